@@ -1,0 +1,1 @@
+"""Loopscope: build, train and examine looped transformers."""

@@ -1,0 +1,218 @@
+"""The loop: the one idea that the whole project shares.
+
+A looped model is four functions. ``encode`` turns inputs into everything that stays the same over iterations
+(the *recalled* input), ``start`` makes the first state, ``step`` is one iteration, ``read`` turns a state into a
+prediction. Models are loops; solvers, training, evaluation and examination work on loops. Neither side knows the
+other's inside.
+
+Inputs, recalled and state are tensors or pytrees of tensors with the batch as first dimension. Leaves of the state
+that are not floating (counters) pass through untouched and stay outside norms and derivatives.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from loopscope.errors import LoopscopeError
+
+Tree = Any
+"""A tensor, or a nest of dicts, lists, tuples of tensors, batch first."""
+
+
+@runtime_checkable
+class Loop(Protocol):
+    """A looped model, as everything here sees it.
+
+    A loop may also have ``mask(recalled) -> Bool[Tensor, "batch tokens"]``, true where a token is real; padding is
+    then kept out of norms, swaps and accuracy.
+    """
+
+    def encode(self, inputs: Tree) -> Tree:
+        """Return what stays the same over iterations, computed once per problem."""
+
+    def start(self, recalled: Tree, generator: torch.Generator | None = None) -> Tree:
+        """Return the first state z_0; random loops draw it from ``generator``."""
+
+    def step(self, state: Tree, recalled: Tree) -> Tree:
+        """Return the next state, f(z, e), of the same structure and shapes as ``state``."""
+
+    def read(self, state: Tree) -> Tensor:
+        """Return the prediction (logits) that ``state`` stands for."""
+
+
+@dataclass(frozen=True)
+class FunctionLoop:
+    """Any looped model, wrapped in four functions.
+
+    Args:
+        encode: inputs -> recalled.
+        start: recalled -> state, or (recalled, generator) -> state for a random start.
+        step: (state, recalled) -> state.
+        read: state -> logits.
+        padding: optional, recalled -> Bool[Tensor, "batch tokens"], true where a token is real.
+    """
+
+    encode: Callable[[Tree], Tree]
+    start: Callable[..., Tree]
+    step: Callable[[Tree, Tree], Tree]
+    read: Callable[[Tree], Tensor]
+    padding: Callable[[Tree], Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        if len(inspect.signature(self.start).parameters) < 2:
+            only_recalled = self.start
+            object.__setattr__(self, "start", lambda recalled, generator=None: only_recalled(recalled))
+
+    def mask(self, recalled: Tree) -> Tensor | None:
+        """Return the mask of real tokens, or None where every token is real."""
+        return None if self.padding is None else self.padding(recalled)
+
+
+def mask_of(loop: Loop, recalled: Tree) -> Bool[Tensor, "batch *tokens"] | None:
+    """Return the loop's mask of real tokens, or None where it has none."""
+    mask = getattr(loop, "mask", None)
+    return None if mask is None else mask(recalled)
+
+
+def tree_map(function: Callable[..., Any], *trees: Tree) -> Tree:
+    """Apply ``function`` leaf by leaf over trees of the same structure."""
+    return pytree.tree_map(function, *trees)
+
+
+def leaves(tree: Tree) -> list[Tensor]:
+    """Return the tensors of a tree, in a fixed order."""
+    return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def floating_leaves(tree: Tree) -> list[Tensor]:
+    """Return the floating tensors of a tree: those with norms and derivatives."""
+    return [leaf for leaf in leaves(tree) if leaf.is_floating_point()]
+
+
+def batch_size(tree: Tree) -> int:
+    """Return the number of examples in a tree.
+
+    Raises:
+        LoopscopeError: the tree holds no tensor, or its tensors disagree about the batch.
+    """
+    sizes = {leaf.shape[0] if leaf.ndim else None for leaf in leaves(tree)}
+    if len(sizes) != 1 or None in sizes:
+        shapes = [tuple(leaf.shape) for leaf in leaves(tree)]
+        raise LoopscopeError(
+            f"expected tensors that share their first dimension (the batch), got shapes {shapes}; "
+            "keep what has no batch inside the model"
+        )
+    return int(sizes.pop())  # type: ignore[arg-type]
+
+
+def select(tree: Tree, rows: Tensor | slice) -> Tree:
+    """Return the examples of a tree at ``rows`` (indices, a boolean mask or a slice of the batch)."""
+    return tree_map(lambda leaf: leaf[rows], tree)
+
+
+def join(trees: list[Tree]) -> Tree:
+    """Return one tree with the examples of all ``trees`` in order."""
+    return tree_map(lambda *parts: torch.cat(parts), *trees)
+
+
+def where(rows: Bool[Tensor, "batch"], chosen: Tree, otherwise: Tree) -> Tree:
+    """Return a tree that takes each example from ``chosen`` where ``rows`` is true, else from ``otherwise``."""
+
+    def pick(yes: Tensor, no: Tensor) -> Tensor:
+        return torch.where(rows.view(-1, *[1] * (yes.ndim - 1)), yes, no)
+
+    return tree_map(pick, chosen, otherwise)
+
+
+def iterate(loop: Loop, state: Tree, recalled: Tree, iterations: int) -> Tree:
+    """Return the state after ``iterations`` further steps."""
+    for _ in range(iterations):
+        state = loop.step(state, recalled)
+    return state
+
+
+def _masked(leaf: Tensor, mask: Tensor | None) -> Tensor:
+    if mask is None or leaf.shape[: mask.ndim] != mask.shape:
+        return leaf
+    return leaf * mask.view(*mask.shape, *[1] * (leaf.ndim - mask.ndim)).to(leaf.dtype)
+
+
+def flatten(state: Tree, mask: Tensor | None = None) -> Float[Tensor, "batch n"]:
+    """Return each example's floating numbers as one vector, padding set to zero.
+
+    Args:
+        state: a tree, batch first.
+        mask: true where a token is real; applies to leaves whose leading shape it matches.
+    """
+    parts = [_masked(leaf, mask).reshape(leaf.shape[0], -1) for leaf in floating_leaves(state)]
+    if not parts:
+        raise LoopscopeError("expected a state with at least one floating tensor, got none")
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+
+def unflatten(vectors: Float[Tensor, "batch n"], like: Tree) -> Tree:
+    """Return a tree shaped as ``like`` whose floating leaves are filled from ``vectors``; the rest is ``like``'s."""
+    flat, structure = pytree.tree_flatten(like)
+    filled, offset = [], 0
+    for leaf in flat:
+        if isinstance(leaf, Tensor) and leaf.is_floating_point():
+            size = leaf[0].numel()
+            filled.append(vectors[:, offset : offset + size].reshape(leaf.shape).to(leaf.dtype))
+            offset += size
+        else:
+            filled.append(leaf)
+    return pytree.tree_unflatten(filled, structure)
+
+
+def token_norms(state: Tree, mask: Tensor | None = None) -> Float[Tensor, "batch tokens"]:
+    """Return the Euclidean norm of each token's part of the state.
+
+    A leaf [batch, tokens..., width] has one token per position, a leaf [batch, width] or [batch] a single one.
+    Leaves with the same number of tokens (a TRM's two states, say) are one vector per token together; others are
+    set side by side. Padding has norm zero.
+    """
+    squares = []
+    for leaf in floating_leaves(state):
+        leaf = _masked(leaf, mask)
+        tokens = leaf.reshape(leaf.shape[0], -1, leaf.shape[-1] if leaf.ndim > 1 else 1)
+        squares.append(tokens.square().sum(-1))
+    if len({part.shape[1] for part in squares}) == 1:
+        return torch.stack(squares).sum(0).sqrt()
+    return torch.cat(squares, dim=1).sqrt()
+
+
+def norms(state: Tree, mask: Tensor | None = None) -> Float[Tensor, "batch"]:
+    """Return the Euclidean norm of each example's whole state, padding excluded."""
+    return torch.linalg.vector_norm(flatten(state, mask), dim=1)
+
+
+def is_time_dependent(state: Tree) -> bool:
+    """Return whether the state carries a counter: for such loops only residuals and orbits are defined."""
+    return any(not leaf.is_floating_point() for leaf in leaves(state))
+
+
+def check_deterministic(loop: Loop, state: Tree, recalled: Tree) -> None:
+    """Refuse a loop whose step draws random numbers.
+
+    Raises:
+        LoopscopeError: two evaluations of the step from the same state differ.
+    """
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        first = loop.step(state, recalled)
+        torch.manual_seed(1)
+        second = loop.step(state, recalled)
+    pairs = zip(leaves(first), leaves(second), strict=True)
+    if not all(torch.allclose(a, b, rtol=0, atol=0, equal_nan=True) for a, b in pairs):
+        raise LoopscopeError(
+            "the step is random: two evaluations from one state differ; call .eval() on the model, "
+            "or fix its noise (draw it in encode) before examining"
+        )
