@@ -1,1 +1,1 @@
-
+"""Studies: grids of runs, their ledger and their workers."""
