@@ -1,5 +1,38 @@
-"""The one exception that a user's mistake raises: its message is a whole line, fit to be shown without a traceback."""
+"""The one exception that a user's mistake raises, and the check of a choice that most modules need."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 
 class LoopscopeError(Exception):
-    """Bad input: the message says what was given, what was expected, and what to do."""
+    """Bad input: the message is one line that says what was given, what was expected, and what to do."""
+
+
+def nearest(given: str, options: Iterable[str]) -> str:
+    """Return ' (did you mean X?)' for the option nearest to ``given``, or an empty string where none is near."""
+    close = get_close_matches(given, list(options), n=1, cutoff=0.5)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def check_choice(name: str, given: object, options: Iterable[str]) -> None:
+    """Refuse a value that is not one of ``options``.
+
+    Raises:
+        LoopscopeError: naming the nearest option.
+    """
+    options = list(options)
+    if given not in options:
+        raise LoopscopeError(
+            f"{name} is {given!r}, expected one of {', '.join(options)}{nearest(str(given), options)}"
+        )
+
+
+def check_positive(**values: float) -> None:
+    """Refuse values that are not above zero, by name.
+
+    Raises:
+        LoopscopeError: naming the first such value.
+    """
+    for name, value in values.items():
+        if not value > 0:
+            raise LoopscopeError(f"{name} is {value}, expected a number above 0")

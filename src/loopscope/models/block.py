@@ -1,0 +1,34 @@
+"""One block: attention, then MLP, each joined to the residual stream by the same rule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from loopscope.models.attention import Attention
+from loopscope.models.config import LoopedTransformerConfig
+from loopscope.models.residual import make_residual
+
+
+class Block(nn.Module):
+    """Attention and MLP; ``argument`` is where internal recall comes in."""
+
+    def __init__(self, config: LoopedTransformerConfig) -> None:
+        super().__init__()
+        hidden = config.mlp_ratio * config.width
+        self.attention = Attention(config)
+        self.mlp = nn.Sequential(nn.Linear(config.width, hidden), nn.GELU(), nn.Linear(hidden, config.width))
+        self.residual = make_residual(config.norm, config.width)
+
+    def forward(
+        self,
+        state: Float[Tensor, "batch tokens width"],
+        argument: Callable[[Tensor], Tensor],
+        rotary: Float[Tensor, "2 tokens half"],
+        mask: Bool[Tensor, "tokens window"] | None,
+    ) -> Float[Tensor, "batch tokens width"]:
+        """Return the state after both sub-layers, each applied to ``argument`` of what the residual rule gives it."""
+        state = self.residual(state, lambda tokens: self.attention(argument(tokens), rotary, mask))
+        return self.residual(state, lambda tokens: self.mlp(argument(tokens)))

@@ -1,0 +1,125 @@
+"""Saving and loading models as the Hugging Face hub expects: config.json and model.safetensors, never a pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import ClassVar, Self
+
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from loopscope.errors import LoopscopeError
+from loopscope.models.config import LoopedTransformerConfig
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+
+
+def local_folder(source: str | Path) -> Path:
+    """Return the folder that holds the model: ``source``, a run folder's ``model``, or a download from the hub."""
+    for folder in (Path(source), Path(source) / "model"):
+        if (folder / CONFIG).is_file():
+            return folder
+    if Path(source).exists() or str(source).startswith((".", "/")):
+        raise LoopscopeError(f"{source} holds no model: expected {CONFIG} and {WEIGHTS} there or in its folder model/")
+    try:
+        return Path(snapshot_download(str(source), allow_patterns=[CONFIG, WEIGHTS]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise LoopscopeError(f"{source} is neither a folder nor a model that the hub can give: {reason}") from error
+
+
+def read_config(folder: Path) -> LoopedTransformerConfig:
+    """Read a model's config.json.
+
+    Raises:
+        LoopscopeError: the file is not JSON, or holds an unknown key or a refused value.
+    """
+    path = folder / CONFIG
+    try:
+        values = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise LoopscopeError(f"{path} is not valid JSON ({error}): restore it from a saved copy") from error
+    if not isinstance(values, dict):
+        raise LoopscopeError(f"{path} holds {type(values).__name__}, expected a JSON object of model options")
+    try:
+        return LoopedTransformerConfig.from_dict(values)
+    except (LoopscopeError, TypeError) as error:
+        raise LoopscopeError(f"{path}: {error}") from error
+
+
+class Pretrained(nn.Module):
+    """A module built from a config, with ``from_pretrained``, ``save_pretrained`` and ``push_to_hub``."""
+
+    architecture: ClassVar[str]
+
+    def __init__(self, config: LoopedTransformerConfig) -> None:
+        super().__init__()
+        if config.architecture != self.architecture:
+            raise LoopscopeError(
+                f"the config is of a {config.architecture} model, expected {self.architecture}: use the class for it"
+            )
+        self.config = config
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write config.json and model.safetensors into ``folder``, each beside its place and then renamed."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {name: value.detach().contiguous().cpu() for name, value in self.state_dict().items()}
+        # Metadata "format" is what the hub's readers look for.
+        save_file(weights, folder / f"{WEIGHTS}.partial", metadata={"format": "pt"})
+        (folder / f"{CONFIG}.partial").write_text(json.dumps(asdict(self.config), indent=2) + "\n")
+        for name in (WEIGHTS, CONFIG):
+            os.replace(folder / f"{name}.partial", folder / name)
+        return folder
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path) -> Self:
+        """Load a model from a folder, a run folder, or the Hugging Face hub.
+
+        Raises:
+            LoopscopeError: no model there, another architecture, or weights that are cut or do not fit the config.
+        """
+        folder = local_folder(source)
+        config = read_config(folder)
+        model = cls(config)
+        path = folder / WEIGHTS
+        try:
+            weights = load_file(path)
+        except FileNotFoundError as error:
+            raise LoopscopeError(f"{path} is missing: the folder has a config but no weights") from error
+        except (SafetensorError, OSError) as error:
+            raise LoopscopeError(
+                f"{path} cannot be read as safetensors ({error}): it is cut or damaged; copy it again"
+            ) from error
+        expected = model.state_dict()
+        missing, extra = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
+        misshapen = [
+            f"{name} {tuple(weights[name].shape)} instead of {tuple(expected[name].shape)}"
+            for name in sorted(expected.keys() & weights.keys())
+            if weights[name].shape != expected[name].shape
+        ]
+        problems = [
+            f"{what} {', '.join(names[:3])}{' and more' if len(names) > 3 else ''}"
+            for what, names in (("missing", missing), ("extra", extra), ("wrong shape", misshapen))
+            if names
+        ]
+        if problems:
+            raise LoopscopeError(f"{path} does not fit its config: {'; '.join(problems)}")
+        model.load_state_dict(weights)
+        return model.eval()
+
+    def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
+        """Upload config.json and model.safetensors to a repository on the Hugging Face hub; return its address."""
+        api = HfApi(token=token)
+        address = api.create_repo(repo_id, private=private, exist_ok=True)
+        with TemporaryDirectory() as folder:
+            api.upload_folder(repo_id=repo_id, folder_path=self.save_pretrained(folder))
+        return str(address)

@@ -1,0 +1,103 @@
+"""How an update joins the residual stream: one class per row of the paper's normalization table.
+
+Each rule is applied to both sub-layers of a block, which share its norms (and its GRU cell).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from loopscope.errors import check_choice
+from loopscope.models.attention import RMSNorm
+
+Tokens = Float[Tensor, "batch tokens width"]
+Sublayer = Callable[[Tensor], Tensor]
+
+
+class Pre(nn.Module):
+    """z + S(N_in(z))."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm_in = RMSNorm(width)
+
+    def forward(self, state: Tokens, sublayer: Sublayer) -> Tokens:
+        """Return the state after the sub-layer's update."""
+        return state + sublayer(self.norm_in(state))
+
+
+class Peri(nn.Module):
+    """z + N_update(S(N_in(z)))."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm_in = RMSNorm(width)
+        self.norm_update = RMSNorm(width)
+
+    def forward(self, state: Tokens, sublayer: Sublayer) -> Tokens:
+        """Return the state after the sub-layer's update."""
+        return state + self.norm_update(sublayer(self.norm_in(state)))
+
+
+class Outer(nn.Module):
+    """N_out(z + S(z)): the paper's outer normalization, after the residual sum."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm_out = RMSNorm(width)
+
+    def forward(self, state: Tokens, sublayer: Sublayer) -> Tokens:
+        """Return the state after the sub-layer's update."""
+        return self.norm_out(state + sublayer(state))
+
+
+class Sandwich(nn.Module):
+    """N_out(z + S(N_in(z)))."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm_in = RMSNorm(width)
+        self.norm_out = RMSNorm(width)
+
+    def forward(self, state: Tokens, sublayer: Sublayer) -> Tokens:
+        """Return the state after the sub-layer's update."""
+        return self.norm_out(state + sublayer(self.norm_in(state)))
+
+
+class Gru(nn.Module):
+    """GRUCell(input = N_update(S(N_in(z))), hidden = z)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm_in = RMSNorm(width)
+        self.norm_update = RMSNorm(width)
+        self.cell = nn.GRUCell(width, width)
+
+    def forward(self, state: Tokens, sublayer: Sublayer) -> Tokens:
+        """Return the state after the sub-layer's update.
+
+        The gates are written out because ``nn.GRUCell`` refuses an input and a hidden state of different precision,
+        which autocast gives it; parameters and values are the cell's.
+        """
+        update = self.norm_update(sublayer(self.norm_in(state)))
+        cell = self.cell
+        input_reset, input_gate, input_new = F.linear(update, cell.weight_ih, cell.bias_ih).chunk(3, dim=-1)
+        state_reset, state_gate, state_new = F.linear(state, cell.weight_hh, cell.bias_hh).chunk(3, dim=-1)
+        reset = torch.sigmoid(input_reset + state_reset)
+        keep = torch.sigmoid(input_gate + state_gate)
+        new = torch.tanh(input_new + reset * state_new)
+        return new + keep * (state - new)
+
+
+RULES: dict[str, type[nn.Module]] = {"pre": Pre, "peri": Peri, "outer": Outer, "sandwich": Sandwich, "gru": Gru}
+
+
+def make_residual(name: str, width: int) -> nn.Module:
+    """Return the residual rule of this name."""
+    check_choice("norm", name, RULES)
+    return RULES[name](width)

@@ -1,0 +1,196 @@
+"""The looped transformer, and the fixed-depth transformer it is compared with. Both are loops."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Self
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from loopscope.errors import LoopscopeError
+from loopscope.loop import iterate
+from loopscope.models.attention import RMSNorm, rotary_table, window_mask
+from loopscope.models.block import Block
+from loopscope.models.config import LoopedTransformerConfig
+from loopscope.models.pretrained import Pretrained, local_folder, read_config
+from loopscope.models.recall import make_recall
+
+Positions = tuple[Float[Tensor, "2 tokens half"], Bool[Tensor, "tokens window"] | None]
+
+
+class _Transformer(Pretrained):
+    """What both architectures share: embedding, positions, readout."""
+
+    def __init__(self, config: LoopedTransformerConfig) -> None:
+        super().__init__(config.require_complete())
+        assert config.inputs is not None
+        assert config.outputs is not None
+        width = config.width
+        self.embedding = nn.Linear(config.inputs, width)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.blocks))
+        self.readout = nn.Sequential(
+            RMSNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, config.outputs)
+        )
+        self._positions: dict[tuple[int, torch.device], Positions] = {}
+
+    def embed(self, inputs: Float[Tensor, "batch tokens inputs"]) -> Float[Tensor, "batch tokens width"]:
+        """Return e = P x.
+
+        Raises:
+            LoopscopeError: the inputs do not have the shape that the config names.
+        """
+        grid = self.config.grid
+        assert grid is not None
+        tokens = math.prod(grid)
+        wrong_length = tokens > 0 and inputs.ndim == 3 and inputs.shape[1] != tokens
+        if inputs.ndim != 3 or inputs.shape[2] != self.config.inputs or wrong_length:
+            length = tokens or "any"
+            raise LoopscopeError(
+                f"inputs have shape {tuple(inputs.shape)}, expected (batch, {length} tokens, {self.config.inputs})"
+            )
+        return self.embedding(inputs)
+
+    def positions(self, state: Float[Tensor, "batch tokens width"]) -> Positions:
+        """Return the rotary table and the window mask for this many tokens; made once and kept."""
+        tokens = state.shape[1]
+        key = (tokens, state.device)
+        if key not in self._positions:
+            config = self.config
+            assert config.grid is not None
+            grid = config.grid if math.prod(config.grid) else (tokens,)
+            rotary = rotary_table(grid, config.width // config.heads, config.rope_base).to(state.device)
+            local = config.attention == "local" and config.window is not None
+            mask = window_mask(tokens, config.window, state.device) if local else None  # type: ignore[arg-type]
+            self._positions[key] = (rotary, mask)
+        return self._positions[key]
+
+    def read(self, state: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch tokens outputs"]:
+        """Return the logits: RMSNorm, Linear, GELU, Linear."""
+        return self.readout(state)
+
+
+class LoopedTransformer(_Transformer):
+    """A transformer whose block is applied again and again (paper, architecture).
+
+    Args:
+        config: a complete config with architecture "looped".
+
+    The recalled input is a dict: ``embedding`` (e, which makes z_0); with recall also ``injection`` (W_input e + bias).
+    """
+
+    architecture = "looped"
+
+    def __init__(self, config: LoopedTransformerConfig) -> None:
+        super().__init__(config)
+        self.recall = make_recall(config.recall, config.width)
+        self._run_iteration: Callable[..., Tensor] = self._iteration
+
+    def encode(self, inputs: Float[Tensor, "batch tokens inputs"]) -> dict[str, Tensor]:
+        """Return the embedding and what recall makes of it, computed once per problem."""
+        embedding = self.embed(inputs)
+        return {"embedding": embedding, **self.recall.inject(embedding)}
+
+    def start(
+        self, recalled: dict[str, Tensor], generator: torch.Generator | None = None
+    ) -> Float[Tensor, "batch tokens width"]:
+        """Return z_0 = e."""
+        return recalled["embedding"]
+
+    def step(
+        self, state: Float[Tensor, "batch tokens width"], recalled: dict[str, Tensor]
+    ) -> Float[Tensor, "batch tokens width"]:
+        """Return the state after one iteration."""
+        rotary, mask = self.positions(state)
+        injected = {name: value for name, value in recalled.items() if name != "embedding"}
+        return self._run_iteration(state, injected, rotary, mask)
+
+    def _iteration(
+        self, state: Tensor, injected: dict[str, Tensor], rotary: Tensor, mask: Tensor | None
+    ) -> Float[Tensor, "batch tokens width"]:
+        state = self.recall.enter(state, injected)
+        for block in self.blocks:
+            state = block(state, lambda tokens: self.recall.argument(tokens, injected), rotary, mask)
+        return state
+
+    def compile_step(self) -> Self:
+        """Compile one iteration (not the loop, so that any number of iterations runs the same code); return self."""
+        self._run_iteration = torch.compile(self._iteration)
+        return self
+
+    def forward(
+        self,
+        inputs: Float[Tensor, "batch tokens inputs"],
+        free_iterations: int,
+        gradient_iterations: int,
+    ) -> Float[Tensor, "batch tokens outputs"]:
+        """Return the logits after ``free_iterations`` without gradient and ``gradient_iterations`` with it.
+
+        After free iterations the gradient reaches the input through recall only, as in the paper's progressive loss.
+        """
+        recalled = self.encode(inputs)
+        state = self.start(recalled)
+        if free_iterations:
+            with torch.no_grad():
+                state = iterate(self, state, recalled, free_iterations)
+        return self.read(iterate(self, state, recalled, gradient_iterations))
+
+
+class FixedDepthTransformer(_Transformer):
+    """The baseline: distinct blocks, one pass, no recall. As a loop, its one iteration is the whole pass."""
+
+    architecture = "fixed-depth"
+
+    def encode(self, inputs: Float[Tensor, "batch tokens inputs"]) -> Float[Tensor, "batch tokens width"]:
+        """Return the embedding."""
+        return self.embed(inputs)
+
+    def start(
+        self, recalled: Float[Tensor, "batch tokens width"], generator: torch.Generator | None = None
+    ) -> Float[Tensor, "batch tokens width"]:
+        """Return the embedding."""
+        return recalled
+
+    def step(
+        self, state: Float[Tensor, "batch tokens width"], recalled: Float[Tensor, "batch tokens width"]
+    ) -> Float[Tensor, "batch tokens width"]:
+        """Return the state after all blocks."""
+        rotary, mask = self.positions(state)
+        for block in self.blocks:
+            state = block(state, lambda tokens: tokens, rotary, mask)
+        return state
+
+    def compile_step(self) -> Self:
+        """Compile each block; return self."""
+        for block in self.blocks:
+            block.compile()
+        return self
+
+    def forward(
+        self,
+        inputs: Float[Tensor, "batch tokens inputs"],
+        free_iterations: int,
+        gradient_iterations: int,
+    ) -> Float[Tensor, "batch tokens outputs"]:
+        """Return the logits after the one pass; the counts of iterations do not apply to it."""
+        recalled = self.encode(inputs)
+        return self.read(self.step(self.start(recalled), recalled))
+
+
+ARCHITECTURES: dict[str, type[_Transformer]] = {
+    model.architecture: model for model in (LoopedTransformer, FixedDepthTransformer)
+}
+
+
+def build_model(config: LoopedTransformerConfig) -> LoopedTransformer | FixedDepthTransformer:
+    """Return a new model of the config's architecture, with PyTorch's default initialization."""
+    return ARCHITECTURES[config.architecture](config)  # type: ignore[return-value]
+
+
+def load_model(source: str | Path) -> LoopedTransformer | FixedDepthTransformer:
+    """Load a model of either architecture from a folder, a run folder or the hub (see ``from_pretrained``)."""
+    folder = local_folder(source)
+    return ARCHITECTURES[read_config(folder).architecture].from_pretrained(folder)  # type: ignore[return-value]
