@@ -22,9 +22,7 @@ def check_choice(name: str, given: object, options: Iterable[str]) -> None:
     """
     options = list(options)
     if given not in options:
-        raise LoopscopeError(
-            f"{name} is {given!r}, expected one of {', '.join(options)}{nearest(str(given), options)}"
-        )
+        raise LoopscopeError(f"{name} is {given!r}, expected one of {', '.join(options)}{nearest(str(given), options)}")
 
 
 def check_positive(**values: float) -> None:

@@ -95,9 +95,7 @@ class LoopedTransformerConfig:
         if window < 1 or window % 2 == 0:
             raise LoopscopeError(f"window is {window}, expected an odd number of positions such as 5")
         if self.grid is not None and len(self.grid) > 1:
-            raise LoopscopeError(
-                f"local attention was asked for on the grid {self.grid}: it is defined on a line only"
-            )
+            raise LoopscopeError(f"local attention was asked for on the grid {self.grid}: it is defined on a line only")
 
     def require_complete(self) -> LoopedTransformerConfig:
         """Return this config if a model can be built from it.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,10 +11,11 @@ from typing import ClassVar, Self
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from loopscope.errors import LoopscopeError
+from loopscope.files import make_folder, read_json, write_bytes, write_text
 from loopscope.models.config import LoopedTransformerConfig
 
 CONFIG = "config.json"
@@ -43,10 +43,7 @@ def read_config(folder: Path) -> LoopedTransformerConfig:
         LoopscopeError: the file is not JSON, or holds an unknown key or a refused value.
     """
     path = folder / CONFIG
-    try:
-        values = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise LoopscopeError(f"{path} is not valid JSON ({error}): restore it from a saved copy") from error
+    values = read_json(path)
     if not isinstance(values, dict):
         raise LoopscopeError(f"{path} holds {type(values).__name__}, expected a JSON object of model options")
     try:
@@ -69,15 +66,12 @@ class Pretrained(nn.Module):
         self.config = config
 
     def save_pretrained(self, folder: str | Path) -> Path:
-        """Write config.json and model.safetensors into ``folder``, each beside its place and then renamed."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        """Write model.safetensors and config.json into ``folder``; the config, last, says both are whole."""
+        folder = make_folder(Path(folder))
         weights = {name: value.detach().contiguous().cpu() for name, value in self.state_dict().items()}
         # Metadata "format" is what the hub's readers look for.
-        save_file(weights, folder / f"{WEIGHTS}.partial", metadata={"format": "pt"})
-        (folder / f"{CONFIG}.partial").write_text(json.dumps(asdict(self.config), indent=2) + "\n")
-        for name in (WEIGHTS, CONFIG):
-            os.replace(folder / f"{name}.partial", folder / name)
+        write_bytes(folder / WEIGHTS, save(weights, metadata={"format": "pt"}))
+        write_text(folder / CONFIG, json.dumps(asdict(self.config), indent=2) + "\n")
         return folder
 
     @classmethod

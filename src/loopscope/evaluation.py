@@ -1,0 +1,151 @@
+"""Accuracy against the number of iterations, for any loop on any task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from loopscope.errors import check_positive
+from loopscope.loop import Loop
+from loopscope.tasks.task import Split, Task
+
+WITHIN_BEST = 0.01
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """How a model is evaluated.
+
+    Args:
+        iterations: iterations to run; accuracy is taken after each.
+        examples: most examples of a split.
+        batch_size: examples run together.
+    """
+
+    iterations: int = 500
+    examples: int = 1000
+    batch_size: int = 100
+
+    def __post_init__(self) -> None:
+        check_positive(iterations=self.iterations, examples=self.examples, batch_size=self.batch_size)
+
+
+@dataclass(frozen=True)
+class AccuracyCurve:
+    """Accuracy of one split at every iteration, from 1 on (item i is after i + 1 iterations).
+
+    Args:
+        examples: number of examples.
+        answer_accuracy: fraction of examples whose whole answer is right.
+        token_accuracy: fraction of tokens that are right.
+        best: largest answer accuracy.
+        best_iteration: the first iteration that reaches it.
+        last: answer accuracy at the last iteration.
+        first_within_1_percent: the first iteration whose accuracy is within 0.01 of the best.
+        solved_then_broken: fraction of examples that are right at some iteration and wrong at the last.
+    """
+
+    examples: int
+    answer_accuracy: list[float]
+    token_accuracy: list[float]
+    best: float
+    best_iteration: int
+    last: float
+    first_within_1_percent: int
+    solved_then_broken: float
+
+
+def summarize(
+    solved: Bool[Tensor, "iterations examples"], token_accuracy: Float[Tensor, "iterations"]
+) -> AccuracyCurve:
+    """Return the curve and its figures from which examples are solved at each iteration."""
+    accuracy = solved.double().mean(1)
+    best = accuracy.max()
+    # A hair below, so that an accuracy of exactly the best less 0.01 counts whatever its rounding.
+    near = accuracy >= best - WITHIN_BEST - 1e-9
+    return AccuracyCurve(
+        examples=solved.shape[1],
+        answer_accuracy=accuracy.tolist(),
+        token_accuracy=token_accuracy.double().tolist(),
+        best=best.item(),
+        best_iteration=int(accuracy.argmax()) + 1,
+        last=accuracy[-1].item(),
+        first_within_1_percent=int(near.int().argmax()) + 1,
+        solved_then_broken=(solved.any(0) & ~solved[-1]).double().mean().item(),
+    )
+
+
+@torch.inference_mode()
+def evaluate_split(
+    loop: Loop,
+    task: Task,
+    split: Split,
+    config: EvaluationConfig,
+    on_iteration: Callable[[], None] | None = None,
+) -> AccuracyCurve:
+    """Run a loop on a split and return its accuracy after every iteration.
+
+    One state is held at a time, and one bit per example and iteration. A module is put in eval mode meanwhile.
+
+    Args:
+        loop: any loop whose ``read`` gives the task's logits.
+        task: gives inputs and the rule for being right.
+        split: the examples.
+        config: iterations, examples, batch size.
+        on_iteration: called after each iteration of each batch.
+    """
+    split = split.first(config.examples)
+    was_training = isinstance(loop, torch.nn.Module) and loop.training
+    if was_training:
+        loop.eval()  # type: ignore[attr-defined]
+    try:
+        solved = torch.empty(config.iterations, len(split), dtype=torch.bool)
+        tokens_right = torch.zeros(config.iterations, dtype=torch.float64)
+        for begin in range(0, len(split), config.batch_size):
+            rows = slice(begin, begin + config.batch_size)
+            problems, answers = split.problems[rows], split.answers[rows]
+            recalled = loop.encode(task.inputs(problems))
+            state = loop.start(recalled)
+            for i in range(config.iterations):
+                state = loop.step(state, recalled)
+                right = task.correct(loop.read(state), problems, answers)
+                solved[i, rows] = right.all(1)
+                tokens_right[i] += right.double().mean(1).sum()
+                if on_iteration is not None:
+                    on_iteration()
+        return summarize(solved, tokens_right / len(split))
+    finally:
+        if was_training:
+            loop.train()  # type: ignore[attr-defined]
+
+
+def evaluate(
+    loop: Loop,
+    task: Task,
+    config: EvaluationConfig | None = None,
+    on_iteration: Callable[[], None] | None = None,
+) -> dict[str, AccuracyCurve]:
+    """Return the accuracy curve of each of the task's evaluation splits."""
+    config = config or EvaluationConfig()
+    return {
+        name: evaluate_split(loop, task, split, config, on_iteration)
+        for name, split in task.evaluation_splits().items()
+    }
+
+
+def iterations_to_run(task: Task, config: EvaluationConfig) -> int:
+    """Return how many times ``evaluate`` will call ``on_iteration``: for progress."""
+    batches = sum(
+        -(-min(len(split), config.examples) // config.batch_size) for split in task.evaluation_splits().values()
+    )
+    return batches * config.iterations
+
+
+def to_json(curves: Mapping[str, AccuracyCurve]) -> dict[str, Any]:
+    """Return the curves as plain JSON values."""
+    return {name: asdict(curve) for name, curve in curves.items()}

@@ -1,0 +1,126 @@
+"""Files that are whole or absent: write beside and rename, append whole lines, read with one clear line on failure."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from loopscope.errors import LoopscopeError
+
+
+@contextmanager
+def explain_write(path: Path) -> Iterator[None]:
+    """Turn a failed write (no permission, full disk) into one line that names the file."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise LoopscopeError(f"cannot write {path}: {reason}; free space or choose another folder") from error
+
+
+def make_folder(path: Path) -> Path:
+    """Make a folder and its parents; return it."""
+    with explain_write(path):
+        path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file beside its place, flush it to disk, then rename it: readers see the old file or the new one."""
+    partial = path.with_name(f".{path.name}.partial")
+    with explain_write(path):
+        try:
+            with open(partial, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, content: str) -> None:
+    """Write text as ``write_bytes`` does, in UTF-8."""
+    write_bytes(path, content.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as JSON; numbers that are not finite are refused, since JSON has none."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def append_line(path: Path, value: Any) -> None:
+    """Append one JSON line in a single write."""
+    with explain_write(path), open(path, "ab") as file:
+        file.write(json.dumps(value, allow_nan=False).encode() + b"\n")
+
+
+def _read(path: Path, parse: Callable[[str], Any], kind: str, mistake: type[Exception]) -> Any:
+    try:
+        return parse(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise LoopscopeError(f"{path} does not exist") from error
+    except OSError as error:
+        raise LoopscopeError(f"cannot read {path}: {error.strerror}") from error
+    except (UnicodeDecodeError, mistake) as error:
+        reason = " ".join(str(error).split())
+        raise LoopscopeError(f"{path} is not valid {kind}: {reason}") from error
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        LoopscopeError: the file is missing, unreadable or not JSON.
+    """
+    return _read(path, json.loads, "JSON", json.JSONDecodeError)
+
+
+def read_yaml_mapping(path: Path) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping.
+
+    Raises:
+        LoopscopeError: the file is missing, unreadable, not YAML, or holds something else.
+    """
+    value = _read(path, yaml.safe_load, "YAML", yaml.YAMLError)
+    if not isinstance(value, dict):
+        raise LoopscopeError(f"{path} holds {type(value).__name__}, expected a YAML mapping of settings")
+    return value
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Read JSON lines; a last line that was cut (the writer was killed) is left out, since it was never complete.
+
+    Raises:
+        LoopscopeError: a line before the last is not JSON.
+    """
+    if not path.exists():
+        return []
+    lines = path.read_bytes().split(b"\n")
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            if line:
+                rows.append(json.loads(line))
+        except ValueError as error:
+            if number == len(lines):
+                break
+            raise LoopscopeError(f"{path}, line {number} is not JSON: remove that line and run again") from error
+    return rows
+
+
+def drop_cut_line(path: Path) -> bool:
+    """Cut off a last line without its newline, so that the next append begins a line; return whether one was there."""
+    if not path.exists():
+        return False
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if whole != content:
+        write_bytes(path, whole)
+    return whole != content

@@ -1,0 +1,127 @@
+"""Prefix sums modulo 2: the i-th answer is the parity of the first i bits (paper, data)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from loopscope.errors import LoopscopeError, check_positive
+from loopscope.models.config import LoopedTransformerConfig
+from loopscope.tasks.task import Split
+
+VALIDATION_SHARE = 0.2
+
+
+def prefix_sums(bits: Int[Tensor, "examples length"]) -> Int[Tensor, "examples length"]:
+    """Return the running parity of each string."""
+    return bits.cumsum(1) % 2
+
+
+def distinct_strings(count: int, length: int, generator: torch.Generator) -> Int[Tensor, "count length"]:
+    """Return ``count`` different random bit strings.
+
+    Raises:
+        LoopscopeError: fewer than ``count`` strings of this length exist.
+    """
+    if length < 20 and 2**length < count:
+        raise LoopscopeError(
+            f"{count} strings of {length} bits were asked for, but only {2**length} exist: ask for fewer"
+        )
+    strings = torch.empty(0, length, dtype=torch.int64)
+    while len(strings) < count:
+        drawn = torch.randint(0, 2, (count, length), generator=generator)
+        strings = torch.unique(torch.cat([strings, drawn]), dim=0)
+    return strings[torch.randperm(len(strings), generator=generator)[:count]]
+
+
+@dataclass(frozen=True)
+class PrefixSums:
+    """The prefix-sums task: train on short strings, test on long ones.
+
+    Args:
+        train_bits: length of the training strings.
+        test_bits: lengths of the evaluation splits; the first is the easy one.
+        strings: distinct strings of the training length, four fifths to train on and one fifth to validate on.
+        test_strings: strings of every other length.
+        seed: seed of the strings, apart from the seed of training.
+    """
+
+    train_bits: int = 32
+    test_bits: tuple[int, ...] = (32, 128, 512)
+    strings: int = 10_000
+    test_strings: int = 10_000
+    seed: int = 0
+
+    name: ClassVar[str] = "prefix-sums"
+
+    def __post_init__(self) -> None:
+        check_positive(train_bits=self.train_bits, strings=self.strings, test_strings=self.test_strings)
+        if not self.test_bits or min(self.test_bits) < 1:
+            raise LoopscopeError(f"test_bits is {list(self.test_bits)}, expected lengths such as [32, 128, 512]")
+
+    def complete(self, config: LoopedTransformerConfig) -> LoopedTransformerConfig:
+        """Return the config for one bit in, two logits out, on a line of any length; local attention, window 5."""
+        attention = config.attention or "local"
+        return replace(
+            config,
+            inputs=config.inputs or 1,
+            outputs=config.outputs or 2,
+            grid=config.grid or (0,),
+            attention=attention,
+            window=config.window or (5 if attention == "local" else None),
+        )
+
+    def _training_strings(self) -> tuple[Tensor, Tensor]:
+        """Return the strings to train on and those to validate on, none in both."""
+        strings = distinct_strings(self.strings, self.train_bits, self._generator(self.train_bits))
+        validation = max(1, round(VALIDATION_SHARE * self.strings))
+        return strings[validation:], strings[:validation]
+
+    def _generator(self, length: int) -> torch.Generator:
+        return torch.Generator().manual_seed(1_000_003 * self.seed + length)
+
+    def training_split(self) -> Split:
+        """Return the strings to train on."""
+        bits, _ = self._training_strings()
+        return Split(bits, prefix_sums(bits))
+
+    def evaluation_splits(self) -> dict[str, Split]:
+        """Return one split per length, named by it; that of the training length holds no training string."""
+        splits = {}
+        for length in self.test_bits:
+            if length == self.train_bits:
+                _, bits = self._training_strings()
+            else:
+                bits = distinct_strings(self.test_strings, length, self._generator(length))
+            splits[f"{length} bits"] = Split(bits, prefix_sums(bits))
+        return splits
+
+    def inputs(self, problems: Int[Tensor, "batch tokens"]) -> Float[Tensor, "batch tokens 1"]:
+        """Return the bits minus one half."""
+        return problems.unsqueeze(-1).float() - 0.5
+
+    def augment(
+        self, problems: Int[Tensor, "batch tokens"], answers: Int[Tensor, "batch tokens"], generator: torch.Generator
+    ) -> tuple[Int[Tensor, "batch tokens"], Int[Tensor, "batch tokens"]]:
+        """Return the batch as it is: the paper augments no strings."""
+        return problems, answers
+
+    def loss(
+        self, logits: Float[Tensor, "batch tokens outputs"], answers: Int[Tensor, "batch tokens"]
+    ) -> Float[Tensor, ""]:
+        """Return the mean cross-entropy over all bits, in nats."""
+        return F.cross_entropy(logits.float().flatten(0, 1), answers.flatten())
+
+    def correct(
+        self,
+        logits: Float[Tensor, "batch tokens outputs"],
+        problems: Int[Tensor, "batch tokens"],
+        answers: Int[Tensor, "batch tokens"],
+    ) -> Bool[Tensor, "batch tokens"]:
+        """Return which bits are right."""
+        return logits.argmax(-1) == answers

@@ -1,0 +1,70 @@
+"""What a task is: splits of problems with answers, their encoding, a loss, and a rule for being right."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from loopscope.errors import LoopscopeError
+from loopscope.models.config import LoopedTransformerConfig
+
+
+@dataclass(frozen=True)
+class Split:
+    """Problems and their answers, compact; ``Task.inputs`` turns problems into what a model reads.
+
+    Args:
+        problems: one row per example.
+        answers: one row per example.
+    """
+
+    problems: Int[Tensor, "examples tokens"]
+    answers: Int[Tensor, "examples tokens"]
+
+    def __post_init__(self) -> None:
+        if len(self.problems) == 0 or len(self.problems) != len(self.answers):
+            raise LoopscopeError(
+                f"a split has {len(self.problems)} problems and {len(self.answers)} answers, expected as many of each"
+            )
+
+    def __len__(self) -> int:
+        return len(self.problems)
+
+    def first(self, count: int | None) -> Split:
+        """Return the first ``count`` examples, or all of them."""
+        return self if count is None else Split(self.problems[:count], self.answers[:count])
+
+
+class Task(Protocol):
+    """A task. Implementations are frozen dataclasses whose fields are the options of their data."""
+
+    name: ClassVar[str]
+
+    def complete(self, config: LoopedTransformerConfig) -> LoopedTransformerConfig:
+        """Return the config with what the task decides filled in where it was left empty."""
+
+    def training_split(self) -> Split:
+        """Return the examples to train on."""
+
+    def evaluation_splits(self) -> dict[str, Split]:
+        """Return the examples to evaluate on, by name; the first split is the easy one."""
+
+    def inputs(self, problems: Int[Tensor, "batch tokens"]) -> Float[Tensor, "batch tokens features"]:
+        """Return what a model reads."""
+
+    def augment(
+        self, problems: Tensor, answers: Tensor, generator: torch.Generator
+    ) -> tuple[Int[Tensor, "batch tokens"], Int[Tensor, "batch tokens"]]:
+        """Return a training batch after random changes that keep its answers right."""
+
+    def loss(self, logits: Float[Tensor, "batch tokens outputs"], answers: Int[Tensor, "batch tokens"]) -> Tensor:
+        """Return the mean training loss, in nats per token."""
+
+    def correct(
+        self, logits: Float[Tensor, "batch tokens outputs"], problems: Tensor, answers: Tensor
+    ) -> Bool[Tensor, "batch tokens"]:
+        """Return which tokens are right; an answer is right where all of its tokens are."""

@@ -1,0 +1,104 @@
+"""Checkpoints: weights and optimizer state as safetensors, counters as JSON; whole or absent, never a pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from loopscope.errors import LoopscopeError
+from loopscope.files import explain_write, make_folder, read_json, write_bytes
+
+MODEL, OPTIMIZER, PROGRESS = "model.safetensors", "optimizer.safetensors", "progress.json"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is.
+
+    Args:
+        step: optimizer steps done.
+        seconds: time spent training, over all its processes one after the other.
+    """
+
+    step: int
+    seconds: float
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    state = optimizer.state_dict()["state"]
+    return {f"{index}.{name}": value for index, entries in state.items() for name, value in entries.items()}
+
+
+def save_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+    """Write a checkpoint into ``folder``/step-N, then remove older ones.
+
+    Raises:
+        LoopscopeError: it could not be written; the last good checkpoint is still there.
+    """
+    make_folder(folder)
+    partial, final = folder / "partial", folder / f"step-{progress.step:07d}"
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        make_folder(partial)
+        write_bytes(partial / MODEL, save({k: v.contiguous() for k, v in model.state_dict().items()}))
+        write_bytes(partial / OPTIMIZER, save(_optimizer_tensors(optimizer)))
+        write_bytes(partial / PROGRESS, json.dumps(asdict(progress)).encode())
+    except LoopscopeError:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    with explain_write(final):
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(partial, final)
+    for older in folder.glob("step-*"):
+        if older != final:
+            shutil.rmtree(older, ignore_errors=True)
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """Return the newest whole checkpoint, or None where there is none."""
+    checkpoints = sorted(path for path in folder.glob("step-*") if (path / PROGRESS).is_file())
+    return checkpoints[-1] if checkpoints else None
+
+
+def _load(path: Path) -> dict[str, Tensor]:
+    try:
+        return load(path.read_bytes())
+    except (OSError, SafetensorError) as error:
+        raise LoopscopeError(
+            f"{path} cannot be read as safetensors ({error}): remove its folder to start over"
+        ) from error
+
+
+def _restore(path: Path, put: Callable[[], Any]) -> None:
+    try:
+        put()
+    except (RuntimeError, KeyError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise LoopscopeError(f"{path} does not fit the model: {reason}") from error
+
+
+def load_checkpoint(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
+    """Put a checkpoint's weights and optimizer state in place; return how far it is.
+
+    Raises:
+        LoopscopeError: the checkpoint is damaged or of another model.
+    """
+    weights, entries = _load(checkpoint / MODEL), _load(checkpoint / OPTIMIZER)
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in entries.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value
+    groups = optimizer.state_dict()["param_groups"]
+    _restore(checkpoint, lambda: model.load_state_dict(weights))
+    _restore(checkpoint, lambda: optimizer.load_state_dict({"state": state, "param_groups": groups}))
+    return Progress(**read_json(checkpoint / PROGRESS))

@@ -1,0 +1,115 @@
+"""A run is a folder: config.yaml, metrics.jsonl, model/, state/, evaluation.json, examination.json, report.html."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from loopscope.errors import LoopscopeError
+from loopscope.files import explain_write, make_folder, read_yaml_mapping, write_text
+from loopscope.training.settings import RunSettings, settings_from
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where the parts of a run are.
+
+    Args:
+        path: the folder.
+    """
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """Every setting of the run, resolved."""
+        return self.path / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON line per logged step."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def model(self) -> Path:
+        """The trained model: config.json and model.safetensors."""
+        return self.path / "model"
+
+    @property
+    def state(self) -> Path:
+        """What resuming needs."""
+        return self.path / "state"
+
+    @property
+    def evaluation(self) -> Path:
+        """Accuracy against iterations."""
+        return self.path / "evaluation.json"
+
+    @property
+    def examination(self) -> Path:
+        """The three axes of stability."""
+        return self.path / "examination.json"
+
+    def settings(self) -> RunSettings:
+        """Read the run's settings.
+
+        Raises:
+            LoopscopeError: the folder holds no run, or its config is damaged.
+        """
+        if not self.config.is_file():
+            raise LoopscopeError(
+                f"{self.path} holds no run: expected {self.config.name} there (loopscope train makes one)"
+            )
+        return settings_from(read_yaml_mapping(self.config))
+
+    def finished(self) -> bool:
+        """Return whether training has finished and the model is there."""
+        return (self.model / "config.json").is_file()
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run for this process; the system gives it back however the process ends.
+
+        Raises:
+            LoopscopeError: another process holds it.
+        """
+        path = self.path / ".lock"
+        with explain_write(path):
+            file = open(path, "w")  # noqa: SIM115 (closed below)
+        try:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise LoopscopeError(f"{self.path} is in use by another process: wait for it or stop it") from error
+            yield
+        finally:
+            file.close()
+
+
+def open_run(path: Path, settings: RunSettings, resume: bool) -> RunFolder:
+    """Make a run's folder, or open it again to resume.
+
+    Raises:
+        LoopscopeError: the folder holds a run and ``resume`` is false, or a run of other settings.
+    """
+    run = RunFolder(path)
+    if run.config.is_file():
+        if not resume:
+            raise LoopscopeError(f"{path} already holds a run: add --resume to continue it, or choose another folder")
+        if (stored := run.settings()) != settings:
+            ours, theirs = settings.to_dict(), stored.to_dict()
+            differing = [name for name in ours if ours[name] != theirs[name]]
+            raise LoopscopeError(
+                f"{path} holds a run with other settings ({', '.join(differing)}): resume with the same ones"
+            )
+        return run
+    if path.is_dir() and any(path.iterdir()):
+        raise LoopscopeError(f"{path} is not empty and holds no run: choose another folder")
+    make_folder(path)
+    write_text(run.config, yaml.safe_dump(settings.to_dict(), sort_keys=False))
+    return run

@@ -1,0 +1,136 @@
+"""The settings of one run, and how they are read: from a mapping (YAML, a ledger) or from a command line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
+
+from loopscope.errors import LoopscopeError, nearest
+from loopscope.evaluation import EvaluationConfig
+from loopscope.models.config import LoopedTransformerConfig
+from loopscope.tasks import PrefixSums, task_class
+from loopscope.training.config import TrainingConfig
+
+SECTIONS: dict[str, Any] = {
+    "model": LoopedTransformerConfig,
+    "training": TrainingConfig,
+    "evaluation": EvaluationConfig,
+}
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Everything that decides what a run does.
+
+    Args:
+        task: the task's name.
+        data: the task, with the options of its data.
+        model: the model's config, completed by the task.
+        training: the training's config.
+        evaluation: the evaluation's config.
+    """
+
+    task: str
+    data: PrefixSums
+    model: LoopedTransformerConfig
+    training: TrainingConfig
+    evaluation: EvaluationConfig
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values that ``settings_from`` reads back."""
+        values = asdict(self)
+        for section in values.values():
+            if isinstance(section, dict):
+                section.update({key: list(value) for key, value in section.items() if isinstance(value, tuple)})
+        return values
+
+
+def add_sections(parser: ArgumentParser, task: str) -> None:
+    """Add the options of the task's data, the model, training and evaluation to a parser."""
+    parser.add_class_arguments(task_class(task), "data")
+    for name, section in SECTIONS.items():
+        parser.add_class_arguments(section, name)
+
+
+def complete(task: str, parsed: Namespace) -> RunSettings:
+    """Return the settings that a parser with ``add_sections`` has read, with what the task decides filled in."""
+    sections = {name: getattr(parsed, name) for name in SECTIONS}
+    model = sections.pop("model")
+    completed = parsed.data.complete(model).require_complete()
+    return RunSettings(task=task, data=parsed.data, model=completed, **sections)
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turn a parser's complaint into one line."""
+    try:
+        yield
+    except ArgumentError as error:
+        raise LoopscopeError(tidy(str(error))) from error
+
+
+def tidy(message: str) -> str:
+    """Return a parser's message on one line, with types named plainly."""
+    message = " ".join(message.split())
+    message = re.sub(r"<class '([\w.]+)'>", r"\1", message)
+    message = re.sub(r"typing\.Literal\[(.*?)\]", r"one of \1", message)
+    return re.sub(r'^Parser key "([\w.]+)": ', r"\1: ", message)
+
+
+def _dotted(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in mapping.items():
+        if isinstance(value, Mapping) and value:
+            yield from _dotted(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
+
+
+def option_names(task: str) -> list[str]:
+    """Return the dotted names of all settings of a run on this task."""
+    sections = {"data": task_class(task), **SECTIONS}
+    return [f"{name}.{field.name}" for name, section in sections.items() for field in fields(section)]
+
+
+def check_keys(task: str, keys: Iterator[str] | list[str]) -> None:
+    """Refuse settings that do not exist.
+
+    Raises:
+        LoopscopeError: naming the first unknown key and the nearest valid one.
+    """
+    known = option_names(task)
+    for key in keys:
+        if key not in known:
+            raise LoopscopeError(f"unknown setting {key!r} for the task {task}{nearest(key, known)}")
+
+
+def settings_from(values: Mapping[str, Any]) -> RunSettings:
+    """Build the settings of a run from plain values: ``task`` and the sections data, model, training, evaluation.
+
+    Raises:
+        LoopscopeError: no task, an unknown key, or a value that is refused.
+    """
+    values = dict(values)
+    task = values.pop("task", None)
+    if not isinstance(task, str):
+        raise LoopscopeError("the settings name no task: give one, such as task: prefix-sums")
+    parser = ArgumentParser(exit_on_error=False)
+    add_sections(parser, task)
+    check_keys(task, _dotted(values))
+    with one_line_errors():
+        return complete(task, parser.instantiate(parser.parse_object(values)))
+
+
+def with_setting(values: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
+    """Return plain settings with the one at dotted ``key`` replaced."""
+    section, _, field = key.partition(".")
+    return {**values, section: {**values.get(section, {}), field: value}}
+
+
+def for_threads(settings: RunSettings, threads: int) -> RunSettings:
+    """Return the settings with another number of threads."""
+    return replace(settings, training=replace(settings.training, threads=threads))

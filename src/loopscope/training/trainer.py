@@ -1,0 +1,208 @@
+"""Training one model on one task: resumable bit for bit, on one process or several.
+
+Nothing random is carried over from step to step: the order of examples is a function of (seed, epoch), the counts of
+iterations and the augmentation are functions of (seed, step). So a run that resumes from a checkpoint does what it
+would have done, and all processes agree on the counts.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from loopscope.errors import LoopscopeError
+from loopscope.files import append_line, drop_cut_line, read_lines, write_text
+from loopscope.models import build_model
+from loopscope.training.checkpoints import Progress, latest_checkpoint, load_checkpoint, save_checkpoint
+from loopscope.training.config import TrainingConfig
+from loopscope.training.objectives import OBJECTIVES
+from loopscope.training.runs import RunFolder
+from loopscope.training.samplers import SAMPLERS
+from loopscope.training.schedules import SCHEDULES
+from loopscope.training.settings import RunSettings
+
+ORDER, COUNTS, AUGMENT = range(3)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a call to ``train`` ended.
+
+    Args:
+        step: optimizer steps done.
+        stopped: why it stopped early, or None where the run is finished.
+    """
+
+    step: int
+    stopped: str | None
+
+
+def generator_for(seed: int, purpose: int, index: int) -> torch.Generator:
+    """Return a generator that depends on nothing but its three numbers."""
+    return torch.Generator().manual_seed(int(np.random.SeedSequence([seed, purpose, index]).generate_state(1)[0]))
+
+
+@lru_cache(maxsize=2)
+def _epoch_order(seed: int, epoch: int, examples: int) -> Int[Tensor, "examples"]:
+    return torch.randperm(examples, generator=generator_for(seed, ORDER, epoch))
+
+
+def batch_rows(seed: int, step: int, batch_size: int, examples: int) -> Int[Tensor, "batch"]:
+    """Return the rows of the training split that a step uses: epoch after epoch, each in its own random order."""
+    rows, position, end = [], step * batch_size, (step + 1) * batch_size
+    while position < end:
+        epoch, offset = divmod(position, examples)
+        part = _epoch_order(seed, epoch, examples)[offset : offset + end - position]
+        rows.append(part)
+        position += len(part)
+    return torch.cat(rows)
+
+
+def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
+    """Return AdamW with weight decay on matrices only: none on biases and norm gains (paper, training)."""
+    matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+    vectors = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
+    groups = [
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
+
+
+def _accelerator(config: TrainingConfig) -> Accelerator:
+    # Accelerate keeps one precision per process; a second run in the same process may want another.
+    AcceleratorState._reset_state()
+    return Accelerator(mixed_precision="bf16" if config.precision == "bf16" else "no")
+
+
+def _agree(accelerator: Accelerator, reason: str | None) -> str | None:
+    """Return a reason to stop if any process has one, so that all stop after the same step."""
+    if accelerator.num_processes == 1:
+        return reason
+    asked = accelerator.reduce(torch.tensor(float(reason is not None), device=accelerator.device), "sum")
+    return reason or ("another process was asked to stop" if float(asked) else None)
+
+
+def _keep_metrics_until(run: RunFolder, step: int) -> None:
+    """Drop the metrics of steps that a resumed run will do again."""
+    drop_cut_line(run.metrics)
+    lines = [json.dumps(row) + "\n" for row in read_lines(run.metrics) if row["step"] <= step]
+    write_text(run.metrics, "".join(lines))
+
+
+def train(
+    settings: RunSettings,
+    run: RunFolder,
+    on_step: Callable[[int, float], None] | None = None,
+    should_stop: Callable[[], str | None] | None = None,
+) -> Outcome:
+    """Train a run to its end, from its newest checkpoint if it has one.
+
+    Args:
+        settings: the run's settings.
+        run: its folder, made by ``open_run``.
+        on_step: called with (steps done, loss) after each step.
+        should_stop: asked after each step; a reason makes the run save a checkpoint and return.
+
+    Returns:
+        the steps done, and the reason where it stopped early.
+
+    Raises:
+        LoopscopeError: the loss or the gradient is not finite (the last good checkpoint is kept), a checkpoint cannot
+            be written or read, or the batch cannot be split over the processes.
+    """
+    config, task = settings.training, settings.data
+    torch.set_num_threads(config.threads)
+    accelerator = _accelerator(config)
+    world = accelerator.num_processes
+    if config.batch_size % world:
+        raise LoopscopeError(
+            f"batch_size {config.batch_size} cannot be split over {world} processes: choose a multiple"
+        )
+    share = config.batch_size // world
+    mine = slice(accelerator.process_index * share, (accelerator.process_index + 1) * share)
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model = build_model(settings.model)
+    if config.compile:
+        model.compile_step()
+    optimizer = make_optimizer(model, config)
+    progress = Progress(0, 0.0)
+    if (checkpoint := latest_checkpoint(run.state)) is not None:
+        progress = load_checkpoint(checkpoint, model, optimizer)
+    if accelerator.is_main_process:
+        _keep_metrics_until(run, progress.step)
+    wrapped, optimizer = accelerator.prepare(model, optimizer)
+
+    split = task.training_split()
+    sample, objective, schedule = SAMPLERS[config.sampler], OBJECTIVES[config.objective], SCHEDULES[config.schedule]
+    began = time.monotonic() - progress.seconds
+    wrapped.train()
+
+    def save(step: int) -> None:
+        if accelerator.is_main_process:
+            save_checkpoint(run.state, model, optimizer.optimizer, Progress(step, time.monotonic() - began))
+        accelerator.wait_for_everyone()
+
+    for step in range(progress.step, config.steps):
+        rows = batch_rows(config.seed, step, config.batch_size, len(split))
+        problems, answers = task.augment(
+            split.problems[rows], split.answers[rows], generator_for(config.seed, AUGMENT, step)
+        )
+        problems, answers = problems[mine].to(accelerator.device), answers[mine].to(accelerator.device)
+        counts = sample(config.max_iterations, generator_for(config.seed, COUNTS, step))
+        learning_rate = config.learning_rate * schedule(step, config.steps)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate
+
+        loss = task.loss(objective(wrapped, task.inputs(problems), counts, config.max_iterations), answers)
+        accelerator.backward(loss)
+        gradient_norm = float(accelerator.clip_grad_norm_(model.parameters(), config.gradient_clip))
+        mean_loss = float(accelerator.reduce(loss.detach(), "mean"))
+        if not (math.isfinite(mean_loss) and math.isfinite(gradient_norm)):
+            kept = latest_checkpoint(run.state)
+            raise LoopscopeError(
+                f"training diverged at step {step + 1}: loss {mean_loss}, gradient norm {gradient_norm}; "
+                f"{f'the checkpoint {kept.name} is kept' if kept else 'no checkpoint had been written'}; "
+                "lower training.learning_rate"
+            )
+        optimizer.step()
+        optimizer.zero_grad()
+
+        done = step + 1
+        if accelerator.is_main_process and (done % config.log_interval == 0 or done == config.steps):
+            row = {
+                "step": done,
+                "loss": mean_loss,
+                "gradient_norm": gradient_norm,
+                "learning_rate": learning_rate,
+                "free_iterations": counts.free,
+                "gradient_iterations": counts.gradient,
+                "seconds": round(time.monotonic() - began, 3),
+            }
+            append_line(run.metrics, row)
+        if on_step is not None:
+            on_step(done, mean_loss)
+        reason = should_stop() if should_stop is not None and done < config.steps else None
+        reason = _agree(accelerator, reason)
+        if reason or done % config.checkpoint_interval == 0 or done == config.steps:
+            save(done)
+        if reason:
+            return Outcome(done, reason)
+
+    if accelerator.is_main_process:
+        model.save_pretrained(run.model)
+    accelerator.wait_for_everyone()
+    return Outcome(config.steps, None)
