@@ -1,0 +1,515 @@
+"""Products with the Jacobians of a loop, and linear solves made of such products alone.
+
+J = df/dz of one example is a matrix of n x n numbers, n = tokens x width: 20,736 for sudoku at width 256. It is never
+formed. ``Jacobian`` offers v^T J (``vjp``, through one retained graph, about the price of a forward) and J v
+(``jvp``, about three times that) for a whole batch at once, each example on its own: J is block-diagonal over the
+batch. ``solve`` is GMRES for the whole batch, each example with its own convergence.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from dataclasses import field as dataclass_field
+from functools import cached_property
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from loopscope.errors import LoopscopeError
+from loopscope.loop import (
+    Loop,
+    Tree,
+    batch_size,
+    check_deterministic,
+    flatten,
+    floating_leaves,
+    is_time_dependent,
+    mask_of,
+    select,
+    tree_map,
+    unflatten,
+)
+
+FORWARD_MODE = "forward mode"
+DOUBLE_BACKWARD = "double backward"
+CENTRAL_DIFFERENCES = "central differences"
+
+Projection = Callable[[Float[Tensor, "batch n"], Tree], Float[Tensor, "batch n"]]
+"""A symmetric projection of flat states, given the state it belongs to: P v."""
+
+
+@dataclass(frozen=True)
+class Jacobian:
+    """The Jacobian of a batched function at one point, per example, as products.
+
+    Attributes:
+        function: (flat point, context) -> flat value, example by example.
+        point: where the Jacobian is taken.
+        context: trees, batch first, of everything else that ``function`` needs.
+        path: what the derivative is taken through, in words.
+    """
+
+    function: Callable[[Tensor, Tree], Tensor]
+    point: Float[Tensor, "batch n"]
+    context: Tree
+    path: str = "state"
+    _product: list[str] = dataclass_field(default_factory=list, repr=False, compare=False)
+
+    @property
+    def batch(self) -> int:
+        """The number of examples."""
+        return self.point.shape[0]
+
+    @property
+    def size(self) -> int:
+        """The number of columns of each example's Jacobian."""
+        return self.point.shape[1]
+
+    @property
+    def rows(self) -> int:
+        """The number of rows of each example's Jacobian."""
+        return self._graph[1].shape[1]
+
+    @cached_property
+    def _graph(self) -> tuple[Tensor, Tensor]:
+        with torch.inference_mode(False), torch.enable_grad():
+            point = self.point.detach().requires_grad_()
+            value = self.function(point, self.context)
+        return point, value
+
+    @property
+    def depends(self) -> bool:
+        """Whether autograd sees the value depend on the point."""
+        return self._graph[1].requires_grad
+
+    def vjp(self, vectors: Float[Tensor, "batch m"]) -> Float[Tensor, "batch n"]:
+        """Return v^T J for each example, through the one retained graph."""
+        point, value = self._graph
+        if not value.requires_grad:
+            return torch.zeros_like(point)
+        with torch.inference_mode(False):
+            (product,) = torch.autograd.grad(
+                value, point, vectors.to(value.dtype), retain_graph=True, allow_unused=True
+            )
+        return torch.zeros_like(point) if product is None else product.detach()
+
+    def jvp(self, vectors: Float[Tensor, "batch n"]) -> Float[Tensor, "batch m"]:
+        """Return J v for each example; ``product`` names how."""
+        return _PRODUCTS[self.product](self, vectors.to(self.point.dtype))
+
+    @property
+    def product(self) -> str:
+        """How J v is formed: forward mode, else double backward, else central differences.
+
+        The first two are tried on one example, and taken if they run and agree with ``vjp`` (u^T (J v) = (u^T J) v):
+        an operation without a rule for forward mode, or with a wrong one, sends us to the next.
+        """
+        if not self._product:
+            self._product.append(_working_product(self.select(slice(0, 1))))
+        return self._product[0]
+
+    def select(self, rows: Tensor | slice) -> Jacobian:
+        """Return the Jacobians of some examples (indices, a boolean mask or a slice of the batch)."""
+        with torch.inference_mode(False):
+            return replace(self, point=self.point[rows], context=select(self.context, rows))
+
+
+def _forward_mode(jacobian: Jacobian, vectors: Tensor) -> Tensor:
+    # Fused attention has no rule for forward mode; the plain one has.
+    with (
+        torch.inference_mode(False),
+        torch.no_grad(),
+        sdpa_kernel(SDPBackend.MATH),
+        forward_ad.dual_level(),
+    ):
+        value = jacobian.function(forward_ad.make_dual(jacobian.point, vectors), jacobian.context)
+        plain, tangent = forward_ad.unpack_dual(value)
+    return torch.zeros_like(plain) if tangent is None else tangent.detach()
+
+
+def _double_backward(jacobian: Jacobian, vectors: Tensor) -> Tensor:
+    with torch.inference_mode(False), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        point = jacobian.point.detach().requires_grad_()
+        value = jacobian.function(point, jacobian.context)
+        cotangent = torch.zeros_like(value, requires_grad=True)
+        if not value.requires_grad:
+            return torch.zeros_like(value)
+        (pulled,) = torch.autograd.grad(value, point, cotangent, create_graph=True)
+        (product,) = torch.autograd.grad(pulled, cotangent, vectors)
+    return product.detach()
+
+
+def _central_differences(jacobian: Jacobian, vectors: Tensor) -> Tensor:
+    # Step eps^(1/3) of the point's size: where truncation and rounding balance.
+    point = jacobian.point
+    eps = torch.finfo(point.dtype).eps
+    length = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+    size = torch.linalg.vector_norm(point, dim=1, keepdim=True)
+    step = eps ** (1 / 3) * (1 + size) / torch.where(length > 0, length, torch.ones_like(length))
+    with torch.no_grad():
+        ahead = jacobian.function(point + step * vectors, jacobian.context)
+        behind = jacobian.function(point - step * vectors, jacobian.context)
+    return (ahead - behind) / (2 * step)
+
+
+_PRODUCTS: dict[str, Callable[[Jacobian, Tensor], Tensor]] = {
+    FORWARD_MODE: _forward_mode,
+    DOUBLE_BACKWARD: _double_backward,
+    CENTRAL_DIFFERENCES: _central_differences,
+}
+
+
+def _working_product(probe: Jacobian) -> str:
+    generator = torch.Generator().manual_seed(0)
+    right = random_vectors(probe.batch, probe.size, probe.point, generator)
+    left = random_vectors(probe.batch, probe.rows, probe.point, generator)
+    pulled = probe.vjp(left)
+    expected = (pulled * right).sum()
+    for name in (FORWARD_MODE, DOUBLE_BACKWARD):
+        try:
+            pushed = _PRODUCTS[name](probe, right)
+        except (RuntimeError, NotImplementedError):  # an operation without this derivative
+            continue
+        scale = torch.linalg.vector_norm(pushed) + torch.linalg.vector_norm(pulled)
+        if torch.abs((left * pushed).sum() - expected) <= 1e-3 * scale:
+            return name
+    return CENTRAL_DIFFERENCES
+
+
+def random_vectors(batch: int, size: int, like: Tensor, generator: torch.Generator) -> Float[Tensor, "batch n"]:
+    """Return Gaussian unit vectors, drawn on the generator's device, with the dtype and device of ``like``."""
+    drawn = torch.randn(batch, size, generator=generator, device=generator.device, dtype=torch.float64)
+    return (drawn / torch.linalg.vector_norm(drawn, dim=1, keepdim=True)).to(like)
+
+
+def in_precision(loop: Loop, state: Tree, recalled: Tree, dtype: torch.dtype) -> tuple[Loop, Tree, Tree]:
+    """Return the loop and its tensors in another floating precision; the originals stay as they are.
+
+    A module is copied with its parameters; for other loops the step must accept tensors of ``dtype``.
+    """
+
+    def cast(leaf: Tree) -> Tree:
+        return leaf.to(dtype) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
+
+    if isinstance(loop, torch.nn.Module):
+        loop = copy.deepcopy(loop).to(dtype)
+    return loop, tree_map(cast, state), tree_map(cast, recalled)
+
+
+def step_jacobian(
+    loop: Loop,
+    state: Tree,
+    recalled: Tree,
+    *,
+    dtype: torch.dtype | None = None,
+    projection: Projection | None = None,
+) -> Jacobian:
+    """Return J = df/dz at ``state``, per example, acting on flat states Float[Tensor, "batch n"].
+
+    Padding is outside: its rows and columns are zero. Autocast is off. The state's precision is kept, but never below
+    float32.
+
+    Args:
+        loop: the loop.
+        state: where J is taken, batch first.
+        recalled: what ``loop.encode`` returned for the same examples.
+        dtype: another precision (torch.float64) for the loop and its tensors.
+        projection: applied on both sides of J, ``radial_projection`` on drift orbits.
+
+    Raises:
+        LoopscopeError: the state has a counter (its loop is time-dependent), the step is random, changes the shape
+            of the state, or cannot be differentiated.
+    """
+    if is_time_dependent(state):
+        raise LoopscopeError(
+            "the state has a leaf that is not floating (a counter), so the loop depends on time and has no single "
+            "Jacobian; use residuals and orbits, or move the counter out of the state"
+        )
+    batch_size(state)
+    with torch.inference_mode(False):
+        state, recalled = _detached(state), _detached(recalled)
+        if dtype is not None:
+            loop, state, recalled = in_precision(loop, state, recalled, dtype)
+    check_deterministic(loop, state, recalled)
+
+    def function(point: Tensor, context: Tree) -> Tensor:
+        state, recalled = context["state"], context["recalled"]
+        mask = mask_of(loop, recalled)
+        moved = _placed(point, state, mask)
+        if projection is not None:
+            moved = flatten(state) + projection(moved - flatten(state), state)
+        with torch.autocast(point.device.type, enabled=False):
+            value = flatten(loop.step(unflatten(moved, state), recalled), mask)
+        value = value if projection is None else projection(value, state)
+        return value.to(point.dtype)
+
+    jacobian = Jacobian(function, _point(state), {"state": state, "recalled": recalled})
+    if jacobian.rows != jacobian.size:
+        raise LoopscopeError(
+            f"the step maps a state of {jacobian.size} numbers to {jacobian.rows}; "
+            "it must return a state of the same structure and shapes"
+        )
+    _refuse_undifferentiable(jacobian, "the step", "the state")
+    return jacobian
+
+
+def input_jacobian(
+    loop: Loop,
+    state: Tree,
+    recalled: Tree,
+    inputs: Tree | None = None,
+    *,
+    dtype: torch.dtype | None = None,
+) -> Jacobian:
+    """Return df/dx at ``state``, per example; ``path`` says what x is.
+
+    x is the floating leaves of ``inputs``, taken through ``encode``, where there are such leaves and ``encode`` is
+    differentiable in them; else it is the floating leaves of ``recalled``.
+
+    Raises:
+        LoopscopeError: neither ``inputs`` nor ``recalled`` has a floating leaf.
+    """
+    with torch.inference_mode(False):
+        state, recalled, inputs = _detached(state), _detached(recalled), _detached(inputs)
+        if dtype is not None:
+            tensors = {"recalled": recalled, "inputs": inputs}
+            loop, state, tensors = in_precision(loop, state, tensors, dtype)
+            recalled, inputs = tensors["recalled"], tensors["inputs"]
+
+    def value_of(recalled: Tree, state: Tree, mask: Tensor | None, dtype: torch.dtype) -> Tensor:
+        return flatten(loop.step(state, recalled), mask).to(dtype)
+
+    def through_encode(point: Tensor, context: Tree) -> Tensor:
+        state, recalled, inputs = context["state"], context["recalled"], context["inputs"]
+        mask = mask_of(loop, recalled)
+        with torch.autocast(point.device.type, enabled=False):
+            encoded = loop.encode(unflatten(_placed(point, inputs, mask), inputs))
+            return value_of(encoded, state, mask, point.dtype)
+
+    def at_recalled(point: Tensor, context: Tree) -> Tensor:
+        state, recalled = context["state"], context["recalled"]
+        mask = mask_of(loop, recalled)
+        with torch.autocast(point.device.type, enabled=False):
+            return value_of(unflatten(_placed(point, recalled, mask), recalled), state, mask, point.dtype)
+
+    if inputs is not None and floating_leaves(inputs):
+        context = {"state": state, "recalled": recalled, "inputs": inputs}
+        jacobian = Jacobian(through_encode, _point(inputs), context, "inputs, through encode")
+        if jacobian.depends:
+            return jacobian
+    if not floating_leaves(recalled):
+        raise LoopscopeError(
+            "neither the inputs nor the recalled input has a floating tensor, so there is no derivative in the input; "
+            "let encode return the embedded input"
+        )
+    jacobian = Jacobian(at_recalled, _point(recalled), {"state": state, "recalled": recalled}, "recalled input")
+    _refuse_undifferentiable(jacobian, "the step", "the recalled input")
+    return jacobian
+
+
+def radial_projection(vectors: Float[Tensor, "batch n"], state: Tree) -> Float[Tensor, "batch n"]:
+    """Return ``vectors`` without their component along each token's own state.
+
+    On a drift orbit (direction settles, norm grows) this is the tangent space of the states normalized per token
+    (framework, axis 1). Tokens are those of ``loop.token_norms``.
+    """
+    token = _token_of(state)
+    flat = flatten(state).to(vectors.dtype)
+    count = int(token.max()) + 1
+
+    def per_token(products: Tensor) -> Tensor:
+        sums = products.new_zeros(products.shape[0], count).index_add(1, token, products)
+        return sums[:, token]
+
+    squares = per_token(flat.square())
+    along = per_token(flat * vectors) / torch.where(squares > 0, squares, torch.ones_like(squares))
+    return vectors - flat * along
+
+
+def _token_of(state: Tree) -> Tensor:
+    """Return, for each number of the flat state, the index of its token (the layout of ``loop.token_norms``)."""
+    parts, counts = [], []
+    for leaf in floating_leaves(state):
+        width = leaf.shape[-1] if leaf.ndim > 1 else 1
+        counts.append(leaf[0].numel() // width)
+        parts.append(torch.arange(counts[-1], device=leaf.device).repeat_interleave(width))
+    if len(set(counts)) > 1:
+        parts = [part + sum(counts[:index]) for index, part in enumerate(parts)]
+    return torch.cat(parts)
+
+
+def _detached(tree: Tree) -> Tree:
+    def detach(leaf: Tree) -> Tree:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        return leaf.clone() if leaf.is_inference() else leaf.detach()
+
+    return tree_map(detach, tree)
+
+
+def _point(tree: Tree) -> Tensor:
+    flat = flatten(tree)
+    return flat.to(torch.promote_types(flat.dtype, torch.float32))
+
+
+def _placed(point: Tensor, base: Tree, mask: Bool[Tensor, "batch *tokens"] | None) -> Tensor:
+    """Return the flat ``point`` with padding held at ``base``, so that derivatives stay among real tokens."""
+    if mask is None:
+        return point
+    real = flatten(tree_map(lambda leaf: torch.ones_like(leaf) if leaf.is_floating_point() else leaf, base), mask)
+    return torch.where(real > 0, point, flatten(base).to(point.dtype))
+
+
+def _refuse_undifferentiable(jacobian: Jacobian, what: str, variable: str) -> None:
+    """Tell a step that does not depend on ``variable`` (J = 0) from one whose graph was cut."""
+    if jacobian.depends:
+        return
+    generator = torch.Generator().manual_seed(0)
+    direction = random_vectors(jacobian.batch, jacobian.size, jacobian.point, generator)
+    if bool((_central_differences(jacobian, direction) != 0).any()):
+        raise LoopscopeError(
+            f"{what} changes with {variable} but carries no gradient to it; "
+            "remove torch.no_grad, detach or inference_mode from the step"
+        )
+
+
+@dataclass(frozen=True)
+class Operator:
+    """A square linear operator on flat vectors, per example.
+
+    Attributes:
+        apply: Float[Tensor, "batch n"] -> Float[Tensor, "batch n"].
+        narrow: rows -> the operator of those examples alone, so that finished ones stop costing.
+    """
+
+    apply: Callable[[Tensor], Tensor]
+    narrow: Callable[[Tensor], Operator]
+
+
+def identity_minus(jacobian: Jacobian) -> Operator:
+    """Return I - J."""
+    return Operator(lambda v: v - jacobian.jvp(v), lambda rows: identity_minus(jacobian.select(rows)))
+
+
+def identity_minus_transpose(jacobian: Jacobian) -> Operator:
+    """Return I - J^T."""
+    return Operator(lambda v: v - jacobian.vjp(v), lambda rows: identity_minus_transpose(jacobian.select(rows)))
+
+
+@dataclass(frozen=True)
+class LinearSolution:
+    """What ``solve`` returns.
+
+    Attributes:
+        x: the solutions.
+        residual: ||b - A x|| / ||b||, measured and not recurred.
+        converged: residual <= tolerance.
+        products: products with A that the batch took.
+    """
+
+    x: Float[Tensor, "batch n"]
+    residual: Float[Tensor, "batch"]
+    converged: Bool[Tensor, "batch"]
+    products: int
+
+
+def orthogonalize(
+    basis: Float[Tensor, "batch m n"], vectors: Float[Tensor, "batch n"]
+) -> tuple[Float[Tensor, "batch n"], Float[Tensor, "batch m"]]:
+    """Return ``vectors`` made orthogonal to the orthonormal (or zero) rows of ``basis``, and their coefficients.
+
+    Classical Gram-Schmidt, twice ("twice is enough", Giraud, Langou and Rozloznik, 2005).
+    """
+    total = basis.new_zeros(basis.shape[:2])
+    for _ in range(2):
+        coefficients = torch.bmm(basis, vectors.unsqueeze(2)).squeeze(2)
+        vectors = torch.baddbmm(vectors.unsqueeze(1), coefficients.unsqueeze(1), basis, alpha=-1).squeeze(1)
+        total = total + coefficients
+    return vectors, total
+
+
+def unit(vectors: Float[Tensor, "batch n"], tiny: Float[Tensor, "batch"]) -> tuple[Tensor, Float[Tensor, "batch"]]:
+    """Return unit vectors and lengths; a vector no longer than ``tiny`` becomes zero."""
+    length = torch.linalg.vector_norm(vectors, dim=1)
+    length = torch.where(length > tiny, length, torch.zeros_like(length))
+    return vectors / torch.where(length > 0, length, torch.ones_like(length)).unsqueeze(1), length
+
+
+def solve(
+    operator: Operator,
+    rhs: Float[Tensor, "batch n"],
+    *,
+    tolerance: float = 1e-4,
+    max_iterations: int = 200,
+    restart: int = 40,
+) -> LinearSolution:
+    """Solve A x = b for each example by restarted GMRES (Saad and Schultz, 1986).
+
+    An example that is done leaves the batch at the next restart. One that is not done after ``max_iterations``
+    products, or stalls, is returned with its residual and ``converged`` false.
+
+    Args:
+        operator: A.
+        rhs: b.
+        tolerance: on ||b - A x|| / ||b||.
+        max_iterations: products for each example, those that measure the residual left out.
+        restart: vectors kept before x is updated.
+    """
+    x = torch.zeros_like(rhs)
+    size = torch.linalg.vector_norm(rhs, dim=1)
+    safe = torch.where(size > 0, size, torch.ones_like(size))
+    relative = torch.where(size > 0, torch.ones_like(size), torch.zeros_like(size))
+    active = torch.arange(rhs.shape[0], device=rhs.device)
+    alive = relative > tolerance
+    residual, spent, products = rhs, 0, 0
+    while bool(alive.any()) and spent < max_iterations:
+        if not bool(alive.all()):
+            active, residual, operator = active[alive], residual[alive], operator.narrow(alive)
+        before = relative[active]
+        # Half of what is wanted, so that the measured residual passes too.
+        goal = 0.5 * tolerance * size[active]
+        step, used = _gmres_cycle(operator, residual, goal, min(restart, max_iterations - spent))
+        x[active] += step
+        residual = rhs[active] - operator.apply(x[active])
+        spent, products = spent + used, products + used + 1
+        relative[active] = torch.linalg.vector_norm(residual, dim=1) / safe[active]
+        finite = torch.isfinite(relative[active])
+        alive = (relative[active] > tolerance) & (relative[active] < 0.99 * before) & finite
+    return LinearSolution(x, relative, relative <= tolerance, products)
+
+
+def _gmres_cycle(operator: Operator, residual: Tensor, goal: Tensor, steps: int) -> tuple[Tensor, int]:
+    batch, n = residual.shape
+    steps = min(steps, n)
+    start, beta = unit(residual, torch.zeros_like(goal))
+    basis = residual.new_zeros(batch, steps + 1, n)
+    basis[:, 0] = start
+    matrix = torch.zeros(batch, steps + 1, steps, dtype=torch.float64)
+    tiny = torch.finfo(residual.dtype).eps
+    used = 0
+    for j in range(steps):
+        image = operator.apply(basis[:, j])
+        scale = tiny * torch.linalg.vector_norm(image, dim=1)
+        rest, coefficients = orthogonalize(basis[:, : j + 1], image)
+        basis[:, j + 1], length = unit(rest, scale)
+        matrix[:, : j + 1, j] = coefficients.double().cpu()
+        matrix[:, j + 1, j] = length.double().cpu()
+        used = j + 1
+        weights, left = _least_squares(matrix[:, : used + 1, :used], beta)
+        if bool((left <= goal.double().cpu()).all()):
+            break
+    return torch.bmm(weights.to(residual).unsqueeze(1), basis[:, :used]).squeeze(1), used
+
+
+def _least_squares(matrix: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the y that minimizes ||beta e_1 - H y||, and that minimum, per example."""
+    target = torch.zeros(matrix.shape[0], matrix.shape[1], 1, dtype=torch.float64)
+    target[:, 0, 0] = beta.double().cpu()
+    weights = torch.linalg.lstsq(matrix, target, driver="gelsd").solution
+    left = torch.linalg.vector_norm(target - matrix @ weights, dim=(1, 2))
+    return weights.squeeze(2), left
