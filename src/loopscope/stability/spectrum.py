@@ -119,24 +119,33 @@ def _merged(values: NDArray, vectors: NDArray, reach: NDArray) -> NDArray[np.com
     return merged
 
 
-def _reach(projected: NDArray[np.float64], value: complex, backward: float) -> float:
+def _reach(projected: NDArray[np.float64], value: complex, backward: float, guess: float) -> float:
     """Return how far ``value`` may move under perturbations of size ``backward``, first order or not.
 
-    That is the radius of the first circle around it on which sigma_min(H - zI) > backward: the component of the
-    pseudospectrum that holds the value lies within (Trefethen and Embree, 2005).
+    That is the radius of a circle around it on which sigma_min(H - zI) > backward: the component of the
+    pseudospectrum that holds the value lies within (Trefethen and Embree, 2005). Within a factor 2 of the smallest.
+
+    Args:
+        projected: H.
+        value: an eigenvalue of H.
+        backward: size of the perturbations.
+        guess: a first radius to try.
     """
-    circle = np.exp(2j * np.pi * (np.arange(16) + 0.5) / 16)
+    circle = np.exp(2j * np.pi * (np.arange(12) + 0.5) / 12)
     identity = np.eye(len(projected))
 
     def clear(radius: float) -> bool:
         shifted = projected[None] - (value + radius * circle)[:, None, None] * identity
-        return bool(np.linalg.svd(shifted, compute_uv=False)[:, -1].min() > backward)
+        # The Frobenius norm of the inverse is at least 1 / sigma_min.
+        return bool(np.linalg.norm(np.linalg.inv(shifted), axis=(1, 2)).max() * backward < 1)
 
-    outer = backward
-    while not clear(outer):
-        outer *= 4
-    for _ in range(2):
-        outer = outer / 2 if clear(outer / 2) else outer
+    outer = max(guess, backward)
+    if not clear(outer):
+        while not clear(outer):
+            outer *= 2
+        return outer
+    while outer > backward and clear(outer / 2):
+        outer /= 2
     return outer
 
 
@@ -148,7 +157,7 @@ SUBSPACE = 64
 """Krylov vectors kept per example before a restart, unless the caller chooses."""
 
 _WINDOW = 0.03
-"""How much further out, relative to the radius, a Ritz value that has not settled may still move."""
+"""How much further out, relative to the spread of the spectrum, a Ritz value that has not settled may still move."""
 
 _SECOND_START = 12
 """Products that the second random start takes at least."""
@@ -169,16 +178,28 @@ class _Found:
 
 
 def _judge(ritz: _Ritz, projected: NDArray[np.float64], wanted: int, tolerance: float) -> NDArray[np.float64]:
-    """Return the errors of the outermost values, widened by those further in that may still overtake them."""
+    """Return the errors of the outermost values, widened by those further in that may still overtake them.
+
+    Ill-conditioned values that look settled are looked at beyond first order.
+    """
     size = np.abs(ritz.values)
-    errors = ritz.errors[:wanted].copy()
-    for i in np.flatnonzero((errors <= tolerance * size[:wanted]) | (ritz.condition[:wanted] > 1 / NEARLY_DEFECTIVE)):
-        if ritz.condition[i] > _ILL_CONDITIONED:
-            errors[i] = _reach(projected, ritz.values[i], ritz.backward[i])
-    if len(size) > wanted:
-        reach = size[wanted:] + np.minimum(ritz.errors[wanted:], _WINDOW * size[0])
-        errors = np.maximum(errors, reach.max() - size[:wanted])
-    return errors
+    window = _WINDOW * np.abs(ritz.values - ritz.values.mean()).max()
+
+    def error(i: int) -> float:
+        settled = ritz.backward[i] * min(ritz.condition[i], _ILL_CONDITIONED) <= max(tolerance * size[0], window)
+        if ritz.condition[i] <= _ILL_CONDITIONED or not settled:
+            return float(ritz.errors[i])
+        return _reach(projected, ritz.values[i], ritz.backward[i], min(ritz.errors[i], window))
+
+    errors = np.array([error(i) for i in range(min(wanted, len(size)))])
+    farthest = size[len(errors) - 1]
+    for i in range(len(errors), len(size)):
+        if size[i] + window <= farthest:
+            break
+        # Rounding cannot tell equal values apart: they overtake nothing.
+        if np.abs(ritz.values[: len(errors)] - ritz.values[i].conj()).min() > 0:
+            farthest = max(farthest, size[i] + min(error(i), window))
+    return np.maximum(errors, farthest - size[: len(errors)])
 
 
 def _orthonormal_real(vectors: NDArray[np.complex128]) -> NDArray[np.float64]:
