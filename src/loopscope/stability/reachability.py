@@ -1,0 +1,192 @@
+"""Axis 1, reachability: does the iteration arrive? Everything that one pass over the orbits can tell."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from loopscope.loop import Loop, Tree, flatten, mask_of, norms, token_norms, tree_map
+from loopscope.stability.arrival import Ends, Step, device_of, follow, ratio, state_dtype
+
+HISTORY = 33
+"""States kept per example that has not arrived: a cycle of period p is told from 2p + 1 of them."""
+
+
+@dataclass(frozen=True)
+class Trajectory(Ends):
+    """One pass over the orbits. Histories have one row per evaluation of the step.
+
+    The state's norm and the residual of the readout stand beside the state's residual because a scale-invariant
+    readout hides a state that grows without bound (paper notes: readout blind spot).
+
+    Attributes:
+        start_norm: norm of the first state.
+        read_residual: relative change of read(state).
+        direction_residual: root mean square over tokens of the change of the token's unit vector.
+        prediction_changes: fraction of predictions (largest logit; sign of a single one) that changed.
+        iterations_to_tolerance: evaluations until the residual is within the tolerance and stays there; NaN where
+            never.
+        token_residual: relative residual of each token at the last evaluation.
+        token_settled: evaluations until the token's residual is within the tolerance and stays there; -1 where never,
+            0 for padding.
+        unarrived: the examples that have neither arrived nor diverged.
+        recent: their last states, oldest first, each flattened (padding included).
+    """
+
+    start_norm: Float[Tensor, "batch"]
+    read_residual: Float[Tensor, "iterations batch"]
+    direction_residual: Float[Tensor, "iterations batch"]
+    prediction_changes: Float[Tensor, "iterations batch"]
+    iterations_to_tolerance: Float[Tensor, "batch"]
+    token_residual: Float[Tensor, "batch tokens"]
+    token_settled: Int[Tensor, "batch tokens"]
+    unarrived: Int[Tensor, "unarrived"]
+    recent: tuple[Float[Tensor, "unarrived n"], ...]
+
+
+def quantiles(
+    values: Float[Tensor, "*rows batch"], at: tuple[float, ...] = (0.1, 0.5, 0.9)
+) -> Float[Tensor, "levels *rows"]:
+    """Return quantiles over the examples (the last dimension); what could not be computed (NaN) is left out."""
+    levels = torch.tensor(at, dtype=values.dtype, device=values.device)
+    return torch.nanquantile(values, levels, dim=-1)
+
+
+def predictions(logits: Tensor) -> Tensor:
+    """Return what logits predict: the largest one's position in the last dimension, or the sign of a single one."""
+    return (logits > 0).squeeze(-1) if logits.shape[-1] == 1 else logits.argmax(-1)
+
+
+def directions(state: Tree, mask: Tensor | None = None) -> Float[Tensor, "batch tokens width"] | Tensor:
+    """Return each token's unit vector, flattened; zero where a token is zero or padding."""
+    return flatten(tree_map(_unit, state), mask)
+
+
+def _unit(leaf: Tensor) -> Tensor:
+    if not leaf.is_floating_point():
+        return leaf
+    tokens = leaf if leaf.ndim > 1 else leaf[:, None]
+    return torch.nn.functional.normalize(tokens, dim=-1, eps=torch.finfo(leaf.dtype).tiny).reshape(leaf.shape)
+
+
+class _Recorder:
+    """Collects, step by step, what `follow` does not already keep."""
+
+    def __init__(self, loop: Loop, sizes: Tensor, iterations: int, tolerance: float) -> None:
+        self.loop, self.tolerance = loop, tolerance
+        (batch, tokens), like = sizes.shape, sizes
+        self.read_residual = torch.full((iterations, batch), math.nan, dtype=like.dtype, device=like.device)
+        self.direction_residual = self.read_residual.clone()
+        self.prediction_changes = self.read_residual.clone()
+        self.token_residual = torch.zeros(batch, tokens, dtype=like.dtype, device=like.device)
+        self.token_unsettled = torch.zeros(batch, tokens, dtype=torch.long, device=like.device)
+        self.token_real = torch.ones(batch, tokens, dtype=torch.bool, device=like.device)
+        self.recent: deque[tuple[Tensor, Tensor]] = deque(maxlen=HISTORY)
+        self._known = torch.zeros(0, dtype=torch.long, device=like.device)
+        self._logits = self._directions = like
+
+    def __call__(self, step: Step) -> None:
+        if step.index == 0:
+            self._known = step.rows
+            self._logits = self.loop.read(step.before)
+            self._directions = directions(step.before, step.mask)
+            self.recent.append((step.rows, flatten(step.before)))
+            real = token_norms(tree_map(torch.ones_like, step.before), step.mask)
+            self.token_real[step.rows] = real > 0
+        if len(step.rows) < len(self._known):
+            stay = torch.isin(self._known, step.rows)
+            self._known, self._logits, self._directions = step.rows, self._logits[stay], self._directions[stay]
+        logits, unit = self.loop.read(step.after), directions(step.after, step.mask)
+        self.read_residual[step.index, step.rows] = _read_residual(self._logits, logits, step.mask)
+        self.prediction_changes[step.index, step.rows] = _changed(self._logits, logits, step.mask)
+        turned = torch.linalg.vector_norm(unit - self._directions, dim=1)
+        self.direction_residual[step.index, step.rows] = turned / self.token_real[step.rows].sum(1).sqrt()
+        self._logits, self._directions = logits, unit
+        residual = ratio(step.change, step.scale)
+        self.token_residual[step.rows] = residual
+        unsettled = self.token_unsettled[step.rows]
+        self.token_unsettled[step.rows] = torch.where(residual > self.tolerance, step.index + 1, unsettled)
+        self.recent.append((step.rows, flatten(step.after)))
+
+
+def _repeat_last(history: Tensor, spent: Tensor) -> Tensor:
+    steps = torch.arange(len(history), device=history.device)[:, None]
+    return history.gather(0, torch.minimum(steps, spent - 1))
+
+
+def _first_to_stay(residual: Tensor, tolerance: float) -> Tensor:
+    steps = torch.arange(1, len(residual) + 1, device=residual.device)[:, None]
+    last_outside = ((residual > tolerance) * steps).amax(0)
+    return torch.where(last_outside < len(residual), last_outside + 1, torch.nan).to(residual.dtype)
+
+
+def _fits(mask: Tensor | None, values: Tensor) -> bool:
+    return mask is not None and values.shape[: mask.ndim] == mask.shape
+
+
+def _read_residual(before: Tensor, after: Tensor, mask: Tensor | None) -> Tensor:
+    mask = mask if _fits(mask, after) else None
+    change, old, new = (
+        torch.linalg.vector_norm(flatten(part, mask), dim=1) for part in (after - before, before, after)
+    )
+    return ratio(change, torch.maximum(old, new))
+
+
+def _changed(before: Tensor, after: Tensor, mask: Tensor | None) -> Tensor:
+    changed = predictions(before) != predictions(after)
+    if mask is not None and changed.shape == mask.shape:
+        return (changed & mask).sum(1).to(after.dtype) / mask.sum(1).clamp_min(1)
+    return changed.reshape(len(changed), -1).to(after.dtype).mean(1)
+
+
+def trace(
+    loop: Loop,
+    recalled: Tree,
+    *,
+    iterations: int,
+    start: Tree | None = None,
+    tolerance: float = 1e-4,
+    seed: int = 0,
+) -> Trajectory:
+    """Follow the orbits from ``start`` once and record everything about their arrival.
+
+    Costs ``iterations`` evaluations of step and read. An example whose residual has been at the rounding floor for
+    eight evaluations, or that is no longer finite, leaves the batch: its last values are repeated from there.
+
+    Args:
+        loop: any loop.
+        recalled: ``loop.encode(inputs)``.
+        iterations: the budget per orbit.
+        start: the first state; the loop's own by default.
+        tolerance: relative residual within which a state may count as arrived.
+        seed: for a random start.
+
+    Raises:
+        LoopscopeError: see `follow`.
+    """
+    if start is None:
+        generator = torch.Generator(device_of(recalled)).manual_seed(seed)
+        with torch.no_grad(), torch.autocast(device_of(recalled).type, enabled=False):
+            start = loop.start(recalled, generator)
+    recorder = _Recorder(loop, token_norms(start).to(state_dtype(start)), iterations, tolerance)
+    ends = follow(loop, recalled, start, iterations=iterations, tolerance=tolerance, observe=recorder)
+    unarrived = torch.nonzero(~ends.arrived & ~ends.diverged).squeeze(1)
+    recent = tuple(states[torch.isin(rows, unarrived)] for rows, states in recorder.recent)
+    settled = torch.where(recorder.token_unsettled < ends.iterations[:, None], recorder.token_unsettled + 1, -1)
+    return Trajectory(
+        **vars(ends),
+        start_norm=norms(start, mask_of(loop, recalled)),
+        read_residual=_repeat_last(recorder.read_residual, ends.iterations),
+        direction_residual=_repeat_last(recorder.direction_residual, ends.iterations),
+        prediction_changes=_repeat_last(recorder.prediction_changes, ends.iterations),
+        iterations_to_tolerance=_first_to_stay(ends.residual, tolerance),
+        token_residual=recorder.token_residual,
+        token_settled=settled.masked_fill(~recorder.token_real, 0),
+        unarrived=unarrived,
+        recent=recent,
+    )

@@ -1,0 +1,47 @@
+"""Other first states: perturbed, random, and those of other inputs."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from loopscope.loop import Tree, batch_size, flatten, select, tree_map, unflatten
+
+
+def random_direction(like: Tree, generator: torch.Generator, mask: Tensor | None = None) -> Float[Tensor, "batch n"]:
+    """Return a Gaussian unit vector per example in the space of the floating leaves of ``like``, zero at padding."""
+    flat = flatten(like)
+    drawn = torch.randn(flat.shape, generator=generator, dtype=torch.float64, device=generator.device).to(flat)
+    drawn = flatten(unflatten(drawn, like), mask)
+    return drawn / torch.linalg.vector_norm(drawn, dim=1, keepdim=True)
+
+
+def moved(state: Tree, vectors: Float[Tensor, "batch n"]) -> Tree:
+    """Return state + vectors; what ``vectors`` leaves at zero (padding) stays bit for bit."""
+    return unflatten(flatten(state) + vectors, state)
+
+
+def random_like(state: Tree, generator: torch.Generator) -> Tree:
+    """Return random states whose tokens have random directions and the norms of the tokens of ``state``."""
+
+    def redraw(leaf: Tensor) -> Tensor:
+        if not leaf.is_floating_point():
+            return leaf
+        drawn = torch.randn(leaf.shape, generator=generator, dtype=torch.float64, device=generator.device).to(leaf)
+        if leaf.ndim == 1:
+            return drawn.sign() * leaf.abs()
+        size, drawn_size = (torch.linalg.vector_norm(part, dim=-1, keepdim=True) for part in (leaf, drawn))
+        return drawn * (size / drawn_size)
+
+    return tree_map(redraw, state)
+
+
+def of_others(state: Tree, shift: int) -> Tree:
+    """Return the states of other examples: example i receives the state of example i + shift."""
+    return tree_map(lambda leaf: leaf.roll(-shift, 0), state)
+
+
+def common(state: Tree, row: int = 0) -> Tree:
+    """Return the state of one example, given to all of them."""
+    return select(state, torch.full((batch_size(state),), row))
