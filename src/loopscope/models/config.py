@@ -60,6 +60,8 @@ class LoopedTransformerConfig:
         check_positive(
             width=self.width, heads=self.heads, mlp_ratio=self.mlp_ratio, blocks=self.blocks, rope_base=self.rope_base
         )
+        given = {"inputs": self.inputs, "outputs": self.outputs}
+        check_positive(**{name: size for name, size in given.items() if size is not None})
         if self.attention is not None:
             check_choice("attention", self.attention, get_args(AttentionName))
         if self.width % self.heads:
@@ -71,16 +73,18 @@ class LoopedTransformerConfig:
                 f"a fixed-depth model with recall {self.recall} was asked for: its blocks run once, so there is "
                 "nothing to recall; set recall to none"
             )
-        if self.grid is not None:
-            self._check_grid(self.grid)
         if self.window is not None:
             self._check_window(self.window)
+        if self.grid is not None:
+            self._check_grid(self.grid)
 
     def _check_grid(self, grid: tuple[int, ...]) -> None:
         if not grid or any(length < 0 for length in grid) or (len(grid) > 1 and 0 in grid):
             raise LoopscopeError(
                 f"grid is {grid}, expected positive lengths such as (9, 9), or (0,) for a line of any length"
             )
+        if len(grid) > 1 and (self.attention == "local" or self.window is not None):
+            raise LoopscopeError(f"local attention was asked for on the grid {grid}: it is defined on a line only")
         if (self.width // self.heads) % (2 * len(grid)):
             raise LoopscopeError(
                 f"heads of width {self.width // self.heads} cannot carry a rotary embedding over {len(grid)} axes: "
@@ -94,8 +98,6 @@ class LoopedTransformerConfig:
             )
         if window < 1 or window % 2 == 0:
             raise LoopscopeError(f"window is {window}, expected an odd number of positions such as 5")
-        if self.grid is not None and len(self.grid) > 1:
-            raise LoopscopeError(f"local attention was asked for on the grid {self.grid}: it is defined on a line only")
 
     def require_complete(self) -> LoopedTransformerConfig:
         """Return this config if a model can be built from it.

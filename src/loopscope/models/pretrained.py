@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import ClassVar, Self
+from typing import ClassVar, TypeVar
 
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -20,6 +20,8 @@ from loopscope.models.config import LoopedTransformerConfig
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
+
+Model = TypeVar("Model", bound="Pretrained")
 
 
 def local_folder(source: str | Path) -> Path:
@@ -75,7 +77,7 @@ class Pretrained(nn.Module):
         return folder
 
     @classmethod
-    def from_pretrained(cls, source: str | Path) -> Self:
+    def from_pretrained(cls: type[Model], source: str | Path) -> Model:
         """Load a model from a folder, a run folder, or the Hugging Face hub.
 
         Raises:

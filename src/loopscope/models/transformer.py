@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Self
 
 import torch
 from jaxtyping import Bool, Float
@@ -59,14 +58,18 @@ class _Transformer(Pretrained):
         tokens = state.shape[1]
         key = (tokens, state.device)
         if key not in self._positions:
-            config = self.config
-            assert config.grid is not None
-            grid = config.grid if math.prod(config.grid) else (tokens,)
-            rotary = rotary_table(grid, config.width // config.heads, config.rope_base).to(state.device)
-            local = config.attention == "local" and config.window is not None
-            mask = window_mask(tokens, config.window, state.device) if local else None  # type: ignore[arg-type]
-            self._positions[key] = (rotary, mask)
+            # Tables made in inference mode could never be used in training again.
+            with torch.inference_mode(False):
+                self._positions[key] = self._make_positions(tokens, state.device)
         return self._positions[key]
+
+    def _make_positions(self, tokens: int, device: torch.device) -> Positions:
+        config = self.config
+        assert config.grid is not None
+        grid = config.grid if math.prod(config.grid) else (tokens,)
+        rotary = rotary_table(grid, config.width // config.heads, config.rope_base).to(device)
+        local = config.attention == "local" and config.window is not None
+        return rotary, window_mask(tokens, config.window, device) if local else None  # type: ignore[arg-type]
 
     def read(self, state: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch tokens outputs"]:
         """Return the logits: RMSNorm, Linear, GELU, Linear."""
@@ -116,7 +119,7 @@ class LoopedTransformer(_Transformer):
             state = block(state, lambda tokens: self.recall.argument(tokens, injected), rotary, mask)
         return state
 
-    def compile_step(self) -> Self:
+    def compile_step(self) -> LoopedTransformer:
         """Compile one iteration (not the loop, so that any number of iterations runs the same code); return self."""
         self._run_iteration = torch.compile(self._iteration)
         return self
@@ -136,6 +139,8 @@ class LoopedTransformer(_Transformer):
         if free_iterations:
             with torch.no_grad():
                 state = iterate(self, state, recalled, free_iterations)
+            # Older PyTorch would reuse, under autocast, the weights that it cast here: they pass no gradient.
+            torch.clear_autocast_cache()
         return self.read(iterate(self, state, recalled, gradient_iterations))
 
 
@@ -163,7 +168,7 @@ class FixedDepthTransformer(_Transformer):
             state = block(state, lambda tokens: tokens, rotary, mask)
         return state
 
-    def compile_step(self) -> Self:
+    def compile_step(self) -> FixedDepthTransformer:
         """Compile each block; return self."""
         for block in self.blocks:
             block.compile()
