@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from loopscope.errors import check_positive
-from loopscope.loop import Loop
+from loopscope.loop import Loop, mask_of
 from loopscope.tasks.task import Split, Task
 
 WITHIN_BEST = 0.01
@@ -80,7 +80,7 @@ def summarize(
     )
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference mode: what a loop keeps for later (tables, masks) must still serve in training
 def evaluate_split(
     loop: Loop,
     task: Task,
@@ -90,7 +90,8 @@ def evaluate_split(
 ) -> AccuracyCurve:
     """Run a loop on a split and return its accuracy after every iteration.
 
-    One state is held at a time, and one bit per example and iteration. A module is put in eval mode meanwhile.
+    One state is held at a time, and one bit per example and iteration. Padding (the loop's mask) counts neither as
+    right nor as wrong. A module is put in eval mode meanwhile.
 
     Args:
         loop: any loop whose ``read`` gives the task's logits.
@@ -105,20 +106,23 @@ def evaluate_split(
         loop.eval()  # type: ignore[attr-defined]
     try:
         solved = torch.empty(config.iterations, len(split), dtype=torch.bool)
-        tokens_right = torch.zeros(config.iterations, dtype=torch.float64)
+        tokens_right, tokens = torch.zeros(2, config.iterations, dtype=torch.float64)
         for begin in range(0, len(split), config.batch_size):
             rows = slice(begin, begin + config.batch_size)
             problems, answers = split.problems[rows], split.answers[rows]
             recalled = loop.encode(task.inputs(problems))
             state = loop.start(recalled)
+            real = mask_of(loop, recalled)
             for i in range(config.iterations):
                 state = loop.step(state, recalled)
                 right = task.correct(loop.read(state), problems, answers)
-                solved[i, rows] = right.all(1)
-                tokens_right[i] += right.double().mean(1).sum()
+                padding = torch.zeros_like(right) if real is None else ~real
+                solved[i, rows] = (right | padding).all(1)
+                tokens_right[i] += (right & ~padding).sum()
+                tokens[i] += (~padding).sum()
                 if on_iteration is not None:
                     on_iteration()
-        return summarize(solved, tokens_right / len(split))
+        return summarize(solved, tokens_right / tokens)
     finally:
         if was_training:
             loop.train()  # type: ignore[attr-defined]
