@@ -53,12 +53,12 @@ def save_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optim
         write_bytes(partial / MODEL, save({k: v.contiguous() for k, v in model.state_dict().items()}))
         write_bytes(partial / OPTIMIZER, save(_optimizer_tensors(optimizer)))
         write_bytes(partial / PROGRESS, json.dumps(asdict(progress)).encode())
+        with explain_write(final):
+            shutil.rmtree(final, ignore_errors=True)
+            os.replace(partial, final)
     except LoopscopeError:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    with explain_write(final):
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(partial, final)
     for older in folder.glob("step-*"):
         if older != final:
             shutil.rmtree(older, ignore_errors=True)
@@ -87,6 +87,27 @@ def _restore(path: Path, put: Callable[[], Any]) -> None:
         raise LoopscopeError(f"{path} does not fit the model: {reason}") from error
 
 
+def _optimizer_state(
+    entries: dict[str, Tensor], parameters: list[Tensor], checkpoint: Path
+) -> dict[int, dict[str, Tensor]]:
+    """Return AdamW's state by parameter; PyTorch itself would take an incomplete one and fail, or drift, later."""
+    shapes = {
+        f"{index}.{name}": () if name == "step" else tuple(parameter.shape)
+        for index, parameter in enumerate(parameters)
+        for name in ("step", "exp_avg", "exp_avg_sq")
+    }
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in entries.items():
+        if shapes.get(key) != tuple(value.shape):
+            raise LoopscopeError(f"{checkpoint / OPTIMIZER} does not fit the model: {key} {tuple(value.shape)}")
+        index, name = key.split(".")
+        state.setdefault(int(index), {})[name] = value
+    # A parameter that has had no gradient yet has no entries; one that has some has all.
+    if cut := [index for index, entry in state.items() if len(entry) < 3]:
+        raise LoopscopeError(f"{checkpoint / OPTIMIZER} misses tensors of parameter {cut[0]}")
+    return state
+
+
 def load_checkpoint(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
     """Put a checkpoint's weights and optimizer state in place; return how far it is.
 
@@ -94,11 +115,8 @@ def load_checkpoint(checkpoint: Path, model: nn.Module, optimizer: torch.optim.O
         LoopscopeError: the checkpoint is damaged or of another model.
     """
     weights, entries = _load(checkpoint / MODEL), _load(checkpoint / OPTIMIZER)
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in entries.items():
-        index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = value
     groups = optimizer.state_dict()["param_groups"]
+    state = _optimizer_state(entries, [p for group in optimizer.param_groups for p in group["params"]], checkpoint)
     _restore(checkpoint, lambda: model.load_state_dict(weights))
     _restore(checkpoint, lambda: optimizer.load_state_dict({"state": state, "param_groups": groups}))
     return Progress(**read_json(checkpoint / PROGRESS))
