@@ -1,0 +1,157 @@
+"""The loop protocol: wrapping functions, trees, and the check for randomness."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loopscope.errors import LoopscopeError, nearest
+from loopscope.loop import (
+    FunctionLoop,
+    Loop,
+    batch_size,
+    check_deterministic,
+    flatten,
+    is_time_dependent,
+    iterate,
+    join,
+    leaves,
+    mask_of,
+    norms,
+    select,
+    token_norms,
+    unflatten,
+    where,
+)
+
+
+def halving() -> FunctionLoop:
+    """z -> z/2 + e, whose fixed point is 2e."""
+    return FunctionLoop(
+        encode=lambda inputs: inputs,
+        start=lambda recalled: torch.zeros_like(recalled),
+        step=lambda state, recalled: state / 2 + recalled,
+        read=lambda state: state,
+    )
+
+
+def nested(batch: int = 3) -> dict:
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "high": torch.randn(batch, 4, 5, generator=generator),
+        "pair": (torch.randn(batch, 4, 2, generator=generator), torch.arange(batch)),
+    }
+
+
+def test_function_loop_is_a_loop_and_iterates_by_its_closed_form():
+    loop = halving()
+    assert isinstance(loop, Loop)
+    recalled = loop.encode(torch.tensor([[1.0], [-3.0]]))
+    for iterations in range(6):
+        state = iterate(loop, loop.start(recalled), recalled, iterations)
+        torch.testing.assert_close(state, 2 * recalled * (1 - 0.5**iterations))
+
+
+def test_a_start_of_one_argument_accepts_a_generator_and_one_of_two_receives_it():
+    recalled = torch.ones(2, 3)
+    torch.testing.assert_close(halving().start(recalled, torch.Generator()), torch.zeros(2, 3))
+    random = FunctionLoop(
+        encode=lambda inputs: inputs,
+        start=lambda recalled, generator: torch.randn(recalled.shape, generator=generator),
+        step=lambda state, recalled: state,
+        read=lambda state: state,
+    )
+    one, same, other = (random.start(recalled, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+
+
+def test_mask_is_optional():
+    recalled = torch.ones(2, 3)
+    assert mask_of(halving(), recalled) is None
+    padded = FunctionLoop(lambda x: x, lambda e: e, lambda z, e: z, lambda z: z, padding=lambda e: e > 0)
+    assert torch.equal(mask_of(padded, recalled), torch.ones(2, 3, dtype=torch.bool))
+
+
+def test_flatten_holds_every_floating_number_once_and_unflatten_inverts_it():
+    state = nested()
+    vectors = flatten(state)
+    assert vectors.shape == (3, 4 * 5 + 4 * 2)
+    assert torch.equal(vectors[1], torch.cat([state["high"][1].flatten(), state["pair"][0][1].flatten()]))
+    back = unflatten(2 * vectors, like=state)
+    assert torch.equal(back["high"], 2 * state["high"])
+    assert torch.equal(back["pair"][0], 2 * state["pair"][0])
+    assert torch.equal(back["pair"][1], state["pair"][1]), "counters pass through"
+
+
+def test_flatten_sets_padding_to_zero_and_norms_leave_it_out():
+    state = nested()
+    mask = torch.tensor([[True, True, False, True]] * 3)
+    vectors = flatten(state, mask)
+    high = vectors[:, :20].view(3, 4, 5)
+    assert torch.equal(high[:, 2], torch.zeros(3, 5))
+    assert torch.equal(high[:, [0, 1, 3]], state["high"][:, [0, 1, 3]])
+    squares = sum(part[:, [0, 1, 3]].square().sum((1, 2)) for part in (state["high"], state["pair"][0]))
+    torch.testing.assert_close(norms(state, mask), squares.sqrt())
+    assert torch.equal(token_norms(state, mask)[:, 2], torch.zeros(3))
+
+
+def test_token_norms_join_leaves_of_as_many_tokens_and_set_others_side_by_side():
+    state = nested()
+    expected = (state["high"].square().sum(-1) + state["pair"][0].square().sum(-1)).sqrt()
+    torch.testing.assert_close(token_norms(state), expected)
+    aside = {"grid": torch.ones(2, 3, 4), "whole": torch.full((2, 9), 2.0)}
+    torch.testing.assert_close(token_norms(aside), torch.tensor([[2.0, 2.0, 2.0, 6.0]] * 2))
+    torch.testing.assert_close(token_norms(torch.tensor([3.0, -4.0])), torch.tensor([[3.0], [4.0]]))
+
+
+@given(st.integers(0, 2**16), st.integers(1, 4))
+def test_norms_are_the_norm_of_the_flat_state_and_of_the_token_norms(seed, tokens):
+    state = torch.randn(2, tokens, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    torch.testing.assert_close(norms(state), torch.linalg.vector_norm(flatten(state), dim=1))
+    torch.testing.assert_close(norms(state), torch.linalg.vector_norm(token_norms(state), dim=1))
+
+
+def test_select_join_and_where_work_example_by_example():
+    state = nested()
+    rows = torch.tensor([True, False, True])
+    kept, rest = select(state, rows), select(state, ~rows)
+    assert batch_size(kept) == 2
+    together = join([kept, rest])
+    order = torch.tensor([0, 2, 1])
+    for whole, original in zip(leaves(together), leaves(state), strict=True):
+        assert torch.equal(whole, original[order])
+    other = nested()
+    other["high"] = other["high"] + 1
+    chosen = where(rows, state, other)
+    assert torch.equal(chosen["high"][0], state["high"][0])
+    assert torch.equal(chosen["high"][1], other["high"][1])
+
+
+def test_batch_size_refuses_trees_that_disagree():
+    with pytest.raises(LoopscopeError, match=r"share their first dimension.*\(2, 3\), \(4,\)"):
+        batch_size((torch.zeros(2, 3), torch.zeros(4)))
+    with pytest.raises(LoopscopeError, match="share their first dimension"):
+        batch_size({"scalar": torch.tensor(1.0)})
+    with pytest.raises(LoopscopeError, match="at least one floating tensor"):
+        flatten(torch.arange(3))
+
+
+def test_a_counter_marks_a_loop_as_time_dependent():
+    assert is_time_dependent(nested())
+    assert not is_time_dependent(torch.zeros(2, 3))
+
+
+def test_a_random_step_is_refused_and_the_random_state_is_left_alone():
+    recalled = torch.ones(2, 3)
+    noisy = FunctionLoop(lambda x: x, lambda e: e, lambda z, e: z + torch.rand_like(z), lambda z: z)
+    before = torch.get_rng_state()
+    with pytest.raises(LoopscopeError, match=r"the step is random.*\.eval\(\)"):
+        check_deterministic(noisy, recalled, recalled)
+    check_deterministic(halving(), recalled, recalled)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_nearest_option_is_named_only_where_one_is_near():
+    assert nearest("interal", ["internal", "external"]) == " (did you mean internal?)"
+    assert nearest("zzz", ["internal", "external"]) == ""
