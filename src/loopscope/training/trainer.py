@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs
 from jaxtyping import Int
 from torch import Tensor, nn
 
@@ -80,10 +81,20 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Adam
     return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
 
 
-def _accelerator(config: TrainingConfig) -> Accelerator:
+def _on_cpu() -> bool:
+    # Unless told so, Accelerate joins no processes without a GPU: each would train alone, into the same folder.
+    return not torch.accelerator.is_available()
+
+
+def _accelerator(settings: RunSettings) -> Accelerator:
     # Accelerate keeps one precision per process; a second run in the same process may want another.
     AcceleratorState._reset_state()
-    return Accelerator(mixed_precision="bf16" if config.precision == "bf16" else "no")
+    return Accelerator(
+        cpu=_on_cpu(),
+        mixed_precision="bf16" if settings.training.precision == "bf16" else "no",
+        # Without recall, iterations without gradient cut the embedding off: it takes no part in such a step.
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=settings.model.recall == "none")],
+    )
 
 
 def _agree(accelerator: Accelerator, reason: str | None) -> str | None:
@@ -124,7 +135,7 @@ def train(
     """
     config, task = settings.training, settings.data
     torch.set_num_threads(config.threads)
-    accelerator = _accelerator(config)
+    accelerator = _accelerator(settings)
     world = accelerator.num_processes
     if config.batch_size % world:
         raise LoopscopeError(
