@@ -61,6 +61,10 @@ class FixedPoints:
     error: Float[Tensor, "batch"]
     arrived: Bool[Tensor, "batch"]
 
+    def take(self, rows: Tensor | slice) -> FixedPoints:
+        """Return the fixed points of some examples (indices, a boolean mask or a slice of the batch)."""
+        return FixedPoints(select(self.state, rows), self.error[rows], self.arrived[rows])
+
 
 @dataclass(frozen=True)
 class Ends(FixedPoints):

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from loopscope.errors import LoopscopeError
-from loopscope.loop import Loop, Tree, batch_size, mask_of, norms
+from loopscope.loop import Loop, Tree, batch_size, mask_of, norms, select
 from loopscope.stability.arrival import SLACK, FixedPoints, follow
 from loopscope.stability.distances import distance, same_shape
 from loopscope.stability.starts import moved, of_others, random_direction, random_like
@@ -52,6 +52,8 @@ def basin(
     seed: int = 0,
 ) -> Basin:
     """Start elsewhere and see what comes back to the fixed points. One run of at most ``iterations`` steps per start.
+
+    Only examples whose fixed point has arrived are run.
 
     Args:
         loop: any loop.
@@ -104,9 +106,14 @@ def came_back(
 
     Second, the distance within which two ends count as the same one: ten times the errors of both together.
     """
-    mask = mask_of(loop, recalled)
-    ends = follow(loop, recalled, start, iterations=iterations, tolerance=tolerance, until="arrival")
-    limit = SLACK * (ends.error + fixed.error)
-    same = distance(ends.state, fixed.state, mask) <= limit
-    known = fixed.arrived & (ends.diverged | ends.arrived)
-    return torch.where(known, (same & ends.arrived).to(limit.dtype), torch.nan), limit
+    returned = torch.full_like(fixed.error, torch.nan)
+    limit = torch.full_like(fixed.error, torch.inf)
+    rows = torch.nonzero(fixed.arrived).squeeze(1)
+    if len(rows) == 0:
+        return returned, limit
+    recalled, points = select(recalled, rows), fixed.take(rows)
+    ends = follow(loop, recalled, select(start, rows), iterations=iterations, tolerance=tolerance, until="arrival")
+    limit[rows] = SLACK * (ends.error + points.error)
+    same = ends.arrived & (distance(ends.state, points.state, mask_of(loop, recalled)) <= limit[rows])
+    returned[rows] = torch.where(ends.diverged | ends.arrived, same.to(limit.dtype), torch.nan)
+    return returned, limit

@@ -29,9 +29,9 @@ class Trajectory(Ends):
         read_residual: relative change of read(state).
         direction_residual: root mean square over tokens of the change of the token's unit vector.
         prediction_changes: fraction of predictions (largest logit; sign of a single one) that changed.
-        iterations_to_tolerance: evaluations until the residual is within the tolerance and stays there; NaN where
+        iterations_to_tolerance: evaluations until the residual is within the tolerance and stays there; -1 where
             never.
-        token_residual: relative residual of each token at the last evaluation.
+        token_residual: relative residual of each token; 0 for padding.
         token_settled: evaluations until the token's residual is within the tolerance and stays there; -1 where never,
             0 for padding.
         unarrived: the examples that have neither arrived nor diverged.
@@ -42,8 +42,8 @@ class Trajectory(Ends):
     read_residual: Float[Tensor, "iterations batch"]
     direction_residual: Float[Tensor, "iterations batch"]
     prediction_changes: Float[Tensor, "iterations batch"]
-    iterations_to_tolerance: Float[Tensor, "batch"]
-    token_residual: Float[Tensor, "batch tokens"]
+    iterations_to_tolerance: Int[Tensor, "batch"]
+    token_residual: Float[Tensor, "iterations batch tokens"]
     token_settled: Int[Tensor, "batch tokens"]
     unarrived: Int[Tensor, "unarrived"]
     recent: tuple[Float[Tensor, "unarrived n"], ...]
@@ -77,14 +77,13 @@ def _unit(leaf: Tensor) -> Tensor:
 class _Recorder:
     """Collects, step by step, what `follow` does not already keep."""
 
-    def __init__(self, loop: Loop, sizes: Tensor, iterations: int, tolerance: float) -> None:
-        self.loop, self.tolerance = loop, tolerance
+    def __init__(self, loop: Loop, sizes: Tensor, iterations: int) -> None:
+        self.loop = loop
         (batch, tokens), like = sizes.shape, sizes
         self.read_residual = torch.full((iterations, batch), math.nan, dtype=like.dtype, device=like.device)
         self.direction_residual = self.read_residual.clone()
         self.prediction_changes = self.read_residual.clone()
-        self.token_residual = torch.zeros(batch, tokens, dtype=like.dtype, device=like.device)
-        self.token_unsettled = torch.zeros(batch, tokens, dtype=torch.long, device=like.device)
+        self.token_residual = torch.zeros(iterations, batch, tokens, dtype=like.dtype, device=like.device)
         self.token_real = torch.ones(batch, tokens, dtype=torch.bool, device=like.device)
         self.recent: deque[tuple[Tensor, Tensor]] = deque(maxlen=HISTORY)
         self._known = torch.zeros(0, dtype=torch.long, device=like.device)
@@ -107,22 +106,21 @@ class _Recorder:
         turned = torch.linalg.vector_norm(unit - self._directions, dim=1)
         self.direction_residual[step.index, step.rows] = turned / self.token_real[step.rows].sum(1).sqrt()
         self._logits, self._directions = logits, unit
-        residual = ratio(step.change, step.scale)
-        self.token_residual[step.rows] = residual
-        unsettled = self.token_unsettled[step.rows]
-        self.token_unsettled[step.rows] = torch.where(residual > self.tolerance, step.index + 1, unsettled)
+        self.token_residual[step.index, step.rows] = ratio(step.change, step.scale).to(self.token_residual.dtype)
         self.recent.append((step.rows, flatten(step.after)))
 
 
 def _repeat_last(history: Tensor, spent: Tensor) -> Tensor:
     steps = torch.arange(len(history), device=history.device)[:, None]
-    return history.gather(0, torch.minimum(steps, spent - 1))
+    index = torch.minimum(steps, spent - 1)
+    return history.gather(0, index.view(*index.shape, *[1] * (history.ndim - 2)).expand_as(history))
 
 
 def _first_to_stay(residual: Tensor, tolerance: float) -> Tensor:
-    steps = torch.arange(1, len(residual) + 1, device=residual.device)[:, None]
-    last_outside = ((residual > tolerance) * steps).amax(0)
-    return torch.where(last_outside < len(residual), last_outside + 1, torch.nan).to(residual.dtype)
+    """Return the number of evaluations after which a residual is within the tolerance for good; -1 where never."""
+    steps = torch.arange(1, len(residual) + 1, device=residual.device)
+    last_outside = ((residual > tolerance) * steps.view(-1, *[1] * (residual.ndim - 1))).amax(0)
+    return torch.where(last_outside < len(residual), last_outside + 1, -1)
 
 
 def _fits(mask: Tensor | None, values: Tensor) -> bool:
@@ -173,11 +171,11 @@ def trace(
         generator = torch.Generator(device_of(recalled)).manual_seed(seed)
         with torch.no_grad(), torch.autocast(device_of(recalled).type, enabled=False):
             start = loop.start(recalled, generator)
-    recorder = _Recorder(loop, token_norms(start).to(state_dtype(start)), iterations, tolerance)
+    recorder = _Recorder(loop, token_norms(start).to(state_dtype(start)), iterations)
     ends = follow(loop, recalled, start, iterations=iterations, tolerance=tolerance, observe=recorder)
     unarrived = torch.nonzero(~ends.arrived & ~ends.diverged).squeeze(1)
     recent = tuple(states[torch.isin(rows, unarrived)] for rows, states in recorder.recent)
-    settled = torch.where(recorder.token_unsettled < ends.iterations[:, None], recorder.token_unsettled + 1, -1)
+    token_residual = _repeat_last(recorder.token_residual, ends.iterations)
     return Trajectory(
         **vars(ends),
         start_norm=norms(start, mask_of(loop, recalled)),
@@ -185,8 +183,8 @@ def trace(
         direction_residual=_repeat_last(recorder.direction_residual, ends.iterations),
         prediction_changes=_repeat_last(recorder.prediction_changes, ends.iterations),
         iterations_to_tolerance=_first_to_stay(ends.residual, tolerance),
-        token_residual=recorder.token_residual,
-        token_settled=settled.masked_fill(~recorder.token_real, 0),
+        token_residual=token_residual,
+        token_settled=_first_to_stay(token_residual, tolerance).masked_fill(~recorder.token_real, 0),
         unarrived=unarrived,
         recent=recent,
     )
