@@ -9,6 +9,7 @@ batch. ``solve`` is GMRES for the whole batch, each example with its own converg
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from dataclasses import field as dataclass_field
@@ -38,9 +39,6 @@ from loopscope.loop import (
 FORWARD_MODE = "forward mode"
 DOUBLE_BACKWARD = "double backward"
 CENTRAL_DIFFERENCES = "central differences"
-
-Projection = Callable[[Float[Tensor, "batch n"], Tree], Float[Tensor, "batch n"]]
-"""A symmetric projection of flat states, given the state it belongs to: P v."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +111,12 @@ class Jacobian:
             self._product.append(_working_product(self.select(slice(0, 1))))
         return self._product[0]
 
+    def at(self, state: Tree) -> Jacobian:
+        """Return the Jacobian of the same step at another state of the same examples."""
+        with torch.inference_mode(False):
+            state = _detached(state)
+            return replace(self, point=_point(state), context={**self.context, "state": state})
+
     def select(self, rows: Tensor | slice) -> Jacobian:
         """Return the Jacobians of some examples (indices, a boolean mask or a slice of the batch)."""
         with torch.inference_mode(False):
@@ -126,7 +130,10 @@ def _forward_mode(jacobian: Jacobian, vectors: Tensor) -> Tensor:
         torch.no_grad(),
         sdpa_kernel(SDPBackend.MATH),
         forward_ad.dual_level(),
+        warnings.catch_warnings(),
     ):
+        # The first use loads rules that PyTorch itself still scripts.
+        warnings.filterwarnings("ignore", message=".*torch.jit", category=DeprecationWarning)
         value = jacobian.function(forward_ad.make_dual(jacobian.point, vectors), jacobian.context)
         plain, tangent = forward_ad.unpack_dual(value)
     return torch.zeros_like(plain) if tangent is None else tangent.detach()
@@ -207,7 +214,6 @@ def step_jacobian(
     recalled: Tree,
     *,
     dtype: torch.dtype | None = None,
-    projection: Projection | None = None,
 ) -> Jacobian:
     """Return J = df/dz at ``state``, per example, acting on flat states Float[Tensor, "batch n"].
 
@@ -219,7 +225,6 @@ def step_jacobian(
         state: where J is taken, batch first.
         recalled: what ``loop.encode`` returned for the same examples.
         dtype: another precision (torch.float64) for the loop and its tensors.
-        projection: applied on both sides of J, ``radial_projection`` on drift orbits.
 
     Raises:
         LoopscopeError: the state has a counter (its loop is time-dependent), the step is random, changes the shape
@@ -241,11 +246,8 @@ def step_jacobian(
         state, recalled = context["state"], context["recalled"]
         mask = mask_of(loop, recalled)
         moved = _placed(point, state, mask)
-        if projection is not None:
-            moved = flatten(state) + projection(moved - flatten(state), state)
         with torch.autocast(point.device.type, enabled=False):
             value = flatten(loop.step(unflatten(moved, state), recalled), mask)
-        value = value if projection is None else projection(value, state)
         return value.to(point.dtype)
 
     jacobian = Jacobian(function, _point(state), {"state": state, "recalled": recalled})
@@ -310,37 +312,6 @@ def input_jacobian(
     jacobian = Jacobian(at_recalled, _point(recalled), {"state": state, "recalled": recalled}, "recalled input")
     _refuse_undifferentiable(jacobian, "the step", "the recalled input")
     return jacobian
-
-
-def radial_projection(vectors: Float[Tensor, "batch n"], state: Tree) -> Float[Tensor, "batch n"]:
-    """Return ``vectors`` without their component along each token's own state.
-
-    On a drift orbit (direction settles, norm grows) this is the tangent space of the states normalized per token
-    (framework, axis 1). Tokens are those of ``loop.token_norms``.
-    """
-    token = _token_of(state)
-    flat = flatten(state).to(vectors.dtype)
-    count = int(token.max()) + 1
-
-    def per_token(products: Tensor) -> Tensor:
-        sums = products.new_zeros(products.shape[0], count).index_add(1, token, products)
-        return sums[:, token]
-
-    squares = per_token(flat.square())
-    along = per_token(flat * vectors) / torch.where(squares > 0, squares, torch.ones_like(squares))
-    return vectors - flat * along
-
-
-def _token_of(state: Tree) -> Tensor:
-    """Return, for each number of the flat state, the index of its token (the layout of ``loop.token_norms``)."""
-    parts, counts = [], []
-    for leaf in floating_leaves(state):
-        width = leaf.shape[-1] if leaf.ndim > 1 else 1
-        counts.append(leaf[0].numel() // width)
-        parts.append(torch.arange(counts[-1], device=leaf.device).repeat_interleave(width))
-    if len(set(counts)) > 1:
-        parts = [part + sum(counts[:index]) for index, part in enumerate(parts)]
-    return torch.cat(parts)
 
 
 def _detached(tree: Tree) -> Tree:
@@ -446,12 +417,12 @@ def solve(
     *,
     tolerance: float = 1e-4,
     max_iterations: int = 200,
-    restart: int = 40,
+    restart: int = 128,
 ) -> LinearSolution:
     """Solve A x = b for each example by restarted GMRES (Saad and Schultz, 1986).
 
-    An example that is done leaves the batch at the next restart. One that is not done after ``max_iterations``
-    products, or stalls, is returned with its residual and ``converged`` false.
+    Examples that are done leave the batch. One that is not done after ``max_iterations`` products, or stalls over a
+    whole cycle, is returned with its residual and ``converged`` false.
 
     Args:
         operator: A.
@@ -462,10 +433,9 @@ def solve(
     """
     x = torch.zeros_like(rhs)
     size = torch.linalg.vector_norm(rhs, dim=1)
-    safe = torch.where(size > 0, size, torch.ones_like(size))
     relative = torch.where(size > 0, torch.ones_like(size), torch.zeros_like(size))
     active = torch.arange(rhs.shape[0], device=rhs.device)
-    alive = relative > tolerance
+    alive = size > 0
     residual, spent, products = rhs, 0, 0
     while bool(alive.any()) and spent < max_iterations:
         if not bool(alive.all()):
@@ -477,39 +447,52 @@ def solve(
         x[active] += step
         residual = rhs[active] - operator.apply(x[active])
         spent, products = spent + used, products + used + 1
-        relative[active] = torch.linalg.vector_norm(residual, dim=1) / safe[active]
-        finite = torch.isfinite(relative[active])
-        alive = (relative[active] > tolerance) & (relative[active] < 0.99 * before) & finite
+        relative[active] = torch.linalg.vector_norm(residual, dim=1) / size[active]
+        now = relative[active]
+        alive = (now > tolerance) & (now < 0.99 * before) & torch.isfinite(now)
     return LinearSolution(x, relative, relative <= tolerance, products)
 
 
 def _gmres_cycle(operator: Operator, residual: Tensor, goal: Tensor, steps: int) -> tuple[Tensor, int]:
-    batch, n = residual.shape
-    steps = min(steps, n)
+    """Return the steps in x that minimize the residuals over one Krylov space, and the products taken."""
+    steps = min(steps, residual.shape[1])
     start, beta = unit(residual, torch.zeros_like(goal))
-    basis = residual.new_zeros(batch, steps + 1, n)
+    basis = residual.new_zeros(residual.shape[0], steps + 1, residual.shape[1])
     basis[:, 0] = start
-    matrix = torch.zeros(batch, steps + 1, steps, dtype=torch.float64)
-    tiny = torch.finfo(residual.dtype).eps
-    used = 0
-    for j in range(steps):
-        image = operator.apply(basis[:, j])
-        scale = tiny * torch.linalg.vector_norm(image, dim=1)
-        rest, coefficients = orthogonalize(basis[:, : j + 1], image)
-        basis[:, j + 1], length = unit(rest, scale)
-        matrix[:, : j + 1, j] = coefficients.double().cpu()
-        matrix[:, j + 1, j] = length.double().cpu()
-        used = j + 1
+    matrix = torch.zeros(residual.shape[0], steps + 1, steps, dtype=torch.float64)
+    beta, goal = beta.double().cpu(), goal.double().cpu()
+    answer = torch.zeros_like(residual)
+    rows = torch.arange(residual.shape[0])
+    next_look = 1
+    for used in range(1, steps + 1):
+        image = operator.apply(basis[:, used - 1])
+        rest, coefficients = orthogonalize(basis[:, :used], image)
+        tiny = torch.finfo(image.dtype).eps * torch.linalg.vector_norm(image, dim=1)
+        basis[:, used], length = unit(rest, tiny)
+        matrix[:, :used, used - 1] = coefficients.double().cpu()
+        matrix[:, used, used - 1] = length.double().cpu()
+        if used < next_look and used < steps:
+            continue
+        next_look = used + 1 + used // 8
         weights, left = _least_squares(matrix[:, : used + 1, :used], beta)
-        if bool((left <= goal.double().cpu()).all()):
+        going = (left > goal) & (used < steps)
+        # Where a few are done, dropping them costs more than their products.
+        if 4 * int(going.sum()) > 3 * len(rows):
+            continue
+        found = torch.bmm(weights.to(basis).unsqueeze(1), basis[:, :used]).squeeze(1)
+        answer[rows.to(answer.device)] = found
+        if not bool(going.any()):
             break
-    return torch.bmm(weights.to(residual).unsqueeze(1), basis[:, :used]).squeeze(1), used
+        kept = going.to(basis.device)
+        operator, basis = operator.narrow(kept), basis[kept]
+        rows, matrix, beta, goal = rows[going], matrix[going], beta[going], goal[going]
+    return answer, used
 
 
 def _least_squares(matrix: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
     """Return the y that minimizes ||beta e_1 - H y||, and that minimum, per example."""
     target = torch.zeros(matrix.shape[0], matrix.shape[1], 1, dtype=torch.float64)
-    target[:, 0, 0] = beta.double().cpu()
+    target[:, 0, 0] = beta
     weights = torch.linalg.lstsq(matrix, target, driver="gelsd").solution
     left = torch.linalg.vector_norm(target - matrix @ weights, dim=(1, 2))
     return weights.squeeze(2), left

@@ -23,7 +23,7 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from loopscope.errors import LoopscopeError
-from loopscope.linear import Jacobian, Projection, orthogonalize, random_vectors, step_jacobian, unit
+from loopscope.linear import Jacobian, orthogonalize, random_vectors, step_jacobian, unit
 from loopscope.loop import Loop, Tree
 
 NEARLY_DEFECTIVE = 1e-3
@@ -398,8 +398,8 @@ def _second_start(
     """Look again from a random start, outside what the first one found, and judge both together.
 
     The Ritz values of both spaces together show an eigenvalue that the first start missed, and an eigenvector on the
-    other side that it did not contain: |y^H x| is then smaller, and the error larger, than it seemed. Takes at least half as
-    many products as the first start, and at most as many.
+    other side that it did not contain: |y^H x| is then smaller, and the error larger, than it seemed. Takes at least
+    half as many products as the first start, and at most as many.
     """
     width = max(one.basis.shape[0] for one in first)
     outside = jacobian.point.new_zeros(len(first), width, jacobian.size)
@@ -502,7 +502,6 @@ def spectral_radius(
     subspace: int = SUBSPACE,
     seed: int = 0,
     dtype: torch.dtype | None = None,
-    projection: Projection | None = None,
 ) -> SpectralRadius:
     """Return the dominant eigenvalue of J = df/dz at ``state``, for every example on its own.
 
@@ -515,12 +514,11 @@ def spectral_radius(
         subspace: Krylov vectors kept per example.
         seed: of the two random starts; the global random state is left alone.
         dtype: another precision (torch.float64).
-        projection: applied on both sides of J (framework, axis 1: drift orbits).
 
     Raises:
         LoopscopeError: there is no Jacobian to speak of (see ``step_jacobian``), or an option is out of range.
     """
-    jacobian = step_jacobian(loop, state, recalled, dtype=dtype, projection=projection)
+    jacobian = step_jacobian(loop, state, recalled, dtype=dtype)
     top = jacobian_eigenvalues(
         jacobian, 1, tolerance=tolerance, max_products=max_products, subspace=subspace, seed=seed
     )
@@ -540,13 +538,12 @@ def top_eigenvalues(
     subspace: int = SUBSPACE,
     seed: int = 0,
     dtype: torch.dtype | None = None,
-    projection: Projection | None = None,
 ) -> Eigenvalues:
     """Return the ``k`` eigenvalues of largest modulus of J = df/dz at ``state``, per example, largest first.
 
     Arguments and errors are those of ``spectral_radius``.
     """
-    jacobian = step_jacobian(loop, state, recalled, dtype=dtype, projection=projection)
+    jacobian = step_jacobian(loop, state, recalled, dtype=dtype)
     return jacobian_eigenvalues(
         jacobian, k, tolerance=tolerance, max_products=max_products, subspace=subspace, seed=seed
     )

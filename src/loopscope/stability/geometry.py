@@ -1,0 +1,244 @@
+"""Axis 3: is the fixed point smooth in the input, and can gradients pass? (framework)
+
+Each quantity has a function of its own, so that a cheap examination can choose; ``geometry`` takes them all.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from loopscope.errors import LoopscopeError
+from loopscope.linear import random_vectors, step_jacobian
+from loopscope.loop import Loop, Tree, flatten, mask_of, norms, token_norms, tree_map, unflatten
+from loopscope.stability.singular import (
+    POWERS,
+    PowerNorms,
+    SingularValue,
+    lipschitz,
+    power_norms,
+    resolvent_norm,
+    singular_value,
+)
+
+STEADY = math.log(10)
+"""A gradient that changes by less than tenfold over the iterations is steady. Prior: no model was fitted."""
+
+
+@dataclass(frozen=True)
+class GradientNorms:
+    """How a gradient changes on its way back through k iterations, k = 1 .. K, per example.
+
+    Attributes:
+        norms: ||u^T J_K ... J_{K-k+1}|| for random unit u at z_K: root mean square over the cotangents.
+        slope: of log norm per iteration, least squares over the second half (the iterations farthest back).
+        slope_error: one standard error of the slope; zero where it rests on two points.
+        label: vanishing, steady or exploding: slope x K against log 10; unknown where the orbit is not finite.
+    """
+
+    norms: Float[Tensor, "batch iterations"]
+    slope: Float[Tensor, "batch"]
+    slope_error: Float[Tensor, "batch"]
+    label: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class RadialMode:
+    """The direction that an outer normalization removes, per token: ||n^T J|| / ||n||, and the growth of the norm.
+
+    Attributes:
+        gain: ||(n^T J)_t|| / ||n_t|| per token, n = f(z) / g^2; near zero behind an RMSNorm of gain g. Padding is zero.
+        known_gain: whether g was given; else n = f(z).
+        growth: log ||f(z)|| - log ||z|| of the whole state: d log ||z|| / dt.
+    """
+
+    gain: Float[Tensor, "batch tokens"]
+    known_gain: bool
+    growth: Float[Tensor, "batch"]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Axis 3 at one state, per example.
+
+    Attributes:
+        lipschitz: largest singular value of (I - J)^{-1} df/dx, with the path that x is.
+        resolvent: largest singular value of (I - J)^{-1}.
+        expansion: largest singular value of J.
+        growth: ||J^k||.
+        gradients: through the trained number of iterations from the start, by real backpropagation.
+        radial: the radial mode.
+    """
+
+    lipschitz: SingularValue
+    resolvent: SingularValue
+    expansion: SingularValue
+    growth: PowerNorms
+    gradients: GradientNorms
+    radial: RadialMode
+
+
+def geometry(
+    loop: Loop,
+    state: Tree,
+    recalled: Tree,
+    inputs: Tree | None = None,
+    *,
+    trained_iterations: int = 30,
+    gain: Tensor | None = None,
+    tolerance: float = 1e-2,
+    seed: int = 0,
+    dtype: torch.dtype | None = None,
+) -> Geometry:
+    """Measure axis 3 at ``state``, which should be a fixed point: at other states the numbers are J's alone.
+
+    Args:
+        loop: the loop.
+        state: where J is taken, batch first.
+        recalled: what ``loop.encode`` returned for the same examples.
+        inputs: what ``recalled`` was encoded from; where floating, x of the Lipschitz constant.
+        trained_iterations: K of the gradient norms.
+        gain: g of the last normalization of the step, if it has one.
+        tolerance: relative, on singular values.
+        seed: of all random vectors and of a random start.
+        dtype: another precision (torch.float64) for the singular values.
+
+    Raises:
+        LoopscopeError: there is no Jacobian to speak of (see ``step_jacobian``), or an option is out of range.
+    """
+    common = {"tolerance": tolerance, "seed": seed, "dtype": dtype}
+    return Geometry(
+        lipschitz=lipschitz(loop, state, recalled, inputs, **common),  # type: ignore[arg-type]
+        resolvent=resolvent_norm(loop, state, recalled, **common),  # type: ignore[arg-type]
+        expansion=singular_value(loop, state, recalled, **common),  # type: ignore[arg-type]
+        growth=power_norms(loop, state, recalled, powers=POWERS, **common),  # type: ignore[arg-type]
+        gradients=gradient_norms(loop, recalled, trained_iterations, seed=seed),
+        radial=radial_mode(loop, state, recalled, gain),
+    )
+
+
+def gradient_norms(
+    loop: Loop,
+    recalled: Tree,
+    iterations: int,
+    *,
+    state: Tree | None = None,
+    cotangents: int = 2,
+    seed: int = 0,
+) -> GradientNorms:
+    """Return the norms of gradients sent back from z_K, through every state of the orbit, to z_0.
+
+    The orbit is run without gradient and each step again for its backward pass, so that memory does not grow with K;
+    the numbers are those of backpropagation through the whole orbit.
+
+    Args:
+        loop: the loop.
+        recalled: what ``loop.encode`` returned.
+        iterations: K.
+        state: z_0, if not the loop's own start.
+        cotangents: random unit vectors at z_K, each example its own.
+        seed: of the cotangents, and of a random start.
+
+    Raises:
+        LoopscopeError: there is no Jacobian to speak of (see ``step_jacobian``), or K or the cotangents are below one.
+    """
+    if iterations < 1 or cotangents < 1:
+        raise LoopscopeError(f"expected iterations >= 1 and cotangents >= 1, got {iterations} and {cotangents}")
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        orbit = [loop.start(recalled, generator) if state is None else state]
+        for _ in range(iterations - 1):
+            orbit.append(loop.step(orbit[-1], recalled))
+    jacobian = step_jacobian(loop, orbit[-1], recalled)
+    real = _real(orbit[-1], recalled, loop)
+    vectors = []
+    for _ in range(cotangents):
+        drawn = random_vectors(jacobian.batch, jacobian.size, jacobian.point, generator) * real
+        vectors.append(drawn / torch.linalg.vector_norm(drawn, dim=1, keepdim=True))
+    lengths = []
+    for earlier in reversed(orbit):
+        jacobian = jacobian.at(earlier)
+        vectors = [jacobian.vjp(vector) for vector in vectors]
+        squares = torch.stack([torch.linalg.vector_norm(vector, dim=1).double().square() for vector in vectors])
+        lengths.append(squares.mean(0).sqrt())
+    measured = torch.stack(lengths, dim=1)
+    slope, error = _slope(measured)
+    label = tuple(_label(change) for change in (slope * iterations).tolist())
+    return GradientNorms(norms=measured, slope=slope, slope_error=error, label=label)
+
+
+def _label(change: float) -> str:
+    if math.isnan(change):
+        return "unknown"
+    return "exploding" if change > STEADY else "vanishing" if change < -STEADY else "steady"
+
+
+def agreement(gradients: GradientNorms, radius: Float[Tensor, "batch"]) -> Float[Tensor, "batch"]:
+    """Return the slope of the gradient norms minus log of the spectral radius at the fixed point.
+
+    Near zero once the orbit is close to the fixed point and the dominant mode has taken over; it approaches from
+    below where many modes decay first. Clearly above zero, the gradients grew faster than J at the fixed point can
+    explain: a transient, or a state that is no fixed point.
+    """
+    tiny = torch.finfo(torch.float64).tiny
+    return gradients.slope - radius.to(gradients.slope).clamp_min(tiny).log()
+
+
+def radial_mode(loop: Loop, state: Tree, recalled: Tree, gain: Tensor | None = None) -> RadialMode:
+    """Return how much of each token's radial direction passes an iteration, by one vjp, and the growth of the norm.
+
+    An outer RMSNorm with gain g removes the *left* direction n = f(z) / g^2 of each token: d ||f(z) / g||^2 = 0.
+
+    Args:
+        loop: the loop.
+        state: where J is taken, batch first.
+        recalled: what ``loop.encode`` returned.
+        gain: g, [width] or a shape that broadcasts against the state's leaves.
+
+    Raises:
+        LoopscopeError: there is no Jacobian to speak of (see ``step_jacobian``), or the gain has a zero.
+    """
+    if gain is not None and bool((gain == 0).any()):
+        raise LoopscopeError(
+            "the gain of the last normalization has a zero, so f(z) / g^2 is not defined; leave it out"
+        )
+    jacobian = step_jacobian(loop, state, recalled)
+    mask = mask_of(loop, recalled)
+    with torch.no_grad():
+        after = loop.step(state, recalled)
+        normal = after if gain is None else tree_map(lambda leaf: leaf / gain.to(leaf).square(), after)
+        pulled = unflatten(jacobian.vjp(flatten(normal, mask).to(jacobian.point)), state)
+        size = token_norms(normal, mask)
+        passed = token_norms(pulled, mask) / torch.where(size > 0, size, torch.ones_like(size))
+        growth = norms(after, mask).log() - norms(state, mask).log()
+    return RadialMode(gain=passed, known_gain=gain is not None, growth=growth)
+
+
+def _real(state: Tree, recalled: Tree, loop: Loop) -> Tensor:
+    """Return one for each number of the flat state that belongs to a real token, zero for padding."""
+    ones = tree_map(lambda leaf: torch.ones_like(leaf) if leaf.is_floating_point() else leaf, state)
+    return flatten(ones, mask_of(loop, recalled))
+
+
+def _slope(
+    measured: Float[Tensor, "batch iterations"],
+) -> tuple[Float[Tensor, "batch"], Float[Tensor, "batch"]]:
+    """Return the slope of log norm over the second half and its standard error; -inf where the gradient is zero."""
+    count = measured.shape[1]
+    first = min(count // 2, max(0, count - 2))
+    logs = measured[:, first:].log()
+    if logs.shape[1] < 2:
+        return logs[:, 0], torch.zeros_like(logs[:, 0])
+    steps = torch.arange(logs.shape[1], dtype=logs.dtype, device=logs.device)
+    steps = steps - steps.mean()
+    spread = steps.square().sum()
+    slope = (logs * steps).sum(1) / spread
+    rest = logs - logs.mean(1, keepdim=True) - slope.unsqueeze(1) * steps
+    freedom = max(1, logs.shape[1] - 2)
+    error = (rest.square().sum(1) / freedom / spread).sqrt()
+    dead = measured[:, -1] == 0
+    return torch.where(dead, torch.full_like(slope, -math.inf), slope), torch.where(dead, 0.0, error)
