@@ -57,8 +57,9 @@ def write_json(path: Path, value: Any) -> None:
 
 def append_line(path: Path, value: Any) -> None:
     """Append one JSON line in a single write."""
+    line = json.dumps(value, allow_nan=False).encode() + b"\n"
     with explain_write(path), open(path, "ab") as file:
-        file.write(json.dumps(value, allow_nan=False).encode() + b"\n")
+        file.write(line)
 
 
 def _read(path: Path, parse: Callable[[str], Any], kind: str, mistake: type[Exception]) -> Any:

@@ -48,6 +48,13 @@ class Loop(Protocol):
         """Return the prediction (logits) that ``state`` stands for."""
 
 
+def _takes_generator(start: Callable[..., Tree]) -> bool:
+    try:
+        return len(inspect.signature(start).parameters) >= 2
+    except ValueError:  # a built-in function such as torch.zeros_like has no signature
+        return False
+
+
 @dataclass(frozen=True)
 class FunctionLoop:
     """Any looped model, wrapped in four functions.
@@ -67,7 +74,7 @@ class FunctionLoop:
     padding: Callable[[Tree], Tensor] | None = None
 
     def __post_init__(self) -> None:
-        if len(inspect.signature(self.start).parameters) < 2:
+        if not _takes_generator(self.start):
             only_recalled = self.start
             object.__setattr__(self, "start", lambda recalled, generator=None: only_recalled(recalled))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -39,6 +39,7 @@ class Split:
         return self if count is None else Split(self.problems[:count], self.answers[:count])
 
 
+@runtime_checkable
 class Task(Protocol):
     """A task. Implementations are frozen dataclasses whose fields are the options of their data."""
 
