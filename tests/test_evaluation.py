@@ -1,0 +1,237 @@
+"""Evaluation works on any loop: accuracy at every iteration, its figures, and one state in memory at a time."""
+
+import gc
+import json
+import subprocess
+import sys
+import weakref
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from loopscope.errors import LoopscopeError
+from loopscope.evaluation import (
+    EvaluationConfig,
+    evaluate,
+    evaluate_split,
+    iterations_to_run,
+    summarize,
+    to_json,
+)
+from loopscope.loop import FunctionLoop, iterate
+from loopscope.models import LoopedTransformer, LoopedTransformerConfig
+from loopscope.tasks import PrefixSums, Split
+
+TASK = PrefixSums(train_bits=6, test_bits=(6, 9), strings=40, test_strings=30)
+
+
+def parity_loop(**options) -> FunctionLoop:
+    """Solve prefix sums by hand: iteration t has summed windows of t + 1 bits, so i bits need i - 1 iterations."""
+
+    def step(state: dict[str, Tensor], bits: Tensor) -> dict[str, Tensor]:
+        shifted = torch.nn.functional.pad(state["window"][:, :-1], (1, 0))
+        return {"window": shifted, "sums": state["sums"] + shifted, "count": state["count"] + 1}
+
+    return FunctionLoop(
+        encode=lambda inputs: inputs.squeeze(-1) + 0.5,
+        start=lambda bits: {"window": bits, "sums": bits, "count": torch.zeros(len(bits), dtype=torch.int64)},
+        step=step,
+        read=lambda state: torch.stack([1 - state["sums"] % 2, state["sums"] % 2], -1),
+        **options,
+    )
+
+
+def by_hand(split: Split, iterations: int) -> list[list[list[bool]]]:
+    """Say which bits ``parity_loop`` has right, from the definition: [iteration][example][bit]."""
+    return [
+        [
+            [sum(bits[max(0, i - t) : i + 1]) % 2 == answer[i] for i in range(len(bits))]
+            for bits, answer in zip(split.problems.tolist(), split.answers.tolist(), strict=True)
+        ]
+        for t in range(1, iterations + 1)
+    ]
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 100])
+def test_a_foreign_loop_is_evaluated_at_every_iteration(batch_size):
+    config = EvaluationConfig(iterations=10, batch_size=batch_size)
+    curves = evaluate(parity_loop(), TASK, config)
+    assert list(curves) == ["6 bits", "9 bits"]
+    for name, split in TASK.evaluation_splits().items():
+        right, curve = by_hand(split, 10), curves[name]
+        assert curve.examples == len(split)
+        for t in range(10):
+            answers = [all(bits) for bits in right[t]]
+            tokens = [bit for bits in right[t] for bit in bits]
+            assert curve.answer_accuracy[t] == pytest.approx(sum(answers) / len(answers))
+            assert curve.token_accuracy[t] == pytest.approx(sum(tokens) / len(tokens))
+        needed = split.problems.shape[1] - 1
+        assert curve.answer_accuracy[needed - 1 :] == [1.0] * (11 - needed)
+        assert curve.best == curve.last == 1.0
+        assert curve.solved_then_broken == sum(
+            any(all(bits) for bits in example) and not all(example[-1]) for example in zip(*right, strict=True)
+        ) / len(split)
+
+
+def test_a_model_is_evaluated_as_its_own_forward():
+    torch.manual_seed(0)
+    model = LoopedTransformer(TASK.complete(LoopedTransformerConfig(width=16, heads=2)))
+    split = TASK.evaluation_splits()["9 bits"]
+    curve = evaluate_split(model, TASK, split, EvaluationConfig(iterations=4, batch_size=8))
+    for t in range(4):
+        with torch.no_grad():
+            right = model(TASK.inputs(split.problems), t + 1, 0).argmax(-1) == split.answers
+        assert curve.answer_accuracy[t] == pytest.approx(float(right.all(1).double().mean()))
+        assert curve.token_accuracy[t] == pytest.approx(float(right.double().mean()))
+
+
+def test_a_module_keeps_its_mode_and_can_still_be_trained():
+    model = LoopedTransformer(TASK.complete(LoopedTransformerConfig(width=16, heads=2)))
+    seen = []
+    model.readout.register_forward_hook(lambda module, *_: seen.append((module.training, torch.is_grad_enabled())))
+    for training in (True, False):
+        model.train(training)
+        evaluate(model, TASK, EvaluationConfig(iterations=2))
+        assert model.training is training
+    assert set(seen) == {(False, False)}
+    model(TASK.inputs(TASK.training_split().problems), 1, 1).sum().backward()
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    model.train()
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(model, TASK, EvaluationConfig(iterations=2), on_iteration=interrupt)
+    assert model.training
+
+
+def test_a_loop_may_take_gradients_within_its_step():
+    def descend(state: Tensor, recalled: Tensor) -> Tensor:
+        with torch.enable_grad():
+            state = state.detach().requires_grad_()
+            (slope,) = torch.autograd.grad((state - recalled).square().sum(), state)
+        return (state - slope / 2).detach()
+
+    descent = FunctionLoop(
+        encode=lambda inputs: inputs.squeeze(-1),
+        start=torch.zeros_like,
+        step=descend,
+        read=lambda state: torch.stack([-state, state], -1),
+    )
+    split = Split(torch.tensor([[0, 1, 1]]), torch.tensor([[0, 1, 1]]))
+    assert evaluate_split(descent, TASK, split, EvaluationConfig(iterations=2)).answer_accuracy == [1.0, 1.0]
+
+
+def test_padding_counts_neither_as_right_nor_as_wrong():
+    # Bits from the fourth on are padding: their answers are wrong on purpose.
+    problems = TASK.evaluation_splits()["6 bits"].problems
+    answers = problems.cumsum(1) % 2
+    answers[:, 3:] = 1 - answers[:, 3:]
+    masked = parity_loop(padding=lambda bits: torch.arange(bits.shape[1]).expand(len(bits), -1) < 3)
+    curve = evaluate_split(masked, TASK, Split(problems, answers), EvaluationConfig(iterations=2, batch_size=3))
+    assert curve.answer_accuracy[1] == curve.token_accuracy[1] == 1.0
+    unmasked = evaluate_split(parity_loop(), TASK, Split(problems, answers), EvaluationConfig(iterations=6))
+    assert unmasked.last == 0.0
+    assert unmasked.token_accuracy[-1] == 0.5
+
+
+@given(st.lists(st.lists(st.booleans(), min_size=4, max_size=4), min_size=1, max_size=12))
+def test_the_figures_are_their_definitions(table):
+    solved = torch.tensor(table)
+    curve = summarize(solved, solved.double().mean(1))
+    accuracy = [sum(row) / 4 for row in table]
+    assert curve.answer_accuracy == accuracy
+    assert curve.best == max(accuracy)
+    assert curve.best_iteration == accuracy.index(max(accuracy)) + 1
+    assert curve.last == accuracy[-1]
+    assert curve.first_within_1_percent == next(i for i, a in enumerate(accuracy, 1) if a >= max(accuracy) - 0.01)
+    broken = [any(row[j] for row in table) and not table[-1][j] for j in range(4)]
+    assert curve.solved_then_broken == sum(broken) / 4
+
+
+def test_one_percent_below_the_best_counts_as_near():
+    solved = torch.zeros(4, 100, dtype=torch.bool)
+    for iteration, count in enumerate([88, 89, 90, 90]):
+        solved[iteration, :count] = True
+    curve = summarize(solved, solved.double().mean(1))
+    assert (curve.best_iteration, curve.first_within_1_percent) == (3, 2)
+
+
+def test_curves_are_plain_json():
+    curves = evaluate(parity_loop(), TASK, EvaluationConfig(iterations=3, examples=5))
+    plain = json.loads(json.dumps(to_json(curves), allow_nan=False))
+    assert plain["6 bits"]["answer_accuracy"] == curves["6 bits"].answer_accuracy
+    assert plain["9 bits"]["examples"] == 5
+
+
+@pytest.mark.parametrize(("examples", "batch_size"), [(100, 3), (5, 2), (1, 1)])
+def test_progress_is_told_as_often_as_announced(examples, batch_size):
+    config, calls = EvaluationConfig(iterations=4, examples=examples, batch_size=batch_size), []
+    evaluate(parity_loop(), TASK, config, on_iteration=lambda: calls.append(1))
+    assert len(calls) == iterations_to_run(TASK, config)
+
+
+@pytest.mark.parametrize("option", ["iterations", "examples", "batch_size"])
+def test_numbers_below_one_are_refused(option):
+    with pytest.raises(LoopscopeError, match=f"{option} is 0, expected a number above 0"):
+        EvaluationConfig(**{option: 0})
+
+
+def test_no_more_than_two_states_are_alive_at_a_time():
+    alive: list[weakref.ref] = []
+    most = 0
+
+    def step(state: Tensor, recalled: Tensor) -> Tensor:
+        nonlocal most
+        state = state + 1
+        alive.append(weakref.ref(state))
+        most = max(most, sum(reference() is not None for reference in alive))
+        return state
+
+    loop = FunctionLoop(
+        encode=lambda inputs: inputs.squeeze(-1),
+        start=torch.zeros_like,
+        step=step,
+        read=lambda state: torch.stack([state, -state], -1),
+    )
+    gc.disable()
+    try:
+        evaluate_split(loop, TASK, TASK.evaluation_splits()["6 bits"], EvaluationConfig(iterations=500))
+    finally:
+        gc.enable()
+    assert len(alive) == 500
+    assert most <= 2, "the state that goes into a step and the one that comes out"
+
+
+PEAK = """
+import resource, sys, torch
+from loopscope.evaluation import EvaluationConfig, evaluate_split
+from loopscope.models import LoopedTransformer, LoopedTransformerConfig
+from loopscope.tasks import PrefixSums
+
+torch.set_num_threads(1)
+task = PrefixSums(train_bits=32, test_bits=(32,), strings=640)
+model = LoopedTransformer(task.complete(LoopedTransformerConfig(width=16, heads=2)))
+split = task.evaluation_splits()["32 bits"]
+for iterations in (10, 500):
+    evaluate_split(model, task, split, EvaluationConfig(iterations=iterations, batch_size=128))
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def test_five_hundred_iterations_need_no_more_memory_than_ten():
+    # A state is 256 kB here: holding 500 would add 128 MB to a process of about 300.
+    output = subprocess.run([sys.executable, "-c", PEAK], check=True, capture_output=True, text=True).stdout
+    ten, five_hundred = map(int, output.split())
+    assert five_hundred <= 1.1 * ten
+
+
+def test_iterate_and_evaluate_count_alike():
+    loop, split = parity_loop(), TASK.evaluation_splits()["6 bits"]
+    bits = loop.encode(TASK.inputs(split.problems))
+    state = iterate(loop, loop.start(bits), bits, 3)
+    right = TASK.correct(loop.read(state), split.problems, split.answers).all(1).double().mean()
+    assert evaluate_split(loop, TASK, split, EvaluationConfig(iterations=3)).last == pytest.approx(float(right))

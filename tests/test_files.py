@@ -1,0 +1,128 @@
+"""Files are whole or absent, and each failure is one line."""
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from loopscope.errors import LoopscopeError
+from loopscope.files import (
+    append_line,
+    drop_cut_line,
+    make_folder,
+    read_json,
+    read_lines,
+    read_yaml_mapping,
+    write_bytes,
+    write_json,
+    write_text,
+)
+
+ROWS = [{"step": 1, "loss": 0.5}, {"step": 2, "text": "zwölf\nlines"}, {"step": 3, "more": [1, None]}]
+
+
+def refusal(function, *arguments) -> str:
+    with pytest.raises(LoopscopeError) as caught:
+        function(*arguments)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def full_disk(*arguments, **keywords):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_what_is_written_is_read(tmp_path):
+    write_json(tmp_path / "value.json", {"rows": ROWS})
+    assert read_json(tmp_path / "value.json") == {"rows": ROWS}
+    write_text(tmp_path / "settings.yaml", "task: prefix-sums\nmodel: {width: 16}\n")
+    assert read_yaml_mapping(tmp_path / "settings.yaml") == {"task": "prefix-sums", "model": {"width": 16}}
+    assert make_folder(tmp_path / "a" / "b").is_dir()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "settings.yaml", "value.json"]
+
+
+@pytest.mark.parametrize("fails", ["fsync", "replace"])
+def test_a_full_disk_leaves_the_old_file_whole_and_nothing_beside_it(tmp_path, monkeypatch, fails):
+    path = tmp_path / "file"
+    write_bytes(path, b"old")
+    monkeypatch.setattr(os, fails, full_disk)
+    assert refusal(write_bytes, path, b"new") == (
+        f"cannot write {path}: No space left on device; free space or choose another folder"
+    )
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_path_under_a_file_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("kept")
+    assert "cannot write" in refusal(write_text, tmp_path / "file" / "inside", "text")
+    assert "Not a directory" in refusal(make_folder, tmp_path / "file" / "folder")
+    assert "cannot write" in refusal(append_line, tmp_path / "file" / "lines", ROWS[0])
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_numbers_that_json_lacks_are_not_written(tmp_path):
+    for write in (write_json, append_line):
+        with pytest.raises(ValueError, match="not JSON compliant"):
+            write(tmp_path / "file", {"loss": float("nan")})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("read", "content", "complaint"),
+    [
+        (read_json, b"{", "is not valid JSON"),
+        (read_json, b"\xff\xfe", "is not valid JSON"),
+        (read_yaml_mapping, b"a: [1\nb: {", "is not valid YAML"),
+        (read_yaml_mapping, b"\tx: 1", "is not valid YAML"),
+        (read_yaml_mapping, b"\xff\xfe\xff", "is not valid YAML"),
+        (read_yaml_mapping, b"- 1\n- 2\n", "holds list, expected a YAML mapping of settings"),
+        (read_yaml_mapping, b"", "holds NoneType, expected a YAML mapping of settings"),
+        (read_lines, b'{"step": 1}\n{"st\n{"step": 3}\n', "line 2 is not JSON: remove that line and run again"),
+    ],
+)
+def test_damaged_files_are_named_in_one_line(tmp_path, read, content, complaint):
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    message = refusal(read, path)
+    assert str(path) in message
+    assert complaint in message
+
+
+def test_missing_and_unreadable_files_are_named(tmp_path):
+    assert refusal(read_json, tmp_path / "absent") == f"{tmp_path / 'absent'} does not exist"
+    assert refusal(read_yaml_mapping, tmp_path) == f"cannot read {tmp_path}: Is a directory"
+    assert read_lines(tmp_path / "absent") == []
+    assert not drop_cut_line(tmp_path / "absent")
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(cut=st.integers(0, 200))
+def test_a_last_line_cut_anywhere_loses_only_itself(tmp_path: Path, cut: int):
+    path = tmp_path / "lines.jsonl"
+    path.unlink(missing_ok=True)
+    for row in ROWS:
+        append_line(path, row)
+    content = path.read_bytes()
+    cut = min(cut, len(content))
+    path.write_bytes(content[:cut])
+    whole = content[:cut].count(b"\n")
+    complete_but_for_its_newline = content[cut : cut + 1] == b"\n"
+    assert read_lines(path) == ROWS[: whole + complete_but_for_its_newline]
+    assert drop_cut_line(path) == (cut not in (0, *line_ends(content)))
+    append_line(path, ROWS[0])
+    assert read_lines(path) == [*ROWS[:whole], ROWS[0]]
+
+
+def line_ends(content: bytes) -> list[int]:
+    return [place + 1 for place, byte in enumerate(content) if byte == ord("\n")]
+
+
+def test_one_line_per_row(tmp_path):
+    for row in ROWS:
+        append_line(tmp_path / "lines", row)
+    assert [json.loads(line) for line in (tmp_path / "lines").read_text().splitlines()] == ROWS
