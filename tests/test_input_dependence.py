@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loopscope.errors import LoopscopeError
-from loopscope.loop import FunctionLoop
+from loopscope.loop import FunctionLoop, select
+from loopscope.models import LoopedTransformer, LoopedTransformerConfig
 from loopscope.stability.arrival import FixedPoints
 from loopscope.stability.input_dependence import (
     Outcome,
@@ -362,3 +363,51 @@ def test_the_global_random_state_is_not_touched():
     assert shares[0] == shares[1]
     assert torch.equal(gains[0], gains[1])
     assert not torch.equal(gains[0], gains[2])
+
+
+def test_no_orbit_is_followed_beyond_its_budget():
+    calls = []
+
+    def step(z, e):
+        calls.append(len(z))
+        return 0.99 * z + e
+
+    loop, inputs = loop_of(step), drawn(6, 2)
+
+    def spent(run):
+        calls.clear()
+        run()
+        return calls.copy()
+
+    path = trace(loop, inputs, iterations=7)
+    assert not path.arrived.any()
+    assert spent(lambda: swap_test(loop, inputs, path, iterations=7)) == [6] * 14
+    assert spent(lambda: distinct_fixed_points(loop, inputs, path, inputs, iterations=7)) == [6] * 7
+    assert spent(lambda: variance_share(loop, inputs, inputs, iterations=7)) == [6] * 28
+    assert spent(lambda: start_sensitivity(loop, inputs, inputs, iterations=7)) == [12] * 7
+
+
+@pytest.mark.parametrize("recall", ["none", "internal"])
+def test_looped_transformers(recall):
+    config = LoopedTransformerConfig(
+        recall=recall, norm="outer", width=16, heads=2, inputs=3, outputs=2, grid=(5,), attention="full"
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = LoopedTransformer(config).double().eval()
+    inputs = drawn(6, 5, 3)
+    with torch.no_grad():
+        recalled = model.encode(inputs)
+    path = trace(model, recalled, iterations=2000, tolerance=1e-6)
+    assert path.arrived.any()
+    rows = torch.nonzero(path.arrived).squeeze(1)
+    chosen, fixed, known = inputs[rows], path.take(rows), select(recalled, rows)
+    found = input_sensitivity(model, known, fixed, inputs=chosen, tolerance=1e-8)
+    assert "encode" in found.path
+    assert (found.gain == 0).all() == (recall == "none")
+    change = finite_input_change(model, known, fixed, found, inputs=chosen, iterations=2000, step=1e-4, tolerance=1e-6)
+    assert (change.disagreement[change.arrived] < 1e-3).all()
+    swaps = swap_test(model, known, fixed, iterations=2000, tolerance=1e-6)
+    counted = {outcome for outcome in swaps.recall.outcomes if outcome is not Outcome.UNKNOWN}
+    assert counted
+    assert counted <= ({Outcome.STAYED, Outcome.SHARED} if recall == "none" else {Outcome.MOVED, Outcome.ELSEWHERE})

@@ -76,6 +76,8 @@ def test_early_leaving_agrees_with_running_to_the_floor():
     assert ((early.state - 1).abs().squeeze(1) <= early.error).all()
     assert ((late.state - 1).abs().squeeze(1) <= late.error).all()
     torch.testing.assert_close(early.rate, rates.squeeze(1), rtol=0.05, atol=0)
+    torch.testing.assert_close(early.radius, early.residual[-1] / (1 - early.rate), rtol=1e-12, atol=0)
+    assert torch.equal(early.error, early.radius * early.scale)
 
 
 def test_what_must_not_count_as_arrived():
@@ -239,6 +241,13 @@ def test_a_transformer_against_the_naive_loop_and_autocast():
     with torch.autocast("cpu", torch.bfloat16):
         cast = trace(model, recalled, iterations=12)
     assert torch.equal(cast.residual, plain.residual)
+
+
+def test_recalled_inputs_may_be_integers():
+    loop = loop_of(lambda z, e: 0.5 * z + e, start=lambda e: torch.zeros(e.shape))
+    path = trace(loop, torch.tensor([[3, 4]]), iterations=60)
+    assert path.arrived[0]
+    torch.testing.assert_close(path.state, torch.tensor([[6.0, 8.0]]))
 
 
 def test_contraction_is_fitted_before_rounding_takes_over():

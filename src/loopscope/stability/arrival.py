@@ -28,6 +28,7 @@ from loopscope.loop import (
     flatten,
     floating_leaves,
     join,
+    leaves,
     mask_of,
     select,
     token_norms,
@@ -148,8 +149,8 @@ def state_dtype(state: Tree) -> torch.dtype:
 
 
 def device_of(tree: Tree) -> torch.device:
-    """Return the device of a tree's first floating tensor."""
-    return floating_leaves(tree)[0].device
+    """Return the device of a tree's first tensor."""
+    return leaves(tree)[0].device
 
 
 def difference(after: Tree, before: Tree) -> Tree:
@@ -209,6 +210,18 @@ def _judge(residual: Tensor, tolerance: float, floor: float) -> dict[str, Tensor
     return {"rate": rate, "rate_error": error, "radius": radius, "at_floor": at_floor, "arrived": arrived}
 
 
+def _check(recalled: Tree, start: Tree, iterations: int, tolerance: float) -> None:
+    if iterations < 1 or not 0 < tolerance < 1:
+        raise LoopscopeError(
+            f"expected at least one iteration and a tolerance between 0 and 1, got {iterations} and {tolerance}"
+        )
+    if batch_size(recalled) != batch_size(start):
+        raise LoopscopeError(
+            f"expected states and recalled inputs of the same batch, got {batch_size(start)} states and "
+            f"{batch_size(recalled)} recalled inputs"
+        )
+
+
 def follow(
     loop: Loop,
     recalled: Tree,
@@ -237,22 +250,12 @@ def follow(
     Raises:
         LoopscopeError: a budget or tolerance that is not positive, a state in half precision, batches that disagree.
     """
-    if iterations < 1 or not 0 < tolerance < 1:
-        raise LoopscopeError(
-            f"expected at least one iteration and a tolerance between 0 and 1, got {iterations} and {tolerance}"
-        )
-    dtype = state_dtype(start)
-    batch = batch_size(start)
-    if batch_size(recalled) != batch:
-        raise LoopscopeError(
-            f"expected states and recalled inputs of the same batch, got {batch} states and {batch_size(recalled)} "
-            "recalled inputs"
-        )
-    device = device_of(start)
+    _check(recalled, start, iterations, tolerance)
+    dtype, batch, device = state_dtype(start), batch_size(start), device_of(start)
     floor = rounding_floor(dtype)
     residual = torch.full((iterations, batch), math.nan, dtype=dtype, device=device)
     norm = residual.clone()
-    verdicts = {name: torch.full((batch,), math.nan, device=device) for name in ("rate", "rate_error", "radius")}
+    verdicts = {name: torch.zeros(batch, dtype=dtype, device=device) for name in ("rate", "rate_error", "radius")}
     verdicts |= {name: torch.zeros(batch, dtype=torch.bool, device=device) for name in ("at_floor", "arrived")}
     diverged = torch.zeros(batch, dtype=torch.bool, device=device)
     spent = torch.zeros(batch, dtype=torch.long, device=device)
@@ -289,7 +292,7 @@ def follow(
             if leaving.any():
                 gone = rows[leaving]
                 for name, values in _judge(residual[: index + 1, gone], tolerance, floor).items():
-                    verdicts[name][gone] = values.to(verdicts[name].dtype)
+                    verdicts[name][gone] = values
                 diverged[gone], spent[gone], final_scale[gone] = lost[leaving], index + 1, scale[leaving].to(dtype)
                 residual[index:, gone], norm[index:, gone] = residual[index, gone], norm[index, gone]
                 left_rows.append(gone)
@@ -304,12 +307,12 @@ def follow(
     order = torch.argsort(torch.cat(left_rows))
     return Ends(
         state=select(join(left_states), order),
-        error=verdicts["radius"].to(dtype) * final_scale,
+        error=verdicts["radius"] * final_scale,
         iterations=spent,
         residual=residual,
         norm=norm,
         scale=final_scale,
         diverged=diverged,
         tolerance=tolerance,
-        **{name: values.to(dtype) if values.is_floating_point() else values for name, values in verdicts.items()},
+        **verdicts,
     )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from loopscope.errors import LoopscopeError
@@ -52,7 +52,7 @@ class Swap:
     outcomes: tuple[Outcome, ...]
     to_own: Float[Tensor, "batch"]
     to_other: Float[Tensor, "batch"]
-    arrived: Tensor
+    arrived: Bool[Tensor, "batch"]
 
     def fraction(self, outcome: Outcome) -> float | None:
         """Return the fraction of pairs with this outcome among those known (among all pairs for unknown).
@@ -294,7 +294,9 @@ def variance_share(
 
 
 def share_of_variance(
-    points: Float[Tensor, "starts batch n"], arrived: Tensor, error: Float[Tensor, "starts batch"]
+    points: Float[Tensor, "starts batch n"],
+    arrived: Bool[Tensor, "starts batch"],
+    error: Float[Tensor, "starts batch"],
 ) -> VarianceShare:
     """Return the share of the variance between inputs, from arrived points alone (see `VarianceShare`)."""
     used = arrived.sum(0) >= MIN_STARTS
