@@ -163,7 +163,16 @@ _WINDOW = 0.01
 """How much further out, relative to the spread of the spectrum, a Ritz value that has not settled may still move."""
 
 _SECOND_START = 12
-"""Products that the second random start takes at least."""
+"""Products that a random start takes at least."""
+
+_LOOK_EVERY = 2
+"""Products between two looks at the Ritz values."""
+
+_PAUSE = 4
+"""Products over which the Ritz values must have stood still."""
+
+_CHUNK = 16
+"""Examples taken at once: more of them leave the cache of a CPU, and take memory for their Krylov vectors."""
 
 
 @dataclass(frozen=True)
@@ -278,6 +287,11 @@ class _Krylov:
         self.basis[:, j + 1] = fresh
         self.length = j + 1
 
+    @property
+    def full(self) -> bool:
+        """Whether no further vector fits."""
+        return self.length == self.dimension
+
     def projected(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return H and b, for all examples."""
         matrix = self.matrix[:, : self.length + 1, : self.length].cpu().numpy()
@@ -320,57 +334,84 @@ class _Options:
     """How many times smaller than the tolerance the values' own errors must be, what may overtake them aside."""
 
 
-def _look(
-    projected: NDArray[np.float64],
-    coupling: NDArray[np.float64],
-    eps: float,
-    options: _Options,
-    earlier: NDArray[np.complex128] | None,
-) -> tuple[_Ritz, NDArray[np.float64], bool]:
-    """Return the Ritz values, the errors of the wanted ones, and whether going on is needless."""
-    rounding = 4 * eps * float(np.linalg.norm(projected, axis=0).max(initial=0.0))
-    ritz = _ritz(projected, coupling, rounding)
-    own, errors = _judge(ritz, projected, options.wanted, options.tolerance)
-    size = np.abs(ritz.values[: len(own)])
-    enough = np.maximum(options.tolerance * size, 2 * rounding)
-    strict = np.maximum(enough / options.strictness, 2 * rounding)
-    hopeless = bool(((own > strict) & (ritz.backward[: len(own)] <= 2 * rounding)).any())
-    if earlier is None:
-        return ritz, errors, hopeless
-    moved = np.abs(size - np.abs(earlier))
-    done = bool((np.maximum(own, moved) <= strict).all() and (errors <= enough).all())
-    return ritz, np.maximum(errors, moved), done or hopeless
+class _Watch:
+    """The looks taken at one example: where its wanted values stood, and whether they have settled."""
+
+    def __init__(self, options: _Options, eps: float, known: NDArray[np.complex128] | None = None) -> None:
+        self.options, self.eps = options, eps
+        self.seen: list[tuple[int, NDArray[np.complex128]]] = [] if known is None else [(0, known)]
+
+    def look(
+        self, projected: NDArray[np.float64], coupling: NDArray[np.float64], products: int
+    ) -> tuple[_Ritz, NDArray[np.float64], bool]:
+        """Return the Ritz values, the errors of the wanted ones, and whether going on is needless."""
+        options = self.options
+        rounding = 4 * self.eps * float(np.linalg.norm(projected, axis=0).max(initial=0.0))
+        ritz = _ritz(projected, coupling, rounding)
+        own, errors = _judge(ritz, projected, options.wanted, options.tolerance)
+        size = np.abs(ritz.values[: len(own)])
+        enough = np.maximum(options.tolerance * size, 2 * rounding)
+        strict = np.maximum(enough / options.strictness, 2 * rounding)
+        earlier = [values for taken, values in self.seen if taken <= products - _PAUSE]
+        self.seen.append((products, ritz.values[: len(own)]))
+        moved = np.abs(size - np.abs(earlier[-1])) if earlier else np.zeros_like(size)
+        settled = bool((np.maximum(own, moved) <= strict).all() and (errors <= enough).all()) and bool(earlier)
+        hopeless = bool(((own > strict) & (ritz.backward[: len(own)] <= 2 * rounding)).any())
+        return ritz, np.maximum(errors, moved), settled or hopeless
+
+
+class _Batch:
+    """Which examples are in a Krylov batch, and which of them are done; the done ones leave when enough are."""
+
+    def __init__(self, krylov: _Krylov) -> None:
+        self.krylov = krylov
+        self.present = list(range(krylov.jacobian.batch))
+        self.open = set(self.present)
+
+    def places(self) -> list[tuple[int, int]]:
+        """Return (place in the batch, example) of all that are not done."""
+        return [(place, example) for place, example in enumerate(self.present) if example in self.open]
+
+    def go_on(self, keep: int) -> None:
+        """Drop what is done, where it is worth the copy, and restart where the Krylov space is full."""
+        places = self.places()
+        if places and len(places) <= 0.75 * len(self.present):
+            self.krylov.select(torch.tensor([place for place, _ in places], device=self.krylov.basis.device))
+            self.present = [example for _, example in places]
+        if places and self.krylov.full:
+            self.krylov.restart(keep)
 
 
 def _first_start(jacobian: Jacobian, options: _Options, generator: torch.Generator) -> list[_Found]:
     """Find the outermost eigenvalues of each example from one random start."""
     krylov = _Krylov(jacobian, options.subspace, generator, jacobian.point.new_zeros(jacobian.batch, 0, jacobian.size))
-    eps = float(torch.finfo(jacobian.point.dtype).eps)
-    found: dict[int, _Found] = {}
-    earlier: dict[int, NDArray[np.complex128]] = {}
-    active = list(range(jacobian.batch))
+    batch, found = _Batch(krylov), {}
+    eps, wanted = float(torch.finfo(jacobian.point.dtype).eps), options.wanted
+    watches = [_Watch(options, eps) for _ in range(jacobian.batch)]
     products, next_look = 0, _SECOND_START
-    while active:
+    while batch.open:
         krylov.extend()
         products += 1
-        full, last = krylov.length == krylov.dimension, products == options.max_products
-        if not (full or last or krylov.length >= next_look):
+        last = products == options.max_products
+        if not (krylov.full or last or products >= next_look):
             continue
-        next_look = max(krylov.length + 4, int(1.15 * krylov.length))
-        complete = full and krylov.dimension == jacobian.size
+        next_look = products + _LOOK_EVERY
+        complete = krylov.full and krylov.dimension == jacobian.size
         projected, coupling = krylov.projected()
-        going = []
-        for place, example in enumerate(active):
-            ritz, errors, done = _look(projected[place], coupling[place], eps, options, earlier.get(example))
-            earlier[example] = ritz.values[: options.wanted]
-            if not (done or complete or last):
-                going.append(place)
+        for place, example in batch.places():
+            if not np.isfinite(projected[place]).all():
+                found[example] = _unknown(jacobian.point[example], wanted, products)
+                batch.open.remove(example)
                 continue
-            space = _orthonormal_real(ritz.vectors[:, : options.wanted])
+            ritz, errors, done = watches[example].look(projected[place], coupling[place], products)
+            if not (done or complete or last):
+                continue
+            batch.open.remove(example)
+            space = _orthonormal_real(ritz.vectors[:, :wanted])
             found[example] = _Found(
-                values=ritz.values[: options.wanted],
+                values=ritz.values[:wanted],
                 errors=errors,
-                condition=ritz.condition[: options.wanted],
+                condition=ritz.condition[:wanted],
                 products=products,
                 complete=complete,
                 basis=torch.from_numpy(space.T).to(krylov.basis) @ krylov.basis[place, : krylov.length],
@@ -378,18 +419,23 @@ def _first_start(jacobian: Jacobian, options: _Options, generator: torch.Generat
                 coupling=coupling[place] @ space,
                 direction=krylov.basis[place, krylov.length].clone(),
             )
-        active = _go_on(krylov, active, going, full, options.wanted)
-        next_look = min(next_look, krylov.length + 4) if full else next_look
+        batch.go_on(max(wanted + 2, krylov.dimension // 2))
     return [found[example] for example in range(jacobian.batch)]
 
 
-def _go_on(krylov: _Krylov, active: list[int], going: list[int], full: bool, wanted: int) -> list[int]:
-    """Let finished examples leave, and restart where the Krylov space is full; return those still active."""
-    if going and len(going) < len(active):
-        krylov.select(torch.tensor(going, device=krylov.basis.device))
-    if going and full:
-        krylov.restart(max(wanted + 2, krylov.dimension // 2))
-    return [active[place] for place in going]
+def _unknown(point: Float[Tensor, "n"], wanted: int, products: int) -> _Found:
+    """Return what is known where J is not finite: nothing."""
+    return _Found(
+        values=np.full(wanted, complex(np.nan, np.nan)),
+        errors=np.full(wanted, np.inf),
+        condition=np.full(wanted, np.nan),
+        products=products,
+        complete=True,
+        basis=point.new_zeros(0, len(point)),
+        within=np.zeros((0, 0)),
+        coupling=np.zeros(0),
+        direction=torch.zeros_like(point),
+    )
 
 
 def _second_start(
@@ -399,49 +445,42 @@ def _second_start(
 
     The Ritz values of both spaces together show an eigenvalue that the first start missed, and an eigenvector on the
     other side that it did not contain: |y^H x| is then smaller, and the error larger, than it seemed. Takes at least
-    half as many products as the first start, and at most as many.
+    a third as many products as the first start, and at most as many.
     """
     width = max(one.basis.shape[0] for one in first)
     outside = jacobian.point.new_zeros(len(first), width, jacobian.size)
     for place, one in enumerate(first):
         outside[place, : one.basis.shape[0]] = one.basis
-    directions = torch.stack([one.direction for one in first])
     krylov = _Krylov(jacobian, options.subspace, generator, outside)
-    eps = float(torch.finfo(jacobian.point.dtype).eps)
-    found: dict[int, _Found] = {}
-    earlier = [one.values for one in first]
-    active = list(range(len(first)))
+    batch, found = _Batch(krylov), {}
+    eps, wanted = float(torch.finfo(jacobian.point.dtype).eps), options.wanted
+    watches = [_Watch(options, eps, one.values) for one in first]
     products, next_look = 0, _SECOND_START
-    while active:
+    while batch.open:
         krylov.extend()
         products += 1
-        full = krylov.length == krylov.dimension
-        if not (full or krylov.length >= next_look):
+        if not (krylov.full or products >= next_look):
             continue
-        next_look = krylov.length + 4
+        next_look = products + _LOOK_EVERY
         projected, coupling = krylov.projected()
         crossing = krylov.crossing[:, :, : krylov.length].cpu().numpy()
-        aligned = torch.bmm(krylov.basis[:, : krylov.length], directions[active].unsqueeze(2)).squeeze(2)
-        going = []
-        for place, example in enumerate(active):
+        for place, example in batch.places():
             one = first[example]
-            both, rows = _together(
-                one, projected[place], coupling[place], crossing[place], aligned[place].double().cpu().numpy()
-            )
-            ritz, errors, done = _look(both, rows, eps, options, earlier[example])
-            earlier[example] = ritz.values[: options.wanted]
-            enough = max(_SECOND_START, one.products // 2)
-            if not ((done and products >= enough) or products >= max(_SECOND_START, one.products)):
-                going.append(place)
+            aligned = torch.mv(krylov.basis[place, : krylov.length], one.direction).double().cpu().numpy()
+            both, rows = _together(one, projected[place], coupling[place], crossing[place], aligned)
+            ritz, errors, done = watches[example].look(both, rows, products)
+            least, most = (max(_SECOND_START, count) for count in (one.products // 3, one.products))
+            if products < least or not (done or products >= most):
                 continue
+            batch.open.remove(example)
             found[example] = replace(
                 one,
-                values=ritz.values[: options.wanted],
+                values=ritz.values[:wanted],
                 errors=np.maximum(errors, one.errors),
-                condition=np.maximum(ritz.condition[: options.wanted], one.condition),
+                condition=np.maximum(ritz.condition[:wanted], one.condition),
                 products=one.products + products,
             )
-        active = _go_on(krylov, active, going, full, options.wanted)
+        batch.go_on(max(wanted + 2, krylov.dimension // 2))
     return [found[example] for example in range(len(first))]
 
 
@@ -470,26 +509,17 @@ def _together(
     return both, rows
 
 
-def _dominant(jacobian: Jacobian, options: _Options, seed: int) -> Eigenvalues:
-    generator = torch.Generator().manual_seed(seed)
+def _dominant(jacobian: Jacobian, options: _Options, generator: torch.Generator) -> list[_Found]:
+    """Find the outermost eigenvalues of each example from two random starts."""
     # Stricter at first, since the second start can only raise the error.
     found = _first_start(jacobian, replace(options, strictness=2.0), generator)
-    open_rows = [i for i, one in enumerate(found) if not one.complete]
-    if open_rows:
-        rows = torch.tensor(open_rows, device=jacobian.point.device)
-        again = _second_start(jacobian.select(rows), [found[i] for i in open_rows], options, generator)
-        for i, one in zip(open_rows, again, strict=True):
+    rest = [i for i, one in enumerate(found) if not one.complete]
+    if rest:
+        rows = torch.tensor(rest, device=jacobian.point.device)
+        again = _second_start(jacobian.select(rows), [found[i] for i in rest], options, generator)
+        for i, one in zip(rest, again, strict=True):
             found[i] = one
-    values = np.stack([one.values for one in found])
-    errors = np.stack([one.errors for one in found])
-    floor = 100 * torch.finfo(jacobian.point.dtype).eps
-    return Eigenvalues(
-        eigenvalues=torch.from_numpy(values),
-        error=torch.from_numpy(errors),
-        converged=torch.from_numpy(errors <= np.maximum(options.tolerance * np.abs(values), floor)),
-        defective=torch.from_numpy(np.stack([one.condition for one in found]) > 1 / NEARLY_DEFECTIVE),
-        products=torch.tensor([one.products for one in found]),
-    )
+    return found
 
 
 def spectral_radius(
@@ -564,5 +594,18 @@ def jacobian_eigenvalues(
             f"expected k >= 1, 0 < tolerance < 1, max_products >= 1, subspace >= 4; got k={k}, "
             f"tolerance={tolerance}, max_products={max_products}, subspace={subspace}"
         )
-    k = min(k, jacobian.size)
-    return _dominant(jacobian, _Options(k, tolerance, max_products, max(subspace, 2 * k + 8)), seed)
+    options = _Options(min(k, jacobian.size), tolerance, max_products, max(subspace, 2 * k + 8))
+    generator = torch.Generator().manual_seed(seed)
+    found: list[_Found] = []
+    for first in range(0, jacobian.batch, _CHUNK):
+        found += _dominant(jacobian.select(slice(first, first + _CHUNK)), options, generator)
+    values = np.stack([one.values for one in found])
+    errors = np.stack([one.errors for one in found])
+    floor = 100 * torch.finfo(jacobian.point.dtype).eps
+    return Eigenvalues(
+        eigenvalues=torch.from_numpy(values),
+        error=torch.from_numpy(errors),
+        converged=torch.from_numpy(errors <= np.maximum(tolerance * np.abs(values), floor)),
+        defective=torch.from_numpy(np.stack([one.condition for one in found]) > 1 / NEARLY_DEFECTIVE),
+        products=torch.tensor([one.products for one in found]),
+    )
