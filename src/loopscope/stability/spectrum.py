@@ -159,9 +159,6 @@ _ILL_CONDITIONED = 10.0
 SUBSPACE = 64
 """Krylov vectors kept per example before a restart, unless the caller chooses."""
 
-_WINDOW = 0.01
-"""How much further out, relative to the spread of the spectrum, a Ritz value that has not settled may still move."""
-
 _SECOND_START = 12
 """Products that a random start takes at least."""
 
@@ -173,6 +170,16 @@ _PAUSE = 4
 
 _CHUNK = 16
 """Examples taken at once: more of them leave the cache of a CPU, and take memory for their Krylov vectors."""
+
+
+@dataclass(frozen=True)
+class _Options:
+    wanted: int
+    tolerance: float
+    max_products: int
+    subspace: int
+    strictness: float = 1.0
+    """How many times smaller than the tolerance the values' own errors must be, what may overtake them aside."""
 
 
 @dataclass(frozen=True)
@@ -192,14 +199,17 @@ class _Found:
 
 
 def _judge(
-    ritz: _Ritz, projected: NDArray[np.float64], wanted: int, tolerance: float
+    ritz: _Ritz, projected: NDArray[np.float64], options: _Options, products: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the errors of the outermost values: their own, and widened by those further in that may overtake them.
 
-    Ill-conditioned values that look settled are looked at beyond first order.
+    A Ritz value that has not settled may move by its error, but hardly by more than the spread of the spectrum over the
+    number of products: so finely do they resolve it. Ill-conditioned values that look settled are looked at beyond
+    first order.
     """
     size = np.abs(ritz.values)
-    window = _WINDOW * np.abs(ritz.values - ritz.values.mean()).max()
+    wanted, tolerance = options.wanted, options.tolerance
+    window = np.abs(ritz.values - ritz.values.mean()).max() / products
 
     def error(i: int) -> float:
         settled = ritz.backward[i] * min(ritz.condition[i], _ILL_CONDITIONED) <= max(tolerance * size[0], window)
@@ -324,22 +334,13 @@ class _Krylov:
         self.jacobian = self.jacobian.select(rows)
 
 
-@dataclass(frozen=True)
-class _Options:
-    wanted: int
-    tolerance: float
-    max_products: int
-    subspace: int
-    strictness: float = 1.0
-    """How many times smaller than the tolerance the values' own errors must be, what may overtake them aside."""
-
-
 class _Watch:
     """The looks taken at one example: where its wanted values stood, and whether they have settled."""
 
-    def __init__(self, options: _Options, eps: float, known: NDArray[np.complex128] | None = None) -> None:
+    def __init__(self, options: _Options, eps: float, first: _Found | None = None) -> None:
         self.options, self.eps = options, eps
-        self.seen: list[tuple[int, NDArray[np.complex128]]] = [] if known is None else [(0, known)]
+        self.before = 0 if first is None else first.products
+        self.seen: list[tuple[int, NDArray[np.complex128]]] = [] if first is None else [(0, first.values)]
 
     def look(
         self, projected: NDArray[np.float64], coupling: NDArray[np.float64], products: int
@@ -348,7 +349,7 @@ class _Watch:
         options = self.options
         rounding = 4 * self.eps * float(np.linalg.norm(projected, axis=0).max(initial=0.0))
         ritz = _ritz(projected, coupling, rounding)
-        own, errors = _judge(ritz, projected, options.wanted, options.tolerance)
+        own, errors = _judge(ritz, projected, options, self.before + products)
         size = np.abs(ritz.values[: len(own)])
         enough = np.maximum(options.tolerance * size, 2 * rounding)
         strict = np.maximum(enough / options.strictness, 2 * rounding)
@@ -454,7 +455,7 @@ def _second_start(
     krylov = _Krylov(jacobian, options.subspace, generator, outside)
     batch, found = _Batch(krylov), {}
     eps, wanted = float(torch.finfo(jacobian.point.dtype).eps), options.wanted
-    watches = [_Watch(options, eps, one.values) for one in first]
+    watches = [_Watch(options, eps, one) for one in first]
     products, next_look = 0, _SECOND_START
     while batch.open:
         krylov.extend()
