@@ -1,0 +1,106 @@
+"""The looped transformer as one would first write it: what the training-step benchmark measures speed against.
+
+Internal recall, outer normalization, float32, no compilation. Queries, keys and values are three products, both
+products of the recall are taken at every use, and a local window is a mask over full attention. Attention itself is
+PyTorch's own fused function, as in the package.
+"""
+
+from __future__ import annotations
+
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from loopscope.models import LoopedTransformer, LoopedTransformerConfig
+
+
+def axial_angles(grid: tuple[int, ...], head_width: int, base: float) -> Tensor:
+    """Return the rotary angle of every token and feature pair: [tokens, head_width / 2]."""
+    pairs = head_width // 2 // len(grid)
+    frequencies = base ** (-torch.arange(pairs) / pairs)
+    positions = torch.cartesian_prod(*[torch.arange(length) for length in grid]).view(-1, len(grid))
+    return (positions.unsqueeze(-1) * frequencies).flatten(1)
+
+
+def rotate(features: Tensor, angles: Tensor) -> Tensor:
+    """Turn the feature pairs (i, i + half) of [batch, heads, tokens, features] by their angles."""
+    first, second = features.chunk(2, dim=-1)
+    return torch.cat(
+        [first * angles.cos() - second * angles.sin(), first * angles.sin() + second * angles.cos()], dim=-1
+    )
+
+
+class PlainTransformer(nn.Module):
+    """One block, applied again and again: z <- N(z + S(W_state z + W_input e + b)), S first attention, then MLP."""
+
+    def __init__(self, config: LoopedTransformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, hidden = config.width, config.mlp_ratio * config.width
+        self.embedding = nn.Linear(config.inputs, width)
+        self.recall_state = nn.Linear(width, width, bias=False)
+        self.recall_input = nn.Linear(width, width)
+        self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
+        self.query_norm, self.key_norm = (nn.RMSNorm(width // config.heads, eps=1e-6) for _ in range(2))
+        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+        self.norm = nn.RMSNorm(width, eps=1e-6)
+        self.readout = nn.Sequential(
+            nn.RMSNorm(width, eps=1e-6), nn.Linear(width, width), nn.GELU(), nn.Linear(width, config.outputs)
+        )
+
+    @classmethod
+    def like(cls, model: LoopedTransformer) -> Self:
+        """Return a plain transformer with the weights of ``model``."""
+        renamed = {
+            "recall.state": "recall_state",
+            "recall.input": "recall_input",
+            "blocks.0.attention.": "",
+            "blocks.0.residual.norm_out": "norm",
+            "blocks.0.": "",
+        }
+        weights = {}
+        for name, value in model.state_dict().items():
+            for long, short in renamed.items():
+                name = name.replace(long, short)
+            if name.startswith("query_key_value"):
+                part = name.removeprefix("query_key_value")
+                weights.update(zip([f"query{part}", f"key{part}", f"value{part}"], value.chunk(3), strict=True))
+            else:
+                weights[name] = value
+        plain = cls(model.config)
+        plain.load_state_dict(weights)
+        return plain
+
+    def recall(self, state: Tensor, embedding: Tensor) -> Tensor:
+        """Return R(z, e)."""
+        return self.recall_state(state) + self.recall_input(embedding)
+
+    def heads(self, features: Tensor) -> Tensor:
+        """Return [batch, heads, tokens, features]."""
+        return features.unflatten(-1, (self.config.heads, -1)).transpose(1, 2)
+
+    def attention(self, tokens: Tensor, angles: Tensor, mask: Tensor | None) -> Tensor:
+        """Return the attention update."""
+        query = self.query_norm(rotate(self.heads(self.query(tokens)), angles))
+        key = self.key_norm(rotate(self.heads(self.key(tokens)), angles))
+        mixed = F.scaled_dot_product_attention(query, key, self.heads(self.value(tokens)), attn_mask=mask)
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+    def forward(self, inputs: Tensor, free_iterations: int, gradient_iterations: int) -> Tensor:
+        """Return the logits after all iterations; it has no free ones, since the benchmark asks for none."""
+        assert free_iterations == 0
+        config, tokens = self.config, inputs.shape[1]
+        grid = (tokens,) if config.grid == (0,) else config.grid
+        angles = axial_angles(grid, config.width // config.heads, config.rope_base)
+        mask = None
+        if config.attention == "local":
+            distance = (torch.arange(tokens).unsqueeze(1) - torch.arange(tokens)).abs()
+            mask = distance <= config.window // 2
+        embedding = self.embedding(inputs)
+        state = embedding
+        for _ in range(gradient_iterations):
+            state = self.norm(state + self.attention(self.recall(state, embedding), angles, mask))
+            state = self.norm(state + self.mlp(self.recall(state, embedding)))
+        return self.readout(state)

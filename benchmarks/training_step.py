@@ -1,0 +1,283 @@
+"""How long one training step takes: forward, backward and AdamW, against a plain implementation and the roofline.
+
+    python benchmarks/training_step.py                                    # everything (takes long)
+    python benchmarks/training_step.py --width 256 --tokens 81 --batch 32
+    python benchmarks/training_step.py --json > training_step.json
+
+Runs on the CPU. All variants of a case are timed in turn, again and again, and medians are reported, so that a busy
+machine slows all of them alike. GFLOP/s counts the matrix products that the step needs (a plain implementation does
+more); the roofline is the best rate of one large matrix product in the same precision, measured in the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+import torch.nn.functional as F
+from plain import PlainTransformer
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import nn
+
+from loopscope.models import LoopedTransformer, LoopedTransformerConfig
+from loopscope.training.config import TrainingConfig
+from loopscope.training.trainer import make_optimizer
+
+SHAPES = {
+    32: {"grid": (0,), "attention": "local", "window": 5, "inputs": 1, "outputs": 2},
+    64: {"grid": (8, 8), "attention": "full", "inputs": 12, "outputs": 2},
+    81: {"grid": (9, 9), "attention": "full", "inputs": 10, "outputs": 10},
+}
+"""The tasks' shapes by their number of tokens: prefix sums, chess, sudoku."""
+
+DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
+ROOFLINE_SIDE = 2048
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measurement.
+
+    Args:
+        implementation: loopscope or plain.
+        width: width of the model.
+        tokens: tokens of an example.
+        batch: examples per step.
+        iterations: iterations with gradient.
+        precision: float32 or bf16.
+        compiled: whether the step was compiled.
+        ms: median milliseconds of a training step.
+        gflops: billions of operations per second, counting the matrix products that the step needs.
+        roofline_gflops: the rate of one large matrix product in this precision.
+        roofline_ratio: gflops over roofline_gflops.
+        speedup: milliseconds of the plain implementation over these.
+    """
+
+    implementation: str
+    width: int
+    tokens: int
+    batch: int
+    iterations: int
+    precision: str
+    compiled: bool
+    ms: float
+    gflops: float
+    roofline_gflops: float
+    roofline_ratio: float
+    speedup: float
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to run the step.
+
+    Args:
+        implementation: loopscope or plain.
+        precision: float32 or bf16.
+        compiled: whether the step is compiled.
+        run: does one training step.
+    """
+
+    implementation: str
+    precision: str
+    compiled: bool
+    run: Callable[[], None]
+
+
+def milliseconds(action: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    action()
+    return 1000 * (time.perf_counter() - begin)
+
+
+def forward_operations(config: LoopedTransformerConfig, tokens: int, iterations: int) -> int:
+    """Return the operations (two per multiplication) of the matrix products that one example's forward needs."""
+    width = config.width
+    attended = config.window if config.attention == "local" else tokens
+    attention = 4 * width * width + 2 * attended * width  # queries, keys, values, output; scores and mixture
+    mlp = 2 * config.mlp_ratio * width * width
+    recall = 2 * width * width  # W_state, once per sub-layer
+    once = (config.inputs + width + width + config.outputs) * width  # embedding, W_input, readout
+    return 2 * tokens * (once + iterations * (attention + mlp + recall))
+
+
+def roofline(precision: str) -> float:
+    """Return the best rate of one large matrix product, in GFLOP/s."""
+    left, right = (torch.randn(ROOFLINE_SIDE, ROOFLINE_SIDE).to(DTYPES[precision]) for _ in range(2))
+    fastest = min(milliseconds(lambda: left @ right) for _ in range(5))
+    return 2 * ROOFLINE_SIDE**3 / fastest / 1e6
+
+
+def training_step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, shape: tuple[int, int], iterations: int, precision: str
+) -> Callable[[], None]:
+    """Return a function that does one step on random inputs of ``shape`` (batch, tokens)."""
+    config = model.config
+    inputs = torch.randn(*shape, config.inputs)
+    answers = torch.randint(config.outputs, shape).flatten()
+
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            logits = model(inputs, 0, iterations)
+        F.cross_entropy(logits.float().flatten(0, 1), answers).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def make_variants(options: argparse.Namespace, width: int, tokens: int, batch: int) -> list[Variant]:
+    """Return all ways to run the step of one case, from the same weights; the plain one first."""
+    torch.manual_seed(0)
+    config = LoopedTransformerConfig(recall="internal", norm="outer", width=width, **SHAPES[tokens])
+    original = LoopedTransformer(config)
+
+    def variant(model: nn.Module, optimizer: torch.optim.Optimizer, precision: str, compiled: bool) -> Variant:
+        name = "plain" if isinstance(model, PlainTransformer) else "loopscope"
+        step = training_step(model, optimizer, (batch, tokens), options.iterations, precision)
+        return Variant(name, precision, compiled, step)
+
+    plain = PlainTransformer.like(original)
+    variants = [variant(plain, torch.optim.AdamW(plain.parameters()), "float32", False)]
+    for precision, mode in product(options.precision, options.mode):
+        model = LoopedTransformer(config)
+        model.load_state_dict(original.state_dict())
+        if mode == "compiled":
+            model.compile_step()
+        variants.append(variant(model, make_optimizer(model, TrainingConfig()), precision, mode == "compiled"))
+    return variants
+
+
+def measure(options: argparse.Namespace, width: int, tokens: int, batch: int, rates: dict[str, float]) -> list[Row]:
+    """Return the rows of one case."""
+    torch.compiler.reset()  # else the compiler would take the next case's sizes for dynamic ones
+    variants = make_variants(options, width, tokens, batch)
+    for variant in variants:
+        variant.run()
+        variant.run()
+    rounds = [[milliseconds(variant.run) for variant in variants] for _ in range(options.repeats)]
+    medians = [statistics.median(times) for times in zip(*rounds, strict=True)]
+    config = LoopedTransformerConfig(width=width, **SHAPES[tokens])
+    operations = 3 * batch * forward_operations(config, tokens, options.iterations)  # backward is twice the forward
+    return [
+        Row(
+            implementation=variant.implementation,
+            width=width,
+            tokens=tokens,
+            batch=batch,
+            iterations=options.iterations,
+            precision=variant.precision,
+            compiled=variant.compiled,
+            ms=round(ms, 3),
+            gflops=round(operations / ms / 1e6, 2),
+            roofline_gflops=round(rates[variant.precision], 2),
+            roofline_ratio=round(operations / ms / 1e6 / rates[variant.precision], 4),
+            speedup=round(medians[0] / ms, 3),
+        )
+        for variant, ms in zip(variants, medians, strict=True)
+    ]
+
+
+def machine() -> str:
+    """Return the processor, the threads and the version of PyTorch, on one line."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    name = names[0] if names else platform.processor() or platform.machine()
+    return f"{name}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}"
+
+
+def show(rows: list[Row], console: Console) -> None:
+    """Print the rows as a table."""
+    table = Table(title=f"One training step (forward, backward, AdamW): {machine()}")
+    for name in ("width", "tokens", "batch", "iterations", "implementation", "precision", "mode"):
+        table.add_column(name)
+    for name in ("ms", "GFLOP/s", "roofline", "ratio", "x plain"):
+        table.add_column(name, justify="right")
+    for number, row in enumerate(rows):
+        table.add_row(
+            *map(str, (row.width, row.tokens, row.batch, row.iterations, row.implementation, row.precision)),
+            "compiled" if row.compiled else "eager",
+            f"{row.ms:.1f}",
+            f"{row.gflops:.1f}",
+            f"{row.roofline_gflops:.1f}",
+            f"{row.roofline_ratio:.0%}",
+            f"{row.speedup:.2f}",
+            end_section=number + 1 == len(rows) or rows[number + 1].implementation == "plain",
+        )
+    console.print(table)
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """A parser whose complaints are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the complaint and exit."""
+        print(f"error: {message}", file=sys.stderr)
+        sys.exit(2)
+
+
+def positive(text: str) -> int:
+    """Return a number of the command line."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def width(text: str) -> int:
+    """Return a width that the model's 8 heads can share."""
+    if positive(text) % 32:
+        raise argparse.ArgumentTypeError(f"{text} is not a multiple of 32 (8 heads, two axes, pairs of features)")
+    return int(text)
+
+
+def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Return the options of the command line."""
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    several = {"nargs": "+", "metavar": "N"}
+    parser.add_argument("--width", type=width, default=[64, 256], help="widths of the model", **several)
+    parser.add_argument(
+        "--tokens",
+        type=positive,
+        nargs="+",
+        default=list(SHAPES),
+        choices=list(SHAPES),
+        help="32 (prefix sums), 64 (chess), 81 (sudoku)",
+    )
+    parser.add_argument("--batch", type=positive, default=[32, 128], help="examples per step", **several)
+    parser.add_argument("--precision", nargs="+", default=list(DTYPES), choices=list(DTYPES))
+    parser.add_argument("--mode", nargs="+", default=["eager", "compiled"], choices=["eager", "compiled"])
+    parser.add_argument("--iterations", type=positive, default=15, help="iterations, all with gradient")
+    parser.add_argument("--repeats", type=positive, default=7, help="times that each variant is timed")
+    parser.add_argument("--threads", type=positive, default=torch.get_num_threads(), help="CPU threads")
+    parser.add_argument("--json", action="store_true", help="print a list of rows in place of the table")
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    options = read_options()
+    torch.set_num_threads(options.threads)
+    rates = {precision: roofline(precision) for precision in DTYPES}
+    cases = list(product(options.width, options.tokens, options.batch))
+    progress = track(cases, description="cases", console=Console(stderr=True), transient=True)
+    rows = [row for case in progress for row in measure(options, *case, rates)]
+    if options.json:
+        print(json.dumps([asdict(row) for row in rows], indent=1))
+    else:
+        show(rows, Console(width=140))
+
+
+if __name__ == "__main__":
+    main()
