@@ -1,1 +1,18 @@
 """The stability framework: reachability, input-dependence, geometry, and the verdict they add up to."""
+
+from loopscope.stability.examination import Examination, ExaminationConfig
+from loopscope.stability.examine import examine
+from loopscope.stability.spectrum import spectral_radius, top_eigenvalues
+from loopscope.stability.verdict import THRESHOLDS, Axis, Status, Verdict
+
+__all__ = [
+    "THRESHOLDS",
+    "Axis",
+    "Examination",
+    "ExaminationConfig",
+    "Status",
+    "Verdict",
+    "examine",
+    "spectral_radius",
+    "top_eigenvalues",
+]

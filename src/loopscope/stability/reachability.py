@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from loopscope.loop import Loop, Tree, flatten, mask_of, norms, token_norms, tree_map
@@ -15,6 +16,8 @@ from loopscope.stability.arrival import Ends, Step, device_of, follow, ratio, st
 
 HISTORY = 33
 """States kept per example that has not arrived: a cycle of period p is told from 2p + 1 of them."""
+
+Correct = Callable[[Tensor, Int[Tensor, "active"]], Bool[Tensor, "active"]]
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class Trajectory(Ends):
         read_residual: relative change of read(state).
         direction_residual: root mean square over tokens of the change of the token's unit vector.
         prediction_changes: fraction of predictions (largest logit; sign of a single one) that changed.
+        solved: which examples are right; None where ``correct`` was not given.
         iterations_to_tolerance: evaluations until the residual is within the tolerance and stays there; -1 where
             never.
         token_residual: relative residual of each token; 0 for padding.
@@ -42,6 +46,7 @@ class Trajectory(Ends):
     read_residual: Float[Tensor, "iterations batch"]
     direction_residual: Float[Tensor, "iterations batch"]
     prediction_changes: Float[Tensor, "iterations batch"]
+    solved: Bool[Tensor, "iterations batch"] | None
     iterations_to_tolerance: Int[Tensor, "batch"]
     token_residual: Float[Tensor, "iterations batch tokens"]
     token_settled: Int[Tensor, "batch tokens"]
@@ -77,12 +82,13 @@ def _unit(leaf: Tensor) -> Tensor:
 class _Recorder:
     """Collects, step by step, what `follow` does not already keep."""
 
-    def __init__(self, loop: Loop, sizes: Tensor, iterations: int) -> None:
-        self.loop = loop
+    def __init__(self, loop: Loop, sizes: Tensor, iterations: int, correct: Correct | None) -> None:
+        self.loop, self.correct = loop, correct
         (batch, tokens), like = sizes.shape, sizes
         self.read_residual = torch.full((iterations, batch), math.nan, dtype=like.dtype, device=like.device)
         self.direction_residual = self.read_residual.clone()
         self.prediction_changes = self.read_residual.clone()
+        self.solved = None if correct is None else torch.zeros(iterations, batch, dtype=torch.bool, device=like.device)
         self.token_residual = torch.zeros(iterations, batch, tokens, dtype=like.dtype, device=like.device)
         self.token_real = torch.ones(batch, tokens, dtype=torch.bool, device=like.device)
         self.recent: deque[tuple[Tensor, Tensor]] = deque(maxlen=HISTORY)
@@ -103,6 +109,8 @@ class _Recorder:
         logits, unit = self.loop.read(step.after), directions(step.after, step.mask)
         self.read_residual[step.index, step.rows] = _read_residual(self._logits, logits, step.mask)
         self.prediction_changes[step.index, step.rows] = _changed(self._logits, logits, step.mask)
+        if self.solved is not None and self.correct is not None:
+            self.solved[step.index, step.rows] = self.correct(logits, step.rows)
         turned = torch.linalg.vector_norm(unit - self._directions, dim=1)
         self.direction_residual[step.index, step.rows] = turned / self.token_real[step.rows].sum(1).sqrt()
         self._logits, self._directions = logits, unit
@@ -150,6 +158,7 @@ def trace(
     start: Tree | None = None,
     tolerance: float = 1e-4,
     seed: int = 0,
+    correct: Correct | None = None,
 ) -> Trajectory:
     """Follow the orbits from ``start`` once and record everything about their arrival.
 
@@ -163,6 +172,7 @@ def trace(
         start: the first state; the loop's own by default.
         tolerance: relative residual within which a state may count as arrived.
         seed: for a random start.
+        correct: maps (logits, rows of the batch that they belong to) to which of these are right.
 
     Raises:
         LoopscopeError: see `follow`.
@@ -171,7 +181,7 @@ def trace(
         generator = torch.Generator(device_of(recalled)).manual_seed(seed)
         with torch.no_grad(), torch.autocast(device_of(recalled).type, enabled=False):
             start = loop.start(recalled, generator)
-    recorder = _Recorder(loop, token_norms(start).to(state_dtype(start)), iterations)
+    recorder = _Recorder(loop, token_norms(start).to(state_dtype(start)), iterations, correct)
     ends = follow(loop, recalled, start, iterations=iterations, tolerance=tolerance, observe=recorder)
     unarrived = torch.nonzero(~ends.arrived & ~ends.diverged).squeeze(1)
     recent = tuple(states[torch.isin(rows, unarrived)] for rows, states in recorder.recent)
@@ -182,6 +192,7 @@ def trace(
         read_residual=_repeat_last(recorder.read_residual, ends.iterations),
         direction_residual=_repeat_last(recorder.direction_residual, ends.iterations),
         prediction_changes=_repeat_last(recorder.prediction_changes, ends.iterations),
+        solved=None if recorder.solved is None else _repeat_last(recorder.solved, ends.iterations),
         iterations_to_tolerance=_first_to_stay(ends.residual, tolerance),
         token_residual=token_residual,
         token_settled=_first_to_stay(token_residual, tolerance).masked_fill(~recorder.token_real, 0),

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import fcntl
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import yaml
 
 from loopscope.errors import LoopscopeError
 from loopscope.files import explain_write, make_folder, read_yaml_mapping, write_text
 from loopscope.training.settings import RunSettings, settings_from
+
+LOCK_POLL = 0.2
 
 
 @dataclass(frozen=True)
@@ -72,23 +76,35 @@ class RunFolder:
         return (self.model / "config.json").is_file()
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the run for this process; the system gives it back however the process ends.
+    def lock(self, patience: float = 0.0) -> Iterator[None]:
+        """Hold the folder for this process; the system gives it back however the process ends.
+
+        Args:
+            patience: seconds to wait for another process that holds it, such as one that is just stopping.
 
         Raises:
-            LoopscopeError: another process holds it.
+            LoopscopeError: another process still holds it.
         """
         path = self.path / ".lock"
         with explain_write(path):
             file = open(path, "w")  # noqa: SIM115 (closed below)
         try:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise LoopscopeError(f"{self.path} is in use by another process: wait for it or stop it") from error
+            deadline = time.monotonic() + patience
+            while not _try_lock(file):
+                if time.monotonic() >= deadline:
+                    raise LoopscopeError(f"{self.path} is in use by another process: wait for it or stop it")
+                time.sleep(LOCK_POLL)
             yield
         finally:
             file.close()
+
+
+def _try_lock(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def open_run(path: Path, settings: RunSettings, resume: bool) -> RunFolder:

@@ -10,14 +10,15 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedDataParallelKwargs
 from jaxtyping import Int
 from torch import Tensor, nn
@@ -217,3 +218,11 @@ def train(
         model.save_pretrained(run.model)
     accelerator.wait_for_everyone()
     return Outcome(config.steps, None)
+
+
+@contextmanager
+def main_process_first() -> Iterator[bool]:
+    """Let the main process go through the block before the others; yield whether this is the main one."""
+    state = PartialState(cpu=_on_cpu())
+    with state.main_process_first():
+        yield state.is_main_process

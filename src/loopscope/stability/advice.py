@@ -1,0 +1,106 @@
+"""What to do about a verdict, in plain sentences made of the numbers that were measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from statistics import median
+from typing import Any
+
+from loopscope.stability.verdict import THRESHOLDS, Axis, Status, Verdict
+
+
+def _known(values: Any) -> list[float]:
+    return [value for value in values or [] if value is not None]
+
+
+def _unstable(reachability: Mapping[str, Any], trained: int | None) -> str:
+    counts = reachability["counts"]
+    common = max((label for label in counts if label != "fixed point"), key=lambda label: counts[label], default="")
+    if common == "drift":
+        growth = median(_known(reachability["growth"]) or [0.0])
+        factor = 2.718281828 ** (100 * growth)
+        return (
+            f"The state's norm grows {factor:.3g}x per 100 iterations while its direction settles: add outer "
+            "normalization, or normalize the state before the readout."
+        )
+    if common == "cycle":
+        periods = [period for period in reachability["period"] if period > 1]
+        return (
+            f"Orbits end in cycles (the most common period is {max(set(periods), key=periods.count)}): the answer "
+            "depends on when one stops. Damp the step, z + a (f(z) - z) with a < 1, or train with random counts."
+        )
+    if common == "diverging":
+        return "States grow without bound until they are no numbers: add outer normalization."
+    if common in ("chaotic", "quasi-periodic"):
+        limit = f"about {trained} iterations, as in training" if trained else "the trained number of iterations"
+        return (
+            f"Orbits are {common}: the state never settles. Stop at {limit}, or train again with outer normalization, "
+            "a lower learning rate or more random iteration counts."
+        )
+    rate = median(_known(reachability["rate"]) or [1.0])
+    return (
+        f"Orbits have not arrived and show no other pattern (contraction {rate:.4g} per iteration): allow more "
+        "iterations, or raise the tolerance if that accuracy of the state is not needed."
+    )
+
+
+def _fragile(geometry: Axis) -> str:
+    failing = [name for name, value in geometry.numbers.items() if THRESHOLDS[name].status(value) is Status.FAILS]
+    said = {
+        "radius": "the fixed point repels, so that errors grow: add outer normalization or penalize the radius",
+        "relative Lipschitz constant": "tiny changes of the input move the fixed point far: train with input noise, or "
+        "lower the gain of the recall's input map",
+        "gradient growth per iteration": "gradients explode on their way back: backpropagate through fewer iterations, "
+        "or lower the learning rate",
+    }
+    return f"It arrives at its own point, but {'; '.join(said[name] for name in failing)}."
+
+
+def _unknown(axes: tuple[Axis, Axis, Axis], prediction: bool) -> str:
+    open_axes = [f"{axis.name} is {axis.status.value}" for axis in axes if axis.status is not Status.HOLDS]
+    remedy = "leave prediction mode" if prediction else "allow more iterations, or give more inputs"
+    return f"No verdict, since {' and '.join(open_axes)}: {remedy} to decide it."
+
+
+def advise(
+    verdict: Verdict,
+    axes: tuple[Axis, Axis, Axis],
+    reachability: Mapping[str, Any],
+    trained_iterations: int | None,
+    easy_accuracy: float | None,
+    prediction: bool,
+) -> str:
+    """Return what to do.
+
+    Args:
+        verdict: the verdict.
+        axes: the three axes.
+        reachability: the examination's mapping of that name.
+        trained_iterations: most iterations in training, where known.
+        easy_accuracy: fraction of the examined inputs that are right, where known.
+        prediction: whether this was a forecast.
+    """
+    if verdict is Verdict.UNSTABLE:
+        return _unstable(reachability, trained_iterations)
+    if verdict is Verdict.SHARED_ANSWER:
+        return (
+            "The state arrives, but not at this problem's own point: its answer was chosen by the start, or is the "
+            "same for all. Give the loop recall (internal or external)."
+        )
+    if verdict is Verdict.FRAGILE:
+        return _fragile(axes[2])
+    if verdict is Verdict.UNKNOWN:
+        return _unknown(axes, prediction)
+    needed = sorted(value for value in _known(reachability["iterations_to_tolerance"]) if value > 0)
+    when = (
+        f"Half of the inputs have settled after {needed[len(needed) // 2]:.0f} iterations" if needed else "It settles"
+    )
+    where = f", 9 of 10 after {needed[int(0.9 * (len(needed) - 1))]:.0f}" if needed else ""
+    if verdict is Verdict.EXTRAPOLATES:
+        return f"{when}{where}: stop each input when its residual is small, and give hard ones as long as they need."
+    if easy_accuracy is None:
+        return f"{when}{where}. Give targets to learn whether the answers that it keeps are right."
+    return (
+        f"{when}{where}, but only {100 * easy_accuracy:.0f}% of these answers are right: it will keep them, right or "
+        "wrong. Train longer, or look at the data."
+    )

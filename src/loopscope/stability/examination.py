@@ -1,0 +1,186 @@
+"""The result of an examination: plain values, fit for JSON, for the terminal and for the page.
+
+Per-example values are lists in the order of the inputs; what could not be computed is None. Quantiles are of the
+examples: 10%, 50%, 90%.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from loopscope.errors import LoopscopeError, check_choice, check_positive
+from loopscope.files import read_json, write_json
+from loopscope.stability.verdict import Axis, Status, Verdict
+
+SCHEMA = 1
+"""Version of the JSON; a reader refuses another one."""
+QUANTILES = (0.1, 0.5, 0.9)
+
+Effort = Literal["quick", "standard"]
+Numbers = list[float | None]
+
+
+@dataclass(frozen=True)
+class ExaminationConfig:
+    """How a loop is examined.
+
+    Args:
+        effort: quick (fewer examples for Jacobian quantities, fewer starts) or standard.
+        examples: inputs to examine.
+        iterations: budget of every orbit; in prediction mode the trained number of iterations instead.
+        tolerance: relative residual within which a state may count as arrived.
+        prediction: forecast from at most the trained number of steps along any orbit.
+        seed: of every random start and direction.
+    """
+
+    effort: Effort = "standard"
+    examples: int = 64
+    iterations: int = 500
+    tolerance: float = 1e-4
+    prediction: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_choice("effort", self.effort, get_args(Effort))
+        check_positive(examples=self.examples, iterations=self.iterations)
+        if not 0 < self.tolerance < 1:
+            raise LoopscopeError(f"tolerance is {self.tolerance}, expected a number between 0 and 1, such as 1e-4")
+
+
+@dataclass(frozen=True)
+class Curves:
+    """What happens along the orbits, one entry per iteration, from the first on.
+
+    Args:
+        residual: relative residual of the state, three quantiles.
+        norm: norm of the state, three quantiles.
+        read_residual: relative residual of the readout, three quantiles.
+        prediction_changes: mean fraction of predictions that changed.
+        accuracy: fraction of examples that are right; None where no targets were given.
+    """
+
+    residual: list[Numbers]
+    norm: list[Numbers]
+    read_residual: list[Numbers]
+    prediction_changes: Numbers
+    accuracy: Numbers | None
+
+
+@dataclass(frozen=True)
+class Examination:
+    """Everything that an examination found.
+
+    Args:
+        verdict: what the axes add up to.
+        provisional: whether it rests on a threshold that was never fitted on trained models.
+        advice: what to do, in a sentence or two.
+        axes: reachability, input-dependence, geometry.
+        normalized_axes: the same for directions alone, where orbits drift; None where they do not.
+        settings: config, trained iterations, inputs, precision.
+        curves: along the orbits.
+        reachability: per example: arrived, iterations_to_tolerance, rate, rate_error, radius, norm, start_norm, label,
+            period, lyapunov, lyapunov_error, growth; and a count of labels.
+        spectrum: for the examples named in ``rows``: eigenvalue as [real, imaginary], radius, error, converged,
+            defective, at_fixed_point, rate, rate_error, contradicted; further eigenvalues of the first example.
+        basin: radii, and the fraction that came back (and the fraction known) from perturbed, random, foreign starts.
+        input_dependence: counts of both swaps' outcomes, distinct fixed points under own and common starts, the share
+            of the variance, and the sensitivity along both paths with its finite checks.
+        geometry: Lipschitz constant, resolvent, gradient norms, transient growth and the radial mode, for ``rows``.
+        tokens: iteration at which each token settled, for the first few examples (0 padding, -1 never).
+        portrait: the first example's orbit in its two principal directions.
+        unknown: what could not be computed, and why.
+        seconds: time by part.
+    """
+
+    verdict: Verdict
+    provisional: bool
+    advice: str
+    axes: tuple[Axis, Axis, Axis]
+    normalized_axes: tuple[Axis, Axis, Axis] | None
+    settings: Mapping[str, Any]
+    curves: Curves
+    reachability: Mapping[str, Any]
+    spectrum: Mapping[str, Any]
+    basin: Mapping[str, Any]
+    input_dependence: Mapping[str, Any]
+    geometry: Mapping[str, Any]
+    tokens: list[list[int]]
+    portrait: Mapping[str, Any]
+    unknown: Mapping[str, str]
+    seconds: Mapping[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values, with the version of their schema (docs/examination.md describes it)."""
+        return plain({"schema": SCHEMA, **asdict(self)})
+
+    def save(self, path: str | Path) -> Path:
+        """Write the examination in the form that the file's ending names (.json, .html); return the path.
+
+        Raises:
+            LoopscopeError: another ending, or the file cannot be written.
+        """
+        path = Path(path)
+        check_choice("the file's ending", path.suffix, WRITERS)
+        WRITERS[path.suffix](path, self)
+        return path
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Examination:
+        """Build an examination from ``to_dict``'s values.
+
+        Raises:
+            LoopscopeError: of another schema, or something is missing.
+        """
+        values = dict(values)
+        if (found := values.pop("schema", None)) != SCHEMA:
+            raise LoopscopeError(f"the examination is of schema {found}, expected {SCHEMA}: examine the model again")
+        try:
+            axes = _axes(values.pop("axes"))
+            normalized = values.pop("normalized_axes")
+            return cls(
+                verdict=Verdict(values.pop("verdict")),
+                axes=axes,
+                normalized_axes=None if normalized is None else _axes(normalized),
+                curves=Curves(**values.pop("curves")),
+                **values,
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise LoopscopeError(f"the examination is damaged ({error}): examine the model again") from error
+
+    @classmethod
+    def load(cls, path: str | Path) -> Examination:
+        """Read an examination that ``save`` wrote as JSON."""
+        values = read_json(Path(path))
+        if not isinstance(values, dict):
+            raise LoopscopeError(f"{path} holds {type(values).__name__}, expected an examination")
+        return cls.from_dict(values)
+
+
+WRITERS: dict[str, Callable[[Path, Examination], None]] = {
+    ".json": lambda path, examination: write_json(path, examination.to_dict()),
+}
+"""How ``save`` writes each kind of file. Pages are drawn above this package, which adds its writer here."""
+
+
+def _axes(values: list[dict[str, Any]]) -> tuple[Axis, Axis, Axis]:
+    first, second, third = (Axis(**{**axis, "status": Status(axis["status"])}) for axis in values)
+    return first, second, third
+
+
+def plain(value: Any) -> Any:
+    """Return a value as JSON can hold it: tensors as lists, numbers that are not finite as None."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(entry) for entry in value]
+    if isinstance(value, complex):
+        return [plain(value.real), plain(value.imag)]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value

@@ -1,0 +1,592 @@
+"""Examining a loop: every quantity of the framework, each axis judged, one verdict."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from loopscope.errors import LoopscopeError
+from loopscope.loop import (
+    Loop,
+    Tree,
+    batch_size,
+    check_deterministic,
+    flatten,
+    floating_leaves,
+    is_time_dependent,
+    mask_of,
+    norms,
+    select,
+)
+from loopscope.stability.advice import advise
+from loopscope.stability.arrival import follow
+from loopscope.stability.basin import basin, fraction
+from loopscope.stability.examination import QUANTILES, Curves, Effort, Examination, ExaminationConfig, plain
+from loopscope.stability.geometry import gradient_norms, radial_mode
+from loopscope.stability.input_dependence import Outcome, Swap, distinct_fixed_points, swap_test, variance_share
+from loopscope.stability.normalized import normalized
+from loopscope.stability.orbits import Orbit, Orbits, classify
+from loopscope.stability.portrait import portrait
+from loopscope.stability.reachability import Correct, Trajectory, quantiles, trace
+from loopscope.stability.sensitivity import finite_input_change, input_sensitivity, start_sensitivity
+from loopscope.stability.singular import lipschitz, power_norms, resolvent_norm
+from loopscope.stability.spectrum import spectral_radius, top_eigenvalues
+from loopscope.stability.verdict import Axis, Status, is_provisional, judge, verdict
+
+Targets = Tensor | Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class _Budget:
+    """How much an effort spends.
+
+    Args:
+        orbits: inputs whose orbits are followed.
+        swapped: inputs that take part in swaps, counts and variances.
+        jacobians: inputs whose Jacobian is looked at.
+        radii: relative radii of the basin's perturbations.
+        starts: random starts per input for the share of the variance; 0 leaves it out.
+        window: further iterations that tell orbits apart.
+        solves: whether quantities that need linear solves are taken.
+    """
+
+    orbits: int
+    swapped: int
+    jacobians: int
+    radii: tuple[float, ...]
+    starts: int
+    window: int
+    solves: bool
+
+
+BUDGETS: dict[str, _Budget] = {
+    "quick": _Budget(16, 8, 2, (0.1,), 0, 64, False),
+    "standard": _Budget(64, 16, 8, (0.01, 0.03, 0.1, 0.3, 1.0), 4, 256, True),
+}
+"""What each effort spends."""
+
+SHOWN_TOKENS = 8
+"""Examples whose tokens' settling is kept for the page."""
+SPARE = 2.0
+"""Secondary orbits may take this many times what the slowest of the primary ones took to arrive."""
+FEWEST = 50
+"""Iterations that a secondary orbit may always take, within the budget."""
+
+
+def examine(
+    loop: Loop,
+    inputs: Tree,
+    targets: Targets | None = None,
+    trained_iterations: int | None = None,
+    effort: Effort = "standard",
+    seed: int = 0,
+    *,
+    iterations: int = 500,
+    tolerance: float = 1e-4,
+    prediction: bool = False,
+    on_part: Callable[[str], None] | None = None,
+) -> Examination:
+    """Examine a looped model on a batch of inputs.
+
+    A module's mode, its gradients and the global random state are left as they were. Work is in the state's own
+    precision (float32 or float64), without autocast.
+
+    Args:
+        loop: any loop: a model of this package, or a ``FunctionLoop`` around one's own.
+        inputs: what ``loop.encode`` takes, batch first; at least two inputs for the swap test.
+        targets: class indices of the shape of the logits without their last dimension, or a function (logits, rows)
+            -> which of these rows are right. Without them the best verdict is "keeps its answer".
+        trained_iterations: most iterations in training; needed for prediction, shown in the report otherwise.
+        effort: quick or standard.
+        seed: of every random start and direction.
+        iterations: budget of every orbit.
+        tolerance: relative residual within which a state may count as arrived.
+        prediction: forecast: no orbit goes beyond ``trained_iterations``, swapped and perturbed ones included.
+        on_part: called with the name of each part as it begins.
+
+    Raises:
+        LoopscopeError: an option out of range, a random step, or inputs that the loop cannot take.
+    """
+    config = ExaminationConfig(effort, batch_size(inputs), iterations, tolerance, prediction, seed)
+    if prediction and trained_iterations is None:
+        raise LoopscopeError("prediction needs trained_iterations: the most iterations that training ran")
+    with _undisturbed(loop):
+        return _Examiner(loop, inputs, targets, trained_iterations, config, on_part).examine()
+
+
+@contextmanager
+def _undisturbed(loop: Loop) -> Iterator[None]:
+    """Put a module in eval mode, and give every part of it its own mode back afterwards."""
+    modules = list(loop.modules()) if isinstance(loop, nn.Module) else []
+    modes = [module.training for module in modules]
+    if isinstance(loop, nn.Module):
+        loop.eval()
+    try:
+        with torch.autocast("cpu", enabled=False), torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        for module, mode in zip(modules, modes, strict=True):
+            module.training = mode
+
+
+def _correct(targets: Targets | None) -> Correct | None:
+    """Return the rule that says which examples are right."""
+    if targets is None:
+        return None
+    if callable(targets):
+        return targets
+
+    def compare(logits: Tensor, rows: Tensor) -> Tensor:
+        if logits.shape[:-1] != (len(rows), *targets.shape[1:]):
+            raise LoopscopeError(
+                f"targets have shape {tuple(targets.shape)}, expected that of the logits without their last dimension, "
+                f"{tuple(logits.shape[:-1])}; or give a function (logits, rows) -> right"
+            )
+        return (logits.argmax(-1) == targets[rows]).reshape(len(rows), -1).all(1)
+
+    return compare
+
+
+def _swap_counts(swap: Swap) -> dict[str, int]:
+    counts = Counter(swap.outcomes)
+    return {outcome.value: counts[outcome] for outcome in Outcome}
+
+
+def _fraction_moved(swap: Swap) -> float | None:
+    """Return the fraction of known pairs that moved; None unless half of the pairs are known."""
+    unknown = swap.fraction(Outcome.UNKNOWN)
+    return None if unknown is None or unknown > 0.5 else swap.fraction(Outcome.MOVED)
+
+
+def _median(values: Tensor) -> float | None:
+    known = values[values.isfinite()]
+    return float(known.double().median()) if len(known) else None
+
+
+@dataclass
+class _Examiner:
+    """One examination on its way: what the parts share, and what they could not do."""
+
+    loop: Loop
+    inputs: Tree
+    targets: Targets | None
+    trained: int | None
+    config: ExaminationConfig
+    on_part: Callable[[str], None] | None
+    unknown: dict[str, str] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def part(self, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Do a part; where it cannot be done, keep the reason and go on."""
+        if self.on_part is not None:
+            self.on_part(name)
+        began = time.perf_counter()
+        try:
+            return plain(work())
+        except (LoopscopeError, RuntimeError) as error:
+            self.unknown[name] = " ".join(str(error).split())[:300]
+            return {}
+        finally:
+            self.seconds[name] = round(time.perf_counter() - began, 3)
+
+    @property
+    def budget(self) -> _Budget:
+        return BUDGETS[self.config.effort]
+
+    @property
+    def iterations(self) -> int:
+        return self.trained if self.config.prediction and self.trained else self.config.iterations
+
+    def examine(self) -> Examination:
+        began = time.perf_counter()
+        rows = slice(0, self.budget.orbits)
+        self.inputs = select(self.inputs, rows)
+        targets = self.targets[rows] if isinstance(self.targets, Tensor) else self.targets
+        if self.on_part is not None:
+            self.on_part("orbits")
+        with torch.no_grad():
+            recalled = self.loop.encode(self.inputs)
+            start = self.loop.start(recalled, torch.Generator().manual_seed(self.config.seed))
+        check_deterministic(self.loop, start, recalled)
+        trajectory = trace(
+            self.loop,
+            recalled,
+            iterations=self.iterations,
+            start=start,
+            tolerance=self.config.tolerance,
+            correct=_correct(targets),
+        )
+        window = 0 if self.config.prediction else self.budget.window
+        orbits = classify(
+            self.loop, recalled, trajectory, window=window, at_most=self.budget.jacobians, seed=self.config.seed
+        )
+        self.seconds["orbits"] = round(time.perf_counter() - began, 3)
+
+        parts = self._axes_parts(recalled, start, trajectory)
+        reachability = _reachability(trajectory, orbits)
+        accuracy = None if trajectory.solved is None else float(trajectory.solved[-1].double().mean())
+        axes = _judge(trajectory, orbits, parts)
+        normalized_axes = self._of_directions(trajectory, orbits)
+        first = int(trajectory.arrived.int().argmax())
+        picture = self.part(
+            "portrait", lambda: portrait(self.loop, recalled, start, first, self.iterations, self.config)
+        )
+        decided = verdict(*axes, accuracy)
+        self.seconds["total"] = round(time.perf_counter() - began, 3)
+        return Examination(
+            verdict=decided,
+            provisional=is_provisional(*axes),
+            advice=advise(decided, axes, reachability, self.trained, accuracy, self.config.prediction),
+            axes=axes,
+            normalized_axes=normalized_axes,
+            settings=self._settings(trajectory, accuracy),
+            curves=_curves(trajectory),
+            reachability=reachability,
+            spectrum=parts["spectrum"],
+            basin=parts["basin"],
+            input_dependence=parts["input-dependence"],
+            geometry=parts["geometry"],
+            tokens=trajectory.token_settled[:SHOWN_TOKENS].tolist(),
+            portrait=picture,
+            unknown=self.unknown,
+            seconds=self.seconds,
+        )
+
+    def _settings(self, trajectory: Trajectory, accuracy: float | None) -> dict[str, Any]:
+        budget = self.budget
+        return {
+            "effort": self.config.effort,
+            "inputs": len(trajectory.arrived),
+            "swapped": min(budget.swapped, len(trajectory.arrived)),
+            "jacobians": min(budget.jacobians, len(trajectory.arrived)),
+            "iterations": self.iterations,
+            "tolerance": self.config.tolerance,
+            "prediction": self.config.prediction,
+            "trained_iterations": self.trained,
+            "seed": self.config.seed,
+            "dtype": str(floating_leaves(trajectory.state)[0].dtype).removeprefix("torch."),
+            "numbers_per_state": flatten(select(trajectory.state, slice(0, 1))).shape[1],
+            "accuracy": accuracy,
+        }
+
+    def _axes_parts(self, recalled: Tree, start: Tree, trajectory: Trajectory) -> dict[str, dict[str, Any]]:
+        """Return what axes 2 and 3, the spectrum and the basin need beyond the orbits."""
+        # Arrived examples first: what is taken at a fixed point should be one.
+        order = torch.argsort(trajectory.arrived.int(), descending=True, stable=True)
+        near, far = order[: self.budget.jacobians], order[: self.budget.swapped]
+        limit = _secondary_budget(trajectory, self.iterations)
+        if is_time_dependent(start):
+            reason = "the state carries a counter: only residuals and orbits are defined for such a loop"
+            names = ("input-dependence", "basin", "spectrum", "geometry")
+            self.unknown.update(dict.fromkeys(names, reason))
+            return {name: {} for name in names}
+        return {
+            "input-dependence": self._input_dependence(recalled, start, trajectory, far, near, limit),
+            "basin": self.part("basin", lambda: self._basin(recalled, trajectory, near, limit)),
+            "spectrum": self.part("spectrum", lambda: self._spectrum(recalled, trajectory, near)),
+            "geometry": self._geometry(recalled, trajectory, near),
+        }
+
+    def _input_dependence(
+        self, recalled: Tree, start: Tree, trajectory: Trajectory, far: Tensor, near: Tensor, limit: int
+    ) -> dict[str, Any]:
+        common = {"iterations": limit, "tolerance": self.config.tolerance}
+        fixed, recall, first = trajectory.take(far), select(recalled, far), select(start, far)
+
+        def swaps() -> dict[str, Any]:
+            test = swap_test(self.loop, recall, fixed, **common)  # type: ignore[arg-type]
+            return {
+                "recall_swap": _swap_counts(test.recall),
+                "start_swap": _swap_counts(test.start),
+                "moved": _fraction_moved(test.recall),
+            }
+
+        def counts() -> dict[str, Any]:
+            growth = distinct_fixed_points(self.loop, recall, fixed, first, **common)  # type: ignore[arg-type]
+            return {"distinct_own": growth.own, "distinct_common": growth.common}
+
+        def share() -> dict[str, Any]:
+            found = variance_share(
+                self.loop,
+                recall,
+                fixed.state,
+                starts=self.budget.starts,
+                seed=self.config.seed,
+                **common,  # type: ignore[arg-type]
+            )
+            return {"variance": vars(found)}
+
+        def sensitivity() -> dict[str, Any]:
+            return {"sensitivity": self._sensitivity(recalled, start, trajectory, near, limit)}
+
+        found = self.part("swaps", swaps)
+        if bool(trajectory.arrived.any()):
+            found |= self.part("distinct fixed points", counts)
+            if self.budget.starts:
+                found |= self.part("variance", share)
+            if self.budget.solves:
+                found |= self.part("sensitivity", sensitivity)
+        else:
+            self.unknown["distinct fixed points"] = "no orbit arrived"
+        return found
+
+    def _sensitivity(
+        self, recalled: Tree, start: Tree, trajectory: Trajectory, near: Tensor, limit: int
+    ) -> dict[str, Any]:
+        fixed, recall, inputs = trajectory.take(near), select(recalled, near), select(self.inputs, near)
+        linear = input_sensitivity(self.loop, recall, fixed, inputs=inputs, seed=self.config.seed)
+        common = {"iterations": limit, "tolerance": self.config.tolerance}
+        check = finite_input_change(self.loop, recall, fixed, linear, inputs=inputs, **common)  # type: ignore[arg-type]
+        through_start = start_sensitivity(self.loop, recall, select(start, near), seed=self.config.seed, **common)  # type: ignore[arg-type]
+        return {
+            "path": linear.path,
+            "gain": linear.gain[0],
+            "relative": linear.relative[0],
+            "disagreement": check.disagreement,
+            "start_gain": through_start.gain,
+        }
+
+    def _basin(self, recalled: Tree, trajectory: Trajectory, near: Tensor, limit: int) -> dict[str, Any]:
+        found = basin(
+            self.loop,
+            select(recalled, near),
+            trajectory.take(near),
+            iterations=limit,
+            radii=self.budget.radii,
+            tolerance=self.config.tolerance,
+            seed=self.config.seed,
+        )
+        returned, known = fraction(found.perturbed)
+
+        def whole(starts: Tensor) -> dict[str, float]:
+            flat = starts.reshape(1, -1)
+            back, seen = fraction(flat) if flat.numel() else (torch.tensor([math.nan]), torch.tensor([0.0]))
+            return {"returned": float(back[0]), "known": float(seen[0])}
+
+        return {
+            "rows": near,
+            "radii": list(found.radii),
+            "returned": returned,
+            "known": known,
+            "random": whole(found.random),
+            "foreign": whole(found.foreign),
+        }
+
+    def _spectrum(self, recalled: Tree, trajectory: Trajectory, near: Tensor) -> dict[str, Any]:
+        state, recall = select(trajectory.state, near), select(recalled, near)
+        found = spectral_radius(self.loop, state, recall, seed=self.config.seed)
+        rate, rate_error = trajectory.rate[near], trajectory.rate_error[near]
+        # An orbit cannot, in the end, contract more slowly than the radius allows: that would be a contradiction.
+        contradicted = trajectory.arrived[near] & (
+            rate - rate_error > found.radius + found.error + self.config.tolerance
+        )
+        others: Any = []
+        if self.config.effort == "standard":
+            several = top_eigenvalues(
+                self.loop, select(state, slice(0, 1)), select(recall, slice(0, 1)), 8, seed=self.config.seed
+            )
+            others = several.eigenvalues[0]
+        return {
+            "rows": near,
+            "eigenvalue": torch.view_as_real(found.eigenvalue),
+            "radius": found.radius,
+            "error": found.error,
+            "converged": found.converged,
+            "defective": found.defective,
+            "at_fixed_point": trajectory.arrived[near],
+            "rate": rate,
+            "rate_error": rate_error,
+            "contradicted": contradicted,
+            "others": torch.view_as_real(others) if isinstance(others, Tensor) else others,
+        }
+
+    def _geometry(self, recalled: Tree, trajectory: Trajectory, near: Tensor) -> dict[str, Any]:
+        state, recall = select(trajectory.state, near), select(recalled, near)
+        length = self.trained or min(30, self.iterations)
+
+        def gradients() -> dict[str, Any]:
+            found = gradient_norms(self.loop, recall, length, seed=self.config.seed)
+            return {
+                "gradient_norms": quantiles(found.norms.T, QUANTILES).T,
+                "gradient_growth": found.slope.exp(),
+                "gradient_label": dict(Counter(found.label)),
+            }
+
+        def radial() -> dict[str, Any]:
+            found = radial_mode(self.loop, state, recall)
+            return {"radial_gain": found.gain.median(1).values, "norm_growth": found.growth}
+
+        def smoothness() -> dict[str, Any]:
+            found = lipschitz(self.loop, state, recall, inputs, seed=self.config.seed)
+            size = norms(inputs, mask) if found.path == "inputs" else norms(recall, mask)
+            return {
+                "lipschitz": found.value,
+                "lipschitz_error": found.error,
+                "lipschitz_converged": found.converged,
+                "lipschitz_path": found.path,
+                "relative_lipschitz": found.value * size / norms(state, mask),
+            }
+
+        def inverse() -> dict[str, Any]:
+            found = resolvent_norm(self.loop, state, recall, seed=self.config.seed)
+            return {"resolvent": found.value, "resolvent_error": found.error, "resolvent_converged": found.converged}
+
+        def transient() -> dict[str, Any]:
+            found = power_norms(self.loop, state, recall, seed=self.config.seed)
+            return {"powers": list(found.powers), "power_norms": found.norms.T}
+
+        result: dict[str, Any] = {}
+        result |= self.part("gradients", gradients)
+        result |= self.part("radial mode", radial)
+        near = near[trajectory.arrived[near]]
+        state, recall, inputs = select(trajectory.state, near), select(recalled, near), select(self.inputs, near)
+        mask = mask_of(self.loop, recall)
+        result["rows"] = near.tolist()
+        if not len(near):
+            reason = "no orbit arrived: it is defined at a fixed point"
+            self.unknown.update({"smoothness": reason, "resolvent": reason, "transient growth": reason})
+            return result
+        result |= self.part("smoothness", smoothness)
+        if self.budget.solves:
+            result |= self.part("resolvent", inverse)
+            result |= self.part("transient growth", transient)
+        return result
+
+    def _of_directions(self, trajectory: Trajectory, orbits: Orbits) -> tuple[Axis, Axis, Axis] | None:
+        """Judge the axes on states normalized per token, where most orbits drift (framework, axis 1)."""
+        drifting = torch.tensor([label is Orbit.DRIFT for label in orbits.labels])
+        if 2 * int(drifting.sum()) <= len(drifting):
+            return None
+        rows = torch.nonzero(drifting).squeeze(1)[: self.budget.swapped]
+        inputs = select(self.inputs, rows)
+        # Sizes are taken early: after a drift of t iterations a direction contracts by no more than 1 - 1/t per step.
+        early = min(self.iterations, self.trained or FEWEST)
+        with torch.no_grad():
+            recalled = self.loop.encode(inputs)
+            start = self.loop.start(recalled, torch.Generator().manual_seed(self.config.seed))
+            ends = follow(self.loop, recalled, start, iterations=early, tolerance=self.config.tolerance)
+        wrapped, problem = normalized(self.loop, inputs, ends.state)
+        inner = _Examiner(wrapped, problem, None, self.trained, self.config, None)
+        try:
+            with torch.no_grad():
+                recalled = wrapped.encode(problem)
+            found = trace(
+                wrapped, recalled, iterations=self.iterations, start=ends.state, tolerance=self.config.tolerance
+            )
+            labels = classify(wrapped, recalled, found, window=0, at_most=0, seed=self.config.seed)
+            return _judge(found, labels, inner._axes_parts(recalled, ends.state, found))
+        except (LoopscopeError, RuntimeError) as error:
+            self.unknown["directions"] = " ".join(str(error).split())[:300]
+            return None
+
+
+def _secondary_budget(trajectory: Trajectory, iterations: int) -> int:
+    """Return the iterations that swapped and perturbed orbits may take."""
+    needed = trajectory.iterations_to_tolerance[trajectory.arrived]
+    slowest = float(needed.max()) if len(needed) else FEWEST
+    return min(iterations, max(FEWEST, math.ceil(SPARE * slowest)))
+
+
+def _reachability(trajectory: Trajectory, orbits: Orbits) -> dict[str, Any]:
+    needed = trajectory.iterations_to_tolerance.double()
+    return plain(
+        {
+            "arrived": trajectory.arrived,
+            "iterations_to_tolerance": torch.where(needed > 0, needed, math.nan),
+            "rate": trajectory.rate,
+            "rate_error": trajectory.rate_error,
+            "radius": trajectory.radius,
+            "norm": trajectory.norm[-1],
+            "start_norm": trajectory.start_norm,
+            "labels": [label.value for label in orbits.labels],
+            "reasons": list(orbits.reasons),
+            "period": orbits.period,
+            "lyapunov": orbits.lyapunov,
+            "lyapunov_error": orbits.lyapunov_error,
+            "growth": orbits.growth,
+            "left_at": _left_at(trajectory),
+            "counts": dict(Counter(label.value for label in orbits.labels)),
+        }
+    )
+
+
+def _left_at(trajectory: Trajectory) -> Int[Tensor, "batch"]:
+    """Return the iteration at which an orbit that had come within the tolerance left again for good; 0 where none did.
+
+    Leaving is to end more than ten times the tolerance away.
+    """
+    inside = trajectory.residual <= trajectory.tolerance
+    last_inside = (inside * torch.arange(1, len(inside) + 1)[:, None]).amax(0)
+    left = inside.any(0) & ~trajectory.arrived & (trajectory.residual[-1] > 10 * trajectory.tolerance)
+    return torch.where(left, last_inside + 1, 0)
+
+
+def _curves(trajectory: Trajectory) -> Curves:
+    def over_examples(values: Float[Tensor, "iterations batch"]) -> list[list[float | None]]:
+        result: list[list[float | None]] = plain(quantiles(values, QUANTILES))
+        return result
+
+    solved = trajectory.solved
+    return Curves(
+        residual=over_examples(trajectory.residual),
+        norm=over_examples(trajectory.norm),
+        read_residual=over_examples(trajectory.read_residual),
+        prediction_changes=plain(trajectory.prediction_changes.nanmean(1)),
+        accuracy=None if solved is None else plain(solved.double().mean(1)),
+    )
+
+
+def _judge(trajectory: Trajectory, orbits: Orbits, parts: Mapping[str, Mapping[str, Any]]) -> tuple[Axis, Axis, Axis]:
+    return _judge_reach(trajectory, orbits), _judge_dependence(parts["input-dependence"]), _judge_geometry(parts)
+
+
+def _judge_reach(trajectory: Trajectory, orbits: Orbits) -> Axis:
+    decided = torch.tensor([label is not Orbit.UNDECIDED for label in orbits.labels])
+    enough = 2 * int(decided.sum()) > len(decided)
+    arrived = float(trajectory.arrived[decided].double().mean()) if enough else None
+    counts = Counter(label.value for label in orbits.labels)
+    left = _left_at(trajectory)
+    reason = f"of {len(orbits.labels)} orbits: {', '.join(f'{n} {label}' for label, n in counts.most_common())}"
+    if bool(left.any()):
+        first = int(left[left > 0].min())
+        reason += f"; {int((left > 0).sum())} came near a fixed point and left again, the first at {first}"
+    return judge("reachability", {"fraction arrived": arrived}, reason)
+
+
+def _judge_dependence(found: Mapping[str, Any]) -> Axis:
+    moved = found.get("moved")
+    swap = found.get("recall_swap", {})
+    said = ", ".join(f"{count} {outcome}" for outcome, count in swap.items() if count) or "no swap could be done"
+    reason = f"with another input recalled: {said}"
+    if found.get("distinct_common"):
+        reason += f"; {found['distinct_common'][-1]} distinct fixed points among {len(found['distinct_common'])} inputs"
+    return judge("input-dependence", {"fraction moved": moved}, reason)
+
+
+def _judge_geometry(parts: Mapping[str, Mapping[str, Any]]) -> Axis:
+    spectrum, found = parts["spectrum"], parts["geometry"]
+    pairs = zip(spectrum.get("radius", []), spectrum.get("at_fixed_point", []), strict=True)
+    radii = torch.tensor([radius for radius, fixed in pairs if fixed and radius is not None], dtype=torch.float64)
+    numbers = {
+        "radius": float(radii.quantile(0.9)) if len(radii) else None,
+        "relative Lipschitz constant": _median_of(found.get("relative_lipschitz")) if len(radii) else None,
+        "gradient growth per iteration": _median_of(found.get("gradient_growth")),
+    }
+    known = ", ".join(f"{name} {value:.3g}" for name, value in numbers.items() if value is not None)
+    if not len(radii):
+        reason = "no fixed point was reached at which it could be taken"
+        return Axis("geometry", Status.UNKNOWN, numbers, f"{reason}{f'; {known}' if known else ''}")
+    return judge("geometry", numbers, known)
+
+
+def _median_of(values: list[float | None] | None) -> float | None:
+    return _median(torch.tensor([math.nan if value is None else value for value in values or []]))

@@ -1,0 +1,77 @@
+"""An orbit in its two principal directions, for people to see a fixed point."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from loopscope.loop import Loop, Tree, flatten, mask_of, select, tree_map
+from loopscope.stability.arrival import follow
+from loopscope.stability.examination import ExaminationConfig
+from loopscope.stability.starts import random_like
+
+LONGEST = 200
+"""Iterations shown: what happens later is too small to see."""
+
+
+def portrait(
+    loop: Loop, recalled: Tree, start: Tree, row: int, iterations: int, config: ExaminationConfig
+) -> dict[str, Any]:
+    """Return one example's orbit, and a second one from a random start, in the plane that shows most of them.
+
+    Args:
+        loop: any loop.
+        recalled: its recalled input.
+        start: its first states.
+        row: the example.
+        iterations: budget of an orbit.
+        config: tolerance and seed.
+
+    Returns:
+        ``path`` and ``foreign``: [x, y] per iteration, the start first; ``explained``: the share of the variance in
+        each direction; ``fixed_point``: where the first orbit arrived, or None.
+    """
+    one = slice(row, row + 1)
+    recall, first = select(recalled, one), select(start, one)
+    length = min(iterations, LONGEST)
+    path, arrived = _orbit(loop, recall, first, length, config.tolerance)
+    generator = torch.Generator().manual_seed(config.seed)
+    other, _ = _orbit(loop, recall, random_like(first, generator), length, config.tolerance)
+    center = path[-1]
+    both = torch.cat([path, other]) - center
+    # float64: late steps are many orders of magnitude smaller than the first.
+    _, singular, directions = torch.linalg.svd(both.double(), full_matrices=False)
+    plane = directions[:2].T
+    flat = plane.shape[1] < 2
+    points = both.double() @ plane
+    if flat:
+        points = torch.cat([points, torch.zeros(len(points), 1, dtype=points.dtype)], dim=1)
+    variance = singular.square()
+    share = (variance[:2] / variance.sum().clamp_min(torch.finfo(torch.float64).tiny)).tolist()
+    return {
+        "row": row,
+        "path": points[: len(path)],
+        "foreign": points[len(path) :],
+        "explained": share + [0.0] * flat,
+        "fixed_point": points[len(path) - 1] if arrived else None,
+    }
+
+
+def _orbit(
+    loop: Loop, recalled: Tree, start: Tree, iterations: int, tolerance: float
+) -> tuple[Float[Tensor, "time n"], bool]:
+    mask = mask_of(loop, recalled)
+    states = [flatten(tree_map(torch.clone, start), mask)]
+    ends = follow(
+        loop,
+        recalled,
+        start,
+        iterations=iterations,
+        tolerance=tolerance,
+        observe=lambda step: states.append(flatten(step.after, step.mask)),
+    )
+    finite = torch.cat(states)
+    return finite[finite.isfinite().all(1)], bool(ends.arrived[0])

@@ -1,0 +1,177 @@
+"""From numbers to words: what each axis says, what they say together, and what to do about it.
+
+Thresholds stand in one table with their origin. Those of origin "prior" were set by reasoning, before any model was
+trained; a verdict that rests on one calls itself provisional.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal
+
+
+class Status(StrEnum):
+    """What one axis says."""
+
+    HOLDS = "holds"
+    BORDERLINE = "borderline"
+    FAILS = "fails"
+    UNKNOWN = "unknown"
+
+
+class Verdict(StrEnum):
+    """What the axes say together (framework, verdict)."""
+
+    EXTRAPOLATES = "extrapolates"
+    KEEPS_ITS_ANSWER = "keeps its answer"
+    SHARED_ANSWER = "shared answer"
+    FRAGILE = "fragile"
+    UNSTABLE = "unstable"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Where an axis begins to hold and where it fails; borderline lies between.
+
+    Args:
+        measure: the number that is compared.
+        holds: the value from which the axis holds.
+        fails: the value from which it fails.
+        larger_is: better or worse.
+        origin: prior, or the population that it was fitted on.
+        why: the reasoning.
+    """
+
+    measure: str
+    holds: float
+    fails: float
+    larger_is: Literal["better", "worse"]
+    origin: str
+    why: str
+
+    def status(self, value: float | None) -> Status:
+        """Return what a measured value says; a value that could not be computed says nothing."""
+        if value is None or math.isnan(value):
+            return Status.UNKNOWN
+        sign = 1 if self.larger_is == "better" else -1
+        if sign * value >= sign * self.holds:
+            return Status.HOLDS
+        return Status.FAILS if sign * value <= sign * self.fails else Status.BORDERLINE
+
+
+THRESHOLDS: dict[str, Threshold] = {
+    threshold.measure: threshold
+    for threshold in (
+        Threshold(
+            "fraction arrived",
+            holds=0.9,
+            fails=0.5,
+            larger_is="better",
+            origin="prior",
+            why="an answer that most inputs never settle on cannot be kept",
+        ),
+        Threshold(
+            "fraction moved",
+            holds=0.9,
+            fails=0.5,
+            larger_is="better",
+            origin="prior",
+            why="with another input recalled, the state must go to that input's fixed point",
+        ),
+        Threshold(
+            "radius",
+            holds=0.99,
+            fails=1.0,
+            larger_is="worse",
+            origin="prior",
+            why="a fixed point repels from 1 on; at 0.99 an error still takes 460 iterations to fall to a hundredth",
+        ),
+        Threshold(
+            "relative Lipschitz constant",
+            holds=100.0,
+            fails=1e4,
+            larger_is="worse",
+            origin="prior",
+            why="a relative change of the input of 1% should not move the fixed point by more than its own size",
+        ),
+        Threshold(
+            "gradient growth per iteration",
+            holds=1.02,
+            fails=1.1,
+            larger_is="worse",
+            origin="prior",
+            why="over 30 iterations 1.02 multiplies a gradient by 2, 1.1 by 17",
+        ),
+        Threshold(
+            "easy accuracy",
+            holds=0.9,
+            fails=0.5,
+            larger_is="better",
+            origin="prior",
+            why="stability is worth nothing to a model that does not solve the easy problems",
+        ),
+    )
+}
+"""The thresholds by the number that they judge."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis: what it says and the numbers that decided.
+
+    Args:
+        name: reachability, input-dependence or geometry.
+        status: what it says.
+        numbers: the deciding numbers by their thresholds' names; None where one could not be computed.
+        reason: one sentence.
+    """
+
+    name: str
+    status: Status
+    numbers: Mapping[str, float | None]
+    reason: str
+
+
+def judge(name: str, numbers: Mapping[str, float | None], reason: str) -> Axis:
+    """Return the axis: it fails where any number fails, holds where all hold, and is unknown where one is missing."""
+    statuses = [THRESHOLDS[measure].status(value) for measure, value in numbers.items()]
+    for status in (Status.FAILS, Status.UNKNOWN, Status.BORDERLINE):
+        if status in statuses:
+            return Axis(name, status, dict(numbers), reason)
+    return Axis(name, Status.HOLDS if statuses else Status.UNKNOWN, dict(numbers), reason)
+
+
+def verdict(reachability: Axis, input_dependence: Axis, geometry: Axis, easy_accuracy: float | None) -> Verdict:
+    """Return the verdict that the axes add up to (framework, verdict).
+
+    An axis that is borderline does not hold and does not fail: where one decides, the verdict is unknown.
+
+    Args:
+        reachability: axis 1.
+        input_dependence: axis 2.
+        geometry: axis 3.
+        easy_accuracy: fraction of the examined inputs that are right at the end; None where no targets were given.
+    """
+    if reachability.status is Status.FAILS:
+        return Verdict.UNSTABLE
+    if reachability.status is not Status.HOLDS:
+        return Verdict.UNKNOWN
+    if input_dependence.status is Status.FAILS:
+        return Verdict.SHARED_ANSWER
+    if input_dependence.status is not Status.HOLDS:
+        return Verdict.UNKNOWN
+    if geometry.status is Status.FAILS:
+        return Verdict.FRAGILE
+    if geometry.status is not Status.HOLDS:
+        return Verdict.UNKNOWN
+    accurate = THRESHOLDS["easy accuracy"].status(easy_accuracy) is Status.HOLDS
+    return Verdict.EXTRAPOLATES if accurate else Verdict.KEEPS_ITS_ANSWER
+
+
+def is_provisional(*axes: Axis) -> bool:
+    """Return whether any number that decided was compared with a prior threshold."""
+    return any(THRESHOLDS[measure].origin == "prior" for axis in axes for measure in axis.numbers)

@@ -1,0 +1,63 @@
+"""The ledger: one JSON line per run that ended, appended, never changed."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from loopscope.errors import LoopscopeError
+from loopscope.files import append_line, drop_cut_line, read_lines
+
+
+@dataclass(frozen=True)
+class Record:
+    """One run that ended.
+
+    Args:
+        run: its name in the study.
+        status: finished or failed.
+        settings: its settings, as plain values.
+        seconds: time of each stage (train, evaluate, examine), as far as it came.
+        error: one line, where it failed.
+        evaluation: the accuracy curves by split, where it came so far.
+        examination: the examination, where it came so far.
+    """
+
+    run: str
+    status: Literal["finished", "failed"]
+    settings: dict[str, Any]
+    seconds: dict[str, float]
+    error: str | None = None
+    evaluation: dict[str, Any] | None = None
+    examination: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The append-only record of a study.
+
+    Args:
+        path: its file.
+    """
+
+    path: Path
+
+    def append(self, record: Record) -> None:
+        """Add a record; a last line that an earlier writer left cut is dropped first."""
+        drop_cut_line(self.path)
+        append_line(self.path, asdict(record))
+
+    def records(self) -> dict[str, Record]:
+        """Return the latest record of each run, by name.
+
+        Raises:
+            LoopscopeError: a line is not a record.
+        """
+        records = {}
+        for number, row in enumerate(read_lines(self.path), start=1):
+            try:
+                records[row["run"]] = Record(**row)
+            except (TypeError, KeyError) as error:
+                raise LoopscopeError(f"{self.path}, line {number} is not a run's record: {error}") from error
+        return records

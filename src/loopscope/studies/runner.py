@@ -1,0 +1,277 @@
+"""Running a study: worker processes, live progress, a ledger; resumable after any interruption."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from loopscope.errors import LoopscopeError
+from loopscope.files import make_folder, read_json
+from loopscope.studies.ledger import Ledger, Record
+from loopscope.studies.plan import PlannedRun, StudyPlan
+from loopscope.studies.worker import STOPPED
+from loopscope.training.runs import RunFolder, open_run
+
+POLL = 0.2
+GRACE = 20.0
+"""Seconds before a time limit at which runs are asked to stop: enough for a step and a checkpoint."""
+
+
+@dataclass(frozen=True)
+class StudyFolder:
+    """Where the parts of a study are.
+
+    Args:
+        path: the folder.
+    """
+
+    path: Path
+
+    @property
+    def ledger(self) -> Ledger:
+        """The record of runs that ended."""
+        return Ledger(self.path / "ledger.jsonl")
+
+    @property
+    def report(self) -> Path:
+        """The study's page."""
+        return self.path / "report.html"
+
+    def run(self, name: str) -> RunFolder:
+        """Return the folder of a run."""
+        return RunFolder(self.path / "runs" / name)
+
+
+@dataclass
+class RunStatus:
+    """What a run is doing, for whoever shows it.
+
+    Args:
+        name: the run's name.
+        state: waiting, running, or how it ended.
+        stage: train, evaluate or examine.
+        done: parts of the stage done.
+        total: parts of the stage.
+        details: further figures, such as the loss.
+        began: when the stage began, on the monotonic clock, and how much was done then.
+    """
+
+    name: str
+    state: Literal["waiting", "running", "finished", "failed", "stopped", "done before"] = "waiting"
+    stage: str = ""
+    done: int = 0
+    total: int = 0
+    details: dict[str, Any] = field(default_factory=dict)
+    began: tuple[float, int] = (0.0, 0)
+    error: str | None = None
+
+    def update(self, message: dict[str, Any]) -> None:
+        """Take in a line from the worker."""
+        if message["stage"] != self.stage:
+            self.began = (time.monotonic(), message["done"])
+        self.stage, self.done, self.total = message["stage"], message["done"], message["total"]
+        self.details = {key: value for key, value in message.items() if key not in ("stage", "done", "total")}
+
+    def seconds_left(self) -> float | None:
+        """Return the time that the stage still needs at its pace so far, or None before there is one."""
+        began, done_then = self.began
+        if self.done <= done_then:
+            return None
+        return (time.monotonic() - began) / (self.done - done_then) * (self.total - self.done)
+
+
+@dataclass
+class _Worker:
+    """A running process and the thread that reads from it."""
+
+    planned: PlannedRun
+    process: subprocess.Popen[str]
+    reader: threading.Thread
+    status: RunStatus
+
+
+@dataclass(frozen=True)
+class StudyOutcome:
+    """How a call to ``run_study`` ended.
+
+    Args:
+        records: the latest record of each run that ended.
+        unfinished: names of the runs that have still to be done.
+        stopped: why it stopped early, or None.
+    """
+
+    records: dict[str, Record]
+    unfinished: list[str]
+    stopped: str | None
+
+
+def _read_from(process: subprocess.Popen[str], status: RunStatus) -> None:
+    assert process.stdout is not None
+    for line in process.stdout:
+        try:
+            message = json.loads(line)
+        except json.JSONDecodeError:
+            continue  # a library printed something
+        if "error" in message:
+            status.error = message["error"]
+        elif "stage" in message:
+            status.update(message)
+
+
+def _start(plan: StudyPlan, folder: StudyFolder, planned: PlannedRun, status: RunStatus) -> _Worker:
+    run = open_run(folder.run(planned.name).path, planned.settings, resume=True)
+    threads = str(planned.settings.training.threads)
+    command = [sys.executable, "-m", "loopscope.studies.worker", str(run.path), json.dumps(asdict(plan.examination))]
+    with open(run.path / "log.txt", "a") as log:
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
+            start_new_session=True,  # an interrupt in the terminal reaches the study alone, which asks the runs to stop
+        )
+    status.state = "running"
+    reader = threading.Thread(target=_read_from, args=(process, status), daemon=True)
+    reader.start()
+    return _Worker(planned, process, reader, status)
+
+
+def _record(folder: StudyFolder, worker: _Worker) -> Record:
+    run = folder.run(worker.planned.name)
+    failed = worker.process.returncode != 0
+    error = (
+        worker.status.error or f"the process ended with status {worker.process.returncode}; see {run.path / 'log.txt'}"
+    )
+    seconds = run.path / "seconds.json"
+    return Record(
+        run=worker.planned.name,
+        status="failed" if failed else "finished",
+        settings=worker.planned.settings.to_dict(),
+        seconds=read_json(seconds) if seconds.exists() else {},
+        error=error if failed else None,
+        evaluation=read_json(run.evaluation)["splits"] if run.evaluation.exists() else None,
+        examination=read_json(run.examination) if run.examination.exists() else None,
+    )
+
+
+def _already_done(folder: StudyFolder, plan: StudyPlan, retry_failed: bool) -> set[str]:
+    """Return the runs that need not run.
+
+    Raises:
+        LoopscopeError: the ledger holds a run of the same name with other settings.
+    """
+    done = set()
+    planned = {run.name: run.settings.to_dict() for run in plan.runs}
+    for name, record in folder.ledger.records().items():
+        if name in planned and record.settings != planned[name]:
+            raise LoopscopeError(
+                f"{folder.path} holds the run {name} with other settings than {plan.source} gives it: "
+                "choose another --out, or give the study another name"
+            )
+        if record.status == "finished" or not retry_failed:
+            done.add(name)
+    return done
+
+
+def run_study(
+    plan: StudyPlan,
+    folder: StudyFolder,
+    workers: int | None = None,
+    time_limit: float | None = None,
+    retry_failed: bool = False,
+    show: Callable[[list[RunStatus]], None] | None = None,
+) -> StudyOutcome:
+    """Do every run of a study that is not done yet.
+
+    Args:
+        plan: the study.
+        folder: where it is kept.
+        workers: runs at once; each has the threads of its settings, so that results do not depend on this number.
+        time_limit: seconds after which to stop cleanly.
+        retry_failed: do runs again that failed before.
+        show: called several times a second with the status of every run.
+
+    Returns:
+        the records, and why it stopped early if it did: time limit, or interrupt (SIGINT, SIGTERM).
+
+    Raises:
+        LoopscopeError: the folder cannot be written, or holds another study's runs.
+    """
+    make_folder(folder.path / "runs")
+    with RunFolder(folder.path).lock():
+        done = _already_done(folder, plan, retry_failed)
+        statuses = {
+            run.name: RunStatus(run.name, "done before" if run.name in done else "waiting") for run in plan.runs
+        }
+        stopped = _run_all(plan, folder, workers or plan.workers, time_limit, statuses, show)
+    names = [run.name for run in plan.runs]
+    records = {name: record for name, record in folder.ledger.records().items() if name in names}
+    unfinished = [status.name for status in statuses.values() if status.state in ("waiting", "stopped")]
+    return StudyOutcome(records, unfinished, stopped)
+
+
+def _run_all(
+    plan: StudyPlan,
+    folder: StudyFolder,
+    workers: int,
+    time_limit: float | None,
+    statuses: dict[str, RunStatus],
+    show: Callable[[list[RunStatus]], None] | None,
+) -> str | None:
+    deadline = None if time_limit is None else time.monotonic() + time_limit - GRACE
+    asked: list[str] = []
+    previous = {
+        number: signal.signal(number, lambda got, frame: asked.append(signal.Signals(got).name))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    waiting = deque(run for run in plan.runs if statuses[run.name].state == "waiting")
+    running: list[_Worker] = []
+    told = False
+    try:
+        while waiting or running:
+            if deadline is not None and time.monotonic() > deadline and not asked:
+                asked.append("the time limit")
+            if asked and not told:
+                told = True
+                for worker in running:
+                    worker.process.terminate()
+            while waiting and len(running) < workers and not asked:
+                planned = waiting.popleft()
+                running.append(_start(plan, folder, planned, statuses[planned.name]))
+            for worker in [worker for worker in running if worker.process.poll() is not None]:
+                running.remove(worker)
+                _finish(folder, worker)
+            if show is not None:
+                show(list(statuses.values()))
+            if running:
+                time.sleep(POLL)
+            elif asked:
+                break
+    finally:
+        for worker in running:
+            worker.process.kill()
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    return asked[0] if asked else None
+
+
+def _finish(folder: StudyFolder, worker: _Worker) -> None:
+    worker.reader.join()
+    if worker.process.returncode == STOPPED:
+        worker.status.state = "stopped"
+        return
+    record = _record(folder, worker)
+    folder.ledger.append(record)
+    worker.status.state, worker.status.error = record.status, record.error

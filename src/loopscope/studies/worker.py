@@ -1,0 +1,183 @@
+"""One run of a study in a process of its own: train, evaluate, examine, each stage skipped where it is done.
+
+The parent reads progress as JSON lines on standard output. The process stops cleanly, with a checkpoint, on SIGTERM,
+and when the parent is gone.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+from loopscope.errors import LoopscopeError
+from loopscope.evaluation import evaluate_split, to_json
+from loopscope.files import read_json, write_json
+from loopscope.models import load_model
+from loopscope.stability import ExaminationConfig, examine
+from loopscope.training.runs import RunFolder
+from loopscope.training.settings import RunSettings
+from loopscope.training.trainer import train
+
+STOPPED = 75
+"""Exit status of a run that stopped early and can go on (the system's code for a temporary failure)."""
+
+REPORT_EVERY = 0.5
+ORPHAN_PATIENCE = 120.0
+"""Seconds to wait for the worker of a killed study to notice that nobody reads from it any more."""
+
+
+class StopRequested(Exception):
+    """The run was asked to stop."""
+
+
+@dataclass
+class Reporter:
+    """Sends progress to the parent, not too often, and notices when to stop."""
+
+    stage: str = "start"
+    _asked: str | None = None
+    _last: float = field(default=0.0)
+
+    def ask_to_stop(self, number: int, frame: FrameType | None) -> None:
+        """Remember a signal."""
+        self._asked = signal.Signals(number).name
+
+    def reason(self) -> str | None:
+        """Return why to stop, or None."""
+        return self._asked
+
+    def send(self, done: int, total: int, **details: Any) -> None:
+        """Report that ``done`` of ``total`` parts of the stage are done."""
+        if time.monotonic() - self._last < REPORT_EVERY and done < total:
+            return
+        self._last = time.monotonic()
+        try:
+            print(json.dumps({"stage": self.stage, "done": done, "total": total, **details}), flush=True)
+        except BrokenPipeError:
+            # Nobody reads any more: the study was killed.
+            self._asked = "the study's end"
+
+    def step(self, done: int, total: int) -> None:
+        """Report a part of a stage that cannot be resumed inside; stop there when asked."""
+        self.send(done, total)
+        if self._asked:
+            raise StopRequested(self._asked)
+
+
+def _evaluate(run: RunFolder, settings: RunSettings, reporter: Reporter) -> None:
+    """Evaluate split after split, saving each, so that a stop loses at most one."""
+    model = load_model(run.model)
+    curves = read_json(run.evaluation)["splits"] if run.evaluation.exists() else {}
+    config = settings.evaluation
+    if settings.model.architecture == "fixed-depth":
+        config = type(config)(iterations=1, examples=config.examples, batch_size=config.batch_size)
+    splits = settings.data.evaluation_splits()
+    per_split = [-(-min(len(split), config.examples) // config.batch_size) for split in splits.values()]
+    total, done = sum(per_split) * config.iterations, 0
+
+    def tick() -> None:
+        nonlocal done
+        done += 1
+        reporter.step(done, total)
+
+    for (name, split), batches in zip(splits.items(), per_split, strict=True):
+        if name in curves:
+            done += batches * config.iterations
+            continue
+        curves.update(to_json({name: evaluate_split(model, settings.data, split, config, tick)}))
+        write_json(run.evaluation, {"settings": settings.to_dict(), "splits": curves})
+
+
+def _examine(run: RunFolder, settings: RunSettings, config: ExaminationConfig, reporter: Reporter) -> None:
+    """Examine the model on the first inputs of the easy split."""
+    task = settings.data
+    split = next(iter(task.evaluation_splits().values())).first(config.examples)
+    reporter.step(0, 1)
+    examination = examine(
+        load_model(run.model),
+        task.inputs(split.problems),
+        targets=split.answers,
+        trained_iterations=settings.training.max_iterations,
+        effort=config.effort,
+        seed=config.seed,
+        iterations=config.iterations,
+        tolerance=config.tolerance,
+        prediction=config.prediction,
+        on_part=lambda name: reporter.step(0, 1),
+    )
+    write_json(run.examination, examination.to_dict())
+    reporter.send(1, 1)
+
+
+def run_stages(run: RunFolder, config: ExaminationConfig, reporter: Reporter) -> None:
+    """Do what is left of a run.
+
+    Raises:
+        StopRequested: it was asked to stop; a later call goes on.
+        LoopscopeError: it cannot be done; the message says why.
+    """
+    settings = run.settings()
+    torch.set_num_threads(settings.training.threads)
+    seconds_path = run.path / "seconds.json"
+    seconds: dict[str, float] = read_json(seconds_path) if seconds_path.exists() else {}
+
+    def timed(stage: str, needed: bool, work: Callable[[], None]) -> None:
+        if not needed:
+            return
+        reporter.stage = stage
+        began = time.monotonic()
+        try:
+            work()
+        finally:
+            seconds[stage] = round(seconds.get(stage, 0.0) + time.monotonic() - began, 2)
+            write_json(seconds_path, seconds)
+
+    def do_train() -> None:
+        total = settings.training.steps
+        outcome = train(settings, run, lambda done, loss: reporter.send(done, total, loss=loss), reporter.reason)
+        if outcome.stopped:
+            raise StopRequested(outcome.stopped)
+
+    split_names = settings.data.evaluation_splits().keys()
+    evaluated = run.evaluation.exists() and split_names == read_json(run.evaluation)["splits"].keys()
+    looped = settings.model.architecture == "looped"
+    timed("train", not run.finished(), do_train)
+    timed("evaluate", not evaluated, lambda: _evaluate(run, settings, reporter))
+    timed("examine", looped and not run.examination.exists(), lambda: _examine(run, settings, config, reporter))
+
+
+def main(arguments: list[str]) -> int:
+    """Run the stages of the run in a folder; the second argument is the examination's config as JSON."""
+    # The parent shows what matters; library warnings go to the run's log through standard error.
+    warnings.simplefilter("default")
+    run = RunFolder(Path(arguments[0]))
+    config = ExaminationConfig(**json.loads(arguments[1]))
+    reporter = Reporter()
+    signal.signal(signal.SIGTERM, reporter.ask_to_stop)
+    signal.signal(signal.SIGINT, reporter.ask_to_stop)
+    try:
+        with run.lock(patience=ORPHAN_PATIENCE):
+            run_stages(run, config, reporter)
+    except StopRequested:
+        return STOPPED
+    except LoopscopeError as error:
+        print(json.dumps({"error": str(error)}), flush=True)
+        return 1
+    except Exception as error:
+        print(json.dumps({"error": f"{type(error).__name__}: {' '.join(str(error).split())}"}), flush=True)
+        raise
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
