@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from loopscope.errors import LoopscopeError
-from loopscope.loop import FunctionLoop
+from loopscope.linear import step_jacobian
+from loopscope.loop import FunctionLoop, iterate
+from loopscope.models import LoopedTransformer, LoopedTransformerConfig
 from loopscope.stability.spectrum import spectral_radius, top_eigenvalues
 
 MATRICES = FunctionLoop(
@@ -111,6 +113,112 @@ def test_top_eigenvalues_against_numpy() -> None:
     moduli = -np.sort(-np.abs(np.linalg.eigvals(matrices.numpy())), axis=1)[:, :5]
     assert (np.abs(result.eigenvalues.abs().numpy() - moduli) <= result.error.numpy()).all()
     assert np.allclose(result.eigenvalues.abs(), moduli, rtol=0.01)
+
+
+def similar(matrix: NDArray, rng: np.random.Generator, spread: float) -> NDArray:
+    """Return S A S^{-1} with singular values of S between exp(-spread) and exp(spread)."""
+    size = len(matrix)
+    left, right = (np.linalg.qr(rng.standard_normal((size, size)))[0] for _ in range(2))
+    basis = left * np.exp(rng.uniform(-spread, spread, size)) @ right
+    return basis @ matrix @ np.linalg.inv(basis)
+
+
+def rotations(rng: np.random.Generator, size: int, radii: NDArray) -> NDArray:
+    return scipy.linalg.block_diag(
+        *[rotation(d, r) for d, r in zip(rng.uniform(0, 180, size // 2), radii, strict=True)]
+    )
+
+
+def defective(rng: np.random.Generator, size: int) -> NDArray:
+    block = jordan(rng.uniform(-1.05, 1.05), rng.integers(2, 6)) * rng.uniform(0.3, 1.5)
+    whole = scipy.linalg.block_diag(block, np.diag(rng.uniform(-0.7, 0.7, size - len(block))))
+    basis = np.linalg.qr(rng.standard_normal((size, size)))[0]
+    return basis @ whole @ basis.T
+
+
+RANDOM: dict[str, Callable[[np.random.Generator, int], NDArray]] = {
+    "gaussian": lambda rng, n: rng.standard_normal((n, n)) / np.sqrt(n),
+    "symmetric": lambda rng, n: (lambda a: (a + a.T) / np.sqrt(4 * n))(rng.standard_normal((n, n))),
+    "triangular": lambda rng, n: np.triu(rng.standard_normal((n, n)) * 0.1, 1) + np.diag(rng.uniform(-1, 1, n)),
+    "real, oblique": lambda rng, n: similar(np.diag(rng.uniform(-1, 1, n)), rng, 1.5),
+    "complex, oblique": lambda rng, n: similar(rotations(rng, n, rng.uniform(0, 1, n // 2)), rng, 1.0),
+    "defective": defective,
+    "sparse": lambda rng, n: rng.standard_normal((n, n)) * (rng.random((n, n)) < 4 / n) * 0.5,
+    "stochastic": lambda rng, n: (lambda a: 0.95 * a / a.sum(1, keepdims=True))(rng.exponential(size=(n, n))),
+    "near identity": lambda rng, n: np.eye(n) + 0.05 * rng.standard_normal((n, n)) / np.sqrt(n),
+    "clustered": lambda rng, n: similar(
+        np.diag(np.r_[0.95 + rng.normal(0, 1e-3, 5), rng.uniform(-0.9, 0.9, n - 5)]), rng, 1.0
+    ),
+}
+
+
+def test_error_covers_a_thousand_random_cases() -> None:
+    covered, close = [], []
+    for index, make in enumerate(RANDOM.values()):
+        rng = np.random.default_rng(index)
+        for size, dtype in ((10, torch.float32), (40, torch.float64), (80, torch.float32), (120, torch.float64)):
+            matrices = torch.from_numpy(np.stack([make(rng, size) for _ in range(25)])).to(dtype)
+            result = spectral_radius(MATRICES, MATRICES.start(matrices), matrices, seed=index)
+            radius = largest(matrices)
+            error = np.abs(result.radius.numpy() - radius)
+            covered.append(error <= result.error.numpy() + 1e-12)
+            close.append((error <= 0.01 * radius)[result.converged.numpy()])
+    assert np.concatenate(covered).size == 1000
+    assert np.concatenate(covered).mean() >= 0.99
+    assert np.concatenate(close).mean() >= 0.99
+    assert np.concatenate(close).size >= 900
+
+
+@pytest.mark.parametrize("norm", ["pre", "peri", "outer", "sandwich", "gru"])
+@pytest.mark.parametrize("recall", ["none", "external", "internal"])
+def test_looped_transformers_against_their_full_jacobian(recall: str, norm: str) -> None:
+    torch.manual_seed(0)
+    config = LoopedTransformerConfig(
+        recall=recall, norm=norm, width=32, heads=2, inputs=5, outputs=3, grid=(3, 3), attention="full"
+    )
+    model = LoopedTransformer(config).eval()
+    with torch.no_grad():
+        recalled = model.encode(torch.randn(3, 9, 5))
+        state = iterate(model, model.start(recalled), recalled, 20)
+    result = spectral_radius(model, state, recalled)
+    jacobian = step_jacobian(model, state, recalled)
+    rows = torch.eye(jacobian.size)
+    full = torch.stack([jacobian.vjp(row.expand(3, -1)) for row in rows], dim=1)
+    error = np.abs(result.radius.numpy() - largest(full))
+    assert (error <= 0.01 * largest(full)).all()
+    assert (error <= result.error.numpy()).all()
+    assert result.converged.all()
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
+
+
+def test_restarts_reach_a_crowded_rim() -> None:
+    rng = np.random.default_rng(7)
+    inner = [
+        rotation(degrees, radius)
+        for degrees, radius in zip(rng.uniform(0, 180, 150), rng.uniform(0, 0.93, 150), strict=True)
+    ]
+    matrices = torch.from_numpy(scipy.linalg.block_diag(rotation(73, 0.95), *inner))[None]
+    result = spectral_radius(MATRICES, MATRICES.start(matrices), matrices, subspace=20, max_products=2000)
+    assert int(result.products[0]) > 40
+    assert float(result.radius[0]) == pytest.approx(0.95, rel=0.01)
+    assert abs(float(result.radius[0]) - 0.95) <= float(result.error[0])
+
+
+def test_too_few_products_are_not_called_converged() -> None:
+    rng = np.random.default_rng(0)
+    matrices = torch.from_numpy(rng.standard_normal((2, 300, 300)) / np.sqrt(300))
+    result = spectral_radius(MATRICES, MATRICES.start(matrices), matrices, max_products=15)
+    assert not result.converged.any()
+    assert (np.abs(result.radius.numpy() - largest(matrices)) <= result.error.numpy()).all()
+
+
+def test_jacobian_that_is_not_finite_is_unknown_and_alone() -> None:
+    matrices = torch.stack([torch.full((30, 30), torch.nan), 0.5 * torch.eye(30)])
+    result = spectral_radius(MATRICES, MATRICES.start(matrices), matrices)
+    assert result.radius.isnan().tolist() == [True, False]
+    assert result.error.isinf().tolist() == [True, False]
+    assert result.converged.tolist() == [False, True]
+    assert float(result.radius[1]) == pytest.approx(0.5)
 
 
 def test_global_random_state_is_left_alone() -> None:

@@ -180,6 +180,8 @@ class _Options:
     subspace: int
     strictness: float = 1.0
     """How many times smaller than the tolerance the values' own errors must be, what may overtake them aside."""
+    caution: float = 1.0
+    """How many times farther than the products resolve the spectrum a value that has not settled may still move."""
 
 
 @dataclass(frozen=True)
@@ -209,7 +211,7 @@ def _judge(
     """
     size = np.abs(ritz.values)
     wanted, tolerance = options.wanted, options.tolerance
-    window = np.abs(ritz.values - ritz.values.mean()).max() / products
+    window = options.caution * np.abs(ritz.values - ritz.values.mean()).max() / products
 
     def error(i: int) -> float:
         settled = ritz.backward[i] * min(ritz.condition[i], _ILL_CONDITIONED) <= max(tolerance * size[0], window)
@@ -446,7 +448,7 @@ def _second_start(
 
     The Ritz values of both spaces together show an eigenvalue that the first start missed, and an eigenvector on the
     other side that it did not contain: |y^H x| is then smaller, and the error larger, than it seemed. Takes at least
-    a third as many products as the first start, and at most as many.
+    a third as many products as the first start, and at most twice as many.
     """
     width = max(one.basis.shape[0] for one in first)
     outside = jacobian.point.new_zeros(len(first), width, jacobian.size)
@@ -470,7 +472,7 @@ def _second_start(
             aligned = torch.mv(krylov.basis[place, : krylov.length], one.direction).double().cpu().numpy()
             both, rows = _together(one, projected[place], coupling[place], crossing[place], aligned)
             ritz, errors, done = watches[example].look(both, rows, products)
-            least, most = (max(_SECOND_START, count) for count in (one.products // 3, one.products))
+            least, most = (max(_SECOND_START, count) for count in (one.products // 3, 2 * one.products))
             if products < least or not (done or products >= most):
                 continue
             batch.open.remove(example)
@@ -511,16 +513,41 @@ def _together(
 
 
 def _dominant(jacobian: Jacobian, options: _Options, generator: torch.Generator) -> list[_Found]:
-    """Find the outermost eigenvalues of each example from two random starts."""
+    """Find the outermost eigenvalues of each example from two random starts; where in doubt, from two stricter ones."""
+    found = _two_starts(jacobian, options, 2.0, generator)
+    doubtful = [i for i, one in enumerate(found) if _is_doubtful(one, options)]
+    if doubtful:
+        again = _two_starts(_rows(jacobian, doubtful), options, 8.0, generator)
+        for i, one in zip(doubtful, again, strict=True):
+            # What was larger beyond its error before may not be lost.
+            lost = np.abs(found[i].values) - found[i].errors - np.abs(one.values)
+            errors = np.maximum(one.errors, lost)
+            found[i] = replace(one, errors=errors, products=found[i].products + one.products)
+    return found
+
+
+def _is_doubtful(one: _Found, options: _Options) -> bool:
+    """Return whether the errors are too large though products are left, and more of them may help."""
+    loose = bool((one.errors > options.tolerance * np.abs(one.values)).any())
+    defective = bool((one.condition > 1 / NEARLY_DEFECTIVE).any())
+    return loose and not defective and not one.complete and one.products < options.max_products
+
+
+def _two_starts(jacobian: Jacobian, options: _Options, strictness: float, generator: torch.Generator) -> list[_Found]:
     # Stricter at first, since the second start can only raise the error.
-    found = _first_start(jacobian, replace(options, strictness=2.0), generator)
+    found = _first_start(jacobian, replace(options, strictness=strictness, caution=2.0), generator)
     rest = [i for i, one in enumerate(found) if not one.complete]
     if rest:
-        rows = torch.tensor(rest, device=jacobian.point.device)
-        again = _second_start(jacobian.select(rows), [found[i] for i in rest], options, generator)
+        again = _second_start(_rows(jacobian, rest), [found[i] for i in rest], options, generator)
         for i, one in zip(rest, again, strict=True):
             found[i] = one
     return found
+
+
+def _rows(jacobian: Jacobian, rows: list[int]) -> Jacobian:
+    """Return the Jacobians of ``rows``; of all of them, the one that holds its graph already."""
+    whole = len(rows) == jacobian.batch
+    return jacobian if whole else jacobian.select(torch.tensor(rows, device=jacobian.point.device))
 
 
 def spectral_radius(

@@ -1,0 +1,242 @@
+"""The spectral radius of a looped transformer's Jacobian: ours against other tools, in one run, on the same states.
+
+    python benchmarks/spectrum.py                                     # untrained blocks, 81 tokens x 256, 32 examples
+    python benchmarks/spectrum.py --model runs/sudoku/model --json    # a trained one, as JSON
+
+Rows: ours (all examples at once); torchdeq's power method (all at once, 100 products); curvlinops' Jacobian operator
+with scipy.sparse.linalg.eigs (one example after another, at tolerance 1e-3: at 1e-2 it stops too early to be within 1%
+for every example, and its default is machine precision); dense torch.func.jacrev with numpy's eigvals where the matrix
+fits. The reference is the dense one where it fits, else curvlinops with SciPy at tolerance 1e-5. Needs
+``pip install loopscope[bench]``; a missing tool is named in its row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from loopscope.linear import step_jacobian
+from loopscope.loop import iterate, select
+from loopscope.models import LoopedTransformer, LoopedTransformerConfig
+from loopscope.stability.spectrum import spectral_radius
+
+DENSE_LIMIT = 2000
+SCIPY_TOLERANCE = 1e-3
+REFERENCE_TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method on one case: seconds for each example, and errors against the reference where there is one."""
+
+    case: str
+    method: str
+    seconds_per_example: float | None
+    speedup_over_scipy: float | None
+    worst_error: float | None
+    within_one_percent: str | None
+    note: str
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model at some of its states."""
+
+    name: str
+    model: LoopedTransformer
+    state: Tensor
+    recalled: dict[str, Tensor]
+
+    @property
+    def examples(self) -> int:
+        """The number of examples."""
+        return self.state.shape[0]
+
+    @property
+    def size(self) -> int:
+        """The numbers in one example's state."""
+        return self.state[0].numel()
+
+
+def ours(case: Case) -> tuple[np.ndarray, str]:
+    found = spectral_radius(case.model, case.state, case.recalled)
+    products = found.products.double().mean().item()
+    covered = int(found.converged.sum())
+    note = f"{products:.0f} products an example, {covered}/{case.examples} converged, error <= {found.error.max():.1e}"
+    return found.radius.numpy(), note
+
+
+def torchdeq_power_method(case: Case) -> tuple[np.ndarray, str]:
+    from torchdeq.loss import power_method
+
+    state = case.state.detach().clone().requires_grad_()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        _, radius = power_method(case.model.step(state, case.recalled), state, n_iters=100)
+    return radius.detach().double().numpy(), "real Rayleigh quotient, 100 products"
+
+
+class OneStep(torch.nn.Module):
+    """A step as curvlinops wants it: the state is the parameter, and the input is not used."""
+
+    def __init__(self, model: LoopedTransformer, state: Tensor, recalled: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.state = torch.nn.Parameter(state.clone())
+        self.recalled = recalled
+        self.run = [model.step]
+
+    def forward(self, unused: Tensor) -> Tensor:
+        """Return the next state, flat."""
+        return self.run[0](self.state, self.recalled).flatten(1)
+
+
+def curvlinops_scipy(case: Case, tolerance: float) -> tuple[np.ndarray, str]:
+    from curvlinops import JacobianLinearOperator
+    from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigs
+
+    radii, products = [], 0
+    for row in range(case.examples):
+        rows = slice(row, row + 1)
+        module = OneStep(case.model, case.state[rows], select(case.recalled, rows))
+        data = [(torch.zeros(1, 1), torch.zeros(1, case.size))]
+        operator = JacobianLinearOperator(module, [module.state], data, check_deterministic=False).to_scipy()
+
+        def product(vector: np.ndarray, operator: LinearOperator = operator) -> np.ndarray:
+            nonlocal products
+            products += 1
+            return operator @ vector.astype(np.float32).ravel()
+
+        # curvlinops multiplies in forward mode, for which fused attention has no rule.
+        with sdpa_kernel(SDPBackend.MATH):
+            start = np.random.default_rng(row).standard_normal(case.size).astype(np.float32)
+            counted = LinearOperator(operator.shape, matvec=product, dtype=np.float32)
+            try:
+                values = eigs(counted, k=1, which="LM", tol=tolerance, v0=start, return_eigenvectors=False)
+            except ArpackNoConvergence as stopped:
+                values = stopped.eigenvalues
+        radii.append(np.abs(values).max() if len(values) else np.nan)
+    note = f"ARPACK, tolerance {tolerance:g}, {products / case.examples:.0f} products an example"
+    return np.array(radii), note
+
+
+def dense(case: Case) -> tuple[np.ndarray, str]:
+    jacobian = step_jacobian(case.model, case.state, case.recalled)
+    radii = []
+    for row in range(case.examples):
+        one = jacobian.select(slice(row, row + 1))
+        # Fused attention has no rule for many rows at once; the plain one has.
+        with sdpa_kernel(SDPBackend.MATH):
+            matrix = torch.func.jacrev(lambda point, one=one: one.function(point[None], one.context)[0])(one.point[0])
+        radii.append(np.abs(np.linalg.eigvals(matrix.detach().double().numpy())).max())
+    return np.array(radii), f"n = {case.size}"
+
+
+def timed(measure: Callable[[], tuple[np.ndarray, str]]) -> tuple[float | None, np.ndarray | None, str]:
+    start = time.perf_counter()
+    try:
+        radii, note = measure()
+    except ImportError as missing:
+        return None, None, f"not installed here: {missing.name}; pip install loopscope[bench]"
+    return time.perf_counter() - start, radii, note
+
+
+def compare(case: Case) -> list[Row]:
+    measured = {
+        "ours": timed(lambda: ours(case)),
+        "torchdeq power_method": timed(lambda: torchdeq_power_method(case)),
+        "curvlinops + scipy": timed(lambda: curvlinops_scipy(case, SCIPY_TOLERANCE)),
+    }
+    if case.size <= DENSE_LIMIT:
+        measured["dense jacrev + eigvals"] = timed(lambda: dense(case))
+    else:
+        measured["curvlinops + scipy, tight"] = timed(lambda: curvlinops_scipy(case, REFERENCE_TOLERANCE))
+    reference = list(measured.values())[-1][1]
+    scipy_seconds = measured["curvlinops + scipy"][0]
+    rows = []
+    for method, (seconds, radii, note) in measured.items():
+        errors = None if radii is None or reference is None else np.abs(radii - reference) / reference
+        rows.append(
+            Row(
+                case=case.name,
+                method=method,
+                seconds_per_example=None if seconds is None else seconds / case.examples,
+                speedup_over_scipy=None if seconds is None or scipy_seconds is None else scipy_seconds / seconds,
+                worst_error=None if errors is None else float(np.nan_to_num(errors, nan=np.inf).max()),
+                within_one_percent=None if errors is None else f"{int((errors <= 0.01).sum())}/{case.examples}",
+                note=note + (" (the reference)" if radii is reference and radii is not None else ""),
+            )
+        )
+    return rows
+
+
+def untrained(recall: str, norm: str, width: int, side: int) -> LoopedTransformer:
+    config = LoopedTransformerConfig(
+        recall=recall,  # type: ignore[arg-type]
+        norm=norm,  # type: ignore[arg-type]
+        width=width,
+        heads=max(1, width // 32),
+        inputs=10,
+        outputs=9,
+        grid=(side, side),
+        attention="full",
+    )
+    torch.manual_seed(0)
+    return LoopedTransformer(config).eval()
+
+
+def make_case(name: str, model: LoopedTransformer, examples: int, iterations: int) -> Case:
+    config = model.config
+    assert config.grid is not None
+    assert config.inputs is not None
+    generator = torch.Generator().manual_seed(0)
+    tokens = int(np.prod(config.grid))
+    digits = torch.randint(0, config.inputs, (examples, tokens), generator=generator)
+    inputs = torch.nn.functional.one_hot(digits, config.inputs).float()
+    with torch.no_grad():
+        recalled = model.encode(inputs)
+        state = iterate(model, model.start(recalled), recalled, iterations)
+    return Case(name, model, state, recalled)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--examples", type=int, default=32)
+    parser.add_argument("--iterations", type=int, default=30, help="steps before J is taken")
+    parser.add_argument("--recall", default="internal", help="of the untrained blocks")
+    parser.add_argument("--norm", default="outer", help="of the untrained blocks")
+    parser.add_argument("--model", help="folder of a trained looped transformer, instead of an untrained one")
+    parser.add_argument("--json", action="store_true", help="print JSON alone")
+    args = parser.parse_args()
+    if args.model:
+        large = LoopedTransformer.from_pretrained(args.model).eval()
+        name = args.model
+    else:
+        large = untrained(args.recall, args.norm, width=256, side=9)
+        name = f"untrained {args.recall} {args.norm}, 81 x 256"
+    small = untrained(args.recall, args.norm, width=32, side=4)
+    rows: list[Row] = []
+    for case_name, model in ((f"untrained {args.recall} {args.norm}, 16 x 32", small), (name, large)):
+        rows += compare(make_case(case_name, model, args.examples, args.iterations))
+    setting = {"threads": torch.get_num_threads(), "torch": torch.__version__, "examples": args.examples}
+    if args.json:
+        print(json.dumps({"setting": setting, "rows": [asdict(row) for row in rows]}, indent=2, allow_nan=False))
+        return
+    print(f"{args.examples} examples, {setting['threads']} threads, torch {setting['torch']}")
+    print(f"{'case':34} {'method':26} {'s/example':>10} {'x scipy':>8} {'worst err':>10} {'within 1%':>10}  note")
+    for row in rows:
+        numbers = [row.seconds_per_example, row.speedup_over_scipy, row.worst_error]
+        cells = ["-" if number is None else f"{number:.3g}" for number in numbers]
+        within = row.within_one_percent or "-"
+        print(f"{row.case:34} {row.method:26} {cells[0]:>10} {cells[1]:>8} {cells[2]:>10} {within:>10}  {row.note}")
+
+
+if __name__ == "__main__":
+    main()
