@@ -97,7 +97,7 @@ class PlainTransformer(nn.Module):
         mask = None
         if config.attention == "local":
             distance = (torch.arange(tokens).unsqueeze(1) - torch.arange(tokens)).abs()
-            mask = distance <= config.window // 2
+            mask = distance <= config.window
         embedding = self.embedding(inputs)
         state = embedding
         for _ in range(gradient_iterations):

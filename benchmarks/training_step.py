@@ -105,7 +105,7 @@ def milliseconds(action: Callable[[], object]) -> float:
 def forward_operations(config: LoopedTransformerConfig, tokens: int, iterations: int) -> int:
     """Return the operations (two per multiplication) of the matrix products that one example's forward needs."""
     width = config.width
-    attended = config.window if config.attention == "local" else tokens
+    attended = 2 * config.window + 1 if config.attention == "local" else tokens
     attention = 4 * width * width + 2 * attended * width  # queries, keys, values, output; scores and mixture
     mlp = 2 * config.mlp_ratio * width * width
     recall = 2 * width * width  # W_state, once per sub-layer

@@ -94,7 +94,7 @@ class Plain:
         scores = torch.einsum("bihc,bjhc->bhij", query, key) / math.sqrt(width // heads)
         if self.config.attention == "local":
             distance = (torch.arange(length)[:, None] - torch.arange(length)).abs()
-            scores = scores.masked_fill(distance > self.config.window // 2, -math.inf)
+            scores = scores.masked_fill(distance > self.config.window, -math.inf)
         weights = scores.exp() / scores.exp().sum(-1, keepdim=True)
         return self.linear(torch.einsum("bhij,bjhc->bihc", weights, value).reshape(batch, length, width), f"{name}.out")
 
@@ -274,8 +274,8 @@ def test_parameter_counts_are_the_papers(options, millions, inputs, outputs):
         ({"inputs": 0}, "inputs is 0"),
         ({"architecture": "fixed-depth", "recall": "internal"}, "there is nothing to recall; set recall to none"),
         ({"attention": "full", "window": 5}, "window 5 was given with full attention"),
-        ({"attention": "local", "window": 4, "grid": (0,)}, "window is 4, expected an odd number"),
-        ({"attention": "local", "window": -1, "grid": (0,)}, "window is -1, expected an odd number"),
+        ({"attention": "local", "window": 0, "grid": (0,)}, "window is 0, expected a distance"),
+        ({"attention": "local", "window": -1, "grid": (0,)}, "window is -1, expected a distance"),
         ({"attention": "local", "window": 5}, "it is defined on a line only"),
         ({"attention": "local"}, "it is defined on a line only"),
         ({"attention": None, "window": 5}, "it is defined on a line only"),
@@ -399,7 +399,7 @@ def test_local_attention_is_full_attention_with_a_band_mask(tokens, radius, seed
     band = (torch.arange(tokens)[:, None] - torch.arange(tokens)).abs() <= radius
     scores = torch.einsum("bihc,bjhc->bhij", query, key) / 2
     full = torch.einsum("bhij,bjhc->bihc", scores.masked_fill(~band, -math.inf).softmax(-1), value)
-    local = local_attention(query, key, value, window_mask(tokens, 2 * radius + 1))
+    local = local_attention(query, key, value, window_mask(tokens, radius))
     torch.testing.assert_close(local, full, rtol=1e-10, atol=1e-10)
     expected = torch.autograd.grad((full * weight).sum(), (query, key, value))
     for gradient, right in zip(torch.autograd.grad((local * weight).sum(), (query, key, value)), expected, strict=True):
@@ -417,7 +417,7 @@ def test_full_attention_mixes_all_values_by_softmax():
 def test_local_attention_stays_finite_for_large_scores(scale):
     query = scale * torch.ones(1, 6, 1, 4)
     value = torch.arange(6.0).view(1, 6, 1, 1).expand(1, 6, 1, 4)
-    mixed = local_attention(query, query, value, window_mask(6, 3))[0, :, 0, 0]
+    mixed = local_attention(query, query, value, window_mask(6, 1))[0, :, 0, 0]
     torch.testing.assert_close(mixed, torch.tensor([0.5, 1, 2, 3, 4, 4.5]))
 
 

@@ -3,6 +3,9 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+RESUMABLE = 75
+"""Exit status of what stopped early with nothing lost and can go on (the system's code for a temporary failure)."""
+
 
 class LoopscopeError(Exception):
     """Bad input: the message is one line that says what was given, what was expected, and what to do."""

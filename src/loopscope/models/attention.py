@@ -48,9 +48,9 @@ def rotate(
     return torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=-1)
 
 
-def window_mask(tokens: int, window: int, device: torch.device | None = None) -> Bool[Tensor, "tokens window"]:
-    """Return which of a token's neighbours lie inside the line."""
-    offsets = torch.arange(window, device=device) - window // 2
+def window_mask(tokens: int, window: int, device: torch.device | None = None) -> Bool[Tensor, "tokens positions"]:
+    """Return which of the positions up to ``window`` away, on either side of a token, lie inside the line."""
+    offsets = torch.arange(2 * window + 1, device=device) - window
     neighbours = torch.arange(tokens, device=device).unsqueeze(1) + offsets
     return (neighbours >= 0) & (neighbours < tokens)
 
@@ -60,8 +60,16 @@ def full_attention(
     key: Float[Tensor, "batch tokens heads width"],
     value: Float[Tensor, "batch tokens heads width"],
 ) -> Float[Tensor, "batch tokens heads width"]:
-    """Return each token's mixture of all values, softmax of scaled dot products."""
-    query, key, value = (part.transpose(1, 2) for part in (query, key, value))
+    """Return each token's mixture of all values, softmax of scaled dot products.
+
+    Queries and keys may be of higher precision than the values (under autocast their norm is); the products are taken
+    in that of the values.
+    """
+    query, key, value = (part.to(value.dtype).transpose(1, 2) for part in (query, key, value))
+    if value.dtype is torch.bfloat16 and value.device.type == "cpu":
+        # The fused kernel's backward pass in bf16 takes four times as long there as these two products.
+        weights = (query * query.shape[-1] ** -0.5 @ key.transpose(2, 3)).softmax(-1)
+        return (weights @ value).transpose(1, 2)
     return F.scaled_dot_product_attention(query, key, value).transpose(1, 2)
 
 
@@ -69,20 +77,22 @@ def local_attention(
     query: Float[Tensor, "batch tokens heads width"],
     key: Float[Tensor, "batch tokens heads width"],
     value: Float[Tensor, "batch tokens heads width"],
-    mask: Bool[Tensor, "tokens window"],
+    mask: Bool[Tensor, "tokens positions"],
 ) -> Float[Tensor, "batch tokens heads width"]:
     """Return each token's mixture of the values in the window around it.
 
     One shifted view per offset keeps work and memory proportional to the window, not to the length.
     """
-    tokens, window = mask.shape
-    radius = window // 2
-    key, value = (F.pad(part, (0, 0, 0, 0, radius, radius)) for part in (key, value))
-    scores = torch.stack([(query * key[:, j : j + tokens]).sum(-1) for j in range(window)], dim=-1)
+    # In bf16, the backward pass of these element-wise sums takes four times as long on a CPU.
+    value = value.to(query.dtype)
+    tokens, positions = mask.shape
+    window = positions // 2
+    key, value = (F.pad(part, (0, 0, 0, 0, window, window)) for part in (key, value))
+    scores = torch.stack([(query * key[:, j : j + tokens]).sum(-1) for j in range(positions)], dim=-1)
     scores = (scores * query.shape[-1] ** -0.5).masked_fill(~mask.unsqueeze(1), float("-inf"))
-    weights = scores.softmax(-1).to(value.dtype)
+    weights = scores.softmax(-1)
     mixture = weights[..., 0:1] * value[:, 0:tokens]
-    for j in range(1, window):
+    for j in range(1, positions):
         mixture = mixture + weights[..., j : j + 1] * value[:, j : j + tokens]
     return mixture
 
@@ -103,11 +113,10 @@ class Attention(nn.Module):
         self,
         tokens: Float[Tensor, "batch tokens width"],
         rotary: Float[Tensor, "2 tokens half"],
-        mask: Bool[Tensor, "tokens window"] | None,
+        mask: Bool[Tensor, "tokens positions"] | None,
     ) -> Float[Tensor, "batch tokens width"]:
         """Return the attention update; ``mask`` marks the neighbours under local attention, None is full attention."""
         query, key, value = self.query_key_value(tokens).unflatten(-1, (3, self.heads, -1)).unbind(2)
-        query = self.query_norm(rotate(query, rotary)).to(value.dtype)
-        key = self.key_norm(rotate(key, rotary)).to(value.dtype)
+        query, key = self.query_norm(rotate(query, rotary)), self.key_norm(rotate(key, rotary))
         mixed = full_attention(query, key, value) if mask is None else local_attention(query, key, value, mask)
         return self.out(mixed.flatten(2))

@@ -35,7 +35,7 @@ class LoopedTransformerConfig:
         outputs: logits per output token.
         grid: lengths of the token grid's axes, such as (9, 9); (0,) is a line of any length.
         attention: full, or local within a window on a line.
-        window: positions that a token attends to under local attention, itself in the middle (an odd number).
+        window: how far a token attends to either side under local attention: 5 is eleven positions with its own.
         rope_base: base of the rotary embedding's wavelengths.
     """
 
@@ -96,8 +96,8 @@ class LoopedTransformerConfig:
             raise LoopscopeError(
                 f"window {window} was given with full attention: set attention to local, or leave window out"
             )
-        if window < 1 or window % 2 == 0:
-            raise LoopscopeError(f"window is {window}, expected an odd number of positions such as 5")
+        if window < 1:
+            raise LoopscopeError(f"window is {window}, expected a distance of at least 1, such as 5")
 
     def require_complete(self) -> LoopedTransformerConfig:
         """Return this config if a model can be built from it.

@@ -18,7 +18,7 @@ from loopscope.models.config import LoopedTransformerConfig
 from loopscope.models.pretrained import Pretrained, local_folder, read_config
 from loopscope.models.recall import make_recall
 
-Positions = tuple[Float[Tensor, "2 tokens half"], Bool[Tensor, "tokens window"] | None]
+Positions = tuple[Float[Tensor, "2 tokens half"], Bool[Tensor, "tokens positions"] | None]
 
 
 class _Transformer(Pretrained):

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any, Literal, get_args
 
 from loopscope.errors import LoopscopeError, check_choice, check_positive
@@ -128,6 +129,37 @@ class Examination:
         WRITERS[path.suffix](path, self)
         return path
 
+    def __str__(self) -> str:
+        """Return what fits on one screen: the verdict, the axes, the five numbers that matter, the advice."""
+        settings = self.settings
+        accuracy = settings["accuracy"]
+        lines = [
+            f"{self.verdict.value}{' (provisional: its thresholds are priors)' if self.provisional else ''}",
+            self.advice,
+            "",
+            *(f"{axis.name:17} {axis.status.value:11} {axis.reason}" for axis in self.axes),
+            *(
+                f"{f'  of directions: {axis.name}':35} {axis.status.value:11} {axis.reason}"
+                for axis in self.normalized_axes or ()
+            ),
+            "",
+            f"residual at the end          {_number(self.curves.residual[1][-1])}",
+            f"norm of the state, end/start {_number(self._norm_ratio())}",
+            f"spectral radius, median      {_number(_middle(self.spectrum.get('radius')))}",
+            f"Lipschitz constant, relative {_number(_middle(self.geometry.get('relative_lipschitz')))}",
+            f"right at the end             {'not known' if accuracy is None else f'{100 * accuracy:.1f}%'}",
+            "",
+            f"{settings['inputs']} inputs, at most {settings['iterations']} iterations, effort {settings['effort']}, "
+            f"{settings['dtype']}, seed {settings['seed']}, {self.seconds['total']:.1f} s",
+        ]
+        if self.unknown:
+            lines.append(f"not computed: {', '.join(self.unknown)} (reasons in the saved examination)")
+        return "\n".join(lines)
+
+    def _norm_ratio(self) -> float | None:
+        pairs = zip(self.reachability["norm"], self.reachability["start_norm"], strict=True)
+        return _middle([norm / start if norm is not None and start else None for norm, start in pairs])
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Examination:
         """Build an examination from ``to_dict``'s values.
@@ -158,6 +190,15 @@ class Examination:
         if not isinstance(values, dict):
             raise LoopscopeError(f"{path} holds {type(values).__name__}, expected an examination")
         return cls.from_dict(values)
+
+
+def _middle(values: list[float | None] | None) -> float | None:
+    known = [value for value in values or [] if value is not None]
+    return median(known) if known else None
+
+
+def _number(value: float | None) -> str:
+    return "not known" if value is None else f"{value:.4g}"
 
 
 WRITERS: dict[str, Callable[[Path, Examination], None]] = {

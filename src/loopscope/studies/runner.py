@@ -15,11 +15,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from loopscope.errors import LoopscopeError
+from loopscope.errors import RESUMABLE, LoopscopeError
 from loopscope.files import make_folder, read_json
 from loopscope.studies.ledger import Ledger, Record
 from loopscope.studies.plan import PlannedRun, StudyPlan
-from loopscope.studies.worker import STOPPED
 from loopscope.training.runs import RunFolder, open_run
 
 POLL = 0.2
@@ -269,7 +268,7 @@ def _run_all(
 
 def _finish(folder: StudyFolder, worker: _Worker) -> None:
     worker.reader.join()
-    if worker.process.returncode == STOPPED:
+    if worker.process.returncode == RESUMABLE:
         worker.status.state = "stopped"
         return
     record = _record(folder, worker)

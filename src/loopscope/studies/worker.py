@@ -19,17 +19,15 @@ from typing import Any
 
 import torch
 
-from loopscope.errors import LoopscopeError
+from loopscope.errors import RESUMABLE, LoopscopeError
 from loopscope.evaluation import evaluate_split, to_json
 from loopscope.files import read_json, write_json
 from loopscope.models import load_model
 from loopscope.stability import ExaminationConfig, examine
+from loopscope.subjects import from_run
 from loopscope.training.runs import RunFolder
 from loopscope.training.settings import RunSettings
 from loopscope.training.trainer import train
-
-STOPPED = 75
-"""Exit status of a run that stopped early and can go on (the system's code for a temporary failure)."""
 
 REPORT_EVERY = 0.5
 ORPHAN_PATIENCE = 120.0
@@ -98,18 +96,17 @@ def _evaluate(run: RunFolder, settings: RunSettings, reporter: Reporter) -> None
         write_json(run.evaluation, {"settings": settings.to_dict(), "splits": curves})
 
 
-def _examine(run: RunFolder, settings: RunSettings, config: ExaminationConfig, reporter: Reporter) -> None:
+def _examine(run: RunFolder, config: ExaminationConfig, reporter: Reporter) -> None:
     """Examine the model on the first inputs of the easy split."""
-    task = settings.data
-    split = next(iter(task.evaluation_splits().values())).first(config.examples)
+    subject = from_run(run.path)
     reporter.step(0, 1)
     examination = examine(
-        load_model(run.model),
-        task.inputs(split.problems),
-        targets=split.answers,
-        trained_iterations=settings.training.max_iterations,
-        effort=config.effort,
-        seed=config.seed,
+        subject.loop,
+        subject.inputs[: config.examples],
+        subject.targets,
+        subject.trained_iterations,
+        config.effort,
+        config.seed,
         iterations=config.iterations,
         tolerance=config.tolerance,
         prediction=config.prediction,
@@ -153,7 +150,7 @@ def run_stages(run: RunFolder, config: ExaminationConfig, reporter: Reporter) ->
     looped = settings.model.architecture == "looped"
     timed("train", not run.finished(), do_train)
     timed("evaluate", not evaluated, lambda: _evaluate(run, settings, reporter))
-    timed("examine", looped and not run.examination.exists(), lambda: _examine(run, settings, config, reporter))
+    timed("examine", looped and not run.examination.exists(), lambda: _examine(run, config, reporter))
 
 
 def main(arguments: list[str]) -> int:
@@ -169,7 +166,7 @@ def main(arguments: list[str]) -> int:
         with run.lock(patience=ORPHAN_PATIENCE):
             run_stages(run, config, reporter)
     except StopRequested:
-        return STOPPED
+        return RESUMABLE
     except LoopscopeError as error:
         print(json.dumps({"error": str(error)}), flush=True)
         return 1

@@ -25,6 +25,7 @@ class TrainingConfig:
         learning_rate: the largest learning rate of the schedule.
         schedule: paper (warm-up, then a drop to a tenth at 60%), cosine (warm-up over 5%, then to zero) or constant.
         weight_decay: of AdamW; none on biases and norm gains.
+        beta2: of AdamW: how slowly its estimate of the gradient's variance forgets; 0.95 recovers sooner from spikes.
         gradient_clip: largest norm of the gradient.
         objective: progressive (cross-entropy on the last iterate, part of the iterations without gradient) or full
             (max_iterations, all with gradient).
@@ -43,6 +44,7 @@ class TrainingConfig:
     learning_rate: float = 1e-3
     schedule: str = "cosine"
     weight_decay: float = 0.01
+    beta2: float = 0.999
     gradient_clip: float = 1.0
     objective: str = "progressive"
     sampler: str = "uniform"
@@ -65,6 +67,8 @@ class TrainingConfig:
             log_interval=self.log_interval,
             threads=self.threads,
         )
+        if not 0 <= self.beta2 < 1:
+            raise LoopscopeError(f"beta2 is {self.beta2}, expected a number from 0 up to but not 1, such as 0.95")
         if self.weight_decay < 0:
             raise LoopscopeError(f"weight_decay is {self.weight_decay}, expected a number of at least 0")
         check_choice("schedule", self.schedule, SCHEDULES)

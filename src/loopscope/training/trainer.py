@@ -35,6 +35,7 @@ from loopscope.training.schedules import SCHEDULES
 from loopscope.training.settings import RunSettings
 
 ORDER, COUNTS, AUGMENT = range(3)
+BETA1 = 0.9
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Adam
         {"params": matrices, "weight_decay": config.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(BETA1, config.beta2), fused=True)
 
 
 def _on_cpu() -> bool:

@@ -1,0 +1,330 @@
+"""The command line: one thin function per command."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
+from rich.console import Console
+
+from loopscope.errors import RESUMABLE, LoopscopeError, nearest
+from loopscope.training.settings import tidy
+
+if TYPE_CHECKING:
+    from loopscope.subjects import Subject
+
+console = Console(stderr=True)
+
+
+@contextmanager
+def catch_signals() -> Iterator[Callable[[], str | None]]:
+    """Yield a function that tells which of SIGINT and SIGTERM came first, or None."""
+    caught: list[str] = []
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        caught.append(signal.Signals(number).name)
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    previous = {number: signal.signal(number, remember) for number in numbers}
+    try:
+        yield lambda: caught[0] if caught else None
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def seconds(text: str) -> float:
+    """Return the seconds in a duration such as 90, 30s, 9m, 2h or 1h30m.
+
+    Raises:
+        ValueError: it is none.
+    """
+    match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?", text.strip())
+    if not match or not any(match.groups()):
+        raise ValueError(f"{text!r} is no duration: expected one such as 90, 30s, 9m or 1h30m")
+    hours, minutes, rest = (int(part or 0) for part in match.groups())
+    return float(3600 * hours + 60 * minutes + rest)
+
+
+def train_command(options: Namespace) -> int:
+    """Train one model on one task."""
+    from loopscope.reports.terminal import train_progress
+    from loopscope.training.runs import open_run
+    from loopscope.training.settings import complete
+    from loopscope.training.trainer import main_process_first, train
+
+    settings = complete(options.task, options[options.task])
+    out = Path(options[options.task].out)
+    with main_process_first() as is_main:
+        run = open_run(out, settings, resume=options[options.task].resume or not is_main)
+    if run.finished():
+        console.print(f"{out} has finished training: evaluate it with  loopscope evaluate {out}")
+        return 0
+    with (
+        run.lock() if is_main else _nothing(),
+        catch_signals() as caught,
+        train_progress(console, settings.training.steps, shown=is_main) as on_step,
+    ):
+        outcome = train(settings, run, on_step, caught)
+    if outcome.stopped:
+        console.print(f"stopped by {outcome.stopped} after step {outcome.step}: add --resume to go on")
+        return RESUMABLE
+    if is_main:
+        console.print(f"trained: {run.model}; next:  loopscope evaluate {out}  and  loopscope examine {out}")
+    return 0
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
+
+
+def evaluate_command(options: Namespace) -> int:
+    """Evaluate a run against the number of iterations."""
+    from dataclasses import replace
+
+    from loopscope.evaluation import evaluate, iterations_to_run, to_json
+    from loopscope.files import write_json
+    from loopscope.models import load_model
+    from loopscope.reports.terminal import curves_table, iteration_progress
+    from loopscope.training.runs import RunFolder
+
+    run = RunFolder(Path(options.run))
+    settings = run.settings()
+    given = {name: options[name] for name in ("iterations", "examples") if options[name] is not None}
+    settings = replace(settings, evaluation=replace(settings.evaluation, **given))
+    model = load_model(run.path)
+    if model.config != settings.model:
+        raise LoopscopeError(f"{run.model} was built from another config than {run.config}: the folder mixes two runs")
+    total = iterations_to_run(settings.data, settings.evaluation)
+    with iteration_progress(console, "evaluate", total) as on_iteration:
+        curves = evaluate(model, settings.data, settings.evaluation, on_iteration)
+    write_json(run.evaluation, {"settings": settings.to_dict(), "splits": to_json(curves)})
+    Console().print(curves_table(str(run.path), curves, settings.training.max_iterations))
+    console.print(f"written: {run.evaluation}")
+    return 0
+
+
+def _subject(name: str) -> Subject:
+    """Return what there is to examine: a run folder, or what module:function returns."""
+    from loopscope.subjects import from_function, from_run
+
+    return from_function(name) if ":" in name and not Path(name).exists() else from_run(Path(name))
+
+
+def examine_command(options: Namespace) -> int:
+    """Examine a run, or any loop that an importable function returns."""
+    from loopscope.loop import batch_size, select
+    from loopscope.reports import write_comparison
+    from loopscope.reports.terminal import part_progress
+    from loopscope.stability import Examination, examine
+    from loopscope.training.runs import RunFolder
+
+    config = options.examination
+    subject = _subject(options.subject)
+    examples = slice(0, config.examples)
+    inputs = select(subject.inputs, examples)
+    targets = subject.targets if callable(subject.targets) or subject.targets is None else subject.targets[examples]
+    with part_progress(console, f"examine {batch_size(inputs)} inputs") as on_part:
+        examination = examine(
+            subject.loop,
+            inputs,
+            targets,
+            options.trained_iterations or subject.trained_iterations,
+            config.effort,
+            config.seed,
+            iterations=config.iterations,
+            tolerance=config.tolerance,
+            prediction=config.prediction,
+            on_part=on_part,
+        )
+    print(examination)
+    run = RunFolder(Path(options.subject))
+    page = Path(options.out) if options.out else (run.path / "report.html" if run.config.is_file() else None)
+    if run.config.is_file():
+        examination.save(run.examination)
+    if options.compare is not None:
+        other = Examination.load(RunFolder(Path(options.compare)).examination)
+        write_comparison(page or Path("comparison.html"), {options.subject: examination, options.compare: other})
+        console.print(f"side by side: {page or 'comparison.html'}")
+    elif page is not None:
+        examination.save(page)
+        console.print(f"written: {page}")
+    return 0
+
+
+def study_command(options: Namespace) -> int:
+    """Train, evaluate and examine a grid of runs, and write one report."""
+    from loopscope.reports.study import write_report
+    from loopscope.reports.terminal import StudyDisplay, records_table
+    from loopscope.studies import StudyFolder, read_plan, run_study
+
+    plan = read_plan(Path(options.config))
+    folder = StudyFolder(Path(options.out or Path("studies") / plan.name))
+    limit = None if options.time_limit is None else seconds(options.time_limit)
+    with StudyDisplay(console, plan) as display:
+        outcome = run_study(plan, folder, options.workers, limit, options.retry_failed, display.show)
+    if outcome.records:
+        Console().print(records_table(plan, outcome.records))
+        write_report(plan, folder, outcome.records)
+        console.print(f"report: {folder.report}")
+    if outcome.unfinished:
+        console.print(
+            f"stopped by {outcome.stopped}, {len(outcome.unfinished)} runs left: the same command goes on where it stopped"
+        )
+        return RESUMABLE
+    return 1 if any(record.status == "failed" for record in outcome.records.values()) else 0
+
+
+def _train_parser() -> ArgumentParser:
+    from loopscope.tasks import TASKS
+    from loopscope.training.settings import add_sections
+
+    parser = ArgumentParser(
+        exit_on_error=False, description="Train one model on one task; the run goes into a folder and can be resumed."
+    )
+    subcommands = parser.add_subcommands(dest="task", title="tasks")
+    for name, task in TASKS.items():
+        description = (task.__doc__ or "").strip().splitlines()[0]
+        sub = ArgumentParser(exit_on_error=False, description=description)
+        sub.add_argument("--config", action="config", help="YAML file with any of the options below.")
+        sub.add_argument("--out", required=True, help="Folder for the run.")
+        sub.add_argument("--resume", action="store_true", help="Go on from the run's newest checkpoint.")
+        add_sections(sub, name)
+        subcommands.add_subcommand(name, sub, help=description)
+    return parser
+
+
+def _evaluate_parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        exit_on_error=False, description="Measure a run's accuracy after every iteration, on each split of its task."
+    )
+    parser.add_argument("run", help="Folder of a trained run.")
+    parser.add_argument(
+        "--iterations", type=int | None, help="Iterations to run; those of the run's config if left out."
+    )
+    parser.add_argument("--examples", type=int | None, help="Most examples of a split; the config's if left out.")
+    return parser
+
+
+def _examine_parser() -> ArgumentParser:
+    from loopscope.stability import ExaminationConfig
+
+    parser = ArgumentParser(
+        exit_on_error=False,
+        description="Measure the three axes of stability of a looped model, and say whether it will keep its answers over "
+        "many more iterations than it was trained with.",
+    )
+    parser.add_argument(
+        "subject",
+        help="Folder of a trained run, or package.module:function of a function that returns (loop, inputs), "
+        "(loop, inputs, targets) or (loop, inputs, targets, trained iterations).",
+    )
+    parser.add_argument(
+        "--trained-iterations", type=int | None, help="Most iterations in training, where a run does not say."
+    )
+    parser.add_argument(
+        "--out", type=str | None, help="File to write, .html or .json; report.html in the run's folder if left out."
+    )
+    parser.add_argument("--compare", type=str | None, help="Folder of an examined run to put beside this one.")
+    parser.add_class_arguments(ExaminationConfig, "examination", as_group=True)
+    return parser
+
+
+def _study_parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        exit_on_error=False,
+        description="Train, evaluate and examine every run of a study's grid, then write one report. A study that was "
+        "stopped, or killed, goes on where it was when the same command is given again.",
+    )
+    parser.add_argument("config", help="The study's YAML file, such as configs/quick.yaml.")
+    parser.add_argument("--out", type=str | None, help="Folder for the study; studies/NAME if left out.")
+    parser.add_argument("--workers", type=int | None, help="Runs at once; the study's own number if left out.")
+    parser.add_argument(
+        "--time-limit", type=str | None, help="Stop cleanly before this much time has passed, such as 9m or 1h30m."
+    )
+    parser.add_argument("--retry-failed", action="store_true", help="Do runs again that failed before.")
+    return parser
+
+
+COMMANDS: dict[str, tuple[Callable[[], ArgumentParser], Callable[[Namespace], int], str]] = {
+    "train": (_train_parser, train_command, "Train one model on one task."),
+    "evaluate": (_evaluate_parser, evaluate_command, "Measure accuracy against the number of iterations."),
+    "examine": (_examine_parser, examine_command, "Measure stability and give a verdict, for a run or any loop."),
+    "study": (_study_parser, study_command, "Train, evaluate and examine a grid of runs, with one report."),
+}
+
+
+def _help() -> str:
+    lines = [f"  {name:10} {text}" for name, (_, _, text) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: loopscope COMMAND ...",
+            "",
+            "Build, train and examine looped transformers.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "loopscope COMMAND --help shows the options of a command, with their defaults.",
+        ]
+    )
+
+
+def _option_names(parser: ArgumentParser, arguments: Sequence[str]) -> list[str]:
+    """Return the options that the parser, or the subcommand that the arguments name, would take."""
+    names = [name for action in parser._actions for name in action.option_strings]
+    for action in parser._actions:
+        choices: Any = action.choices
+        if isinstance(choices, dict):
+            names += [name for key in choices if key in arguments for name in _option_names(choices[key], arguments)]
+    return names
+
+
+def _parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
+    """Parse and build; a mistake becomes one line that names the nearest valid option."""
+    try:
+        return parser.instantiate(parser.parse_args(list(arguments)))
+    except ArgumentError as error:
+        message = tidy(str(error))
+        unknown = [part for part in message.split() if part.startswith("--")] if "nrecognized" in message else []
+        if unknown:
+            name = unknown[0].split("=")[0]
+            message = f"unknown option {name}{nearest(name, _option_names(parser, arguments))}"
+        raise LoopscopeError(message) from error
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; return its exit status: 0 done, 1 failed, 2 bad input, 75 stopped and resumable."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_help())
+        return 0
+    try:
+        if arguments[0] not in COMMANDS:
+            raise LoopscopeError(
+                f"unknown command {arguments[0]!r}{nearest(arguments[0], COMMANDS)}; see loopscope --help"
+            )
+        make_parser, command, _ = COMMANDS[arguments[0]]
+        parser = make_parser()
+        parser.prog = f"loopscope {arguments[0]}"
+        return command(_parse(parser, arguments[1:]))
+    except LoopscopeError as error:
+        print(f"loopscope: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        # The reader of our output is gone (as under `| head`); nothing is left to say, not even at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

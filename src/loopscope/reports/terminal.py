@@ -1,0 +1,165 @@
+"""What commands show in the terminal: progress with time left, and tables."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from loopscope.evaluation import AccuracyCurve
+from loopscope.reports.rows import RADIUS_NOTE, percent, study_table
+from loopscope.studies import Record, RunStatus, StudyPlan
+
+QUIET_INTERVAL = 30.0
+"""Seconds between lines where the output is no terminal."""
+SHOWN_ITERATIONS = (1, 8, 16, 30, 60, 120, 250, 500, 1000)
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+    )
+
+
+@contextmanager
+def train_progress(console: Console, steps: int, shown: bool = True) -> Iterator[Callable[[int, float], None]]:
+    """Show training steps, loss and time left; yield the callback for ``train``."""
+    progress = _progress(console)
+    progress.disable = not shown
+    task = progress.add_task("train", total=steps, note="")
+    with progress:
+        yield lambda done, loss: progress.update(task, completed=done, note=f"loss {loss:.3f}")
+
+
+@contextmanager
+def iteration_progress(console: Console, label: str, total: int) -> Iterator[Callable[[], None]]:
+    """Show iterations and time left; yield the callback for ``evaluate``."""
+    progress = _progress(console)
+    task = progress.add_task(label, total=total, note="")
+    with progress:
+        yield lambda: progress.advance(task)
+
+
+@contextmanager
+def part_progress(console: Console, label: str) -> Iterator[Callable[[str], None]]:
+    """Show which part of an examination is under way; yield the callback for ``examine``."""
+    with console.status(label) as status:
+        yield lambda part: status.update(f"{label}: {part}")
+
+
+def curves_table(title: str, curves: Mapping[str, AccuracyCurve], trained_iterations: int) -> Table:
+    """Return accuracy at some iterations, best, last and solved-then-broken of each split, in percent."""
+    longest = max(len(curve.answer_accuracy) for curve in curves.values())
+    shown = [i for i in SHOWN_ITERATIONS if i < longest] + [longest]
+    table = Table(
+        title=title, caption=f"% of answers right after so many iterations; trained with at most {trained_iterations}"
+    )
+    table.add_column("split")
+    for i in shown:
+        table.add_column(str(i), justify="right")
+    for name in ("best", "at", "broken"):
+        table.add_column(name, justify="right", style="bold" if name == "best" else "")
+    for name, curve in curves.items():
+        accuracies = [percent(curve.answer_accuracy[i - 1]) for i in shown if i <= len(curve.answer_accuracy)]
+        padding = ["–"] * (len(shown) - len(accuracies))
+        summary = [percent(curve.best), str(curve.best_iteration), percent(curve.solved_then_broken)]
+        table.add_row(name, *accuracies, *padding, *summary)
+    return table
+
+
+def records_table(plan: StudyPlan, records: Mapping[str, Record]) -> Table:
+    """Return one row per run of a study, failures included."""
+    table = Table(title=plan.title, caption=f"% of answers right at the last iteration; {RADIUS_NOTE}")
+    columns, rows = study_table(records[run.name] for run in plan.runs if run.name in records)
+    for column in columns:
+        table.add_column(column, justify="left" if column in ("run", "verdict") else "right", no_wrap=column == "run")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as people read them: 45s, 3m 20s, 1h 05m."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m {whole % 60:02d}s"
+    return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
+
+
+class StudyDisplay:
+    """The live view of a study: one line per run, with its stage, progress and time left.
+
+    Where the output is no terminal, a line every half minute and one for each run that ends.
+    """
+
+    def __init__(self, console: Console, plan: StudyPlan) -> None:
+        self.console = console
+        self.plan = plan
+        self.began = time.monotonic()
+        self._live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
+        self._told: dict[str, str] = {}
+        self._last = 0.0
+
+    def __enter__(self) -> StudyDisplay:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def show(self, statuses: list[RunStatus]) -> None:
+        """Show where every run is."""
+        if self._live is not None:
+            self._live.update(self._view(statuses))
+        for status in statuses:
+            ended = status.state not in ("waiting", "running")
+            if ended and self._told.get(status.name) != status.state:
+                self._told[status.name] = status.state
+                self.console.print(f"{status.name}: {status.state}{f': {status.error}' if status.error else ''}")
+        if self._live is None and time.monotonic() - self._last > QUIET_INTERVAL:
+            self._last = time.monotonic()
+            running = ", ".join(_in_words(status) for status in statuses if status.state == "running")
+            if running:
+                self.console.print(f"[{duration(time.monotonic() - self.began)}] {running}", markup=False)
+
+    def _view(self, statuses: list[RunStatus]) -> Group:
+        over = sum(status.state in ("finished", "failed", "done before") for status in statuses)
+        head = f"{self.plan.title}: {over} of {len(statuses)} runs done, {duration(time.monotonic() - self.began)}"
+        table = Table.grid(padding=(0, 1))
+        for status in statuses:
+            if status.state == "running":
+                left = status.seconds_left()
+                table.add_row(
+                    status.name,
+                    status.stage or "starts",
+                    ProgressBar(total=max(1, status.total), completed=status.done, width=24),
+                    f"{status.done}/{status.total}" if status.total else "",
+                    f"{duration(left)} left" if left is not None else "",
+                    f"loss {status.details['loss']:.3f}" if "loss" in status.details else "",
+                )
+        return Group(Text(head, style="bold"), table)
+
+
+def _in_words(status: RunStatus) -> str:
+    left = status.seconds_left()
+    loss = f" loss {status.details['loss']:.3f}" if "loss" in status.details else ""
+    remaining = f", {duration(left)} left" if left is not None else ""
+    return f"{status.name}: {status.stage or 'starts'} {status.done}/{status.total}{loss}{remaining}"

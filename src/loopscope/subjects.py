@@ -1,0 +1,82 @@
+"""What can be examined from the command line: a trained run, or the loop that an importable function returns."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from loopscope.errors import LoopscopeError, nearest
+from loopscope.loop import Loop, Tree
+from loopscope.models import load_model
+from loopscope.training.runs import RunFolder
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A loop, and inputs to examine it on.
+
+    Args:
+        loop: the loop.
+        inputs: what its ``encode`` takes.
+        targets: see ``examine``.
+        trained_iterations: most iterations in training, where known.
+    """
+
+    loop: Loop
+    inputs: Tree
+    targets: Tensor | Callable[[Tensor, Tensor], Tensor] | None = None
+    trained_iterations: int | None = None
+
+
+def from_run(path: Path) -> Subject:
+    """Return a run's model with the problems of its easy split.
+
+    Raises:
+        LoopscopeError: the folder holds no run, it has not finished, or it is of a model that is no loop.
+    """
+    run = RunFolder(path)
+    settings = run.settings()
+    if settings.model.architecture != "looped":
+        raise LoopscopeError(f"{path} is of a {settings.model.architecture} model, which has no iterations to examine")
+    task = settings.data
+    split = next(iter(task.evaluation_splits().values()))
+
+    def correct(logits: Tensor, rows: Tensor) -> Tensor:
+        return task.correct(logits, split.problems[rows], split.answers[rows]).all(1)
+
+    return Subject(load_model(run.path), task.inputs(split.problems), correct, settings.training.max_iterations)
+
+
+def from_function(name: str) -> Subject:
+    """Return what the function named package.module:function returns, looked for from the current folder too.
+
+    Raises:
+        LoopscopeError: there is no such module or function, or it returns something else.
+    """
+    module_name, _, function_name = name.partition(":")
+    sys.path.insert(0, os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise LoopscopeError(
+            f"cannot import {module_name}: {error}; give package.module:function or a run's folder"
+        ) from error
+    finally:
+        sys.path.pop(0)
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        known = [entry for entry in dir(module) if not entry.startswith("_")]
+        raise LoopscopeError(f"{module_name} has no function {function_name!r}{nearest(function_name, known)}")
+    made = function()
+    if not isinstance(made, tuple) or not 2 <= len(made) <= 4 or not isinstance(made[0], Loop):
+        raise LoopscopeError(
+            f"{name}() returned {type(made).__name__}, expected (loop, inputs), with targets and trained iterations if you "
+            "like; a loop has encode, start, step and read (FunctionLoop wraps four functions)"
+        )
+    return Subject(*made)
