@@ -22,6 +22,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 DASHES = ("-", "--", ":", "-.")
 PLOTLY_DASHES = {"-": "solid", "--": "dash", ":": "dot", "-.": "dashdot"}
 SHADE = "#8a94a6"
+UNDRAWN = ("training.seed", "data.seed", "model.architecture", "model.blocks")
+"""Varied settings that have no colour or dash of their own."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +48,13 @@ def _setting(record: Record, key: str) -> Any:
 
 def looks(records: Sequence[Record], varied: Sequence[str]) -> dict[str, Look]:
     """Return how each run is drawn: colour by its first varied setting, dash by its second; seeds look alike."""
-    keys = [key for key in varied if not key.endswith(".seed")]
+    keys = [key for key in varied if key not in UNDRAWN]
     values = [list(dict.fromkeys(str(_setting(record, key)) for record in records)) for key in keys]
     found = {}
     for record in records:
+        if _setting(record, "model.architecture") == "fixed-depth":
+            found[record.run] = Look("fixed depth", "#000000", ":")
+            continue
         own = [str(_setting(record, key)) for key in keys]
         places = [value.index(mine) for value, mine in zip(values, own, strict=True)]
         first, second = [*places, 0, 0][:2]
@@ -72,7 +77,7 @@ def _tidy(axes: Axes, xlabel: str, ylabel: str, title: str = "") -> None:
 def _legend(figure: Figure, axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True))
-    figure.legend(unique.values(), unique.keys(), loc="outside lower center", ncols=min(4, len(unique)), frameon=False)
+    figure.legend(unique.values(), unique.keys(), loc="outside lower center", ncols=min(3, len(unique)), frameon=False)
 
 
 def accuracy_figure(records: Sequence[Record], varied: Sequence[str], trained: int) -> Figure:

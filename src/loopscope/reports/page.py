@@ -40,9 +40,9 @@ def text(value: object) -> str:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], texts: Iterable[str] = ()) -> str:
-    """Return a table that scrolls inside its own box; ``texts`` names the columns of words, aligned left."""
-    texts = set(texts)
-    left = ["text wrap" if column in texts else "" for column in columns]
+    """Return a table that scrolls inside its own box; ``texts`` names the columns of words; the last of them wraps."""
+    words = list(texts)
+    left = ["" if column not in words else "text wrap" if column == words[-1] else "text" for column in columns]
 
     def line(tag: str, cells: Sequence[str]) -> str:
         return "".join(f'<{tag} class="{kind}">{text(cell)}</{tag}>' for kind, cell in zip(left, cells, strict=True))
@@ -63,7 +63,10 @@ def png(figure: Figure) -> bytes:
 def picture(image: bytes, caption: str) -> str:
     """Return a PNG inside the page, with the sentences that say how to read it."""
     data = base64.b64encode(image).decode()
-    return f'<figure><img alt="{text(caption)}" src="data:image/png;base64,{data}"><figcaption>{text(caption)}</figcaption></figure>'
+    # A PNG's header holds its width; three quarters of it is the size at which its letters match the text's.
+    width = int.from_bytes(image[16:20], "big") * 3 // 4
+    image_tag = f'<img alt="{text(caption)}" style="max-width:{width}px" src="data:image/png;base64,{data}">'
+    return f"<figure>{image_tag}<figcaption>{text(caption)}</figcaption></figure>"
 
 
 def page(title: str, body: str, script: str = "") -> str:
