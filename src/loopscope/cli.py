@@ -189,12 +189,14 @@ def _train_parser() -> ArgumentParser:
     from loopscope.training.settings import add_sections
 
     parser = ArgumentParser(
-        exit_on_error=False, description="Train one model on one task; the run goes into a folder and can be resumed."
+        exit_on_error=False,
+        allow_abbrev=False,
+        description="Train one model on one task; the run goes into a folder and can be resumed.",
     )
     subcommands = parser.add_subcommands(dest="task", title="tasks")
     for name, task in TASKS.items():
         description = (task.__doc__ or "").strip().splitlines()[0]
-        sub = ArgumentParser(exit_on_error=False, description=description)
+        sub = ArgumentParser(exit_on_error=False, allow_abbrev=False, description=description)
         sub.add_argument("--config", action="config", help="YAML file with any of the options below.")
         sub.add_argument("--out", required=True, help="Folder for the run.")
         sub.add_argument("--resume", action="store_true", help="Go on from the run's newest checkpoint.")
@@ -205,7 +207,9 @@ def _train_parser() -> ArgumentParser:
 
 def _evaluate_parser() -> ArgumentParser:
     parser = ArgumentParser(
-        exit_on_error=False, description="Measure a run's accuracy after every iteration, on each split of its task."
+        exit_on_error=False,
+        allow_abbrev=False,
+        description="Measure a run's accuracy after every iteration, on each split of its task.",
     )
     parser.add_argument("run", help="Folder of a trained run.")
     parser.add_argument(
@@ -220,6 +224,7 @@ def _examine_parser() -> ArgumentParser:
 
     parser = ArgumentParser(
         exit_on_error=False,
+        allow_abbrev=False,
         description="Measure the three axes of stability of a looped model, and say whether it will keep its answers over "
         "many more iterations than it was trained with.",
     )
@@ -242,6 +247,7 @@ def _examine_parser() -> ArgumentParser:
 def _study_parser() -> ArgumentParser:
     parser = ArgumentParser(
         exit_on_error=False,
+        allow_abbrev=False,
         description="Train, evaluate and examine every run of a study's grid, then write one report. A study that was "
         "stopped, or killed, goes on where it was when the same command is given again.",
     )

@@ -141,6 +141,7 @@ def run_stages(run: RunFolder, config: ExaminationConfig, reporter: Reporter) ->
 
     def do_train() -> None:
         total = settings.training.steps
+        reporter.send(0, total)
         outcome = train(settings, run, lambda done, loss: reporter.send(done, total, loss=loss), reporter.reason)
         if outcome.stopped:
             raise StopRequested(outcome.stopped)

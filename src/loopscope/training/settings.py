@@ -79,6 +79,7 @@ def tidy(message: str) -> str:
     message = " ".join(message.split())
     message = re.sub(r"<class '([\w.]+)'>", r"\1", message)
     message = re.sub(r"typing\.Literal\[(.*?)\]", r"one of \1", message)
+    message = re.sub(r"Expected an? (.*?)\. Got value: ", r"expected \1, got ", message)
     return re.sub(r'^Parser key "([\w.]+)": ', r"\1: ", message)
 
 
@@ -118,7 +119,7 @@ def settings_from(values: Mapping[str, Any]) -> RunSettings:
     task = values.pop("task", None)
     if not isinstance(task, str):
         raise LoopscopeError("the settings name no task: give one, such as task: prefix-sums")
-    parser = ArgumentParser(exit_on_error=False)
+    parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
     add_sections(parser, task)
     check_keys(task, _dotted(values))
     with one_line_errors():
