@@ -12,7 +12,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from loopscope.errors import RESUMABLE, LoopscopeError
-from loopscope.evaluation import evaluate_split, to_json
+from loopscope.evaluation import batches, evaluate_split, to_json
 from loopscope.files import read_json, write_json
 from loopscope.models import load_model
 from loopscope.stability import ExaminationConfig, examine
@@ -78,19 +78,19 @@ def _evaluate(run: RunFolder, settings: RunSettings, reporter: Reporter) -> None
     curves = read_json(run.evaluation)["splits"] if run.evaluation.exists() else {}
     config = settings.evaluation
     if settings.model.architecture == "fixed-depth":
-        config = type(config)(iterations=1, examples=config.examples, batch_size=config.batch_size)
+        config = replace(config, iterations=1)
     splits = settings.data.evaluation_splits()
-    per_split = [-(-min(len(split), config.examples) // config.batch_size) for split in splits.values()]
-    total, done = sum(per_split) * config.iterations, 0
+    per_split = [config.iterations * len(batches(split, config)) for split in splits.values()]
+    total, done = sum(per_split), 0
 
     def tick() -> None:
         nonlocal done
         done += 1
         reporter.step(done, total)
 
-    for (name, split), batches in zip(splits.items(), per_split, strict=True):
+    for (name, split), ticks in zip(splits.items(), per_split, strict=True):
         if name in curves:
-            done += batches * config.iterations
+            done += ticks
             continue
         curves.update(to_json({name: evaluate_split(model, settings.data, split, config, tick)}))
         write_json(run.evaluation, {"settings": settings.to_dict(), "splits": curves})
