@@ -144,7 +144,8 @@ class Examination:
             ),
             "",
             f"residual at the end          {_number(self.curves.residual[1][-1])}",
-            f"norm of the state, end/start {_number(self._norm_ratio())}",
+            f"norm of the state, median    {_number(_middle(self.reachability['norm']))} "
+            f"(at the start {_number(_middle(self.reachability['start_norm']))})",
             f"spectral radius, median      {_number(_middle(self.spectrum.get('radius')))}",
             f"Lipschitz constant, relative {_number(_middle(self.geometry.get('relative_lipschitz')))}",
             f"right at the end             {'not known' if accuracy is None else f'{100 * accuracy:.1f}%'}",
@@ -155,10 +156,6 @@ class Examination:
         if self.unknown:
             lines.append(f"not computed: {', '.join(self.unknown)} (reasons in the saved examination)")
         return "\n".join(lines)
-
-    def _norm_ratio(self) -> float | None:
-        pairs = zip(self.reachability["norm"], self.reachability["start_norm"], strict=True)
-        return _middle([norm / start if norm is not None and start else None for norm, start in pairs])
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Examination:
