@@ -45,11 +45,11 @@ def seconds(text: str) -> float:
     """Return the seconds in a duration such as 90, 30s, 9m, 2h or 1h30m.
 
     Raises:
-        ValueError: it is none.
+        LoopscopeError: it is none.
     """
     match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?", text.strip())
     if not match or not any(match.groups()):
-        raise ValueError(f"{text!r} is no duration: expected one such as 90, 30s, 9m or 1h30m")
+        raise LoopscopeError(f"{text!r} is no duration: expected one such as 90, 30s, 9m or 1h30m")
     hours, minutes, rest = (int(part or 0) for part in match.groups())
     return float(3600 * hours + 60 * minutes + rest)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
@@ -115,7 +115,8 @@ def settings_from(values: Mapping[str, Any]) -> RunSettings:
     Raises:
         LoopscopeError: no task, an unknown key, or a value that is refused.
     """
-    values = dict(values)
+    # A section that is named and left empty, as YAML allows, takes its defaults.
+    values = {key: {} if value is None else value for key, value in values.items()}
     task = values.pop("task", None)
     if not isinstance(task, str):
         raise LoopscopeError("the settings name no task: give one, such as task: prefix-sums")
@@ -130,8 +131,3 @@ def with_setting(values: Mapping[str, Any], key: str, value: Any) -> dict[str, A
     """Return plain settings with the one at dotted ``key`` replaced."""
     section, _, field = key.partition(".")
     return {**values, section: {**values.get(section, {}), field: value}}
-
-
-def for_threads(settings: RunSettings, threads: int) -> RunSettings:
-    """Return the settings with another number of threads."""
-    return replace(settings, training=replace(settings.training, threads=threads))

@@ -1,0 +1,173 @@
+"""Studies: plans, the ledger, workers, resuming after a kill, failed runs, time limits."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+from loopscope.cli import main
+from loopscope.errors import RESUMABLE, LoopscopeError
+from loopscope.studies import Ledger, Record, StudyFolder, read_plan
+
+TINY = {
+    "name": "tiny",
+    "task": "prefix-sums",
+    "data": {"train_bits": 8, "test_bits": [8, 16], "strings": 60, "test_strings": 20},
+    "model": {"width": 16, "heads": 2},
+    "training": {"steps": 12, "batch_size": 8, "max_iterations": 4, "compile": False, "checkpoint_interval": 3},
+    "evaluation": {"iterations": 12, "examples": 10},
+    "examination": {"effort": "quick", "examples": 6, "iterations": 40},
+    "grid": {"model.norm": ["outer"], "training.learning_rate": [1e-3, 1e30]},
+    "also": [{"model.architecture": "fixed-depth", "model.recall": "none", "model.blocks": 2}],
+    "workers": 1,
+}
+GOOD, BAD, DEEP = "outer-learning-rate0.001", "outer-learning-rate1e-30", "fixed-depth-none-blocks2"
+
+
+def written(path, **changes):
+    path.write_text(yaml.safe_dump({**TINY, **changes}))
+    return path
+
+
+def outcomes(folder):
+    """Return what a study found, apart from the time it took."""
+    found = {}
+    for name, record in StudyFolder(folder).ledger.records().items():
+        examination = dict(record.examination or {})
+        examination.pop("seconds", None)
+        found[name] = (record.status, record.evaluation, examination)
+    return found
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    plan = written(folder / "tiny.yaml")
+    status = main(["study", str(plan), "--out", str(folder / "out"), "--workers", "2"])
+    return plan, folder / "out", status
+
+
+def test_a_failed_run_is_recorded_and_the_others_go_on(study):
+    _, folder, status = study
+    records = StudyFolder(folder).ledger.records()
+    failed = next(record for record in records.values() if record.status == "failed")
+    assert status == 1
+    assert sorted(record.status for record in records.values()) == ["failed", "finished", "finished"]
+    assert failed.settings["training"]["learning_rate"] == 1e30
+    assert "diverged at step" in failed.error
+    assert "\n" not in failed.error
+
+
+def test_a_study_agrees_with_the_files_of_its_runs(study):
+    _, folder, _ = study
+    for name, record in StudyFolder(folder).ledger.records().items():
+        run = StudyFolder(folder).run(name)
+        if record.status == "finished":
+            assert json.loads(run.evaluation.read_text())["splits"] == record.evaluation
+            assert list(record.evaluation) == ["8 bits", "16 bits"]
+            iterations = 1 if name == DEEP else 12
+            assert len(record.evaluation["8 bits"]["answer_accuracy"]) == iterations
+        if name == GOOD:
+            assert json.loads(run.examination.read_text()) == record.examination
+
+
+def test_the_report_is_one_page_without_the_network(study):
+    _, folder, _ = study
+    page = (folder / "report.html").read_text()
+    for name in (GOOD, DEEP, "diverged at step"):
+        assert name in page
+    body = page[: page.index("<h2>Explore</h2>")] + page[page.index("<h2>How to make it again</h2>") :]
+    assert 'src="http' not in page
+    assert 'href="http' not in body
+    assert {path.name for path in (folder / "figures").iterdir()} == {"accuracy.png", "residual.png", "radius.png"}
+    assert (folder / "runs" / GOOD / "report.html").exists()
+
+
+def test_what_is_done_is_not_done_again(study, capsys):
+    plan, folder, _ = study
+    before = (folder / "ledger.jsonl").read_text()
+    assert main(["study", str(plan), "--out", str(folder)]) == 1
+    assert (folder / "ledger.jsonl").read_text() == before
+
+
+def test_a_study_of_other_settings_is_refused(study, tmp_path, capsys):
+    _, folder, _ = study
+    other = written(tmp_path / "tiny.yaml", evaluation={"iterations": 13, "examples": 10})
+    assert main(["study", str(other), "--out", str(folder)]) == 2
+    assert "with other settings" in capsys.readouterr().err
+
+
+def test_a_killed_study_goes_on_and_finds_the_same(study, tmp_path):
+    """SIGKILL in the middle of training; the number of workers differs too."""
+    plan, folder, _ = study
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "loopscope.cli", "study", str(plan), "--out", str(out)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(out.glob("runs/*/state/step-*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (out / "ledger.jsonl").exists()
+    assert main(["study", str(plan), "--out", str(out), "--workers", "1"]) == 1
+    assert outcomes(out) == outcomes(folder)
+
+
+def test_a_time_limit_stops_cleanly_and_the_same_command_goes_on(tmp_path, capsys):
+    plan = written(tmp_path / "tiny.yaml", grid={"model.norm": ["outer"]}, also=[])
+    command = ["study", str(plan), "--out", str(tmp_path / "out")]
+    assert main([*command, "--time-limit", "1s"]) == RESUMABLE
+    assert "the same command goes on" in " ".join(capsys.readouterr().err.split())
+    assert main(command) == 0
+
+
+def test_a_cut_last_line_of_the_ledger_is_dropped(tmp_path):
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    record = Record("a", "finished", {}, {"train": 1.0})
+    ledger.append(record)
+    with open(ledger.path, "a") as file:
+        file.write('{"run": "b", "stat')
+    assert ledger.records() == {"a": record}
+    ledger.append(Record("c", "failed", {}, {}, error="x"))
+    assert list(ledger.records()) == ["a", "c"]
+
+
+def test_a_foreign_line_in_the_ledger_is_named(tmp_path):
+    (tmp_path / "ledger.jsonl").write_text('{"run": "a", "what": 1}\n')
+    with pytest.raises(LoopscopeError, match="line 1 is not a run's record"):
+        Ledger(tmp_path / "ledger.jsonl").records()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"gird": {}}, "unknown key 'gird' (did you mean grid?)"),
+        ({"grid": {"model.nrom": ["pre"]}}, "did you mean model.norm?"),
+        ({"grid": {"model.norm": "pre"}}, "expected a list"),
+        ({"grid": {}}, "expected settings with lists"),
+        ({"grid": {"model.norm": ["pre", "pre"]}}, "two runs are named pre"),
+        ({"grid": {"model.norm": ["post"]}}, "model.norm"),
+        ({"training": {"stepz": 3}}, "did you mean training.steps?"),
+        ({"task": "prefix-sum"}, "did you mean prefix-sums?"),
+        ({"task": None}, "name no task"),
+        ({"examination": {"efort": "quick"}}, "did you mean effort?"),
+        ({"workers": 0}, "expected a number above 0"),
+    ],
+)
+def test_a_mistake_in_a_plan_is_one_line(tmp_path, changes, said, unchecked):
+    with pytest.raises(LoopscopeError) as error:
+        read_plan(written(tmp_path / "plan.yaml", **changes))
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_an_empty_section_is_as_good_as_none(tmp_path):
+    plan = read_plan(written(tmp_path / "plan.yaml", training=None, grid={"model.norm": ["pre", "outer"]}, also=[]))
+    assert [run.name for run in plan.runs] == ["pre", "outer"]
+    assert plan.runs[0].settings.model.norm == "pre"
