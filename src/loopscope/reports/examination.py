@@ -1,128 +1,211 @@
-"""The page of one examination, and of two side by side."""
+"""The page of one examination, and of several side by side."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from matplotlib.figure import Figure
 
 from loopscope.files import write_text
-from loopscope.reports import figures
-from loopscope.reports.page import page, picture, png, table, text
-from loopscope.stability import THRESHOLDS, Axis, Examination
+from loopscope.reports.charts import draw_panels, share_limits, svg
+from loopscope.reports.examination_figures import FIGURES, ExaminationFigure, Values
+from loopscope.reports.page import chip, note, page, picture, table, text
+from loopscope.reports.quantities import quantity_rows
+from loopscope.stability import THRESHOLDS, Axis, Examination, Verdict
+
+QUESTIONS = {
+    "reachability": "Does the iteration arrive?",
+    "input-dependence": "Is it this problem's own fixed point?",
+    "geometry": "Is it smooth there, and can gradients pass?",
+}
+TONES = {
+    Verdict.EXTRAPOLATES: "holds",
+    Verdict.KEEPS_ITS_ANSWER: "holds",
+    Verdict.SHARED_ANSWER: "fails",
+    Verdict.FRAGILE: "fails",
+    Verdict.UNSTABLE: "fails",
+    Verdict.UNKNOWN: "unknown",
+}
+PROVISIONAL = "Provisional: it rests on thresholds that are priors, not yet fitted on trained models."
 
 
-def _figures() -> list[tuple[Callable[[Mapping[str, Any]], Any], Callable[[Mapping[str, Any]], Figure], str]]:
-    """Return, for each figure: what it needs, how it is drawn, and how to read it."""
-    return [
-        (
-            lambda exam: exam["curves"]["residual"],
-            figures.residual_fan,
-            "How much one iteration still changes the state (median and 10-90% of the inputs; training range shaded; "
-            "tolerance dashed). Falling to the floor means a fixed point; a plateau, a cycle or chaos; 1/t, a drift.",
-        ),
-        (
-            lambda exam: exam["curves"]["norm"],
-            figures.norm_fan,
-            "The size of the state. A readout that normalizes hides a state that grows without bound; here it shows.",
-        ),
-        (
-            lambda exam: exam["spectrum"].get("eigenvalue"),
-            figures.eigenvalue_plane,
-            "Eigenvalues of the step's Jacobian. Inside the circle, small errors shrink; the dominant one sets the pace.",
-        ),
-        (
-            lambda exam: exam["portrait"].get("path"),
-            figures.portrait_figure,
-            "One input's orbit in the two directions that show most of it, and one from a random start (squares: starts). "
-            "Both ending on one star: one attracting fixed point.",
-        ),
-        (
-            lambda exam: exam["input_dependence"].get("distinct_common"),
-            figures.distinct_figure,
-            "Distinct fixed points among the first N inputs. Only growth under one common start shows that the fixed "
-            "point depends on the input and not merely on where the orbit began.",
-        ),
-        (
-            lambda exam: any(value is not None for value in exam["basin"].get("returned", [])),
-            figures.basin_figure,
-            "How far the state can be pushed and still come back to the same fixed point.",
-        ),
-        (
-            lambda exam: exam["geometry"].get("gradient_norms"),
-            figures.gradient_figure,
-            "The norm of a gradient on its way back through the iterations: level is easy to train, steep is not.",
-        ),
-        (
-            lambda exam: exam["tokens"] and any(settled > 0 for settled in exam["tokens"][0]),
-            figures.token_map,
-            "When each token of the first input settled for good; blank tokens never did.",
-        ),
-    ]
+def _number(value: float | None) -> str:
+    return "not known" if value is None else f"{value:.4g}"
 
 
-def _axis_rows(axes: Sequence[Axis], what: str = "") -> list[list[str]]:
-    rows = []
-    for axis in axes:
-        for number, (measure, value) in enumerate(axis.numbers.items()):
-            limit = THRESHOLDS[measure]
-            sign = "≥" if limit.larger_is == "better" else "≤"
-            rows.append(
-                [
-                    f"{axis.name}{what}" if number == 0 else "",
-                    axis.status.value if number == 0 else "",
-                    measure,
-                    "not known" if value is None else f"{value:.4g}",
-                    f"{sign} {limit.holds:g}",
-                    limit.origin,
-                    axis.reason if number == 0 else "",
-                ]
-            )
+def _deciding(measure: str, value: float | None) -> str:
+    """Return a deciding number beside its thresholds and their origin."""
+    limit = THRESHOLDS[measure]
+    above, below = ("≥", "≤") if limit.larger_is == "better" else ("≤", "≥")
+    return (
+        f'<dt>{text(measure)} <b class="{limit.status(value)}">{_number(value)}</b></dt>'
+        f"<dd>holds {above} {limit.holds:g}, fails {below} {limit.fails:g}; origin: {text(limit.origin)}. "
+        f"{text(limit.why.capitalize())}.</dd>"
+    )
+
+
+def _card(axis: Axis) -> str:
+    numbers = "".join(_deciding(measure, value) for measure, value in axis.numbers.items())
+    return (
+        f'<section class="card"><h3>{text(axis.name.capitalize())}</h3>{chip(axis.status, axis.status)}'
+        f"{note(QUESTIONS.get(axis.name, ''))}<p>{text(axis.reason)}</p><dl>{numbers}</dl></section>"
+    )
+
+
+def _cards(axes: Sequence[Axis]) -> str:
+    return f'<div class="cards">{"".join(map(_card, axes))}</div>'
+
+
+def _settings(values: Values) -> str:
+    """Return in a sentence what was examined, and how."""
+    settings = values["settings"]
+    accuracy = "not known" if settings["accuracy"] is None else f"{100 * settings['accuracy']:.1f}%"
+    trained = settings["trained_iterations"] or "an unknown number of"
+    forecast = " (a forecast: no orbit goes beyond training)" if settings["prediction"] else ""
+    said = (
+        f"{settings['inputs']} inputs, at most {settings['iterations']} iterations{forecast}; trained with at most "
+        f"{trained}; right at the end: {accuracy}; tolerance {settings['tolerance']:g}, effort {settings['effort']}, "
+        f"{settings['dtype']}, seed {settings['seed']}; {values['seconds']['total']:.1f} s"
+    )
+    return note(f"{said}.")
+
+
+def _verdict(exam: Examination) -> str:
+    provisional = note(PROVISIONAL) if exam.provisional else ""
+    return (
+        f'<div class="verdict {TONES[exam.verdict]}"><strong>{text(exam.verdict.value.capitalize())}'
+        f"{' (provisional)' if exam.provisional else ''}</strong><p>{text(exam.advice)}</p>{provisional}</div>"
+    )
+
+
+def _head(title: str, exam: Examination, values: Values) -> str:
+    return f"<h1>{text(title)}</h1>{_verdict(exam)}{_settings(values)}"
+
+
+def _directions(exam: Examination) -> str:
+    if exam.normalized_axes is None:
+        return ""
+    return (
+        "<h3>Of directions alone</h3>"
+        + note("Most orbits drift: their norm grows. Here is what the axes say of states normalized per token.")
+        + _cards(exam.normalized_axes)
+    )
+
+
+def missing_rows(values: Values) -> list[list[str]]:
+    """Return what could not be computed, or was not, and why."""
+    rows = [[part, reason] for part, reason in values["unknown"].items()]
+    for figure in FIGURES:
+        if not figure.needs(values) and not set(figure.parts) & set(values["unknown"]):
+            rows.append([f"figure: {figure.title}", f"nothing was measured at effort {values['settings']['effort']}"])
     return rows
 
 
-def body(exam: Examination, title: str) -> str:
-    """Return the inside of an examination's page."""
-    values = exam.to_dict()
-    settings = values["settings"]
-    columns = ["axis", "says", "number", "measured", "holds if", "threshold", "seen"]
-    rows = _axis_rows(exam.axes)
-    if exam.normalized_axes is not None:
-        rows += _axis_rows(exam.normalized_axes, " of directions")
-    status = {"extrapolates": "holds", "keeps its answer": "holds", "unknown": "unknown"}.get(
-        exam.verdict.value, "fails"
-    )
-    provisional = " (provisional: its thresholds are priors)" if exam.provisional else ""
-    accuracy = "not known" if settings["accuracy"] is None else f"{100 * settings['accuracy']:.1f}%"
-    parts = [
-        f"<h1>{text(title)}</h1>",
-        f'<p class="verdict {status}">{text(exam.verdict.value)}<span class="soft">{text(provisional)}</span></p>',
-        f"<p>{text(exam.advice)}</p>",
-        f'<p class="soft">{settings["inputs"]} inputs, at most {settings["iterations"]} iterations'
-        f"{' (forecast: no orbit goes beyond training)' if settings['prediction'] else ''}, trained with at most "
-        f"{settings['trained_iterations'] or 'an unknown number of'}; right at the end: {accuracy}; "
-        f"effort {settings['effort']}, {settings['dtype']}, seed {settings['seed']}, {values['seconds']['total']:.0f} s.</p>",
-        "<h2>Three axes</h2>",
-        table(columns, rows, texts=("axis", "says", "number", "threshold", "seen")),
-        '<h2>To look at</h2><div class="grid">',
-        *(picture(png(draw(values)), caption) for needed, draw, caption in _figures() if needed(values)),
-        "</div>",
-    ]
-    if exam.unknown:
-        missing = [[name, reason] for name, reason in exam.unknown.items()]
-        parts += ["<h2>What could not be computed</h2>", table(["part", "why"], missing, texts=("part", "why"))]
-    return "\n".join(parts)
+def _missing(values: Values) -> str:
+    rows = missing_rows(values)
+    return table(["part", "why"], rows, texts=("part", "why")) if rows else "<p>Everything was computed.</p>"
+
+
+def _quantities(values: Values) -> str:
+    columns = ["quantity", "median", "10–90%", "values", "what it says"]
+    return table(columns, quantity_rows(values), texts=("quantity", "what it says"))
+
+
+def _seconds(values: Values) -> str:
+    spent = ", ".join(f"{part} {seconds:.1f} s" for part, seconds in values["seconds"].items())
+    return note(f"Time: {spent}.")
+
+
+def _drawings(figure: ExaminationFigure, exams: Sequence[Values]) -> list[str]:
+    """Return a figure of each examination, with equal limits where they can be compared; empty where one lacks it."""
+    drawn = [draw_panels([figure.panel(values)]) if figure.needs(values) else None for values in exams]
+    axes = [one[1][0] for one in drawn if one is not None]
+    if figure.comparable and len(axes) > 1:
+        share_limits(axes)
+    return ["" if one is None else svg(one[0], figure.title) for one in drawn]
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """One examination on a page."""
+
+    title: str
+    exam: Examination
+    values: Values
+
+
+def _subjects(exams: Mapping[str, Examination]) -> list[_Subject]:
+    return [_Subject(title, exam, exam.to_dict()) for title, exam in exams.items()]
 
 
 def write_examination(path: Path, exam: Examination, title: str = "Examination") -> None:
-    """Write the page of one examination."""
-    write_text(path, page(title, body(exam, title)))
+    """Write the page of one examination.
+
+    Args:
+        path: the HTML file.
+        exam: the examination.
+        title: what was examined.
+    """
+    values = exam.to_dict()
+    pictures = [(figure, _drawings(figure, [values])[0]) for figure in FIGURES]
+    parts = [
+        _head(title, exam, values),
+        "<h2>Three axes</h2>",
+        _cards(exam.axes),
+        _directions(exam),
+        '<h2>To look at</h2><div class="grid">',
+        *(picture([drawing], figure.caption, figure.title) for figure, drawing in pictures if drawing),
+        "</div>",
+        "<h2>Numbers</h2>",
+        _quantities(values),
+        "<h2>What could not be computed</h2>",
+        _missing(values),
+        _seconds(values),
+    ]
+    write_text(path, page(title, "\n".join(parts)))
+
+
+def _pair(cells: Sequence[str]) -> str:
+    return f'<div class="pair">{"".join(f"<div>{cell}</div>" for cell in cells)}</div>'
+
+
+def _compared_numbers(subjects: Sequence[_Subject]) -> str:
+    """Return one table of medians, a column for each examination."""
+    found = [{(row[0], row[-1]): row[1] for row in quantity_rows(subject.values)} for subject in subjects]
+    keys = list(dict.fromkeys(key for rows in found for key in rows))
+    columns = ["quantity", *(subject.title for subject in subjects), "what it says"]
+    rows = [[name, *(one.get((name, meaning), "–") for one in found), meaning] for name, meaning in keys]
+    return table(columns, rows, texts=("quantity", "what it says"))
 
 
 def write_comparison(path: Path, exams: Mapping[str, Examination]) -> None:
-    """Write a page with examinations side by side, by title."""
-    inside = "".join(f"<div>{body(exam, title)}</div>" for title, exam in exams.items())
+    """Write a page with examinations side by side, part by part.
+
+    Args:
+        path: the HTML file.
+        exams: the examinations by title.
+    """
+    subjects = _subjects(exams)
     title = " and ".join(exams)
-    write_text(path, page(title, f'<style>body {{ max-width: 1800px; }}</style><div class="pair">{inside}</div>'))
+    parts = [_pair([_head(one.title, one.exam, one.values) for one in subjects]), "<h2>Three axes</h2>"]
+    for axes in zip(*(one.exam.axes for one in subjects), strict=True):
+        parts.append(_pair([_card(axis) for axis in axes]))
+    if any(one.exam.normalized_axes for one in subjects):
+        parts.append(_pair([_directions(one.exam) for one in subjects]))
+    parts += ["<h2>To look at</h2>"]
+    for figure in FIGURES:
+        drawings = _drawings(figure, [one.values for one in subjects])
+        if any(drawings):
+            cells = [
+                note(one.title) + (drawing or "<p>Not measured.</p>")
+                for one, drawing in zip(subjects, drawings, strict=True)
+            ]
+            parts.append(picture([_pair(cells)], figure.caption, figure.title))
+    parts += [
+        "<h2>Numbers</h2>",
+        note("Medians over inputs."),
+        _compared_numbers(subjects),
+        "<h2>What could not be computed</h2>",
+        _pair([f"<h3>{text(one.title)}</h3>{_missing(one.values)}{_seconds(one.values)}" for one in subjects]),
+    ]
+    write_text(path, page(title, "\n".join(parts), wide=True))

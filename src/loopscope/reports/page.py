@@ -2,83 +2,106 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 from collections.abc import Iterable, Sequence
 
-from matplotlib.figure import Figure
-
 STYLE = """
-:root { color-scheme: light dark; --ink: #1c2330; --soft: #5b6575; --line: #d9dee6; --card: #f6f8fa; --paper: #ffffff;
-  --good: #1a7f4b; --bad: #b3372f; --warn: #9a6700; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6e9ef; --soft: #9aa4b2; --line: #333b47; --card: #1b212b;
-  --paper: #12161d; --good: #4cc38a; --bad: #ff8078; --warn: #e3b341; } }
+:root { color-scheme: light dark; --ink: #1c2331; --soft: #5a6474; --line: #dbe0e8; --card: #f6f8fa; --paper: #ffffff;
+  --shade: #8a94a7; --good: #18794e; --bad: #b3372f; --warn: #8f5f00; --link: #0b62b0; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e4e8ee; --soft: #9ca6b4; --line: #2f3742; --card: #1a2029;
+  --paper: #11151b; --shade: #768195; --good: #4cc38a; --bad: #ff8078; --warn: #e3b341; --link: #6cb6ff; } }
 * { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 1100px; padding: 1.5rem 1rem 4rem; background: var(--paper); color: var(--ink);
-  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }
-h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .3rem; } h2 { font-size: 1.2rem; margin: 2.2rem 0 .6rem; }
-p { max-width: 46rem; margin: .5rem 0; } .soft { color: var(--soft); font-size: .92rem; }
-.scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: 8px; }
-table { border-collapse: collapse; width: 100%; font-size: .9rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .4rem .7rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
-th { background: var(--card); font-weight: 600; } tr:last-child td { border-bottom: 0; }
-th:first-child, td:first-child, td.text, th.text { text-align: left; } td.wrap { white-space: normal; min-width: 16rem; }
-figure { margin: 1rem 0; } figure img { width: 100%; height: auto; border-radius: 8px; background: #fff; }
-figcaption { color: var(--soft); font-size: .92rem; max-width: 46rem; }
-.grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 440px), 1fr)); gap: 0 1.5rem; }
-.verdict { font-size: 1.35rem; font-weight: 650; } .holds { color: var(--good); } .fails { color: var(--bad); }
-.borderline, .unknown { color: var(--warn); }
-pre { overflow-x: auto; background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: .7rem 1rem; }
-.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 460px), 1fr)); gap: 2rem; }
+body { margin: 0 auto; max-width: 1100px; padding: 2rem 1rem 4rem; background: var(--paper); color: var(--ink);
+  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; overflow-wrap: break-word; }
+body.wide { max-width: 1500px; }
+h1 { font-size: 1.75rem; line-height: 1.2; margin: 0 0 .4rem; letter-spacing: -.01em; }
+h2 { font-size: 1.25rem; margin: 2.6rem 0 .6rem; } h3 { font-size: 1rem; margin: 0 0 .3rem; }
+p { max-width: 46rem; margin: .5rem 0; } a { color: var(--link); }
+.soft, figcaption { color: var(--soft); font-size: .9rem; line-height: 1.45; }
+.scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: 10px; margin: .6rem 0; }
+table { border-collapse: collapse; width: 100%; font-size: .88rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .42rem .7rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line);
+  vertical-align: top; }
+th { background: var(--card); font-weight: 600; } tbody tr:last-child td { border-bottom: 0; }
+td.text, th.text { text-align: left; } td.wrap { white-space: normal; min-width: 10rem; }
+figure { margin: 1rem 0 1.4rem; min-width: 0; } figcaption { max-width: 46rem; margin-top: .35rem; }
+.panels svg { display: block; width: 100%; height: auto; } svg text { font-family: inherit !important; }
+.panels, .grid, .cards, .pair { display: grid; gap: .4rem 1.6rem; }
+.panels { grid-template-columns: repeat(auto-fit, minmax(min(100%, 320px), 1fr)); }
+.grid { grid-template-columns: repeat(auto-fit, minmax(min(100%, 440px), 1fr)); }
+.cards { grid-template-columns: repeat(auto-fit, minmax(min(100%, 300px), 1fr)); gap: 1rem; }
+.pair { grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); align-items: start; }
+.pair > * { min-width: 0; }
+.legend { display: flex; flex-wrap: wrap; gap: .2rem 1.4rem; font-size: .9rem; margin: .6rem 0 .4rem; }
+.legend span { white-space: nowrap; } .swatch { vertical-align: middle; margin-right: .5rem; }
+.card { border: 1px solid var(--line); border-radius: 10px; padding: .9rem 1rem; background: var(--card); min-width: 0; }
+.card p { margin: .3rem 0; } .card dl { margin: .6rem 0 0; font-size: .9rem; }
+.card dt { font-weight: 600; margin-top: .5rem; } .card dd { margin: 0; color: var(--soft); }
+.card dt b { float: right; font-variant-numeric: tabular-nums; }
+.verdict { border-left: 5px solid currentColor; padding: .3rem 0 .3rem .9rem; margin: 1rem 0; }
+.verdict strong { font-size: 1.5rem; line-height: 1.25; } .verdict p { color: var(--ink); }
+.chip { font-weight: 650; } .chip::before { content: "\\25CF"; margin-right: .35em; }
+.holds { color: var(--good); } .fails { color: var(--bad); } .borderline, .unknown { color: var(--warn); }
+pre { overflow-x: auto; background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: .7rem 1rem;
+  font-size: .85rem; }
+summary { cursor: pointer; color: var(--soft); font-size: .9rem; margin-top: .6rem; }
 """
+
+
+class Html(str):
+    """Text that is HTML already, and is not escaped again."""
 
 
 def text(value: object) -> str:
     """Return a value as HTML text."""
-    return html.escape(str(value))
+    return value if isinstance(value, Html) else html.escape(str(value))
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]], texts: Iterable[str] = ()) -> str:
+def chip(words: object, kind: str) -> Html:
+    """Return words with a dot, in the colour of a status: holds, borderline, fails or unknown."""
+    return Html(f'<span class="chip {kind}">{text(words)}</span>')
+
+
+def note(words: object) -> str:
+    """Return a quiet paragraph."""
+    return f'<p class="soft">{text(words)}</p>'
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]], texts: Iterable[str] = ()) -> str:
     """Return a table that scrolls inside its own box; ``texts`` names the columns of words; the last of them wraps."""
     words = list(texts)
-    left = ["" if column not in words else "text wrap" if column == words[-1] else "text" for column in columns]
+    kinds = ["" if column not in words else "text wrap" if column == words[-1] else "text" for column in columns]
 
-    def line(tag: str, cells: Sequence[str]) -> str:
-        return "".join(f'<{tag} class="{kind}">{text(cell)}</{tag}>' for kind, cell in zip(left, cells, strict=True))
+    def line(tag: str, cells: Sequence[object]) -> str:
+        return "".join(f'<{tag} class="{kind}">{text(cell)}</{tag}>' for kind, cell in zip(kinds, cells, strict=True))
 
     body = "".join(f"<tr>{line('td', row)}</tr>" for row in rows)
     return (
-        f'<div class="scroll"><table><thead><tr>{line("th", columns)}</tr></thead><tbody>{body}</tbody></table></div>'
+        f'<div class="scroll" tabindex="0"><table><thead><tr>{line("th", columns)}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
     )
 
 
-def png(figure: Figure) -> bytes:
-    """Return a figure as a PNG."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150, facecolor="white", metadata={"Software": None})
-    return buffer.getvalue()
+def picture(drawings: Sequence[str], caption: str, title: str = "", legend: str = "") -> str:
+    """Return a figure of one or more drawings, with the sentences that say how to read it."""
+    heading = f"<h3>{text(title)}</h3>" if title else ""
+    inside = "".join(f"<div>{drawing}</div>" for drawing in drawings)
+    return (
+        f'<figure>{heading}{legend}<div class="panels">{inside}</div><figcaption>{text(caption)}</figcaption></figure>'
+    )
 
 
-def picture(image: bytes, caption: str) -> str:
-    """Return a PNG inside the page, with the sentences that say how to read it."""
-    data = base64.b64encode(image).decode()
-    # A PNG's header holds its width; three quarters of it is the size at which its letters match the text's.
-    width = int.from_bytes(image[16:20], "big") * 3 // 4
-    image_tag = f'<img alt="{text(caption)}" style="max-width:{width}px" src="data:image/png;base64,{data}">'
-    return f"<figure>{image_tag}<figcaption>{text(caption)}</figcaption></figure>"
-
-
-def page(title: str, body: str, script: str = "") -> str:
+def page(title: str, body: str, wide: bool = False) -> str:
     """Return a whole HTML document.
 
     Args:
         title: shown in the browser's tab.
         body: HTML.
-        script: HTML for the head, such as a library's inlined script.
+        wide: for two columns of contents.
     """
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{text(title)}</title><style>{STYLE}</style>{script}</head><body>\n{body}\n</body></html>\n"
+        f"<title>{text(title)}</title><style>{STYLE}</style></head>"
+        f'<body class="{"wide" if wide else ""}">\n{body}\n</body></html>\n'
     )

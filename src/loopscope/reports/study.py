@@ -4,30 +4,38 @@ from __future__ import annotations
 
 import json
 import platform
+import shlex
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from urllib.parse import quote
 
 from loopscope.files import make_folder, write_bytes, write_text
-from loopscope.reports import figures
-from loopscope.reports.examination import write_examination
-from loopscope.reports.page import page, picture, png, table, text
+from loopscope.reports.charts import Panel, draw_panels, png, svg
+from loopscope.reports.examination import TONES, write_examination
+from loopscope.reports.interactive import explore
+from loopscope.reports.looks import Look, add_legend, distinct, looks, swatch
+from loopscope.reports.page import Html, chip, note, page, picture, table, text
 from loopscope.reports.rows import RADIUS_NOTE, split_names, study_table
+from loopscope.reports.study_figures import accuracy_panels, orbit_panels, radius_panel, radius_records
 from loopscope.stability import Examination
 from loopscope.studies import Record, StudyFolder, StudyPlan
 
+STAGES = ("train", "evaluate", "examine")
 CAPTIONS = {
-    "accuracy": "Answers right against iterations, one panel per split, one line per run (seeds of one configuration look "
-    "alike). The shaded range is what training used: everything to its right is extrapolation.",
+    "accuracy": "Answers right after so many iterations, one panel per split. The shaded range is what training used: "
+    "everything to its right is extrapolation.",
     "residual": "How much one iteration still changes the state, and how large the state is. A residual that falls to the "
     "floor is a fixed point; one that falls slowly while the norm grows is a drift.",
-    "radius": "Spectral radius of the step's Jacobian at the last state against the accuracy that is left at the last "
-    "iteration. Open marks: the state there is no fixed point, so that the radius says less.",
+    "radius": "Spectral radius of the step's Jacobian at the last state, against the accuracy that is left at the last "
+    "iteration; one mark per run. Open marks: the state there is no fixed point, so that the radius says less.",
 }
+SEEDS = " Thin lines: each seed; thick: their median."
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Return the processor's name and its number of logical cores, as far as the system tells."""
     cpu = Path("/proc/cpuinfo")
     lines = cpu.read_text().splitlines() if cpu.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
@@ -35,22 +43,97 @@ def _processor() -> str:
 
 
 def _seconds(records: Sequence[Record]) -> str:
-    stages = ("train", "evaluate", "examine")
-    totals = {stage: sum(record.seconds.get(stage, 0.0) for record in records) for stage in stages}
+    totals = {stage: sum(record.seconds.get(stage, 0.0) for record in records) for stage in STAGES}
     return ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in totals.items())
 
 
-def _headline(records: Sequence[Record]) -> str:
+def headline(records: Sequence[Record]) -> str:
+    """Return in a sentence which run is best on the hardest split at the last iteration."""
     splits = split_names(records)
-    done = [record for record in records if record.evaluation and splits and splits[-1] in record.evaluation]
+    done = [record for record in records if record.evaluation and splits[-1] in record.evaluation]
     if not done:
         return "No run has been evaluated yet."
     best = max(done, key=lambda record: (record.evaluation or {})[splits[-1]]["last"])
     curve = (best.evaluation or {})[splits[-1]]
-    iterations = len(curve["answer_accuracy"])
     return (
-        f"Best on {splits[-1]} at iteration {iterations}: {best.run} with {100 * curve['last']:.1f}% of answers right, "
-        f"trained with at most {best.settings['training']['max_iterations']} iterations."
+        f"Best on {splits[-1]} at iteration {len(curve['answer_accuracy'])}: {best.run} with {100 * curve['last']:.1f}% of "
+        f"answers right, trained with at most {best.settings['training']['max_iterations']} iterations."
+    )
+
+
+def _counts(plan: StudyPlan, records: Sequence[Record]) -> str:
+    failed = sum(record.status == "failed" for record in records)
+    waiting = [run.name for run in plan.runs if run.name not in {record.run for record in records}]
+    said = f"{len(plan.runs)} runs: {len(records) - failed} finished, {failed} failed"
+    return f"{said}, {len(waiting)} not done yet ({', '.join(waiting)})." if waiting else f"{said}."
+
+
+def _legend(shown: Sequence[Look]) -> str:
+    entries = "".join(f"<span>{swatch(look)}{text(look.label)}</span>" for look in shown)
+    return f'<div class="legend">{entries}</div>'
+
+
+def _figure(images: Path, name: str, panels: Sequence[Panel], shown: Sequence[Look], caption: str) -> str:
+    """Write a figure as one PNG file; return it for the page, each panel by itself so that narrow screens stack them."""
+    figure, _ = draw_panels(panels)
+    add_legend(figure, shown, marks=name == "radius")
+    write_bytes(images / f"{name}.png", png(figure))
+    drawings = [svg(draw_panels([panel])[0], name) for panel in panels]
+    return picture(drawings, caption, legend=_legend(shown))
+
+
+def _figures(plan: StudyPlan, images: Path, records: Sequence[Record]) -> dict[str, str]:
+    """Write the figures that can be drawn so far; return them for the page, by name."""
+    styles, trained = looks(plan), trained_iterations(plan)
+    evaluated = [record for record in records if record.evaluation]
+    examined = [record for record in records if record.examination]
+    placed = radius_records(records)
+
+    def figure(name: str, panels: Sequence[Panel], shown: Sequence[Record]) -> str:
+        own = distinct(styles[record.run] for record in shown)
+        seeds = SEEDS if len(own) < len(shown) and name != "radius" else ""
+        return _figure(images, name, panels, own, CAPTIONS[name] + seeds)
+
+    found = {}
+    if evaluated:
+        found["accuracy"] = figure("accuracy", accuracy_panels(evaluated, styles, trained), evaluated)
+    if examined:
+        found["residual"] = figure("residual", orbit_panels(examined, styles, trained), examined)
+    if placed:
+        found["radius"] = figure("radius", [radius_panel(placed, styles)], placed)
+    return found
+
+
+def trained_iterations(plan: StudyPlan) -> int:
+    """Return the most iterations that any run trains with."""
+    return max(run.settings.training.max_iterations for run in plan.runs)
+
+
+def _runs_table(plan: StudyPlan, records: Sequence[Record]) -> str:
+    """Return the table of runs; names lead to the run's own page, verdicts have their colour."""
+    styles = looks(plan)
+    columns, rows = study_table(records)
+    place = columns.index("verdict")
+    for row, record in zip(rows, records, strict=True):
+        name = text(record.run)
+        if record.examination is not None:
+            name = f'<a href="runs/{quote(record.run)}/report.html">{name}</a>'
+        row[0] = Html(f"{swatch(styles[record.run])}{name}")
+        tones = {verdict.value: tone for verdict, tone in TONES.items()}
+        row[place] = chip(row[place], "fails" if record.status == "failed" else tones.get(row[place], ""))
+    return table(columns, rows, texts=("run", "verdict"))
+
+
+def _again(plan: StudyPlan, records: Sequence[Record]) -> str:
+    """Return how the study is made again, and with what it was made."""
+    settings = json.dumps(plan.runs[0].settings.to_dict(), indent=1)
+    made_with = (
+        f"loopscope {version('loopscope')}, torch {version('torch')}, Python {platform.python_version()}; {processor()}; "
+        f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC. Time of all runs together: {_seconds(records)}."
+    )
+    return (
+        f"<pre>loopscope study {text(shlex.quote(str(plan.source)))}</pre>{note(made_with)}"
+        f"<details><summary>Settings of the first run</summary><pre>{text(settings)}</pre></details>"
     )
 
 
@@ -63,55 +146,32 @@ def write_report(plan: StudyPlan, folder: StudyFolder, records: Mapping[str, Rec
         records: the latest record of each run that ended.
     """
     rows = [records[run.name] for run in plan.runs if run.name in records]
-    trained = max(run.settings.training.max_iterations for run in plan.runs)
-    images = make_folder(folder.path / "figures")
-    parts = [f"<h1>{text(plan.title)}</h1>", f"<p>{text(_headline(rows))}</p>"]
-    drawn = {}
-    if any(record.evaluation for record in rows):
-        drawn["accuracy"] = figures.accuracy_figure(rows, plan.varied, trained)
-    if any(record.examination for record in rows):
-        drawn["residual"] = figures.residual_figure(rows, plan.varied, trained)
-        drawn["radius"] = figures.radius_figure(rows, plan.varied)
-    for name, figure in drawn.items():
-        image = png(figure)
-        write_bytes(images / f"{name}.png", image)
-        parts.append(picture(image, CAPTIONS[name]))
-    columns, lines = study_table(rows)
-    parts += [
-        "<h2>All runs</h2>",
-        table(columns, lines, texts=("run", "verdict")),
-        f'<p class="soft">{RADIUS_NOTE}.</p>',
-    ]
-    parts.append(
-        '<p class="soft">Accuracy in % of whole answers right at the last iteration; best and at: the best '
-        "accuracy on the last split and its iteration.</p>"
-    )
-    links = []
+    figures = _figures(plan, make_folder(folder.path / "figures"), rows)
     for record in rows:
         if record.examination is not None:
-            run = folder.run(record.run)
-            write_examination(run.path / "report.html", Examination.from_dict(record.examination), record.run)
-            links.append(f'<a href="runs/{text(record.run)}/report.html">{text(record.run)}</a>')
-    if links:
-        parts += ["<h2>Each model's examination</h2>", f"<p>{' · '.join(links)}</p>"]
-    if "accuracy" in drawn:
-        interactive = figures.interactive_accuracy(rows, plan.varied, trained)
+            own = make_folder(folder.run(record.run).path) / "report.html"
+            write_examination(own, Examination.from_dict(record.examination), record.run)
+    parts = [
+        f"<h1>{text(plan.title)}</h1><p>{text(headline(rows))}</p>",
+        note(_counts(plan, rows)),
+        "<h2>Accuracy against iterations</h2>" + figures["accuracy"] if "accuracy" in figures else "",
+        "<h2>All runs</h2>",
+        _runs_table(plan, rows),
+        note(
+            "Accuracy in % of whole answers right at the last iteration; best and at: the best accuracy on the last split, "
+            f"and its iteration. {RADIUS_NOTE}. A run's name leads to its examination."
+        ),
+    ]
+    if "residual" in figures:
+        parts += ["<h2>Does the state settle?</h2>", figures["residual"]]
+    if "radius" in figures:
+        parts += ["<h2>Spectral radius against extrapolation</h2>", figures["radius"]]
+    if "accuracy" in figures:
         parts += [
             "<h2>Explore</h2>",
-            interactive.to_html(
-                full_html=False, include_plotlyjs=True, config={"responsive": True, "displaylogo": False}
-            ),
+            note("Point at a line for its values; click a name to hide it, twice to see it alone."),
+            explore(rows, looks(plan), trained_iterations(plan)),
         ]
-    waiting = [run.name for run in plan.runs if run.name not in records]
-    if waiting:
-        parts += ["<h2>Not done yet</h2>", f"<p>{text(', '.join(waiting))}</p>"]
-    parts += [
-        "<h2>How to make it again</h2>",
-        f"<pre>loopscope study {text(plan.source)}</pre>",
-        f'<p class="soft">loopscope {version("loopscope")}, torch {version("torch")}, Python {platform.python_version()}; '
-        f"{text(_processor())}; {datetime.now(UTC):%Y-%m-%d %H:%M} UTC; {text(_seconds(rows))}.</p>",
-        f"<details><summary>Settings of the first run</summary><pre>{text(json.dumps(plan.runs[0].settings.to_dict(), indent=1))}"
-        "</pre></details>",
-    ]
+    parts += ["<h2>How to make it again</h2>", _again(plan, rows)]
     write_text(folder.report, page(plan.title, "\n".join(parts)))
     return folder.report

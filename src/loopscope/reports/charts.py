@@ -1,0 +1,165 @@
+"""What all figures share: panels that become a PNG file or drawings inside a page, and their axes.
+
+A panel in a page is an SVG whose ink takes the page's colours, so that it reads in light and in dark. Colours of data
+are those of Okabe and Ito, which colour-blind people can tell apart.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#A6761D")
+INK, SHADE = "#1c2331", "#8a94a7"
+"""Of text and axes, and of what stands behind the data; a page replaces them by its own colours."""
+THEMED = {INK: "var(--ink)", SHADE: "var(--shade)"}
+RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+RC: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "loopscope",
+    "text.color": INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.titlesize": 10,
+    "axes.linewidth": 0.7,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+}
+
+Draw = Callable[[Axes], None]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes and what is drawn in it.
+
+    Args:
+        draw: draws into the axes.
+        width: in inches.
+        height: in inches.
+    """
+
+    draw: Draw
+    width: float = 4.5
+    height: float = 3.3
+
+
+def draw_panels(panels: Sequence[Panel]) -> tuple[Figure, list[Axes]]:
+    """Return one figure with the panels side by side, and their axes."""
+    with mpl.rc_context(RC):
+        size = (sum(panel.width for panel in panels), max(panel.height for panel in panels))
+        figure = Figure(figsize=size, layout="constrained")
+        ratios = [panel.width for panel in panels]
+        row = figure.subplots(1, len(panels), squeeze=False, width_ratios=ratios)[0]
+        for axes, panel in zip(row, panels, strict=True):
+            panel.draw(axes)
+    return figure, list(row)
+
+
+def share_limits(group: Sequence[Axes]) -> None:
+    """Give axes of the same scales the same limits, so that what stands side by side can be compared by eye."""
+    for name in ("x", "y"):
+        if len({getattr(axes, f"get_{name}scale")() for axes in group}) > 1:
+            continue
+        limits = np.array([getattr(axes, f"get_{name}lim")() for axes in group])
+        for axes in group:
+            getattr(axes, f"set_{name}lim")(limits[:, 0].min(), limits[:, 1].max())
+
+
+def svg(figure: Figure, label: str) -> str:
+    """Return a figure as an SVG element for a page: it scales with its column, and its ink follows the page's theme.
+
+    Args:
+        figure: the figure.
+        label: what it shows, plain words without markup, for those who cannot see it.
+    """
+    buffer = io.StringIO()
+    with mpl.rc_context(RC):
+        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    drawn = buffer.getvalue()
+    width, height = (72 * inches for inches in figure.get_size_inches())
+    inside = drawn[drawn.index(">", drawn.index("<svg")) + 1 :]
+    # Groups' names repeat from figure to figure, and a page's names must not; nothing refers to them.
+    inside = re.sub(r'<g id="[^"]*"', "<g", inside).replace("xlink:href", "href")
+    for colour, themed in THEMED.items():
+        inside = inside.replace(colour, themed)
+    shape = f'viewBox="0 0 {width:.0f} {height:.0f}" style="max-width:{1.12 * width / 72 * 96:.0f}px"'
+    return f'<svg role="img" aria-label="{label}" {shape}>{inside}'
+
+
+def png(figure: Figure) -> bytes:
+    """Return a figure as a PNG file."""
+    buffer = io.BytesIO()
+    with mpl.rc_context(RC):
+        figure.savefig(buffer, format="png", dpi=160, facecolor="white", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def numbers(values: Sequence[float | None]) -> np.ndarray:
+    """Return values as an array, with NaN (drawn as a gap) where one is not known."""
+    return np.array([np.nan if value is None else value for value in values], dtype=float)
+
+
+def tidy(axes: Axes, xlabel: str, ylabel: str, title: str = "") -> None:
+    """Label axes and give them a quiet frame and grid."""
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.set_title(title, loc="left", fontweight="bold")
+    axes.grid(color=SHADE, alpha=0.25, lw=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def shade_training(axes: Axes, trained: int | None) -> None:
+    """Shade the iterations that training used."""
+    if trained:
+        axes.axvspan(1, max(trained, 1.05), color=SHADE, alpha=0.2, lw=0)
+
+
+def iteration_axis(axes: Axes, longest: int) -> None:
+    """Make the horizontal axis one of iterations, from 1 on a log scale, with plain numbers."""
+    axes.set_xscale("log")
+    axes.set_xlim(1, max(longest, 2))
+    ticks = [tick * 10**power for power in range(6) for tick in (1, 3) if tick * 10**power <= longest]
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def _power(value: float, _: Any) -> str:
+    if 0.01 <= value <= 1000:
+        return f"{value:g}"
+    exponent = math.floor(math.log10(value) + 1e-9)
+    lead = round(value / 10**exponent)
+    return f"{'' if lead == 1 else f'{lead}·'}10{str(exponent).translate(RAISED)}"
+
+
+def size_axis(axes: Axes, values: np.ndarray) -> None:
+    """Make the vertical axis fit positive sizes: logarithmic where they span more than a factor of 3, else from 0."""
+    known = values[np.isfinite(values) & (values > 0)]
+    span = known.max() / known.min() if len(known) else 1.0
+    if span <= 3:
+        axes.set_ylim(0, 1.25 * known.max() if len(known) else 1)
+        return
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0,) if span > 30 else (1.0, 2.0, 5.0), numticks=9))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(_power))
+
+
+def percent_axis(axes: Axes) -> None:
+    """Make the vertical axis one of percentages, with room for lines at both ends."""
+    axes.set_ylim(-3, 103)
+    axes.set_yticks(range(0, 101, 20))
