@@ -52,8 +52,9 @@ def test_evaluate_writes_what_it_shows(run, capsys):
     assert f"{100 * curve['best']:.1f}" in capsys.readouterr().out
 
 
-def test_examine_and_compare(run, tmp_path, capsys):
+def test_examine_and_compare(run, damaged, tmp_path, capsys):
     options = ["--examination.effort", "quick", "--examination.iterations", "30", "--examination.examples", "6"]
+    assert main(["examine", str(damaged), *options]) == 0
     assert main(["examine", str(run), *options]) == 0
     shown = capsys.readouterr().out
     found = json.loads((run / "examination.json").read_text())
@@ -61,7 +62,7 @@ def test_examine_and_compare(run, tmp_path, capsys):
     assert found["settings"]["trained_iterations"] == 4
     assert (run / "report.html").exists()
     page = tmp_path / "both.html"
-    assert main(["examine", str(run), *options, "--compare", str(run), "--out", str(page)]) == 0
+    assert main(["examine", str(run), *options, "--compare", str(damaged), "--out", str(page)]) == 0
     assert page.read_text().count("Three axes") == 2
 
 

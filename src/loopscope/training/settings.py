@@ -85,7 +85,7 @@ def tidy(message: str) -> str:
 
 def _dotted(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     for key, value in mapping.items():
-        if isinstance(value, Mapping) and value:
+        if isinstance(value, Mapping):
             yield from _dotted(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}"
