@@ -63,7 +63,8 @@ def test_examine_and_compare(run, damaged, tmp_path, capsys):
     assert (run / "report.html").exists()
     page = tmp_path / "both.html"
     assert main(["examine", str(run), *options, "--compare", str(damaged), "--out", str(page)]) == 0
-    assert page.read_text().count("Three axes") == 2
+    assert str(run) in page.read_text()
+    assert str(damaged) in page.read_text()
 
 
 def test_any_importable_loop_is_examined(tmp_path, monkeypatch, capsys):

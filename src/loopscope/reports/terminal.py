@@ -88,7 +88,8 @@ def records_table(plan: StudyPlan, records: Mapping[str, Record]) -> Table:
     for column in columns:
         table.add_column(column, justify="left" if column in ("run", "verdict") else "right", no_wrap=column == "run")
     for row in rows:
-        table.add_row(*row)
+        # Why a run failed was said when it did, and is too long for a cell.
+        table.add_row(*("failed" if cell.startswith("failed: ") else cell for cell in row))
     return table
 
 

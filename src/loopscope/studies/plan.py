@@ -108,7 +108,8 @@ def read_plan(source: Path) -> StudyPlan:
     for cell in [*_grid_cells(grid), *also]:
         merged: dict[str, Any] = {"task": task, **base}
         try:
-            check_keys(str(task), list(cell))
+            if isinstance(task, str):
+                check_keys(task, list(cell))
             for key, value in cell.items():
                 merged = with_setting(merged, key, value)
             settings = settings_from(merged)

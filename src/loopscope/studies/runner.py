@@ -116,15 +116,16 @@ class StudyOutcome:
 
 def _read_from(process: subprocess.Popen[str], status: RunStatus) -> None:
     assert process.stdout is not None
-    for line in process.stdout:
-        try:
-            message = json.loads(line)
-        except json.JSONDecodeError:
-            continue  # a library printed something
-        if "error" in message:
-            status.error = message["error"]
-        elif "stage" in message:
-            status.update(message)
+    with process.stdout:
+        for line in process.stdout:
+            try:
+                message = json.loads(line)
+            except json.JSONDecodeError:
+                continue  # a library printed something
+            if "error" in message:
+                status.error = message["error"]
+            elif "stage" in message:
+                status.update(message)
 
 
 def _start(plan: StudyPlan, folder: StudyFolder, planned: PlannedRun, status: RunStatus) -> _Worker:
