@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -14,14 +15,26 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from rich.console import Console
+from rich.table import Table
 
-from loopscope.errors import RESUMABLE, LoopscopeError, nearest
+from loopscope.errors import RESUMABLE, LoopscopeError, check_choice, nearest
 from loopscope.training.settings import tidy
 
 if TYPE_CHECKING:
     from loopscope.subjects import Subject
 
-console = Console(stderr=True)
+# What is shown may hold brackets and colons of its own (paths, errors): none of it is markup.
+console = Console(stderr=True, markup=False, emoji=False)
+
+
+def say(words: str) -> None:
+    """Say something beside a command's results, on a line of its own however long."""
+    console.print(words, soft_wrap=True)
+
+
+def show(table: Table) -> None:
+    """Print a table on standard output."""
+    Console(markup=False, emoji=False).print(table)
 
 
 @contextmanager
@@ -66,7 +79,7 @@ def train_command(options: Namespace) -> int:
     with main_process_first() as is_main:
         run = open_run(out, settings, resume=options[options.task].resume or not is_main)
     if run.finished():
-        console.print(f"{out} has finished training: evaluate it with  loopscope evaluate {out}")
+        say(f"{out} has finished training: evaluate it with  loopscope evaluate {out}")
         return 0
     with (
         run.lock() if is_main else _nothing(),
@@ -75,10 +88,10 @@ def train_command(options: Namespace) -> int:
     ):
         outcome = train(settings, run, on_step, caught)
     if outcome.stopped:
-        console.print(f"stopped by {outcome.stopped} after step {outcome.step}: add --resume to go on")
+        say(f"stopped by {outcome.stopped} after step {outcome.step}: add --resume to go on")
         return RESUMABLE
     if is_main:
-        console.print(f"trained: {run.model}; next:  loopscope evaluate {out}  and  loopscope examine {out}")
+        say(f"trained: {run.model}; next:  loopscope evaluate {out}  and  loopscope examine {out}")
     return 0
 
 
@@ -93,23 +106,20 @@ def evaluate_command(options: Namespace) -> int:
 
     from loopscope.evaluation import evaluate, iterations_to_run, to_json
     from loopscope.files import write_json
-    from loopscope.models import load_model
     from loopscope.reports.terminal import curves_table, iteration_progress
+    from loopscope.subjects import evaluation_of, trained
     from loopscope.training.runs import RunFolder
 
     run = RunFolder(Path(options.run))
-    settings = run.settings()
+    settings, model = trained(run)
     given = {name: options[name] for name in ("iterations", "examples") if options[name] is not None}
     settings = replace(settings, evaluation=replace(settings.evaluation, **given))
-    model = load_model(run.path)
-    if model.config != settings.model:
-        raise LoopscopeError(f"{run.model} was built from another config than {run.config}: the folder mixes two runs")
-    total = iterations_to_run(settings.data, settings.evaluation)
-    with iteration_progress(console, "evaluate", total) as on_iteration:
-        curves = evaluate(model, settings.data, settings.evaluation, on_iteration)
+    config = evaluation_of(settings)
+    with iteration_progress(console, "evaluate", iterations_to_run(settings.data, config)) as on_iteration:
+        curves = evaluate(model, settings.data, config, on_iteration)
     write_json(run.evaluation, {"settings": settings.to_dict(), "splits": to_json(curves)})
-    Console().print(curves_table(str(run.path), curves, settings.training.max_iterations))
-    console.print(f"written: {run.evaluation}")
+    show(curves_table(str(run.path), curves, settings.training.max_iterations))
+    say(f"written: {run.evaluation}")
     return 0
 
 
@@ -126,9 +136,15 @@ def examine_command(options: Namespace) -> int:
     from loopscope.reports import write_comparison
     from loopscope.reports.terminal import part_progress
     from loopscope.stability import Examination, examine
+    from loopscope.stability.examination import WRITERS
     from loopscope.training.runs import RunFolder
 
     config = options.examination
+    run = RunFolder(Path(options.subject))
+    page = Path(options.out) if options.out else (run.path / "report.html" if run.config.is_file() else None)
+    if page is not None:
+        check_choice("the ending of --out", page.suffix, [".html"] if options.compare else WRITERS)
+    other = Examination.load(RunFolder(Path(options.compare)).examination) if options.compare else None
     subject = _subject(options.subject)
     examples = slice(0, config.examples)
     inputs = select(subject.inputs, examples)
@@ -147,17 +163,15 @@ def examine_command(options: Namespace) -> int:
             on_part=on_part,
         )
     print(examination)
-    run = RunFolder(Path(options.subject))
-    page = Path(options.out) if options.out else (run.path / "report.html" if run.config.is_file() else None)
     if run.config.is_file():
         examination.save(run.examination)
-    if options.compare is not None:
-        other = Examination.load(RunFolder(Path(options.compare)).examination)
-        write_comparison(page or Path("comparison.html"), {options.subject: examination, options.compare: other})
-        console.print(f"side by side: {page or 'comparison.html'}")
+    if other is not None:
+        page = page or Path("comparison.html")
+        write_comparison(page, {options.subject: examination, options.compare: other})
+        say(f"side by side: {page}")
     elif page is not None:
         examination.save(page)
-        console.print(f"written: {page}")
+        say(f"written: {page}")
     return 0
 
 
@@ -173,12 +187,12 @@ def study_command(options: Namespace) -> int:
     with StudyDisplay(console, plan) as display:
         outcome = run_study(plan, folder, options.workers, limit, options.retry_failed, display.show)
     if outcome.records:
-        Console().print(records_table(plan, outcome.records))
+        show(records_table(plan, outcome.records))
         write_report(plan, folder, outcome.records)
-        console.print(f"report: {folder.report}")
+        say(f"report: {folder.report}")
     if outcome.unfinished:
-        console.print(
-            f"stopped by {outcome.stopped}, {len(outcome.unfinished)} runs left: the same command goes on where it stopped"
+        say(
+            f"stopped by {outcome.stopped or 'a signal to its runs'}, {len(outcome.unfinished)} runs left: the same command goes on"
         )
         return RESUMABLE
     return 1 if any(record.status == "failed" for record in outcome.records.values()) else 0
@@ -197,7 +211,12 @@ def _train_parser() -> ArgumentParser:
     for name, task in TASKS.items():
         description = (task.__doc__ or "").strip().splitlines()[0]
         sub = ArgumentParser(exit_on_error=False, allow_abbrev=False, description=description)
-        sub.add_argument("--config", action="config", help="YAML file with any of the options below.")
+        sub.add_argument(
+            "--config",
+            type=str | None,
+            help="YAML file with the sections data, model, training, evaluation, such as a run's config.yaml; options "
+            "given here win over it.",
+        )
         sub.add_argument("--out", required=True, help="Folder for the run.")
         sub.add_argument("--resume", action="store_true", help="Go on from the run's newest checkpoint.")
         add_sections(sub, name)
@@ -295,10 +314,32 @@ def _option_names(parser: ArgumentParser, arguments: Sequence[str]) -> list[str]
     return names
 
 
+def _with_config(parsed: Namespace, arguments: Sequence[str]) -> list[str]:
+    """Return the arguments of ``train`` with the settings of its config file put before those given by hand."""
+    from loopscope.files import read_yaml_mapping
+    from loopscope.training.settings import check_keys, dotted
+
+    source = Path(parsed[parsed.task].config)
+    values = {key: value for key, value in read_yaml_mapping(source).items() if value is not None}
+    if (task := values.pop("task", parsed.task)) != parsed.task:
+        raise LoopscopeError(f"{source} is of the task {task}, but {parsed.task} was asked for")
+    settings = dotted(values)
+    try:
+        check_keys(parsed.task, settings)
+    except LoopscopeError as error:
+        raise LoopscopeError(f"{source}: {error}") from error
+    given = [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in settings.items()]
+    place = list(arguments).index(parsed.task) + 1
+    return [*arguments[:place], *given, *arguments[place:]]
+
+
 def _parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
     """Parse and build; a mistake becomes one line that names the nearest valid option."""
     try:
-        return parser.instantiate(parser.parse_args(list(arguments)))
+        parsed = parser.parse_args(list(arguments))
+        if "task" in parsed and parsed[parsed.task].config is not None:
+            parsed = parser.parse_args(_with_config(parsed, arguments))
+        return parser.instantiate(parsed)
     except ArgumentError as error:
         message = tidy(str(error))
         unknown = [part for part in message.split() if part.startswith("--")] if "nrecognized" in message else []
@@ -309,7 +350,7 @@ def _parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; return its exit status: 0 done, 1 failed, 2 bad input, 75 stopped and resumable."""
+    """Run a command; return its exit status: 0 done, 1 failed, 2 bad input, 75 stopped and resumable, 130 interrupted."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_help())
@@ -326,6 +367,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except LoopscopeError as error:
         print(f"loopscope: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("loopscope: interrupted", file=sys.stderr)
+        return 130
     except BrokenPipeError:
         # The reader of our output is gone (as under `| head`); nothing is left to say, not even at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
