@@ -328,7 +328,10 @@ def _with_config(parsed: Namespace, arguments: Sequence[str]) -> list[str]:
         check_keys(parsed.task, settings)
     except LoopscopeError as error:
         raise LoopscopeError(f"{source}: {error}") from error
-    given = [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in settings.items()]
+    given = [
+        f"--{key}={value if isinstance(value, str) else json.dumps(value, default=str)}"
+        for key, value in settings.items()
+    ]
     place = list(arguments).index(parsed.task) + 1
     return [*arguments[:place], *given, *arguments[place:]]
 

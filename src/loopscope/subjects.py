@@ -6,15 +6,17 @@ import importlib
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
 
 from loopscope.errors import LoopscopeError, nearest
+from loopscope.evaluation import EvaluationConfig
 from loopscope.loop import Loop, Tree
-from loopscope.models import load_model
+from loopscope.models import FixedDepthTransformer, LoopedTransformer, load_model
 from loopscope.training.runs import RunFolder
+from loopscope.training.settings import RunSettings
 
 
 @dataclass(frozen=True)
@@ -34,14 +36,34 @@ class Subject:
     trained_iterations: int | None = None
 
 
+def trained(run: RunFolder) -> tuple[RunSettings, LoopedTransformer | FixedDepthTransformer]:
+    """Return a run's settings and its model.
+
+    Raises:
+        LoopscopeError: the folder holds no run, it has not finished, or its model is of other settings.
+    """
+    settings = run.settings()
+    if not run.finished():
+        raise LoopscopeError(f"{run.path} has not finished training: go on with  loopscope train ... --resume")
+    model = load_model(run.model)
+    if model.config != settings.model:
+        raise LoopscopeError(f"{run.model} was built from another config than {run.config}: the folder mixes two runs")
+    return settings, model
+
+
+def evaluation_of(settings: RunSettings) -> EvaluationConfig:
+    """Return how a run's model is evaluated: a model of fixed depth has one pass, so one iteration."""
+    config = settings.evaluation
+    return config if settings.model.architecture == "looped" else replace(config, iterations=1)
+
+
 def from_run(path: Path) -> Subject:
     """Return a run's model with the problems of its easy split.
 
     Raises:
-        LoopscopeError: the folder holds no run, it has not finished, or it is of a model that is no loop.
+        LoopscopeError: see ``trained``; or it is of a model that is no loop.
     """
-    run = RunFolder(path)
-    settings = run.settings()
+    settings, model = trained(RunFolder(path))
     if settings.model.architecture != "looped":
         raise LoopscopeError(f"{path} is of a {settings.model.architecture} model, which has no iterations to examine")
     task = settings.data
@@ -50,7 +72,7 @@ def from_run(path: Path) -> Subject:
     def correct(logits: Tensor, rows: Tensor) -> Tensor:
         return task.correct(logits, split.problems[rows], split.answers[rows]).all(1)
 
-    return Subject(load_model(run.path), task.inputs(split.problems), correct, settings.training.max_iterations)
+    return Subject(model, task.inputs(split.problems), correct, settings.training.max_iterations)
 
 
 def from_function(name: str) -> Subject:
@@ -60,6 +82,8 @@ def from_function(name: str) -> Subject:
         LoopscopeError: there is no such module or function, or it returns something else.
     """
     module_name, _, function_name = name.partition(":")
+    if not all(part.isidentifier() for part in module_name.split(".")):
+        raise LoopscopeError(f"{name!r} names no function: give package.module:function or a run's folder")
     sys.path.insert(0, os.getcwd())
     try:
         module = importlib.import_module(module_name)

@@ -9,10 +9,19 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from loopscope.errors import LoopscopeError, check_positive, nearest
+from jsonargparse import ArgumentParser
+
+from loopscope.errors import LoopscopeError, nearest
 from loopscope.files import read_yaml_mapping
 from loopscope.stability import ExaminationConfig
-from loopscope.training.settings import RunSettings, check_keys, settings_from, with_setting
+from loopscope.training.settings import (
+    SECTIONS,
+    RunSettings,
+    check_keys,
+    one_line_errors,
+    settings_from,
+    with_setting,
+)
 
 KEYS = ("name", "title", "task", "data", "model", "training", "evaluation", "examination", "grid", "also", "workers")
 
@@ -76,12 +85,34 @@ def _check_grid(source: Path, grid: Any) -> dict[str, list[Any]]:
     return grid
 
 
-def _examination(source: Path, values: Any) -> ExaminationConfig:
+def _section(source: Path, name: str, values: Any) -> dict[str, Any]:
+    """Return a section's settings; one that is named and left empty has none."""
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise LoopscopeError(f"{source}: {name} is {values!r}, expected settings, each on a line as key: value")
+    return {str(key): value for key, value in values.items()}
+
+
+def _examination(source: Path, values: dict[str, Any]) -> ExaminationConfig:
     known = [field.name for field in fields(ExaminationConfig)]
     for key in values:
         if key not in known:
             raise LoopscopeError(f"{source}: unknown examination option {key!r}{nearest(key, known)}")
-    return ExaminationConfig(**values)
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(ExaminationConfig, "examination")
+    try:
+        with one_line_errors():
+            config: ExaminationConfig = parser.instantiate(parser.parse_object({"examination": values})).examination
+    except LoopscopeError as error:
+        raise LoopscopeError(f"{source}: {error}") from error
+    return config
+
+
+def _run_name(cell: dict[str, Any], settings: dict[str, Any]) -> str:
+    """Return a run's name, of its values as they were understood: 1e-3 and 0.001 are one."""
+    values = {key: settings[key.partition(".")[0]][key.partition(".")[2]] for key in cell}
+    return "-".join(_slug(key, value) for key, value in values.items())
 
 
 def read_plan(source: Path) -> StudyPlan:
@@ -100,35 +131,36 @@ def read_plan(source: Path) -> StudyPlan:
             raise LoopscopeError(f"{source}: unknown key {key!r}{nearest(str(key), KEYS)}, expected {', '.join(KEYS)}")
     grid = _check_grid(source, values.get("grid"))
     also = values.get("also", [])
-    if not isinstance(also, list) or not all(isinstance(entry, dict) for entry in also):
+    if not isinstance(also, list) or not all(entry and isinstance(entry, dict) for entry in also):
         raise LoopscopeError(f"{source}: also is {also!r}, expected a list of settings")
     task = values.get("task")
-    base = {key: values.get(key) or {} for key in ("data", "model", "training", "evaluation")}
+    base = {key: _section(source, key, values.get(key)) for key in ("data", *SECTIONS)}
     runs = []
     for cell in [*_grid_cells(grid), *also]:
         merged: dict[str, Any] = {"task": task, **base}
         try:
             if isinstance(task, str):
-                check_keys(task, list(cell))
+                check_keys(task, map(str, cell))
             for key, value in cell.items():
                 merged = with_setting(merged, key, value)
             settings = settings_from(merged)
         except LoopscopeError as error:
             raise LoopscopeError(f"{source}: {error}") from error
-        runs.append(PlannedRun("-".join(_slug(key, value) for key, value in cell.items()), settings))
+        runs.append(PlannedRun(_run_name(cell, settings.to_dict()), settings))
     names = [run.name for run in runs]
     for name in names:
         if names.count(name) > 1:
             raise LoopscopeError(f"{source}: two runs are named {name}: remove the repeated value")
     workers = values.get("workers", 1)
-    check_positive(workers=workers)
-    name = values.get("name", source.stem)
+    if not isinstance(workers, int) or workers < 1:
+        raise LoopscopeError(f"{source}: workers is {workers!r}, expected how many runs to do at once, such as 2")
+    name = str(values.get("name", source.stem))
     return StudyPlan(
         name=name,
-        title=values.get("title", name),
+        title=str(values.get("title", name)),
         varied=tuple(dict.fromkeys(key for cell in [grid, *also] for key in cell)),
         runs=tuple(runs),
-        examination=_examination(source, values.get("examination") or {}),
+        examination=_examination(source, _section(source, "examination", values.get("examination"))),
         workers=workers,
         source=source,
     )

@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from loopscope.errors import RESUMABLE, LoopscopeError
-from loopscope.files import make_folder, read_json
+from loopscope.errors import RESUMABLE, LoopscopeError, check_positive
+from loopscope.files import explain_write, make_folder, read_json
 from loopscope.studies.ledger import Ledger, Record
 from loopscope.studies.plan import PlannedRun, StudyPlan
 from loopscope.training.runs import RunFolder, open_run
@@ -132,7 +132,9 @@ def _start(plan: StudyPlan, folder: StudyFolder, planned: PlannedRun, status: Ru
     run = open_run(folder.run(planned.name).path, planned.settings, resume=True)
     threads = str(planned.settings.training.threads)
     command = [sys.executable, "-m", "loopscope.studies.worker", str(run.path), json.dumps(asdict(plan.examination))]
-    with open(run.path / "log.txt", "a") as log:
+    with explain_write(run.path / "log.txt"):
+        log = open(run.path / "log.txt", "a")  # noqa: SIM115 (closed below)
+    with log:
         process = subprocess.Popen(
             command,
             stdout=subprocess.PIPE,
@@ -198,7 +200,8 @@ def run_study(
     Args:
         plan: the study.
         folder: where it is kept.
-        workers: runs at once; each has the threads of its settings, so that results do not depend on this number.
+        workers: runs at once, the plan's number if None; each has the threads of its settings, so that results do not
+            depend on this number.
         time_limit: seconds after which to stop cleanly.
         retry_failed: do runs again that failed before.
         show: called several times a second with the status of every run.
@@ -207,15 +210,17 @@ def run_study(
         the records, and why it stopped early if it did: time limit, or interrupt (SIGINT, SIGTERM).
 
     Raises:
-        LoopscopeError: the folder cannot be written, or holds another study's runs.
+        LoopscopeError: the folder cannot be written, is in use, or holds another study's runs; or ``workers`` is below 1.
     """
+    workers = plan.workers if workers is None else workers
+    check_positive(workers=workers)
     make_folder(folder.path / "runs")
     with RunFolder(folder.path).lock():
         done = _already_done(folder, plan, retry_failed)
         statuses = {
             run.name: RunStatus(run.name, "done before" if run.name in done else "waiting") for run in plan.runs
         }
-        stopped = _run_all(plan, folder, workers or plan.workers, time_limit, statuses, show)
+        stopped = _run_all(plan, folder, workers, time_limit, statuses, show)
     names = [run.name for run in plan.runs]
     records = {name: record for name, record in folder.ledger.records().items() if name in names}
     unfinished = [status.name for status in statuses.values() if status.state in ("waiting", "stopped")]
@@ -269,7 +274,8 @@ def _run_all(
 
 def _finish(folder: StudyFolder, worker: _Worker) -> None:
     worker.reader.join()
-    if worker.process.returncode == RESUMABLE:
+    # SIGTERM itself: it came before the process, still importing, could take note of it.
+    if worker.process.returncode in (RESUMABLE, -signal.SIGTERM):
         worker.status.state = "stopped"
         return
     record = _record(folder, worker)

@@ -12,7 +12,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -22,9 +22,8 @@ import torch
 from loopscope.errors import RESUMABLE, LoopscopeError
 from loopscope.evaluation import batches, evaluate_split, to_json
 from loopscope.files import read_json, write_json
-from loopscope.models import load_model
 from loopscope.stability import ExaminationConfig, examine
-from loopscope.subjects import from_run
+from loopscope.subjects import evaluation_of, from_run, trained
 from loopscope.training.runs import RunFolder
 from loopscope.training.settings import RunSettings
 from loopscope.training.trainer import train
@@ -74,11 +73,9 @@ class Reporter:
 
 def _evaluate(run: RunFolder, settings: RunSettings, reporter: Reporter) -> None:
     """Evaluate split after split, saving each, so that a stop loses at most one."""
-    model = load_model(run.model)
+    _, model = trained(run)
     curves = read_json(run.evaluation)["splits"] if run.evaluation.exists() else {}
-    config = settings.evaluation
-    if settings.model.architecture == "fixed-depth":
-        config = replace(config, iterations=1)
+    config = evaluation_of(settings)
     splits = settings.data.evaluation_splits()
     per_split = [config.iterations * len(batches(split, config)) for split in splits.values()]
     total, done = sum(per_split), 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -79,16 +79,24 @@ def tidy(message: str) -> str:
     message = " ".join(message.split())
     message = re.sub(r"<class '([\w.]+)'>", r"\1", message)
     message = re.sub(r"typing\.Literal\[(.*?)\]", r"one of \1", message)
+    message = re.sub(
+        r"Does not validate against any of the Union subtypes Subtypes: \[(.*?)\] Errors: .* Given value: ",
+        lambda match: f"expected {' or '.join(kind for kind in match[1].split(', ') if kind != 'NoneType')}, got ",
+        message,
+    )
     message = re.sub(r"Expected an? (.*?)\. Got value: ", r"expected \1, got ", message)
     return re.sub(r'^Parser key "([\w.]+)": ', r"\1: ", message)
 
 
-def _dotted(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+def dotted(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings by their dotted names."""
+    flat: dict[str, Any] = {}
     for key, value in mapping.items():
         if isinstance(value, Mapping):
-            yield from _dotted(value, f"{prefix}{key}.")
+            flat |= dotted(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}"
+            flat[f"{prefix}{key}"] = value
+    return flat
 
 
 def option_names(task: str) -> list[str]:
@@ -97,7 +105,7 @@ def option_names(task: str) -> list[str]:
     return [f"{name}.{field.name}" for name, section in sections.items() for field in fields(section)]
 
 
-def check_keys(task: str, keys: Iterator[str] | list[str]) -> None:
+def check_keys(task: str, keys: Iterable[str]) -> None:
     """Refuse settings that do not exist.
 
     Raises:
@@ -122,7 +130,7 @@ def settings_from(values: Mapping[str, Any]) -> RunSettings:
         raise LoopscopeError("the settings name no task: give one, such as task: prefix-sums")
     parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
     add_sections(parser, task)
-    check_keys(task, _dotted(values))
+    check_keys(task, dotted(values))
     with one_line_errors():
         return complete(task, parser.instantiate(parser.parse_object(values)))
 
