@@ -180,7 +180,7 @@ def _working_product(probe: Jacobian) -> str:
     for name in (FORWARD_MODE, DOUBLE_BACKWARD):
         try:
             pushed = _PRODUCTS[name](probe, right)
-        except (RuntimeError, NotImplementedError):  # an operation without this derivative
+        except RuntimeError:  # an operation without this derivative
             continue
         scale = torch.linalg.vector_norm(pushed) + torch.linalg.vector_norm(pulled)
         if torch.abs((left * pushed).sum() - expected) <= 1e-3 * scale:
