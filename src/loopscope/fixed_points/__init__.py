@@ -1,1 +1,0 @@
-"""Reaching fixed points: solvers that halt each example on its own."""
