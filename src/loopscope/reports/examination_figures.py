@@ -33,6 +33,7 @@ OUTCOMES = {
     "elsewhere": COLOURS[3],
     "unknown": SHADE,
 }
+COMPACT: Any = {"columnspacing": 1.0, "handlelength": 1.0, "handletextpad": 0.4}
 BOARDS = (64, 81)
 STRIP = 32
 """Tokens in a row, where they make no board."""
@@ -129,7 +130,7 @@ def _eigenvalues(axes: Axes, values: Values) -> None:
             reach = max(reach, float(np.abs(both).max()))
     axes.set_aspect("equal")
     axes.set(xlim=(-1.1 * reach, 1.1 * reach), ylim=(-1.1 * reach, 1.1 * reach))
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2, columnspacing=1, handletextpad=0.2)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2, **COMPACT)
     tidy(axes, "real part", "imaginary part")
 
 
@@ -151,17 +152,19 @@ def _portrait(axes: Axes, values: Values) -> None:
 def _swaps(axes: Axes, values: Values) -> None:
     found = values["input_dependence"]
     bars = {"another start,\nsame recall": "start_swap", "another recall,\nsame state": "recall_swap"}
-    for place, key in enumerate(bars.values()):
-        left, total = 0.0, sum(found[key].values())
-        for outcome, colour in OUTCOMES.items():
-            count = found[key].get(outcome, 0)
-            if not count:
-                continue
-            axes.barh(place, 100 * count / total, left=left, color=colour, alpha=0.85, height=0.55)
-            axes.text(left + 50 * count / total, place, f"{count} {outcome}", ha="center", va="center", fontsize=8.5)
-            left += 100 * count / total
-    axes.set(xlim=(0, 100), ylim=(-0.6, 1.6))
+    for outcome, colour in OUTCOMES.items():
+        for place, key in enumerate(bars.values()):
+            counts, total = found[key], sum(found[key].values())
+            before = sum(counts.get(other, 0) for other in list(OUTCOMES)[: list(OUTCOMES).index(outcome)])
+            if count := counts.get(outcome, 0):
+                left, width = 100 * before / total, 100 * count / total
+                axes.barh(place, width, left=left, color=colour, height=0.55, label=outcome)
+                axes.text(left + width / 2, place, str(count), ha="center", va="center", fontsize=8.5, c="white")
+    axes.set(xlim=(0, 100), ylim=(-0.5, 1.5))
     axes.set_yticks(range(2), list(bars), fontsize=9)
+    handles, labels = axes.get_legend_handles_labels()
+    shown = dict(zip(labels, handles, strict=True))
+    axes.legend(shown.values(), shown.keys(), loc="lower center", bbox_to_anchor=(0.4, 1), ncols=5, **COMPACT)
     tidy(axes, "% of pairs of inputs", "")
 
 
@@ -186,13 +189,13 @@ def _basin(axes: Axes, values: Values) -> None:
     radii, places = found["radii"], list(range(len(found["radii"])))
     axes.plot(places, 100 * numbers(found["returned"]), "-o", c=COLOURS[0], lw=2, label="perturbed")
     labels = [f"{radius:g}" for radius in radii]
-    for name, label, mark in (("random", "random\nstart", "D"), ("foreign", "another\ninput's", "s")):
+    for name, label, mark in (("random", "random\nstart", "D"), ("foreign", "other\ninput", "s")):
         back = (found.get(name) or {}).get("returned")
         if back is not None:
             places.append(len(places))
             labels.append(label)
             axes.plot(places[-1], 100 * back, mark, c=COLOURS[1], ms=8)
-    axes.set_xticks(places, labels)
+    axes.set_xticks(places, labels, fontsize=8.5)
     axes.set_xlim(-0.5, len(places) - 0.5)
     percent_axis(axes)
     tidy(axes, "size of the perturbation, relative to the fixed point", "came back, %")
@@ -322,7 +325,7 @@ FIGURES = (
         ),
         _swaps,
         ("swaps", "input-dependence"),
-        height=lambda _: 2.4,
+        height=lambda _: 2.5,
     ),
     ExaminationFigure(
         "Distinct fixed points",

@@ -14,7 +14,8 @@ from loopscope.studies import StudyPlan
 
 DASHES = ("", "6 2.5", "1.5 2", "7 2 1.5 2", "3 1.5")
 """Lengths of line and gap, in line widths: solid, dashed, dotted, dash-dotted, short dashes."""
-MARKS = ("o", "s", "^", "D", "v")
+MARKS = {"o": "●", "s": "■", "^": "▲", "D": "◆", "v": "▼", "X": "✖"}
+"""Marks of matplotlib, and how a page shows them; the last one is the baseline's."""
 BASELINE_DASH = "1 3"
 
 
@@ -63,13 +64,15 @@ def looks(plan: StudyPlan) -> dict[str, Look]:
     found = {}
     for name, whole in settings.items():
         if name in fixed:
-            found[name] = Look(f"fixed depth, {whole['model']['blocks']} blocks", INK, BASELINE_DASH, "X")
+            found[name] = Look(f"fixed depth, {whole['model']['blocks']} blocks", INK, BASELINE_DASH, list(MARKS)[-1])
             continue
         own = values[name]
         colour = firsts.index(own[varying[0]]) if varying else 0
         rest = rests.index(tuple(own[i] for i in varying[1:]))
         label = " + ".join(own[i] for i in varying) or plan.name
-        found[name] = Look(label, COLOURS[colour % len(COLOURS)], DASHES[rest % len(DASHES)], MARKS[rest % len(MARKS)])
+        found[name] = Look(
+            label, COLOURS[colour % len(COLOURS)], DASHES[rest % len(DASHES)], list(MARKS)[rest % len(DASHES)]
+        )
     return found
 
 
@@ -78,20 +81,35 @@ def distinct(found: Iterable[Look]) -> list[Look]:
     return list(dict.fromkeys(found))
 
 
-def add_legend(figure: Figure, shown: Sequence[Look], marks: bool = False) -> None:
+def line_handle(look: Look) -> Line2D:
+    """Return a look's line for a legend of matplotlib."""
+    return Line2D([], [], lw=2, label=look.label, **look.line)
+
+
+def mark_handle(look: Look) -> Line2D:
+    """Return a look's mark for a legend of matplotlib."""
+    return Line2D([], [], ls="", marker=look.mark, color=look.colour, label=look.label)
+
+
+def add_legend(figure: Figure, handles: Sequence[Line2D]) -> None:
     """Put a legend under a figure, in space that it adds."""
-    handles = [Line2D([], [], lw=2, label=look.label, **look.line) for look in shown]
-    if marks:
-        handles = [Line2D([], [], ls="", marker=look.mark, color=look.colour, label=look.label) for look in shown]
     width, height = figure.get_size_inches()
-    columns = max(1, min(len(shown), int(width / 1.9)))
-    figure.set_size_inches(width, height + 0.22 * -(-len(shown) // columns) + 0.1)
+    columns = max(1, min(len(handles), int(width / 1.9)))
+    figure.set_size_inches(width, height + 0.22 * -(-len(handles) // columns) + 0.1)
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9, handlelength=3)
 
 
 def swatch(look: Look) -> str:
-    """Return a short drawing of a look, for a page's legend and tables."""
-    colour = THEMED.get(look.colour, look.colour)
+    """Return a short piece of a look's line, for a page's legend and tables."""
     dash = " ".join(f"{2 * float(part):g}" for part in look.dash.split())
-    line = f'<line x1="1" x2="33" y1="5" y2="5" stroke="{colour}" stroke-width="2.4" stroke-dasharray="{dash}"/>'
+    line = f'<line x1="1" x2="33" y1="5" y2="5" stroke="{_themed(look)}" stroke-width="2.4" stroke-dasharray="{dash}"/>'
     return f'<svg class="swatch" width="34" height="10" aria-hidden="true">{line}</svg>'
+
+
+def mark_swatch(look: Look) -> str:
+    """Return a look's mark, for a page's legend."""
+    return f'<b class="swatch" style="color:{_themed(look)}" aria-hidden="true">{MARKS[look.mark]}</b>'
+
+
+def _themed(look: Look) -> str:
+    return THEMED.get(look.colour, look.colour)

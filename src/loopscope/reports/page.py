@@ -23,7 +23,7 @@ table { border-collapse: collapse; width: 100%; font-size: .88rem; font-variant-
 th, td { padding: .42rem .7rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line);
   vertical-align: top; }
 th { background: var(--card); font-weight: 600; } tbody tr:last-child td { border-bottom: 0; }
-td.text, th.text { text-align: left; } td.wrap { white-space: normal; min-width: 10rem; }
+td.text, th.text { text-align: left; } td.wrap { white-space: normal; min-width: 16rem; }
 figure { margin: 1rem 0 1.4rem; min-width: 0; } figcaption { max-width: 46rem; margin-top: .35rem; }
 .panels svg { display: block; width: 100%; height: auto; } svg text { font-family: inherit !important; }
 .panels, .grid, .cards, .pair { display: grid; gap: .4rem 1.6rem; }

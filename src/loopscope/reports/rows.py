@@ -54,7 +54,7 @@ def study_table(records: Iterable[Record]) -> tuple[list[str], list[list[str]]]:
     """
     records = list(records)
     splits = split_names(records)
-    columns = ["run", *(f"{name} %" for name in splits), "best %", "at", "arrived %", "radius", "verdict", "train s"]
+    columns = ["run", *(f"{name} %" for name in splits), "best %", "at", "arrived %", "radius", "train s", "verdict"]
     rows = []
     for record in records:
         curves = record.evaluation or {}
@@ -68,8 +68,8 @@ def study_table(records: Iterable[Record]) -> tuple[list[str], list[list[str]]]:
                 str(hardest["best_iteration"]) if hardest else "–",
                 _arrived(record.examination),
                 _radius(record.examination),
-                f"failed: {record.error}" if record.status == "failed" else verdict,
                 f"{record.seconds['train']:.0f}" if "train" in record.seconds else "–",
+                f"failed: {record.error}" if record.status == "failed" else verdict,
             ]
         )
     return columns, rows

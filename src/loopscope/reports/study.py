@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +15,7 @@ from loopscope.files import make_folder, write_bytes, write_text
 from loopscope.reports.charts import Panel, draw_panels, png, svg
 from loopscope.reports.examination import TONES, write_examination
 from loopscope.reports.interactive import explore
-from loopscope.reports.looks import Look, add_legend, distinct, looks, swatch
+from loopscope.reports.looks import Look, add_legend, distinct, line_handle, looks, mark_handle, mark_swatch, swatch
 from loopscope.reports.page import Html, chip, note, page, picture, table, text
 from loopscope.reports.rows import RADIUS_NOTE, split_names, study_table
 from loopscope.reports.study_figures import accuracy_panels, orbit_panels, radius_panel, radius_records
@@ -68,18 +68,19 @@ def _counts(plan: StudyPlan, records: Sequence[Record]) -> str:
     return f"{said}, {len(waiting)} not done yet ({', '.join(waiting)})." if waiting else f"{said}."
 
 
-def _legend(shown: Sequence[Look]) -> str:
-    entries = "".join(f"<span>{swatch(look)}{text(look.label)}</span>" for look in shown)
+def _legend(shown: Sequence[Look], draw: Callable[[Look], str]) -> str:
+    entries = "".join(f"<span>{draw(look)}{text(look.label)}</span>" for look in shown)
     return f'<div class="legend">{entries}</div>'
 
 
 def _figure(images: Path, name: str, panels: Sequence[Panel], shown: Sequence[Look], caption: str) -> str:
     """Write a figure as one PNG file; return it for the page, each panel by itself so that narrow screens stack them."""
+    handle, drawn = (mark_handle, mark_swatch) if name == "radius" else (line_handle, swatch)
     figure, _ = draw_panels(panels)
-    add_legend(figure, shown, marks=name == "radius")
+    add_legend(figure, [handle(look) for look in shown])
     write_bytes(images / f"{name}.png", png(figure))
     drawings = [svg(draw_panels([panel])[0], name) for panel in panels]
-    return picture(drawings, caption, legend=_legend(shown))
+    return picture(drawings, caption, legend=_legend(shown, drawn))
 
 
 def _figures(plan: StudyPlan, images: Path, records: Sequence[Record]) -> dict[str, str]:
@@ -88,20 +89,18 @@ def _figures(plan: StudyPlan, images: Path, records: Sequence[Record]) -> dict[s
     evaluated = [record for record in records if record.evaluation]
     examined = [record for record in records if record.examination]
     placed = radius_records(records)
-
-    def figure(name: str, panels: Sequence[Panel], shown: Sequence[Record]) -> str:
-        own = distinct(styles[record.run] for record in shown)
-        seeds = SEEDS if len(own) < len(shown) and name != "radius" else ""
-        return _figure(images, name, panels, own, CAPTIONS[name] + seeds)
-
     found = {}
     if evaluated:
-        found["accuracy"] = figure("accuracy", accuracy_panels(evaluated, styles, trained), evaluated)
+        found["accuracy"] = accuracy_panels(evaluated, styles, trained), evaluated, SEEDS
     if examined:
-        found["residual"] = figure("residual", orbit_panels(examined, styles, trained), examined)
+        found["residual"] = orbit_panels(examined, styles, trained), examined, SEEDS
     if placed:
-        found["radius"] = figure("radius", [radius_panel(placed, styles)], placed)
-    return found
+        found["radius"] = [radius_panel(placed, styles)], placed, ""
+    drawn = {}
+    for name, (panels, shown, seeds) in found.items():
+        own = distinct(styles[record.run] for record in shown)
+        drawn[name] = _figure(images, name, panels, own, CAPTIONS[name] + (seeds if len(own) < len(shown) else ""))
+    return drawn
 
 
 def trained_iterations(plan: StudyPlan) -> int:
@@ -113,14 +112,16 @@ def _runs_table(plan: StudyPlan, records: Sequence[Record]) -> str:
     """Return the table of runs; names lead to the run's own page, verdicts have their colour."""
     styles = looks(plan)
     columns, rows = study_table(records)
-    place = columns.index("verdict")
+    tones = {verdict.value: tone for verdict, tone in TONES.items()}
     for row, record in zip(rows, records, strict=True):
         name = text(record.run)
         if record.examination is not None:
             name = f'<a href="runs/{quote(record.run)}/report.html">{name}</a>'
         row[0] = Html(f"{swatch(styles[record.run])}{name}")
-        tones = {verdict.value: tone for verdict, tone in TONES.items()}
-        row[place] = chip(row[place], "fails" if record.status == "failed" else tones.get(row[place], ""))
+        if record.status == "failed":
+            row[-1] = Html(f"{chip('failed', 'fails')}: {text(record.error)}")
+        elif row[-1] in tones:
+            row[-1] = chip(row[-1], tones[row[-1]])
     return table(columns, rows, texts=("run", "verdict"))
 
 

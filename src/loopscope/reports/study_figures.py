@@ -70,7 +70,7 @@ def accuracy_panels(records: Sequence[Record], looks: Mapping[str, Look], traine
             percent_axis(axes)
             tidy(axes, "iterations", "answers right, %", split)
 
-        return Panel(draw)
+        return Panel(draw, width=3.8, height=3.0)
 
     return [panel(split) for split in split_names(records)]
 
