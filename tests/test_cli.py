@@ -1,5 +1,6 @@
 """The command line: a run from training to a comparison, and one clear line for each mistake."""
 
+import errno
 import json
 import os
 import signal
@@ -10,8 +11,10 @@ import time
 import pytest
 from safetensors.torch import load_file, save_file
 
-from loopscope.cli import main, seconds
+from loopscope.cli import COMMANDS, main, seconds
 from loopscope.errors import RESUMABLE
+from loopscope.files import read_lines
+from loopscope.training.runs import RunFolder
 
 TINY = [
     *("--data.train_bits", "8", "--data.test_bits", "[8,16]", "--data.strings", "60", "--data.test_strings", "20"),
@@ -33,13 +36,21 @@ def run(tmp_path_factory):
 
 def refused(capsys, arguments):
     """Return the one line that a command says when it refuses."""
+    (line,) = failure(capsys, arguments)
+    return line
+
+
+def failure(capsys, arguments):
+    """Return what a command says that fails: progress, if it had begun, and one line at the end."""
     capsys.readouterr()
     status = main([str(argument) for argument in arguments])
-    lines = capsys.readouterr().err.strip().splitlines()
+    said = capsys.readouterr().err
+    lines = said.strip().splitlines()
     assert status == 2
-    assert len(lines) == 1
-    assert lines[0].startswith("loopscope: ")
-    return lines[0]
+    assert lines[-1].startswith("loopscope: ")
+    assert "Traceback" not in said
+    assert not any(line.startswith("loopscope: ") for line in lines[:-1])
+    return lines
 
 
 def test_evaluate_writes_what_it_shows(run, capsys):
@@ -50,6 +61,18 @@ def test_evaluate_writes_what_it_shows(run, capsys):
     assert curve["examples"] == 10
     assert found["settings"]["training"]["seed"] == 0
     assert f"{100 * curve['best']:.1f}" in capsys.readouterr().out
+    assert "iterations is 0" in refused(capsys, ["evaluate", run, "--iterations", "0"])
+
+
+def test_evaluation_and_examination_agree(damaged):
+    """They reach accuracy by different roads: over a split in batches, and along orbits."""
+    assert main(["evaluate", str(damaged), "--iterations", "12", "--examples", "10"]) == 0
+    options = ["--examination.effort", "quick", "--examination.iterations", "12", "--examination.examples", "10"]
+    assert main(["examine", str(damaged), *options]) == 0
+    evaluated = json.loads((damaged / "evaluation.json").read_text())["splits"]["8 bits"]
+    examined = json.loads((damaged / "examination.json").read_text())
+    assert examined["curves"]["accuracy"] == evaluated["answer_accuracy"]
+    assert examined["settings"]["accuracy"] == evaluated["last"]
 
 
 def test_examine_and_compare(run, damaged, tmp_path, capsys):
@@ -84,15 +107,28 @@ def test_any_importable_loop_is_examined(tmp_path, monkeypatch, capsys):
     assert "cannot import nothere" in refused(capsys, ["examine", "nothere:make"])
 
 
-def test_help_is_given_with_defaults(capsys):
+def test_help_names_every_command(capsys):
     assert main(["--help"]) == 0
-    assert "examine" in capsys.readouterr().out
-    with pytest.raises(SystemExit) as leaving:
-        main(["train", "prefix-sums", "--help"])
     shown = capsys.readouterr().out
+    assert all(name in shown for name in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "default"),
+    [
+        (["train", "prefix-sums"], "--model.recall", "default: internal"),
+        (["evaluate"], "--iterations", "default: null"),
+        (["examine"], "--examination.effort", "default: standard"),
+        (["study"], "--workers", "default: null"),
+    ],
+)
+def test_help_is_given_with_defaults(capsys, command, option, default):
+    with pytest.raises(SystemExit) as leaving:
+        main([*command, "--help"])
     assert leaving.value.code == 0
-    assert "--model.recall" in shown
-    assert "default: internal" in " ".join(shown.split())
+    shown = " ".join(capsys.readouterr().out.split())
+    assert option in shown
+    assert default in shown
 
 
 @pytest.mark.parametrize(
@@ -110,6 +146,18 @@ def test_help_is_given_with_defaults(capsys):
         (["evaluate", "nothere"], "holds no run"),
         (["examine", "nothere"], "holds no run"),
         (["study", "nothere.yaml", "--time-limitt", "3m"], "did you mean --time-limit?"),
+        (["train"], "task"),
+        (["train", "prefix-sums", "--out", "x", "--model.window", "x"], "model.window: expected int, got x"),
+        (["train", "prefix-sums", "--out", "x", "--config", "nothere.yaml"], "nothere.yaml does not exist"),
+        (["evaluate", "nothere", "--iterations", "many"], "iterations: expected int, got many"),
+        (["evaluate"], "required"),
+        (["examine", ":make"], "names no function"),
+        (["examine", ".near:make"], "names no function"),
+        (["examine", "nothere", "--examination.efort", "quick"], "did you mean --examination.effort?"),
+        (["examine", "nothere", "--examination.tolerance", "2"], "tolerance is 2"),
+        (["examine", "nothere", "--out", "x.pdf"], "expected one of .json, .html"),
+        (["examine", "nothere", "--compare", "other", "--out", "x.json"], "expected one of .html"),
+        (["examine", "nothere", "--compare", "other"], "other/examination.json does not exist"),
     ],
 )
 def test_a_mistake_is_one_line(arguments, said, capsys, unchecked):
@@ -119,7 +167,39 @@ def test_a_mistake_is_one_line(arguments, said, capsys, unchecked):
 def test_a_config_that_is_not_yaml_is_refused(tmp_path, capsys):
     bad = tmp_path / "bad.yaml"
     bad.write_text("a: [")
-    assert "not valid YAML" in refused(capsys, ["study", bad])
+    for command in (["study", bad], train(tmp_path / "run", "--config", bad)):
+        assert f"{bad} is not valid YAML" in refused(capsys, command)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("model: {nrom: pre}", "unknown setting 'model.nrom' for the task prefix-sums (did you mean model.norm?)"),
+        ("modle: {norm: pre}", "did you mean model.norm?"),
+        ("training: {seed: many}", "training.seed: expected int, got many"),
+        ("- 1", "holds list"),
+        ("task: sudoku", "is of the task sudoku, but prefix-sums was asked for"),
+    ],
+)
+def test_a_config_file_with_a_mistake_is_one_line(tmp_path, capsys, text, said):
+    (tmp_path / "config.yaml").write_text(text)
+    assert said in refused(capsys, train(tmp_path / "run", "--config", tmp_path / "config.yaml"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_config_file_gives_settings_and_options_win(tmp_path, run, capsys):
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        "task: prefix-sums\ntraining:\nevaluation: {}\nmodel: {norm: pre, recall: external, window: null}\n"
+    )
+    assert main(train(tmp_path / "run", "--config", str(config), "--model.recall", "none", steps=1)) == 0
+    made = RunFolder(tmp_path / "run").settings()
+    assert (made.model.norm, made.model.recall, made.model.width, made.model.window) == ("pre", "none", 16, 5)
+    assert (made.training.steps, made.training.learning_rate) == (1, 1e-3)
+    again = ["train", "prefix-sums", f"--config={run / 'config.yaml'}", "--out", str(run), "--resume"]
+    assert main(again) == 0
+    assert "has finished training" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path, capsys):
@@ -166,12 +246,49 @@ def test_a_run_of_another_task_or_model_is_refused(damaged, capsys):
     config.write_text(text.replace("task: prefix-sums", "task: sudoko"))
     assert "task is 'sudoko'" in refused(capsys, ["evaluate", damaged])
     config.write_text(text.replace("norm: outer", "norm: sandwich"))
-    assert "mixes two runs" in refused(capsys, ["evaluate", damaged])
+    for command in ("evaluate", "examine"):
+        assert "mixes two runs" in refused(capsys, [command, damaged])
+    config.write_text(text.replace("heads: 2", "haeds: 2"))
+    assert "did you mean model.heads?" in refused(capsys, ["evaluate", damaged])
+    config.write_text("a: [")
+    assert "not valid YAML" in refused(capsys, ["evaluate", damaged])
+
+
+def test_a_run_that_has_not_finished_is_refused(damaged, capsys):
+    (damaged / "model" / "config.json").unlink()
+    for command in ("evaluate", "examine"):
+        assert "has not finished training" in refused(capsys, [command, damaged])
+
+
+def test_training_that_diverges_ends_in_one_line(tmp_path, capsys):
+    lines = failure(capsys, train(tmp_path / "run", "--training.learning_rate", "1e30"))
+    assert "diverged at step" in lines[-1]
+    assert "lower training.learning_rate" in lines[-1]
+
+
+def test_a_full_disk_loses_nothing(tmp_path, run, capsys, monkeypatch):
+    """The disk is full once the first checkpoint is there; with space again, the run ends as one that was never stopped."""
+    out = tmp_path / "run"
+    flush = os.fsync
+
+    def fsync(number):
+        if list(out.glob("state/step-*")):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        flush(number)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    lines = failure(capsys, train(out))
+    assert lines[-1].startswith(f"loopscope: cannot write {out}")
+    assert "No space left on device" in lines[-1]
+    assert [path.name for path in (out / "state").iterdir()] == ["step-0000003"]
+    monkeypatch.undo()
+    assert main(train(out, "--resume")) == 0
+    assert (out / "model" / "model.safetensors").read_bytes() == (run / "model" / "model.safetensors").read_bytes()
 
 
 def test_a_signal_leaves_a_checkpoint_and_the_run_resumes(tmp_path):
     out = tmp_path / "run"
-    command = [sys.executable, "-m", "loopscope.cli", *train(out, steps=4000)]
+    command = [sys.executable, "-m", "loopscope.cli", *train(out, steps=400)]
     process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not list(out.glob("state/step-*")) and time.monotonic() < deadline:
@@ -182,6 +299,10 @@ def test_a_signal_leaves_a_checkpoint_and_the_run_resumes(tmp_path):
     assert "SIGTERM" in said
     (checkpoint,) = out.glob("state/step-*")
     assert f"after step {int(checkpoint.name.removeprefix('step-'))}:" in " ".join(said.split())
+    assert main(train(out, "--resume", steps=400)) == 0
+    assert (out / "model" / "model.safetensors").is_file()
+    steps = [row["step"] for row in read_lines(out / "metrics.jsonl")]
+    assert steps == list(range(10, 401, 10))
 
 
 @pytest.mark.parametrize(("text", "expected"), [("90", 90), ("30s", 30), ("9m", 540), ("1h30m", 5400), ("2h", 7200)])

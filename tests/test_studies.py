@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,8 @@ import yaml
 
 from loopscope.cli import main
 from loopscope.errors import RESUMABLE, LoopscopeError
-from loopscope.studies import Ledger, Record, StudyFolder, read_plan
+from loopscope.studies import Ledger, Record, StudyFolder, read_plan, run_study
+from loopscope.training.runs import RunFolder
 
 TINY = {
     "name": "tiny",
@@ -88,11 +90,104 @@ def test_the_report_is_one_page_without_the_network(study):
     assert (folder / "runs" / GOOD / "report.html").exists()
 
 
-def test_what_is_done_is_not_done_again(study, capsys):
+def test_what_is_done_is_not_done_again(study, capsys, monkeypatch):
     plan, folder, _ = study
+    monkeypatch.setenv("COLUMNS", "160")
     before = (folder / "ledger.jsonl").read_text()
     assert main(["study", str(plan), "--out", str(folder)]) == 1
     assert (folder / "ledger.jsonl").read_text() == before
+    shown = capsys.readouterr().out.splitlines()
+    for name, record in StudyFolder(folder).ledger.records().items():
+        (line,) = [line for line in shown if f" {name} " in line]
+        for curve in (record.evaluation or {}).values():
+            assert f"{100 * curve['last']:.1f}" in line.split()
+
+
+@pytest.mark.parametrize("name", [GOOD, DEEP])
+def test_the_commands_find_what_the_study_found(study, tmp_path, name, capsys):
+    _, folder, _ = study
+    run = RunFolder(shutil.copytree(StudyFolder(folder).run(name).path, tmp_path / name))
+    evaluation = run.evaluation.read_text()
+    run.evaluation.unlink()
+    assert main(["evaluate", str(run.path)]) == 0
+    assert run.evaluation.read_text() == evaluation
+    options = ["--examination.effort", "quick", "--examination.examples", "6", "--examination.iterations", "40"]
+    if name == DEEP:
+        assert main(["examine", str(run.path), *options]) == 2
+        assert "no iterations to examine" in capsys.readouterr().err
+        return
+    examination = json.loads(run.examination.read_text())
+    assert main(["examine", str(run.path), *options]) == 0
+    again = json.loads(run.examination.read_text())
+    assert {**again, "seconds": None} == {**examination, "seconds": None}
+
+
+def test_a_cut_last_line_costs_no_more_than_its_run(study, tmp_path, capsys):
+    """The run whose line was cut is recorded again, from what its folder holds; what failed before stays as it is."""
+    plan, folder, _ = study
+    copy = StudyFolder(shutil.copytree(folder, tmp_path / "copy"))
+    lines = copy.ledger.path.read_bytes().splitlines(keepends=True)
+    lines.sort(key=lambda line: json.loads(line)["status"] == "finished")
+    copy.ledger.path.write_bytes(b"".join(lines)[:-20])
+    assert main(["study", str(plan), "--out", str(copy.path)]) == 1
+    assert copy.ledger.path.read_bytes().startswith(b"".join(lines[:-1]))
+    assert copy.ledger.records() == StudyFolder(folder).ledger.records()
+
+
+def test_what_failed_is_done_again_when_asked(study, tmp_path, capsys):
+    plan, folder, _ = study
+    copy = StudyFolder(shutil.copytree(folder, tmp_path / "copy"))
+    before = copy.ledger.path.read_text()
+    assert main(["study", str(plan), "--out", str(copy.path), "--retry-failed"]) == 1
+    after = copy.ledger.path.read_text()
+    assert after.startswith(before)
+    (added,) = after.removeprefix(before).splitlines()
+    assert json.loads(added)["status"] == "failed"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [("no json\n{}\n", "line 1 is not JSON"), ('{"run": "a", "what": 1}\n', "line 1 is not a run's record")],
+)
+def test_a_damaged_ledger_is_one_line(tmp_path, capsys, content, said):
+    plan, out = written(tmp_path / "tiny.yaml"), tmp_path / "out"
+    out.mkdir()
+    (out / "ledger.jsonl").write_text(content)
+    assert said in refusal(capsys, ["study", plan, "--out", out])
+    assert (out / "ledger.jsonl").read_text() == content
+
+
+def test_a_study_that_cannot_run_is_one_line(tmp_path, capsys, unchecked):
+    plan, out = written(tmp_path / "tiny.yaml"), tmp_path / "out"
+    assert "workers is 0" in refusal(capsys, ["study", plan, "--out", out, "--workers", "0"])
+    assert "cannot write" in refusal(capsys, ["study", plan, "--out", plan / "out"])
+    out.mkdir()
+    with RunFolder(out).lock():
+        assert "is in use by another process" in refusal(capsys, ["study", plan, "--out", out])
+
+
+def refusal(capsys, arguments):
+    """Return the one line that a command says when it refuses."""
+    capsys.readouterr()
+    assert main([str(argument) for argument in arguments]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("loopscope: ")
+    return line
+
+
+def test_a_run_that_is_stopped_while_it_starts_has_not_failed(tmp_path):
+    """The signal reaches the worker before Python can take note of it there."""
+    plan = read_plan(written(tmp_path / "tiny.yaml"))
+    folder = StudyFolder(tmp_path / "out")
+
+    def stop(statuses):
+        if statuses[0].state == "running":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    outcome = run_study(plan, folder, show=stop)
+    assert outcome.stopped == "SIGTERM"
+    assert outcome.unfinished == [run.name for run in plan.runs]
+    assert not folder.ledger.path.exists()
 
 
 def test_a_study_of_other_settings_is_refused(study, tmp_path, capsys):
@@ -157,7 +252,16 @@ def test_a_foreign_line_in_the_ledger_is_named(tmp_path):
         ({"task": "prefix-sum"}, "did you mean prefix-sums?"),
         ({"task": None}, "name no task"),
         ({"examination": {"efort": "quick"}}, "did you mean effort?"),
-        ({"workers": 0}, "expected a number above 0"),
+        ({"workers": 0}, "workers is 0"),
+        ({"workers": "two"}, "workers is 'two'"),
+        ({"examination": {"examples": "many"}}, "examination.examples: expected int, got many"),
+        ({"examination": {"tolerance": 2}}, "tolerance is 2"),
+        ({"examination": 3}, "examination is 3, expected settings"),
+        ({"data": 3}, "data is 3, expected settings"),
+        ({"training": {"steps": "many"}}, "training.steps: expected int, got many"),
+        ({"also": [{}]}, "expected a list of settings"),
+        ({"grid": {3: [1]}}, "unknown setting '3'"),
+        ({"grid": {"training.learning_rate": ["1e-3", 0.001]}}, "two runs are named learning-rate0.001"),
     ],
 )
 def test_a_mistake_in_a_plan_is_one_line(tmp_path, changes, said, unchecked):
@@ -171,3 +275,15 @@ def test_an_empty_section_is_as_good_as_none(tmp_path):
     plan = read_plan(written(tmp_path / "plan.yaml", training=None, grid={"model.norm": ["pre", "outer"]}, also=[]))
     assert [run.name for run in plan.runs] == ["pre", "outer"]
     assert plan.runs[0].settings.model.norm == "pre"
+
+
+def test_numbers_are_understood_as_people_write_them(tmp_path):
+    """YAML itself takes 1e-3 for a text."""
+    path = tmp_path / "plan.yaml"
+    path.write_text(
+        "task: prefix-sums\nexamination: {tolerance: 1e-3}\ngrid: {training.learning_rate: [1e-3, 2.0e-3]}\nname: 7\n"
+    )
+    plan = read_plan(path)
+    assert plan.name == plan.title == "7"
+    assert plan.examination.tolerance == 1e-3
+    assert [run.name for run in plan.runs] == ["learning-rate0.001", "learning-rate0.002"]
