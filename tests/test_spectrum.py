@@ -139,7 +139,7 @@ def defective(rng: np.random.Generator, size: int) -> NDArray:
 RANDOM: dict[str, Callable[[np.random.Generator, int], NDArray]] = {
     "gaussian": lambda rng, n: rng.standard_normal((n, n)) / np.sqrt(n),
     "symmetric": lambda rng, n: (lambda a: (a + a.T) / np.sqrt(4 * n))(rng.standard_normal((n, n))),
-    "triangular": lambda rng, n: np.triu(rng.standard_normal((n, n)) * 0.1, 1) + np.diag(rng.uniform(-1, 1, n)),
+    "triangular": lambda rng, n: np.triu(rng.standard_normal((n, n)) * 0.05, 1) + np.diag(rng.uniform(-1, 1, n)),
     "real, oblique": lambda rng, n: similar(np.diag(rng.uniform(-1, 1, n)), rng, 1.5),
     "complex, oblique": lambda rng, n: similar(rotations(rng, n, rng.uniform(0, 1, n // 2)), rng, 1.0),
     "defective": defective,
