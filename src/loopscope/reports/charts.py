@@ -17,12 +17,14 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#A6761D")
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6bb1", "#a6761d")
 INK, SHADE = "#1c2331", "#8a94a7"
-"""Of text and axes, and of what stands behind the data; a page replaces them by its own colours."""
-THEMED = {INK: "var(--ink)", SHADE: "var(--shade)"}
+"""Of text and axes, and of what stands behind the data."""
+THEMED = {INK: "var(--ink)", SHADE: "var(--shade)", COLOURS[0]: "var(--blue)"}
+"""Colours that a page replaces by its own, which suit its theme."""
 RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 RC: Any = {
     "svg.fonttype": "none",
@@ -60,7 +62,7 @@ def draw_panels(panels: Sequence[Panel]) -> tuple[Figure, list[Axes]]:
     """Return one figure with the panels side by side, and their axes."""
     with mpl.rc_context(RC):
         size = (sum(panel.width for panel in panels), max(panel.height for panel in panels))
-        figure = Figure(figsize=size, layout="constrained")
+        figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06))
         ratios = [panel.width for panel in panels]
         row = figure.subplots(1, len(panels), squeeze=False, width_ratios=ratios)[0]
         for axes, panel in zip(row, panels, strict=True):

@@ -26,6 +26,7 @@ TONES = {
     Verdict.UNSTABLE: "fails",
     Verdict.UNKNOWN: "unknown",
 }
+NOTHING = "<p>Nothing could be measured.</p>"
 PROVISIONAL = "Provisional: it rests on thresholds that are priors, not yet fitted on trained models."
 
 
@@ -60,11 +61,12 @@ def _settings(values: Values) -> str:
     """Return in a sentence what was examined, and how."""
     settings = values["settings"]
     accuracy = "not known" if settings["accuracy"] is None else f"{100 * settings['accuracy']:.1f}%"
-    trained = settings["trained_iterations"] or "an unknown number of"
+    trained = settings["trained_iterations"]
+    training = f"trained with at most {trained}" if trained else "trained iterations not known"
     forecast = " (a forecast: no orbit goes beyond training)" if settings["prediction"] else ""
     said = (
-        f"{settings['inputs']} inputs, at most {settings['iterations']} iterations{forecast}; trained with at most "
-        f"{trained}; right at the end: {accuracy}; tolerance {settings['tolerance']:g}, effort {settings['effort']}, "
+        f"{settings['inputs']} inputs, at most {settings['iterations']} iterations{forecast}; {training}; "
+        f"right at the end: {accuracy}; tolerance {settings['tolerance']:g}, effort {settings['effort']}, "
         f"{settings['dtype']}, seed {settings['seed']}; {values['seconds']['total']:.1f} s"
     )
     return note(f"{said}.")
@@ -107,8 +109,8 @@ def _missing(values: Values) -> str:
 
 
 def _quantities(values: Values) -> str:
-    columns = ["quantity", "median", "10–90%", "values", "what it says"]
-    return table(columns, quantity_rows(values), texts=("quantity", "what it says"))
+    columns, rows = ["quantity", "median", "10–90%", "values", "what it says"], quantity_rows(values)
+    return table(columns, rows, texts=("quantity", "what it says")) if rows else NOTHING
 
 
 def _seconds(values: Values) -> str:
@@ -147,15 +149,15 @@ def write_examination(path: Path, exam: Examination, title: str = "Examination")
         title: what was examined.
     """
     values = exam.to_dict()
-    pictures = [(figure, _drawings(figure, [values])[0]) for figure in FIGURES]
+    drawn = [(figure, _drawings(figure, [values])[0]) for figure in FIGURES]
+    pictures = [picture([drawing], figure.caption, figure.title) for figure, drawing in drawn if drawing]
     parts = [
         _head(title, exam, values),
         "<h2>Three axes</h2>",
         _cards(exam.axes),
         _directions(exam),
-        '<h2>To look at</h2><div class="grid">',
-        *(picture([drawing], figure.caption, figure.title) for figure, drawing in pictures if drawing),
-        "</div>",
+        "<h2>To look at</h2>",
+        f'<div class="grid">{"".join(pictures)}</div>' if pictures else NOTHING,
         "<h2>Numbers</h2>",
         _quantities(values),
         "<h2>What could not be computed</h2>",
@@ -165,8 +167,10 @@ def write_examination(path: Path, exam: Examination, title: str = "Examination")
     write_text(path, page(title, "\n".join(parts)))
 
 
-def _pair(cells: Sequence[str]) -> str:
-    return f'<div class="pair">{"".join(f"<div>{cell}</div>" for cell in cells)}</div>'
+def _pair(subjects: Sequence[_Subject], cells: Sequence[str]) -> str:
+    """Return what is said of each subject, under its name, side by side where there is room."""
+    named = (f"<div>{note(one.title)}{cell}</div>" for one, cell in zip(subjects, cells, strict=True))
+    return f'<div class="pair">{"".join(named)}</div>'
 
 
 def _compared_numbers(subjects: Sequence[_Subject]) -> str:
@@ -187,25 +191,22 @@ def write_comparison(path: Path, exams: Mapping[str, Examination]) -> None:
     """
     subjects = _subjects(exams)
     title = " and ".join(exams)
-    parts = [_pair([_head(one.title, one.exam, one.values) for one in subjects]), "<h2>Three axes</h2>"]
+    heads = "".join(f"<div>{_head(one.title, one.exam, one.values)}</div>" for one in subjects)
+    parts = [f'<div class="pair">{heads}</div>', "<h2>Three axes</h2>"]
     for axes in zip(*(one.exam.axes for one in subjects), strict=True):
-        parts.append(_pair([_card(axis) for axis in axes]))
-    if any(one.exam.normalized_axes for one in subjects):
-        parts.append(_pair([_directions(one.exam) for one in subjects]))
-    parts += ["<h2>To look at</h2>"]
+        parts.append(_pair(subjects, [_card(axis) for axis in axes]))
+    parts += [_pair([one], [_directions(one.exam)]) for one in subjects if one.exam.normalized_axes]
+    parts.append("<h2>To look at</h2>")
     for figure in FIGURES:
         drawings = _drawings(figure, [one.values for one in subjects])
         if any(drawings):
-            cells = [
-                note(one.title) + (drawing or "<p>Not measured.</p>")
-                for one, drawing in zip(subjects, drawings, strict=True)
-            ]
-            parts.append(picture([_pair(cells)], figure.caption, figure.title))
+            pair = _pair(subjects, [drawing or "<p>Not measured.</p>" for drawing in drawings])
+            parts.append(picture([pair], figure.caption, figure.title))
     parts += [
         "<h2>Numbers</h2>",
         note("Medians over inputs."),
         _compared_numbers(subjects),
         "<h2>What could not be computed</h2>",
-        _pair([f"<h3>{text(one.title)}</h3>{_missing(one.values)}{_seconds(one.values)}" for one in subjects]),
+        _pair(subjects, [_missing(one.values) + _seconds(one.values) for one in subjects]),
     ]
     write_text(path, page(title, "\n".join(parts), wide=True))

@@ -7,37 +7,39 @@ from collections.abc import Iterable, Sequence
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c2331; --soft: #5a6474; --line: #dbe0e8; --card: #f6f8fa; --paper: #ffffff;
-  --shade: #8a94a7; --good: #18794e; --bad: #b3372f; --warn: #8f5f00; --link: #0b62b0; }
+  --shade: #8a94a7; --good: #18794e; --bad: #b3372f; --warn: #8f5f00; --link: #0b62b0; --blue: #0072b2; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e4e8ee; --soft: #9ca6b4; --line: #2f3742; --card: #1a2029;
-  --paper: #11151b; --shade: #768195; --good: #4cc38a; --bad: #ff8078; --warn: #e3b341; --link: #6cb6ff; } }
+  --paper: #11151b; --shade: #768195; --good: #4cc38a; --bad: #ff8078; --warn: #e3b341; --link: #6cb6ff; --blue: #2f95d8; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 1100px; padding: 2rem 1rem 4rem; background: var(--paper); color: var(--ink);
   font: 16px/1.55 system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; overflow-wrap: break-word; }
 body.wide { max-width: 1500px; }
 h1 { font-size: 1.75rem; line-height: 1.2; margin: 0 0 .4rem; letter-spacing: -.01em; }
-h2 { font-size: 1.25rem; margin: 2.6rem 0 .6rem; } h3 { font-size: 1rem; margin: 0 0 .3rem; }
+h2 { font-size: 1.25rem; margin: 2.6rem 0 .6rem; } h3 { font-size: 1rem; margin: 1.4rem 0 .3rem; }
 p { max-width: 46rem; margin: .5rem 0; } a { color: var(--link); }
 .soft, figcaption { color: var(--soft); font-size: .9rem; line-height: 1.45; }
 .scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: 10px; margin: .6rem 0; }
-table { border-collapse: collapse; width: 100%; font-size: .88rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .42rem .7rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line);
+table { border-collapse: collapse; width: 100%; font-size: .86rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .42rem .55rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line);
   vertical-align: top; }
 th { background: var(--card); font-weight: 600; } tbody tr:last-child td { border-bottom: 0; }
-td.text, th.text { text-align: left; } td.wrap { white-space: normal; min-width: 16rem; }
+td.text, th.text { text-align: left; } td.wrap { white-space: normal; min-width: 12rem; }
 figure { margin: 1rem 0 1.4rem; min-width: 0; } figcaption { max-width: 46rem; margin-top: .35rem; }
+figure h3, .card h3 { margin-top: 0; }
 .panels svg { display: block; width: 100%; height: auto; } svg text { font-family: inherit !important; }
 .panels, .grid, .cards, .pair { display: grid; gap: .4rem 1.6rem; }
 .panels { grid-template-columns: repeat(auto-fit, minmax(min(100%, 320px), 1fr)); }
 .grid { grid-template-columns: repeat(auto-fit, minmax(min(100%, 440px), 1fr)); }
 .cards { grid-template-columns: repeat(auto-fit, minmax(min(100%, 300px), 1fr)); gap: 1rem; }
 .pair { grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); align-items: start; }
-.pair > * { min-width: 0; }
+.pair { margin-bottom: 1rem; } .pair > * { min-width: 0; }
 .legend { display: flex; flex-wrap: wrap; gap: .2rem 1.4rem; font-size: .9rem; margin: .6rem 0 .4rem; }
 .legend span { white-space: nowrap; } .swatch { vertical-align: middle; margin-right: .5rem; }
 .card { border: 1px solid var(--line); border-radius: 10px; padding: .9rem 1rem; background: var(--card); min-width: 0; }
 .card p { margin: .3rem 0; } .card dl { margin: .6rem 0 0; font-size: .9rem; }
-.card dt { font-weight: 600; margin-top: .5rem; } .card dd { margin: 0; color: var(--soft); }
-.card dt b { float: right; font-variant-numeric: tabular-nums; }
+.card dt { font-weight: 600; margin-top: .5rem; display: flex; gap: .6rem;
+  justify-content: space-between; } .card dd { margin: 0; color: var(--soft); }
+.card dt b { white-space: nowrap; font-variant-numeric: tabular-nums; }
 .verdict { border-left: 5px solid currentColor; padding: .3rem 0 .3rem .9rem; margin: 1rem 0; }
 .verdict strong { font-size: 1.5rem; line-height: 1.25; } .verdict p { color: var(--ink); }
 .chip { font-weight: 650; } .chip::before { content: "\\25CF"; margin-right: .35em; }
