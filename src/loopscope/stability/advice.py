@@ -14,8 +14,9 @@ def _known(values: Any) -> list[float]:
 
 
 def _unstable(reachability: Mapping[str, Any], trained: int | None) -> str:
-    counts = reachability["counts"]
-    common = max((label for label in counts if label != "fixed point"), key=lambda label: counts[label], default="")
+    # Undecided orbits decided nothing: the others made the axis fail.
+    counts = {label: n for label, n in reachability["counts"].items() if label not in ("fixed point", "undecided")}
+    common = max(counts, key=lambda label: counts[label])
     if common == "drift":
         growth = median(_known(reachability["growth"]) or [0.0])
         factor = 2.718281828 ** (100 * growth)
@@ -31,16 +32,10 @@ def _unstable(reachability: Mapping[str, Any], trained: int | None) -> str:
         )
     if common == "diverging":
         return "States grow without bound until they are no numbers: add outer normalization."
-    if common in ("chaotic", "quasi-periodic"):
-        limit = f"about {trained} iterations, as in training" if trained else "the trained number of iterations"
-        return (
-            f"Orbits are {common}: the state never settles. Stop at {limit}, or train again with outer normalization, "
-            "a lower learning rate or more random iteration counts."
-        )
-    rate = median(_known(reachability["rate"]) or [1.0])
+    limit = f"about {trained} iterations, as in training" if trained else "the trained number of iterations"
     return (
-        f"Orbits have not arrived and show no other pattern (contraction {rate:.4g} per iteration): allow more "
-        "iterations, or raise the tolerance if that accuracy of the state is not needed."
+        f"Orbits are {common}: the state never settles. Stop at {limit}, or train again with outer normalization, "
+        "a lower learning rate or more random iteration counts."
     )
 
 
@@ -56,8 +51,10 @@ def _fragile(geometry: Axis) -> str:
     return f"It arrives at its own point, but {'; '.join(said[name] for name in failing)}."
 
 
-def _unknown(axes: tuple[Axis, Axis, Axis], prediction: bool) -> str:
+def _unknown(axes: tuple[Axis, Axis, Axis], prediction: bool, reasons: Mapping[str, str]) -> str:
     open_axes = [f"{axis.name} is {axis.status.value}" for axis in axes if axis.status is not Status.HOLDS]
+    if undefined := [reasons[axis.name] for axis in axes if axis.name in reasons]:
+        return f"No verdict, since {' and '.join(open_axes)}: {undefined[0]}."
     remedy = "leave prediction mode" if prediction else "allow more iterations, or give more inputs"
     return f"No verdict, since {' and '.join(open_axes)}: {remedy} to decide it."
 
@@ -69,6 +66,7 @@ def advise(
     trained_iterations: int | None,
     easy_accuracy: float | None,
     prediction: bool,
+    reasons: Mapping[str, str],
 ) -> str:
     """Return what to do.
 
@@ -79,6 +77,7 @@ def advise(
         trained_iterations: most iterations in training, where known.
         easy_accuracy: fraction of the examined inputs that are right, where known.
         prediction: whether this was a forecast.
+        reasons: what could not be computed, and why; an axis is named in it where it is not defined.
     """
     if verdict is Verdict.UNSTABLE:
         return _unstable(reachability, trained_iterations)
@@ -90,7 +89,7 @@ def advise(
     if verdict is Verdict.FRAGILE:
         return _fragile(axes[2])
     if verdict is Verdict.UNKNOWN:
-        return _unknown(axes, prediction)
+        return _unknown(axes, prediction, reasons)
     needed = sorted(value for value in _known(reachability["iterations_to_tolerance"]) if value > 0)
     when = (
         f"Half of the inputs have settled after {needed[len(needed) // 2]:.0f} iterations" if needed else "It settles"

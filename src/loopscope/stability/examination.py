@@ -7,6 +7,7 @@ examples: 10%, 50%, 90%.
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from loopscope.stability.verdict import Axis, Status, Verdict
 SCHEMA = 1
 """Version of the JSON; a reader refuses another one."""
 QUANTILES = (0.1, 0.5, 0.9)
+COLUMNS = 120
+"""Width of what is printed."""
 
 Effort = Literal["quick", "standard"]
 Numbers = list[float | None]
@@ -135,12 +138,13 @@ class Examination:
         accuracy = settings["accuracy"]
         lines = [
             f"{self.verdict.value}{' (provisional: its thresholds are priors)' if self.provisional else ''}",
-            self.advice,
+            *_wrapped(self.advice),
             "",
-            *(f"{axis.name:17} {axis.status.value:11} {axis.reason}" for axis in self.axes),
+            *(line for axis in self.axes for line in _wrapped(axis.reason, f"{axis.name:17} {axis.status.value:11} ")),
             *(
-                f"{f'  of directions: {axis.name}':35} {axis.status.value:11} {axis.reason}"
+                line
                 for axis in self.normalized_axes or ()
+                for line in _wrapped(axis.reason, f"{f'  of directions: {axis.name}':35} {axis.status.value:11} ")
             ),
             "",
             f"residual at the end          {_number(self.curves.residual[1][-1])}",
@@ -154,7 +158,7 @@ class Examination:
             f"{settings['dtype']}, seed {settings['seed']}, {self.seconds['total']:.1f} s",
         ]
         if self.unknown:
-            lines.append(f"not computed: {', '.join(self.unknown)} (reasons in the saved examination)")
+            lines += _wrapped(f"{', '.join(self.unknown)} (reasons in the saved examination)", "not computed: ")
         return "\n".join(lines)
 
     @classmethod
@@ -187,6 +191,11 @@ class Examination:
         if not isinstance(values, dict):
             raise LoopscopeError(f"{path} holds {type(values).__name__}, expected an examination")
         return cls.from_dict(values)
+
+
+def _wrapped(sentence: str, label: str = "") -> list[str]:
+    """Return a sentence behind its label, in lines that fit the screen."""
+    return textwrap.wrap(sentence, COLUMNS, initial_indent=label, subsequent_indent=" " * len(label))
 
 
 def _middle(values: list[float | None] | None) -> float | None:

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from loopscope.errors import LoopscopeError
+from loopscope.errors import LoopscopeError, check_positive
 from loopscope.loop import (
     Loop,
     Tree,
@@ -26,6 +26,7 @@ from loopscope.loop import (
     mask_of,
     norms,
     select,
+    tree_map,
 )
 from loopscope.stability.advice import advise
 from loopscope.stability.arrival import follow
@@ -114,11 +115,22 @@ def examine(
         on_part: called with the name of each part as it begins.
 
     Raises:
-        LoopscopeError: an option out of range, a random step, or inputs that the loop cannot take.
+        LoopscopeError: an option out of range, targets of another shape, no loop, a random step, or a step that
+            changes the structure or the shapes of its state.
     """
+    if not isinstance(loop, Loop):
+        raise LoopscopeError(
+            f"{type(loop).__name__} is no loop: it needs encode, start, step and read (FunctionLoop wraps four functions)"
+        )
     config = ExaminationConfig(effort, batch_size(inputs), iterations, tolerance, prediction, seed)
     if prediction and trained_iterations is None:
         raise LoopscopeError("prediction needs trained_iterations: the most iterations that training ran")
+    if trained_iterations is not None:
+        check_positive(trained_iterations=trained_iterations)
+    if isinstance(targets, Tensor) and targets.shape[:1] != (config.examples,):
+        raise LoopscopeError(
+            f"targets have shape {tuple(targets.shape)}, expected one entry for each of the {config.examples} inputs first"
+        )
     with _undisturbed(loop):
         return _Examiner(loop, inputs, targets, trained_iterations, config, on_part).examine()
 
@@ -136,6 +148,17 @@ def _undisturbed(loop: Loop) -> Iterator[None]:
     finally:
         for module, mode in zip(modules, modes, strict=True):
             module.training = mode
+
+
+def _check_step(loop: Loop, state: Tree, recalled: Tree) -> None:
+    """Refuse a step that returns another kind of state: broadcasting would hide it, and every number would be wrong."""
+    with torch.no_grad():
+        after = loop.step(state, recalled)
+    shapes = [tree_map(lambda leaf: tuple(leaf.shape), tree) for tree in (state, after)]
+    if shapes[0] != shapes[1]:
+        raise LoopscopeError(
+            f"step turned a state of shape {shapes[0]} into {shapes[1]}: it must return what it takes, and start must too"
+        )
 
 
 def _correct(targets: Targets | None) -> Correct | None:
@@ -216,6 +239,7 @@ class _Examiner:
         with torch.no_grad():
             recalled = self.loop.encode(self.inputs)
             start = self.loop.start(recalled, torch.Generator().manual_seed(self.config.seed))
+        _check_step(self.loop, start, recalled)
         check_deterministic(self.loop, start, recalled)
         trajectory = trace(
             self.loop,
@@ -244,8 +268,8 @@ class _Examiner:
         self.seconds["total"] = round(time.perf_counter() - began, 3)
         return Examination(
             verdict=decided,
-            provisional=is_provisional(*axes),
-            advice=advise(decided, axes, reachability, self.trained, accuracy, self.config.prediction),
+            provisional=is_provisional(*axes, easy_accuracy=accuracy),
+            advice=advise(decided, axes, reachability, self.trained, accuracy, self.config.prediction, self.unknown),
             axes=axes,
             normalized_axes=normalized_axes,
             settings=self._settings(trajectory, accuracy),

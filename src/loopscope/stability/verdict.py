@@ -172,6 +172,9 @@ def verdict(reachability: Axis, input_dependence: Axis, geometry: Axis, easy_acc
     return Verdict.EXTRAPOLATES if accurate else Verdict.KEEPS_ITS_ANSWER
 
 
-def is_provisional(*axes: Axis) -> bool:
-    """Return whether any number that decided was compared with a prior threshold."""
-    return any(THRESHOLDS[measure].origin == "prior" for axis in axes for measure in axis.numbers)
+def is_provisional(*axes: Axis, easy_accuracy: float | None) -> bool:
+    """Return whether any number was compared with a prior threshold."""
+    compared = [measure for axis in axes for measure in axis.numbers]
+    if easy_accuracy is not None:
+        compared.append("easy accuracy")
+    return any(THRESHOLDS[measure].origin == "prior" for measure in compared)

@@ -1,0 +1,97 @@
+"""What each axis says, and what the three say together, case by case."""
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from loopscope.stability.verdict import THRESHOLDS, Axis, Status, is_provisional, judge, verdict
+
+
+def axis(status):
+    return Axis("any", status, {}, "")
+
+
+@pytest.mark.parametrize(
+    ("reach", "depends", "smooth", "accuracy", "expected"),
+    [
+        ("holds", "holds", "holds", 0.95, "extrapolates"),
+        ("holds", "holds", "holds", None, "keeps its answer"),
+        ("holds", "holds", "holds", 0.2, "keeps its answer"),
+        ("holds", "fails", "holds", 0.95, "shared answer"),
+        ("holds", "fails", "fails", None, "shared answer"),
+        ("holds", "holds", "fails", 0.95, "fragile"),
+        ("fails", "holds", "holds", 0.95, "unstable"),
+        ("borderline", "holds", "holds", 0.95, "unknown"),
+        ("unknown", "fails", "fails", None, "unknown"),
+        ("holds", "unknown", "holds", None, "unknown"),
+        ("holds", "borderline", "holds", None, "unknown"),
+        ("holds", "holds", "borderline", None, "unknown"),
+        ("holds", "holds", "unknown", None, "unknown"),
+        ("fails", "fails", "fails", None, "unstable"),
+        ("fails", "unknown", "unknown", None, "unstable"),
+        ("holds", "fails", "unknown", None, "shared answer"),
+    ],
+)
+def test_axes_add_up_to_a_verdict(reach, depends, smooth, accuracy, expected):
+    found = verdict(axis(Status(reach)), axis(Status(depends)), axis(Status(smooth)), accuracy)
+    assert found.value == expected
+
+
+@pytest.mark.parametrize("measure", list(THRESHOLDS))
+def test_a_threshold_holds_at_its_own_values(measure):
+    limit = THRESHOLDS[measure]
+    assert limit.status(limit.holds) is Status.HOLDS
+    assert limit.status(limit.fails) is Status.FAILS
+    assert limit.status((limit.holds + limit.fails) / 2) is Status.BORDERLINE
+    assert limit.status(None) is Status.UNKNOWN
+    assert limit.status(math.nan) is Status.UNKNOWN
+
+
+def test_an_axis_without_numbers_says_nothing():
+    assert judge("geometry", {}, "").status is Status.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("radius", "lipschitz", "expected"),
+    [
+        (0.99, 100.0, "holds"),
+        (0.995, 1.0, "borderline"),
+        (0.5, 1e3, "borderline"),
+        (0.995, None, "unknown"),
+        (1.0, None, "fails"),
+        (None, 1e4, "fails"),
+        (math.nan, 1.0, "unknown"),
+    ],
+)
+def test_one_number_is_enough_to_fail_and_one_missing_to_leave_it_open(radius, lipschitz, expected):
+    axis = judge("geometry", {"radius": radius, "relative Lipschitz constant": lipschitz}, "why")
+    assert axis.status.value == expected
+    assert axis.reason == "why"
+
+
+def test_easy_accuracy_decides_at_its_threshold():
+    three = [axis(Status.HOLDS)] * 3
+    limit = THRESHOLDS["easy accuracy"].holds
+    assert verdict(*three, limit).value == "extrapolates"
+    assert verdict(*three, limit - 1e-6).value == "keeps its answer"
+
+
+def test_a_verdict_is_provisional_while_a_prior_was_compared(monkeypatch):
+    reach = judge("reachability", {"fraction arrived": 1.0}, "")
+    smooth = judge("geometry", {"radius": 0.5, "relative Lipschitz constant": 1.0}, "")
+    assert is_provisional(reach, smooth, easy_accuracy=None)
+    for measure in (*reach.numbers, *smooth.numbers):
+        assert is_provisional(reach, smooth, easy_accuracy=None)
+        monkeypatch.setitem(THRESHOLDS, measure, replace(THRESHOLDS[measure], origin="fitted on 24 models"))
+    assert not is_provisional(reach, smooth, easy_accuracy=None)
+    assert is_provisional(reach, smooth, easy_accuracy=0.95)
+
+
+@pytest.mark.parametrize("measure", list(THRESHOLDS))
+def test_a_threshold_says_where_it_comes_from(measure):
+    limit = THRESHOLDS[measure]
+    assert limit.measure == measure
+    assert limit.origin
+    assert limit.why
+    assert (limit.holds > limit.fails) == (limit.larger_is == "better")
