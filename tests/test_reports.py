@@ -301,6 +301,17 @@ def test_what_is_drawn_of_a_full_a_partial_and_an_empty_examination():
     }
 
 
+@pytest.mark.parametrize(("make", "filled"), [(examples.full, True), (examples.partial, False)])
+def test_eigenvalues_away_from_a_fixed_point_are_open(make, filled):
+    values = make().to_dict()
+    figure = next(figure for figure in FIGURES if "Eigenvalues" in figure.title)
+    _, (axes,) = draw_panels([figure.panel(values)])
+    dominant = axes.get_lines()[-1]
+    assert (dominant.get_markerfacecolor() != "none") == filled
+    drawn = np.abs(dominant.get_xdata() + 1j * dominant.get_ydata())
+    np.testing.assert_allclose(drawn, np.tile(values["spectrum"]["radius"], 2))
+
+
 def test_nothing_is_missing_without_a_word():
     assert missing_rows(examples.full().to_dict()) == []
     missing = dict(missing_rows(examples.partial().to_dict()))

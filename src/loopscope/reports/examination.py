@@ -99,7 +99,7 @@ def missing_rows(values: Values) -> list[list[str]]:
     rows = [[part, reason] for part, reason in values["unknown"].items()]
     for figure in FIGURES:
         if not figure.needs(values) and not set(figure.parts) & set(values["unknown"]):
-            rows.append([f"figure: {figure.title}", f"nothing was measured at effort {values['settings']['effort']}"])
+            rows.append([f"figure: {figure.title}", f"no value to show (effort {values['settings']['effort']})"])
     return rows
 
 

@@ -76,6 +76,7 @@ def _fan(axes: Axes, quantiles: Sequence[Sequence[float | None]], colour: str) -
 
 
 def _has(rows: Sequence[Sequence[float | None]]) -> bool:
+    """Return whether there is anything that a log axis can show."""
     return any(value for row in rows for value in row)
 
 
@@ -119,14 +120,16 @@ def _eigenvalues(axes: Axes, values: Values) -> None:
     angle = np.linspace(0, 2 * np.pi, 200)
     axes.plot(np.cos(angle), np.sin(angle), c=INK, lw=1)
     spectrum, reach = values["spectrum"], 1.0
-    for name, colour, size, label in (
-        ("others", COLOURS[5], 5, "leading ones of the first input"),
-        ("eigenvalue", COLOURS[1], 6, "dominant one of each input"),
+    found = list(zip(spectrum["eigenvalue"], spectrum["at_fixed_point"], strict=True))
+    for rows, colour, face, label in (
+        (spectrum.get("others") or [], COLOURS[5], COLOURS[5], "others of the first input"),
+        ([row for row, fixed in found if fixed], COLOURS[1], COLOURS[1], "dominant one of each input"),
+        ([row for row, fixed in found if not fixed], COLOURS[1], "none", "dominant, at no fixed point"),
     ):
-        points = _points(spectrum.get(name) or [])
+        points = _points(rows)
         if len(points):
             both = np.concatenate([points, points * (1, -1)])  # the conjugate is an eigenvalue too
-            axes.plot(*both.T, "o", c=colour, ms=size, mew=0, alpha=0.75, label=label)
+            axes.plot(*both.T, "o", c=colour, mfc=face, ms=5.5, alpha=0.8, label=label)
             reach = max(reach, float(np.abs(both).max()))
     axes.set_aspect("equal")
     axes.set(xlim=(-1.1 * reach, 1.1 * reach), ylim=(-1.1 * reach, 1.1 * reach))
@@ -285,7 +288,9 @@ FIGURES = (
         "Does the answer stay?",
         "Inputs whose whole answer is right (where targets were given), and predictions that one more iteration changed. "
         "Changes that do not die out mean an answer that depends on when one stops.",
-        lambda values: bool(values["curves"]["accuracy"]) or _has([values["curves"]["prediction_changes"]]),
+        lambda values: any(
+            value is not None for name in ("accuracy", "prediction_changes") for value in values["curves"][name] or []
+        ),
         _accuracy,
         ("orbits",),
     ),
@@ -301,7 +306,7 @@ FIGURES = (
     ExaminationFigure(
         "Eigenvalues of the Jacobian",
         "Inside the unit circle small errors shrink, outside they grow; the dominant one sets the pace, and off the real "
-        "axis errors also turn.",
+        "axis errors also turn. Open marks: taken at a state that is no fixed point.",
         lambda values: bool(_points(values["spectrum"].get("eigenvalue") or []).size),
         _eigenvalues,
         ("spectrum",),
