@@ -115,7 +115,7 @@ def _runs_table(plan: StudyPlan, records: Sequence[Record]) -> str:
     tones = {verdict.value: tone for verdict, tone in TONES.items()}
     for row, record in zip(rows, records, strict=True):
         name = text(record.run)
-        if record.examination is not None:
+        if record.status == "finished" and record.examination is not None:
             name = f'<a href="runs/{quote(record.run)}/report.html">{name}</a>'
         row[0] = Html(f"{swatch(styles[record.run])}{name}")
         if record.status == "failed":
@@ -147,13 +147,15 @@ def write_report(plan: StudyPlan, folder: StudyFolder, records: Mapping[str, Rec
         records: the latest record of each run that ended.
     """
     rows = [records[run.name] for run in plan.runs if run.name in records]
-    figures = _figures(plan, make_folder(folder.path / "figures"), rows)
-    for record in rows:
+    # What a failed run left behind is no result: only the table names it.
+    finished = [record for record in rows if record.status == "finished"]
+    figures = _figures(plan, make_folder(folder.path / "figures"), finished)
+    for record in finished:
         if record.examination is not None:
             own = make_folder(folder.run(record.run).path) / "report.html"
             write_examination(own, Examination.from_dict(record.examination), record.run)
     parts = [
-        f"<h1>{text(plan.title)}</h1><p>{text(headline(rows))}</p>",
+        f"<h1>{text(plan.title)}</h1><p>{text(headline(finished))}</p>",
         note(_counts(plan, rows)),
         "<h2>Accuracy against iterations</h2>" + figures["accuracy"] if "accuracy" in figures else "",
         "<h2>All runs</h2>",
@@ -171,7 +173,7 @@ def write_report(plan: StudyPlan, folder: StudyFolder, records: Mapping[str, Rec
         parts += [
             "<h2>Explore</h2>",
             note("Point at a line for its values; click a name to hide it, twice to see it alone."),
-            explore(rows, looks(plan), trained_iterations(plan)),
+            explore(finished, looks(plan), trained_iterations(plan)),
         ]
     parts += ["<h2>How to make it again</h2>", _again(plan, rows)]
     write_text(folder.report, page(plan.title, "\n".join(parts)))
