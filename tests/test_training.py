@@ -270,7 +270,7 @@ def test_a_run_belongs_to_one_process_at_a_time(tmp_path):
 
 
 def test_training_follows_its_schedule_logs_each_step_and_learns(tmp_path):
-    settings = tiny(steps=100, learning_rate=0.02, log_interval=7, max_iterations=3, batch_size=24)
+    settings = tiny({"window": 2}, steps=100, learning_rate=0.02, log_interval=7, max_iterations=3, batch_size=24)
     run = open_run(tmp_path / "run", settings, resume=False)
     losses = {}
     outcome = train(settings, run, on_step=losses.__setitem__)
