@@ -5,8 +5,11 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 import loopscope as ls
+from loopscope.cli import main
+from loopscope.stability.verdict import THRESHOLDS
 
 ROOT = Path(__file__).parent.parent
 
@@ -22,6 +25,14 @@ def test_an_example_keeps_its_answer(name):
     exam = ls.examine(loop, inputs[:8], effort="quick", iterations=150)
     assert exam.verdict is ls.Verdict.KEEPS_ITS_ANSWER
     assert exam.input_dependence["distinct_common"][-1] == 8
+
+
+def test_an_example_is_examined_from_its_folder(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(ROOT / "examples")
+    few = ["--examination.effort", "quick", "--examination.examples", "4", "--examination.iterations", "60"]
+    assert main(["examine", "gru_loop:make_loop", *few, "--out", str(tmp_path / "gru.json")]) == 0
+    assert "keeps its answer" in capsys.readouterr().out
+    assert ls.Examination.load(tmp_path / "gru.json").settings["inputs"] == 4
 
 
 @pytest.mark.parametrize("page", ["docs/examine-your-own-model.md", "README.md"])
@@ -43,3 +54,44 @@ def test_links_and_pictures_of_a_page_are_there(page):
     for target in re.findall(r"\]\(([^)#]+)\)", text):
         if not target.startswith("http"):
             assert (ROOT / page).parent.joinpath(target).exists(), target
+
+
+def rows_of(page):
+    """Return the table rows of a page by their first cell."""
+    lines = (ROOT / page).read_text().splitlines()
+    cells = [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    return {first: rest for first, *rest in cells}
+
+
+def test_the_thresholds_of_the_page_are_those_of_the_code():
+    rows = rows_of("docs/examine-your-own-model.md")
+    for threshold in THRESHOLDS.values():
+        assert rows[threshold.measure] == [f"{threshold.holds:g}", f"{threshold.fails:g}", threshold.origin]
+
+
+DATA = ("counts", "recall_swap", "start_swap", "gradient_label")
+
+
+def keys_in(value):
+    """Return every key that is a word of the schema; what stands under the keys of DATA are labels, not words."""
+    if not isinstance(value, dict):
+        return set()
+    return set(value).union(*(keys_in(entry) for name, entry in value.items() if name not in DATA))
+
+
+def test_every_key_of_the_json_is_documented():
+    weights = torch.tensor([[0.5, 0.2], [-0.2, 0.4]])
+    loop = ls.FunctionLoop(
+        encode=lambda inputs: inputs,
+        start=torch.zeros_like,
+        step=lambda state, recalled: state @ weights.T + recalled,
+        read=lambda state: state,
+    )
+    values = ls.examine(loop, torch.eye(2)[[0, 1, 0, 1]] + torch.arange(4)[:, None], iterations=60).to_dict()
+    rows = rows_of("docs/examination.md")
+    assert set(values) <= set(rows)
+    assert not values["unknown"]
+    for part in set(values) - {"unknown", "seconds"}:
+        words = set(re.findall(r"\w+", rows[part][0]))
+        assert keys_in(values[part]) <= words, part
+    assert all(set(axis) <= set(re.findall(r"\w+", rows["axes"][0])) for axis in values["axes"])
