@@ -30,7 +30,7 @@ from loopscope.stability.spectrum import spectral_radius
 
 DENSE_LIMIT = 2000
 SCIPY_TOLERANCES = (1e-2, 1e-3, 1e-4, 1e-5)
-SCIPY_RESTARTS = 100
+SCIPY_RESTARTS = 400
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ def make_case(name: str, model: LoopedTransformer, examples: int, iterations: in
     assert config.grid is not None
     assert config.inputs is not None
     generator = torch.Generator().manual_seed(0)
-    tokens = int(np.prod(config.grid))
+    tokens = int(np.prod(config.grid)) or 32  # a line of any length
     digits = torch.randint(0, config.inputs, (examples, tokens), generator=generator)
     inputs = torch.nn.functional.one_hot(digits, config.inputs).float()
     with torch.no_grad():
