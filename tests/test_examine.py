@@ -43,6 +43,23 @@ def test_a_contraction_with_input_keeps_its_answer():
     assert exam.input_dependence["variance"]["share"] == pytest.approx(1, abs=1e-3)
 
 
+def test_the_relative_lipschitz_constant_does_not_depend_on_the_units_of_the_embedding():
+    """x -> z* has the same relative derivative whether encode or the step does the scaling."""
+    scaled = ls.FunctionLoop(
+        encode=lambda inputs: 10 * inputs,
+        start=torch.zeros_like,
+        step=lambda z, e: z @ COLD.T + e / 10,
+        read=lambda z: z,
+    )
+    plain, through = quick(CONTRACTION), quick(scaled)
+    assert through.geometry["lipschitz_path"] == "inputs, through encode"
+    assert through.geometry["relative_lipschitz"] == pytest.approx(plain.geometry["relative_lipschitz"], rel=1e-3)
+    fixed = INPUTS @ torch.linalg.inv(torch.eye(2) - COLD).T
+    gain = torch.linalg.svdvals(torch.linalg.inv(torch.eye(2) - COLD)).max()
+    expected = (gain * INPUTS.norm(dim=1) / fixed.norm(dim=1))[plain.geometry["rows"]]
+    assert plain.geometry["relative_lipschitz"] == pytest.approx(expected.tolist(), rel=1e-2)
+
+
 def test_right_targets_make_it_extrapolate_and_wrong_ones_do_not():
     fixed = INPUTS @ torch.linalg.inv(torch.eye(2) - COLD).T
     assert quick(CONTRACTION, targets=fixed.argmax(1)).verdict is ls.Verdict.EXTRAPOLATES

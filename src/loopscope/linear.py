@@ -36,6 +36,8 @@ from loopscope.loop import (
     unflatten,
 )
 
+THROUGH_ENCODE, AT_RECALLED = "inputs, through encode", "recalled input"
+"""What a derivative in the input is taken through."""
 FORWARD_MODE = "forward mode"
 DOUBLE_BACKWARD = "double backward"
 CENTRAL_DIFFERENCES = "central differences"
@@ -303,7 +305,7 @@ def input_jacobian(
 
     if inputs is not None and floating_leaves(inputs):
         context = {"state": state, "recalled": recalled, "inputs": inputs}
-        jacobian = Jacobian(through_encode, _point(inputs), context, "inputs, through encode")
+        jacobian = Jacobian(through_encode, _point(inputs), context, THROUGH_ENCODE)
         if jacobian.depends:
             return jacobian
     if not floating_leaves(recalled):
@@ -311,7 +313,7 @@ def input_jacobian(
             "neither the inputs nor the recalled input has a floating tensor, so there is no derivative in the input; "
             "let encode return the embedded input"
         )
-    jacobian = Jacobian(at_recalled, _point(recalled), {"state": state, "recalled": recalled}, "recalled input")
+    jacobian = Jacobian(at_recalled, _point(recalled), {"state": state, "recalled": recalled}, AT_RECALLED)
     _refuse_undifferentiable(jacobian, "the step", "the recalled input")
     return jacobian
 

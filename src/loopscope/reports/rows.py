@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from statistics import median
 from typing import Any
 
+from loopscope.stability.examination import middle
 from loopscope.studies.ledger import Record
 
 
@@ -21,8 +21,7 @@ def split_names(records: Iterable[Record]) -> list[str]:
 
 def median_radius(examination: dict[str, Any] | None) -> float | None:
     """Return the median spectral radius over the examples looked at."""
-    radii = [radius for radius in ((examination or {}).get("spectrum") or {}).get("radius", []) if radius is not None]
-    return median(radii) if radii else None
+    return middle(((examination or {}).get("spectrum") or {}).get("radius"))
 
 
 def at_fixed_points(examination: dict[str, Any] | None) -> bool:

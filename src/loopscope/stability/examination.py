@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -148,10 +148,10 @@ class Examination:
             ),
             "",
             f"residual at the end          {_number(self.curves.residual[1][-1])}",
-            f"norm of the state, median    {_number(_middle(self.reachability['norm']))} "
-            f"(at the start {_number(_middle(self.reachability['start_norm']))})",
-            f"spectral radius, median      {_number(_middle(self.spectrum.get('radius')))}",
-            f"Lipschitz constant, relative {_number(_middle(self.geometry.get('relative_lipschitz')))}",
+            f"norm of the state, median    {_number(middle(self.reachability['norm']))} "
+            f"(at the start {_number(middle(self.reachability['start_norm']))})",
+            f"spectral radius, median      {_number(middle(self.spectrum.get('radius')))}",
+            f"Lipschitz constant, relative {_number(middle(self.geometry.get('relative_lipschitz')))}",
             f"right at the end             {'not known' if accuracy is None else f'{100 * accuracy:.1f}%'}",
             "",
             f"{settings['inputs']} inputs, at most {settings['iterations']} iterations, effort {settings['effort']}, "
@@ -198,7 +198,8 @@ def _wrapped(sentence: str, label: str = "") -> list[str]:
     return textwrap.wrap(sentence, COLUMNS, initial_indent=label, subsequent_indent=" " * len(label))
 
 
-def _middle(values: list[float | None] | None) -> float | None:
+def middle(values: Sequence[float | None] | None) -> float | None:
+    """Return the median of the numbers that are known, or None where there is none."""
     known = [value for value in values or [] if value is not None]
     return median(known) if known else None
 

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from loopscope.errors import LoopscopeError, check_positive
+from loopscope.linear import THROUGH_ENCODE
 from loopscope.loop import (
     Loop,
     Tree,
@@ -31,7 +32,7 @@ from loopscope.loop import (
 from loopscope.stability.advice import advise
 from loopscope.stability.arrival import follow
 from loopscope.stability.basin import basin, fraction
-from loopscope.stability.examination import QUANTILES, Curves, Effort, Examination, ExaminationConfig, plain
+from loopscope.stability.examination import QUANTILES, Curves, Effort, Examination, ExaminationConfig, middle, plain
 from loopscope.stability.geometry import gradient_norms, radial_mode
 from loopscope.stability.input_dependence import Outcome, Swap, distinct_fixed_points, swap_test, variance_share
 from loopscope.stability.normalized import normalized
@@ -188,11 +189,6 @@ def _fraction_moved(swap: Swap) -> float | None:
     """Return the fraction of known pairs that moved; None unless half of the pairs are known."""
     unknown = swap.fraction(Outcome.UNKNOWN)
     return None if unknown is None or unknown > 0.5 else swap.fraction(Outcome.MOVED)
-
-
-def _median(values: Tensor) -> float | None:
-    known = values[values.isfinite()]
-    return float(known.double().median()) if len(known) else None
 
 
 @dataclass
@@ -451,7 +447,7 @@ class _Examiner:
 
         def smoothness() -> dict[str, Any]:
             found = lipschitz(self.loop, state, recall, inputs, seed=self.config.seed)
-            size = norms(inputs, mask) if found.path == "inputs" else norms(recall, mask)
+            size = norms(inputs, mask) if found.path == THROUGH_ENCODE else norms(recall, mask)
             return {
                 "lipschitz": found.value,
                 "lipschitz_error": found.error,
@@ -602,15 +598,11 @@ def _judge_geometry(parts: Mapping[str, Mapping[str, Any]]) -> Axis:
     radii = torch.tensor([radius for radius, fixed in pairs if fixed and radius is not None], dtype=torch.float64)
     numbers = {
         "radius": float(radii.quantile(0.9)) if len(radii) else None,
-        "relative Lipschitz constant": _median_of(found.get("relative_lipschitz")) if len(radii) else None,
-        "gradient growth per iteration": _median_of(found.get("gradient_growth")),
+        "relative Lipschitz constant": middle(found.get("relative_lipschitz")) if len(radii) else None,
+        "gradient growth per iteration": middle(found.get("gradient_growth")),
     }
     known = ", ".join(f"{name} {value:.3g}" for name, value in numbers.items() if value is not None)
     if not len(radii):
         reason = "no fixed point was reached at which it could be taken"
         return Axis("geometry", Status.UNKNOWN, numbers, f"{reason}{f'; {known}' if known else ''}")
     return judge("geometry", numbers, known)
-
-
-def _median_of(values: list[float | None] | None) -> float | None:
-    return _median(torch.tensor([math.nan if value is None else value for value in values or []]))
