@@ -8,7 +8,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -82,7 +82,7 @@ def train_command(options: Namespace) -> int:
         say(f"{out} has finished training: evaluate it with  loopscope evaluate {out}")
         return 0
     with (
-        run.lock() if is_main else _nothing(),
+        run.lock() if is_main else nullcontext(),
         catch_signals() as caught,
         train_progress(console, settings.training.steps, shown=is_main) as on_step,
     ):
@@ -93,11 +93,6 @@ def train_command(options: Namespace) -> int:
     if is_main:
         say(f"trained: {run.model}; next:  loopscope evaluate {out}  and  loopscope examine {out}")
     return 0
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
 
 
 def evaluate_command(options: Namespace) -> int:
@@ -132,11 +127,13 @@ def _subject(name: str) -> Subject:
 
 def examine_command(options: Namespace) -> int:
     """Examine a run, or any loop that an importable function returns."""
-    from loopscope.loop import batch_size, select
+    from dataclasses import replace
+
     from loopscope.reports import write_comparison
     from loopscope.reports.terminal import part_progress
-    from loopscope.stability import Examination, examine
+    from loopscope.stability import Examination
     from loopscope.stability.examination import WRITERS
+    from loopscope.subjects import examine_subject
     from loopscope.training.runs import RunFolder
 
     config = options.examination
@@ -146,22 +143,10 @@ def examine_command(options: Namespace) -> int:
         check_choice("the ending of --out", page.suffix, [".html"] if options.compare else WRITERS)
     other = Examination.load(RunFolder(Path(options.compare)).examination) if options.compare else None
     subject = _subject(options.subject)
-    examples = slice(0, config.examples)
-    inputs = select(subject.inputs, examples)
-    targets = subject.targets if callable(subject.targets) or subject.targets is None else subject.targets[examples]
-    with part_progress(console, f"examine {batch_size(inputs)} inputs") as on_part:
-        examination = examine(
-            subject.loop,
-            inputs,
-            targets,
-            options.trained_iterations or subject.trained_iterations,
-            config.effort,
-            config.seed,
-            iterations=config.iterations,
-            tolerance=config.tolerance,
-            prediction=config.prediction,
-            on_part=on_part,
-        )
+    if options.trained_iterations is not None:
+        subject = replace(subject, trained_iterations=options.trained_iterations)
+    with part_progress(console, f"examine {options.subject}") as on_part:
+        examination = examine_subject(subject, config, on_part)
     print(examination)
     if run.config.is_file():
         examination.save(run.examination)

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from loopscope.errors import check_positive
-from loopscope.loop import Loop, mask_of
+from loopscope.loop import Loop, eval_mode, mask_of
 from loopscope.tasks.task import Split, Task
 
 WITHIN_BEST = 0.01
@@ -112,12 +112,9 @@ def evaluate_split(
         on_iteration: called after each iteration of each batch.
     """
     split = split.first(config.examples)
-    was_training = isinstance(loop, torch.nn.Module) and loop.training
-    if was_training:
-        loop.eval()  # type: ignore[attr-defined]
-    try:
-        solved = torch.empty(config.iterations, len(split), dtype=torch.bool)
-        tokens_right, tokens = torch.zeros(2, config.iterations, dtype=torch.float64)
+    solved = torch.empty(config.iterations, len(split), dtype=torch.bool)
+    tokens_right, tokens = torch.zeros(2, config.iterations, dtype=torch.float64)
+    with eval_mode(loop):
         for rows in batches(split, config):
             problems, answers = split.problems[rows], split.answers[rows]
             recalled = loop.encode(task.inputs(problems))
@@ -132,10 +129,7 @@ def evaluate_split(
                 tokens[i] += (~padding).sum()
                 if on_iteration is not None:
                     on_iteration()
-        return summarize(solved, tokens_right / tokens)
-    finally:
-        if was_training:
-            loop.train()  # type: ignore[attr-defined]
+    return summarize(solved, tokens_right / tokens)
 
 
 def evaluate(

@@ -12,7 +12,8 @@ that are not floating (counters) pass through untouched and stay outside norms a
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -223,3 +224,17 @@ def check_deterministic(loop: Loop, state: Tree, recalled: Tree) -> None:
             "the step is random: two evaluations from one state differ; call .eval() on the model, "
             "or fix its noise (draw it in encode) before examining"
         )
+
+
+@contextmanager
+def eval_mode(loop: Loop) -> Iterator[None]:
+    """Put a loop that is a module in eval mode, and give every part of it its own mode back afterwards."""
+    modules = list(loop.modules()) if isinstance(loop, torch.nn.Module) else []
+    modes = [module.training for module in modules]
+    if isinstance(loop, torch.nn.Module):
+        loop.eval()
+    try:
+        yield
+    finally:
+        for module, mode in zip(modules, modes, strict=True):
+            module.training = mode

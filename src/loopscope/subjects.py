@@ -13,8 +13,9 @@ from torch import Tensor
 
 from loopscope.errors import LoopscopeError, nearest
 from loopscope.evaluation import EvaluationConfig
-from loopscope.loop import Loop, Tree
+from loopscope.loop import Loop, Tree, select
 from loopscope.models import FixedDepthTransformer, LoopedTransformer, load_model
+from loopscope.stability import Examination, ExaminationConfig, examine
 from loopscope.training.runs import RunFolder
 from loopscope.training.settings import RunSettings
 
@@ -104,3 +105,25 @@ def from_function(name: str) -> Subject:
             "like; a loop has encode, start, step and read (FunctionLoop wraps four functions)"
         )
     return Subject(*made)
+
+
+def examine_subject(subject: Subject, config: ExaminationConfig, on_part: Callable[[str], None]) -> Examination:
+    """Examine a subject on its first ``config.examples`` inputs.
+
+    Raises:
+        LoopscopeError: see ``examine``.
+    """
+    examples = slice(0, config.examples)
+    targets = subject.targets
+    return examine(
+        subject.loop,
+        select(subject.inputs, examples),
+        targets[examples] if isinstance(targets, Tensor) else targets,
+        subject.trained_iterations,
+        config.effort,
+        config.seed,
+        iterations=config.iterations,
+        tolerance=config.tolerance,
+        prediction=config.prediction,
+        on_part=on_part,
+    )

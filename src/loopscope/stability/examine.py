@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor, nn
+from jaxtyping import Float
+from torch import Tensor
 
 from loopscope.errors import LoopscopeError, check_positive
 from loopscope.linear import THROUGH_ENCODE
@@ -21,6 +20,7 @@ from loopscope.loop import (
     Tree,
     batch_size,
     check_deterministic,
+    eval_mode,
     flatten,
     floating_leaves,
     is_time_dependent,
@@ -31,8 +31,9 @@ from loopscope.loop import (
 )
 from loopscope.stability.advice import advise
 from loopscope.stability.arrival import follow
+from loopscope.stability.axes import judge_axes, left_at
 from loopscope.stability.basin import basin, fraction
-from loopscope.stability.examination import QUANTILES, Curves, Effort, Examination, ExaminationConfig, middle, plain
+from loopscope.stability.examination import QUANTILES, Curves, Effort, Examination, ExaminationConfig, plain
 from loopscope.stability.geometry import gradient_norms, radial_mode
 from loopscope.stability.input_dependence import Outcome, Swap, distinct_fixed_points, swap_test, variance_share
 from loopscope.stability.normalized import normalized
@@ -42,7 +43,7 @@ from loopscope.stability.reachability import Correct, Trajectory, quantiles, tra
 from loopscope.stability.sensitivity import finite_input_change, input_sensitivity, start_sensitivity
 from loopscope.stability.singular import lipschitz, power_norms, resolvent_norm
 from loopscope.stability.spectrum import spectral_radius, top_eigenvalues
-from loopscope.stability.verdict import Axis, Status, is_provisional, judge, verdict
+from loopscope.stability.verdict import Axis, is_provisional, verdict
 
 Targets = Tensor | Callable[[Tensor, Tensor], Tensor]
 
@@ -132,23 +133,8 @@ def examine(
         raise LoopscopeError(
             f"targets have shape {tuple(targets.shape)}, expected one entry for each of the {config.examples} inputs first"
         )
-    with _undisturbed(loop):
+    with eval_mode(loop), torch.autocast("cpu", enabled=False), torch.random.fork_rng(devices=[]):
         return _Examiner(loop, inputs, targets, trained_iterations, config, on_part).examine()
-
-
-@contextmanager
-def _undisturbed(loop: Loop) -> Iterator[None]:
-    """Put a module in eval mode, and give every part of it its own mode back afterwards."""
-    modules = list(loop.modules()) if isinstance(loop, nn.Module) else []
-    modes = [module.training for module in modules]
-    if isinstance(loop, nn.Module):
-        loop.eval()
-    try:
-        with torch.autocast("cpu", enabled=False), torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        for module, mode in zip(modules, modes, strict=True):
-            module.training = mode
 
 
 def _check_step(loop: Loop, state: Tree, recalled: Tree) -> None:
@@ -254,7 +240,7 @@ class _Examiner:
         parts = self._axes_parts(recalled, start, trajectory)
         reachability = _reachability(trajectory, orbits)
         accuracy = None if trajectory.solved is None else float(trajectory.solved[-1].double().mean())
-        axes = _judge(trajectory, orbits, parts)
+        axes = judge_axes(trajectory, orbits, parts)
         normalized_axes = self._of_directions(trajectory, orbits)
         first = int(trajectory.arrived.int().argmax())
         picture = self.part(
@@ -503,7 +489,7 @@ class _Examiner:
                 wrapped, recalled, iterations=self.iterations, start=ends.state, tolerance=self.config.tolerance
             )
             labels = classify(wrapped, recalled, found, window=0, at_most=0, seed=self.config.seed)
-            return _judge(found, labels, inner._axes_parts(recalled, ends.state, found))
+            return judge_axes(found, labels, inner._axes_parts(recalled, ends.state, found))
         except (LoopscopeError, RuntimeError) as error:
             self.unknown["directions"] = " ".join(str(error).split())[:300]
             return None
@@ -533,21 +519,10 @@ def _reachability(trajectory: Trajectory, orbits: Orbits) -> dict[str, Any]:
             "lyapunov": orbits.lyapunov,
             "lyapunov_error": orbits.lyapunov_error,
             "growth": orbits.growth,
-            "left_at": _left_at(trajectory),
+            "left_at": left_at(trajectory),
             "counts": dict(Counter(label.value for label in orbits.labels)),
         }
     )
-
-
-def _left_at(trajectory: Trajectory) -> Int[Tensor, "batch"]:
-    """Return the iteration at which an orbit that had come within the tolerance left again for good; 0 where none did.
-
-    Leaving is to end more than ten times the tolerance away.
-    """
-    inside = trajectory.residual <= trajectory.tolerance
-    last_inside = (inside * torch.arange(1, len(inside) + 1)[:, None]).amax(0)
-    left = inside.any(0) & ~trajectory.arrived & (trajectory.residual[-1] > 10 * trajectory.tolerance)
-    return torch.where(left, last_inside + 1, 0)
 
 
 def _curves(trajectory: Trajectory) -> Curves:
@@ -563,46 +538,3 @@ def _curves(trajectory: Trajectory) -> Curves:
         prediction_changes=plain(trajectory.prediction_changes.nanmean(1)),
         accuracy=None if solved is None else plain(solved.double().mean(1)),
     )
-
-
-def _judge(trajectory: Trajectory, orbits: Orbits, parts: Mapping[str, Mapping[str, Any]]) -> tuple[Axis, Axis, Axis]:
-    return _judge_reach(trajectory, orbits), _judge_dependence(parts["input-dependence"]), _judge_geometry(parts)
-
-
-def _judge_reach(trajectory: Trajectory, orbits: Orbits) -> Axis:
-    decided = torch.tensor([label is not Orbit.UNDECIDED for label in orbits.labels])
-    enough = 2 * int(decided.sum()) > len(decided)
-    arrived = float(trajectory.arrived[decided].double().mean()) if enough else None
-    counts = Counter(label.value for label in orbits.labels)
-    left = _left_at(trajectory)
-    reason = f"of {len(orbits.labels)} orbits: {', '.join(f'{n} {label}' for label, n in counts.most_common())}"
-    if bool(left.any()):
-        first = int(left[left > 0].min())
-        reason += f"; {int((left > 0).sum())} came near a fixed point and left again, the first at {first}"
-    return judge("reachability", {"fraction arrived": arrived}, reason)
-
-
-def _judge_dependence(found: Mapping[str, Any]) -> Axis:
-    moved = found.get("moved")
-    swap = found.get("recall_swap", {})
-    said = ", ".join(f"{count} {outcome}" for outcome, count in swap.items() if count) or "no swap could be done"
-    reason = f"with another input recalled: {said}"
-    if found.get("distinct_common"):
-        reason += f"; {found['distinct_common'][-1]} distinct fixed points among {len(found['distinct_common'])} inputs"
-    return judge("input-dependence", {"fraction moved": moved}, reason)
-
-
-def _judge_geometry(parts: Mapping[str, Mapping[str, Any]]) -> Axis:
-    spectrum, found = parts["spectrum"], parts["geometry"]
-    pairs = zip(spectrum.get("radius", []), spectrum.get("at_fixed_point", []), strict=True)
-    radii = torch.tensor([radius for radius, fixed in pairs if fixed and radius is not None], dtype=torch.float64)
-    numbers = {
-        "radius": float(radii.quantile(0.9)) if len(radii) else None,
-        "relative Lipschitz constant": middle(found.get("relative_lipschitz")) if len(radii) else None,
-        "gradient growth per iteration": middle(found.get("gradient_growth")),
-    }
-    known = ", ".join(f"{name} {value:.3g}" for name, value in numbers.items() if value is not None)
-    if not len(radii):
-        reason = "no fixed point was reached at which it could be taken"
-        return Axis("geometry", Status.UNKNOWN, numbers, f"{reason}{f'; {known}' if known else ''}")
-    return judge("geometry", numbers, known)

@@ -12,7 +12,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -22,8 +22,9 @@ import torch
 from loopscope.errors import RESUMABLE, LoopscopeError
 from loopscope.evaluation import batches, evaluate_split, to_json
 from loopscope.files import read_json, write_json
-from loopscope.stability import ExaminationConfig, examine
-from loopscope.subjects import evaluation_of, from_run, trained
+from loopscope.stability import ExaminationConfig
+from loopscope.subjects import evaluation_of, examine_subject, from_run, trained
+from loopscope.tasks import Split
 from loopscope.training.runs import RunFolder
 from loopscope.training.settings import RunSettings
 from loopscope.training.trainer import train
@@ -43,7 +44,7 @@ class Reporter:
 
     stage: str = "start"
     _asked: str | None = None
-    _last: float = field(default=0.0)
+    _last: float = 0.0
 
     def ask_to_stop(self, number: int, frame: FrameType | None) -> None:
         """Remember a signal."""
@@ -71,12 +72,11 @@ class Reporter:
             raise StopRequested(self._asked)
 
 
-def _evaluate(run: RunFolder, settings: RunSettings, reporter: Reporter) -> None:
+def _evaluate(run: RunFolder, settings: RunSettings, splits: dict[str, Split], reporter: Reporter) -> None:
     """Evaluate split after split, saving each, so that a stop loses at most one."""
     _, model = trained(run)
     curves = read_json(run.evaluation)["splits"] if run.evaluation.exists() else {}
     config = evaluation_of(settings)
-    splits = settings.data.evaluation_splits()
     per_split = [config.iterations * len(batches(split, config)) for split in splits.values()]
     total, done = sum(per_split), 0
 
@@ -97,18 +97,7 @@ def _examine(run: RunFolder, config: ExaminationConfig, reporter: Reporter) -> N
     """Examine the model on the first inputs of the easy split."""
     subject = from_run(run.path)
     reporter.step(0, 1)
-    examination = examine(
-        subject.loop,
-        subject.inputs[: config.examples],
-        subject.targets,
-        subject.trained_iterations,
-        config.effort,
-        config.seed,
-        iterations=config.iterations,
-        tolerance=config.tolerance,
-        prediction=config.prediction,
-        on_part=lambda name: reporter.step(0, 1),
-    )
+    examination = examine_subject(subject, config, lambda name: reporter.step(0, 1))
     write_json(run.examination, examination.to_dict())
     reporter.send(1, 1)
 
@@ -143,11 +132,11 @@ def run_stages(run: RunFolder, config: ExaminationConfig, reporter: Reporter) ->
         if outcome.stopped:
             raise StopRequested(outcome.stopped)
 
-    split_names = settings.data.evaluation_splits().keys()
-    evaluated = run.evaluation.exists() and split_names == read_json(run.evaluation)["splits"].keys()
+    splits = settings.data.evaluation_splits()
+    evaluated = run.evaluation.exists() and splits.keys() == read_json(run.evaluation)["splits"].keys()
     looped = settings.model.architecture == "looped"
     timed("train", not run.finished(), do_train)
-    timed("evaluate", not evaluated, lambda: _evaluate(run, settings, reporter))
+    timed("evaluate", not evaluated, lambda: _evaluate(run, settings, splits, reporter))
     timed("examine", looped and not run.examination.exists(), lambda: _examine(run, config, reporter))
 
 

@@ -1,0 +1,79 @@
+"""What the measured parts of an examination say on each axis: the deciding numbers, and the sentence beside them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from loopscope.stability.examination import middle
+from loopscope.stability.orbits import Orbit, Orbits
+from loopscope.stability.reachability import Trajectory
+from loopscope.stability.verdict import Axis, Status, judge
+
+
+def left_at(trajectory: Trajectory) -> Int[Tensor, "batch"]:
+    """Return the iteration at which an orbit that had come within the tolerance left again for good; 0 where none did.
+
+    Leaving is to end more than ten times the tolerance away.
+    """
+    inside = trajectory.residual <= trajectory.tolerance
+    last_inside = (inside * torch.arange(1, len(inside) + 1)[:, None]).amax(0)
+    left = inside.any(0) & ~trajectory.arrived & (trajectory.residual[-1] > 10 * trajectory.tolerance)
+    return torch.where(left, last_inside + 1, 0)
+
+
+def judge_axes(
+    trajectory: Trajectory, orbits: Orbits, parts: Mapping[str, Mapping[str, Any]]
+) -> tuple[Axis, Axis, Axis]:
+    """Return what reachability, input-dependence and geometry say.
+
+    Args:
+        trajectory: the orbits.
+        orbits: their labels.
+        parts: the examination's mappings ``input-dependence``, ``spectrum`` and ``geometry``.
+    """
+    return _judge_reach(trajectory, orbits), _judge_dependence(parts["input-dependence"]), _judge_geometry(parts)
+
+
+def _judge_reach(trajectory: Trajectory, orbits: Orbits) -> Axis:
+    decided = torch.tensor([label is not Orbit.UNDECIDED for label in orbits.labels])
+    enough = 2 * int(decided.sum()) > len(decided)
+    arrived = float(trajectory.arrived[decided].double().mean()) if enough else None
+    counts = Counter(label.value for label in orbits.labels)
+    left = left_at(trajectory)
+    reason = f"of {len(orbits.labels)} orbits: {', '.join(f'{n} {label}' for label, n in counts.most_common())}"
+    if bool(left.any()):
+        first = int(left[left > 0].min())
+        reason += f"; {int((left > 0).sum())} came near a fixed point and left again, the first at {first}"
+    return judge("reachability", {"fraction arrived": arrived}, reason)
+
+
+def _judge_dependence(found: Mapping[str, Any]) -> Axis:
+    moved = found.get("moved")
+    swap = found.get("recall_swap", {})
+    said = ", ".join(f"{count} {outcome}" for outcome, count in swap.items() if count) or "no swap could be done"
+    reason = f"with another input recalled: {said}"
+    if found.get("distinct_common"):
+        reason += f"; {found['distinct_common'][-1]} distinct fixed points among {len(found['distinct_common'])} inputs"
+    return judge("input-dependence", {"fraction moved": moved}, reason)
+
+
+def _judge_geometry(parts: Mapping[str, Mapping[str, Any]]) -> Axis:
+    spectrum, found = parts["spectrum"], parts["geometry"]
+    pairs = zip(spectrum.get("radius", []), spectrum.get("at_fixed_point", []), strict=True)
+    radii = torch.tensor([radius for radius, fixed in pairs if fixed and radius is not None], dtype=torch.float64)
+    numbers = {
+        "radius": float(radii.quantile(0.9)) if len(radii) else None,
+        "relative Lipschitz constant": middle(found.get("relative_lipschitz")) if len(radii) else None,
+        "gradient growth per iteration": middle(found.get("gradient_growth")),
+    }
+    known = ", ".join(f"{name} {value:.3g}" for name, value in numbers.items() if value is not None)
+    if not len(radii):
+        reason = "no fixed point was reached at which it could be taken"
+        return Axis("geometry", Status.UNKNOWN, numbers, f"{reason}{f'; {known}' if known else ''}")
+    return judge("geometry", numbers, known)
