@@ -17,7 +17,7 @@ from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
-from scipy import stats
+from scipy.special import stdtrit
 from torch import Tensor
 
 from loopscope.errors import LoopscopeError
@@ -175,7 +175,7 @@ def line(values: Float[Tensor, "points batch"], used: Bool[Tensor, "points batch
     slope = (time * level).sum(0) / spread
     noise = (level - slope * time).square().sum(0)
     freedom = (count - 2).clamp_min(0)
-    quantile = torch.as_tensor(stats.t.ppf(0.975, freedom.clamp_min(1).cpu().numpy()), device=values.device)
+    quantile = torch.as_tensor(stdtrit(freedom.clamp_min(1).cpu().numpy(), 0.975), device=values.device)
     error = quantile * (noise / freedom / spread).sqrt()
     unfitted = count < 2
     return slope.masked_fill(unfitted, torch.nan), error.masked_fill(count < 3, torch.inf)

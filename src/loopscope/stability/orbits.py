@@ -16,7 +16,7 @@ from enum import StrEnum
 
 import torch
 from jaxtyping import Float, Int
-from scipy import stats
+from scipy.special import stdtrit
 from torch import Tensor
 
 from loopscope.errors import LoopscopeError
@@ -161,7 +161,7 @@ def exponent(log_growth: Float[Tensor, "time batch"], eps: float) -> tuple[Tenso
     if len(values) < 2 * BLOCKS:
         return mean, torch.full_like(mean, torch.inf)
     averages = torch.stack([block.mean(0) for block in values.tensor_split(BLOCKS)])
-    noise = float(stats.t.ppf(0.975, BLOCKS - 1)) * averages.std(0) / math.sqrt(BLOCKS)
+    noise = float(stdtrit(BLOCKS - 1, 0.975)) * averages.std(0) / math.sqrt(BLOCKS)
     wobble = (values - mean).cumsum(0)
     wobble = (wobble.amax(0) - wobble.amin(0)) / len(values)
     return mean, torch.maximum(noise, wobble).clamp_min(16 * eps)
