@@ -67,9 +67,10 @@ class PrefixSums:
     def complete(self, config: LoopedTransformerConfig) -> LoopedTransformerConfig:
         """Return the config for one bit in, two logits out, on a line of any length; local attention, window 5.
 
-        The window is a distance: eleven positions. With five positions (the other reading of the paper's setup) a
-        string that begins with three equal bits hides where it begins from its first token, since a mixture of equal
-        values is the same over any number of them: an eighth of the strings stayed unsolved in training.
+        The window is a distance: eleven positions. The paper's setup leaves open whether it means that or five
+        positions in all. A mixture of equal values is the same over any number of them, so a first token whose whole
+        window holds equal bits cannot see that the string begins there: three equal bits would hide it under the
+        narrow reading, six do under this one.
         """
         attention = config.attention or "local"
         return replace(
