@@ -17,6 +17,8 @@ from loopscope.evaluation import AccuracyCurve
 from loopscope.reports.rows import RADIUS_NOTE, percent, study_table
 from loopscope.studies import Record, RunStatus, StudyPlan
 
+LEFT_TO_THE_PAGE = ("best %", "at", "train s")
+"""Columns that eighty characters have no room for."""
 QUIET_INTERVAL = 30.0
 """Seconds between lines where the output is no terminal."""
 SHOWN_ITERATIONS = (1, 8, 16, 30, 60, 120, 250, 500, 1000)
@@ -83,13 +85,22 @@ def curves_table(title: str, curves: Mapping[str, AccuracyCurve], trained_iterat
 
 def records_table(plan: StudyPlan, records: Mapping[str, Record]) -> Table:
     """Return one row per run of a study, failures included."""
-    table = Table(title=plan.title, caption=f"% of answers right at the last iteration; {RADIUS_NOTE}")
+    # Narrow gaps: the table has to fit eighty columns, where a number cut short says nothing.
+    table = Table(
+        title=plan.title,
+        caption=f"% of answers right at the last iteration; {RADIUS_NOTE}",
+        box=None,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
     columns, rows = study_table(records[run.name] for run in plan.runs if run.name in records)
-    for column in columns:
+    shown = [place for place, column in enumerate(columns) if column not in LEFT_TO_THE_PAGE]
+    for place in shown:
+        column = columns[place]
         table.add_column(column, justify="left" if column in ("run", "verdict") else "right", no_wrap=column == "run")
     for row in rows:
         # Why a run failed was said when it did, and is too long for a cell.
-        table.add_row(*("failed" if cell.startswith("failed: ") else cell for cell in row))
+        table.add_row(*("failed" if row[place].startswith("failed: ") else row[place] for place in shown))
     return table
 
 
