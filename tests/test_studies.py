@@ -98,7 +98,7 @@ def test_what_is_done_is_not_done_again(study, capsys, monkeypatch):
     assert (folder / "ledger.jsonl").read_text() == before
     shown = capsys.readouterr().out.splitlines()
     for name, record in StudyFolder(folder).ledger.records().items():
-        (line,) = [line for line in shown if f" {name} " in line]
+        (line,) = [line for line in shown if line.split()[:1] == [name]]
         for curve in (record.evaluation or {}).values():
             assert f"{100 * curve['last']:.1f}" in line.split()
 
