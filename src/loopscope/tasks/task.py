@@ -20,15 +20,22 @@ class Split:
     Args:
         problems: one row per example.
         answers: one row per example.
+        difficulty: one number per example where the task grades its problems (a rating, guesses); higher is harder.
     """
 
     problems: Int[Tensor, "examples tokens"]
-    answers: Int[Tensor, "examples tokens"]
+    answers: Int[Tensor, "examples columns"]
+    difficulty: Float[Tensor, "examples"] | None = None
 
     def __post_init__(self) -> None:
         if len(self.problems) == 0 or len(self.problems) != len(self.answers):
             raise LoopscopeError(
                 f"a split has {len(self.problems)} problems and {len(self.answers)} answers, expected as many of each"
+            )
+        if self.difficulty is not None and len(self.difficulty) != len(self.problems):
+            raise LoopscopeError(
+                f"a split has {len(self.problems)} problems and {len(self.difficulty)} difficulties, expected as many "
+                "of each"
             )
 
     def __len__(self) -> int:
@@ -36,7 +43,10 @@ class Split:
 
     def first(self, count: int | None) -> Split:
         """Return the first ``count`` examples, or all of them."""
-        return self if count is None else Split(self.problems[:count], self.answers[:count])
+        if count is None:
+            return self
+        difficulty = None if self.difficulty is None else self.difficulty[:count]
+        return Split(self.problems[:count], self.answers[:count], difficulty)
 
 
 @runtime_checkable
