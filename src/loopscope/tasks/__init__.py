@@ -2,13 +2,16 @@
 
 from loopscope.errors import check_choice
 from loopscope.tasks.prefix_sums import PrefixSums
+from loopscope.tasks.sudoku import Sudoku
 from loopscope.tasks.task import Split, Task
 
-TASKS: dict[str, type[PrefixSums]] = {task.name: task for task in (PrefixSums,)}
+AnyTask = PrefixSums | Sudoku
+
+TASKS: dict[str, type[AnyTask]] = {task.name: task for task in (PrefixSums, Sudoku)}
 """The tasks by the name that commands and configs give them."""
 
 
-def task_class(name: str) -> type[PrefixSums]:
+def task_class(name: str) -> type[AnyTask]:
     """Return the task of this name.
 
     Raises:
@@ -18,4 +21,4 @@ def task_class(name: str) -> type[PrefixSums]:
     return TASKS[name]
 
 
-__all__ = ["TASKS", "PrefixSums", "Split", "Task", "task_class"]
+__all__ = ["TASKS", "PrefixSums", "Split", "Sudoku", "Task", "task_class"]

@@ -13,7 +13,7 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from loopscope.errors import LoopscopeError, nearest
 from loopscope.evaluation import EvaluationConfig
 from loopscope.models.config import LoopedTransformerConfig
-from loopscope.tasks import PrefixSums, task_class
+from loopscope.tasks import Task, task_class
 from loopscope.training.config import TrainingConfig
 
 SECTIONS: dict[str, Any] = {
@@ -36,7 +36,7 @@ class RunSettings:
     """
 
     task: str
-    data: PrefixSums
+    data: Task
     model: LoopedTransformerConfig
     training: TrainingConfig
     evaluation: EvaluationConfig

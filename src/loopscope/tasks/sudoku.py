@@ -1,0 +1,225 @@
+"""Sudoku: fill a grid of nine by nine so that every row, column and box holds each digit once (paper, data)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import ClassVar, Literal, get_args
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from loopscope.errors import LoopscopeError, check_choice, check_positive
+from loopscope.models.config import LoopedTransformerConfig
+from loopscope.tasks.sources import find_file
+from loopscope.tasks.sudoku_puzzles import Puzzles, read_puzzles
+from loopscope.tasks.task import Split
+
+Augmentation = Literal["none", "digits", "symmetries"]
+Division = Literal["singles", "percentile"]
+
+FILES = ("sudoku_puzzles.csv", "sudoku.csv", "sudoku.txt")
+PERCENTILE = 80
+
+
+def relabelled(grids: Int[Tensor, "batch 81"], labels: Int[Tensor, "batch 9"]) -> Int[Tensor, "batch 81"]:
+    """Return grids with digit d of each row's grid replaced by ``labels[d - 1]``; empty cells stay empty."""
+    return F.pad(labels, (1, 0)).gather(1, grids.long()).to(grids.dtype)
+
+
+def random_labels(count: int, generator: torch.Generator) -> Int[Tensor, "count 9"]:
+    """Return a random order of the digits 1-9 per row."""
+    return torch.rand(count, 9, generator=generator).argsort(1) + 1
+
+
+def _random_lines(count: int, generator: torch.Generator) -> Int[Tensor, "count 9"]:
+    """Return per row an order of nine lines that moves bands of three as wholes and lines within their bands."""
+    bands = torch.rand(count, 3, 1, generator=generator).argsort(1)
+    within = torch.rand(count, 3, 3, generator=generator).argsort(2)
+    return (3 * bands + within).flatten(1)
+
+
+def random_places(count: int, generator: torch.Generator) -> Int[Tensor, "count 81"]:
+    """Return per row a random symmetry of the empty board: the cell that each cell is taken from.
+
+    Bands, the rows within them, stacks, the columns within them, and transposition: 3,359,232 in all.
+    """
+    rows, columns = _random_lines(count, generator), _random_lines(count, generator)
+    places = 9 * rows.unsqueeze(2) + columns.unsqueeze(1)
+    turned = torch.rand(count, 1, 1, generator=generator) < 0.5
+    return torch.where(turned, places.transpose(1, 2), places).flatten(1)
+
+
+@dataclass(frozen=True)
+class _Splits:
+    training: Split
+    evaluation: dict[str, Split]
+
+
+@dataclass(frozen=True)
+class Sudoku:
+    """The sudoku task: train on easy puzzles, test on hard ones.
+
+    Problems and answers are grids row by row, digits 1-9 and 0 where a cell is empty; logit c of a cell is for the
+    digit c + 1. No two puzzles of a data set are symmetric copies of each other, so neither are those of its splits.
+
+    Args:
+        path: a file of puzzles or a folder that holds one; the folder of LOOPSCOPE_DATA if left out.
+        mixture: names of the sources to use, out of a file's column source; all if left empty.
+        division: what is easy. singles: what naked and hidden singles solve; percentile: fewer guesses than the 80th
+            percentile of the mixture, with no puzzle put apart by its givens (the paper's).
+        min_givens: under division singles, puzzles of fewer givens are never trained on, and evaluated apart.
+        guess_groups: under division singles, the fewest guesses of each group of harder puzzles.
+        train_puzzles: most puzzles to train on; all there are if left out.
+        validation_puzzles: easy puzzles to validate on, taken before those to train on.
+        test_puzzles: most puzzles of every harder group.
+        augmentation: what is changed at random in a training puzzle. none; digits: relabelled; symmetries: relabelled,
+            and rows, columns, bands and stacks exchanged and the board transposed.
+        seed: seed of the splits, apart from the seed of training.
+    """
+
+    path: str | None = None
+    mixture: tuple[str, ...] = ()
+    division: Division = "singles"
+    min_givens: int = 18
+    guess_groups: tuple[int, ...] = (1, 4, 10, 100)
+    train_puzzles: int | None = None
+    validation_puzzles: int = 1000
+    test_puzzles: int = 1000
+    augmentation: Augmentation = "digits"
+    seed: int = 0
+
+    name: ClassVar[str] = "sudoku"
+
+    def __post_init__(self) -> None:
+        check_positive(validation_puzzles=self.validation_puzzles, test_puzzles=self.test_puzzles)
+        if self.train_puzzles is not None:
+            check_positive(train_puzzles=self.train_puzzles)
+        check_choice("division", self.division, get_args(Division))
+        check_choice("augmentation", self.augmentation, get_args(Augmentation))
+        if list(self.guess_groups) != sorted(set(self.guess_groups)) or min(self.guess_groups, default=0) != 1:
+            raise LoopscopeError(
+                f"guess_groups is {list(self.guess_groups)}, expected rising numbers from 1 on, such as [1, 4, 10]"
+            )
+
+    def complete(self, config: LoopedTransformerConfig) -> LoopedTransformerConfig:
+        """Return the config for ten numbers in and nine logits out per cell of a board of 9 by 9; full attention."""
+        return replace(
+            config,
+            inputs=config.inputs or 10,
+            outputs=config.outputs or 9,
+            grid=config.grid or (9, 9),
+            attention=config.attention or "full",
+        )
+
+    def training_split(self) -> Split:
+        """Return the puzzles to train on; the difficulty is the number of guesses.
+
+        Raises:
+            LoopscopeError: there are no data, they cannot be read, or a split would be empty.
+        """
+        return self._splits().training
+
+    def evaluation_splits(self) -> dict[str, Split]:
+        """Return the easy validation split and the harder groups; see ``training_split``."""
+        return self._splits().evaluation
+
+    def _splits(self) -> _Splits:
+        file = find_file(self.path, FILES)
+        if file is None:
+            raise LoopscopeError(
+                "there are no sudoku data: give a file by --data.path, or its folder by LOOPSCOPE_DATA"
+            )
+        return _divide(self, file, file.stat().st_mtime_ns)
+
+    def inputs(self, problems: Int[Tensor, "batch 81"]) -> Float[Tensor, "batch 81 10"]:
+        """Return the cells one-hot: number 0 says empty, number d the digit d."""
+        return F.one_hot(problems.long(), 10).float()
+
+    def augment(
+        self, problems: Int[Tensor, "batch 81"], answers: Int[Tensor, "batch 81"], generator: torch.Generator
+    ) -> tuple[Int[Tensor, "batch 81"], Int[Tensor, "batch 81"]]:
+        """Return the batch after a random symmetry per puzzle, of those that ``augmentation`` names."""
+        if self.augmentation == "none":
+            return problems, answers
+        labels = random_labels(len(problems), generator)
+        problems, answers = relabelled(problems, labels), relabelled(answers, labels)
+        if self.augmentation == "digits":
+            return problems, answers
+        places = random_places(len(problems), generator)
+        return problems.gather(1, places), answers.gather(1, places)
+
+    def loss(self, logits: Float[Tensor, "batch 81 9"], answers: Int[Tensor, "batch 81"]) -> Float[Tensor, ""]:
+        """Return the mean cross-entropy over all 81 cells, in nats."""
+        return F.cross_entropy(logits.float().flatten(0, 1), answers.flatten().long() - 1)
+
+    def correct(
+        self,
+        logits: Float[Tensor, "batch 81 9"],
+        problems: Int[Tensor, "batch 81"],
+        answers: Int[Tensor, "batch 81"],
+    ) -> Bool[Tensor, "batch 81"]:
+        """Return which cells are right; the givens count too."""
+        return logits.argmax(-1) + 1 == answers
+
+
+def _split(puzzles: Puzzles) -> Split:
+    return Split(
+        torch.from_numpy(puzzles.puzzles),
+        torch.from_numpy(puzzles.solutions),
+        torch.from_numpy(puzzles.guesses).float(),
+    )
+
+
+@lru_cache(maxsize=4)
+def _divide(task: Sudoku, file: Path, modified: int) -> _Splits:
+    """Return the splits of a file; ``modified`` is its time of change, so that a changed file is read again."""
+    puzzles = read_puzzles(file)
+    for name in task.mixture:
+        check_choice("a source of mixture", name, puzzles.names)
+    if task.mixture:
+        puzzles = puzzles.rows(np.isin(puzzles.sources, [puzzles.names.index(name) for name in task.mixture]))
+    # In an order that depends on the class alone, no file's order decides what is trained on.
+    puzzles = puzzles.rows(np.argsort(puzzles.classes))
+    puzzles = puzzles.rows(np.random.default_rng(task.seed).permutation(len(puzzles)))
+    easy_name, easy, harder = _by_singles(task, puzzles) if task.division == "singles" else _by_percentile(puzzles)
+    rows = np.flatnonzero(easy)
+    validation, training = np.split(rows, [task.validation_puzzles])
+    if not len(training):
+        raise LoopscopeError(
+            f"{file} holds {len(rows)} puzzles of the split {easy_name!r}: too few to validate on "
+            f"{task.validation_puzzles} and to train on others; lower validation_puzzles"
+        )
+    groups = {name: np.flatnonzero(group)[: task.test_puzzles] for name, group in harder.items() if group.any()}
+    return _Splits(
+        _split(puzzles.rows(training[: task.train_puzzles])),
+        {easy_name: _split(puzzles.rows(validation))}
+        | {name: _split(puzzles.rows(group)) for name, group in groups.items()},
+    )
+
+
+def _by_singles(task: Sudoku, puzzles: Puzzles) -> tuple[str, np.ndarray, dict[str, np.ndarray]]:
+    """Return the name and the mask of the easy puzzles, and the masks of the harder groups by name."""
+    singles, usual = puzzles.guesses == 0, puzzles.givens >= task.min_givens
+    ends = [*task.guess_groups[1:], None]
+    groups = {}
+    for least, end in zip(task.guess_groups, ends, strict=True):
+        within = puzzles.guesses >= least if end is None else (puzzles.guesses >= least) & (puzzles.guesses < end)
+        groups[f"{least}+ guesses" if end is None else f"{least}-{end - 1} guesses"] = usual & within
+    few = "17 givens" if task.min_givens == 18 else f"under {task.min_givens} givens"
+    return (
+        "singles",
+        singles & usual,
+        groups | {f"{few}, singles": ~usual & singles, f"{few}, guesses": ~usual & ~singles},
+    )
+
+
+def _by_percentile(puzzles: Puzzles) -> tuple[str, np.ndarray, dict[str, np.ndarray]]:
+    """Return what ``_by_singles`` does, divided at the 80th percentile of guesses (paper, data)."""
+    bound = int(np.percentile(puzzles.guesses, PERCENTILE, method="inverted_cdf"))
+    easy = puzzles.guesses < bound
+    return f"fewer than {bound} guesses", easy, {f"{bound}+ guesses": ~easy}
