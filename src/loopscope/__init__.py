@@ -2,6 +2,7 @@
 
 from loopscope.errors import LoopscopeError
 from loopscope.evaluation import AccuracyCurve, EvaluationConfig, evaluate
+from loopscope.fixed_points import Anderson, Broyden, DampedIteration, PlainIteration, Solution, solve
 from loopscope.loop import FunctionLoop, Loop
 from loopscope.models import FixedDepthTransformer, LoopedTransformer, LoopedTransformerConfig, build_model, load_model
 from loopscope.reports import write_comparison, write_examination
@@ -19,6 +20,9 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AccuracyCurve",
+    "Anderson",
+    "Broyden",
+    "DampedIteration",
     "EvaluationConfig",
     "Examination",
     "ExaminationConfig",
@@ -28,7 +32,9 @@ __all__ = [
     "LoopedTransformer",
     "LoopedTransformerConfig",
     "LoopscopeError",
+    "PlainIteration",
     "PrefixSums",
+    "Solution",
     "Split",
     "Task",
     "Verdict",
@@ -36,6 +42,7 @@ __all__ = [
     "evaluate",
     "examine",
     "load_model",
+    "solve",
     "spectral_radius",
     "top_eigenvalues",
     "write_comparison",

@@ -1,0 +1,85 @@
+"""One verb: solve."""
+
+from __future__ import annotations
+
+import torch
+
+from loopscope.errors import LoopscopeError
+from loopscope.fixed_points.plain import compare_with_plain
+from loopscope.fixed_points.reaching import reach
+from loopscope.fixed_points.solution import Solution
+from loopscope.fixed_points.solvers import PlainIteration, Solver
+from loopscope.loop import Loop, Tree, batch_size, check_deterministic, eval_mode, leaves, select
+
+DEFAULT_SOLVER = PlainIteration()
+
+
+def solve(
+    loop: Loop,
+    inputs: Tree,
+    *,
+    solver: Solver = DEFAULT_SOLVER,
+    tolerance: float = 1e-4,
+    max_iterations: int = 500,
+    start: Tree | None = None,
+    seed: int = 0,
+    plain_iterations: int = 0,
+) -> Solution:
+    """Reach the fixed point of each example.
+
+    An example that has arrived, or whose state is no longer finite, leaves the batch; the others go on. No gradient is
+    recorded (for training see ``loopscope.fixed_points.implicit``), autocast is off, and the loop's mode is left as it
+    was.
+
+    Solvers other than plain iteration may end at a fixed point that the model itself never reaches: one that repels
+    it, or one in another basin. ``plain_iterations`` is a budget per example to find out, by following the model's own
+    orbits: see `loopscope.fixed_points.plain.compare_with_plain` for what that proves and costs. Without it, only plain
+    iteration itself says so (``same_as_plain``).
+
+    Args:
+        loop: any loop.
+        inputs: its inputs, batch first.
+        solver: PlainIteration(), DampedIteration(...), Anderson(...) or Broyden(...).
+        tolerance: on the relative residual r = ||f(z) - z|| / max(||z||, ||f(z)||, tiny) (framework, axis 1).
+        max_iterations: evaluations of the step that an example may take.
+        start: the first state; the loop's own by default.
+        seed: for a loop whose start is random.
+        plain_iterations: evaluations that an example may take to decide ``same_as_plain``; 0 asks nothing.
+
+    Raises:
+        LoopscopeError: see `loopscope.fixed_points.reaching.reach`; or the step is random.
+    """
+    if plain_iterations < 0:
+        raise LoopscopeError(f"plain_iterations is {plain_iterations}, expected a number of at least 0")
+    device = leaves(inputs)[0].device
+    with eval_mode(loop), torch.no_grad(), torch.autocast(device.type, enabled=False):
+        recalled = loop.encode(inputs)
+        if start is None:
+            start = loop.start(recalled, torch.Generator(device).manual_seed(seed))
+        found = reach(loop, recalled, start, solver=solver, tolerance=tolerance, max_iterations=max_iterations)
+        arrived = found.residual <= tolerance
+        if not bool(arrived.any()):
+            # A loop that draws random numbers never arrives: say so, at the price of two steps of one example.
+            check_deterministic(loop, select(start, slice(0, 1)), select(recalled, slice(0, 1)))
+        same: tuple[bool | None, ...] = (None,) * batch_size(start)
+        spent = 0
+        if isinstance(solver, PlainIteration):
+            same = tuple(True if here else None for here in arrived.tolist())
+        elif plain_iterations:
+            same, spent = compare_with_plain(
+                loop, recalled, start, found.state, arrived, tolerance=tolerance, budget=plain_iterations
+            )
+        output = loop.read(found.state)
+    return Solution(
+        state=found.state,
+        output=output,
+        iterations=found.iterations,
+        residual=found.residual,
+        arrived=arrived,
+        diverged=~found.residual.isfinite(),
+        same_as_plain=same,
+        steps_computed=found.steps_computed,
+        plain_steps=spent,
+        tolerance=tolerance,
+        max_iterations=max_iterations,
+    )
