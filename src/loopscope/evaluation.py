@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -16,6 +17,9 @@ from loopscope.tasks.task import Split, Task
 
 WITHIN_BEST = 0.01
 CACHED_TOKENS = 4096
+DIFFICULTY_ITERATIONS = (1, 2, 4, 8, 16, 30, 64, 128, 256, 500, 1000, 2000)
+"""The iterations after which accuracy is told apart by difficulty, and the last one."""
+DIFFICULTY_BINS = 8
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,25 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True)
+class DifficultyBin:
+    """Accuracy on the examples of a range of difficulty.
+
+    Args:
+        lowest: the least difficulty of its examples.
+        highest: the greatest.
+        examples: number of examples.
+        iterations: the iterations after which accuracy was taken.
+        answer_accuracy: fraction of its examples whose whole answer is right, after each of these.
+    """
+
+    lowest: float
+    highest: float
+    examples: int
+    iterations: list[int]
+    answer_accuracy: list[float]
+
+
+@dataclass(frozen=True)
 class AccuracyCurve:
     """Accuracy of one split at every iteration, from 1 on (item i is after i + 1 iterations).
 
@@ -49,6 +72,9 @@ class AccuracyCurve:
         last: answer accuracy at the last iteration.
         first_within_1_percent: the first iteration whose accuracy is within 0.01 of the best.
         solved_then_broken: fraction of examples that are right at some iteration and wrong at the last.
+        other_rules: answer accuracy by the task's other rules, by their names.
+        by_difficulty: answer accuracy in bins of about as many examples each, easiest first; none where the split has
+            no difficulty.
     """
 
     examples: int
@@ -59,10 +85,40 @@ class AccuracyCurve:
     last: float
     first_within_1_percent: int
     solved_then_broken: float
+    other_rules: dict[str, list[float]] = field(default_factory=dict)
+    by_difficulty: list[DifficultyBin] = field(default_factory=list)
+
+
+def difficulty_bins(
+    solved: Bool[Tensor, "iterations examples"], difficulty: Float[Tensor, "examples"]
+) -> list[DifficultyBin]:
+    """Return accuracy in at most ``DIFFICULTY_BINS`` bins, bounded by quantiles; equal difficulties share a bin."""
+    last = len(solved)
+    iterations = [i for i in DIFFICULTY_ITERATIONS if i < last] + [last]
+    inner = torch.linspace(0, 1, DIFFICULTY_BINS + 1, dtype=difficulty.dtype)[1:-1]
+    bounds = difficulty.quantile(inner, interpolation="lower").unique()
+    places = torch.bucketize(difficulty, bounds)
+    at = solved[[i - 1 for i in iterations]].double()
+    bins = []
+    for place in places.unique():
+        within = places == place
+        bins.append(
+            DifficultyBin(
+                lowest=difficulty[within].min().item(),
+                highest=difficulty[within].max().item(),
+                examples=int(within.sum()),
+                iterations=iterations,
+                answer_accuracy=at[:, within].mean(1).tolist(),
+            )
+        )
+    return bins
 
 
 def summarize(
-    solved: Bool[Tensor, "iterations examples"], token_accuracy: Float[Tensor, "iterations"]
+    solved: Bool[Tensor, "iterations examples"],
+    token_accuracy: Float[Tensor, "iterations"],
+    other_rules: Mapping[str, Float[Tensor, "iterations"]] | None = None,
+    difficulty: Float[Tensor, "examples"] | None = None,
 ) -> AccuracyCurve:
     """Return the curve and its figures from which examples are solved at each iteration."""
     accuracy = solved.double().mean(1)
@@ -78,6 +134,8 @@ def summarize(
         last=accuracy[-1].item(),
         first_within_1_percent=int(near.int().argmax()) + 1,
         solved_then_broken=(solved.any(0) & ~solved[-1]).double().mean().item(),
+        other_rules={name: values.tolist() for name, values in (other_rules or {}).items()},
+        by_difficulty=[] if difficulty is None else difficulty_bins(solved, difficulty),
     )
 
 
@@ -114,6 +172,7 @@ def evaluate_split(
     split = split.first(config.examples)
     solved = torch.empty(config.iterations, len(split), dtype=torch.bool)
     tokens_right, tokens = torch.zeros(2, config.iterations, dtype=torch.float64)
+    others: dict[str, Tensor] = defaultdict(lambda: torch.zeros(config.iterations, dtype=torch.float64))
     with eval_mode(loop):
         for rows in batches(split, config):
             problems, answers = split.problems[rows], split.answers[rows]
@@ -122,14 +181,18 @@ def evaluate_split(
             real = mask_of(loop, recalled)
             for i in range(config.iterations):
                 state = loop.step(state, recalled)
-                right = task.correct(loop.read(state), problems, answers)
+                logits = loop.read(state)
+                right = task.correct(logits, problems, answers)
                 padding = torch.zeros_like(right) if real is None else ~real
                 solved[i, rows] = (right | padding).all(1)
                 tokens_right[i] += (right & ~padding).sum()
                 tokens[i] += (~padding).sum()
+                for name, right_so in task.other_rules(logits, problems, answers).items():
+                    others[name][i] += right_so.sum()
                 if on_iteration is not None:
                     on_iteration()
-    return summarize(solved, tokens_right / tokens)
+    other_rules = {name: right / len(split) for name, right in others.items()}
+    return summarize(solved, tokens_right / tokens, other_rules, split.difficulty)
 
 
 def evaluate(

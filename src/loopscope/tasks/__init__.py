@@ -1,13 +1,14 @@
 """Tasks: data, encodings, losses and correctness rules. A task knows no model."""
 
 from loopscope.errors import check_choice
+from loopscope.tasks.chess import Chess
 from loopscope.tasks.prefix_sums import PrefixSums
 from loopscope.tasks.sudoku import Sudoku
 from loopscope.tasks.task import Split, Task
 
-AnyTask = PrefixSums | Sudoku
+AnyTask = PrefixSums | Sudoku | Chess
 
-TASKS: dict[str, type[AnyTask]] = {task.name: task for task in (PrefixSums, Sudoku)}
+TASKS: dict[str, type[AnyTask]] = {task.name: task for task in (PrefixSums, Sudoku, Chess)}
 """The tasks by the name that commands and configs give them."""
 
 
@@ -21,4 +22,4 @@ def task_class(name: str) -> type[AnyTask]:
     return TASKS[name]
 
 
-__all__ = ["TASKS", "PrefixSums", "Split", "Sudoku", "Task", "task_class"]
+__all__ = ["TASKS", "Chess", "PrefixSums", "Split", "Sudoku", "Task", "task_class"]

@@ -79,3 +79,8 @@ class Task(Protocol):
         self, logits: Float[Tensor, "batch tokens outputs"], problems: Tensor, answers: Tensor
     ) -> Bool[Tensor, "batch tokens"]:
         """Return which tokens are right; an answer is right where all of its tokens are."""
+
+    def other_rules(
+        self, logits: Float[Tensor, "batch tokens outputs"], problems: Tensor, answers: Tensor
+    ) -> dict[str, Bool[Tensor, "batch"]]:
+        """Return which answers are right by other rules that are reported beside, by name: none for most tasks."""

@@ -1,0 +1,59 @@
+"""The cache of prepared data: arrays read from a file once, kept beside its size and time of change."""
+
+from __future__ import annotations
+
+import io
+import os
+import zipfile
+from collections.abc import Callable
+from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+
+from loopscope.errors import LoopscopeError
+from loopscope.files import make_folder, write_bytes
+
+Arrays = dict[str, np.ndarray]
+
+
+def cache_folder() -> Path:
+    """Return the folder for what can be made again: LOOPSCOPE_CACHE, or loopscope in the user's cache folder."""
+    given = os.environ.get("LOOPSCOPE_CACHE")
+    return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "loopscope"
+
+
+def to_bytes(arrays: Arrays) -> bytes:
+    """Return arrays as the bytes of an npz file, not compressed: reading it back must take no time."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+def from_bytes(content: bytes) -> Arrays:
+    """Return the arrays of an npz file's bytes; nothing in it is ever unpickled."""
+    with np.load(io.BytesIO(content), allow_pickle=False) as stored:
+        return {name: stored[name] for name in stored.files}
+
+
+def cached(source: Path, reading: str, make: Callable[[], Arrays]) -> Arrays:
+    """Return what ``make`` reads from a file, from the cache where it was read before and has not changed since.
+
+    A cache that cannot be read is made again; one that cannot be written is done without.
+
+    Args:
+        source: the file.
+        reading: how it is read: the format's version and whatever else decides the result.
+        make: reads it.
+    """
+    status = source.stat()
+    key = f"{source.resolve()}\n{status.st_size}\n{status.st_mtime_ns}\n{reading}"
+    kept = cache_folder() / f"{source.name.split('.')[0]}-{sha256(key.encode()).hexdigest()[:16]}.npz"
+    try:
+        return from_bytes(kept.read_bytes())
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        arrays = make()
+    with suppress(LoopscopeError):
+        write_bytes(make_folder(kept.parent) / kept.name, to_bytes(arrays))
+    return arrays

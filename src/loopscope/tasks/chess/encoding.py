@@ -1,0 +1,115 @@
+"""How positions and moves become integers: turned to the side to move, mirrored to its king's half (paper, data).
+
+Squares are numbered a1 = 0, b1 = 1, ..., h8 = 63, as they stand after turning and mirroring: the side to move plays
+upwards and its king stands on files e to h. Both are exact symmetries of everything that twelve piece planes show;
+castling rights and the en passant square are not among it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, Int8, Int16, Integer, UInt64
+from torch import Tensor
+
+SQUARES = 64
+PIECES = "PNBRQKpnbrqk"
+"""Piece ``PIECES[c - 1]`` has the code c: first those of the side to move, then the opponent's; 0 is an empty square."""
+PLANES = len(PIECES)
+PROMOTIONS = ("", "n", "b", "r", "q")
+"""What a promotion's code means."""
+
+
+def move_code(origin: int, target: int, promotion: int = 0) -> int:
+    """Return a move as one integer that fits 16 bits."""
+    return origin | target << 6 | promotion << 12
+
+
+def unpack_boards(
+    bitboards: UInt64[np.ndarray, "positions 6"],
+    own: UInt64[np.ndarray, "positions"],
+    flip: Int8[np.ndarray, "positions"],
+) -> Int8[np.ndarray, "positions 64"]:
+    """Return piece codes per square.
+
+    Args:
+        bitboards: squares of pawns, knights, bishops, rooks, queens and kings.
+        own: squares that the side to move holds.
+        flip: what turning and mirroring do to the number of a square, as an exclusive or: 56 turns, 7 mirrors.
+    """
+    squares = np.arange(SQUARES, dtype=np.uint64)
+    codes = np.zeros((len(own), SQUARES), np.int8)
+    for kind in range(bitboards.shape[1]):
+        codes += (bitboards[:, kind, None] >> squares & np.uint64(1)).astype(np.int8) * np.int8(kind + 1)
+    theirs = (codes > 0) & (own[:, None] >> squares & np.uint64(1) == 0)
+    codes[theirs] += PLANES // 2
+    places = np.arange(SQUARES) ^ flip.astype(np.int64)[:, None]
+    return np.take_along_axis(codes, places, axis=1)
+
+
+def planes(problems: Integer[Tensor, "batch 64"]) -> Float[Tensor, "batch 64 12"]:
+    """Return one plane per kind of piece, 1 where it stands."""
+    kinds = torch.arange(1, PLANES + 1, device=problems.device, dtype=problems.dtype)
+    return (problems.unsqueeze(-1) == kinds).float()
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What there is to know about a batch of puzzles' answers. One row, packed: ``accepted``, then ``moves``.
+
+    Args:
+        accepted: how many of the moves count as right: one, or all mating moves where the answer mates.
+        moves: codes (``move_code``) of all legal moves, the puzzle's answer first, then others that are accepted, then
+            the rest; padded with -1.
+    """
+
+    accepted: Int16[Tensor, "batch"]
+    moves: Int16[Tensor, "batch moves"]
+
+    def pack(self) -> Int16[Tensor, "batch columns"]:
+        """Return one row per puzzle."""
+        return torch.cat([self.accepted.unsqueeze(1), self.moves], dim=1)
+
+    @classmethod
+    def unpack(cls, answers: Int16[Tensor, "batch columns"]) -> Answers:
+        """Return what ``pack`` has packed."""
+        return cls(answers[:, 0], answers[:, 1:])
+
+    @property
+    def origins(self) -> Int[Tensor, "batch moves"]:
+        """The squares that moves start from; 63 in the padding."""
+        return (self.moves & 63).long()
+
+    @property
+    def targets(self) -> Int[Tensor, "batch moves"]:
+        """The squares that moves end on; 63 in the padding."""
+        return (self.moves >> 6 & 63).long()
+
+    @property
+    def promotions(self) -> Int[Tensor, "batch moves"]:
+        """Indices into ``PROMOTIONS``; 7 in the padding."""
+        return (self.moves >> 12 & 7).long()
+
+    @property
+    def legal(self) -> Bool[Tensor, "batch moves"]:
+        """Which entries are moves, not padding."""
+        return self.moves >= 0
+
+    @property
+    def right(self) -> Bool[Tensor, "batch moves"]:
+        """Which moves are accepted."""
+        return torch.arange(self.moves.shape[1], device=self.moves.device) < self.accepted.unsqueeze(1)
+
+
+def pack_ragged(
+    accepted: Integer[np.ndarray, "positions"],
+    counts: Integer[np.ndarray, "positions"],
+    moves: Int16[np.ndarray, "all"],
+) -> Int16[Tensor, "positions columns"]:
+    """Return packed answers of positions whose moves stand one after the other in one array, ``counts`` for each."""
+    rows = np.full((len(counts), 1 + int(counts.max(initial=1))), -1, np.int16)
+    rows[:, 0] = accepted
+    rows[:, 1:][np.arange(rows.shape[1] - 1) < counts[:, None]] = moves
+    return torch.from_numpy(rows)

@@ -1,0 +1,122 @@
+"""The rules of chess, from python-chess (GPL-3.0-or-later): the one module that imports it, and the last to be imported.
+
+Run as a module it is a worker: FEN, tab, moves in, one position a line; the arrays of ``positions`` out.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+
+import chess
+import numpy as np
+
+from loopscope.tasks.cache import Arrays, to_bytes
+from loopscope.tasks.chess.encoding import move_code
+
+REASONS = ("", "illegal position", "illegal move", "fewer than two moves")
+"""What the codes of rejects mean; the first marks a position that is kept."""
+ILLEGAL_POSITION, ILLEGAL_MOVE, TOO_FEW_MOVES = 1, 2, 3
+
+
+def mating_moves(board: chess.Board, moves: Iterable[chess.Move]) -> list[chess.Move]:
+    """Return which of these legal moves mate at once; the board is left as it was."""
+    mates = []
+    for move in moves:
+        if board.gives_check(move):
+            board.push(move)
+            if board.is_checkmate():
+                mates.append(move)
+            board.pop()
+    return mates
+
+
+def flip_of(board: chess.Board) -> int:
+    """Return what to apply to a square's number (exclusive or) so that the side to move plays up, its king on e to h."""
+    king = board.king(board.turn)
+    assert king is not None
+    return (0 if board.turn else 56) ^ (7 if chess.square_file(king) < 4 else 0)
+
+
+def code_of(move: chess.Move, flip: int) -> int:
+    """Return a move's code on the turned and mirrored board."""
+    return move_code(move.from_square ^ flip, move.to_square ^ flip, (move.promotion or chess.PAWN) - chess.PAWN)
+
+
+def bitboards(board: chess.Board) -> tuple[int, ...]:
+    """Return the squares of each kind of piece and those that the side to move holds."""
+    kinds = (board.pawns, board.knights, board.bishops, board.rooks, board.queens, board.kings)
+    return (*kinds, board.occupied_co[board.turn])
+
+
+def answer_of(board: chess.Board, move: chess.Move) -> tuple[list[int], int]:
+    """Return the codes of all legal moves, ``move`` first, and how many of them are accepted (see ``Answers``).
+
+    ``move`` is legal; the board is left as it was.
+    """
+    legal = list(board.legal_moves)
+    mates = [other for other in mating_moves(board, legal) if other != move] if mating_moves(board, [move]) else []
+    first = [move, *mates]
+    rest = [other for other in legal if other not in first]
+    flip = flip_of(board)
+    return [code_of(other, flip) for other in (*first, *rest)], len(first)
+
+
+def positions(puzzles: Iterable[tuple[str, str]]) -> Arrays:
+    """Check puzzles by the rules and return their positions to solve.
+
+    Args:
+        puzzles: FEN before the opponent's move, and the moves of the line (UCI, separated by spaces), that one first.
+
+    Returns:
+        rejects: one index into ``REASONS`` per puzzle. For those kept: boards, the seven ``bitboards``; flips, see
+        ``flip_of``; accepted and counts of legal moves; moves, the codes of all, one position after the other.
+    """
+    rejects, boards, flips, accepted, counts, moves = [], [], [], [], [], []
+    for fen, line in puzzles:
+        try:
+            board = chess.Board(fen)
+        except ValueError:
+            rejects.append(ILLEGAL_POSITION)
+            continue
+        played = line.split()
+        if not board.is_valid():
+            rejects.append(ILLEGAL_POSITION)
+            continue
+        if len(played) < 2:
+            rejects.append(TOO_FEW_MOVES)
+            continue
+        try:
+            board.push(board.parse_uci(played[0]))
+            flip, board_now = flip_of(board), bitboards(board)
+            codes, right = answer_of(board, board.parse_uci(played[1]))
+            for move in played[1:]:
+                board.push(board.parse_uci(move))
+        except ValueError:
+            rejects.append(ILLEGAL_MOVE)
+            continue
+        rejects.append(0)
+        boards.append(board_now)
+        flips.append(flip)
+        accepted.append(right)
+        counts.append(len(codes))
+        moves += codes
+    return {
+        "rejects": np.array(rejects, np.int8),
+        "boards": np.array(boards, np.uint64).reshape(-1, 7),
+        "flips": np.array(flips, np.int8),
+        "accepted": np.array(accepted, np.uint8),
+        "counts": np.array(counts, np.uint8),
+        "moves": np.array(moves, np.int16),
+    }
+
+
+def main() -> None:
+    """Read puzzles from standard input and write their arrays to standard output."""
+    lines = sys.stdin.buffer.read().decode().splitlines()
+    arrays = positions((fen, moves) for fen, _, moves in (line.partition("\t") for line in lines))
+    sys.stdout.buffer.write(to_bytes(arrays))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,182 @@
+"""Chess puzzles: find the two squares of the best move, on easy puzzles and then on hard ones (paper, data)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from loopscope.errors import LoopscopeError, check_positive
+from loopscope.models.config import LoopedTransformerConfig
+from loopscope.tasks.chess.encoding import PLANES, Answers, planes
+from loopscope.tasks.chess.puzzles import Puzzles, read_puzzles
+from loopscope.tasks.sources import DATA_FOLDER, find_file
+from loopscope.tasks.task import Split
+
+FILES = ("lichess_db_puzzle.csv", "lichess_puzzles.csv")
+VALIDATION_SHARE = 0.2
+LEGAL_MOVE_RULE = "best legal move"
+
+
+@dataclass(frozen=True)
+class Chess:
+    """The chess task: train on puzzles of low rating, test on those of higher ones.
+
+    A problem is a position to solve, turned to the side to move and mirrored so that its king stands on files e to h;
+    the model gives one score per square, and is right when the two highest are those of the puzzle's move, or of any
+    mating move where that mates. No two puzzles show the same pieces on the same squares.
+
+    Args:
+        path: a file of puzzles in Lichess's format, or a folder that holds one; the folder of LOOPSCOPE_DATA if left
+            out.
+        rows: most rows of the file that are read, from its beginning.
+        puzzles: most puzzles up to the training rating, four fifths to train on and one fifth to validate on; all
+            there are if left out. The paper's number is 50,000.
+        test_puzzles: most puzzles of every other split.
+        train_rating: the highest rating to train on.
+        test_ratings: the highest rating of each harder split; it begins where the one before ends.
+        seed: seed of the splits, apart from the seed of training.
+    """
+
+    path: str | None = None
+    rows: int = 500_000
+    puzzles: int | None = None
+    test_puzzles: int = 10_000
+    train_rating: int = 1600
+    test_ratings: tuple[int, ...] = (2000, 2400)
+    seed: int = 0
+
+    name: ClassVar[str] = "chess"
+
+    def __post_init__(self) -> None:
+        check_positive(rows=self.rows, test_puzzles=self.test_puzzles, train_rating=self.train_rating)
+        if self.puzzles is not None and self.puzzles < 2:
+            raise LoopscopeError(f"puzzles is {self.puzzles}, expected at least 2: one to train on, one to validate on")
+        bounds = [self.train_rating, *self.test_ratings]
+        if bounds != sorted(set(bounds)):
+            raise LoopscopeError(
+                f"test_ratings is {list(self.test_ratings)} after train_rating {self.train_rating}, expected rising "
+                "numbers above it, such as [2000, 2400]"
+            )
+
+    def complete(self, config: LoopedTransformerConfig) -> LoopedTransformerConfig:
+        """Return the config for 12 piece planes in and one score out per square of a board of 8 by 8; full attention."""
+        return replace(
+            config,
+            inputs=config.inputs or PLANES,
+            outputs=config.outputs or 1,
+            grid=config.grid or (8, 8),
+            attention=config.attention or "full",
+        )
+
+    def _file(self) -> Path:
+        file = find_file(self.path, FILES)
+        if file is None:
+            raise LoopscopeError(
+                f"there are no chess puzzles: give Lichess's file ({FILES[0]}.zst) by --data.path, or its folder by "
+                f"{DATA_FOLDER}"
+            )
+        return file
+
+    def _puzzles(self) -> Puzzles:
+        return read_puzzles(self._file(), self.rows)
+
+    def _rated(self, puzzles: Puzzles, above: int, upto: int) -> np.ndarray:
+        """Return the rows of the puzzles in a range of ratings, in an order that depends on the seed."""
+        rows = np.flatnonzero((puzzles.ratings > above) & (puzzles.ratings <= upto))
+        if len(rows) < 2:
+            raise LoopscopeError(
+                f"{self._file()} holds {len(rows)} puzzles rated {above + 1}-{upto}, a split needs more: give another "
+                "file or other ratings"
+            )
+        return np.random.default_rng([self.seed, upto]).permutation(rows)
+
+    def _easy(self, puzzles: Puzzles) -> tuple[np.ndarray, np.ndarray]:
+        """Return the rows to train on and those to validate on."""
+        rows = self._rated(puzzles, 0, self.train_rating)[: self.puzzles]
+        validation = max(1, round(VALIDATION_SHARE * len(rows)))
+        return rows[validation:], rows[:validation]
+
+    def training_split(self) -> Split:
+        """Return the puzzles to train on; the difficulty is their rating.
+
+        Raises:
+            LoopscopeError: there are no data, they cannot be read, or a split would be empty.
+        """
+        puzzles = self._puzzles()
+        return _split(puzzles, self._easy(puzzles)[0])
+
+    def evaluation_splits(self) -> dict[str, Split]:
+        """Return the easy validation split and the harder ones, by rating; see ``training_split``."""
+        puzzles = self._puzzles()
+        splits = {f"up to {self.train_rating}": _split(puzzles, self._easy(puzzles)[1])}
+        below = self.train_rating
+        for upto in self.test_ratings:
+            rows = self._rated(puzzles, below, upto)[: self.test_puzzles]
+            splits[f"{below + 1}-{upto}"] = _split(puzzles, rows)
+            below = upto
+        return splits
+
+    def inputs(self, problems: Int[Tensor, "batch 64"]) -> Float[Tensor, "batch 64 12"]:
+        """Return 12 piece planes, those of the side to move first."""
+        return planes(problems)
+
+    def augment(
+        self, problems: Int[Tensor, "batch 64"], answers: Int[Tensor, "batch columns"], generator: torch.Generator
+    ) -> tuple[Int[Tensor, "batch 64"], Int[Tensor, "batch columns"]]:
+        """Return the batch as it is: turning and mirroring have used up the symmetries of chess."""
+        return problems, answers
+
+    def loss(self, logits: Float[Tensor, "batch 64 1"], answers: Int[Tensor, "batch columns"]) -> Float[Tensor, ""]:
+        """Return the mean cross-entropy, in nats per board, of a softmax over squares; each of the move's two weighs half.
+
+        The paper says cross-entropy and leaves its form open [ours]. This one compares squares with each other, as the
+        rule of the two highest does; at its best it is ln 2.
+        """
+        moves = Answers.unpack(answers)
+        squares = torch.stack([moves.origins[:, 0], moves.targets[:, 0]], dim=1)
+        return -logits.squeeze(-1).float().log_softmax(-1).gather(1, squares).mean()
+
+    def correct(
+        self,
+        logits: Float[Tensor, "batch 64 1"],
+        problems: Int[Tensor, "batch 64"],
+        answers: Int[Tensor, "batch columns"],
+    ) -> Bool[Tensor, "batch 1"]:
+        """Return whether the two highest squares are those of an accepted move (paper, data)."""
+        moves = Answers.unpack(answers)
+        highest = logits.squeeze(-1).topk(2, dim=1).indices.sort(1).values
+        low, high = torch.minimum(moves.origins, moves.targets), torch.maximum(moves.origins, moves.targets)
+        return ((low == highest[:, :1]) & (high == highest[:, 1:]) & moves.right).any(1, keepdim=True)
+
+    def other_rules(
+        self,
+        logits: Float[Tensor, "batch 64 1"],
+        problems: Int[Tensor, "batch 64"],
+        answers: Int[Tensor, "batch columns"],
+    ) -> dict[str, Bool[Tensor, "batch"]]:
+        """Return whether the legal move of the highest sum of its squares' scores is accepted.
+
+        A pawn that reaches the last row becomes a queen, so a puzzle of underpromotion is lost. An equal score of a
+        move that is not accepted is a loss too.
+        """
+        moves, scores = Answers.unpack(answers), logits.squeeze(-1).float()
+        total = scores.gather(1, moves.origins) + scores.gather(1, moves.targets)
+        playable = moves.legal & ((moves.promotions == 0) | (moves.promotions == 4))
+        best, rival = (
+            total.masked_fill(~(playable & side), float("-inf")).amax(1) for side in (moves.right, ~moves.right)
+        )
+        return {LEGAL_MOVE_RULE: best > rival}
+
+
+def _split(puzzles: Puzzles, rows: np.ndarray) -> Split:
+    """Return the puzzles of some rows as a split."""
+    answers = puzzles.packed()[torch.from_numpy(rows)]
+    return Split(
+        torch.from_numpy(puzzles.problems[rows]), answers, torch.from_numpy(puzzles.ratings[rows].astype(np.float32))
+    )
