@@ -1,9 +1,9 @@
 """Products with the Jacobians of a loop, and linear solves made of such products alone.
 
 J = df/dz of one example is a matrix of n x n numbers, n = tokens x width: 20,736 for sudoku at width 256. It is never
-formed. ``Jacobian`` offers v^T J (``vjp``, through one retained graph, about the price of a forward) and J v
-(``jvp``, about three times that) for a whole batch at once, each example on its own: J is block-diagonal over the
-batch. ``solve`` is GMRES for the whole batch, each example with its own convergence.
+formed. ``Jacobian`` offers v^T J (``vjp``) and J v (``jvp``) for a whole batch at once, each example on its own: J is
+block-diagonal over the batch. Each goes through one retained graph, at about the price of a forward. ``solve`` is GMRES
+for the whole batch, each example with its own convergence.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ from loopscope.loop import (
 
 THROUGH_ENCODE, AT_RECALLED = "inputs, through encode", "recalled input"
 """What a derivative in the input is taken through."""
-FORWARD_MODE = "forward mode"
 DOUBLE_BACKWARD = "double backward"
+FORWARD_MODE = "forward mode"
 CENTRAL_DIFFERENCES = "central differences"
 
 
@@ -82,6 +82,17 @@ class Jacobian:
             value = self.function(point, self.context)
         return point, value
 
+    @cached_property
+    def _pulled(self) -> tuple[Tensor, Tensor]:
+        """A cotangent u, and J^T u with its graph: linear in u, so its derivative along v is J v wherever u is."""
+        # Fused attention has no second derivative; the plain one has.
+        with torch.inference_mode(False), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+            point = self.point.detach().requires_grad_()
+            value = self.function(point, self.context)
+            cotangent = torch.zeros_like(value, requires_grad=True)
+            (pulled,) = torch.autograd.grad(value, point, cotangent, create_graph=True)
+        return cotangent, pulled
+
     @property
     def depends(self) -> bool:
         """Whether autograd sees the value depend on the point."""
@@ -104,10 +115,11 @@ class Jacobian:
 
     @property
     def product(self) -> str:
-        """How J v is formed: forward mode, else double backward, else central differences.
+        """How J v is formed: double backward, else forward mode, else central differences.
 
         The first two are tried on one example, and taken if they run and agree with ``vjp`` (u^T (J v) = (u^T J) v):
-        an operation without a rule for forward mode, or with a wrong one, sends us to the next.
+        an operation without a rule, or with a wrong one, sends us to the next. Double backward comes first because its
+        graph is kept: a product costs a third or less of one in forward mode, which evaluates the step anew.
         """
         if not self._product:
             self._product.append(_working_product(self.select(slice(0, 1))))
@@ -142,14 +154,13 @@ def _forward_mode(jacobian: Jacobian, vectors: Tensor) -> Tensor:
 
 
 def _double_backward(jacobian: Jacobian, vectors: Tensor) -> Tensor:
-    with torch.inference_mode(False), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-        point = jacobian.point.detach().requires_grad_()
-        value = jacobian.function(point, jacobian.context)
-        cotangent = torch.zeros_like(value, requires_grad=True)
-        if not value.requires_grad:
-            return torch.zeros_like(value)
-        (pulled,) = torch.autograd.grad(value, point, cotangent, create_graph=True)
-        (product,) = torch.autograd.grad(pulled, cotangent, vectors)
+    if not jacobian.depends:
+        return torch.zeros_like(jacobian._graph[1])
+    cotangent, pulled = jacobian._pulled
+    if not pulled.requires_grad:  # the step is constant, or its derivative has been cut from the graph
+        return torch.zeros_like(cotangent)
+    with torch.inference_mode(False):
+        (product,) = torch.autograd.grad(pulled, cotangent, vectors, retain_graph=True)
     return product.detach()
 
 
@@ -167,8 +178,8 @@ def _central_differences(jacobian: Jacobian, vectors: Tensor) -> Tensor:
 
 
 _PRODUCTS: dict[str, Callable[[Jacobian, Tensor], Tensor]] = {
-    FORWARD_MODE: _forward_mode,
     DOUBLE_BACKWARD: _double_backward,
+    FORWARD_MODE: _forward_mode,
     CENTRAL_DIFFERENCES: _central_differences,
 }
 
@@ -179,7 +190,7 @@ def _working_product(probe: Jacobian) -> str:
     left = random_vectors(probe.batch, probe.rows, probe.point, generator)
     pulled = probe.vjp(left)
     expected = (pulled * right).sum()
-    for name in (FORWARD_MODE, DOUBLE_BACKWARD):
+    for name in (DOUBLE_BACKWARD, FORWARD_MODE):
         try:
             pushed = _PRODUCTS[name](probe, right)
         except RuntimeError:  # an operation without this derivative

@@ -41,7 +41,7 @@ class SingularValue:
         converged: the error is within the tolerance, and so were all linear solves.
         solve_residual: the worst relative residual of a linear solve; zero where there was none.
         path: what the derivative in the input is taken through, or "state".
-        product: how products J v were formed: forward mode, double backward or central differences.
+        product: how products J v were formed: double backward, forward mode or central differences.
     """
 
     value: Float[Tensor, "batch"]

@@ -1,0 +1,136 @@
+"""What an examination costs on sudoku-sized states: seconds in all and by part, and the most memory.
+
+    python benchmarks/examination.py                                     # untrained blocks, 64 inputs of 81 x 256 numbers
+    python benchmarks/examination.py --model runs/sudoku/model --json    # a trained one, as JSON
+
+Each examination runs in a process of its own, so that its peak of memory is its own. The untrained blocks settle (outer
+normalization with recall), or never do (pre normalization without recall, whose directions are examined as well). Bars:
+effort standard in 120 seconds and 4 GB, quick in 20 seconds, on two cores. ``--repeats 3`` gives medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from itertools import product
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from loopscope.models import LoopedTransformer, LoopedTransformerConfig
+from loopscope.stability import examine
+
+BARS = {"quick": (20.0, None), "standard": (120.0, 4.0)}
+"""Seconds, and gigabytes, that an examination may take."""
+BLOCKS = ("internal outer", "external outer", "none pre")
+INPUTS, TOKENS, WIDTH = 64, 81, 256
+
+
+@dataclass(frozen=True)
+class Row:
+    """One examination: its verdict, the median of its seconds, the largest of its peaks of memory, seconds by part."""
+
+    model: str
+    effort: str
+    verdict: str
+    arrived: int
+    seconds: float
+    gigabytes: float
+    within_bars: bool
+    parts: dict[str, float]
+
+
+def model_of(name: str) -> LoopedTransformer:
+    """Return an untrained block by its recall and normalization, or the model in a folder."""
+    if name not in BLOCKS:
+        return LoopedTransformer.from_pretrained(name)
+    recall, norm = name.split()
+    torch.manual_seed(0)
+    return LoopedTransformer(
+        LoopedTransformerConfig(
+            width=WIDTH, heads=8, recall=recall, norm=norm, inputs=10, outputs=9, grid=(9, 9), attention="full"
+        )
+    )
+
+
+def one(name: str, effort: str) -> dict[str, object]:
+    """Examine once in this process."""
+    model = model_of(name)
+    digits = torch.randint(0, model.config.inputs, (INPUTS, TOKENS), generator=torch.Generator().manual_seed(0))
+    inputs = torch.nn.functional.one_hot(digits, model.config.inputs).float()
+    found = examine(model, inputs, trained_iterations=30, effort=effort)
+    return {
+        "verdict": found.verdict,
+        "arrived": sum(found.reachability["arrived"]),
+        "seconds": found.seconds["total"],
+        "gigabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "parts": found.seconds,
+    }
+
+
+def measure(name: str, effort: str, repeats: int) -> Row:
+    """Examine in fresh processes."""
+    command = [sys.executable, __file__, "--one", name, effort]
+    runs = [json.loads(subprocess.run(command, check=True, capture_output=True).stdout) for _ in range(repeats)]
+    seconds = statistics.median(run["seconds"] for run in runs)
+    gigabytes = max(run["gigabytes"] for run in runs)
+    most_seconds, most_gigabytes = BARS[effort]
+    return Row(
+        model=name,
+        effort=effort,
+        verdict=runs[0]["verdict"],
+        arrived=runs[0]["arrived"],
+        seconds=seconds,
+        gigabytes=round(gigabytes, 2),
+        within_bars=seconds <= most_seconds and (most_gigabytes is None or gigabytes <= most_gigabytes),
+        parts=runs[0]["parts"],
+    )
+
+
+def show(rows: list[Row]) -> None:
+    """Print the rows, and where the time of each went."""
+    table = Table("model", "effort", "verdict", "arrived", "seconds", "GB", "within bars", "largest parts", box=None)
+    for row in rows:
+        parts = sorted(((took, part) for part, took in row.parts.items() if part != "total"), reverse=True)
+        largest = ", ".join(f"{part} {took:.1f}" for took, part in parts[:5])
+        arrived = f"{row.arrived}"
+        table.add_row(
+            row.model,
+            row.effort,
+            row.verdict,
+            arrived,
+            f"{row.seconds:.1f}",
+            f"{row.gigabytes:.2f}",
+            "yes" if row.within_bars else "no",
+            largest,
+        )
+    Console(width=160).print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", help="folder of a model that reads 81 tokens, such as runs/sudoku/model")
+    parser.add_argument("--effort", nargs="+", default=list(BARS), choices=list(BARS))
+    parser.add_argument("--repeats", type=int, default=1, help="examinations of each kind; the median counts")
+    parser.add_argument("--json", action="store_true", help="print a list of rows in place of the table")
+    parser.add_argument("--one", nargs=2, metavar=("MODEL", "EFFORT"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(one(*options.one)))
+        return
+    models = [options.model] if options.model else list(BLOCKS)
+    rows = [measure(name, effort, options.repeats) for name, effort in product(models, options.effort)]
+    if options.json:
+        print(json.dumps([asdict(row) for row in rows], indent=1))
+    else:
+        show(rows)
+
+
+if __name__ == "__main__":
+    main()
