@@ -1,0 +1,317 @@
+"""Maps over the spectral regime: where does each axis of the framework hold, for untrained blocks?
+
+A small untrained block is scaled over a grid of two gains: the spectral radius of W_state, and a factor on what both
+sub-layers return. At each point of the grid the three axes are judged by the thresholds of an examination, from the
+same quantities; the map and the areas in which axes hold are the numerical counterpart of the theorems (framework,
+maps; docs/theory.md). Recall none has no W_state: there the first gain multiplies the argument of each sub-layer, the
+place that W_state has in internal recall.
+
+All points of a grid, with several inputs each, are one batch: the point that an example belongs to is a part of its
+recalled input, as an index, so that no derivative is taken in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from loopscope.errors import LoopscopeError, check_choice, check_positive
+from loopscope.linear import Jacobian, input_jacobian, step_jacobian
+from loopscope.loop import Loop, Tree, norms, select
+from loopscope.models import LoopedTransformer, LoopedTransformerConfig
+from loopscope.models.config import NormName, RecallName
+from loopscope.stability.arrival import Ends, follow
+from loopscope.stability.examination import middle
+from loopscope.stability.geometry import gradient_norms
+from loopscope.stability.input_dependence import Outcome, Swap, swap_test
+from loopscope.stability.verdict import Axis, Status, judge
+
+RECALLS: tuple[RecallName, ...] = get_args(RecallName)
+NORMS: tuple[NormName, ...] = get_args(NormName)
+AXES = ("reachability", "input-dependence", "geometry")
+"""The axes, in the order of the last dimension of `SpectralMap.holds`."""
+TRAINED_ITERATIONS = 30
+"""Iterations through which gradients are sent back: the most that the paper trains with."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The gains of a map, equally spaced in their logarithm, and the block that they scale.
+
+    Args:
+        state_gains: lowest and highest spectral radius of W_state.
+        sublayer_gains: lowest and highest factor on what attention and MLP return, 1 being PyTorch's initialization.
+        points: gains along each side.
+        width: numbers per token.
+        tokens: tokens per input, on a line, with full attention.
+        inputs: Gaussian inputs at every point of the grid.
+        iterations: budget of every orbit.
+        tolerance: relative residual within which a state may count as arrived.
+    """
+
+    state_gains: tuple[float, float] = (0.1, 10.0)
+    sublayer_gains: tuple[float, float] = (0.1, 100.0)
+    points: int = 11
+    width: int = 16
+    tokens: int = 4
+    inputs: int = 8
+    iterations: int = 300
+    tolerance: float = 1e-4
+
+    def __post_init__(self) -> None:
+        check_positive(width=self.width, tokens=self.tokens, iterations=self.iterations)
+        if self.points < 2 or self.inputs < 2:
+            raise LoopscopeError(
+                f"expected at least 2 points along a side and 2 inputs, got {self.points} and {self.inputs}"
+            )
+        for name in ("state_gains", "sublayer_gains"):
+            low, high = getattr(self, name)
+            if not 0 < low < high:
+                raise LoopscopeError(f"{name} is {low, high}, expected a positive range, lowest first")
+
+    @property
+    def sides(self) -> tuple[list[float], list[float]]:
+        """The gains of W_state and of the sub-layers along the two sides."""
+        state, sublayer = (
+            np.geomspace(*ends, self.points).tolist() for ends in (self.state_gains, self.sublayer_gains)
+        )
+        return state, sublayer
+
+
+@dataclass(frozen=True)
+class SpectralMap:
+    """Where each axis holds for one recall and normalization.
+
+    Attributes:
+        recall: none, external or internal.
+        norm: pre, peri, outer, sandwich or gru.
+        state_gains: along the first dimension of the grid.
+        sublayer_gains: along the second.
+        axes: what each axis says at each point, row by row.
+    """
+
+    recall: str
+    norm: str
+    state_gains: list[float]
+    sublayer_gains: list[float]
+    axes: list[tuple[Axis, Axis, Axis]]
+
+    @property
+    def holds(self) -> Bool[np.ndarray, "state_gains sublayer_gains 3"]:
+        """Whether reachability, input-dependence and geometry hold at each point."""
+        flags = [[axis.status is Status.HOLDS for axis in point] for point in self.axes]
+        return np.array(flags).reshape(len(self.state_gains), len(self.sublayer_gains), 3)
+
+    @property
+    def areas(self) -> dict[str, float]:
+        """The fraction of the grid's points at which each axis holds, and all three do."""
+        holds = self.holds
+        return {
+            **{name: float(holds[..., k].mean()) for k, name in enumerate(AXES)},
+            "all": float(holds.all(-1).mean()),
+        }
+
+
+@dataclass(frozen=True)
+class ScaledLoop:
+    """A looped transformer of one block at many pairs of gains: each example says which.
+
+    Inputs are a dict of the model's ``inputs`` and the ``point`` (index of the pair) of each example.
+
+    Args:
+        model: a looped transformer; its W_state should have spectral radius 1 (`with_unit_state`).
+        gains: pairs (gain of W_state, gain of the sub-layers).
+    """
+
+    model: LoopedTransformer
+    gains: Float[Tensor, "points 2"]
+
+    def encode(self, inputs: Tree) -> Tree:
+        """Return the model's recalled input beside the points."""
+        return {"model": self.model.encode(inputs["inputs"]), "point": inputs["point"]}
+
+    def start(self, recalled: Tree, generator: torch.Generator | None = None) -> Tensor:
+        """Return the model's first state."""
+        return self.model.start(recalled["model"], generator)
+
+    def step(self, state: Tensor, recalled: Tree) -> Tensor:
+        """Return the state after one iteration of the model with its gains scaled.
+
+        R is linear in the state, so W_state is scaled by scaling what R is applied to.
+        """
+        model = self.model
+        block: Any = model.blocks[0]
+        state_gain, sublayer_gain = self.gains.to(state)[recalled["point"], :, None, None].unbind(1)
+        rotary, mask = model.positions(state)
+        injected = {name: value for name, value in recalled["model"].items() if name != "embedding"}
+
+        def argument(tokens: Tensor) -> Tensor:
+            if model.config.recall == "external":
+                return tokens
+            return model.recall.argument(state_gain * tokens, injected)
+
+        if model.config.recall == "external":
+            state = model.recall.enter(state_gain * state, injected)
+        state = block.residual(state, lambda tokens: sublayer_gain * block.attention(argument(tokens), rotary, mask))
+        return block.residual(state, lambda tokens: sublayer_gain * block.mlp(argument(tokens)))
+
+    def read(self, state: Tensor) -> Tensor:
+        """Return the model's logits."""
+        return self.model.read(state)
+
+
+def with_unit_state(model: LoopedTransformer) -> LoopedTransformer:
+    """Divide W_state by its spectral radius, in place where there is a W_state; return the model."""
+    if model.config.recall != "none":
+        with torch.no_grad():
+            recall: Any = model.recall
+            weight = recall.state.weight
+            weight /= torch.linalg.eigvals(weight.double()).abs().max()
+    return model
+
+
+def scaled_loop(recall: str, norm: str, grid: Grid, seed: int = 0) -> tuple[ScaledLoop, Tree]:
+    """Return an untrained block at all points of the grid, and its inputs: example k of point p is row k * points² + p.
+
+    The same seed draws the same inputs for every recall and normalization.
+
+    Raises:
+        LoopscopeError: there is no such recall or normalization.
+    """
+    check_choice("recall", recall, RECALLS)
+    check_choice("norm", norm, NORMS)
+    config = LoopedTransformerConfig(
+        recall=recall,  # type: ignore[arg-type]
+        norm=norm,  # type: ignore[arg-type]
+        width=grid.width,
+        heads=2,
+        inputs=grid.width,
+        outputs=2,
+        grid=(grid.tokens,),
+        attention="full",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        problems = torch.randn(grid.inputs, grid.tokens, grid.width)
+        model = with_unit_state(LoopedTransformer(config)).eval().requires_grad_(False)
+    state, sublayer = (torch.tensor(side, dtype=torch.float64) for side in grid.sides)
+    gains = torch.cartesian_prod(state, sublayer)
+    inputs = {
+        "inputs": problems.repeat_interleave(len(gains), 0),
+        "point": torch.arange(len(gains)).repeat(grid.inputs),
+    }
+    return ScaledLoop(model, gains), inputs
+
+
+def spectral_map(recall: str, norm: str, grid: Grid | None = None, seed: int = 0) -> SpectralMap:
+    """Judge the three axes at every point of a grid of gains (framework, maps over the spectral regime).
+
+    The numbers and thresholds are an examination's: the fraction of the inputs whose orbit arrives; the fraction of the
+    known swaps that moved, unknown where fewer than half are known; the 90% quantile of the spectral radius and the
+    median relative Lipschitz constant over the fixed points that were reached, from Jacobians formed in full, and the
+    median growth of gradients. Unlike in an examination, an orbit that is undecided within the budget has not arrived.
+
+    Args:
+        recall: none, external or internal.
+        norm: pre, peri, outer, sandwich or gru.
+        grid: the gains and the size of the block; `Grid` by default.
+        seed: of the weights, the inputs and the cotangents.
+
+    Raises:
+        LoopscopeError: there is no such recall or normalization.
+    """
+    grid = Grid() if grid is None else grid
+    loop, inputs = scaled_loop(recall, norm, grid, seed)
+    with torch.no_grad():
+        recalled = loop.encode(inputs)
+    budget = {"iterations": grid.iterations, "tolerance": grid.tolerance}
+    ends = follow(loop, recalled, loop.start(recalled), **budget)  # type: ignore[arg-type]
+    points = grid.points**2
+    # Partners are inputs of one point: the batch holds all points of an input before those of the next.
+    swap = swap_test(loop, recalled, ends, shift=points, **budget).recall  # type: ignore[arg-type]
+    growth = gradient_norms(loop, recalled, TRAINED_ITERATIONS, seed=seed).slope.exp()
+    radius, lipschitz = _fixed_point_numbers(loop, inputs, recalled, ends)
+    state, sublayer = grid.sides
+    axes = [
+        _judge(ends.arrived[rows], _fraction_moved(swap, rows), radius[rows], lipschitz[rows], growth[rows])
+        for rows in (slice(point, None, points) for point in range(points))
+    ]
+    return SpectralMap(recall, norm, state, sublayer, axes)
+
+
+def spectral_maps(grid: Grid | None = None, seed: int = 0) -> Iterator[SpectralMap]:
+    """Yield the map of every recall and normalization; see `spectral_map`."""
+    for recall in RECALLS:
+        for norm in NORMS:
+            yield spectral_map(recall, norm, grid, seed)
+
+
+def _fraction_moved(swap: Swap, rows: slice) -> float | None:
+    """Return the fraction of the known pairs that moved; None unless half of the pairs are known."""
+    own = Swap(swap.outcomes[rows], swap.to_own[rows], swap.to_other[rows], swap.arrived[rows])
+    unknown = own.fraction(Outcome.UNKNOWN)
+    return None if unknown is None or unknown > 0.5 else own.fraction(Outcome.MOVED)
+
+
+def _fixed_point_numbers(
+    loop: Loop, inputs: Tree, recalled: Tree, ends: Ends
+) -> tuple[Float[Tensor, "batch"], Float[Tensor, "batch"]]:
+    """Return the spectral radius of J and the relative Lipschitz constant at each fixed point; NaN elsewhere.
+
+    A state of width x tokens numbers is small enough here for J and df/dx to be formed in full.
+    """
+    radius, lipschitz = (torch.full((len(ends.arrived),), torch.nan, dtype=torch.float64) for _ in range(2))
+    rows = torch.nonzero(ends.arrived).squeeze(1)
+    if not len(rows):
+        return radius, lipschitz
+    state, recall, own = select(ends.state, rows), select(recalled, rows), select(inputs, rows)
+    jacobian = full_matrix(step_jacobian(loop, state, recall))
+    through = input_jacobian(loop, state, recall, own)
+    inward = full_matrix(through)
+    radius[rows] = torch.linalg.eigvals(jacobian).abs().amax(1)
+    # A singular I - J has no answer: infinite, beyond every threshold.
+    response, singular = torch.linalg.solve_ex(torch.eye(jacobian.shape[1], dtype=torch.float64) - jacobian, inward)
+    gain = torch.where(singular == 0, torch.linalg.matrix_norm(response.nan_to_num(), ord=2), torch.inf)
+    where = own if "inputs" in through.context else recall
+    lipschitz[rows] = gain * (norms(where) / norms(state)).double()
+    return radius, lipschitz
+
+
+def full_matrix(jacobian: Jacobian) -> Float[Tensor, "batch m n"]:
+    """Return the Jacobians as matrices in float64: for small states, one vector-Jacobian product per row."""
+    rows = [
+        jacobian.vjp(row.expand(jacobian.batch, -1)) for row in torch.eye(jacobian.rows, dtype=jacobian.point.dtype)
+    ]
+    return torch.stack(rows, dim=1).double()
+
+
+def _judge(
+    arrived: Bool[Tensor, "inputs"],
+    moved: float | None,
+    radius: Float[Tensor, "inputs"],
+    lipschitz: Float[Tensor, "inputs"],
+    growth: Float[Tensor, "inputs"],
+) -> tuple[Axis, Axis, Axis]:
+    """Return what the axes say at one point of the grid."""
+    radii = _known(radius)
+    numbers = {
+        "radius": float(np.quantile(radii, 0.9)) if radii else None,
+        "relative Lipschitz constant": middle(_known(lipschitz)),
+        "gradient growth per iteration": middle(_known(growth)),
+    }
+    reached = float(arrived.double().mean())
+    return (
+        judge("reachability", {"fraction arrived": reached}, f"{int(arrived.sum())} of {len(arrived)} orbits arrived"),
+        judge("input-dependence", {"fraction moved": moved}, "recall swapped between inputs of this point"),
+        judge("geometry", numbers, "at the fixed points that were reached"),
+    )
+
+
+def _known(values: Float[Tensor, "inputs"]) -> list[float]:
+    return values[~values.isnan()].tolist()
