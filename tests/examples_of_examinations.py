@@ -128,7 +128,7 @@ def full(radius: float = 0.8, inputs: int = 16, tokens: int = 81, iterations: in
             "powers": [1, 2, 4, 8, 16, 32],
             "power_norms": [[2.4 * radius**k * (1 + i / 20) for i in range(few)] for k in (1, 2, 4, 8, 16, 32)],
             "radial_gain": [0.01] * few,
-            "norm_growth": [0.0] * few,
+            "gradient_agreement": [-0.01] * few,
         },
         tokens=[settled.tolist()],
         portrait={

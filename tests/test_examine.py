@@ -2,7 +2,7 @@
 
 import json
 import math
-import sys
+import time
 
 import pytest
 import torch
@@ -145,10 +145,6 @@ def test_a_random_step_is_refused():
         quick(loop_of(lambda z, e: z / 2 + torch.randn_like(z)))
 
 
-def left_out(*arguments):
-    raise ls.LoopscopeError("left out")
-
-
 class Odometer:
     """The contraction, noting how far each orbit has gone: a state that no step returned begins one."""
 
@@ -167,9 +163,8 @@ class Odometer:
 
 @pytest.mark.parametrize("effort", ["quick", "standard"])
 def test_no_orbit_of_a_forecast_goes_further_than_training(effort, monkeypatch):
-    """Products with the Jacobian at an orbit's end are allowed. Two of their users look at f there without a gradient."""
+    """Products with the Jacobian at an orbit's end are allowed; the check that a step is not random looks there, too."""
     monkeypatch.setattr("loopscope.linear.check_deterministic", lambda loop, state, recalled: None)
-    monkeypatch.setattr(sys.modules[ls.examine.__module__], "radial_mode", left_out)
     odometer = Odometer()
     exam = ls.examine(loop_of(odometer.step), INPUTS, effort=effort, trained_iterations=7, prediction=True)
     assert odometer.longest == 7
@@ -182,6 +177,46 @@ def test_the_odometer_sees_longer_orbits():
     odometer = Odometer()
     quick(loop_of(odometer.step), trained_iterations=7)
     assert odometer.longest > 7
+
+
+def test_thorough_looks_at_more_than_standard():
+    many = torch.randn(40, 2, generator=torch.Generator().manual_seed(3))
+    standard, thorough = (ls.examine(CONTRACTION, many, effort=e, iterations=60) for e in ("standard", "thorough"))
+    for part, key in (("spectrum", "radius"), ("geometry", "gradient_growth"), ("input_dependence", "distinct_own")):
+        assert len(getattr(thorough, part)[key]) > len(getattr(standard, part)[key]) > 0
+
+
+def test_gradients_agree_with_the_spectrum_of_a_linear_map():
+    exam = quick(loop_of(lambda z, e: 0.8 * z @ TURN.T + e))
+    assert exam.geometry["gradient_agreement"] == pytest.approx([0.0] * 2, abs=1e-5)
+    assert len(exam.geometry["gradient_growth"]) == 8
+
+
+def test_behind_an_outer_normalization_the_radial_gain_is_near_zero():
+    torch.manual_seed(0)
+    config = {"width": 16, "heads": 2, "inputs": 3, "outputs": 2, "grid": (6,), "attention": "full"}
+    outer, pre = (ls.LoopedTransformer(ls.LoopedTransformerConfig(norm=norm, **config)) for norm in ("outer", "pre"))
+    with torch.no_grad():
+        outer.outer_gain.uniform_(0.5, 2)
+    inputs = torch.randn(4, 6, 3)
+    assert pre.outer_gain is None
+    assert max(quick(outer, inputs, iterations=10).geometry["radial_gain"]) < 1e-4
+    assert min(quick(pre, inputs, iterations=10).geometry["radial_gain"]) > 0.1
+
+
+def test_when_time_is_over_the_report_has_what_was_measured():
+    def slow(z, e):
+        time.sleep(0.01)
+        return z @ COLD.T + e
+
+    exam = quick(loop_of(slow), iterations=500, time_limit=0.1)
+    assert exam.seconds["total"] < 5
+    assert sum(residual is not None for residual in exam.curves.residual[1]) > 0
+    assert exam.unknown["orbits"].startswith("the time limit of 0.1 s had passed after ")
+    assert exam.unknown["spectrum"] == "the time limit of 0.1 s had passed"
+    assert exam.spectrum == {}
+    assert exam.verdict is ls.Verdict.UNKNOWN
+    assert "not computed: orbits, swaps" in str(exam)
 
 
 def test_a_forecast_needs_to_know_how_far_training_went():
@@ -209,7 +244,7 @@ def test_what_is_no_loop_is_refused(unchecked):
         quick(torch.nn.Linear(2, 2))
 
 
-@pytest.mark.parametrize("option", [{"tolerance": 0.0}, {"iterations": 0}, {"effort": "quik"}])
+@pytest.mark.parametrize("option", [{"tolerance": 0.0}, {"iterations": 0}, {"effort": "quik"}, {"time_limit": 0.0}])
 def test_options_out_of_range_are_refused(option, unchecked):
     with pytest.raises(ls.LoopscopeError, match="expected"):
         ls.examine(CONTRACTION, INPUTS, **option)

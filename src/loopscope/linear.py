@@ -75,6 +75,11 @@ class Jacobian:
         """The number of rows of each example's Jacobian."""
         return self._graph[1].shape[1]
 
+    @property
+    def value(self) -> Float[Tensor, "batch m"]:
+        """What the function returns at the point."""
+        return self._graph[1].detach()
+
     @cached_property
     def _graph(self) -> tuple[Tensor, Tensor]:
         with torch.inference_mode(False), torch.enable_grad():

@@ -33,7 +33,8 @@ class Loop(Protocol):
     """A looped model, as everything here sees it.
 
     A loop may also have ``mask(recalled) -> Bool[Tensor, "batch tokens"]``, true where a token is real; padding is
-    then kept out of norms, swaps and accuracy.
+    then kept out of norms, swaps and accuracy. And it may have ``outer_gain``, the gain of a normalization that ends
+    each iteration (None where none does): the direction that this removes is then known.
     """
 
     def encode(self, inputs: Tree) -> Tree:
@@ -88,6 +89,12 @@ def mask_of(loop: Loop, recalled: Tree) -> Bool[Tensor, "batch *tokens"] | None:
     """Return the loop's mask of real tokens, or None where it has none."""
     mask = getattr(loop, "mask", None)
     return None if mask is None else mask(recalled)
+
+
+def outer_gain_of(loop: Loop) -> Float[Tensor, "width"] | None:
+    """Return the gain of the normalization that ends each iteration, where the loop names one."""
+    gain = getattr(loop, "outer_gain", None)
+    return None if gain is None else gain.detach()
 
 
 def tree_map(function: Callable[..., Any], *trees: Tree) -> Tree:

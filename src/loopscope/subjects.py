@@ -125,5 +125,6 @@ def examine_subject(subject: Subject, config: ExaminationConfig, on_part: Callab
         iterations=config.iterations,
         tolerance=config.tolerance,
         prediction=config.prediction,
+        time_limit=config.time_limit,
         on_part=on_part,
     )

@@ -119,6 +119,12 @@ class LoopedTransformer(_Transformer):
             state = block(state, lambda tokens: self.recall.argument(tokens, injected), rotary, mask)
         return state
 
+    @property
+    def outer_gain(self) -> Float[Tensor, "width"] | None:
+        """The gain of the normalization that ends each iteration; None under rules that end with none."""
+        norm = getattr(self.blocks[-1].residual, "norm_out", None)
+        return None if norm is None else norm.weight
+
     def compile_step(self) -> LoopedTransformer:
         """Compile one iteration (not the loop, so that any number of iterations runs the same code); return self."""
         self._run_iteration = torch.compile(self._iteration)

@@ -102,6 +102,9 @@ QUANTITIES = (
         "amplifies implicit gradients, and the residual's error",
     ),
     Quantity("gradient growth per iteration", _entry("geometry", "gradient_growth"), "1: steady; above: explodes"),
+    Quantity(
+        "its log over that of the radius", _entry("geometry", "gradient_agreement"), "0: they agree; above: a transient"
+    ),
     Quantity("largest transient growth", _transient_peak, "above 1: errors grow before they shrink"),
     Quantity("radial gain", _entry("geometry", "radial_gain"), "how much of the step acts along the norm"),
 )

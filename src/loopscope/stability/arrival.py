@@ -231,6 +231,7 @@ def follow(
     tolerance: float = 1e-4,
     until: Literal["rounding", "arrival"] = "rounding",
     observe: Callable[[Step], None] | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> Ends:
     """Follow every example's orbit for at most ``iterations`` evaluations of the step.
 
@@ -246,6 +247,7 @@ def follow(
         tolerance: relative residual within which a state may count as arrived.
         until: when an example may leave.
         observe: called after every evaluation with what happened in it.
+        stop: called after every evaluation; once it says so, every orbit ends where it is.
 
     Raises:
         LoopscopeError: a budget or tolerance that is not positive, a state in half precision, batches that disagree.
@@ -288,7 +290,8 @@ def follow(
                 done = done & _judge(history, tolerance, floor)["arrived"] if done.any() else done
             else:
                 done = quiet >= FIT_STEPS
-            leaving = torch.ones_like(lost) if index == iterations - 1 else lost | done
+            over = index == iterations - 1 or (stop is not None and stop())
+            leaving = torch.ones_like(lost) if over else lost | done
             if leaving.any():
                 gone = rows[leaving]
                 for name, values in _judge(residual[: index + 1, gone], tolerance, floor).items():

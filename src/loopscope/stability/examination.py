@@ -24,7 +24,7 @@ QUANTILES = (0.1, 0.5, 0.9)
 COLUMNS = 120
 """Width of what is printed."""
 
-Effort = Literal["quick", "standard"]
+Effort = Literal["quick", "standard", "thorough"]
 Numbers = list[float | None]
 
 
@@ -33,12 +33,13 @@ class ExaminationConfig:
     """How a loop is examined.
 
     Args:
-        effort: quick (fewer examples for Jacobian quantities, fewer starts) or standard.
+        effort: quick (fewer inputs, Jacobian quantities of a few of them), standard or thorough (more of all).
         examples: inputs to examine.
         iterations: budget of every orbit; in prediction mode the trained number of iterations instead.
         tolerance: relative residual within which a state may count as arrived.
         prediction: forecast from at most the trained number of steps along any orbit.
         seed: of every random start and direction.
+        time_limit: seconds after which no further part is begun and orbits end where they are; None for no limit.
     """
 
     effort: Effort = "standard"
@@ -47,8 +48,11 @@ class ExaminationConfig:
     tolerance: float = 1e-4
     prediction: bool = False
     seed: int = 0
+    time_limit: float | None = None
 
     def __post_init__(self) -> None:
+        if self.time_limit is not None:
+            check_positive(time_limit=self.time_limit)
         check_choice("effort", self.effort, get_args(Effort))
         check_positive(examples=self.examples, iterations=self.iterations)
         if not 0 < self.tolerance < 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +26,7 @@ from loopscope.loop import (
     is_time_dependent,
     mask_of,
     norms,
+    outer_gain_of,
     select,
     tree_map,
 )
@@ -33,8 +34,9 @@ from loopscope.stability.advice import advise
 from loopscope.stability.arrival import follow
 from loopscope.stability.axes import judge_axes, left_at
 from loopscope.stability.basin import basin, fraction
+from loopscope.stability.contradiction import contradicted
 from loopscope.stability.examination import QUANTILES, Curves, Effort, Examination, ExaminationConfig, plain
-from loopscope.stability.geometry import gradient_norms, radial_mode
+from loopscope.stability.geometry import agreement, gradient_norms, radial_mode
 from loopscope.stability.input_dependence import Outcome, Swap, distinct_fixed_points, swap_test, variance_share
 from loopscope.stability.normalized import normalized
 from loopscope.stability.orbits import Orbit, Orbits, classify
@@ -54,12 +56,14 @@ class _Budget:
 
     Args:
         orbits: inputs whose orbits are followed.
-        swapped: inputs that take part in swaps, counts and variances.
+        swapped: inputs that take part in swaps, counts, variances and gradients.
         jacobians: inputs whose Jacobian is looked at.
         radii: relative radii of the basin's perturbations.
         starts: random starts per input for the share of the variance; 0 leaves it out.
         window: further iterations that tell orbits apart.
-        solves: whether quantities that need linear solves are taken.
+        eigenvalues: eigenvalues of the first input's Jacobian beyond the dominant ones; 0 leaves them out.
+        solves: whether the sensitivity, the resolvent and transient growth are taken.
+        tolerance: relative, on singular values.
     """
 
     orbits: int
@@ -68,12 +72,15 @@ class _Budget:
     radii: tuple[float, ...]
     starts: int
     window: int
+    eigenvalues: int
     solves: bool
+    tolerance: float
 
 
 BUDGETS: dict[str, _Budget] = {
-    "quick": _Budget(16, 8, 2, (0.1,), 0, 64, False),
-    "standard": _Budget(64, 16, 8, (0.01, 0.03, 0.1, 0.3, 1.0), 4, 256, True),
+    "quick": _Budget(16, 8, 2, (0.1,), 0, 64, 0, False, 0.1),
+    "standard": _Budget(64, 16, 8, (0.01, 0.03, 0.1, 0.3, 1.0), 4, 256, 8, True, 0.03),
+    "thorough": _Budget(256, 64, 32, (0.01, 0.03, 0.1, 0.3, 1.0, 3.0), 8, 1024, 16, True, 0.01),
 }
 """What each effort spends."""
 
@@ -96,6 +103,7 @@ def examine(
     iterations: int = 500,
     tolerance: float = 1e-4,
     prediction: bool = False,
+    time_limit: float | None = None,
     on_part: Callable[[str], None] | None = None,
 ) -> Examination:
     """Examine a looped model on a batch of inputs.
@@ -109,11 +117,13 @@ def examine(
         targets: class indices of the shape of the logits without their last dimension, or a function (logits, rows)
             -> which of these rows are right. Without them the best verdict is "keeps its answer".
         trained_iterations: most iterations in training; needed for prediction, shown in the report otherwise.
-        effort: quick or standard.
+        effort: quick, standard or thorough.
         seed: of every random start and direction.
         iterations: budget of every orbit.
         tolerance: relative residual within which a state may count as arrived.
         prediction: forecast: no orbit goes beyond ``trained_iterations``, swapped and perturbed ones included.
+        time_limit: seconds after which orbits end where they are and no further part is begun; what is left out is
+            named in ``unknown``.
         on_part: called with the name of each part as it begins.
 
     Raises:
@@ -124,7 +134,7 @@ def examine(
         raise LoopscopeError(
             f"{type(loop).__name__} is no loop: it needs encode, start, step and read (FunctionLoop wraps four functions)"
         )
-    config = ExaminationConfig(effort, batch_size(inputs), iterations, tolerance, prediction, seed)
+    config = ExaminationConfig(effort, batch_size(inputs), iterations, tolerance, prediction, seed, time_limit)
     if prediction and trained_iterations is None:
         raise LoopscopeError("prediction needs trained_iterations: the most iterations that training ran")
     if trained_iterations is not None:
@@ -189,9 +199,17 @@ class _Examiner:
     on_part: Callable[[str], None] | None
     unknown: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    began: float = field(default_factory=time.perf_counter)
+
+    def late(self) -> bool:
+        """Return whether the time limit has passed."""
+        return self.config.time_limit is not None and time.perf_counter() - self.began > self.config.time_limit
 
     def part(self, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Do a part; where it cannot be done, keep the reason and go on."""
+        """Do a part; where it cannot be done, or the time is over, keep the reason and go on."""
+        if self.late():
+            self.unknown[name] = self._over
+            return {}
         if self.on_part is not None:
             self.on_part(name)
         began = time.perf_counter()
@@ -211,8 +229,12 @@ class _Examiner:
     def iterations(self) -> int:
         return self.trained if self.config.prediction and self.trained else self.config.iterations
 
+    @property
+    def _over(self) -> str:
+        return f"the time limit of {self.config.time_limit:g} s had passed"
+
     def examine(self) -> Examination:
-        began = time.perf_counter()
+        began = self.began
         rows = slice(0, self.budget.orbits)
         self.inputs = select(self.inputs, rows)
         targets = self.targets[rows] if isinstance(self.targets, Tensor) else self.targets
@@ -230,8 +252,11 @@ class _Examiner:
             start=start,
             tolerance=self.config.tolerance,
             correct=_correct(targets),
+            stop=self.late,
         )
-        window = 0 if self.config.prediction else self.budget.window
+        if self.late():
+            self.unknown["orbits"] = f"{self._over} after {int(trajectory.iterations.max())} iterations"
+        window = 0 if self.config.prediction or self.late() else self.budget.window
         orbits = classify(
             self.loop, recalled, trajectory, window=window, at_most=self.budget.jacobians, seed=self.config.seed
         )
@@ -295,11 +320,14 @@ class _Examiner:
             names = ("input-dependence", "basin", "spectrum", "geometry")
             self.unknown.update(dict.fromkeys(names, reason))
             return {name: {} for name in names}
+        dependence = self._input_dependence(recalled, start, trajectory, far, near, limit)
+        found = self.part("basin", lambda: self._basin(recalled, trajectory, near, limit))
+        spectrum = self.part("spectrum", lambda: self._spectrum(recalled, trajectory, near))
         return {
-            "input-dependence": self._input_dependence(recalled, start, trajectory, far, near, limit),
-            "basin": self.part("basin", lambda: self._basin(recalled, trajectory, near, limit)),
-            "spectrum": self.part("spectrum", lambda: self._spectrum(recalled, trajectory, near)),
-            "geometry": self._geometry(recalled, trajectory, near),
+            "input-dependence": dependence,
+            "basin": found,
+            "spectrum": spectrum,
+            "geometry": self._geometry(recalled, trajectory, far, near, spectrum),
         }
 
     def _input_dependence(
@@ -390,15 +418,15 @@ class _Examiner:
     def _spectrum(self, recalled: Tree, trajectory: Trajectory, near: Tensor) -> dict[str, Any]:
         state, recall = select(trajectory.state, near), select(recalled, near)
         found = spectral_radius(self.loop, state, recall, seed=self.config.seed)
-        rate, rate_error = trajectory.rate[near], trajectory.rate_error[near]
-        # An orbit cannot, in the end, contract more slowly than the radius allows: that would be a contradiction.
-        contradicted = trajectory.arrived[near] & (
-            rate - rate_error > found.radius + found.error + self.config.tolerance
+        arrived = trajectory.arrived[near]
+        wrong = contradicted(
+            self.loop, state, recall, trajectory.residual[:, near], arrived, found, seed=self.config.seed
         )
         others: Any = []
-        if self.config.effort == "standard":
+        if self.budget.eigenvalues:
+            one = slice(0, 1)
             several = top_eigenvalues(
-                self.loop, select(state, slice(0, 1)), select(recall, slice(0, 1)), 8, seed=self.config.seed
+                self.loop, select(state, one), select(recall, one), self.budget.eigenvalues, seed=self.config.seed
             )
             others = several.eigenvalues[0]
         return {
@@ -408,31 +436,37 @@ class _Examiner:
             "error": found.error,
             "converged": found.converged,
             "defective": found.defective,
-            "at_fixed_point": trajectory.arrived[near],
-            "rate": rate,
-            "rate_error": rate_error,
-            "contradicted": contradicted,
+            "at_fixed_point": arrived,
+            "rate": trajectory.rate[near],
+            "rate_error": trajectory.rate_error[near],
+            "contradicted": wrong,
             "others": torch.view_as_real(others) if isinstance(others, Tensor) else others,
         }
 
-    def _geometry(self, recalled: Tree, trajectory: Trajectory, near: Tensor) -> dict[str, Any]:
+    def _geometry(
+        self, recalled: Tree, trajectory: Trajectory, far: Tensor, near: Tensor, spectrum: Mapping[str, Any]
+    ) -> dict[str, Any]:
         state, recall = select(trajectory.state, near), select(recalled, near)
         length = self.trained or min(30, self.iterations)
+        precision: dict[str, Any] = {"tolerance": self.budget.tolerance, "seed": self.config.seed}
 
         def gradients() -> dict[str, Any]:
-            found = gradient_norms(self.loop, recall, length, seed=self.config.seed)
+            found = gradient_norms(self.loop, select(recalled, far), length, seed=self.config.seed)
+            radius = _at_fixed_points(spectrum).to(found.slope)
             return {
+                "gradient_rows": far,
                 "gradient_norms": quantiles(found.norms.T, QUANTILES).T,
                 "gradient_growth": found.slope.exp(),
+                "gradient_agreement": agreement(found.slope[: len(radius)], radius),
                 "gradient_label": dict(Counter(found.label)),
             }
 
         def radial() -> dict[str, Any]:
-            found = radial_mode(self.loop, state, recall)
-            return {"radial_gain": found.gain.median(1).values, "norm_growth": found.growth}
+            found = radial_mode(self.loop, state, recall, outer_gain_of(self.loop))
+            return {"radial_gain": _token_median(found.gain, mask_of(self.loop, recall))}
 
         def smoothness() -> dict[str, Any]:
-            found = lipschitz(self.loop, state, recall, inputs, seed=self.config.seed)
+            found = lipschitz(self.loop, state, recall, inputs, **precision)
             size = norms(inputs, mask) if found.path == THROUGH_ENCODE else norms(recall, mask)
             return {
                 "lipschitz": found.value,
@@ -443,11 +477,11 @@ class _Examiner:
             }
 
         def inverse() -> dict[str, Any]:
-            found = resolvent_norm(self.loop, state, recall, seed=self.config.seed)
+            found = resolvent_norm(self.loop, state, recall, **precision)
             return {"resolvent": found.value, "resolvent_error": found.error, "resolvent_converged": found.converged}
 
         def transient() -> dict[str, Any]:
-            found = power_norms(self.loop, state, recall, seed=self.config.seed)
+            found = power_norms(self.loop, state, recall, **precision)
             return {"powers": list(found.powers), "power_norms": found.norms.T}
 
         result: dict[str, Any] = {}
@@ -472,6 +506,9 @@ class _Examiner:
         drifting = torch.tensor([label is Orbit.DRIFT for label in orbits.labels])
         if 2 * int(drifting.sum()) <= len(drifting):
             return None
+        if self.late():
+            self.unknown["directions"] = self._over
+            return None
         rows = torch.nonzero(drifting).squeeze(1)[: self.budget.swapped]
         inputs = select(self.inputs, rows)
         # Sizes are taken early: after a drift of t iterations a direction contracts by no more than 1 - 1/t per step.
@@ -481,7 +518,7 @@ class _Examiner:
             start = self.loop.start(recalled, torch.Generator().manual_seed(self.config.seed))
             ends = follow(self.loop, recalled, start, iterations=early, tolerance=self.config.tolerance)
         wrapped, problem = normalized(self.loop, inputs, ends.state)
-        inner = _Examiner(wrapped, problem, None, self.trained, self.config, None)
+        inner = _Examiner(wrapped, problem, None, self.trained, self.config, None, began=self.began)
         try:
             with torch.no_grad():
                 recalled = wrapped.encode(problem)
@@ -493,6 +530,19 @@ class _Examiner:
         except (LoopscopeError, RuntimeError) as error:
             self.unknown["directions"] = " ".join(str(error).split())[:300]
             return None
+
+
+def _at_fixed_points(spectrum: Mapping[str, Any]) -> Float[Tensor, "jacobians"]:
+    """Return the spectral radii of a spectrum's rows; NaN where a state was no fixed point."""
+    pairs = zip(spectrum.get("radius", ()), spectrum.get("at_fixed_point", ()), strict=True)
+    return torch.tensor([radius if fixed and radius is not None else math.nan for radius, fixed in pairs])
+
+
+def _token_median(values: Float[Tensor, "batch tokens"], mask: Tensor | None) -> Float[Tensor, "batch"]:
+    """Return the median over an example's tokens, padding left out."""
+    if mask is not None and mask.flatten(1).shape == values.shape:
+        values = values.masked_fill(~mask.flatten(1), math.nan)
+    return values.nanmedian(1).values
 
 
 def _secondary_budget(trajectory: Trajectory, iterations: int) -> int:

@@ -155,20 +155,28 @@ def gradient_norms(
             orbit.append(loop.step(orbit[-1], recalled))
     jacobian = step_jacobian(loop, orbit[-1], recalled)
     real = _real(orbit[-1], recalled, loop)
-    vectors = []
+    vectors, logs = [], torch.zeros(cotangents, jacobian.batch, dtype=torch.float64, device=real.device)
     for _ in range(cotangents):
         drawn = random_vectors(jacobian.batch, jacobian.size, jacobian.point, generator) * real
-        vectors.append(drawn / torch.linalg.vector_norm(drawn, dim=1, keepdim=True))
-    lengths = []
+        vectors.append(_unit(drawn)[0])
+    measured = []
     for earlier in reversed(orbit):
         jacobian = jacobian.at(earlier)
-        vectors = [jacobian.vjp(vector) for vector in vectors]
-        squares = torch.stack([torch.linalg.vector_norm(vector, dim=1).double().square() for vector in vectors])
-        lengths.append(squares.mean(0).sqrt())
-    measured = torch.stack(lengths, dim=1)
-    slope, error = _slope(measured)
+        # Rescaled at every step: through many iterations a gradient outgrows, or falls below, what float32 can hold.
+        pulled = [_unit(jacobian.vjp(vector)) for vector in vectors]
+        vectors = [direction for direction, _ in pulled]
+        logs = logs + torch.stack([length for _, length in pulled]).double().log()
+        measured.append(0.5 * (torch.logsumexp(2 * logs, dim=0) - math.log(cotangents)))
+    log_norms = torch.stack(measured, dim=1)
+    slope, error = _slope(log_norms)
     label = tuple(_label(change) for change in (slope * iterations).tolist())
-    return GradientNorms(norms=measured, slope=slope, slope_error=error, label=label)
+    return GradientNorms(norms=log_norms.exp(), slope=slope, slope_error=error, label=label)
+
+
+def _unit(vectors: Float[Tensor, "batch n"]) -> tuple[Float[Tensor, "batch n"], Float[Tensor, "batch"]]:
+    """Return unit vectors and lengths; zero stays zero, and what is not finite is not finite in its length."""
+    length = torch.linalg.vector_norm(vectors, dim=1)
+    return vectors / torch.where(length > 0, length, torch.ones_like(length)).unsqueeze(1), length
 
 
 def _label(change: float) -> str:
@@ -177,15 +185,15 @@ def _label(change: float) -> str:
     return "exploding" if change > STEADY else "vanishing" if change < -STEADY else "steady"
 
 
-def agreement(gradients: GradientNorms, radius: Float[Tensor, "batch"]) -> Float[Tensor, "batch"]:
-    """Return the slope of the gradient norms minus log of the spectral radius at the fixed point.
+def agreement(slope: Float[Tensor, "batch"], radius: Float[Tensor, "batch"]) -> Float[Tensor, "batch"]:
+    """Return the slope of the log gradient norms minus the log of the spectral radius at the fixed point.
 
     Near zero once the orbit is close to the fixed point and the dominant mode has taken over; it approaches from
     below where many modes decay first. Clearly above zero, the gradients grew faster than J at the fixed point can
     explain: a transient, or a state that is no fixed point.
     """
     tiny = torch.finfo(torch.float64).tiny
-    return gradients.slope - radius.to(gradients.slope).clamp_min(tiny).log()
+    return slope - radius.to(slope).clamp_min(tiny).log()
 
 
 def radial_mode(loop: Loop, state: Tree, recalled: Tree, gain: Tensor | None = None) -> RadialMode:
@@ -209,7 +217,7 @@ def radial_mode(loop: Loop, state: Tree, recalled: Tree, gain: Tensor | None = N
     jacobian = step_jacobian(loop, state, recalled)
     mask = mask_of(loop, recalled)
     with torch.no_grad():
-        after = loop.step(state, recalled)
+        after = unflatten(jacobian.value, state)
         normal = after if gain is None else tree_map(lambda leaf: leaf / gain.to(leaf).square(), after)
         pulled = unflatten(jacobian.vjp(flatten(normal, mask).to(jacobian.point)), state)
         size = token_norms(normal, mask)
@@ -225,12 +233,12 @@ def _real(state: Tree, recalled: Tree, loop: Loop) -> Tensor:
 
 
 def _slope(
-    measured: Float[Tensor, "batch iterations"],
+    log_norms: Float[Tensor, "batch iterations"],
 ) -> tuple[Float[Tensor, "batch"], Float[Tensor, "batch"]]:
     """Return the slope of log norm over the second half and its standard error; -inf where the gradient is zero."""
-    count = measured.shape[1]
+    count = log_norms.shape[1]
     first = min(count // 2, max(0, count - 2))
-    logs = measured[:, first:].log()
+    logs = log_norms[:, first:]
     if logs.shape[1] < 2:
         return logs[:, 0], torch.zeros_like(logs[:, 0])
     steps = torch.arange(logs.shape[1], dtype=logs.dtype, device=logs.device)
@@ -240,5 +248,5 @@ def _slope(
     rest = logs - logs.mean(1, keepdim=True) - slope.unsqueeze(1) * steps
     freedom = max(1, logs.shape[1] - 2)
     error = (rest.square().sum(1) / freedom / spread).sqrt()
-    dead = measured[:, -1] == 0
+    dead = log_norms[:, -1] == -math.inf
     return torch.where(dead, torch.full_like(slope, -math.inf), slope), torch.where(dead, 0.0, error)

@@ -159,6 +159,7 @@ def trace(
     tolerance: float = 1e-4,
     seed: int = 0,
     correct: Correct | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> Trajectory:
     """Follow the orbits from ``start`` once and record everything about their arrival.
 
@@ -173,6 +174,7 @@ def trace(
         tolerance: relative residual within which a state may count as arrived.
         seed: for a random start.
         correct: maps (logits, rows of the batch that they belong to) to which of these are right.
+        stop: see `follow`.
 
     Raises:
         LoopscopeError: see `follow`.
@@ -182,7 +184,7 @@ def trace(
         with torch.no_grad(), torch.autocast(device_of(recalled).type, enabled=False):
             start = loop.start(recalled, generator)
     recorder = _Recorder(loop, token_norms(start).to(state_dtype(start)), iterations, correct)
-    ends = follow(loop, recalled, start, iterations=iterations, tolerance=tolerance, observe=recorder)
+    ends = follow(loop, recalled, start, iterations=iterations, tolerance=tolerance, observe=recorder, stop=stop)
     unarrived = torch.nonzero(~ends.arrived & ~ends.diverged).squeeze(1)
     recent = tuple(states[torch.isin(rows, unarrived)] for rows, states in recorder.recent)
     token_residual = _repeat_last(recorder.token_residual, ends.iterations)
