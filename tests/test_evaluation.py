@@ -14,6 +14,7 @@ from torch import Tensor
 
 from loopscope.errors import LoopscopeError
 from loopscope.evaluation import (
+    AccuracyCurve,
     EvaluationConfig,
     evaluate,
     evaluate_split,
@@ -235,3 +236,47 @@ def test_iterate_and_evaluate_count_alike():
     state = iterate(loop, loop.start(bits), bits, 3)
     right = TASK.correct(loop.read(state), split.problems, split.answers).all(1).double().mean()
     assert evaluate_split(loop, TASK, split, EvaluationConfig(iterations=3)).last == pytest.approx(float(right))
+
+
+def test_accuracy_is_told_apart_by_difficulty():
+    # Example d of difficulty d is solved from iteration d on.
+    difficulty = torch.arange(1.0, 17.0)[torch.randperm(16, generator=torch.Generator().manual_seed(0))]
+    solved = torch.arange(1, 12).unsqueeze(1) >= difficulty
+    bins = summarize(solved, torch.zeros(11), difficulty=difficulty).by_difficulty
+    assert [(part.lowest, part.highest, part.examples) for part in bins] == [
+        (low, low + 1, 2) for low in range(1, 17, 2)
+    ]
+    for part in bins:
+        assert part.iterations == [1, 2, 4, 8, 11]
+        expected = [((i >= part.lowest) + (i >= part.highest)) / 2 for i in part.iterations]
+        assert part.answer_accuracy == expected
+
+
+def test_examples_of_equal_difficulty_share_a_bin():
+    difficulty = torch.tensor([0.0] * 90 + [3.0] * 5 + [200.0] * 5)
+    bins = summarize(torch.ones(2, 100, dtype=torch.bool), torch.zeros(2), difficulty=difficulty).by_difficulty
+    assert [part.examples for part in bins] == [90, 10]
+    assert (bins[1].lowest, bins[1].highest) == (3, 200)
+
+
+class TwoRules(PrefixSums):
+    """Prefix sums whose last bit alone decides by another rule."""
+
+    def other_rules(self, logits, problems, answers):
+        return {"last bit": self.correct(logits, problems, answers)[:, -1]}
+
+
+def test_accuracy_by_other_rules_is_recorded_beside_at_every_iteration():
+    task = TwoRules(train_bits=6, test_bits=(6,), strings=40)
+    (curve,) = evaluate(parity_loop(), task, EvaluationConfig(iterations=7, batch_size=3)).values()
+    expected = by_hand(task.evaluation_splits()["6 bits"], 7)
+    assert curve.other_rules == {
+        "last bit": pytest.approx([sum(bits[-1] for bits in examples) / len(examples) for examples in expected])
+    }
+    assert curve.by_difficulty == []
+
+
+def test_curves_of_files_from_before_these_fields_are_read():
+    old = to_json({"a": summarize(torch.ones(2, 3, dtype=torch.bool), torch.ones(2))})["a"]
+    del old["other_rules"], old["by_difficulty"]
+    assert AccuracyCurve(**old).last == 1
