@@ -183,6 +183,22 @@ def study_command(options: Namespace) -> int:
     return 1 if any(record.status == "failed" for record in outcome.records.values()) else 0
 
 
+def data_command(options: Namespace) -> int:
+    """Prepare a task's data, check them, and say what they hold."""
+    from loopscope.reports.terminal import data_tables
+    from loopscope.tasks.data_report import REPORTERS
+
+    chosen = options[options.task]
+    report = REPORTERS[options.task](chosen.data, chosen.verify, None if chosen.out is None else Path(chosen.out))
+    for table in data_tables(report):
+        show(table)
+    if chosen.out is not None:
+        say(f"written: {chosen.out}")
+    if not report.sound:
+        say("these data are not sound: see the last table")
+    return 0 if report.sound else 1
+
+
 def _train_parser() -> ArgumentParser:
     from loopscope.tasks import TASKS
     from loopscope.training.settings import add_sections
@@ -205,6 +221,26 @@ def _train_parser() -> ArgumentParser:
         sub.add_argument("--out", required=True, help="Folder for the run.")
         sub.add_argument("--resume", action="store_true", help="Go on from the run's newest checkpoint.")
         add_sections(sub, name)
+        subcommands.add_subcommand(name, sub, help=description)
+    return parser
+
+
+def _data_parser() -> ArgumentParser:
+    from loopscope.tasks import task_class
+    from loopscope.tasks.data_report import REPORTERS
+
+    parser = ArgumentParser(
+        exit_on_error=False,
+        allow_abbrev=False,
+        description="Find, download or make a task's data, check every problem, and say what the data hold.",
+    )
+    subcommands = parser.add_subcommands(dest="task", title="tasks")
+    for name in REPORTERS:
+        description = f"The data of the task {name}."
+        sub = ArgumentParser(exit_on_error=False, allow_abbrev=False, description=description)
+        sub.add_argument("--verify", action="store_true", help="Prove every answer anew, trusting no file's columns.")
+        sub.add_argument("--out", type=str | None, help="File to write the whole data set to.")
+        sub.add_class_arguments(task_class(name), "data")
         subcommands.add_subcommand(name, sub, help=description)
     return parser
 
@@ -266,6 +302,7 @@ def _study_parser() -> ArgumentParser:
 
 
 COMMANDS: dict[str, tuple[Callable[[], ArgumentParser], Callable[[Namespace], int], str]] = {
+    "data": (_data_parser, data_command, "Find, check and describe a task's data."),
     "train": (_train_parser, train_command, "Train one model on one task."),
     "evaluate": (_evaluate_parser, evaluate_command, "Measure accuracy against the number of iterations."),
     "examine": (_examine_parser, examine_command, "Measure stability and give a verdict, for a run or any loop."),
@@ -325,7 +362,7 @@ def _parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
     """Parse and build; a mistake becomes one line that names the nearest valid option."""
     try:
         parsed = parser.parse_args(list(arguments))
-        if "task" in parsed and parsed[parsed.task].config is not None:
+        if "task" in parsed and parsed[parsed.task].get("config") is not None:
             parsed = parser.parse_args(_with_config(parsed, arguments))
         return parser.instantiate(parsed)
     except ArgumentError as error:

@@ -16,6 +16,7 @@ from rich.text import Text
 from loopscope.evaluation import AccuracyCurve
 from loopscope.reports.rows import RADIUS_NOTE, percent, study_table
 from loopscope.studies import Record, RunStatus, StudyPlan
+from loopscope.tasks.data_report import DataReport
 
 LEFT_TO_THE_PAGE = ("best %", "at", "train s")
 """Columns that eighty characters have no room for."""
@@ -175,3 +176,31 @@ def _in_words(status: RunStatus) -> str:
     loss = f" loss {status.details['loss']:.3f}" if "loss" in status.details else ""
     remaining = f", {duration(left)} left" if left is not None else ""
     return f"{status.name}: {status.stage or 'starts'} {status.done}/{status.total}{loss}{remaining}"
+
+
+def data_tables(report: DataReport) -> list[Table]:
+    """Return tables of what a data set holds: its splits by difficulty, its sources, and what is wrong with it."""
+    splits = Table(title=report.origin, caption="examples of each split, and how many of each difficulty")
+    for name in ("split", "examples", *next(iter(report.difficulty.values()))):
+        splits.add_column(name, justify="left" if name == "split" else "right")
+    for name, count in report.splits.items():
+        splits.add_row(name, str(count), *(str(number or "") for number in report.difficulty[name].values()))
+    sources = _counts_table("where the problems are from", report.sources)
+    faults = {f"left out: {reason}": count for reason, count in report.rejects.items()} | {
+        "the same problem or a copy in two splits": report.shared,
+        "the same problem or a copy again in its split": report.repeated,
+    }
+    if report.failed is not None:
+        faults |= {f"proof: {reason}": count for reason, count in report.failed.items()}
+        faults |= {"proof failed": sum(report.failed.values())}
+    tables = [splits, sources, _counts_table("what was left out, and what is wrong", faults)]
+    return [table for table in tables if table.row_count]
+
+
+def _counts_table(title: str, counts: Mapping[str, int]) -> Table:
+    table = Table(title=title, show_header=False)
+    table.add_column(justify="left")
+    table.add_column(justify="right")
+    for name, count in counts.items():
+        table.add_row(name, str(count))
+    return table

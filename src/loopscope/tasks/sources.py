@@ -9,10 +9,17 @@ import os
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Literal, TextIO
 
 from loopscope.errors import LoopscopeError
+from loopscope.tasks.cache import cache_folder
+from loopscope.tasks.download import download
+
+Source = Literal["auto", "file", "download", "generated", "shipped"]
+"""Where data come from. auto: a file where one is given or found, else a download; generated: made now, by the project;
+shipped: the small set that the package brings along."""
 
 DATA_FOLDER = "LOOPSCOPE_DATA"
 """The environment variable that names a folder of data."""
@@ -66,7 +73,9 @@ def _compression(path: Path, file: io.BufferedReader) -> str | None:
     return found
 
 
-def _decompressed(compression: str | None, file: io.BufferedReader) -> io.BufferedReader | lzma.LZMAFile | gzip.GzipFile:
+def _decompressed(
+    compression: str | None, file: io.BufferedReader
+) -> io.BufferedReader | lzma.LZMAFile | gzip.GzipFile:
     if compression == ".xz":
         return lzma.open(file)
     if compression == ".gz":
@@ -127,3 +136,39 @@ def find_file(path: str | None, names: Sequence[str]) -> Path | None:
     if found is None and path:
         raise LoopscopeError(f"{place} holds none of {', '.join(names)} (plain, {', '.join(MAGIC)})")
     return found
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A file that can be downloaded.
+
+    Args:
+        url: where it is.
+        name: what it is called in the cache folder.
+    """
+
+    url: str
+    name: str
+
+
+def data_file(source: str, path: str | None, names: Sequence[str], remote: Remote) -> Path:
+    """Return the file of a task's data, downloaded if need be: a path, LOOPSCOPE_DATA, the cache folder, a download.
+
+    Args:
+        source: auto or file or download; file does without a download, download without looking elsewhere.
+        path: see ``find_file``.
+        names: see ``find_file``.
+        remote: what to download where nothing is found.
+
+    Raises:
+        LoopscopeError: a path is given that does not exist, there is no file, or it cannot be downloaded.
+    """
+    found = None if source == "download" else find_file(path, names)
+    if found is not None:
+        return found
+    if source == "file":
+        raise LoopscopeError(
+            f"there is no file of data: give one by --data.path, or a folder with {names[0]} by {DATA_FOLDER}"
+        )
+    kept = cache_folder() / "downloads" / remote.name
+    return kept if kept.is_file() else download(remote.url, kept)

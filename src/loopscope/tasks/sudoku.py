@@ -15,43 +15,22 @@ from torch import Tensor
 
 from loopscope.errors import LoopscopeError, check_choice, check_positive
 from loopscope.models.config import LoopedTransformerConfig
-from loopscope.tasks.sources import find_file
-from loopscope.tasks.sudoku_puzzles import Puzzles, read_puzzles
+from loopscope.tasks.cache import Arrays, cached
+from loopscope.tasks.sources import Remote, Source, data_file
+from loopscope.tasks.sudoku_puzzles import FORMAT, Puzzles, read_puzzles
+from loopscope.tasks.sudoku_symmetries import random_relabellings, random_symmetries
 from loopscope.tasks.task import Split
 
 Augmentation = Literal["none", "digits", "symmetries"]
 Division = Literal["singles", "percentile"]
 
 FILES = ("sudoku_puzzles.csv", "sudoku.csv", "sudoku.txt")
+EXTREME = Remote(
+    "https://huggingface.co/datasets/sapientinc/sudoku-extreme/resolve/main/train.csv", "sudoku-extreme.csv"
+)
+SHIPPED = Path(__file__).with_name("shipped") / "sudoku.csv.gz"
+GENERATOR = Path(__file__).with_name("sudoku_generator.py")
 PERCENTILE = 80
-
-
-def relabelled(grids: Int[Tensor, "batch 81"], labels: Int[Tensor, "batch 9"]) -> Int[Tensor, "batch 81"]:
-    """Return grids with digit d of each row's grid replaced by ``labels[d - 1]``; empty cells stay empty."""
-    return F.pad(labels, (1, 0)).gather(1, grids.long()).to(grids.dtype)
-
-
-def random_labels(count: int, generator: torch.Generator) -> Int[Tensor, "count 9"]:
-    """Return a random order of the digits 1-9 per row."""
-    return torch.rand(count, 9, generator=generator).argsort(1) + 1
-
-
-def _random_lines(count: int, generator: torch.Generator) -> Int[Tensor, "count 9"]:
-    """Return per row an order of nine lines that moves bands of three as wholes and lines within their bands."""
-    bands = torch.rand(count, 3, 1, generator=generator).argsort(1)
-    within = torch.rand(count, 3, 3, generator=generator).argsort(2)
-    return (3 * bands + within).flatten(1)
-
-
-def random_places(count: int, generator: torch.Generator) -> Int[Tensor, "count 81"]:
-    """Return per row a random symmetry of the empty board: the cell that each cell is taken from.
-
-    Bands, the rows within them, stacks, the columns within them, and transposition: 3,359,232 in all.
-    """
-    rows, columns = _random_lines(count, generator), _random_lines(count, generator)
-    places = 9 * rows.unsqueeze(2) + columns.unsqueeze(1)
-    turned = torch.rand(count, 1, 1, generator=generator) < 0.5
-    return torch.where(turned, places.transpose(1, 2), places).flatten(1)
 
 
 @dataclass(frozen=True)
@@ -69,6 +48,10 @@ class Sudoku:
 
     Args:
         path: a file of puzzles or a folder that holds one; the folder of LOOPSCOPE_DATA if left out.
+        source: where the puzzles come from. auto: the file where there is one, else a download; file; download
+            (sudoku-extreme); generated: made here, the same for the same seed; shipped: a small generated set.
+        rows: most lines of a file that are read, from its beginning.
+        generated_puzzles: how many are made under source generated.
         mixture: names of the sources to use, out of a file's column source; all if left empty.
         division: what is easy. singles: what naked and hidden singles solve; percentile: fewer guesses than the 80th
             percentile of the mixture, with no puzzle put apart by its givens (the paper's).
@@ -83,6 +66,9 @@ class Sudoku:
     """
 
     path: str | None = None
+    source: Source = "auto"
+    rows: int = 500_000
+    generated_puzzles: int = 40_000
     mixture: tuple[str, ...] = ()
     division: Division = "singles"
     min_givens: int = 18
@@ -96,9 +82,17 @@ class Sudoku:
     name: ClassVar[str] = "sudoku"
 
     def __post_init__(self) -> None:
-        check_positive(validation_puzzles=self.validation_puzzles, test_puzzles=self.test_puzzles)
+        check_positive(
+            rows=self.rows,
+            generated_puzzles=self.generated_puzzles,
+            validation_puzzles=self.validation_puzzles,
+            test_puzzles=self.test_puzzles,
+        )
         if self.train_puzzles is not None:
             check_positive(train_puzzles=self.train_puzzles)
+        check_choice("source", self.source, get_args(Source))
+        if self.path is not None and self.source not in ("auto", "file"):
+            raise LoopscopeError(f"path {self.path} was given with source {self.source}: leave one of them out")
         check_choice("division", self.division, get_args(Division))
         check_choice("augmentation", self.augmentation, get_args(Augmentation))
         if list(self.guess_groups) != sorted(set(self.guess_groups)) or min(self.guess_groups, default=0) != 1:
@@ -128,13 +122,15 @@ class Sudoku:
         """Return the easy validation split and the harder groups; see ``training_split``."""
         return self._splits().evaluation
 
+    def origin(self) -> Path | None:
+        """Return the file that the puzzles come from, downloaded if need be; None where they are made here."""
+        if self.source == "generated":
+            return None
+        return SHIPPED if self.source == "shipped" else data_file(self.source, self.path, FILES, EXTREME)
+
     def _splits(self) -> _Splits:
-        file = find_file(self.path, FILES)
-        if file is None:
-            raise LoopscopeError(
-                "there are no sudoku data: give a file by --data.path, or its folder by LOOPSCOPE_DATA"
-            )
-        return _divide(self, file, file.stat().st_mtime_ns)
+        origin = self.origin()
+        return _divide(self, origin, 0 if origin is None else origin.stat().st_mtime_ns)
 
     def inputs(self, problems: Int[Tensor, "batch 81"]) -> Float[Tensor, "batch 81 10"]:
         """Return the cells one-hot: number 0 says empty, number d the digit d."""
@@ -146,12 +142,9 @@ class Sudoku:
         """Return the batch after a random symmetry per puzzle, of those that ``augmentation`` names."""
         if self.augmentation == "none":
             return problems, answers
-        labels = random_labels(len(problems), generator)
-        problems, answers = relabelled(problems, labels), relabelled(answers, labels)
-        if self.augmentation == "digits":
-            return problems, answers
-        places = random_places(len(problems), generator)
-        return problems.gather(1, places), answers.gather(1, places)
+        draw = random_relabellings if self.augmentation == "digits" else random_symmetries
+        symmetries = draw(len(problems), generator)
+        return symmetries(problems), symmetries(answers)
 
     def loss(self, logits: Float[Tensor, "batch 81 9"], answers: Int[Tensor, "batch 81"]) -> Float[Tensor, ""]:
         """Return the mean cross-entropy over all 81 cells, in nats."""
@@ -181,30 +174,48 @@ def _split(puzzles: Puzzles) -> Split:
     )
 
 
+def puzzles_of(task: Sudoku, origin: Path | None) -> Puzzles:
+    """Return all puzzles that a task reads from its ``origin`` or makes, whatever their split.
+
+    Raises:
+        LoopscopeError: they cannot be read.
+    """
+
+    def make() -> Arrays:
+        from loopscope.tasks.sudoku_generator import generated_puzzles
+
+        return generated_puzzles(task.generated_puzzles, task.seed).to_arrays()
+
+    if origin is not None:
+        return read_puzzles(origin, task.rows)
+    # Made anew where the program that makes them has changed.
+    return Puzzles.from_arrays(cached(GENERATOR, f"{FORMAT}, {task.generated_puzzles} of seed {task.seed}", make))
+
+
 @lru_cache(maxsize=4)
-def _divide(task: Sudoku, file: Path, modified: int) -> _Splits:
-    """Return the splits of a file; ``modified`` is its time of change, so that a changed file is read again."""
-    puzzles = read_puzzles(file)
+def _divide(task: Sudoku, origin: Path | None, modified: int) -> _Splits:
+    """Return a task's splits; ``modified`` is the time of change of its file: one that has changed is read again."""
+    puzzles = puzzles_of(task, origin)
     for name in task.mixture:
         check_choice("a source of mixture", name, puzzles.names)
     if task.mixture:
-        puzzles = puzzles.rows(np.isin(puzzles.sources, [puzzles.names.index(name) for name in task.mixture]))
+        puzzles = puzzles.at(np.isin(puzzles.sources, [puzzles.names.index(name) for name in task.mixture]))
     # In an order that depends on the class alone, no file's order decides what is trained on.
-    puzzles = puzzles.rows(np.argsort(puzzles.classes))
-    puzzles = puzzles.rows(np.random.default_rng(task.seed).permutation(len(puzzles)))
+    puzzles = puzzles.at(np.argsort(puzzles.classes))
+    puzzles = puzzles.at(np.random.default_rng(task.seed).permutation(len(puzzles)))
     easy_name, easy, harder = _by_singles(task, puzzles) if task.division == "singles" else _by_percentile(puzzles)
     rows = np.flatnonzero(easy)
     validation, training = np.split(rows, [task.validation_puzzles])
     if not len(training):
         raise LoopscopeError(
-            f"{file} holds {len(rows)} puzzles of the split {easy_name!r}: too few to validate on "
+            f"{origin or 'what was generated'} holds {len(rows)} puzzles of the split {easy_name!r}: too few to validate on "
             f"{task.validation_puzzles} and to train on others; lower validation_puzzles"
         )
     groups = {name: np.flatnonzero(group)[: task.test_puzzles] for name, group in harder.items() if group.any()}
     return _Splits(
-        _split(puzzles.rows(training[: task.train_puzzles])),
-        {easy_name: _split(puzzles.rows(validation))}
-        | {name: _split(puzzles.rows(group)) for name, group in groups.items()},
+        _split(puzzles.at(training[: task.train_puzzles])),
+        {easy_name: _split(puzzles.at(validation))}
+        | {name: _split(puzzles.at(group)) for name, group in groups.items()},
     )
 
 
