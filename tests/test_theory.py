@@ -400,6 +400,18 @@ def test_peri_grows_at_most_linearly_and_pre_can_have_no_fixed_point():
     torch.testing.assert_close(model.step(state, recalled) - state, constant.expand(4, 3, 8))
 
 
+@pytest.mark.parametrize("norm", ["pre", "peri"])
+def test_external_recall_adds_something_bounded_to_w_state(norm):
+    model = transformer("external", norm)
+    recalled = model.encode(torch.randn(1, 3, 5, dtype=torch.float64).expand(60, -1, -1))
+    direction = torch.randn(60, 3, 8, dtype=torch.float64)
+    added = [
+        token_norms(model.step(size * direction, recalled) - size * direction @ model.recall.state.weight.T).max()
+        for size in (1.0, 1e3, 1e6)
+    ]
+    assert max(added) <= 1.5 * added[0]
+
+
 def strengthened(model, strength):
     """Return the model with W_input and its bias scaled."""
     model = copy.deepcopy(model)
