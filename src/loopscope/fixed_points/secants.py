@@ -20,13 +20,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
-GROWTH = 10.0
-"""A residual so many times the best one means that the remembered differences mislead: start over from the best."""
-SHORT = 2048
-"""On a CPU, vectors from this length on are multiplied one example after another: that stays in the cache."""
+SHORT = 1024
+"""On a CPU, products of vectors from this length on are taken one example after another: four times faster."""
 
 
 def dots(basis: Float[Tensor, "batch m n"], vectors: Float[Tensor, "batch n"]) -> Float[Tensor, "batch m"]:
@@ -41,12 +39,7 @@ def dots(basis: Float[Tensor, "batch m n"], vectors: Float[Tensor, "batch n"]) -
 
 def combine(weights: Float[Tensor, "batch m"], basis: Float[Tensor, "batch m n"]) -> Float[Tensor, "batch n"]:
     """Return each example's sum of weights times basis vectors."""
-    if basis.is_cuda or basis.shape[2] < SHORT:
-        return torch.bmm(weights.unsqueeze(1), basis).squeeze(1)
-    out = basis.new_empty(basis.shape[0], basis.shape[2])
-    for own, weight, total in zip(basis, weights, out, strict=True):
-        torch.mv(own.T, weight, out=total)
-    return out
+    return torch.bmm(weights.unsqueeze(1), basis).squeeze(1)
 
 
 def move_up(stored: Tensor, rows: Int[Tensor, "kept"]) -> Tensor:
@@ -65,23 +58,21 @@ def _solved(matrix: Float[Tensor, "batch m m"], rhs: Float[Tensor, "batch m"]) -
     return torch.where(usable.unsqueeze(1), found, 0)
 
 
-def _scale(matrix: Float[Tensor, "batch m m"]) -> tuple[Float[Tensor, "batch m"], Float[Tensor, "batch m m"]]:
-    """Return the square roots of the diagonal of S^T S (1 in unused slots), and a diagonal of ones in unused slots."""
-    diagonal = matrix.diagonal(dim1=1, dim2=2)
-    unused = diagonal == 0
-    return torch.where(unused, 1, diagonal).sqrt(), torch.diag_embed(unused.to(matrix.dtype))
-
-
 class Secants(ABC):
     """The remembered differences of a batch, and starting over from the best state where they mislead.
 
-    A slot that an example does not use is zero in all that is stored.
+    An example whose residual is more than ``growth``
+    times its best one since the last start goes back to its best value and forgets what it remembers.
     """
 
-    def __init__(self, like: Float[Tensor, "batch n"], slots: int) -> None:
+    growth: float
+
+    def __init__(self, like: Float[Tensor, "batch n"], slots: int, regularization: float) -> None:
         batch, size = like.shape
+        self.regularization = regularization
         self.left = like.new_zeros(batch, slots, size)
         self.values = like.new_zeros(batch, slots, size)
+        self.used = torch.zeros(batch, slots, dtype=torch.bool, device=like.device)
         self.best = like.new_full((batch,), torch.inf)
         self.best_value = like
         self.restarted = torch.zeros(batch, dtype=torch.bool, device=like.device)
@@ -95,12 +86,12 @@ class Secants(ABC):
         residual = value - point
         left = self.left_of(point, residual)
         if self.last is not None:
-            # The way back to the best state is no step to learn from.
-            learn = ~self.restarted.unsqueeze(1)
             slot = self.count % self.left.shape[1]
-            self.left[:, slot] = torch.where(learn, left - self.last[0], 0)
-            self.values[:, slot] = torch.where(learn, value - self.last[1], 0)
+            torch.sub(left, self.last[0], out=self.left[:, slot])
+            torch.sub(value, self.last[1], out=self.values[:, slot])
             self.multiply(slot)
+            # The way back to the best state is no step to learn from.
+            self.used[:, slot] = ~self.restarted
             self.count += 1
         self.last = left, value
 
@@ -108,12 +99,12 @@ class Secants(ABC):
         better = size < self.best
         self.best = torch.where(better, size, self.best)
         self.best_value = torch.where(better.unsqueeze(1), value, self.best_value)
-        self.restarted = size > GROWTH * self.best
-        if bool(self.restarted.any()):
-            self.forget(self.restarted)
+        self.restarted = size > self.growth * self.best
+        self.used &= ~self.restarted.unsqueeze(1)
+        self.best = self.best.masked_fill(self.restarted, torch.inf)
         if self.count == 0:
             return None
-        correction = combine(self.weights(residual).to(value), self.values)
+        correction = combine(self._weights(residual).to(value), self.values)
         finite = torch.linalg.vector_norm(correction, dim=1).isfinite()
         correction = torch.where(finite.unsqueeze(1), correction, 0)
         return torch.where(self.restarted.unsqueeze(1), self.best_value - value, correction)
@@ -121,14 +112,19 @@ class Secants(ABC):
     def keep(self, rows: Int[Tensor, "kept"]) -> None:
         """Forget all examples but those at ``rows``, which ascend."""
         self.left, self.values = move_up(self.left, rows), move_up(self.values, rows)
-        self.best, self.best_value, self.restarted = self.best[rows], self.best_value[rows], self.restarted[rows]
+        self.used, self.restarted = self.used[rows], self.restarted[rows]
+        self.best, self.best_value = self.best[rows], self.best_value[rows]
         if self.last is not None:
             self.last = self.last[0][rows], self.last[1][rows]
 
-    def forget(self, rows: Bool[Tensor, "batch"]) -> None:
-        """Empty the slots of some examples."""
-        self.left[rows], self.values[rows] = 0, 0
-        self.best = self.best.masked_fill(rows, torch.inf)
+    def _weights(self, residual: Tensor) -> Tensor:
+        """Solve the small system, each difference scaled to length one; slots that are not used get no weight."""
+        system, square = self.system()
+        lengths = torch.where(self.used, square, 1).sqrt()
+        both = self.used.unsqueeze(1) & self.used.unsqueeze(2)
+        system = torch.where(both, system / (lengths.unsqueeze(1) * lengths.unsqueeze(2)), 0)
+        system = system + torch.diag_embed(~self.used + self.regularization)
+        return -_solved(system, torch.where(self.used, dots(self.left, residual) / lengths, 0)) / lengths
 
     @abstractmethod
     def left_of(self, point: Tensor, residual: Tensor) -> Tensor:
@@ -139,17 +135,20 @@ class Secants(ABC):
         """Update the stored products of differences after a new one came into ``slot``."""
 
     @abstractmethod
-    def weights(self, residual: Float[Tensor, "batch n"]) -> Float[Tensor, "batch m"]:
-        """Return w, in float64."""
+    def system(self) -> tuple[Float[Tensor, "batch m m"], Float[Tensor, "batch m"]]:
+        """Return A of A (-w) = L^T g, L being the left vectors, and the squares of their lengths, in float64."""
 
 
 class AndersonMemory(Secants):
-    """Left vectors are the y_i, products are Y^T Y."""
+    """Left vectors are the y_i, and A = Y^T Y."""
+
+    # Any growth: on affine loops it hardly happens, and where information travels through the tokens (J is far from
+    # normal), weights from a growing residual cost several times the evaluations.
+    growth = 1.0
 
     def __init__(self, like: Float[Tensor, "batch n"], slots: int, regularization: float) -> None:
-        super().__init__(like, slots)
+        super().__init__(like, slots, regularization)
         self.products = like.new_zeros(len(like), slots, slots, dtype=torch.float64)
-        self.regularization = regularization
 
     def left_of(self, point: Tensor, residual: Tensor) -> Tensor:
         """Return the residual."""
@@ -159,17 +158,9 @@ class AndersonMemory(Secants):
         """Update Y^T Y."""
         self.products[:, slot] = self.products[:, :, slot] = dots(self.left, self.left[:, slot]).double()
 
-    def weights(self, residual: Float[Tensor, "batch n"]) -> Float[Tensor, "batch m"]:
-        """Solve the normal equations, each difference scaled to length one."""
-        scale, unused = _scale(self.products)
-        matrix = self.products / (scale.unsqueeze(1) * scale.unsqueeze(2)) + unused
-        matrix.diagonal(dim1=1, dim2=2).add_(self.regularization)
-        return -_solved(matrix, dots(self.left, residual) / scale) / scale
-
-    def forget(self, rows: Bool[Tensor, "batch"]) -> None:
-        """Empty the slots of some examples."""
-        super().forget(rows)
-        self.products[rows] = 0
+    def system(self) -> tuple[Float[Tensor, "batch m m"], Float[Tensor, "batch m"]]:
+        """Return the normal equations."""
+        return self.products, self.products.diagonal(dim1=1, dim2=2)
 
     def keep(self, rows: Int[Tensor, "kept"]) -> None:
         """Forget all examples but those at ``rows``, which ascend."""
@@ -178,10 +169,13 @@ class AndersonMemory(Secants):
 
 
 class BroydenMemory(Secants):
-    """Left vectors are the s_i, products are S^T S and S^T D."""
+    """Left vectors are the s_i, and A = S^T D - U."""
+
+    # Broyden's residuals go up and down on their way; cut short, it learns nothing.
+    growth = 10.0
 
     def __init__(self, like: Float[Tensor, "batch n"], slots: int) -> None:
-        super().__init__(like, slots)
+        super().__init__(like, slots, regularization=0.0)
         self.steps = like.new_zeros(len(like), slots, slots, dtype=torch.float64)
         self.products = torch.zeros_like(self.steps)
         self.time = torch.zeros(slots, dtype=torch.long, device=like.device)
@@ -197,17 +191,10 @@ class BroydenMemory(Secants):
         self.products[:, :, slot] = dots(self.left, self.values[:, slot]).double()
         self.products[:, slot] = dots(self.values, self.left[:, slot]).double()
 
-    def weights(self, residual: Float[Tensor, "batch n"]) -> Float[Tensor, "batch m"]:
-        """Solve the compact form's system, each step scaled to length one."""
-        scale, unused = _scale(self.steps)
+    def system(self) -> tuple[Float[Tensor, "batch m m"], Float[Tensor, "batch m"]]:
+        """Return the compact form."""
         in_order = self.time.unsqueeze(1) <= self.time
-        matrix = (in_order * self.steps - self.products) / (scale.unsqueeze(1) * scale.unsqueeze(2)) + unused
-        return _solved(matrix, dots(self.left, residual) / scale) / scale
-
-    def forget(self, rows: Bool[Tensor, "batch"]) -> None:
-        """Empty the slots of some examples."""
-        super().forget(rows)
-        self.steps[rows], self.products[rows] = 0, 0
+        return self.products - in_order * self.steps, self.steps.diagonal(dim1=1, dim2=2)
 
     def keep(self, rows: Int[Tensor, "kept"]) -> None:
         """Forget all examples but those at ``rows``, which ascend."""

@@ -93,8 +93,8 @@ class Anderson:
     """Anderson acceleration, type II with differences (Anderson, 1965; Walker and Ni, 2011).
 
     The next state combines the last values f(z_i) with the weights for which the residual would be the smallest if f
-    were affine; on affine loops it is GMRES, up to the memory. Where plain iteration is slow it takes far fewer
-    evaluations, but it may end at another fixed point.
+    were affine; on affine loops it is GMRES, up to the memory. An example whose residual grows starts over from its
+    best state. Where plain iteration is slow it takes far fewer evaluations, but it may end at another fixed point.
 
     Args:
         memory: differences kept: two vectors of the state's size for each.
@@ -121,7 +121,7 @@ class Broyden:
     """Broyden's first ("good") method from J = 0, limited memory (Broyden, 1965; Byrd, Nocedal and Schnabel, 1994).
 
     Each evaluation corrects an estimate of J along the last step. The estimate rests on the last ``memory`` steps;
-    older ones are dropped. No line search: an example whose residual grows too much starts over from its best state.
+    older ones are dropped. No line search: an example whose residual grows tenfold starts over from its best state.
 
     Args:
         memory: steps kept: two vectors of the state's size for each.

@@ -1,0 +1,275 @@
+"""Reaching fixed points: ours, which stops each example on its own, against torchdeq, which stops the whole batch.
+
+    python benchmarks/fixed_points.py                              # both cases, all solvers
+    python benchmarks/fixed_points.py --run runs/prefix --json     # with a trained run instead of a model made here
+
+Two cases of 64 inputs of mixed difficulty. The synthetic one is an untrained block, 81 tokens x 256, whose step is
+taken in part only, by a fraction of its own for each example (log-uniform from 1 down to 1/20). The trained one is a
+prefix-sums model on strings with 0 to 50% ones; without --run it is trained here, in a minute or two.
+
+Both sides get the same solver (memory 6 for Anderson; torchdeq's Broyden remembers all steps, its default and the only
+setting at which it works, ours 16), the same start, precision, threads, tolerance on the relative residual, and run in
+turn; medians are reported. For both, the residuals of the returned states are measured again here. "same point" counts
+the examples of which plain iteration, from torchdeq's answer, goes to ours.
+Needs ``pip install loopscope[bench]``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import loopscope as ls
+from loopscope.fixed_points.plain import compare_with_plain
+from loopscope.loop import FunctionLoop, Loop, Tree
+
+SOLVERS: dict[str, Any] = {
+    "plain": ls.PlainIteration(),
+    "anderson": ls.Anderson(memory=6),
+    "broyden": ls.Broyden(memory=16),
+}
+THEIRS = {"plain": "fixed_point_iter", "anderson": "anderson", "broyden": "broyden"}
+TRAINING_STEPS = 500
+
+
+@dataclass(frozen=True)
+class Case:
+    """A loop, its inputs, and the iterations that each solver may take."""
+
+    name: str
+    loop: Loop
+    inputs: Tree
+    max_iterations: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One solver on one case, both sides.
+
+    Attributes:
+        case: the case.
+        solver: the solver.
+        seconds: ours, median.
+        torchdeq_seconds: theirs, median.
+        ratio: ours over theirs, median of pairs.
+        needed: sum over the examples of the steps that each needed.
+        computed_over_needed: steps that ours computed, over that.
+        torchdeq_computed_over_needed: steps that theirs computed, over the steps that ours needed.
+        arrived: examples of ours whose measured residual is within the tolerance.
+        torchdeq_arrived: theirs.
+        same_point: examples at the same fixed point, of those that arrived on both sides.
+    """
+
+    case: str
+    solver: str
+    seconds: float
+    torchdeq_seconds: float
+    ratio: float
+    needed: int
+    computed_over_needed: float
+    torchdeq_computed_over_needed: float
+    arrived: int
+    torchdeq_arrived: int
+    same_point: str
+
+
+def synthetic(examples: int, width: int) -> Case:
+    config = ls.LoopedTransformerConfig(
+        recall="internal",
+        norm="outer",
+        width=width,
+        heads=width // 32,
+        inputs=10,
+        outputs=9,
+        grid=(9, 9),
+        attention="full",
+    )
+    torch.manual_seed(0)
+    block = ls.LoopedTransformer(config).eval()
+    generator = torch.Generator().manual_seed(0)
+    digits = torch.randint(0, 10, (examples, 81), generator=generator)
+    fractions = 20 ** -torch.rand(examples, 1, 1, generator=generator)
+    loop = FunctionLoop(
+        encode=lambda x: {"block": block.encode(x["problem"]), "fraction": x["fraction"]},
+        start=lambda e: block.start(e["block"]),
+        step=lambda z, e: torch.lerp(z, block.step(z, e["block"]), e["fraction"]),
+        read=block.read,
+    )
+    inputs = {"problem": torch.nn.functional.one_hot(digits, 10).float(), "fraction": fractions}
+    return Case(f"synthetic, 81 x {width}", loop, inputs, 400)
+
+
+def train_prefix_sums() -> ls.LoopedTransformer:
+    """A small model that solves most strings of 32 bits: the paper's progressive loss, a minute or two."""
+    config = ls.LoopedTransformerConfig(
+        recall="external", norm="outer", width=64, heads=4, inputs=1, outputs=2, grid=(0,), attention="local", window=5
+    )
+    torch.manual_seed(0)
+    model = ls.LoopedTransformer(config)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, betas=(0.9, 0.95))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, TRAINING_STEPS, pct_start=0.1)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(TRAINING_STEPS):
+        bits = torch.randint(0, 2, (128, 32), generator=generator)
+        free = int(torch.randint(0, 30, (), generator=generator))
+        counted = int(torch.randint(1, 31 - free, (), generator=generator))
+        logits = model(bits.unsqueeze(2) - 0.5, free, counted)
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), (bits.cumsum(1) % 2).flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+    return model.eval()
+
+
+def trained(examples: int, run: str | None) -> Case:
+    model = train_prefix_sums() if run is None else ls.load_model(run).eval()
+    if model.config.inputs != 1:
+        raise SystemExit("--run: expected a run of the task prefix-sums")
+    share = torch.linspace(0, 0.5, examples).view(-1, 1, 1)
+    bits = torch.rand(examples, 64, 1, generator=torch.Generator().manual_seed(0)) < share
+    return Case(f"trained, 64 x {model.config.width}", model, bits.float() - 0.5, 300)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What either side returns."""
+
+    state: Tensor
+    steps: int
+    needed: int
+
+
+def ours(case: Case, solver: str, tolerance: float) -> Answer:
+    found = ls.solve(
+        case.loop, case.inputs, solver=SOLVERS[solver], tolerance=tolerance, max_iterations=case.max_iterations
+    )
+    return Answer(found.state, found.steps_computed, int(found.iterations.sum()))
+
+
+def torchdeqs(case: Case, solver: str, tolerance: float) -> Answer:
+    from torchdeq import get_deq
+
+    calls = 0
+    with torch.no_grad():
+        recalled = case.loop.encode(case.inputs)
+        start = case.loop.start(recalled)
+
+        def step(state: Tensor) -> Tensor:
+            nonlocal calls
+            calls += 1
+            return case.loop.step(state, recalled)
+
+        deq = get_deq(
+            f_solver=THEIRS[solver], f_max_iter=case.max_iterations, f_tol=tolerance, f_stop_mode="rel"
+        ).eval()
+        (state,), _ = deq(step, start, solver_kwargs={"m": 6} if solver == "anderson" else {})
+        case.loop.read(state)
+    return Answer(state, calls * len(start), calls * len(start))
+
+
+def timed(action: Callable[[], Answer]) -> tuple[float, Answer]:
+    began = time.perf_counter()
+    answer = action()
+    return time.perf_counter() - began, answer
+
+
+def residuals(case: Case, recalled: Tree, state: Tensor) -> Tensor:
+    after = case.loop.step(state, recalled)
+    sizes = [torch.linalg.vector_norm(part.flatten(1), dim=1) for part in (after - state, after, state)]
+    return sizes[0] / torch.maximum(sizes[1], sizes[2])
+
+
+def compare(case: Case, solver: str, tolerance: float, repeats: int) -> Row:
+    pairs = []
+    for _ in range(repeats):
+        mine, answer = timed(lambda: ours(case, solver, tolerance))
+        other, theirs = timed(lambda: torchdeqs(case, solver, tolerance))
+        pairs.append((mine, other))
+    with torch.no_grad():
+        recalled = case.loop.encode(case.inputs)
+        here = residuals(case, recalled, answer.state) <= tolerance
+        # torchdeq's returns f(z) for the z whose residual it reports, and that is not always nearer.
+        there = residuals(case, recalled, theirs.state) <= 2 * tolerance
+        both = here & there
+        same, _ = compare_with_plain(
+            case.loop, recalled, theirs.state, answer.state, both, tolerance=tolerance, budget=2000
+        )
+    return Row(
+        case=case.name,
+        solver=solver,
+        seconds=statistics.median(mine for mine, _ in pairs),
+        torchdeq_seconds=statistics.median(other for _, other in pairs),
+        ratio=statistics.median(mine / other for mine, other in pairs),
+        needed=answer.needed,
+        computed_over_needed=answer.steps / answer.needed,
+        torchdeq_computed_over_needed=theirs.steps / answer.needed,
+        arrived=int(here.sum()),
+        torchdeq_arrived=int(there.sum()),
+        same_point=f"{sum(decision is True for decision in same)}/{int(both.sum())}",
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", help="folder of a run or model of prefix sums, instead of one trained here")
+    parser.add_argument("--case", choices=("synthetic", "trained"), help="this case alone")
+    parser.add_argument("--solver", choices=tuple(SOLVERS), help="this solver alone")
+    parser.add_argument("--examples", type=int, default=64)
+    parser.add_argument("--width", type=int, default=256, help="of the synthetic block")
+    parser.add_argument("--tolerance", type=float, default=1e-4)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--json", action="store_true", help="print JSON alone")
+    args = parser.parse_args()
+    cases = []
+    if args.case != "trained":
+        cases.append(synthetic(args.examples, args.width))
+    if args.case != "synthetic":
+        cases.append(trained(args.examples, args.run))
+    solvers = [args.solver] if args.solver else list(SOLVERS)
+    rows = [compare(case, solver, args.tolerance, args.repeats) for case in cases for solver in solvers]
+    setting = {
+        "machine": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "examples": args.examples,
+        "tolerance": args.tolerance,
+        "repeats": args.repeats,
+    }
+    if args.json:
+        print(json.dumps({"setting": setting, "rows": [asdict(row) for row in rows]}, indent=2, allow_nan=False))
+        return
+    print(", ".join(f"{name} {value}" for name, value in setting.items()))
+    heads = (
+        "case",
+        "solver",
+        "ours s",
+        "torchdeq s",
+        "ratio",
+        "computed/needed",
+        "torchdeq's",
+        "arrived",
+        "same point",
+    )
+    print(f"{heads[0]:20} {heads[1]:9}" + "".join(f"{head:>16}" for head in heads[2:]))
+    for row in rows:
+        numbers = (row.seconds, row.torchdeq_seconds, row.ratio, row.computed_over_needed)
+        cells = [f"{number:.3g}" for number in (*numbers, row.torchdeq_computed_over_needed)]
+        cells += [f"{row.arrived}, {row.torchdeq_arrived}", row.same_point]
+        print(f"{row.case:20} {row.solver:9}" + "".join(f"{cell:>16}" for cell in cells))
+
+
+if __name__ == "__main__":
+    main()
