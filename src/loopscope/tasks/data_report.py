@@ -97,5 +97,30 @@ def sudoku_report(task: Any, verify: bool, out: Path | None) -> DataReport:
     )
 
 
-REPORTERS: dict[str, Callable[[Any, bool, Path | None], DataReport]] = {"sudoku": sudoku_report}
+def chess_report(task: Any, verify: bool, out: Path | None) -> DataReport:
+    """Return what the data of a chess task hold; see ``REPORTERS``."""
+    from loopscope.tasks.chess.puzzles import proof, read_puzzles, write_puzzles
+
+    origin = task.origin()
+    puzzles = read_puzzles(origin, task.rows)
+    splits: dict[str, Split] = {"training": task.training_split(), **task.evaluation_splits()}
+    # One void number per position: equal where all 64 squares are.
+    shared, repeated = overlap({name: split.problems.numpy().view("V64").ravel() for name, split in splits.items()})
+    if out is not None:
+        write_puzzles(origin, out, puzzles)
+    graded = {name: split.difficulty.numpy() for name, split in splits.items() if split.difficulty is not None}
+    bounds = (0, 801, 1201, 1601, 1801, 2001, 2201, 2401) if puzzles.ratings.max() > 2 else (1, 2)
+    return DataReport(
+        origin=str(origin),
+        sources={},
+        splits={name: len(split) for name, split in splits.items()},
+        difficulty={name: histogram(ratings, bounds) for name, ratings in graded.items()},
+        rejects=puzzles.rejects,
+        shared=shared,
+        repeated=repeated,
+        failed=proof(origin, puzzles, task.rows) if verify else None,
+    )
+
+
+REPORTERS: dict[str, Callable[[Any, bool, Path | None], DataReport]] = {"sudoku": sudoku_report, "chess": chess_report}
 """By a task's name: maps (the task, whether to prove every answer, a file to write the data to) to a report."""

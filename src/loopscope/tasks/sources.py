@@ -7,13 +7,15 @@ import io
 import lzma
 import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, TextIO
 
-from loopscope.errors import LoopscopeError
+from loopscope.errors import LoopscopeError, check_choice
+from loopscope.files import write_bytes
 from loopscope.tasks.cache import cache_folder
 from loopscope.tasks.download import download
 
@@ -26,6 +28,13 @@ DATA_FOLDER = "LOOPSCOPE_DATA"
 
 MAGIC = {".xz": b"\xfd7zXZ\x00", ".gz": b"\x1f\x8b", ".zst": b"\x28\xb5\x2f\xfd"}
 """How the compressed files begin that can be read, by their ending."""
+
+WRITERS: dict[str, Callable[[bytes], bytes]] = {
+    ".csv": bytes,
+    ".gz": partial(gzip.compress, mtime=0),  # the same bytes whenever it is written
+    ".xz": lzma.compress,
+}
+"""How the files end that ``write_text_file`` writes, and what it does to their content."""
 
 CHUNK = 1 << 20
 
@@ -107,6 +116,25 @@ def open_text(path: Path) -> Iterator[TextIO]:
         raise LoopscopeError(f"{path} is cut or damaged ({reason}): download it again") from error
     except OSError as error:
         raise LoopscopeError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def check_ending(path: Path) -> None:
+    """Refuse to write a file that ``write_text_file`` could not.
+
+    Raises:
+        LoopscopeError: its ending is none of ``WRITERS``.
+    """
+    check_choice("the ending of the file to write", path.suffix, WRITERS)
+
+
+def write_text_file(path: Path, content: str) -> None:
+    """Write a text file, compressed where its path ends in .gz or .xz.
+
+    Raises:
+        LoopscopeError: the ending is another, or the file cannot be written.
+    """
+    check_ending(path)
+    write_bytes(path, WRITERS[path.suffix](content.encode()))
 
 
 def find_file(path: str | None, names: Sequence[str]) -> Path | None:

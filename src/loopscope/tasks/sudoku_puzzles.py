@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import csv
-import gzip
-import lzma
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,10 +14,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int, Int8, UInt64
 
-from loopscope.errors import LoopscopeError, check_choice
-from loopscope.files import write_bytes
+from loopscope.errors import LoopscopeError
 from loopscope.tasks.cache import Arrays, cached
-from loopscope.tasks.sources import open_text
+from loopscope.tasks.sources import open_text, write_text_file
 
 CELLS = 81
 DIGITS = 0b1111111110
@@ -32,12 +28,6 @@ HEADERS = (("puzzle", "solution"), ("question", "answer"))
 
 ARRAYS = ("puzzles", "solutions", "guesses", "classes", "sources")
 """The fields of ``Puzzles`` with one row per puzzle."""
-
-WRITERS: dict[str, Callable[[bytes], bytes]] = {
-    ".csv": bytes,
-    ".gz": partial(gzip.compress, mtime=0),  # the same bytes whenever it is written
-    ".xz": lzma.compress,
-}
 
 PART = 100_000
 """Lines that are held as text at once."""
@@ -282,14 +272,12 @@ def write_puzzles(path: Path, puzzles: Puzzles) -> None:
     Raises:
         LoopscopeError: the ending is another, or the file cannot be written.
     """
-    check_choice("the ending of the file to write", path.suffix, WRITERS)
     columns = (puzzles.sources, puzzles.puzzles, puzzles.solutions, puzzles.guesses, puzzles.classes)
     lines = [
         f"{puzzles.names[source]},{''.join(map(str, puzzle))},{''.join(map(str, solution))},{guesses},{code:016x}\n"
         for source, puzzle, solution, guesses, code in zip(*(column.tolist() for column in columns), strict=True)
     ]
-    content = ("source,puzzle,solution,guesses,iso_hash\n" + "".join(lines)).encode()
-    write_bytes(path, WRITERS[path.suffix](content))
+    write_text_file(path, "source,puzzle,solution,guesses,iso_hash\n" + "".join(lines))
 
 
 def proof(puzzles: Puzzles) -> dict[str, int]:

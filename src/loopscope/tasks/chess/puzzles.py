@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import io
 import os
 import subprocess
 import sys
@@ -16,17 +17,20 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int8, Int16, Integer
+from jaxtyping import Int8, Int16, Int32, Integer
 from torch import Tensor
 
 from loopscope.errors import LoopscopeError
-from loopscope.tasks.cache import Arrays, cached, from_bytes
+from loopscope.files import make_folder
+from loopscope.tasks.cache import Arrays, cache_folder, cached, from_bytes
 from loopscope.tasks.chess.encoding import pack_ragged, unpack_boards
-from loopscope.tasks.sources import open_text
+from loopscope.tasks.sources import open_text, write_text_file
 
 COLUMNS = ("PuzzleId", "FEN", "Moves", "Rating")
-FORMAT = "chess 1"
+FORMAT = "chess 2"
 """Changes with whatever changes the arrays: caches of other formats are read anew."""
+GENERATOR = 1
+"""Changes with whatever changes the generated puzzles."""
 ROWS_PER_WORKER = 5_000
 """Fewer rows than this are not worth another process."""
 
@@ -36,6 +40,7 @@ class Puzzles:
     """Positions to solve, turned and mirrored, no two alike, with all their legal moves.
 
     Args:
+        rows: the row of the file that each is from, the first after the header being 0.
         problems: piece codes per square.
         ratings: how hard each is.
         accepted: how many of its moves are right.
@@ -44,6 +49,7 @@ class Puzzles:
         rejects: how many rows of the file were left out, by reason.
     """
 
+    rows: Int32[np.ndarray, "puzzles"]
     problems: Int8[np.ndarray, "puzzles 64"]
     ratings: Int16[np.ndarray, "puzzles"]
     accepted: Integer[np.ndarray, "puzzles"]
@@ -90,12 +96,18 @@ def _rows(path: Path, most: int) -> Iterator[list[str]]:
             raise LoopscopeError(f"{path}, line {reader.line_num} is no CSV: {error}") from error
 
 
+def _run_module(module: str, options: list[str], content: bytes = b"") -> bytes:
+    """Return what a module writes to standard output, run by a process of its own, which needs no guard in scripts."""
+    # What this process can import, that one must too.
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-m", module, *options]
+    return subprocess.run(command, input=content, stdout=subprocess.PIPE, env=environment, check=True).stdout
+
+
 def _worker(puzzles: Sequence[tuple[str, str]]) -> Arrays:
     """Return the arrays of ``rules.positions``, made by a process of its own."""
     lines = "".join(f"{fen}\t{moves}\n" for fen, moves in puzzles)
-    command = [sys.executable, "-m", "loopscope.tasks.chess.rules"]
-    done = subprocess.run(command, input=lines.encode(), stdout=subprocess.PIPE, check=True)
-    return from_bytes(done.stdout)
+    return from_bytes(_run_module("loopscope.tasks.chess.rules", [], lines.encode()))
 
 
 def checked_positions(puzzles: Sequence[tuple[str, str]]) -> Arrays:
@@ -116,8 +128,8 @@ def _read(path: Path, most: int) -> Arrays:
     from loopscope.tasks.chess import rules
 
     rejects: Counter[str] = Counter()
-    puzzles, ratings, seen = [], [], set()
-    for row in _rows(path, most):
+    puzzles, ratings, places, seen = [], [], [], set()
+    for place, row in enumerate(_rows(path, most)):
         if not row:
             rejects["line cut or too long"] += 1
             continue
@@ -129,6 +141,7 @@ def _read(path: Path, most: int) -> Arrays:
         else:
             puzzles.append((" ".join(fen.split()), " ".join(moves.split())))
             ratings.append(int(rating))
+            places.append(place)
         seen.add(identity)
     found = checked_positions(puzzles)
     kept = found["rejects"] == 0
@@ -142,6 +155,7 @@ def _read(path: Path, most: int) -> Arrays:
     fresh[first] = True
     rejects = +rejects
     return {
+        "rows": np.array(places, np.int32)[kept][first],
         "problems": problems[first],
         "ratings": np.array(ratings, np.int16)[kept][first],
         "accepted": found["accepted"][first],
@@ -175,3 +189,61 @@ def read_puzzles(path: Path, most: int) -> Puzzles:
     """
     status = path.stat()
     return _puzzles(path, most, status.st_size, status.st_mtime_ns)
+
+
+def generated_file(mates: int, seed: int) -> Path:
+    """Return a file of generated puzzles, made now unless it is in the cache.
+
+    Args:
+        mates: how many mates in one, and as many in two.
+        seed: decides the games that they come from.
+
+    Raises:
+        LoopscopeError: python-chess is missing, or the file cannot be written.
+    """
+    path = make_folder(cache_folder()) / f"chess-generated-{GENERATOR}-{mates}-{seed}.csv.xz"
+    if not path.is_file():
+        require_rules()
+        options = ["--mates", str(mates), "--seed", str(seed), "--out", str(path)]
+        _run_module("loopscope.tasks.chess.generate", options)
+    return path
+
+
+def kept_rows(path: Path, puzzles: Puzzles) -> Iterator[list[str]]:
+    """Yield id, FEN, moves and rating of a file's puzzles, those left out left out."""
+    wanted = set(puzzles.rows.tolist())
+    for place, row in enumerate(_rows(path, 1 + int(puzzles.rows.max(initial=-1)))):
+        if place in wanted:
+            yield row
+
+
+def write_puzzles(path: Path, out: Path, puzzles: Puzzles) -> None:
+    """Write the puzzles that a file holds to another, in Lichess's format (see ``write_text_file``)."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows(kept_rows(path, puzzles))
+    write_text_file(out, file.getvalue())
+
+
+def proof(path: Path, puzzles: Puzzles, most: int) -> dict[str, int]:
+    """Return what reading a file anew finds against what is stored: how many fail, by reason; empty where none does.
+
+    Reading checks by the rules that every move of every line is legal, and finds all moves that mate where the answer
+    does. Where ratings are distances to mate, as of generated puzzles, that the answer is the only one is searched for.
+    """
+    from loopscope.tasks.chess.generate import only_mate
+
+    require_rules()
+    anew = _read(path, most)
+    stored = ("problems", "ratings", "accepted", "counts", "moves")
+    fails = {
+        "stored otherwise than read anew": sum(
+            not np.array_equal(anew[name], getattr(puzzles, name)) for name in stored
+        )
+    }
+    if puzzles.ratings.max(initial=0) <= 2:
+        lines = kept_rows(path, puzzles)
+        wrong = sum(not only_mate(fen, moves.split(), int(rating)) for _, fen, moves, rating in lines)
+        fails["not the only mate in so many moves"] = wrong
+    return {reason: count for reason, count in fails.items() if count}

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from loopscope.errors import LoopscopeError, check_positive
+from loopscope.errors import LoopscopeError, check_choice, check_positive
 from loopscope.models.config import LoopedTransformerConfig
 from loopscope.tasks.chess.encoding import PLANES, Answers, planes
-from loopscope.tasks.chess.puzzles import Puzzles, read_puzzles
-from loopscope.tasks.sources import DATA_FOLDER, find_file
+from loopscope.tasks.chess.puzzles import Puzzles, generated_file, read_puzzles
+from loopscope.tasks.sources import Remote, Source, data_file
 from loopscope.tasks.task import Split
 
+LICHESS = Remote("https://database.lichess.org/lichess_db_puzzle.csv.zst", "lichess_db_puzzle.csv.zst")
+SHIPPED = Path(__file__).parents[1] / "shipped" / "chess_puzzles.csv.xz"
+"""Made by this project, CC0; ``chess/generate.py`` says by which command."""
 FILES = ("lichess_db_puzzle.csv", "lichess_puzzles.csv")
 VALIDATION_SHARE = 0.2
 LEGAL_MOVE_RULE = "best legal move"
@@ -34,16 +38,22 @@ class Chess:
     Args:
         path: a file of puzzles in Lichess's format, or a folder that holds one; the folder of LOOPSCOPE_DATA if left
             out.
+        source: where the puzzles come from. auto: the file where there is one, else a download; file; download
+            (Lichess's open database); generated: mates in one and in two made here, the same for the same seed, to
+            train on the former and test on the latter; shipped: a small set of those, which comes with the package.
+        generated_mates: how many of each distance are made under source generated; four in a second and a core.
         rows: most rows of the file that are read, from its beginning.
         puzzles: most puzzles up to the training rating, four fifths to train on and one fifth to validate on; all
             there are if left out. The paper's number is 50,000.
         test_puzzles: most puzzles of every other split.
-        train_rating: the highest rating to train on.
+        train_rating: the highest rating to train on; ratings are for puzzles of a file.
         test_ratings: the highest rating of each harder split; it begins where the one before ends.
         seed: seed of the splits, apart from the seed of training.
     """
 
     path: str | None = None
+    source: Source = "auto"
+    generated_mates: int = 1000
     rows: int = 500_000
     puzzles: int | None = None
     test_puzzles: int = 10_000
@@ -54,7 +64,15 @@ class Chess:
     name: ClassVar[str] = "chess"
 
     def __post_init__(self) -> None:
-        check_positive(rows=self.rows, test_puzzles=self.test_puzzles, train_rating=self.train_rating)
+        check_positive(
+            generated_mates=self.generated_mates,
+            rows=self.rows,
+            test_puzzles=self.test_puzzles,
+            train_rating=self.train_rating,
+        )
+        check_choice("source", self.source, get_args(Source))
+        if self.path is not None and self.source not in ("auto", "file"):
+            raise LoopscopeError(f"path {self.path} was given with source {self.source}: leave one of them out")
         if self.puzzles is not None and self.puzzles < 2:
             raise LoopscopeError(f"puzzles is {self.puzzles}, expected at least 2: one to train on, one to validate on")
         bounds = [self.train_rating, *self.test_ratings]
@@ -74,36 +92,44 @@ class Chess:
             attention=config.attention or "full",
         )
 
-    def _file(self) -> Path:
-        file = find_file(self.path, FILES)
-        if file is None:
-            raise LoopscopeError(
-                f"there are no chess puzzles: give Lichess's file ({FILES[0]}.zst) by --data.path, or its folder by "
-                f"{DATA_FOLDER}"
-            )
-        return file
+    def origin(self) -> Path:
+        """Return the file that the puzzles come from, downloaded or made if need be."""
+        if self.source == "shipped":
+            return SHIPPED
+        if self.source == "generated":
+            return generated_file(self.generated_mates, self.seed)
+        return data_file(self.source, self.path, FILES, LICHESS)
 
     def _puzzles(self) -> Puzzles:
-        return read_puzzles(self._file(), self.rows)
+        return read_puzzles(self.origin(), self.rows)
+
+    def _bounds(self) -> dict[str, tuple[int, int]]:
+        """Return the name of each split, the easy one first, with the ratings that it lies above and reaches up to."""
+        if self.source in ("generated", "shipped"):
+            return {"mate in 1": (0, 1), "mate in 2": (1, 2)}
+        bounds = {f"up to {self.train_rating}": (0, self.train_rating)}
+        for above, upto in pairwise([self.train_rating, *self.test_ratings]):
+            bounds[f"{above + 1}-{upto}"] = (above, upto)
+        return bounds
 
     def _rated(self, puzzles: Puzzles, above: int, upto: int) -> np.ndarray:
         """Return the rows of the puzzles in a range of ratings, in an order that depends on the seed."""
         rows = np.flatnonzero((puzzles.ratings > above) & (puzzles.ratings <= upto))
         if len(rows) < 2:
             raise LoopscopeError(
-                f"{self._file()} holds {len(rows)} puzzles rated {above + 1}-{upto}, a split needs more: give another "
+                f"{self.origin()} holds {len(rows)} puzzles rated {above + 1}-{upto}, a split needs more: give another "
                 "file or other ratings"
             )
         return np.random.default_rng([self.seed, upto]).permutation(rows)
 
     def _easy(self, puzzles: Puzzles) -> tuple[np.ndarray, np.ndarray]:
         """Return the rows to train on and those to validate on."""
-        rows = self._rated(puzzles, 0, self.train_rating)[: self.puzzles]
+        rows = self._rated(puzzles, *next(iter(self._bounds().values())))[: self.puzzles]
         validation = max(1, round(VALIDATION_SHARE * len(rows)))
         return rows[validation:], rows[:validation]
 
     def training_split(self) -> Split:
-        """Return the puzzles to train on; the difficulty is their rating.
+        """Return the puzzles to train on; the difficulty is their rating, or the distance to mate.
 
         Raises:
             LoopscopeError: there are no data, they cannot be read, or a split would be empty.
@@ -112,15 +138,12 @@ class Chess:
         return _split(puzzles, self._easy(puzzles)[0])
 
     def evaluation_splits(self) -> dict[str, Split]:
-        """Return the easy validation split and the harder ones, by rating; see ``training_split``."""
+        """Return the easy validation split and the harder ones; see ``training_split``."""
         puzzles = self._puzzles()
-        splits = {f"up to {self.train_rating}": _split(puzzles, self._easy(puzzles)[1])}
-        below = self.train_rating
-        for upto in self.test_ratings:
-            rows = self._rated(puzzles, below, upto)[: self.test_puzzles]
-            splits[f"{below + 1}-{upto}"] = _split(puzzles, rows)
-            below = upto
-        return splits
+        (easy, _), *harder = self._bounds().items()
+        rows = {easy: self._easy(puzzles)[1]}
+        rows |= {name: self._rated(puzzles, *bounds)[: self.test_puzzles] for name, bounds in harder}
+        return {name: _split(puzzles, chosen) for name, chosen in rows.items()}
 
     def inputs(self, problems: Int[Tensor, "batch 64"]) -> Float[Tensor, "batch 64 12"]:
         """Return 12 piece planes, those of the side to move first."""

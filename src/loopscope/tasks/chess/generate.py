@@ -1,0 +1,205 @@
+"""Chess puzzles that the project makes itself: mates in one and in two with one solution, from games that it plays.
+
+One side of a game takes what it can and gives check, the other moves at random, so that mates come up often and at every
+stage. Whether a position is a puzzle is decided by search, not by play: a mate in one has exactly one mating move; a mate
+in two has none, and exactly one move after which every reply is met by a mating move. Run as a module, it writes them
+in Lichess's format, with the distance to mate as the rating:
+
+    python -m loopscope.tasks.chess.generate --mates 600 --seed 0 --out src/loopscope/tasks/shipped/chess_puzzles.csv.xz
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import itertools
+import multiprocessing
+import os
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import chess
+import numpy as np
+
+from loopscope.errors import check_positive
+from loopscope.tasks.chess.encoding import unpack_boards
+from loopscope.tasks.chess.rules import bitboards, flip_of, mating_moves
+from loopscope.tasks.sources import check_ending, write_text_file
+
+PLIES = 160
+"""Moves after which a game is given up."""
+GREED = (0.6, 0.1)
+"""How often the stronger and the weaker side take or give check where they can, instead of moving at random."""
+FIRST_SEARCHED = 12
+"""Mates are searched for from this ply on: before it there are next to none."""
+MOST_FLIGHTS = 3
+"""Mates in two are searched for where the opponent's king has no more squares to go to: beyond that they are rare."""
+
+GAMES_A_ROUND = 64
+"""Games that are handed out to processes together."""
+
+
+@dataclass(frozen=True)
+class MadePuzzle:
+    """A puzzle as Lichess gives it.
+
+    Args:
+        fen: the position before the opponent's move.
+        moves: that move, then a line that mates: the answer, and where it does not mate yet, one defence and the mate.
+        distance: in how many moves the answer mates, 1 or 2.
+        problem: the position to solve as the task encodes it; the same for positions that look the same to a model.
+    """
+
+    fen: str
+    moves: tuple[str, ...]
+    distance: int
+    problem: bytes
+
+
+def _refutation(board: chess.Board, replies: list[chess.Move]) -> chess.Move | None:
+    """Return the first reply that no move mates after, or None where each is mated."""
+    for reply in replies:
+        board.push(reply)
+        mated = any(True for _ in mating_moves(board))
+        board.pop()
+        if not mated:
+            return reply
+    return None
+
+
+def _flights(board: chess.Board) -> int:
+    """Return on how many squares the opponent's king could go, were it its move; the side to move is not in check."""
+    board.push(chess.Move.null())
+    flights = sum(1 for _ in board.generate_legal_moves(board.kings & board.occupied_co[board.turn]))
+    board.pop()
+    return flights
+
+
+def mates_in_two(board: chess.Board) -> list[chess.Move]:
+    """Return the moves after which every reply is met by a mating move, by exhaustive search; none where it is over."""
+    found, refutations = [], set[tuple[int, int]]()
+    for move in list(board.legal_moves):
+        board.push(move)
+        replies = list(board.legal_moves)
+        # What has refuted one move often refutes the next: it is tried first.
+        replies.sort(key=lambda reply: (reply.from_square, reply.to_square) not in refutations)
+        refutation = _refutation(board, replies)
+        board.pop()
+        if refutation is not None:
+            refutations.add((refutation.from_square, refutation.to_square))
+        elif replies:
+            found.append(move)
+    return found
+
+
+def only_mate(fen: str, moves: Sequence[str], distance: int) -> bool:
+    """Return whether a puzzle's answer is the only mate in one, or the only one in two where none is in one."""
+    board = chess.Board(fen)
+    board.push_uci(moves[0])
+    in_one = list(mating_moves(board))
+    only = [chess.Move.from_uci(moves[1])]
+    return in_one == only if distance == 1 else not in_one and mates_in_two(board) == only
+
+
+def _line(board: chess.Board, answer: chess.Move) -> tuple[str, ...]:
+    """Return the answer, and where it does not mate, the first defence and the first mating move after it."""
+    board = board.copy(stack=False)
+    board.push(answer)
+    if board.is_checkmate():
+        return (answer.uci(),)
+    defence = next(iter(board.legal_moves))
+    board.push(defence)
+    return answer.uci(), defence.uci(), next(mating_moves(board)).uci()
+
+
+def _chosen(board: chess.Board, greed: float, source: random.Random) -> chess.Move:
+    """Return a move: of those that take or give check with probability ``greed``, else any."""
+    moves = list(board.legal_moves)
+    if source.random() < greed:
+        forcing = [move for move in moves if board.is_capture(move) or board.gives_check(move)]
+        moves = forcing or moves
+    return source.choice(moves)
+
+
+def game_puzzles(seed: int, game: int) -> Iterator[MadePuzzle]:
+    """Yield the first mate in one and the first in two that a game comes past: more of one game would be too alike."""
+    source = random.Random(f"{seed} {game}")
+    stronger = source.choice([chess.WHITE, chess.BLACK])
+    board, missing = chess.Board(), {1, 2}
+    for ply in range(PLIES):
+        if board.is_game_over() or not missing:
+            return
+        before, move = board.fen(), _chosen(board, GREED[board.turn != stronger], source)
+        board.push(move)
+        if ply < FIRST_SEARCHED or board.turn != stronger:
+            continue
+        answers, distance = list(mating_moves(board)), 1
+        if not answers and 2 in missing and not board.is_check() and _flights(board) <= MOST_FLIGHTS:
+            answers, distance = mates_in_two(board), 2
+        if len(answers) == 1 and distance in missing:
+            missing.remove(distance)
+            boards = np.array([bitboards(board)], np.uint64)
+            problem = unpack_boards(boards[:, :6], boards[:, 6], np.array([flip_of(board)], np.int8))
+            yield MadePuzzle(before, (move.uci(), *_line(board, answers[0])), distance, problem.tobytes())
+
+
+def _game(place: tuple[int, int]) -> list[MadePuzzle]:
+    return list(game_puzzles(*place))
+
+
+def collect(games: Iterable[list[MadePuzzle]], mates: int) -> list[MadePuzzle]:
+    """Return the first ``mates`` puzzles of each distance that games give, no two alike, the mates in one first."""
+    found: dict[int, dict[bytes, MadePuzzle]] = {1: {}, 2: {}}
+    for puzzles in games:
+        for puzzle in puzzles:
+            if len(found[puzzle.distance]) < mates:
+                found[puzzle.distance].setdefault(puzzle.problem, puzzle)
+        if all(len(kind) == mates for kind in found.values()):
+            break
+    return [puzzle for kind in found.values() for puzzle in kind.values()]
+
+
+def generate(mates: int, seed: int) -> list[MadePuzzle]:
+    """Return as many mates in one and as many in two, each with one solution; the same for the same numbers.
+
+    Args:
+        mates: how many of each.
+        seed: decides the games.
+    """
+    check_positive(mates=mates)
+    return collect((_game((seed, game)) for game in itertools.count()), mates)
+
+
+def to_csv(puzzles: Iterable[MadePuzzle], seed: int) -> str:
+    """Return puzzles in Lichess's format, the rating being the distance to mate."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["PuzzleId", "FEN", "Moves", "Rating", "Themes"])
+    for number, puzzle in enumerate(puzzles):
+        themes = f"mate mateIn{puzzle.distance}"
+        writer.writerow([f"{seed}-{number}", puzzle.fen, " ".join(puzzle.moves), puzzle.distance, themes])
+    return file.getvalue()
+
+
+def main() -> None:
+    """Write generated puzzles; their number of processes does not change them."""
+    parser = argparse.ArgumentParser(description="Make mates in one and in two with one solution each.")
+    parser.add_argument("--mates", type=int, default=1000, help="How many of each.")
+    parser.add_argument("--seed", type=int, default=0, help="Decides the games.")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="Processes that play games.")
+    parser.add_argument("--out", type=Path, required=True, help="File to write: .csv, .csv.gz or .csv.xz.")
+    options = parser.parse_args()
+    check_positive(mates=options.mates, workers=options.workers)
+    check_ending(options.out)
+    with multiprocessing.get_context("spawn").Pool(options.workers) as pool:
+        rounds = (range(first, first + GAMES_A_ROUND) for first in itertools.count(step=GAMES_A_ROUND))
+        games = (pool.imap(_game, [(options.seed, game) for game in round_]) for round_ in rounds)
+        puzzles = collect(itertools.chain.from_iterable(games), options.mates)
+    write_text_file(options.out, to_csv(puzzles, options.seed))
+
+
+if __name__ == "__main__":
+    main()
