@@ -181,10 +181,15 @@ def _in_words(status: RunStatus) -> str:
 def data_tables(report: DataReport) -> list[Table]:
     """Return tables of what a data set holds: its splits by difficulty, its sources, and what is wrong with it."""
     splits = Table(title=report.origin, caption="examples of each split, and how many of each difficulty")
-    for name in ("split", "examples", *next(iter(report.difficulty.values()))):
+    for name in ("split", "examples", "difficulty", "of it"):
         splits.add_column(name, justify="left" if name == "split" else "right")
     for name, count in report.splits.items():
-        splits.add_row(name, str(count), *(str(number or "") for number in report.difficulty[name].values()))
+        ranges = [(within, str(number)) for within, number in report.difficulty[name].items() if number]
+        # One line per range: beside each other they would not fit eighty columns.
+        for place, cells in enumerate(ranges):
+            splits.add_row(
+                *((name, str(count)) if place == 0 else ("", "")), *cells, end_section=place == len(ranges) - 1
+            )
     sources = _counts_table("where the problems are from", report.sources)
     faults = {f"left out: {reason}": count for reason, count in report.rejects.items()} | {
         "the same problem or a copy in two splits": report.shared,

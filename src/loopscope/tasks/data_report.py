@@ -109,7 +109,7 @@ def chess_report(task: Any, verify: bool, out: Path | None) -> DataReport:
     if out is not None:
         write_puzzles(origin, out, puzzles)
     graded = {name: split.difficulty.numpy() for name, split in splits.items() if split.difficulty is not None}
-    bounds = (0, 801, 1201, 1601, 1801, 2001, 2201, 2401) if puzzles.ratings.max() > 2 else (1, 2)
+    bounds = (0, *range(601, 3000, 200)) if puzzles.ratings.max() > 2 else (1, 2)
     return DataReport(
         origin=str(origin),
         sources={},
