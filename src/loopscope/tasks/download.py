@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from email.message import Message
 from hashlib import sha256
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from loopscope.errors import LoopscopeError
 from loopscope.files import explain_write, make_folder, write_text
@@ -35,7 +35,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         self.linked_tag = ""
 
     def redirect_request(
-        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Message, newurl: str
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Message, newurl: str
     ) -> urllib.request.Request | None:
         self.linked_tag = headers.get("X-Linked-Etag", self.linked_tag)
         return super().redirect_request(req, fp, code, msg, headers, newurl)  # type: ignore[arg-type]
@@ -138,7 +138,7 @@ def _alone(path: Path) -> Iterator[None]:
 def _fetch(url: str, partial: Path, pause: float) -> _Answer:
     """Receive what is still missing of a file, over as many connections as it takes; return the last answer."""
     tag_file = partial.with_suffix(".tag")
-    attempts = 0
+    attempts, restarted = 0, False
     with _progress(partial.name.removeprefix(".").removesuffix(".partial")) as show:
         while True:
             begin = partial.stat().st_size if partial.exists() else 0
@@ -149,7 +149,8 @@ def _fetch(url: str, partial: Path, pause: float) -> _Answer:
                     _receive(answer, partial, show)
                     return answer
             except urllib.error.HTTPError as error:
-                if error.code == UNSATISFIABLE and begin:  # more was there than the file now holds
+                if error.code == UNSATISFIABLE and begin and not restarted:  # the file has become shorter
+                    restarted = True
                     partial.unlink()
                     continue
                 raise LoopscopeError(f"cannot download {url}: the server says {error.code} {error.reason}") from error

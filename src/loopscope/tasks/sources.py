@@ -54,7 +54,7 @@ class _ZstdStream(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
         while not self._ready:
             compressed = (self._frame.unused_data if self._frame.eof else b"") or self._file.read(CHUNK)
             if not compressed:
