@@ -10,9 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from loopscope.cli import main
 from loopscope.errors import LoopscopeError
 from loopscope.models import LoopedTransformerConfig
 from loopscope.tasks import Sudoku
+from loopscope.tasks.data_report import histogram, overlap
 from loopscope.tasks.sudoku_generator import FEWEST, MOST, generate, generated_puzzles
 from loopscope.tasks.sudoku_puzzles import breaches, cells, proof, read_puzzles, solved
 from loopscope.tasks.sudoku_rules import UNDECIDED, canonical_forms, solve, symmetry_classes
@@ -570,3 +572,42 @@ def test_data_that_are_missing_or_too_few_are_refused(folder, made, write):
         Sudoku(path=str(few)).training_split()
     with pytest.raises(LoopscopeError, match="holds 0 puzzles of the split 'singles'"):
         Sudoku(path=str(folder), mixture=("hard",)).training_split()
+
+
+# The command
+
+
+def test_the_command_describes_a_data_set_and_writes_it(folder, made, tmp_path, capsys):
+    out = tmp_path / "all.csv.xz"
+    options = [f"--data.path={folder}", "--data.validation_puzzles=50", "--data.min_givens=17"]
+    assert main(["data", "sudoku", *options, f"--out={out}"]) == 0
+    shown = capsys.readouterr().out
+    for words in ("training", "singles", "10-99 guesses", "17x", "hard", "in two splits"):
+        assert words in shown
+    written = read_puzzles(out, ROWS)
+    assert len(written) == len(made) + 1
+    stored = read_puzzles(folder / "sudoku_puzzles.csv.gz", ROWS)
+    assert (written.puzzles == stored.puzzles).all()
+    assert (written.guesses == stored.guesses).all()
+
+
+def test_the_command_fails_where_a_proof_fails_or_splits_share_copies(folder, made, write, capsys):
+    # The puzzle of 17 givens has many solutions, whatever its line says.
+    assert main(["data", "sudoku", f"--data.path={folder}", "--data.validation_puzzles=50", "--verify"]) == 1
+    assert "no proof of one solution" in capsys.readouterr().out
+    twins = [",".join([*line.split(",")[:4], f"{number:x}"]) for number, line in enumerate(table(made, slice(40)) * 2)]
+    path = write(HEADER, *twins)
+    assert main(["data", "sudoku", f"--data.path={path}", "--data.validation_puzzles=20"]) == 1
+
+
+def test_the_command_refuses_what_it_does_not_know(capsys, tmp_path):
+    assert main(["data", "sudoku", "--data.sorce=shipped"]) == 2
+    assert "did you mean --data.source?" in capsys.readouterr().err
+    assert main(["data", "sudoku", "--data.source=shipped", f"--out={tmp_path / 'a.json'}"]) == 2
+    assert "expected one of .csv, .gz, .xz" in capsys.readouterr().err
+
+
+def test_counts_fall_into_their_ranges_and_overlaps_are_counted():
+    assert histogram(np.array([0.0, 1.0, 3.0, 4.0, 99.0]), (0, 1, 4)) == {"0": 1, "1-3": 2, "4+": 2}
+    keys = {"a": np.array([1, 2, 2]), "b": np.array([2, 3]), "c": np.array([1, 9])}
+    assert overlap(keys) == (2, 1)

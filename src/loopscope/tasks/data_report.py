@@ -68,7 +68,7 @@ def overlap(keys: Mapping[str, np.ndarray]) -> tuple[int, int]:
 
 
 def sudoku_report(task: Any, verify: bool, out: Path | None) -> DataReport:
-    """Return what the data of a sudoku task hold; see ``report``."""
+    """Return what the data of a sudoku task hold; see ``REPORTERS``."""
     from loopscope.tasks.sudoku import puzzles_of
     from loopscope.tasks.sudoku_puzzles import proof, write_puzzles
     from loopscope.tasks.sudoku_rules import symmetry_classes
