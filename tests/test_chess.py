@@ -1,21 +1,34 @@
 """Chess: encodings against python-chess, rules for being right, files good and bad, and what is made here."""
 
+import gzip
+import importlib.util
+import lzma
 import random
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import chess
 import numpy as np
 import pytest
 import torch
+import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from loopscope.cli import main
+from loopscope.errors import LoopscopeError
 from loopscope.evaluation import EvaluationConfig, evaluate
 from loopscope.models import LoopedTransformer, LoopedTransformerConfig
 from loopscope.tasks import Chess
 from loopscope.tasks.chess import puzzles as puzzles_module
 from loopscope.tasks.chess.encoding import PIECES, PROMOTIONS, Answers, pack_ragged, unpack_boards
-from loopscope.tasks.chess.rules import answer_of, flip_of, positions
+from loopscope.tasks.chess.generate import generate, mates_in_two, to_csv
+from loopscope.tasks.chess.puzzles import checked_positions, proof, read_puzzles
+from loopscope.tasks.chess.rules import answer_of, flip_of, mating_moves, may_check, positions
+from loopscope.tasks.chess.task import SHIPPED
+from loopscope.tasks.data_report import overlap
 
 # The first position has two mating moves, the second one, the third none; in the fourth a pawn becomes a knight. Both
 # sides move, and their kings stand on both halves.
@@ -249,3 +262,292 @@ def test_a_model_is_evaluated_by_both_rules_and_by_rating(puzzle_file):
     assert hard.by_difficulty[0].iterations == [1, 2, 3]
     mean = sum(part.examples * part.answer_accuracy[-1] for part in hard.by_difficulty) / 20
     assert mean == pytest.approx(hard.last)
+
+
+def test_reading_in_several_processes_gives_what_one_gives(monkeypatch):
+    puzzles = [*many(10), ("nonsense", "e2e4 e7e5"), *MADE]
+    alone = checked_positions(puzzles)
+    monkeypatch.setattr(puzzles_module, "ROWS_PER_WORKER", 7)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    together = checked_positions(puzzles)
+    assert alone.keys() == together.keys()
+    for name, values in alone.items():
+        assert values.dtype == together[name].dtype
+        assert np.array_equal(values, together[name])
+
+
+@pytest.mark.parametrize("ending", ["", ".gz", ".xz", ".zst"])
+def test_every_compression_is_read(tmp_path, ending):
+    compress = {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress, ".zst": zstandard.ZstdCompressor().compress}
+    path = tmp_path / f"puzzles.csv{ending}"
+    path.write_bytes(compress[ending](text(*(line(f"p{i}", puzzle) for i, puzzle in enumerate(MADE))).encode()))
+    assert len(read_puzzles(path, 10)) == 4
+    assert len(read_puzzles(path, 3)) == 3
+
+
+def test_a_file_is_read_once_until_it_changes_and_then_without_the_rules(puzzle_file, tmp_path, monkeypatch):
+    first = read_puzzles(puzzle_file, 50)
+    (kept,) = (tmp_path / "cache").iterdir()
+
+    def again():
+        puzzles_module._puzzles.cache_clear()
+        return read_puzzles(puzzle_file, 50)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(puzzles_module, "_read", None)
+        patched.setattr(importlib.util, "find_spec", lambda name: None)
+        second = again()
+    assert np.array_equal(first.problems, second.problems)
+    assert np.array_equal(first.moves, second.moves)
+    kept.write_bytes(kept.read_bytes()[:1000])
+    assert np.array_equal(again().problems, first.problems)
+    puzzle_file.write_text(text(*(line(f"p{i}", puzzle) for i, puzzle in enumerate(MADE))))
+    assert len(again()) == 4
+
+
+def test_without_a_place_for_the_cache_files_are_read_all_the_same(puzzle_file, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("LOOPSCOPE_CACHE", str(tmp_path / "file" / "cache"))
+    assert len(read_puzzles(puzzle_file, 50)) == 50
+
+
+BAD_ROWS = {
+    "line cut or too long": ["p9,8/8/8/8 w", f"{line('p9', ONE_MATE)},more,and more"],
+    "id seen before": [line("p0", FORK)],
+    "rating is no number": [
+        line("p9", FORK, "high"),
+        line("p9", FORK, ""),
+        line("p8", FORK, "-3"),
+        line("p7", FORK, "²"),
+    ],
+    "illegal position": [
+        line("p9", ("8/8/8/8/8/8/8/8 w - - 0 1", FORK[1])),
+        line("p9", ("r3k3/8/8/1N6/8/8/5p2/6K1", FORK[1])).replace("r3k3", "r3k4"),
+        line("p9", ("not a position", FORK[1])),
+        line("p9", ("4k3/8/8/8/8/8/8/K3R3 w - - 0 1", "a1a2 e8d8")),
+    ],
+    "illegal move": [
+        line("p9", (FORK[0], "g1g8 b5c7")),
+        line("p9", (FORK[0], "g1f2 e8e8")),
+        line("p9", (FORK[0], "g1f2 e8d7 b5b6")),
+        line("p9", (FORK[0], "g1f2 what")),
+        line("p9", (SEVERAL_MATES[0], "d7d6 b3b8 a7a6")),
+    ],
+    "fewer than two moves": [line("p9", (FORK[0], "g1f2")), line("p9", (FORK[0], ""))],
+    "position seen before": [line("p9", ONE_MATE, 2300)],
+}
+
+
+@pytest.mark.parametrize(("reason", "row"), [(reason, row) for reason, rows in BAD_ROWS.items() for row in rows])
+def test_rows_that_cannot_be_used_are_left_out_and_counted_by_reason(tmp_path, reason, row):
+    path = tmp_path / "puzzles.csv"
+    path.write_text(text(line("p0", ONE_MATE), row, line("p2", SEVERAL_MATES)))
+    puzzles = read_puzzles(path, 10)
+    assert puzzles.rejects == {reason: 1}
+    assert len(puzzles) == 2
+
+
+def test_a_line_that_is_cut_at_the_end_of_a_file_is_left_out(tmp_path):
+    path = tmp_path / "puzzles.csv"
+    path.write_text(text(line("p0", ONE_MATE), line("p1", FORK))[:-40])
+    assert read_puzzles(path, 10).rejects == {"line cut or too long": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("a.csv", b"", "has no column PuzzleId, FEN, Moves, Rating: expected Lichess's puzzle CSV"),
+        ("a.csv", b"PuzzleId,FEN,Rating\n1,2,3\n", "has no column Moves"),
+        ("a.csv", text(line("p", FORK)).encode().replace(b"mate short", b"mat\xe9"), "is not UTF-8 text"),
+        ("a.csv", text('"' + "x" * 200_000).encode(), "line 2 is no CSV: field larger"),
+        ("a.csv.zst", text(line("p", FORK)).encode(), "is no .zst file"),
+        ("a.csv.xz", lzma.compress(text(line("p", FORK)).encode())[:-20], "is cut or damaged"),
+        ("a.csv", text().encode(), "holds 0 puzzles rated 1-1600, a split needs more"),
+        ("a.csv", text(line("p", FORK), line("q", ONE_MATE)).encode(), "holds 0 puzzles rated 1601-2000"),
+    ],
+)
+def test_files_that_cannot_be_used_are_refused_by_name(tmp_path, name, content, sentence):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(LoopscopeError, match=sentence) as refused:
+        Chess(path=str(path)).evaluation_splits()
+    assert str(path) in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"puzzles": 1}, "puzzles is 1, expected at least 2"),
+        ({"test_puzzles": 0}, "test_puzzles is 0"),
+        ({"test_ratings": (1600, 2000)}, r"test_ratings is \[1600, 2000\] after train_rating 1600"),
+        ({"test_ratings": (2400, 2000)}, "expected rising numbers"),
+        ({"path": "here", "source": "shipped"}, "path here was given with source shipped"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options, sentence):
+    with pytest.raises(LoopscopeError, match=sentence):
+        Chess(**options)
+
+
+def test_the_command_says_what_a_file_holds_and_what_was_left_out(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    ratings = [*range(1000, 1600, 10), 1700, 1800, 2100, 2300]
+    lines = [line(f"p{i}", puzzle, rating) for i, (puzzle, rating) in enumerate(zip(many(64), ratings, strict=True))]
+    path, out = tmp_path / "puzzles.csv", tmp_path / "kept.csv.gz"
+    path.write_text(text(*lines, line("p0", FORK), line("q", played(3)), "cut"))
+    assert main(["data", "chess", "--data.path", str(path), "--verify", "--out", str(out)]) == 0
+    said = [" ".join(row.replace("│", " ").split()) for row in capsys.readouterr().out.splitlines()]
+    for row in (
+        "training 48 1001-1200 16",
+        "up to 1600 12 801-1000 1",
+        "1601-2000 2 1601-1800 2",
+        "2001-2400 2 2001-2200 1",
+        "left out: id seen before 1",
+        "left out: position seen before 1",
+        "left out: line cut or too long 1",
+        "the same problem or a copy in two splits 0",
+        "proof failed 0",
+    ):
+        assert row in said
+    kept = read_puzzles(out, 100)
+    assert kept.rejects == {}
+    assert np.array_equal(kept.problems, read_puzzles(path, 100).problems)
+
+
+def test_a_proof_finds_what_is_stored_wrongly(tmp_path):
+    path = tmp_path / "puzzles.csv"
+    path.write_text(text(*(line(f"p{i}", puzzle, 1) for i, puzzle in enumerate(MADE))))
+    puzzles = read_puzzles(path, 10)
+    # One of the four has one mating move.
+    assert proof(path, puzzles, 10) == {"not the only mate in so many moves": 3}
+    ratings = np.full(4, 1500, np.int16)
+    assert proof(path, replace(puzzles, ratings=ratings), 10) == {"stored otherwise than read anew": 1}
+
+
+def test_positions_in_two_splits_are_found():
+    boards = {"a": np.zeros((2, 64), np.int8), "b": np.zeros((3, 64), np.int8)}
+    boards["a"][1], boards["b"][1], boards["b"][2] = 1, 1, 2
+    assert overlap({name: codes.view("V64").ravel() for name, codes in boards.items()}) == (2, 0)
+    boards["b"][2] = 1
+    assert overlap({name: codes.view("V64").ravel() for name, codes in boards.items()}) == (2, 1)
+
+
+def test_a_missing_extra_is_one_line_that_says_what_to_install(puzzle_file, monkeypatch):
+    monkeypatch.setitem(sys.modules, "chess", None)
+    with pytest.raises(LoopscopeError, match=r'pip install "loopscope\[chess\]"'):
+        Chess(path=str(puzzle_file)).training_split()
+
+
+def test_the_package_does_without_the_extra_until_puzzles_are_read():
+    program = "import sys; sys.modules['chess'] = None; import loopscope.cli, loopscope.tasks; loopscope.tasks.Chess()"
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def brute_mates(board: chess.Board) -> set[chess.Move]:
+    """Return the moves that mate, from the definition."""
+    mates = set()
+    for move in board.legal_moves:
+        after = board.copy(stack=False)
+        after.push(move)
+        mates |= {move} if after.is_checkmate() else set()
+    return mates
+
+
+CHECKS = (
+    "5k2/8/8/8/8/8/4R1R1/4K2R w K - 0 1",  # castling mates
+    "8/8/8/k2pP2R/8/8/8/4K3 w - d6 0 1",  # taking en passant opens a line
+    "8/1P2k3/8/8/8/8/8/4K2R w K - 0 1",
+    "3k4/8/8/8/3K4/8/8/3R4 w - - 0 1",  # the king leaves the line of its rook
+    "6k1/3P1ppp/8/8/8/8/8/4K3 w - - 0 1",  # a queen and a rook mate, a bishop and a knight do not
+    "k7/8/1KN5/8/8/8/8/7B w - - 0 1",  # a knight's move opens the line of a bishop
+)
+
+
+@pytest.mark.parametrize("fen", CHECKS)
+def test_moves_that_give_check_in_unusual_ways_are_found(fen):
+    board = chess.Board(fen)
+    checks = {move for move in board.legal_moves if board.gives_check(move)}
+    assert checks
+    assert checks <= set(filter(may_check(board), board.legal_moves))
+    assert set(mating_moves(board)) == brute_mates(board)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**20))
+def test_no_move_that_gives_check_is_passed_over(seed):
+    board = chess.Board(played(seed)[0])
+    passed = set(filter(may_check(board), board.legal_moves))
+    assert {move for move in board.legal_moves if board.gives_check(move)} <= passed
+    assert set(mating_moves(board)) == brute_mates(board)
+
+
+def brute_mates_in_two(board: chess.Board) -> set[chess.Move]:
+    """Return the moves that mate in two by force, from the definition."""
+    found = set()
+    for move in board.legal_moves:
+        after = board.copy(stack=False)
+        after.push(move)
+        replies = []
+        for reply in after.legal_moves:
+            last = after.copy(stack=False)
+            last.push(reply)
+            replies.append(bool(brute_mates(last)))
+            if not replies[-1]:
+                break
+        found |= {move} if replies and all(replies) else set()
+    return found
+
+
+def shipped_rows() -> list[list[str]]:
+    rows = lzma.decompress(SHIPPED.read_bytes()).decode().splitlines()[1:]
+    return [row.split(",") for row in rows]
+
+
+@pytest.mark.parametrize("distance", [1, 2])
+def test_shipped_puzzles_have_one_solution_by_exhaustive_search(distance):
+    rows = [row for row in shipped_rows() if row[3] == str(distance)]
+    for _, fen, moves, _, themes in random.Random(distance).sample(rows, 8):
+        opponent, answer, *rest = moves.split()
+        board = chess.Board(fen)
+        board.push_uci(opponent)
+        mates = {move.uci() for move in brute_mates(board)}
+        assert themes == f"mate mateIn{distance}"
+        if distance == 1:
+            assert mates == {answer}
+            assert rest == []
+        else:
+            assert mates == set()
+            assert {move.uci() for move in brute_mates_in_two(board)} == {answer}
+            for move in (answer, *rest):
+                board.push_uci(move)
+            assert board.is_checkmate()
+
+
+def test_two_moves_that_mate_in_two_are_both_found():
+    board = chess.Board("6k1/8/8/8/8/8/1Q6/R3K3 w - - 0 1")
+    assert len(mates_in_two(board)) > 1
+    assert set(mates_in_two(board)) == brute_mates_in_two(board)
+
+
+def test_the_shipped_set_is_small_and_whole():
+    assert SHIPPED.stat().st_size < 1_000_000
+    task = Chess(source="shipped")
+    splits = [task.training_split(), *task.evaluation_splits().values()]
+    puzzles = read_puzzles(SHIPPED, 10_000)
+    assert puzzles.rejects == {}
+    assert sum(map(len, splits)) == len(puzzles) == len(shipped_rows())
+    assert [sorted(set(split.difficulty.tolist())) for split in splits] == [[1], [1], [2]]
+    assert puzzles.accepted.tolist() == [1] * len(puzzles)
+
+
+def test_generated_puzzles_are_the_same_for_the_same_seed_however_they_are_made():
+    here = generate(1, 5)
+    assert [puzzle.distance for puzzle in here] == [1, 2]
+    assert to_csv(here, 5) != to_csv(generate(1, 6), 5)
+    path = puzzles_module.generated_file(1, 5)
+    assert lzma.decompress(path.read_bytes()).decode() == to_csv(here, 5)
+    assert Chess(source="generated", generated_mates=1, seed=5).origin() == path
+    puzzles = read_puzzles(path, 10)
+    assert puzzles.rejects == {}
+    assert puzzles.problems.tobytes() == b"".join(puzzle.problem for puzzle in here)
