@@ -24,6 +24,7 @@ LEFT = 10.0
 """An answer that under plain iteration moves so many times faster than at first is leaving where it was."""
 
 
+@torch.no_grad()
 def compare_with_plain(
     loop: Loop,
     recalled: Tree,

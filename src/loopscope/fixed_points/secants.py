@@ -61,8 +61,8 @@ def _solved(matrix: Float[Tensor, "batch m m"], rhs: Float[Tensor, "batch m"]) -
 class Secants(ABC):
     """The remembered differences of a batch, and starting over from the best state where they mislead.
 
-    An example whose residual is more than ``growth``
-    times its best one since the last start goes back to its best value and forgets what it remembers.
+    An example whose residual is more than ``growth`` times its best one since the last start goes back to its best
+    value and forgets what it remembers.
     """
 
     growth: float
@@ -120,11 +120,12 @@ class Secants(ABC):
     def _weights(self, residual: Tensor) -> Tensor:
         """Solve the small system, each difference scaled to length one; slots that are not used get no weight."""
         system, square = self.system()
-        lengths = torch.where(self.used, square, 1).sqrt()
-        both = self.used.unsqueeze(1) & self.used.unsqueeze(2)
+        used = self.used & (square > 0)
+        lengths = torch.where(used, square, 1).sqrt()
+        both = used.unsqueeze(1) & used.unsqueeze(2)
         system = torch.where(both, system / (lengths.unsqueeze(1) * lengths.unsqueeze(2)), 0)
-        system = system + torch.diag_embed(~self.used + self.regularization)
-        return -_solved(system, torch.where(self.used, dots(self.left, residual) / lengths, 0)) / lengths
+        system = system + torch.diag_embed(~used + self.regularization)
+        return -_solved(system, torch.where(used, dots(self.left, residual) / lengths, 0)) / lengths
 
     @abstractmethod
     def left_of(self, point: Tensor, residual: Tensor) -> Tensor:

@@ -51,6 +51,7 @@ def solve(
     """
     if plain_iterations < 0:
         raise LoopscopeError(f"plain_iterations is {plain_iterations}, expected a number of at least 0")
+    batch = batch_size(inputs)
     device = leaves(inputs)[0].device
     with eval_mode(loop), torch.no_grad(), torch.autocast(device.type, enabled=False):
         recalled = loop.encode(inputs)
@@ -61,7 +62,7 @@ def solve(
         if not bool(arrived.any()):
             # A loop that draws random numbers never arrives: say so, at the price of two steps of one example.
             check_deterministic(loop, select(start, slice(0, 1)), select(recalled, slice(0, 1)))
-        same: tuple[bool | None, ...] = (None,) * batch_size(start)
+        same: tuple[bool | None, ...] = (None,) * batch
         spent = 0
         if isinstance(solver, PlainIteration):
             same = tuple(True if here else None for here in arrived.tolist())
