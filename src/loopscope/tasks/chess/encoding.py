@@ -39,14 +39,20 @@ def unpack_boards(
         own: squares that the side to move holds.
         flip: what turning and mirroring do to the number of a square, as an exclusive or: 56 turns, 7 mirrors.
     """
-    squares = np.arange(SQUARES, dtype=np.uint64)
     codes = np.zeros((len(own), SQUARES), np.int8)
     for kind in range(bitboards.shape[1]):
-        codes += (bitboards[:, kind, None] >> squares & np.uint64(1)).astype(np.int8) * np.int8(kind + 1)
-    theirs = (codes > 0) & (own[:, None] >> squares & np.uint64(1) == 0)
-    codes[theirs] += PLANES // 2
-    places = np.arange(SQUARES) ^ flip.astype(np.int64)[:, None]
-    return np.take_along_axis(codes, places, axis=1)
+        codes += _bits(bitboards[:, kind]) * np.int8(kind + 1)
+    codes[(codes > 0) & ~_bits(own).astype(bool)] += PLANES // 2
+    for flipped in np.unique(flip):
+        rows = flip == flipped
+        codes[rows] = codes[rows][:, np.arange(SQUARES) ^ int(flipped)]
+    return codes
+
+
+def _bits(bitboards: UInt64[np.ndarray, "positions"]) -> Int8[np.ndarray, "positions 64"]:
+    """Return the bits of each number, the lowest first."""
+    octets = bitboards.astype("<u8").view(np.uint8).reshape(-1, 8)
+    return np.unpackbits(octets, axis=1, bitorder="little").view(np.int8)
 
 
 def planes(problems: Integer[Tensor, "batch 64"]) -> Float[Tensor, "batch 64 12"]:
