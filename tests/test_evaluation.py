@@ -139,6 +139,20 @@ def test_padding_counts_neither_as_right_nor_as_wrong():
     assert unmasked.token_accuracy[-1] == 0.5
 
 
+def test_settled_answers_are_counted_with_those_of_them_that_are_right():
+    """z <- z / 2 + e / 2 settles at e; where the first bit is set the state only grows."""
+    drifting = FunctionLoop(
+        encode=lambda inputs: inputs.squeeze(-1),
+        start=torch.zeros_like,
+        step=lambda z, e: torch.where(e[:, :1] > 0, z + e, (z + e) / 2),
+        read=lambda z: torch.stack([-z, z], -1),
+    )
+    problems = torch.tensor([[0, 1, 1], [0, 0, 1], [1, 0, 1], [1, 1, 1]])
+    answers = torch.tensor([[0, 1, 1], [1, 1, 1], [1, 0, 1], [1, 1, 1]])
+    settled = evaluate_split(drifting, TASK, Split(problems, answers), EvaluationConfig(iterations=40)).settled
+    assert (settled.examples, settled.right, settled.tolerance) == (2, 1, 1e-4)
+
+
 @given(st.lists(st.lists(st.booleans(), min_size=4, max_size=4), min_size=1, max_size=12))
 def test_the_figures_are_their_definitions(table):
     solved = torch.tensor(table)

@@ -22,6 +22,7 @@ from loopscope.training.settings import tidy
 
 if TYPE_CHECKING:
     from loopscope.subjects import Subject
+    from loopscope.tasks.words import Problem, Words
 
 # What is shown may hold brackets and colons of its own (paths, errors): none of it is markup.
 console = Console(stderr=True, markup=False, emoji=False)
@@ -183,6 +184,45 @@ def study_command(options: Namespace) -> int:
     return 1 if any(record.status == "failed" for record in outcome.records.values()) else 0
 
 
+def solve_command(options: Namespace) -> int:
+    """Answer problems with a trained model."""
+    from loopscope.errors import check_positive
+    from loopscope.reports.answers import answer_lines, show_answer, show_frames, show_last
+    from loopscope.solving import answer_all, answer_of, frames, open_answerer
+
+    check_positive(tolerance=options.tolerance, max_iterations=options.max_iterations)
+    limits = (options.tolerance, options.max_iterations)
+    answerer = open_answerer(options.run)
+    if options.problem == "-":
+        if options.watch:
+            raise LoopscopeError("--watch shows one problem, not those of standard input: give one")
+        answers = answer_all(answerer, _typed_in(answerer.words), *limits)
+        for line in answer_lines(answers):
+            print(line)
+        return 1 if any(answer.right is False for answer in answers) else 0
+    problem = answerer.words.read(options.problem)
+    out = Console(highlight=False)
+    show_form = show_frames if options.watch else show_last
+    last = show_form(out, answerer.words, problem, frames(answerer, problem, *limits))
+    answer = answer_of(answerer, problem, last, options.tolerance)
+    show_answer(out, answerer, answer)
+    return 1 if answer.right is False else 0
+
+
+def _typed_in(words: Words) -> list[Problem]:
+    """Return the problems of standard input, one per line."""
+    problems = []
+    for number, text in enumerate(sys.stdin, 1):
+        if text.strip():
+            try:
+                problems.append(words.read(text))
+            except LoopscopeError as error:
+                raise LoopscopeError(f"line {number}: {error}") from error
+    if not problems:
+        raise LoopscopeError(f"standard input holds no problem: expected one per line, such as {words.example}")
+    return problems
+
+
 def data_command(options: Namespace) -> int:
     """Prepare a task's data, check them, and say what they hold."""
     from loopscope.reports.terminal import data_tables
@@ -245,6 +285,24 @@ def _data_parser() -> ArgumentParser:
     return parser
 
 
+def _solve_parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        exit_on_error=False,
+        allow_abbrev=False,
+        description="Answer problems with a trained model: a sudoku of 81 characters, the FEN of a chess position, a string "
+        "of bits. An answer that the rules refute is called wrong, and the command then fails.",
+    )
+    parser.add_argument(
+        "run",
+        help="Folder of a trained run; or prefix-sums, sudoku or chess for the model that ships with the package.",
+    )
+    parser.add_argument("problem", help="The problem, quoted; or - to read one per line and write one answer per line.")
+    parser.add_argument("--watch", action="store_true", help="Show the answer change, iteration by iteration.")
+    parser.add_argument("--max-iterations", type=int, default=500, help="Most iterations for a problem.")
+    parser.add_argument("--tolerance", type=float, default=1e-4, help="Relative residual at which a state has settled.")
+    return parser
+
+
 def _evaluate_parser() -> ArgumentParser:
     parser = ArgumentParser(
         exit_on_error=False,
@@ -304,6 +362,7 @@ def _study_parser() -> ArgumentParser:
 COMMANDS: dict[str, tuple[Callable[[], ArgumentParser], Callable[[Namespace], int], str]] = {
     "data": (_data_parser, data_command, "Find, check and describe a task's data."),
     "train": (_train_parser, train_command, "Train one model on one task."),
+    "solve": (_solve_parser, solve_command, "Answer a problem that you type in."),
     "evaluate": (_evaluate_parser, evaluate_command, "Measure accuracy against the number of iterations."),
     "examine": (_examine_parser, examine_command, "Measure stability and give a verdict, for a run or any loop."),
     "study": (_study_parser, study_command, "Train, evaluate and examine a grid of runs, with one report."),

@@ -12,7 +12,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from loopscope.errors import check_positive
-from loopscope.loop import Loop, eval_mode, mask_of
+from loopscope.fixed_points.residual import relative_residual, smallest_scale
+from loopscope.loop import Loop, eval_mode, flatten, mask_of
 from loopscope.tasks.task import Split, Task
 
 WITHIN_BEST = 0.01
@@ -20,6 +21,8 @@ CACHED_TOKENS = 4096
 DIFFICULTY_ITERATIONS = (1, 2, 4, 8, 16, 30, 64, 128, 256, 500, 1000, 2000)
 """The iterations after which accuracy is told apart by difficulty, and the last one."""
 DIFFICULTY_BINS = 8
+SETTLED = 1e-4
+"""The relative residual within which a state counts as settled."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,21 @@ class DifficultyBin:
 
 
 @dataclass(frozen=True)
+class Settled:
+    """Does arrival tell right answers from wrong ones? Taken at the last iteration.
+
+    Args:
+        tolerance: relative residual within which a state counts as settled.
+        examples: number of examples whose state is.
+        right: those of them whose whole answer is right.
+    """
+
+    tolerance: float
+    examples: int
+    right: int
+
+
+@dataclass(frozen=True)
 class AccuracyCurve:
     """Accuracy of one split at every iteration, from 1 on (item i is after i + 1 iterations).
 
@@ -75,6 +93,7 @@ class AccuracyCurve:
         other_rules: answer accuracy by the task's other rules, by their names.
         by_difficulty: answer accuracy in bins of about as many examples each, easiest first; none where the split has
             no difficulty.
+        settled: how many examples have settled, and how many of those are right.
     """
 
     examples: int
@@ -87,6 +106,7 @@ class AccuracyCurve:
     solved_then_broken: float
     other_rules: dict[str, list[float]] = field(default_factory=dict)
     by_difficulty: list[DifficultyBin] = field(default_factory=list)
+    settled: Settled | None = None
 
 
 def difficulty_bins(
@@ -119,8 +139,9 @@ def summarize(
     token_accuracy: Float[Tensor, "iterations"],
     other_rules: Mapping[str, Float[Tensor, "iterations"]] | None = None,
     difficulty: Float[Tensor, "examples"] | None = None,
+    residual: Float[Tensor, "examples"] | None = None,
 ) -> AccuracyCurve:
-    """Return the curve and its figures from which examples are solved at each iteration."""
+    """Return the curve and its figures from which examples are solved at each iteration, and their last residuals."""
     accuracy = solved.double().mean(1)
     best = accuracy.max()
     # A hair below, so that an accuracy of exactly the best less 0.01 counts whatever its rounding.
@@ -136,7 +157,13 @@ def summarize(
         solved_then_broken=(solved.any(0) & ~solved[-1]).double().mean().item(),
         other_rules={name: values.tolist() for name, values in (other_rules or {}).items()},
         by_difficulty=[] if difficulty is None else difficulty_bins(solved, difficulty),
+        settled=None if residual is None else _settled(solved[-1], residual),
     )
+
+
+def _settled(right: Bool[Tensor, "examples"], residual: Float[Tensor, "examples"]) -> Settled:
+    still = residual <= SETTLED
+    return Settled(SETTLED, int(still.sum()), int((still & right).sum()))
 
 
 def batches(split: Split, config: EvaluationConfig) -> list[slice]:
@@ -159,7 +186,7 @@ def evaluate_split(
 ) -> AccuracyCurve:
     """Run a loop on a split and return its accuracy after every iteration.
 
-    One state is held at a time, and one bit per example and iteration. Padding (the loop's mask) counts neither as
+    No more than two states are held at a time, and one bit per example and iteration. Padding (the loop's mask) counts neither as
     right nor as wrong. A module is put in eval mode meanwhile.
 
     Args:
@@ -172,6 +199,7 @@ def evaluate_split(
     split = split.first(config.examples)
     solved = torch.empty(config.iterations, len(split), dtype=torch.bool)
     tokens_right, tokens = torch.zeros(2, config.iterations, dtype=torch.float64)
+    residual = torch.empty(len(split))
     others: dict[str, Tensor] = defaultdict(lambda: torch.zeros(config.iterations, dtype=torch.float64))
     with eval_mode(loop):
         for rows in batches(split, config):
@@ -179,8 +207,10 @@ def evaluate_split(
             recalled = loop.encode(task.inputs(problems))
             state = loop.start(recalled)
             real = mask_of(loop, recalled)
+            smallest = smallest_scale(state, real)
             for i in range(config.iterations):
-                state = loop.step(state, recalled)
+                before = state
+                state = loop.step(before, recalled)
                 logits = loop.read(state)
                 right = task.correct(logits, problems, answers)
                 padding = torch.zeros_like(right) if real is None else ~real
@@ -191,8 +221,9 @@ def evaluate_split(
                     others[name][i] += right_so.sum()
                 if on_iteration is not None:
                     on_iteration()
+            residual[rows] = relative_residual(flatten(before, real), flatten(state, real), smallest).float()
     other_rules = {name: right / len(split) for name, right in others.items()}
-    return summarize(solved, tokens_right / tokens, other_rules, split.difficulty)
+    return summarize(solved, tokens_right / tokens, other_rules, split.difficulty, residual)
 
 
 def evaluate(

@@ -1,0 +1,87 @@
+"""What ``loopscope solve`` shows: one answer with its evidence, many answers as lines, an answer as it forms."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+from loopscope.solving import Answer, Answerer, Frame
+from loopscope.tasks.words import Problem, Words, legend
+
+PRINTED = (1, 2, 4, 8, 16, 30, 60, 120, 250, 500)
+"""The iterations that are printed where the output is no terminal."""
+PAUSE = 0.04
+"""Seconds that an iteration is shown at least."""
+JUDGED = {True: "solved", False: "wrong", None: "answered"}
+
+
+def answer_lines(answers: Sequence[Answer]) -> Iterator[str]:
+    """Return one line per answer, with tabs: answer, solved or wrong, settled or not, iterations, residual."""
+    for answer in answers:
+        settled = "settled" if answer.settled else "not settled"
+        yield "\t".join([answer.line, JUDGED[answer.right], settled, str(answer.iterations), f"{answer.residual:.1e}"])
+
+
+def verdict_on(answer: Answer) -> str:
+    """Return what the rules say of an answer, in a sentence."""
+    if answer.right is None:
+        return "Answered; the rules alone cannot tell whether it is right."
+    return "Solved, and confirmed by the rules." if answer.right else "Wrong: the rules refute this answer."
+
+
+def arrival_of(answer: Answer) -> str:
+    """Return whether, and when, the state settled, in a sentence."""
+    if answer.settled:
+        return f"It settled after {answer.iterations} iterations (residual {answer.residual:.1e})."
+    return f"It had not settled after {answer.iterations} iterations (residual {answer.residual:.1e})."
+
+
+def track_record(answerer: Answerer, settled: bool) -> str:
+    """Return how often such answers were right in validation, in a sentence."""
+    record = answerer.record
+    if record is None:
+        return f"How often such answers are right was not measured: loopscope evaluate {answerer.path} does."
+    total, right = (record.settled, record.settled_right) if settled else (record.others, record.others_right)
+    kind = "that settled" if settled else "that did not settle"
+    if not total:
+        return f"In validation no answer was one {kind}."
+    return f"In validation, {right:,} of {total:,} answers {kind} were right ({100 * right / total:.1f}%)."
+
+
+def show_answer(console: Console, answerer: Answerer, answer: Answer) -> None:
+    """Print one answer, what the rules say of it, and how far to trust it."""
+    console.print(answer.line, soft_wrap=True)
+    for sentence in (verdict_on(answer), arrival_of(answer), track_record(answerer, answer.settled)):
+        console.print(sentence, soft_wrap=True, markup=False)
+
+
+def _view(words: Words, problem: Problem, frame: Frame) -> Group:
+    head = Text(f"iteration {frame.iteration}, residual {frame.residual:.1e}", style="bold")
+    return Group(head, words.picture(problem, frame.logits, frame.since), legend())
+
+
+def show_last(console: Console, words: Words, problem: Problem, frames: Iterator[Frame]) -> Frame:
+    """Show an answer when it has formed, coloured by when its parts settled; return its last frame."""
+    *_, last = frames
+    console.print(_view(words, problem, last))
+    return last
+
+
+def show_frames(console: Console, words: Words, problem: Problem, frames: Iterator[Frame]) -> Frame:
+    """Show an answer as it forms: every iteration in a terminal, some of them elsewhere; return its last frame."""
+    if console.is_terminal:
+        with Live(console=console, auto_refresh=False) as live:
+            for frame in frames:
+                live.update(_view(words, problem, frame), refresh=True)
+                time.sleep(PAUSE)
+        return frame
+    for frame in frames:
+        if frame.iteration in PRINTED:
+            console.print(_view(words, problem, frame))
+    if frame.iteration not in PRINTED:
+        console.print(_view(words, problem, frame))
+    return frame

@@ -1,0 +1,199 @@
+"""Answering problems that a user types in, with a trained model: settled or not, confirmed by the rules or not."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from loopscope.errors import LoopscopeError
+from loopscope.files import read_json
+from loopscope.fixed_points import solve
+from loopscope.fixed_points.residual import relative_residual, smallest_scale
+from loopscope.loop import Loop, eval_mode, flatten
+from loopscope.models import LoopedTransformer
+from loopscope.subjects import trained
+from loopscope.tasks import TASKS
+from loopscope.tasks.task import Task
+from loopscope.tasks.words import Problem, Words, words_of
+from loopscope.training.runs import RunFolder
+
+SHIPPED = Path(__file__).parent / "shipped"
+"""Trained models that come with the package: one run folder per task."""
+BATCH = 256
+
+
+@dataclass(frozen=True)
+class Record:
+    """How often answers were right in validation, over all splits, by whether their states had settled.
+
+    Args:
+        settled: answers whose residual was within the tolerance at the last iteration.
+        settled_right: those of them that were right.
+        others: the other answers.
+        others_right: those of them that were right.
+    """
+
+    settled: int
+    settled_right: int
+    others: int
+    others_right: int
+
+
+@dataclass(frozen=True)
+class Answerer:
+    """A trained model, ready to answer.
+
+    Args:
+        path: its run folder.
+        model: the model, or any loop that reads the task's inputs and gives its logits.
+        task: its task.
+        words: how its problems are written.
+        record: how its answers fared in validation; None where the run was not evaluated.
+    """
+
+    path: Path
+    model: Loop
+    task: Task
+    words: Words
+    record: Record | None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer.
+
+    Args:
+        line: the answer on one line.
+        right: whether the rules confirm it; None where they cannot tell.
+        settled: whether the state arrived at a fixed point, within the tolerance.
+        iterations: evaluations of the step.
+        residual: relative residual at the end.
+    """
+
+    line: str
+    right: bool | None
+    settled: bool
+    iterations: int
+    residual: float
+
+
+def open_answerer(name: str) -> Answerer:
+    """Return the answerer of a run's folder, or of the model that ships with the package for a task's name.
+
+    Raises:
+        LoopscopeError: there is no such run or shipped model; or its model has no iterations.
+    """
+    path = SHIPPED / name if name in TASKS and not Path(name).exists() else Path(name)
+    if path.parent == SHIPPED and not path.is_dir():
+        shipped = sorted(folder.name for folder in SHIPPED.glob("*") if folder.is_dir())
+        raise LoopscopeError(
+            f"no model ships for the task {name} ({', '.join(shipped) or 'none ships at all'}): give a run's folder"
+        )
+    run = RunFolder(path)
+    settings, model = trained(run)
+    if not isinstance(model, LoopedTransformer):
+        raise LoopscopeError(f"{path} is of a {settings.model.architecture} model, which has no iterations to settle")
+    record = read_record(run.evaluation) if run.evaluation.is_file() else None
+    return Answerer(path, model, settings.data, words_of(settings.task), record)
+
+
+def read_record(path: Path) -> Record | None:
+    """Return the record that an evaluation holds, or None where it was made without."""
+    counts = [0, 0, 0, 0]
+    for curve in read_json(path)["splits"].values():
+        settled: dict[str, Any] | None = curve.get("settled")
+        if settled is None:
+            return None
+        examples = curve["examples"]
+        right = round(curve["last"] * examples)
+        for place, count in enumerate(
+            (settled["examples"], settled["right"], examples - settled["examples"], right - settled["right"])
+        ):
+            counts[place] += count
+    return Record(*counts)
+
+
+def answer_all(answerer: Answerer, problems: Sequence[Problem], tolerance: float, max_iterations: int) -> list[Answer]:
+    """Answer problems in batches of equal length; return the answers in order.
+
+    Args:
+        answerer: the model.
+        problems: any number of problems.
+        tolerance: on the relative residual.
+        max_iterations: evaluations of the step that a problem may take.
+    """
+    by_length: dict[int, list[int]] = defaultdict(list)
+    for place, problem in enumerate(problems):
+        by_length[len(problem.tokens)].append(place)
+    found: dict[int, Answer] = {}
+    for places in by_length.values():
+        for begin in range(0, len(places), BATCH):
+            rows = places[begin : begin + BATCH]
+            inputs = answerer.task.inputs(torch.stack([problems[place].tokens for place in rows]))
+            solution = solve(answerer.model, inputs, tolerance=tolerance, max_iterations=max_iterations)
+            for row, place in enumerate(rows):
+                found[place] = Answer(
+                    line=answerer.words.line(problems[place], solution.output[row]),
+                    right=answerer.words.right(problems[place], solution.output[row]),
+                    settled=bool(solution.arrived[row]),
+                    iterations=int(solution.iterations[row]),
+                    residual=float(solution.residual[row]),
+                )
+    return [found[place] for place in range(len(problems))]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One iteration of a problem that is being solved.
+
+    Args:
+        iteration: its number, from 1 on.
+        logits: what the state reads.
+        since: the iteration after which each token's answer last changed.
+        residual: relative residual of the step that led here.
+    """
+
+    iteration: int
+    logits: Float[Tensor, "tokens outputs"]
+    since: Int[Tensor, "tokens"]
+    residual: float
+
+
+def frames(answerer: Answerer, problem: Problem, tolerance: float, max_iterations: int) -> Iterator[Frame]:
+    """Yield every iteration of one problem, until its state has settled."""
+    model = answerer.model
+    with eval_mode(model):
+        with torch.no_grad():
+            recalled = model.encode(answerer.task.inputs(problem.tokens[None]))
+            state = model.start(recalled)
+            smallest = smallest_scale(state, None)
+            answer = model.read(state).argmax(-1)
+        since = torch.zeros_like(answer)
+        for iteration in range(1, max_iterations + 1):
+            with torch.no_grad():
+                before, state = state, model.step(state, recalled)
+                residual = float(relative_residual(flatten(before), flatten(state), smallest))
+                logits = model.read(state)
+            since = torch.where(logits.argmax(-1) == answer, since, iteration)
+            answer = logits.argmax(-1)
+            yield Frame(iteration, logits[0], since[0], residual)
+            if residual <= tolerance:
+                return
+
+
+def answer_of(answerer: Answerer, problem: Problem, frame: Frame, tolerance: float) -> Answer:
+    """Return the answer that a frame shows."""
+    return Answer(
+        line=answerer.words.line(problem, frame.logits),
+        right=answerer.words.right(problem, frame.logits),
+        settled=frame.residual <= tolerance,
+        iterations=frame.iteration,
+        residual=frame.residual,
+    )
