@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from loopscope.cli import main
 from loopscope.errors import LoopscopeError
 from loopscope.models import LoopedTransformerConfig
-from loopscope.tasks import Sudoku
+from loopscope.tasks import Sudoku, kernels
 from loopscope.tasks.data_report import histogram, overlap
 from loopscope.tasks.sudoku_generator import FEWEST, MOST, generate, generated_puzzles
 from loopscope.tasks.sudoku_puzzles import breaches, cells, proof, read_puzzles, solved
@@ -611,3 +611,20 @@ def test_counts_fall_into_their_ranges_and_overlaps_are_counted():
     assert histogram(np.array([0.0, 1.0, 3.0, 4.0, 99.0]), (0, 1, 4)) == {"0": 1, "1-3": 2, "4+": 2}
     keys = {"a": np.array([1, 2, 2]), "b": np.array([2, 3]), "c": np.array([1, 9])}
     assert overlap(keys) == (2, 1)
+
+
+def test_compiled_code_does_without_a_cache_where_no_folder_can_be_written(monkeypatch):
+    njit = kernels.numba.njit
+
+    def unwritable(**options):
+        if options.pop("cache", False):
+            raise RuntimeError("no locator available")
+        return njit(**options)
+
+    monkeypatch.setattr(kernels.numba, "njit", unwritable)
+
+    @kernels.kernel
+    def double(number):
+        return 2 * number
+
+    assert double(21) == 42
