@@ -3,6 +3,7 @@
 import gzip
 import itertools
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -621,7 +622,7 @@ def test_compiled_code_does_without_a_cache_where_no_folder_can_be_written(monke
             raise RuntimeError("no locator available")
         return njit(**options)
 
-    monkeypatch.setattr(kernels.numba, "njit", unwritable)
+    monkeypatch.setattr(kernels, "numba", SimpleNamespace(njit=unwritable))
 
     @kernels.kernel
     def double(number):
