@@ -290,7 +290,8 @@ def _solve_parser() -> ArgumentParser:
         exit_on_error=False,
         allow_abbrev=False,
         description="Answer problems with a trained model: a sudoku of 81 characters, the FEN of a chess position, a string "
-        "of bits. An answer that the rules refute is called wrong, and the command then fails.",
+        "of bits. An answer that the rules refute is called wrong, and the command then fails. The side to move of a FEN is "
+        "the one to find a move for; Lichess's files of puzzles give the position one move earlier.",
     )
     parser.add_argument(
         "run",

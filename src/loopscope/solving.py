@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from loopscope.errors import LoopscopeError
@@ -156,7 +156,8 @@ class Frame:
     Args:
         iteration: its number, from 1 on.
         logits: what the state reads.
-        since: the iteration after which each token's answer last changed.
+        since: the iteration after which each token's answer last changed; where a token has one output, and so no
+            answer of its own, that after which the answer's line did.
         residual: relative residual of the step that led here.
     """
 
@@ -164,6 +165,19 @@ class Frame:
     logits: Float[Tensor, "tokens outputs"]
     since: Int[Tensor, "tokens"]
     residual: float
+
+
+def _changed(
+    answerer: Answerer,
+    problem: Problem,
+    before: Float[Tensor, "tokens outputs"],
+    after: Float[Tensor, "tokens outputs"],
+) -> Bool[Tensor, "tokens"]:
+    """Return which tokens' answers changed (see ``Frame``)."""
+    if after.shape[-1] > 1:
+        return before.argmax(-1) != after.argmax(-1)
+    line = answerer.words.line
+    return torch.full(after.shape[:1], line(problem, before) != line(problem, after), device=after.device)
 
 
 def frames(answerer: Answerer, problem: Problem, tolerance: float, max_iterations: int) -> Iterator[Frame]:
@@ -174,16 +188,15 @@ def frames(answerer: Answerer, problem: Problem, tolerance: float, max_iteration
             recalled = model.encode(answerer.task.inputs(problem.tokens[None]))
             state = model.start(recalled)
             smallest = smallest_scale(state, None)
-            answer = model.read(state).argmax(-1)
-        since = torch.zeros_like(answer)
+            logits = model.read(state)[0]
+        since = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
         for iteration in range(1, max_iterations + 1):
             with torch.no_grad():
                 before, state = state, model.step(state, recalled)
                 residual = float(relative_residual(flatten(before), flatten(state), smallest))
-                logits = model.read(state)
-            since = torch.where(logits.argmax(-1) == answer, since, iteration)
-            answer = logits.argmax(-1)
-            yield Frame(iteration, logits[0], since[0], residual)
+                last, logits = logits, model.read(state)[0]
+            since = torch.where(_changed(answerer, problem, last, logits), iteration, since)
+            yield Frame(iteration, logits, since, residual)
             if residual <= tolerance:
                 return
 

@@ -68,6 +68,7 @@ def legend() -> Text:
 
 
 PLACES = {
+    "chess": "loopscope.tasks.chess.words:ChessWords",
     "prefix-sums": "loopscope.tasks.prefix_sums_words:PrefixSumsWords",
     "sudoku": "loopscope.tasks.sudoku_words:SudokuWords",
 }

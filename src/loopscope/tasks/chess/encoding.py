@@ -108,6 +108,11 @@ class Answers:
         """Which moves are accepted."""
         return torch.arange(self.moves.shape[1], device=self.moves.device) < self.accepted.unsqueeze(1)
 
+    def totals(self, scores: Float[Tensor, "batch 64"]) -> Float[Tensor, "batch moves"]:
+        """Return the sum of the scores of each move's two squares; -inf in the padding and for underpromotions."""
+        playable = self.legal & ((self.promotions == 0) | (self.promotions == PROMOTIONS.index("q")))
+        return (scores.gather(1, self.origins) + scores.gather(1, self.targets)).masked_fill(~playable, float("-inf"))
+
 
 def pack_ragged(
     accepted: Integer[np.ndarray, "positions"],

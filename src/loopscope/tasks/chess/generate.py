@@ -22,11 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import chess
-import numpy as np
 
 from loopscope.errors import check_positive
-from loopscope.tasks.chess.encoding import unpack_boards
-from loopscope.tasks.chess.rules import bitboards, flip_of, mating_moves
+from loopscope.tasks.chess.rules import codes_of, mating_moves
 from loopscope.tasks.sources import check_ending, write_text_file
 
 PLIES = 160
@@ -141,9 +139,8 @@ def game_puzzles(seed: int, game: int) -> Iterator[MadePuzzle]:
             answers, distance = mates_in_two(board), 2
         if len(answers) == 1 and distance in missing:
             missing.remove(distance)
-            boards = np.array([bitboards(board)], np.uint64)
-            problem = unpack_boards(boards[:, :6], boards[:, 6], np.array([flip_of(board)], np.int8))
-            yield MadePuzzle(before, (move.uci(), *_line(board, answers[0])), distance, problem.tobytes())
+            problem = codes_of(board).tobytes()
+            yield MadePuzzle(before, (move.uci(), *_line(board, answers[0])), distance, problem)
 
 
 def _game(place: tuple[int, int]) -> list[MadePuzzle]:

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterable, Iterator
 
 import chess
 import numpy as np
+from jaxtyping import Int8
 
 from loopscope.tasks.cache import Arrays, to_bytes
-from loopscope.tasks.chess.encoding import move_code
+from loopscope.tasks.chess.encoding import move_code, unpack_boards
 
 REASONS = ("", "illegal position", "illegal move", "fewer than two moves")
 """What the codes of rejects mean; the first marks a position that is kept."""
@@ -83,6 +84,12 @@ def bitboards(board: chess.Board) -> tuple[int, ...]:
     """Return the squares of each kind of piece and those that the side to move holds."""
     kinds = (board.pawns, board.knights, board.bishops, board.rooks, board.queens, board.kings)
     return (*kinds, board.occupied_co[board.turn])
+
+
+def codes_of(board: chess.Board) -> Int8[np.ndarray, "64"]:
+    """Return the piece codes of the squares, turned and mirrored: the task's problem."""
+    boards = np.array([bitboards(board)], np.uint64)
+    return unpack_boards(boards[:, :6], boards[:, 6], np.array([flip_of(board)], np.int8))[0]
 
 
 def answer_of(board: chess.Board, move: chess.Move) -> tuple[list[int], int]:

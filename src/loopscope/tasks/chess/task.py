@@ -188,12 +188,9 @@ class Chess:
         A pawn that reaches the last row becomes a queen, so a puzzle of underpromotion is lost. An equal score of a
         move that is not accepted is a loss too.
         """
-        moves, scores = Answers.unpack(answers), logits.squeeze(-1).float()
-        total = scores.gather(1, moves.origins) + scores.gather(1, moves.targets)
-        playable = moves.legal & ((moves.promotions == 0) | (moves.promotions == 4))
-        best, rival = (
-            total.masked_fill(~(playable & side), float("-inf")).amax(1) for side in (moves.right, ~moves.right)
-        )
+        moves = Answers.unpack(answers)
+        totals = moves.totals(logits.squeeze(-1).float())
+        best, rival = (totals.masked_fill(~side, float("-inf")).amax(1) for side in (moves.right, ~moves.right))
         return {LEGAL_MOVE_RULE: best > rival}
 
 
