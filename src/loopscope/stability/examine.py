@@ -56,8 +56,8 @@ class _Budget:
 
     Args:
         orbits: inputs whose orbits are followed.
-        swapped: inputs that take part in swaps, counts, variances and gradients.
-        jacobians: inputs whose Jacobian is looked at.
+        swapped: inputs that take part in swaps, counts and gradients.
+        jacobians: inputs whose Jacobian, basin and variance are looked at.
         radii: relative radii of the basin's perturbations.
         starts: random starts per input for the share of the variance; 0 leaves it out.
         window: further iterations that tell orbits apart.
@@ -351,8 +351,8 @@ class _Examiner:
         def share() -> dict[str, Any]:
             found = variance_share(
                 self.loop,
-                recall,
-                fixed.state,
+                select(recalled, near),
+                select(trajectory.state, near),
                 starts=self.budget.starts,
                 seed=self.config.seed,
                 **common,  # type: ignore[arg-type]
