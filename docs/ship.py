@@ -1,0 +1,121 @@
+"""Put a trained, evaluated and examined run into the package, with its model card:
+
+    python docs/ship.py runs/chess "LOOPSCOPE_DATA=... loopscope train chess --config configs/cpu/chess-run.yaml --out runs/chess" \\
+        --licence "Lichess's puzzles, CC0"
+
+``loopscope solve chess`` then uses it. Only models trained on data that anyone can get, under a licence that allows it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+from typing import Any
+
+from loopscope.files import read_json, write_text
+from loopscope.reports.rows import percent
+from loopscope.solving import SHIPPED
+from loopscope.training.runs import RunFolder
+
+SHOWN = (1, 8, 16, 30, 60, 120, 250, 500)
+LARGEST = 2_000_000
+"""Bytes that the weights may take."""
+
+
+def accuracy_table(splits: dict[str, Any]) -> list[str]:
+    """Return accuracy by iterations, and what settled, as the lines of a table."""
+    longest = max(len(curve["answer_accuracy"]) for curve in splits.values())
+    shown = [i for i in SHOWN if i <= longest]
+    lines = [
+        f"| split | problems | {' | '.join(map(str, shown))} | settled | right of these | right of the others |",
+        "|---" * (len(shown) + 5) + "|",
+    ]
+    for name, curve in splits.items():
+        accuracy = [percent(curve["answer_accuracy"][i - 1]) for i in shown]
+        settled, count = curve["settled"], curve["examples"]
+        right, others = settled["right"], count - settled["examples"]
+        other_right = round(curve["last"] * count) - right
+        cells = [
+            str(settled["examples"]),
+            percent(right / settled["examples"]) if settled["examples"] else "–",
+            percent(other_right / others) if others else "–",
+        ]
+        lines.append(f"| {name} | {count} | {' | '.join(accuracy + cells)} |")
+    return lines
+
+
+def card(run: RunFolder, command: str, licence: str) -> str:
+    """Return the model card of a run."""
+    settings, examination = run.settings(), read_json(run.examination)
+    splits = read_json(run.evaluation)["splits"]
+    config, training = settings.model, settings.training
+    other = [
+        f'By the rule "{rule}", {name}: {percent(values[-1])}% at the last iteration.'
+        for name, curve in splits.items()
+        for rule, values in curve.get("other_rules", {}).items()
+    ]
+    axes = [f"| {axis['name']} | {axis['status']} | {axis['reason']} |" for axis in examination["axes"]]
+    return "\n".join(
+        [
+            f"# {settings.task}: the model that ships",
+            "",
+            f"One block of width {config.width} with {config.recall} recall and {config.norm} normalization, trained for "
+            f"{training.steps} steps of {training.batch_size} with at most {training.max_iterations} iterations, seed "
+            f"{training.seed}. Every setting is in `config.yaml`.",
+            "",
+            f"Data: {licence}.",
+            "",
+            f"    {command}",
+            "",
+            "## Accuracy",
+            "",
+            "% of whole answers that are right after so many iterations, on problems that were not trained on. Settled: "
+            "relative residual within 1e-4 at the last iteration. `loopscope evaluate` on the run makes it again.",
+            "",
+            *accuracy_table(splits),
+            *(["", *other] if other else []),
+            "",
+            "## Examination",
+            "",
+            f"{examination['verdict']}{' (provisional)' if examination['provisional'] else ''}: {examination['advice']}",
+            "",
+            "| axis | says | because |",
+            "|---|---|---|",
+            *axes,
+            "",
+            f"Effort {examination['settings']['effort']}, {examination['settings']['inputs']} inputs of the easy split; "
+            "`loopscope examine` on the run makes it again.",
+            "",
+        ]
+    )
+
+
+def ship(run: RunFolder, command: str, licence: str, target: Path) -> Path:
+    """Copy what an answer needs, and write the card; return its folder."""
+    folder = target / run.settings().task
+    weights = run.model / "model.safetensors"
+    if weights.stat().st_size > LARGEST:
+        raise SystemExit(f"{weights} takes {weights.stat().st_size} bytes, expected at most {LARGEST}")
+    if folder.exists():
+        shutil.rmtree(folder)
+    (folder / "model").mkdir(parents=True)
+    for part in (run.config, run.evaluation, run.examination):
+        shutil.copyfile(part, folder / part.name)
+    for part in ("config.json", "model.safetensors"):
+        shutil.copyfile(run.model / part, folder / "model" / part)
+    write_text(folder / "card.md", card(run, command, licence))
+    return folder
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("command", help="what made the run")
+    parser.add_argument("--licence", required=True, help="the data, and the licence that allows it")
+    options = parser.parse_args()
+    print(ship(RunFolder(options.run), options.command, options.licence, SHIPPED))
+
+
+if __name__ == "__main__":
+    main()
