@@ -1,13 +1,19 @@
 """Chess: encodings against python-chess, rules for being right, files good and bad, and what is made here."""
 
 import gzip
+import importlib
 import importlib.util
+import io
 import lzma
+import multiprocessing
 import random
 import subprocess
 import sys
+import threading
 from dataclasses import replace
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
+from types import SimpleNamespace
 
 import chess
 import numpy as np
@@ -264,16 +270,40 @@ def test_a_model_is_evaluated_by_both_rules_and_by_rating(puzzle_file):
     assert mean == pytest.approx(hard.last)
 
 
-def test_reading_in_several_processes_gives_what_one_gives(monkeypatch):
+@pytest.fixture
+def run_here(monkeypatch):
+    """Run the package's workers in this process: starting one takes longer than what it does in these tests."""
+    one_at_a_time = threading.Lock()
+
+    def run_module(module: str, options: list[str], content: bytes = b"") -> bytes:
+        with one_at_a_time, monkeypatch.context() as patched:
+            written = io.BytesIO()
+            patched.setattr(sys, "argv", [module, *options])
+            patched.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+            patched.setattr(sys, "stdout", io.TextIOWrapper(written, write_through=True))
+            patched.setattr(multiprocessing, "get_context", lambda kind: SimpleNamespace(Pool=ThreadPool))
+            importlib.import_module(module).main()
+            return written.getvalue()
+
+    monkeypatch.setattr(puzzles_module, "_run_module", run_module)
+
+
+def same_arrays(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
+    return one.keys() == other.keys() and all(
+        values.dtype == other[name].dtype and np.array_equal(values, other[name]) for name, values in one.items()
+    )
+
+
+def test_reading_in_several_shares_gives_what_one_gives(run_here, monkeypatch):
     puzzles = [*many(10), ("nonsense", "e2e4 e7e5"), *MADE]
     alone = checked_positions(puzzles)
     monkeypatch.setattr(puzzles_module, "ROWS_PER_WORKER", 7)
     monkeypatch.setattr("os.cpu_count", lambda: 2)
-    together = checked_positions(puzzles)
-    assert alone.keys() == together.keys()
-    for name, values in alone.items():
-        assert values.dtype == together[name].dtype
-        assert np.array_equal(values, together[name])
+    assert same_arrays(alone, checked_positions(puzzles))
+
+
+def test_a_worker_is_a_process_that_gives_the_same():
+    assert same_arrays(puzzles_module._worker(MADE), positions(MADE))
 
 
 @pytest.mark.parametrize("ending", ["", ".gz", ".xz", ".zst"])
@@ -534,20 +564,21 @@ def test_the_shipped_set_is_small_and_whole():
     assert SHIPPED.stat().st_size < 1_000_000
     task = Chess(source="shipped")
     splits = [task.training_split(), *task.evaluation_splits().values()]
-    puzzles = read_puzzles(SHIPPED, 10_000)
+    puzzles = read_puzzles(SHIPPED, task.rows)
     assert puzzles.rejects == {}
     assert sum(map(len, splits)) == len(puzzles) == len(shipped_rows())
     assert [sorted(set(split.difficulty.tolist())) for split in splits] == [[1], [1], [2]]
     assert puzzles.accepted.tolist() == [1] * len(puzzles)
 
 
-def test_generated_puzzles_are_the_same_for_the_same_seed_however_they_are_made():
-    here = generate(1, 5)
+def test_generated_puzzles_are_the_same_for_the_same_seed_however_they_are_made(run_here, monkeypatch):
+    here = generate(1, 23)  # the first game gives a mate in two, the second one in one
     assert [puzzle.distance for puzzle in here] == [1, 2]
-    assert to_csv(here, 5) != to_csv(generate(1, 6), 5)
-    path = puzzles_module.generated_file(1, 5)
-    assert lzma.decompress(path.read_bytes()).decode() == to_csv(here, 5)
-    assert Chess(source="generated", generated_mates=1, seed=5).origin() == path
+    assert to_csv(here, 23) != to_csv(generate(1, 1), 23)
+    monkeypatch.setattr("loopscope.tasks.chess.generate.GAMES_A_ROUND", 1)
+    path = puzzles_module.generated_file(1, 23)
+    assert lzma.decompress(path.read_bytes()).decode() == to_csv(here, 23)
+    assert Chess(source="generated", generated_mates=1, seed=23).origin() == path
     puzzles = read_puzzles(path, 10)
     assert puzzles.rejects == {}
     assert puzzles.problems.tobytes() == b"".join(puzzle.problem for puzzle in here)
