@@ -560,7 +560,7 @@ def test_two_moves_that_mate_in_two_are_both_found():
     assert set(mates_in_two(board)) == brute_mates_in_two(board)
 
 
-def test_the_shipped_set_is_small_and_whole():
+def test_the_shipped_set_is_small_and_whole(unchecked):
     assert SHIPPED.stat().st_size < 1_000_000
     task = Chess(source="shipped")
     splits = [task.training_split(), *task.evaluation_splits().values()]
@@ -571,7 +571,7 @@ def test_the_shipped_set_is_small_and_whole():
     assert puzzles.accepted.tolist() == [1] * len(puzzles)
 
 
-def test_generated_puzzles_are_the_same_for_the_same_seed_however_they_are_made(run_here, monkeypatch):
+def test_generated_puzzles_are_the_same_for_the_same_seed_however_they_are_made(run_here, unchecked, monkeypatch):
     here = generate(1, 23)  # the first game gives a mate in two, the second one in one
     assert [puzzle.distance for puzzle in here] == [1, 2]
     assert to_csv(here, 23) != to_csv(generate(1, 1), 23)
