@@ -1,4 +1,4 @@
-"""The rules of chess, from python-chess (GPL-3.0-or-later): the one module that imports it, and the last to be imported.
+"""The rules of chess, from python-chess (GPL-3.0-or-later), which only this module, `generate` and `words` import.
 
 Run as a module it is a worker: FEN, tab, moves in, one position a line; the arrays of ``positions`` out.
 """
