@@ -21,6 +21,7 @@ from scipy.special import stdtrit
 from torch import Tensor
 
 from loopscope.errors import LoopscopeError
+from loopscope.fixed_points.residual import ZERO
 from loopscope.loop import (
     Loop,
     Tree,
@@ -40,8 +41,6 @@ FIT_STEPS = 8
 """Steps over which the contraction rate is fitted."""
 FLOOR_IN_EPS = 16
 """A relative residual of so many machine epsilons is rounding: the iteration can do no better."""
-ZERO = torch.finfo(torch.float32).eps
-"""A state whose root mean square is below this, or below this fraction of the first state's, is as good as zero."""
 SLACK = 10.0
 """r / (1 - q) may be this many tolerances."""
 ASSUMED_RATE = 0.9

@@ -181,12 +181,6 @@ def _swap_counts(swap: Swap) -> dict[str, int]:
     return {outcome.value: counts[outcome] for outcome in Outcome}
 
 
-def _fraction_moved(swap: Swap) -> float | None:
-    """Return the fraction of known pairs that moved; None unless half of the pairs are known."""
-    unknown = swap.fraction(Outcome.UNKNOWN)
-    return None if unknown is None or unknown > 0.5 else swap.fraction(Outcome.MOVED)
-
-
 @dataclass
 class _Examiner:
     """One examination on its way: what the parts share, and what they could not do."""
@@ -341,7 +335,7 @@ class _Examiner:
             return {
                 "recall_swap": _swap_counts(test.recall),
                 "start_swap": _swap_counts(test.start),
-                "moved": _fraction_moved(test.recall),
+                "moved": test.recall.fraction_moved,
             }
 
         def counts() -> dict[str, Any]:

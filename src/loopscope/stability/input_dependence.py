@@ -65,6 +65,16 @@ class Swap:
         known = len(self.outcomes) - counts[Outcome.UNKNOWN]
         return counts[outcome] / known if known else None
 
+    @property
+    def fraction_moved(self) -> float | None:
+        """The fraction of the known pairs that moved; None unless half of the pairs are known."""
+        unknown = self.fraction(Outcome.UNKNOWN)
+        return None if unknown is None or unknown > 0.5 else self.fraction(Outcome.MOVED)
+
+    def take(self, rows: slice) -> Swap:
+        """Return the swaps of some pairs."""
+        return Swap(self.outcomes[rows], self.to_own[rows], self.to_other[rows], self.arrived[rows])
+
 
 @dataclass(frozen=True)
 class SwapTest:

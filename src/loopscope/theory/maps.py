@@ -29,7 +29,7 @@ from loopscope.models.config import NormName, RecallName
 from loopscope.stability.arrival import Ends, follow
 from loopscope.stability.examination import middle
 from loopscope.stability.geometry import gradient_norms
-from loopscope.stability.input_dependence import Outcome, Swap, swap_test
+from loopscope.stability.input_dependence import swap_test
 from loopscope.stability.verdict import Axis, Status, judge
 
 RECALLS: tuple[RecallName, ...] = get_args(RecallName)
@@ -239,7 +239,7 @@ def spectral_map(recall: str, norm: str, grid: Grid | None = None, seed: int = 0
     radius, lipschitz = _fixed_point_numbers(loop, inputs, recalled, ends)
     state, sublayer = grid.sides
     axes = [
-        _judge(ends.arrived[rows], _fraction_moved(swap, rows), radius[rows], lipschitz[rows], growth[rows])
+        _judge(ends.arrived[rows], swap.take(rows).fraction_moved, radius[rows], lipschitz[rows], growth[rows])
         for rows in (slice(point, None, points) for point in range(points))
     ]
     return SpectralMap(recall, norm, state, sublayer, axes)
@@ -250,13 +250,6 @@ def spectral_maps(grid: Grid | None = None, seed: int = 0) -> Iterator[SpectralM
     for recall in RECALLS:
         for norm in NORMS:
             yield spectral_map(recall, norm, grid, seed)
-
-
-def _fraction_moved(swap: Swap, rows: slice) -> float | None:
-    """Return the fraction of the known pairs that moved; None unless half of the pairs are known."""
-    own = Swap(swap.outcomes[rows], swap.to_own[rows], swap.to_other[rows], swap.arrived[rows])
-    unknown = own.fraction(Outcome.UNKNOWN)
-    return None if unknown is None or unknown > 0.5 else own.fraction(Outcome.MOVED)
 
 
 def _fixed_point_numbers(
