@@ -24,7 +24,7 @@ from loopscope.loop import (
     unflatten,
 )
 
-IDLE = 1.05
+IDLE = 1.02
 """Steps computed may be so many times the steps needed: below, examples that are done leave the batch together."""
 
 
@@ -50,7 +50,7 @@ def reach(loop: Loop, recalled: Tree, start: Tree, *, solver: Solver, tolerance:
 
     No gradient is recorded. An example that is done counts no further, and leaves the batch (its rows of the state,
     the recalled input and the solver's memory) before the next evaluation that would take the steps computed beyond
-    1.05 times the steps needed. So this bound holds always, and batches shrink in few, large cuts.
+    1.02 times the steps needed. So this bound holds always, and batches shrink in few, large cuts.
 
     Args:
         loop: any loop, in the mode that it should be in.

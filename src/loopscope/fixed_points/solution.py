@@ -28,7 +28,7 @@ class Solution:
         same_as_plain: whether plain iteration from the same start reaches the same fixed point; None where that was
             not asked, could not be decided within the budget, or the example has not arrived (see `solve`).
         steps_computed: evaluations of the step that were computed, over all examples: the sum of ``iterations`` and
-            what was spent on examples that had arrived and not yet left the batch (at most 5%).
+            what was spent on examples that had arrived and not yet left the batch (at most 2%).
         plain_steps: evaluations spent on deciding ``same_as_plain``, over all examples.
         tolerance: on the residual.
         max_iterations: the budget of each example.
