@@ -15,7 +15,7 @@ from loopscope.errors import LoopscopeError
 from loopscope.loop import FunctionLoop
 from loopscope.models import build_model
 from loopscope.reports.answers import show_frames, show_last, track_record
-from loopscope.solving import Answerer, Record, answer_all, answer_of, frames, open_answerer, read_record
+from loopscope.solving import SHIPPED, Answerer, Record, answer_all, answer_of, frames, open_answerer, read_record
 from loopscope.tasks import PrefixSums, Sudoku
 from loopscope.tasks.prefix_sums_words import PrefixSumsWords
 from loopscope.tasks.sudoku_words import SudokuWords
@@ -201,3 +201,35 @@ def test_the_record_of_a_run_is_read_from_its_evaluation(run: RunFolder) -> None
         curve["settled"] = None
     run.evaluation.write_text(json.dumps(stored))
     assert read_record(run.evaluation) is None
+
+
+SHIPPED_PROBLEMS = {
+    "prefix-sums": ("11010001110101100011010101110001", "10011110100110111101100110100001"),
+    "chess": ("r1bqkb1r/pppp1ppp/2n2n2/4p2Q/2B1P3/8/PPPP1PPP/RNB1K1NR w KQkq - 4 4", "Qxf7# (h5f7)"),
+}
+
+
+@pytest.mark.parametrize("task", SHIPPED_PROBLEMS)
+def test_what_ships_answers_at_once_and_says_how_far_to_trust_it(task: str, capsys) -> None:
+    problem, answer = SHIPPED_PROBLEMS[task]
+    assert main(["solve", task, problem]) == 0
+    said = capsys.readouterr().out
+    assert f"\n{answer}\n" in said
+    assert "Solved, and confirmed by the rules." in said
+    assert "answers that settled were right" in said
+
+
+def test_every_shipped_model_has_its_card_and_is_small() -> None:
+    folders = sorted(folder for folder in SHIPPED.iterdir() if folder.is_dir())
+    assert [folder.name for folder in folders] == sorted(SHIPPED_PROBLEMS)
+    for folder in folders:
+        assert (folder / "model" / "model.safetensors").stat().st_size < 2_000_000
+        card = (folder / "card.md").read_text()
+        assert "## Accuracy" in card
+        assert "## Examination" in card
+        assert open_answerer(folder.name).record.settled > 0
+
+
+def test_a_task_without_a_shipped_model_is_named(capsys) -> None:
+    assert main(["solve", "sudoku", PUZZLE]) == 2
+    assert "no model ships for the task sudoku (chess, prefix-sums): give a run's folder" in capsys.readouterr().err

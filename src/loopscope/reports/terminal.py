@@ -68,10 +68,15 @@ def curves_table(title: str, curves: Mapping[str, AccuracyCurve], trained_iterat
     """Return accuracy at some iterations, best, last and solved-then-broken of each split, in percent."""
     longest = max(len(curve.answer_accuracy) for curve in curves.values())
     shown = [i for i in SHOWN_ITERATIONS if i < longest] + [longest]
+    # Narrow gaps: a split's name and ten numbers have to fit eighty columns.
     table = Table(
-        title=title, caption=f"% of answers right after so many iterations; trained with at most {trained_iterations}"
+        title=title,
+        caption=f"% of answers right after so many iterations; trained with at most {trained_iterations}",
+        box=None,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
     )
-    table.add_column("split")
+    table.add_column("split", no_wrap=True)
     for i in shown:
         table.add_column(str(i), justify="right")
     for name in ("best", "at", "broken"):
