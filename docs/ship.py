@@ -48,7 +48,8 @@ def accuracy_table(splits: dict[str, Any]) -> list[str]:
 def card(run: RunFolder, command: str, licence: str) -> str:
     """Return the model card of a run."""
     settings, examination = run.settings(), read_json(run.examination)
-    splits = read_json(run.evaluation)["splits"]
+    evaluation = read_json(run.evaluation)
+    splits, examples = evaluation["splits"], evaluation["settings"]["evaluation"]["examples"]
     config, training = settings.model, settings.training
     other = [
         f'By the rule "{rule}", {name}: {percent(values[-1])}% at the last iteration.'
@@ -71,7 +72,7 @@ def card(run: RunFolder, command: str, licence: str) -> str:
             "## Accuracy",
             "",
             "% of whole answers that are right after so many iterations, on problems that were not trained on. Settled: "
-            "relative residual within 1e-4 at the last iteration. `loopscope evaluate` on the run makes it again.",
+            f"relative residual within 1e-4 at the last iteration. `loopscope evaluate RUN --examples {examples}` makes it again.",
             "",
             *accuracy_table(splits),
             *(["", *other] if other else []),
@@ -85,7 +86,7 @@ def card(run: RunFolder, command: str, licence: str) -> str:
             *axes,
             "",
             f"Effort {examination['settings']['effort']}, {examination['settings']['inputs']} inputs of the easy split; "
-            "`loopscope examine` on the run makes it again.",
+            f"`loopscope examine RUN --examination.effort {examination['settings']['effort']}` makes it again.",
             "",
         ]
     )

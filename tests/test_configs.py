@@ -45,7 +45,7 @@ def test_a_shipped_run_has_what_an_answer_needs_and_a_card(tmp_path: Path) -> No
         "settled": {"tolerance": 1e-4, "examples": 40, "right": 40},
         "other_rules": {"another rule": [0.1, 0.7]},
     }
-    run.evaluation.write_text(json.dumps({"splits": {"32 bits": curve}}))
+    run.evaluation.write_text(json.dumps({"settings": {"evaluation": {"examples": 50}}, "splits": {"32 bits": curve}}))
     axis = {"name": "geometry", "status": "holds", "reason": "radius 0.5"}
     examined = {"effort": "quick", "inputs": 16}
     run.examination.write_text(
@@ -61,5 +61,6 @@ def test_a_shipped_run_has_what_an_answer_needs_and_a_card(tmp_path: Path) -> No
     card = (folder / "card.md").read_text()
     assert "| 32 bits | 50 | 50.0 | 90.0 | 90.0 | 90.0 | 40 | 100.0 | 50.0 |" in card
     assert 'By the rule "another rule", 32 bits: 70.0% at the last iteration.' in card
+    assert "`loopscope evaluate RUN --examples 50` makes it again" in card
     assert "| geometry | holds | radius 0.5 |" in card
     assert "unknown (provisional): Train." in card

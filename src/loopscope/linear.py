@@ -27,6 +27,7 @@ from loopscope.loop import (
     Tree,
     batch_size,
     check_deterministic,
+    detached,
     flatten,
     floating_leaves,
     is_time_dependent,
@@ -133,7 +134,7 @@ class Jacobian:
     def at(self, state: Tree) -> Jacobian:
         """Return the Jacobian of the same step at another state of the same examples."""
         with torch.inference_mode(False):
-            state = _detached(state)
+            state = detached(state)
             return replace(self, point=_point(state), context={**self.context, "state": state})
 
     def select(self, rows: Tensor | slice) -> Jacobian:
@@ -255,7 +256,7 @@ def step_jacobian(
         )
     batch_size(state)
     with torch.inference_mode(False):
-        state, recalled = _detached(state), _detached(recalled)
+        state, recalled = detached(state), detached(recalled)
         if dtype is not None:
             loop, state, recalled = in_precision(loop, state, recalled, dtype)
     # One example tells all that is checked here, at a fraction of the price.
@@ -297,7 +298,7 @@ def input_jacobian(
         LoopscopeError: neither ``inputs`` nor ``recalled`` has a floating leaf.
     """
     with torch.inference_mode(False):
-        state, recalled, inputs = _detached(state), _detached(recalled), _detached(inputs)
+        state, recalled, inputs = detached(state), detached(recalled), detached(inputs)
         if dtype is not None:
             tensors = {"recalled": recalled, "inputs": inputs}
             loop, state, tensors = in_precision(loop, state, tensors, dtype)
@@ -332,15 +333,6 @@ def input_jacobian(
     jacobian = Jacobian(at_recalled, _point(recalled), {"state": state, "recalled": recalled}, AT_RECALLED)
     _refuse_undifferentiable(jacobian, "the step", "the recalled input")
     return jacobian
-
-
-def _detached(tree: Tree) -> Tree:
-    def detach(leaf: Tree) -> Tree:
-        if not isinstance(leaf, Tensor):
-            return leaf
-        return leaf.clone() if leaf.is_inference() else leaf.detach()
-
-    return tree_map(detach, tree)
 
 
 def _point(tree: Tree) -> Tensor:

@@ -102,6 +102,17 @@ def tree_map(function: Callable[..., Any], *trees: Tree) -> Tree:
     return pytree.tree_map(function, *trees)
 
 
+def detached(tree: Tree) -> Tree:
+    """Return a tree of the same values without a graph, fit for autograd where it was made in inference mode."""
+
+    def detach(leaf: Tree) -> Tree:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        return leaf.clone() if leaf.is_inference() else leaf.detach()
+
+    return tree_map(detach, tree)
+
+
 def leaves(tree: Tree) -> list[Tensor]:
     """Return the tensors of a tree, in a fixed order."""
     return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]

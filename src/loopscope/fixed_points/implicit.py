@@ -25,7 +25,7 @@ from loopscope.errors import LoopscopeError, check_positive
 from loopscope.fixed_points.reaching import reach
 from loopscope.fixed_points.solvers import PlainIteration, Solver
 from loopscope.linear import Jacobian, LinearSolution, identity_minus_transpose, solve, step_jacobian
-from loopscope.loop import Loop, Tree, flatten, leaves, tree_map, unflatten
+from loopscope.loop import Loop, Tree, detached, flatten, leaves, unflatten
 
 DEFAULT_SOLVER = PlainIteration()
 
@@ -66,7 +66,7 @@ class Implicit:
 
     def __call__(self, loop: Loop, recalled: Tree, state: Tree) -> Tree:
         """Return f(state) with the implicit gradient."""
-        state = _detached(state)
+        state = detached(state)
         after = loop.step(state, recalled)
         jacobian = step_jacobian(loop, state, recalled)
         return unflatten(_ImplicitFunction.apply(flatten(after), jacobian, self), after)
@@ -172,18 +172,14 @@ def fixed_point(
     with torch.autocast(device.type, enabled=False):
         recalled = loop.encode(inputs)
         with torch.no_grad():
-            fixed = _detached(recalled)
+            fixed = detached(recalled)
             start = loop.start(fixed, torch.Generator(device).manual_seed(seed))
         found = reach(loop, fixed, start, solver=solver, tolerance=tolerance, max_iterations=max_iterations)
         return gradient(loop, recalled, found.state)
 
 
-def _detached(tree: Tree) -> Tree:
-    return tree_map(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, tree)
-
-
 def _unrolled(loop: Loop, recalled: Tree, state: Tree, iterations: int, damping: float) -> Tree:
-    state = _detached(state)
+    state = detached(state)
     for _ in range(iterations):
         after = loop.step(state, recalled)
         if damping < 1:

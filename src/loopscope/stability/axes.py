@@ -27,6 +27,12 @@ def left_at(trajectory: Trajectory) -> Int[Tensor, "batch"]:
     return torch.where(left, last_inside + 1, 0)
 
 
+def radii_at_fixed_points(spectrum: Mapping[str, Any]) -> list[float | None]:
+    """Return the spectral radius of each row of an examination's spectrum; None where its state was no fixed point."""
+    pairs = zip(spectrum.get("radius", []), spectrum.get("at_fixed_point", []), strict=True)
+    return [radius if fixed else None for radius, fixed in pairs]
+
+
 def judge_axes(
     trajectory: Trajectory, orbits: Orbits, parts: Mapping[str, Mapping[str, Any]]
 ) -> tuple[Axis, Axis, Axis]:
@@ -65,8 +71,8 @@ def _judge_dependence(found: Mapping[str, Any]) -> Axis:
 
 def _judge_geometry(parts: Mapping[str, Mapping[str, Any]]) -> Axis:
     spectrum, found = parts["spectrum"], parts["geometry"]
-    pairs = zip(spectrum.get("radius", []), spectrum.get("at_fixed_point", []), strict=True)
-    radii = torch.tensor([radius for radius, fixed in pairs if fixed and radius is not None], dtype=torch.float64)
+    known_radii = [radius for radius in radii_at_fixed_points(spectrum) if radius is not None]
+    radii = torch.tensor(known_radii, dtype=torch.float64)
     numbers = {
         "radius": float(radii.quantile(0.9)) if len(radii) else None,
         "relative Lipschitz constant": middle(found.get("relative_lipschitz")) if len(radii) else None,

@@ -32,7 +32,7 @@ from loopscope.loop import (
 )
 from loopscope.stability.advice import advise
 from loopscope.stability.arrival import follow
-from loopscope.stability.axes import judge_axes, left_at
+from loopscope.stability.axes import judge_axes, left_at, radii_at_fixed_points
 from loopscope.stability.basin import basin, fraction
 from loopscope.stability.contradiction import contradicted
 from loopscope.stability.examination import QUANTILES, Curves, Effort, Examination, ExaminationConfig, plain
@@ -446,7 +446,8 @@ class _Examiner:
 
         def gradients() -> dict[str, Any]:
             found = gradient_norms(self.loop, select(recalled, far), length, seed=self.config.seed)
-            radius = _at_fixed_points(spectrum).to(found.slope)
+            radii = [math.nan if one is None else one for one in radii_at_fixed_points(spectrum)]
+            radius = torch.tensor(radii).to(found.slope)
             return {
                 "gradient_rows": far,
                 "gradient_norms": quantiles(found.norms.T, QUANTILES).T,
@@ -524,12 +525,6 @@ class _Examiner:
         except (LoopscopeError, RuntimeError) as error:
             self.unknown["directions"] = " ".join(str(error).split())[:300]
             return None
-
-
-def _at_fixed_points(spectrum: Mapping[str, Any]) -> Float[Tensor, "jacobians"]:
-    """Return the spectral radii of a spectrum's rows; NaN where a state was no fixed point."""
-    pairs = zip(spectrum.get("radius", ()), spectrum.get("at_fixed_point", ()), strict=True)
-    return torch.tensor([radius if fixed and radius is not None else math.nan for radius, fixed in pairs])
 
 
 def _token_median(values: Float[Tensor, "batch tokens"], mask: Tensor | None) -> Float[Tensor, "batch"]:

@@ -9,7 +9,7 @@ from rich.text import Text
 from torch import Tensor
 
 from loopscope.errors import LoopscopeError
-from loopscope.tasks.sudoku_puzzles import breaches, solved
+from loopscope.tasks.sudoku_puzzles import breaches, solved, units
 from loopscope.tasks.words import Problem, colour
 
 FRAME = "+-------+-------+-------+"
@@ -68,13 +68,11 @@ class SudokuWords:
 
 def _clashes(grid: np.ndarray) -> np.ndarray:
     """Return the cells whose digit stands a second time in their row, column or box."""
-    rows, columns = np.divmod(np.arange(81), 9)
-    boxes = rows // 3 * 3 + columns // 3
+    places = units(np.arange(81, dtype=np.int8)[None])[0]
+    digits = grid[places]
+    twice = (digits[:, :, None] == digits[:, None, :]).sum(2) > 1
     same = np.zeros(81, dtype=bool)
-    for units in (rows, columns, boxes):
-        counts = np.zeros((9, 10), dtype=int)
-        np.add.at(counts, (units, grid), 1)
-        same |= counts[units, grid] > 1
+    same[places[twice]] = True
     return same
 
 
