@@ -103,7 +103,9 @@ def records_table(plan: StudyPlan, records: Mapping[str, Record]) -> Table:
     shown = [place for place, column in enumerate(columns) if column not in LEFT_TO_THE_PAGE]
     for place in shown:
         column = columns[place]
-        table.add_column(column, justify="left" if column in ("run", "verdict") else "right", no_wrap=column == "run")
+        words = column in ("run", "verdict")
+        heading = column if column == "arrived %" else column.removesuffix(" %")  # the caption says % of the splits
+        table.add_column(heading, justify="left" if words else "right", no_wrap=words)
     for row in rows:
         # Why a run failed was said when it did, and is too long for a cell.
         table.add_row(*("failed" if row[place].startswith("failed: ") else row[place] for place in shown))
