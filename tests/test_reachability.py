@@ -347,3 +347,64 @@ class TestBasin:
         assert torch.isnan(found.foreign[0]).tolist() == [True, True, False]
         with pytest.raises(LoopscopeError, match="radii above 0"):
             basin(loop, e, trace(loop, e, iterations=100), iterations=100, radii=(0.0,))
+
+
+class TestApproach:
+    """Orbits that are on their way to a fixed point that is known leave early, and only those."""
+
+    @staticmethod
+    def known(points: Tensor) -> FixedPoints:
+        batch = len(points)
+        return FixedPoints(points, torch.full((batch,), 1e-9, dtype=F64), torch.ones(batch, dtype=torch.bool))
+
+    def test_a_slow_orbit_is_cut_short_and_takes_on_the_fixed_point(self):
+        rates = torch.tensor([[0.9], [0.98], [0.99]], dtype=F64)
+        loop, start, points = loop_of(lambda z, q: q * z + 1 - q), torch.zeros(3, 1, dtype=F64), torch.ones(3, 1).double()
+        ends = follow(loop, rates, start, iterations=3000, until="arrival", toward=self.known(points))
+        whole = follow(loop, rates, start, iterations=3000, until="arrival")
+        assert ends.arrived.tolist() == ends.approached.tolist() == [True] * 3
+        assert not whole.approached.any()
+        # The distance is q^t: it has fallen to a twentieth after log(1/20) / log q steps.
+        assert ends.iterations.tolist() == [math.ceil(math.log(1 / 20) / math.log(float(q))) for q in rates]
+        assert (2 * ends.iterations < whole.iterations).all()
+        assert torch.equal(ends.state, points)
+        torch.testing.assert_close(ends.error, torch.full((3,), 1e-9, dtype=F64))
+
+    def test_what_ends_beside_it_is_followed_to_its_own_end(self):
+        # A line of fixed points along the second coordinate; the start is off it, and a little along it.
+        shrink = torch.tensor([0.9, 1.0], dtype=F64)
+        loop = loop_of(lambda z, e: shrink * z)
+        start = torch.tensor([[1.0, 0.03]], dtype=F64)
+        ends = follow(loop, start, start, iterations=1000, until="arrival", toward=self.known(torch.zeros(1, 2).double()))
+        assert ends.arrived.tolist() == [True]
+        assert ends.approached.tolist() == [False]
+        torch.testing.assert_close(ends.state, torch.tensor([[0.0, 0.03]], dtype=F64), rtol=0, atol=1e-2)
+        # A neighbour at a hundredth of the distance can't be told apart, one at three hundredths can.
+        towards_a_neighbour = loop_of(lambda z, e: e + 0.95 * (z - e))
+        one, zero = torch.ones(1, 1, dtype=F64), torch.zeros(1, 1, dtype=F64)
+        ends = follow(towards_a_neighbour, 0.03 * one, one, iterations=1000, until="arrival", toward=self.known(zero))
+        assert ends.approached.tolist() == [False]
+        torch.testing.assert_close(ends.state, 0.03 * one, rtol=0, atol=float(ends.error))
+
+    def test_what_has_not_arrived_is_no_place_to_go_to(self):
+        points = torch.ones(2, 1, dtype=F64)
+        known = FixedPoints(points, torch.zeros(2, dtype=F64), torch.tensor([True, False]))
+        loop, rates = loop_of(lambda z, q: q * z + 1 - q), torch.full((2, 1), 0.98, dtype=F64)
+        ends = follow(loop, rates, torch.zeros_like(rates), iterations=3000, until="arrival", toward=known)
+        assert ends.approached.tolist() == [True, False]
+        assert ends.arrived.all()
+
+    @settings(deadline=None, max_examples=25)
+    @given(st.integers(0, 10**6), st.floats(0.3, 0.97))
+    def test_on_linear_maps_it_tells_what_the_whole_orbit_tells(self, seed, radius):
+        generator = torch.Generator().manual_seed(seed)
+        matrix = torch.randn(6, 6, generator=generator, dtype=F64)
+        matrix *= radius / torch.linalg.eigvals(matrix).abs().max()
+        inputs, start = torch.randn(2, 5, 6, generator=generator, dtype=F64)
+        loop = loop_of(lambda z, e: z @ matrix.T + e)
+        points = torch.linalg.solve(torch.eye(6, dtype=F64) - matrix, inputs.T).T
+        ends = follow(loop, inputs, start, iterations=2000, until="arrival", toward=self.known(points))
+        whole = follow(loop, inputs, start, iterations=2000, until="arrival")
+        assert ends.arrived.tolist() == whole.arrived.tolist() == [True] * 5
+        assert ((ends.state - points).norm(dim=1) <= ends.error).all()
+        assert (ends.iterations <= whole.iterations).all()

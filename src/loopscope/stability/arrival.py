@@ -45,6 +45,10 @@ SLACK = 10.0
 """r / (1 - q) may be this many tolerances."""
 ASSUMED_RATE = 0.9
 """The rate assumed for the error of a state at the rounding floor whose own could not be fitted (`rate` is NaN)."""
+APPROACHED = 0.05
+"""An orbit may count as on its way to a known fixed point within this fraction of the distance it started from."""
+LEFT_OVER = 0.25
+"""The limit that the distance to a known fixed point tends to may be this fraction of what it is."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,8 @@ class Ends(FixedPoints):
         scale: what r is relative to at the end: max(||z||, ||f(z)||, tiny).
         at_floor: the residual is at the rounding floor.
         diverged: the state stopped being finite.
+        approached: the orbit left early, on its way to a fixed point that was known: ``state``, ``error`` and
+            ``arrived`` are that one's.
         tolerance: the tolerance on r.
     """
 
@@ -95,6 +101,7 @@ class Ends(FixedPoints):
     scale: Float[Tensor, "batch"]
     at_floor: Bool[Tensor, "batch"]
     diverged: Bool[Tensor, "batch"]
+    approached: Bool[Tensor, "batch"]
     tolerance: float
 
 
@@ -209,6 +216,33 @@ def _judge(residual: Tensor, tolerance: float, floor: float) -> dict[str, Tensor
     return {"rate": rate, "rate_error": error, "radius": radius, "at_floor": at_floor, "arrived": arrived}
 
 
+class _Approach:
+    """How near orbits come to fixed points that are known already."""
+
+    def __init__(self, known: FixedPoints, start: Tree, mask: Tensor | None) -> None:
+        self.points, self.arrived = flatten(known.state, mask), known.arrived
+        self.distances = [torch.linalg.vector_norm(flatten(start, mask) - self.points, dim=1)]
+        self.near = APPROACHED * self.distances[0]
+
+    def seen(self, rows: Int[Tensor, "active"], state: Tree, mask: Tensor | None) -> Bool[Tensor, "active"]:
+        """Take in the states after one more step; return which of their orbits are on their way.
+
+        That is: within `APPROACHED` of the distance at first, which falls at a rate below one beyond its error, and
+        not to a limit of its own (Aitken's), as it would on the way to a neighbour or along a line of fixed points.
+        """
+        now = torch.full_like(self.distances[0], torch.nan)
+        now[rows] = torch.linalg.vector_norm(flatten(state, mask) - self.points[rows], dim=1)
+        self.distances = [*self.distances[1 - FIT_STEPS :], now]
+        near = self.arrived[rows] & (now[rows] <= self.near[rows])
+        if len(self.distances) < FIT_STEPS or not bool(near.any()):
+            return torch.zeros_like(near)
+        history = torch.stack(self.distances)[:, rows]
+        slope, error = line(history.log(), history > 0)
+        first, middle, last = history[1], history[4], history[7]
+        limit = last - (last - middle).square() / (last - 2 * middle + first)
+        return near & (slope + error < 0) & (limit.abs() <= LEFT_OVER * last)
+
+
 def _check(recalled: Tree, start: Tree, iterations: int, tolerance: float) -> None:
     if iterations < 1 or not 0 < tolerance < 1:
         raise LoopscopeError(
@@ -229,6 +263,7 @@ def follow(
     iterations: int,
     tolerance: float = 1e-4,
     until: Literal["rounding", "arrival"] = "rounding",
+    toward: FixedPoints | None = None,
     observe: Callable[[Step], None] | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> Ends:
@@ -236,7 +271,8 @@ def follow(
 
     An example leaves the batch when its state stops being finite, and when nothing more is to be learnt from it: with
     ``until="rounding"`` after eight residuals in a row at the rounding floor, with ``until="arrival"`` as soon as it
-    has arrived.
+    has arrived. Where a fixed point is known that an orbit may go to, it leaves once it is clearly on its way there, and
+    is taken to have arrived: a slow orbit spends most of its steps on the last of the way.
 
     Args:
         loop: any loop.
@@ -245,6 +281,7 @@ def follow(
         iterations: the budget; no orbit is ever followed beyond it.
         tolerance: relative residual within which a state may count as arrived.
         until: when an example may leave.
+        toward: a known fixed point per example, for orbits that start elsewhere.
         observe: called after every evaluation with what happened in it.
         stop: called after every evaluation; once it says so, every orbit ends where it is.
 
@@ -258,7 +295,7 @@ def follow(
     norm = residual.clone()
     verdicts = {name: torch.zeros(batch, dtype=dtype, device=device) for name in ("rate", "rate_error", "radius")}
     verdicts |= {name: torch.zeros(batch, dtype=torch.bool, device=device) for name in ("at_floor", "arrived")}
-    diverged = torch.zeros(batch, dtype=torch.bool, device=device)
+    diverged, approached = torch.zeros(2, batch, dtype=torch.bool, device=device)
     spent = torch.zeros(batch, dtype=torch.long, device=device)
     final_scale = torch.zeros(batch, dtype=dtype, device=device)
     rows = torch.arange(batch, device=device)
@@ -267,6 +304,7 @@ def follow(
 
     with torch.no_grad(), torch.autocast(device.type, enabled=False):
         mask = mask_of(loop, recalled)
+        approach = None if toward is None else _Approach(toward, start, mask)
         state = start
         size = token_norms(state, mask)
         width = flatten(start).shape[1]
@@ -289,8 +327,9 @@ def follow(
                 done = done & _judge(history, tolerance, floor)["arrived"] if done.any() else done
             else:
                 done = quiet >= FIT_STEPS
+            coming = torch.zeros_like(lost) if approach is None else approach.seen(rows, after, mask) & ~lost
             over = index == iterations - 1 or (stop is not None and stop())
-            leaving = torch.ones_like(lost) if over else lost | done
+            leaving = torch.ones_like(lost) if over else lost | done | coming
             if leaving.any():
                 gone = rows[leaving]
                 for name, values in _judge(residual[: index + 1, gone], tolerance, floor).items():
@@ -299,6 +338,7 @@ def follow(
                 residual[index:, gone], norm[index:, gone] = residual[index, gone], norm[index, gone]
                 left_rows.append(gone)
                 left_states.append(where(lost[leaving], select(state, leaving), select(after, leaving)))
+                approached[gone] = coming[leaving] & ~verdicts["arrived"][gone]
                 if leaving.all():
                     break
                 stay = ~leaving
@@ -306,15 +346,20 @@ def follow(
                 after, recalled = select(after, stay), select(recalled, stay)
                 mask = None if mask is None else mask[stay]
             state, size = after, size_after
-    order = torch.argsort(torch.cat(left_rows))
+    ends = select(join(left_states), torch.argsort(torch.cat(left_rows)))
+    if toward is not None:
+        ends = where(approached, toward.state, ends)
+        verdicts["radius"] = torch.where(approached, (toward.error / final_scale).to(dtype), verdicts["radius"])
+        verdicts["arrived"] |= approached
     return Ends(
-        state=select(join(left_states), order),
+        state=ends,
         error=verdicts["radius"] * final_scale,
         iterations=spent,
         residual=residual,
         norm=norm,
         scale=final_scale,
         diverged=diverged,
+        approached=approached,
         tolerance=tolerance,
         **verdicts,
     )

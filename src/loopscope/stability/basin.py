@@ -104,7 +104,8 @@ def came_back(
 ) -> tuple[Float[Tensor, "batch"], Float[Tensor, "batch"]]:
     """Return 1 where the orbit from ``start`` arrives at the fixed point, 0 where elsewhere, NaN where unknown.
 
-    Second, the distance within which two ends count as the same one: ten times the errors of both together.
+    Second, the distance within which two ends count as the same one: ten times the errors of both together (of the
+    fixed point alone, where the orbit ended on its way to it).
     """
     returned = torch.full_like(fixed.error, torch.nan)
     limit = torch.full_like(fixed.error, torch.inf)
@@ -112,8 +113,16 @@ def came_back(
     if len(rows) == 0:
         return returned, limit
     recalled, points = select(recalled, rows), fixed.take(rows)
-    ends = follow(loop, recalled, select(start, rows), iterations=iterations, tolerance=tolerance, until="arrival")
-    limit[rows] = SLACK * (ends.error + points.error)
+    ends = follow(
+        loop,
+        recalled,
+        select(start, rows),
+        iterations=iterations,
+        tolerance=tolerance,
+        until="arrival",
+        toward=points,
+    )
+    limit[rows] = SLACK * (ends.error.masked_fill(ends.approached, 0) + points.error)
     same = ends.arrived & (distance(ends.state, points.state, mask_of(loop, recalled)) <= limit[rows])
     returned[rows] = torch.where(ends.diverged | ends.arrived, same.to(limit.dtype), torch.nan)
     return returned, limit

@@ -349,6 +349,7 @@ class _Examiner:
                 select(trajectory.state, near),
                 starts=self.budget.starts,
                 seed=self.config.seed,
+                known=trajectory.take(near),
                 **common,  # type: ignore[arg-type]
             )
             return {"variance": vars(found)}
@@ -374,7 +375,8 @@ class _Examiner:
         linear = input_sensitivity(self.loop, recall, fixed, inputs=inputs, seed=self.config.seed)
         common = {"iterations": limit, "tolerance": self.config.tolerance}
         check = finite_input_change(self.loop, recall, fixed, linear, inputs=inputs, **common)  # type: ignore[arg-type]
-        through_start = start_sensitivity(self.loop, recall, select(start, near), seed=self.config.seed, **common)  # type: ignore[arg-type]
+        first = select(start, near)
+        through_start = start_sensitivity(self.loop, recall, first, seed=self.config.seed, known=fixed, **common)  # type: ignore[arg-type]
         return {
             "path": linear.path,
             "gain": linear.gain[0],

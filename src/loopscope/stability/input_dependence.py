@@ -128,8 +128,8 @@ def swap_test(
     other_recalled = tree_map(lambda leaf: leaf.roll(-shift, 0), recalled)
     pairs = _Pairs(fixed, mask, shift)
     ends = [
-        follow(loop, recall, start, iterations=iterations, tolerance=tolerance, until="arrival")
-        for recall, start in ((other_recalled, fixed.state), (recalled, pairs.other_state))
+        follow(loop, recall, start, iterations=iterations, tolerance=tolerance, until="arrival", toward=own)
+        for recall, start, own in ((other_recalled, fixed.state, pairs.other), (recalled, pairs.other.state, fixed))
     ]
     return SwapTest(pairs.judge(ends[0]), pairs.judge(ends[1]), pairs.distance, shift)
 
@@ -139,18 +139,17 @@ class _Pairs:
 
     def __init__(self, fixed: FixedPoints, mask: Tensor | None, shift: int) -> None:
         self.fixed, self.mask = fixed, mask
-        self.other_state = of_others(fixed.state, shift)
-        self.other_error = fixed.error.roll(-shift)
-        self.distance = distance(fixed.state, self.other_state, mask)
+        self.other = FixedPoints(of_others(fixed.state, shift), fixed.error.roll(-shift), fixed.arrived.roll(-shift))
+        self.distance = distance(fixed.state, self.other.state, mask)
         same = same_shape(mask, shift, len(fixed.arrived)).to(fixed.arrived.device)
-        self.comparable = fixed.arrived & fixed.arrived.roll(-shift) & same
+        self.comparable = fixed.arrived & self.other.arrived & same
 
     def judge(self, ends: Ends) -> Swap:
         own = distance(ends.state, self.fixed.state, self.mask)
-        other = distance(ends.state, self.other_state, self.mask)
+        other = distance(ends.state, self.other.state, self.mask)
         near = NEAR * self.distance
-        shared = self.comparable & (self.distance <= self.fixed.error + self.other_error)
-        resolved = ends.error + torch.maximum(self.fixed.error, self.other_error) <= near
+        shared = self.comparable & (self.distance <= self.fixed.error + self.other.error)
+        resolved = ends.error + torch.maximum(self.fixed.error, self.other.error) <= near
         known = self.comparable & ends.arrived & resolved
         outcomes = []
         for row in range(len(own)):
@@ -238,7 +237,7 @@ def distinct_fixed_points(
         tolerance: see `follow`.
     """
     mask = mask_of(loop, recalled)
-    ends = follow(loop, recalled, common(start), iterations=iterations, tolerance=tolerance)
+    ends = follow(loop, recalled, common(start), iterations=iterations, tolerance=tolerance, toward=fixed)
     own, own_cluster = distinct(fixed, mask)
     shared, shared_cluster = distinct(ends, mask)
     return Growth(own, shared, own_cluster, shared_cluster)
@@ -274,6 +273,7 @@ def variance_share(
     starts: int = MIN_STARTS,
     tolerance: float = 1e-4,
     seed: int = 0,
+    known: FixedPoints | None = None,
 ) -> VarianceShare:
     """Compare how fixed points vary between inputs and, from random starts, within an input.
 
@@ -285,6 +285,7 @@ def variance_share(
         starts: random starts per input, drawn for each input anew.
         tolerance: see `follow`.
         seed: for the starts.
+        known: the inputs' fixed points, where orbits that are on their way there may end.
 
     Raises:
         LoopscopeError: fewer than four starts.
@@ -294,7 +295,9 @@ def variance_share(
     generator = torch.Generator().manual_seed(seed)
     mask = mask_of(loop, recalled)
     ends = [
-        follow(loop, recalled, random_like(like, generator), iterations=iterations, tolerance=tolerance)
+        follow(
+            loop, recalled, random_like(like, generator), iterations=iterations, tolerance=tolerance, toward=known
+        )
         for _ in range(starts)
     ]
     points = torch.stack([flatten(end.state, mask) for end in ends])

@@ -155,6 +155,7 @@ def start_sensitivity(
     step: float = 1e-2,
     tolerance: float = 1e-4,
     seed: int = 0,
+    known: FixedPoints | None = None,
 ) -> FiniteChange:
     """Change the start along a random direction with recall held, and see whether the end moves.
 
@@ -166,6 +167,7 @@ def start_sensitivity(
         step: size of the change to either side, over ||z_0|| (over 1 where z_0 is zero).
         tolerance: see `follow`.
         seed: for the direction.
+        known: the fixed points, where orbits that are on their way there may end.
     """
     generator = torch.Generator().manual_seed(seed)
     mask = mask_of(loop, recalled)
@@ -173,7 +175,8 @@ def start_sensitivity(
     size = torch.where(size > 0, size, 1.0)
     change = step * size[:, None] * random_direction(start, generator, mask)
     sides = join([moved(start, sign * change) for sign in (1, -1)])
-    ends = follow(loop, join([recalled, recalled]), sides, iterations=iterations, tolerance=tolerance)
+    twice = None if known is None else known.take(torch.arange(len(size)).repeat(2))
+    ends = follow(loop, join([recalled, recalled]), sides, iterations=iterations, tolerance=tolerance, toward=twice)
     return _compare(ends, change, mask, None)
 
 
