@@ -359,7 +359,11 @@ class TestApproach:
 
     def test_a_slow_orbit_is_cut_short_and_takes_on_the_fixed_point(self):
         rates = torch.tensor([[0.9], [0.98], [0.99]], dtype=F64)
-        loop, start, points = loop_of(lambda z, q: q * z + 1 - q), torch.zeros(3, 1, dtype=F64), torch.ones(3, 1).double()
+        loop, start, points = (
+            loop_of(lambda z, q: q * z + 1 - q),
+            torch.zeros(3, 1, dtype=F64),
+            torch.ones(3, 1).double(),
+        )
         ends = follow(loop, rates, start, iterations=3000, until="arrival", toward=self.known(points))
         whole = follow(loop, rates, start, iterations=3000, until="arrival")
         assert ends.arrived.tolist() == ends.approached.tolist() == [True] * 3
@@ -375,7 +379,9 @@ class TestApproach:
         shrink = torch.tensor([0.9, 1.0], dtype=F64)
         loop = loop_of(lambda z, e: shrink * z)
         start = torch.tensor([[1.0, 0.03]], dtype=F64)
-        ends = follow(loop, start, start, iterations=1000, until="arrival", toward=self.known(torch.zeros(1, 2).double()))
+        ends = follow(
+            loop, start, start, iterations=1000, until="arrival", toward=self.known(torch.zeros(1, 2).double())
+        )
         assert ends.arrived.tolist() == [True]
         assert ends.approached.tolist() == [False]
         torch.testing.assert_close(ends.state, torch.tensor([[0.0, 0.03]], dtype=F64), rtol=0, atol=1e-2)

@@ -16,6 +16,7 @@ from loopscope.errors import LoopscopeError
 from loopscope.models import LoopedTransformerConfig
 from loopscope.tasks import Sudoku, kernels
 from loopscope.tasks.data_report import histogram, overlap
+from loopscope.tasks.sudoku import reveal
 from loopscope.tasks.sudoku_generator import FEWEST, MOST, generate, generated_puzzles
 from loopscope.tasks.sudoku_puzzles import breaches, cells, proof, read_puzzles, solved
 from loopscope.tasks.sudoku_rules import UNDECIDED, canonical_forms, solve, symmetry_classes
@@ -521,6 +522,26 @@ def test_augmentation_keeps_puzzles_right_and_follows_the_generator(folder):
     assert Sudoku(augmentation="none").augment(problems, answers, torch.Generator())[0] is problems
 
 
+def test_revealed_cells_are_right_and_half_of_the_puzzles_stay_as_they_are():
+    batch, most = 4000, 10
+    problems, answers = torch.from_numpy(grids(*[PUZZLE] * batch)), torch.from_numpy(grids(*[SOLUTION] * batch))
+    task = Sudoku(augmentation="none", revealed=most)
+    changed, solutions = task.augment(problems, answers, torch.Generator().manual_seed(1))
+    assert torch.equal(changed, task.augment(problems, answers, torch.Generator().manual_seed(1))[0])
+    assert solutions is answers
+    assert changed.dtype == torch.int8
+    assert ((changed == problems) | ((problems == 0) & (changed == answers))).all()
+    counts = torch.bincount((changed != problems).sum(1), minlength=most + 1).double() / batch
+    expected = torch.full((most + 1,), 0.5 / (most + 1), dtype=torch.float64)
+    expected[0] += 0.5
+    torch.testing.assert_close(counts, expected, rtol=0, atol=0.03)
+    # Every empty cell is as likely as any other.
+    shares = (changed != problems).double().mean(0)[problems[0] == 0]
+    torch.testing.assert_close(shares, shares.mean().expand_as(shares), rtol=0, atol=0.02)
+    full = reveal(problems[:50], answers[:50], 81, torch.Generator().manual_seed(0))
+    assert (full != 0).all(1).any()
+
+
 def test_cells_are_one_hot_and_the_logits_are_for_the_digits_one_to_nine():
     task = Sudoku()
     problems, answers = torch.from_numpy(grids(PUZZLE)), torch.from_numpy(grids(SOLUTION))
@@ -551,6 +572,7 @@ def test_a_config_is_completed_where_it_was_left_empty():
         ({"rows": 0}, "rows is 0"),
         ({"division": "halves"}, "division is 'halves', expected one of singles, percentile"),
         ({"augmentation": "digit"}, "did you mean digits"),
+        ({"revealed": -1}, "revealed is -1, expected a number of cells from 0 to 81"),
         ({"source": "shiped"}, "did you mean shipped"),
         ({"path": "a.csv", "source": "generated"}, "path a.csv was given with source generated: leave one of them out"),
         ({"guess_groups": (4, 1)}, r"guess_groups is \[4, 1\], expected rising numbers from 1 on"),

@@ -295,9 +295,7 @@ def variance_share(
     generator = torch.Generator().manual_seed(seed)
     mask = mask_of(loop, recalled)
     ends = [
-        follow(
-            loop, recalled, random_like(like, generator), iterations=iterations, tolerance=tolerance, toward=known
-        )
+        follow(loop, recalled, random_like(like, generator), iterations=iterations, tolerance=tolerance, toward=known)
         for _ in range(starts)
     ]
     points = torch.stack([flatten(end.state, mask) for end in ends])

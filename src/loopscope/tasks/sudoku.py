@@ -31,6 +31,9 @@ EXTREME = Remote(
 SHIPPED = Path(__file__).with_name("shipped") / "sudoku.csv.gz"
 GENERATOR = Path(__file__).with_name("sudoku_generator.py")
 PERCENTILE = 80
+CELLS = 81
+REVEALED_SHARE = 0.5
+"""The share of training puzzles in which cells are revealed, where any are."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,9 @@ class Sudoku:
         test_puzzles: most puzzles of every harder group.
         augmentation: what is changed at random in a training puzzle. none; digits: relabelled; symmetries: relabelled,
             and rows, columns, bands and stacks exchanged and the board transposed.
+        revealed: up to so many empty cells are filled in from the answer, in half of the training puzzles at random, how
+            many drawn anew each time: rules are learned soonest where few cells are empty. A puzzle that singles solve
+            stays one. 0 leaves the puzzles as they are.
         seed: seed of the splits, apart from the seed of training.
     """
 
@@ -77,6 +83,7 @@ class Sudoku:
     validation_puzzles: int = 1000
     test_puzzles: int = 1000
     augmentation: Augmentation = "digits"
+    revealed: int = 0
     seed: int = 0
 
     name: ClassVar[str] = "sudoku"
@@ -90,6 +97,8 @@ class Sudoku:
         )
         if self.train_puzzles is not None:
             check_positive(train_puzzles=self.train_puzzles)
+        if not 0 <= self.revealed <= CELLS:
+            raise LoopscopeError(f"revealed is {self.revealed}, expected a number of cells from 0 to {CELLS}")
         check_choice("source", self.source, get_args(Source))
         if self.path is not None and self.source not in ("auto", "file"):
             raise LoopscopeError(f"path {self.path} was given with source {self.source}: leave one of them out")
@@ -139,7 +148,9 @@ class Sudoku:
     def augment(
         self, problems: Int[Tensor, "batch 81"], answers: Int[Tensor, "batch 81"], generator: torch.Generator
     ) -> tuple[Int[Tensor, "batch 81"], Int[Tensor, "batch 81"]]:
-        """Return the batch after a random symmetry per puzzle, of those that ``augmentation`` names."""
+        """Return the batch with cells ``revealed``, after a random symmetry per puzzle of those of ``augmentation``."""
+        if self.revealed:
+            problems = reveal(problems, answers, self.revealed, generator)
         if self.augmentation == "none":
             return problems, answers
         draw = random_relabellings if self.augmentation == "digits" else random_symmetries
@@ -164,6 +175,19 @@ class Sudoku:
     ) -> dict[str, Bool[Tensor, "batch"]]:
         """Return nothing: a grid is right when all of it is, by one rule."""
         return {}
+
+
+def reveal(
+    problems: Int[Tensor, "batch 81"], answers: Int[Tensor, "batch 81"], most: int, generator: torch.Generator
+) -> Int[Tensor, "batch 81"]:
+    """Return the puzzles with 0 to ``most`` of their empty cells, at random, filled in; half of them as they are."""
+    batch = len(problems)
+    chosen = torch.rand(batch, generator=generator) < REVEALED_SHARE
+    number = torch.randint(most + 1, (batch,), generator=generator) * chosen
+    # Each empty cell's place in a random order of the empty cells; givens come after all of them.
+    order = torch.rand(problems.shape, generator=generator) + (problems != 0)
+    place = order.argsort(1).argsort(1)
+    return torch.where(place < number.unsqueeze(1), answers, problems)
 
 
 def _split(puzzles: Puzzles) -> Split:
