@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,6 +17,8 @@ from loopscope.errors import LoopscopeError
 from loopscope.evaluation import (
     AccuracyCurve,
     EvaluationConfig,
+    Steps,
+    decisions,
     evaluate,
     evaluate_split,
     iterations_to_run,
@@ -139,18 +142,94 @@ def test_padding_counts_neither_as_right_nor_as_wrong():
     assert unmasked.token_accuracy[-1] == 0.5
 
 
-def test_settled_answers_are_counted_with_those_of_them_that_are_right():
-    """z <- z / 2 + e / 2 settles at e; where the first bit is set the state only grows."""
-    drifting = FunctionLoop(
+def halving() -> FunctionLoop:
+    """z <- (z + e) / 2 from 0: z_t = (1 - 2^-t) e. Where the first bit is set z grows by e: its residual is 1 / t."""
+    return FunctionLoop(
         encode=lambda inputs: inputs.squeeze(-1),
         start=torch.zeros_like,
         step=lambda z, e: torch.where(e[:, :1] > 0, z + e, (z + e) / 2),
         read=lambda z: torch.stack([-z, z], -1),
     )
+
+
+def test_settled_answers_are_counted_with_those_of_them_that_are_right():
     problems = torch.tensor([[0, 1, 1], [0, 0, 1], [1, 0, 1], [1, 1, 1]])
     answers = torch.tensor([[0, 1, 1], [1, 1, 1], [1, 0, 1], [1, 1, 1]])
-    settled = evaluate_split(drifting, TASK, Split(problems, answers), EvaluationConfig(iterations=40)).settled
+    settled = evaluate_split(halving(), TASK, Split(problems, answers), EvaluationConfig(iterations=40)).settled
     assert (settled.examples, settled.right, settled.tolerance) == (2, 1, 1e-4)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 100])
+def test_examples_leave_once_they_have_settled(batch_size):
+    problems = torch.tensor([[0, 1, 1], [0, 0, 1], [1, 0, 1], [1, 1, 1], [0, 0, 0]])
+    split = Split(problems, torch.tensor([[0, 1, 1], [1, 1, 1], [1, 0, 1], [0, 1, 1], [0, 0, 0]]), torch.arange(5.0))
+    config = EvaluationConfig(iterations=100, batch_size=batch_size)
+    full = evaluate_split(halving(), TASK, split, config)
+    early = evaluate_split(halving(), TASK, split, replace(config, until_settled=True))
+    # The residual at t is 2^-t / (1 - 2^-t): within 1e-4 from t = 14 on, and for eight iterations in a row at t = 21.
+    assert early.steps == Steps(computed=3 * 21 + 2 * 100, full=500)
+    assert full.steps is None
+    assert replace(early, steps=None) == full
+    assert full.settled.examples == 3
+
+
+class Fickle:
+    """A state that never moves much, and logits that turn from one wrong class to another until iteration 30."""
+
+    def __init__(self, turns_every: int) -> None:
+        self.turns_every = turns_every
+
+    def encode(self, inputs: Tensor) -> Tensor:
+        return inputs
+
+    def start(self, recalled: Tensor, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        return {"z": 1 + recalled.squeeze(-1), "count": torch.zeros(len(recalled), dtype=torch.int64)}
+
+    def step(self, state: dict[str, Tensor], recalled: Tensor) -> dict[str, Tensor]:
+        return {"z": state["z"], "count": state["count"] + 1}
+
+    def read(self, state: dict[str, Tensor]) -> Tensor:
+        wrong = 1 + state["count"] // self.turns_every % 2
+        said = torch.where(state["count"] < 30, wrong, 0)
+        return torch.nn.functional.one_hot(said, 3).float().unsqueeze(1).expand(-1, state["z"].shape[1], -1)
+
+
+def test_an_example_whose_prediction_still_changes_stays_though_right_and_wrong_do_not():
+    split = Split(torch.zeros(2, 3, dtype=torch.int64), torch.zeros(2, 3, dtype=torch.int64))
+    config = EvaluationConfig(iterations=60, until_settled=True)
+    changing = evaluate_split(Fickle(turns_every=5), TASK, split, config)
+    assert changing.last == 1.0
+    # Right from iteration 30 on, and eight more without a change.
+    assert changing.steps == Steps(computed=2 * 38, full=120)
+    # What the criterion cannot see: a prediction that rests for long and then changes.
+    assert evaluate_split(Fickle(turns_every=25), TASK, split, config).last == 0.0
+
+
+@pytest.mark.parametrize("batch_size", [7, 100])
+@pytest.mark.parametrize("padded", [False, True])
+def test_what_settled_examples_leave_behind_is_what_the_full_run_finds(batch_size, padded):
+    padding = (lambda bits: torch.arange(bits.shape[1]).expand(len(bits), -1) < 4) if padded else None
+    loop = parity_loop(padding=padding)
+    task = TwoRules(train_bits=6, test_bits=(6, 9), strings=40, test_strings=30)
+    config = EvaluationConfig(iterations=40, batch_size=batch_size)
+    full = evaluate(loop, task, config)
+    for name, curve in evaluate(loop, task, replace(config, until_settled=True)).items():
+        assert replace(curve, steps=None) == full[name]
+        assert curve.steps.full == 40 * curve.examples
+        # A string of n bits is summed after n - 1 iterations at the latest, then it takes as many as must be still.
+        assert 8 * curve.examples <= curve.steps.computed <= (int(name[0]) + 8) * curve.examples
+
+
+def test_what_logits_decide():
+    logits = torch.tensor([[[0.1, 0.9, 0.5], [2.0, 1.0, 0.0]]])
+    assert decisions(logits).tolist() == [[1, 0]]
+    # One output per token: their order, padding last.
+    scores = torch.tensor([[0.2, 3.0, -1.0, 0.5]]).unsqueeze(-1)
+    assert decisions(scores).tolist() == [[1, 3, 0, 2]]
+    real = torch.tensor([[True, False, True, True]])
+    assert decisions(scores, real).tolist() == [[3, 0, 2, 1]]
+    louder = scores + 9 * (~real).unsqueeze(-1)
+    assert decisions(louder, real).equal(decisions(scores, real))
 
 
 @given(st.lists(st.lists(st.booleans(), min_size=4, max_size=4), min_size=1, max_size=12))
@@ -183,10 +262,11 @@ def test_curves_are_plain_json():
 
 
 @pytest.mark.parametrize(("examples", "batch_size"), [(100, 3), (5, 2), (1, 1)])
-def test_progress_is_told_as_often_as_announced(examples, batch_size):
-    config, calls = EvaluationConfig(iterations=4, examples=examples, batch_size=batch_size), []
+@pytest.mark.parametrize(("iterations", "until_settled"), [(4, False), (40, True)])
+def test_progress_is_told_as_often_as_announced(examples, batch_size, iterations, until_settled):
+    config, calls = EvaluationConfig(iterations, examples, batch_size, until_settled), []
     evaluate(parity_loop(), TASK, config, on_iteration=lambda: calls.append(1))
-    assert len(calls) == iterations_to_run(TASK, config)
+    assert len(calls) == iterations_to_run(TASK.evaluation_splits(), config)
 
 
 @pytest.mark.parametrize("option", ["iterations", "examples", "batch_size"])
@@ -292,5 +372,5 @@ def test_accuracy_by_other_rules_is_recorded_beside_at_every_iteration():
 
 def test_curves_of_files_from_before_these_fields_are_read():
     old = to_json({"a": summarize(torch.ones(2, 3, dtype=torch.bool), torch.ones(2))})["a"]
-    del old["other_rules"], old["by_difficulty"]
+    del old["other_rules"], old["by_difficulty"], old["steps"]
     assert AccuracyCurve(**old).last == 1

@@ -9,11 +9,12 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import fields, replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from jsonargparse import ArgumentError, ArgumentParser, Namespace
+from jsonargparse import ActionYesNo, ArgumentError, ArgumentParser, Namespace
 from rich.console import Console
 from rich.table import Table
 
@@ -21,8 +22,10 @@ from loopscope.errors import RESUMABLE, LoopscopeError, check_choice, nearest
 from loopscope.training.settings import tidy
 
 if TYPE_CHECKING:
+    from loopscope.evaluation import AccuracyCurve
     from loopscope.subjects import Subject
     from loopscope.tasks.words import Problem, Words
+    from loopscope.training.runs import RunFolder
 
 # What is shown may hold brackets and colons of its own (paths, errors): none of it is markup.
 console = Console(stderr=True, markup=False, emoji=False)
@@ -97,26 +100,71 @@ def train_command(options: Namespace) -> int:
 
 
 def evaluate_command(options: Namespace) -> int:
-    """Evaluate a run against the number of iterations."""
-    from dataclasses import replace
-
+    """Evaluate a run against the number of iterations, on its own data or on others of its task."""
     from loopscope.evaluation import evaluate, iterations_to_run, to_json
-    from loopscope.files import write_json
+    from loopscope.files import read_json, write_json
     from loopscope.reports.terminal import curves_table, iteration_progress
-    from loopscope.subjects import evaluation_of, trained
+    from loopscope.subjects import evaluation_of, trained, with_data
     from loopscope.training.runs import RunFolder
 
     run = RunFolder(Path(options.run))
     settings, model = trained(run)
-    given = {name: options[name] for name in ("iterations", "examples") if options[name] is not None}
+    chosen = ("iterations", "examples", "until_settled")
+    given = {name: options[name] for name in chosen if options[name] is not None}
     settings = replace(settings, evaluation=replace(settings.evaluation, **given))
+    other_data = {name: value for name, value in vars(options.data).items() if value is not None}
+    settings = with_data(settings, other_data)
+    out = _place_for_evaluation(run, options.out, other=bool(other_data))
     config = evaluation_of(settings)
-    with iteration_progress(console, "evaluate", iterations_to_run(settings.data, config)) as on_iteration:
-        curves = evaluate(model, settings.data, config, on_iteration)
-    write_json(run.evaluation, {"settings": settings.to_dict(), "splits": to_json(curves)})
+    stored = read_json(run.evaluation)["splits"] if run.evaluation.is_file() and not other_data else {}
+    splits = settings.data.evaluation_splits()
+    with iteration_progress(console, "evaluate", iterations_to_run(splits, config)) as on_iteration:
+        curves = evaluate(model, settings.data, config, on_iteration, splits)
     show(curves_table(str(run.path), curves, settings.training.max_iterations))
-    say(f"written: {run.evaluation}")
+    for name, curve in curves.items():
+        if curve.steps is not None:
+            say(f"{name}: {_settling(curve, stored.get(name))}")
+    if out == run.evaluation and config.until_settled and any(curve.get("steps") is None for curve in stored.values()):
+        say(f"not written: {out} holds an evaluation of every iteration, which is kept; --out FILE writes this one")
+        return 0
+    write_json(out, {"settings": settings.to_dict(), "splits": to_json(curves)})
+    say(f"written: {out}")
     return 0
+
+
+def _place_for_evaluation(run: RunFolder, out: str | None, other: bool) -> Path:
+    """Return the file to write an evaluation to, of a run's own data or of others.
+
+    Raises:
+        LoopscopeError: others are given without a file for them, the file is where an evaluation of a run's own data
+            belongs, or there is no place for it.
+    """
+    if out is None:
+        if other:
+            raise LoopscopeError(
+                f"the data are not the run's own, whose evaluation is {run.evaluation}: name another file by --out FILE"
+            )
+        return run.evaluation
+    place = Path(out)
+    folder = replace(run, path=place.resolve().parent)
+    if folder.config.is_file() and place.name == folder.evaluation.name:
+        raise LoopscopeError(f"--out {out} is where the evaluation of a run's own data belongs: name another file")
+    if place.is_dir() or not place.parent.is_dir():
+        raise LoopscopeError(f"--out {out} is no place for a file: name one in a folder that exists")
+    return place
+
+
+def _settling(curve: AccuracyCurve, stored: dict[str, Any] | None) -> str:
+    """Return what running examples until they had settled saved, and the accuracy beside that of a full evaluation."""
+    assert curve.steps is not None
+    computed, full = curve.steps.computed, curve.steps.full
+    words = f"{100 * (1 - computed / full):.1f}% of the steps saved, {computed:,} computed instead of {full:,}"
+    if stored is None or stored.get("steps") is not None:
+        return words
+    if (stored["examples"], len(stored["answer_accuracy"])) != (curve.examples, len(curve.answer_accuracy)):
+        return words
+    difference = 100 * (curve.last - stored["last"])
+    return f"{words}; accuracy at the last iteration {difference:+.2f} points from that of every iteration"
 
 
 def _subject(name: str) -> Subject:
@@ -128,8 +176,6 @@ def _subject(name: str) -> Subject:
 
 def examine_command(options: Namespace) -> int:
     """Examine a run, or any loop that an importable function returns."""
-    from dataclasses import replace
-
     from loopscope.reports import write_comparison
     from loopscope.reports.terminal import part_progress
     from loopscope.stability import Examination
@@ -305,16 +351,40 @@ def _solve_parser() -> ArgumentParser:
 
 
 def _evaluate_parser() -> ArgumentParser:
+    from loopscope.tasks import TASKS
+
     parser = ArgumentParser(
         exit_on_error=False,
         allow_abbrev=False,
-        description="Measure a run's accuracy after every iteration, on each split of its task.",
+        description="Measure a run's accuracy after every iteration, on each split of its task. With --data options it is "
+        "measured on other data than the run's own; whether the model was trained on some of these is not checked.",
     )
     parser.add_argument("run", help="Folder of a trained run.")
     parser.add_argument(
         "--iterations", type=int | None, help="Iterations to run; those of the run's config if left out."
     )
     parser.add_argument("--examples", type=int | None, help="Most examples of a split; the config's if left out.")
+    parser.add_argument(
+        "--until-settled",
+        action=ActionYesNo(no_prefix="no-"),
+        default=None,
+        help="Run each example only until its state and prediction have settled; the config's choice if left out. An "
+        "evaluation of every iteration that is there already is not overwritten.",
+    )
+    parser.add_argument(
+        "--out",
+        type=str | None,
+        help="File to write; evaluation.json in the run's folder if left out. Needed with --data.",
+    )
+    options = {name: [field.name for field in fields(task)] for name, task in TASKS.items()}
+    for option in dict.fromkeys(option for known in options.values() for option in known):
+        names = [name for name, known in options.items() if option in known]
+        parser.add_argument(
+            f"--data.{option}",
+            type=str,
+            default=None,
+            help=f"Instead of the run's own, for {', '.join(names)}: see loopscope train TASK --help.",
+        )
     return parser
 
 

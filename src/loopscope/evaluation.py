@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from loopscope.errors import check_positive
 from loopscope.fixed_points.residual import relative_residual, smallest_scale
-from loopscope.loop import Loop, eval_mode, flatten, mask_of
+from loopscope.loop import Loop, eval_mode, flatten, mask_of, select
 from loopscope.tasks.task import Split, Task
 
 WITHIN_BEST = 0.01
@@ -23,6 +23,8 @@ DIFFICULTY_ITERATIONS = (1, 2, 4, 8, 16, 30, 64, 128, 256, 500, 1000, 2000)
 DIFFICULTY_BINS = 8
 SETTLED = 1e-4
 """The relative residual within which a state counts as settled."""
+PATIENCE = 8
+"""For so many iterations in a row must a settled state keep its prediction before its example may leave early."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +35,14 @@ class EvaluationConfig:
         iterations: iterations to run; accuracy is taken after each.
         examples: most examples of a split.
         batch_size: most examples run together; fewer where they are long (see ``batches``).
+        until_settled: whether an example is run only until its state and its prediction have settled (see
+            ``evaluate_split``), rather than to the last iteration.
     """
 
     iterations: int = 500
     examples: int = 1000
     batch_size: int = 100
+    until_settled: bool = False
 
     def __post_init__(self) -> None:
         check_positive(iterations=self.iterations, examples=self.examples, batch_size=self.batch_size)
@@ -78,6 +83,19 @@ class Settled:
 
 
 @dataclass(frozen=True)
+class Steps:
+    """What it cost to run each example until it had settled, in steps of single examples.
+
+    Args:
+        computed: steps that were computed.
+        full: steps that running every example to the last iteration takes.
+    """
+
+    computed: int
+    full: int
+
+
+@dataclass(frozen=True)
 class AccuracyCurve:
     """Accuracy of one split at every iteration, from 1 on (item i is after i + 1 iterations).
 
@@ -94,6 +112,8 @@ class AccuracyCurve:
         by_difficulty: answer accuracy in bins of about as many examples each, easiest first; none where the split has
             no difficulty.
         settled: how many examples have settled, and how many of those are right.
+        steps: what was computed, where examples were run until they had settled; None where each was run to the last
+            iteration.
     """
 
     examples: int
@@ -107,6 +127,7 @@ class AccuracyCurve:
     other_rules: dict[str, list[float]] = field(default_factory=dict)
     by_difficulty: list[DifficultyBin] = field(default_factory=list)
     settled: Settled | None = None
+    steps: Steps | None = None
 
 
 def difficulty_bins(
@@ -140,6 +161,7 @@ def summarize(
     other_rules: Mapping[str, Float[Tensor, "iterations"]] | None = None,
     difficulty: Float[Tensor, "examples"] | None = None,
     residual: Float[Tensor, "examples"] | None = None,
+    steps: Steps | None = None,
 ) -> AccuracyCurve:
     """Return the curve and its figures from which examples are solved at each iteration, and their last residuals."""
     accuracy = solved.double().mean(1)
@@ -158,6 +180,7 @@ def summarize(
         other_rules={name: values.tolist() for name, values in (other_rules or {}).items()},
         by_difficulty=[] if difficulty is None else difficulty_bins(solved, difficulty),
         settled=None if residual is None else _settled(solved[-1], residual),
+        steps=steps,
     )
 
 
@@ -176,6 +199,83 @@ def batches(split: Split, config: EvaluationConfig) -> list[slice]:
     return [slice(begin, min(begin + size, count)) for begin in range(0, count, size)]
 
 
+def decisions(
+    logits: Float[Tensor, "batch tokens outputs"], real: Bool[Tensor, "batch tokens"] | None = None
+) -> Int[Tensor, "batch tokens"]:
+    """Return what logits decide: each token's largest output.
+
+    Where a token has a single output, tokens are compared with each other, and what is decided is their order.
+
+    Args:
+        logits: what ``read`` returned.
+        real: true where a token is real; padding decides nothing.
+    """
+    if real is not None:
+        logits = logits.masked_fill(~real.unsqueeze(-1), float("-inf"))
+    if logits.shape[-1] > 1:
+        return logits.argmax(-1)
+    return logits.squeeze(-1).argsort(dim=1, descending=True, stable=True)
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """What is right about the examples of a batch after one iteration; padding is neither right nor wrong."""
+
+    right: Bool[Tensor, "batch columns"]
+    padding: Bool[Tensor, "batch columns"]
+    others: dict[str, Bool[Tensor, "batch"]]
+
+    def at(self, chosen: Bool[Tensor, "batch"]) -> _Judged:
+        return _Judged(self.right[chosen], self.padding[chosen], select(self.others, chosen))
+
+    def outcomes(self) -> Bool[Tensor, "batch rules"]:
+        """Return every outcome that is recorded."""
+        return torch.cat([self.right | self.padding, *(right.unsqueeze(1) for right in self.others.values())], dim=1)
+
+
+class _Tally:
+    """What is right after each iteration, over all examples, and the examples' last residuals."""
+
+    def __init__(self, iterations: int, examples: int) -> None:
+        self.solved = torch.empty(iterations, examples, dtype=torch.bool)
+        self.residual = torch.empty(examples)
+        self.tokens_right, self.tokens = torch.zeros(2, iterations, dtype=torch.float64)
+        self.others: dict[str, Tensor] = defaultdict(lambda: torch.zeros(iterations, dtype=torch.float64))
+
+    def add(self, at: slice, rows: Int[Tensor, "batch"], judged: _Judged) -> None:
+        """Record some examples for the iterations ``at``."""
+        self.solved[at, rows] = (judged.right | judged.padding).all(1)
+        self.tokens_right[at] += (judged.right & ~judged.padding).sum()
+        self.tokens[at] += (~judged.padding).sum()
+        for name, right in judged.others.items():
+            self.others[name][at] += right.sum()
+
+
+class _Stillness:
+    """For how many iterations in a row each example's state has been settled and its prediction unchanged."""
+
+    def __init__(self) -> None:
+        self._last: tuple[Tensor, ...] | None = None
+        self._still = torch.zeros((), dtype=torch.long)
+
+    def settled(self, residual: Float[Tensor, "batch"], *last: Tensor) -> Bool[Tensor, "batch"]:
+        """Return which examples have been still for long enough, after one more iteration.
+
+        Args:
+            residual: relative residual of the step.
+            last: what must not change, each batch first.
+        """
+        still = residual <= SETTLED
+        for now, before in zip(last, self._last or last, strict=True):
+            still = still & (now == before).all(1)
+        self._still, self._last = torch.where(still, self._still + 1, 0), last
+        return self._still >= PATIENCE
+
+    def keep(self, rows: Bool[Tensor, "batch"]) -> None:
+        """Forget all examples but some."""
+        self._last, self._still = select((self._last, self._still), rows)
+
+
 @torch.no_grad()  # not inference mode: what a loop keeps for later (tables, masks) must still serve in training
 def evaluate_split(
     loop: Loop,
@@ -189,41 +289,78 @@ def evaluate_split(
     No more than two states are held at a time, and one bit per example and iteration. Padding (the loop's mask) counts neither as
     right nor as wrong. A module is put in eval mode meanwhile.
 
+    With ``config.until_settled`` an example leaves the batch once, for ``PATIENCE`` iterations in a row, its relative
+    residual was within ``SETTLED`` and neither what its logits decide nor what is right about it changed. What is
+    right about it then stands for all later iterations too; so does its residual.
+
     Args:
         loop: any loop whose ``read`` gives the task's logits.
         task: gives inputs and the rule for being right.
         split: the examples.
-        config: iterations, examples, batch size.
-        on_iteration: called after each iteration of each batch.
+        config: iterations, examples, batch size, and whether examples leave early.
+        on_iteration: called after each iteration of each batch, those that nothing is left to do in included.
     """
     split = split.first(config.examples)
-    solved = torch.empty(config.iterations, len(split), dtype=torch.bool)
-    tokens_right, tokens = torch.zeros(2, config.iterations, dtype=torch.float64)
-    residual = torch.empty(len(split))
-    others: dict[str, Tensor] = defaultdict(lambda: torch.zeros(config.iterations, dtype=torch.float64))
+    tally, computed = _Tally(config.iterations, len(split)), 0
     with eval_mode(loop):
-        for rows in batches(split, config):
-            problems, answers = split.problems[rows], split.answers[rows]
-            recalled = loop.encode(task.inputs(problems))
-            state = loop.start(recalled)
-            real = mask_of(loop, recalled)
-            smallest = smallest_scale(state, real)
-            for i in range(config.iterations):
-                before = state
-                state = loop.step(before, recalled)
-                logits = loop.read(state)
-                right = task.correct(logits, problems, answers)
-                padding = torch.zeros_like(right) if real is None else ~real
-                solved[i, rows] = (right | padding).all(1)
-                tokens_right[i] += (right & ~padding).sum()
-                tokens[i] += (~padding).sum()
-                for name, right_so in task.other_rules(logits, problems, answers).items():
-                    others[name][i] += right_so.sum()
-                if on_iteration is not None:
-                    on_iteration()
-            residual[rows] = relative_residual(flatten(before, real), flatten(state, real), smallest).float()
-    other_rules = {name: right / len(split) for name, right in others.items()}
-    return summarize(solved, tokens_right / tokens, other_rules, split.difficulty, residual)
+        for part in batches(split, config):
+            rows = torch.arange(part.start, part.stop)
+            computed += _run(loop, task, split, rows, config, on_iteration or (lambda: None), tally)
+    return summarize(
+        tally.solved,
+        tally.tokens_right / tally.tokens,
+        {name: right / len(split) for name, right in tally.others.items()},
+        split.difficulty,
+        tally.residual,
+        Steps(computed, config.iterations * len(split)) if config.until_settled else None,
+    )
+
+
+def _run(
+    loop: Loop,
+    task: Task,
+    split: Split,
+    rows: Int[Tensor, "batch"],
+    config: EvaluationConfig,
+    on_iteration: Callable[[], None],
+    tally: _Tally,
+) -> int:
+    """Run some examples of a split together and record what becomes of them; return the steps computed."""
+    problems, answers = split.problems[rows], split.answers[rows]
+    recalled = loop.encode(task.inputs(problems))
+    state = loop.start(recalled)
+    real = mask_of(loop, recalled)
+    smallest = smallest_scale(state, real)
+    stillness, computed = _Stillness(), 0
+    for i in range(config.iterations):
+        before = state
+        state = loop.step(before, recalled)
+        computed += len(rows)
+        logits = loop.read(state)
+        right = task.correct(logits, problems, answers)
+        padding = torch.zeros_like(right) if real is None else ~real
+        judged = _Judged(right, padding, task.other_rules(logits, problems, answers))
+        tally.add(slice(i, i + 1), rows, judged)
+        on_iteration()
+        if not config.until_settled and i + 1 < config.iterations:
+            continue
+        now = relative_residual(flatten(before, real), flatten(state, real), smallest).float()
+        tally.residual[rows] = now
+        if not config.until_settled:
+            continue
+        settled = stillness.settled(now, decisions(logits, real), judged.outcomes())
+        if bool(settled.any()):
+            tally.add(slice(i + 1, None), rows[settled], judged.at(settled))
+            going = ~settled
+            rows, problems, answers, smallest = select((rows, problems, answers, smallest), going)
+            state, recalled = select((state, recalled), going)
+            real = None if real is None else real[going]
+            stillness.keep(going)
+        if not len(rows):
+            break
+    for _ in range(i + 1, config.iterations):
+        on_iteration()
+    return computed
 
 
 def evaluate(
@@ -231,18 +368,19 @@ def evaluate(
     task: Task,
     config: EvaluationConfig | None = None,
     on_iteration: Callable[[], None] | None = None,
+    splits: Mapping[str, Split] | None = None,
 ) -> dict[str, AccuracyCurve]:
-    """Return the accuracy curve of each of the task's evaluation splits."""
+    """Return the accuracy curve of each of the task's evaluation splits, or of ``splits`` where they are given."""
     config = config or EvaluationConfig()
     return {
         name: evaluate_split(loop, task, split, config, on_iteration)
-        for name, split in task.evaluation_splits().items()
+        for name, split in (task.evaluation_splits() if splits is None else splits).items()
     }
 
 
-def iterations_to_run(task: Task, config: EvaluationConfig) -> int:
+def iterations_to_run(splits: Mapping[str, Split], config: EvaluationConfig) -> int:
     """Return how many times ``evaluate`` will call ``on_iteration``: for progress."""
-    return config.iterations * sum(len(batches(split, config)) for split in task.evaluation_splits().values())
+    return config.iterations * sum(len(batches(split, config)) for split in splits.values())
 
 
 def to_json(curves: Mapping[str, AccuracyCurve]) -> dict[str, Any]:

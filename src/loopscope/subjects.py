@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from jsonargparse import ArgumentParser
 from torch import Tensor
 
 from loopscope.errors import LoopscopeError, nearest
@@ -16,8 +17,9 @@ from loopscope.evaluation import EvaluationConfig
 from loopscope.loop import Loop, Tree, select
 from loopscope.models import FixedDepthTransformer, LoopedTransformer, load_model
 from loopscope.stability import Examination, ExaminationConfig, examine
+from loopscope.tasks import task_class
 from loopscope.training.runs import RunFolder
-from loopscope.training.settings import RunSettings
+from loopscope.training.settings import RunSettings, one_line_errors
 
 
 @dataclass(frozen=True)
@@ -52,10 +54,35 @@ def trained(run: RunFolder) -> tuple[RunSettings, LoopedTransformer | FixedDepth
     return settings, model
 
 
+def with_data(settings: RunSettings, given: Mapping[str, str]) -> RunSettings:
+    """Return a run's settings with options of its data replaced.
+
+    Args:
+        settings: the run's.
+        given: values by the options' names, as text of a command line. Path and source are one choice: where one of
+            them is given, the other is not taken from the run.
+
+    Raises:
+        LoopscopeError: the run's task has no such option, or refuses the value.
+    """
+    own = settings.to_dict()["data"]
+    for name in given:
+        if name not in own:
+            close = nearest(f"--data.{name}", [f"--data.{known}" for known in own])
+            raise LoopscopeError(f"the data of the task {settings.task} have no option --data.{name}{close}")
+    dropped = {"path", "source"} if {"path", "source"} & given.keys() else set()
+    parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
+    parser.add_class_arguments(task_class(settings.task), "data")
+    parser.set_defaults({f"data.{name}": value for name, value in own.items() if name not in dropped})
+    with one_line_errors():
+        parsed = parser.parse_args([f"--data.{name}={value}" for name, value in given.items()])
+        return replace(settings, data=parser.instantiate(parsed).data)
+
+
 def evaluation_of(settings: RunSettings) -> EvaluationConfig:
     """Return how a run's model is evaluated: a model of fixed depth has one pass, so one iteration."""
     config = settings.evaluation
-    return config if settings.model.architecture == "looped" else replace(config, iterations=1)
+    return config if settings.model.architecture == "looped" else replace(config, iterations=1, until_settled=False)
 
 
 def from_run(path: Path) -> Subject:

@@ -1,0 +1,189 @@
+"""``loopscope evaluate``: until settled, and on other data than the run's own."""
+
+import gzip
+import json
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+
+from loopscope.cli import main
+from loopscope.files import read_json
+from loopscope.models import build_model
+from loopscope.tasks.sudoku import SHIPPED, Sudoku
+from loopscope.training.runs import RunFolder, open_run
+from loopscope.training.settings import settings_from
+
+
+def finished(path: Path, **settings) -> RunFolder:
+    """Return a finished run of an untrained model that contracts."""
+    values = {
+        "model": {"width": 16, "heads": 2, "recall": "external"},
+        "evaluation": {"iterations": 60, "examples": 6},
+        **settings,
+    }
+    complete = settings_from(values)
+    run = open_run(path, complete, resume=False)
+    torch.manual_seed(0)
+    model = build_model(complete.model)
+    with torch.no_grad():
+        model.recall.state.weight.mul_(0.1)
+    model.save_pretrained(run.model)
+    return run
+
+
+@pytest.fixture
+def bits(tmp_path: Path) -> RunFolder:
+    return finished(
+        tmp_path / "bits",
+        task="prefix-sums",
+        data={"test_bits": [8, 12], "train_bits": 8, "strings": 40, "test_strings": 9},
+    )
+
+
+@pytest.fixture
+def boards(tmp_path: Path) -> RunFolder:
+    """A run on generated puzzles; none is ever generated here."""
+    return finished(tmp_path / "boards", task="sudoku", data={"source": "generated", "validation_puzzles": 20})
+
+
+@pytest.fixture
+def puzzles(tmp_path: Path) -> Path:
+    """A user's file: sixty easy puzzles."""
+    path = tmp_path / "mine.csv"
+    with gzip.open(SHIPPED, "rt") as file:
+        path.write_text("".join(islice(file, 61)))
+    return path
+
+
+def said(capsys, *arguments: object, status: int = 0) -> str:
+    """Run ``loopscope evaluate`` and return what it says beside its table, on one line."""
+    capsys.readouterr()
+    assert main(["evaluate", *map(str, arguments)]) == status
+    return " ".join(capsys.readouterr().err.split())
+
+
+def test_a_full_evaluation_is_kept_and_compared_with(bits, tmp_path, capsys):
+    assert f"written: {bits.evaluation}" in said(capsys, bits.path)
+    full = bits.evaluation.read_text()
+    words = said(capsys, bits.path, "--until-settled")
+    assert f"not written: {bits.evaluation}" in words
+    assert words.count("accuracy at the last iteration +0.00 points from that of every iteration") == 2
+    assert bits.evaluation.read_text() == full
+    # Other examples, or another last iteration: nothing to compare with.
+    for option in ("--examples", "--iterations"):
+        assert "points" not in said(capsys, bits.path, "--until-settled", option, 5)
+    out = tmp_path / "early.json"
+    assert f"written: {out}" in said(capsys, bits.path, "--until-settled", "--out", out)
+    assert bits.evaluation.read_text() == full
+    early = read_json(out)
+    assert early["settings"]["evaluation"]["until_settled"] is True
+    for name, curve in json.loads(full)["splits"].items():
+        assert curve["steps"] is None
+        steps = early["splits"][name]["steps"]
+        assert steps["full"] == 6 * 60
+        assert steps["computed"] < steps["full"]
+        percent = 100 * (1 - steps["computed"] / steps["full"])
+        assert f"{name}: {percent:.1f}% of the steps saved, {steps['computed']} computed instead of 360" in words
+
+
+def test_an_evaluation_until_settled_is_written_where_none_is_there_and_gives_way_to_a_full_one(bits, capsys):
+    assert "points" not in said(capsys, bits.path, "--until-settled")
+    assert "written" in said(capsys, bits.path, "--until-settled", "--examples", 4)
+    assert read_json(bits.evaluation)["splits"]["8 bits"]["steps"]["full"] == 4 * 60
+    said(capsys, bits.path)
+    assert read_json(bits.evaluation)["splits"]["8 bits"]["steps"] is None
+
+
+def test_the_config_may_ask_for_it_and_the_option_forbid_it(tmp_path, capsys):
+    data = {"test_bits": [8], "train_bits": 8, "strings": 40}
+    run = finished(
+        tmp_path / "run", task="prefix-sums", data=data, evaluation={"iterations": 30, "until_settled": True}
+    )
+    assert "steps saved" in said(capsys, run.path)
+    assert "steps saved" not in said(capsys, run.path, "--no-until-settled")
+
+
+def test_a_config_from_before_this_option_is_read(bits):
+    text = bits.config.read_text()
+    assert "  until_settled: false\n" in text
+    bits.config.write_text(text.replace("  until_settled: false\n", ""))
+    assert bits.settings().evaluation.until_settled is False
+
+
+def test_a_run_on_generated_puzzles_is_evaluated_on_a_file(boards, puzzles, tmp_path, capsys):
+    out = tmp_path / "theirs.json"
+    words = said(capsys, boards.path, "--data.path", puzzles, "--iterations", 2, "--out", out)
+    assert f"written: {out}" in words
+    assert not boards.evaluation.exists()
+    found = read_json(out)
+    assert found["settings"]["data"]["path"] == str(puzzles)
+    assert found["settings"]["data"]["source"] == "auto"
+    # What is not given stays the run's own.
+    assert found["settings"]["data"]["validation_puzzles"] == 20
+    expected = Sudoku(path=str(puzzles), validation_puzzles=20).evaluation_splits()
+    assert {name: curve["examples"] for name, curve in found["splits"].items()} == {
+        name: min(6, len(split)) for name, split in expected.items()
+    }
+
+
+def test_a_source_replaces_the_path_of_the_run(puzzles, tmp_path, capsys):
+    data = {"path": str(puzzles), "validation_puzzles": 20}
+    run, out = finished(tmp_path / "run", task="sudoku", data=data), tmp_path / "shipped.json"
+    said(capsys, run.path, "--data.source", "shipped", "--iterations", 1, "--out", out)
+    assert read_json(out)["settings"]["data"]["path"] is None
+
+
+def test_lists_and_numbers_are_read_as_train_reads_them(bits, tmp_path, capsys):
+    out = tmp_path / "longer.json"
+    said(capsys, bits.path, "--data.test_bits", "[8,20]", "--data.test_strings=3", "--iterations", 2, "--out", out)
+    splits = read_json(out)["splits"]
+    assert {name: curve["examples"] for name, curve in splits.items()} == {"8 bits": 6, "20 bits": 3}
+
+
+def test_splits_are_made_once(bits, capsys, monkeypatch):
+    from loopscope.tasks import PrefixSums
+
+    calls, make = [], PrefixSums.evaluation_splits
+    monkeypatch.setattr(PrefixSums, "evaluation_splits", lambda task: calls.append(1) or make(task))
+    said(capsys, bits.path, "--iterations", 1)
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--data.seed", "1"], "name another file by --out FILE"),
+        (["--data.pth", "x", "--out", "OUT"], "unknown option --data.pth (did you mean --data.path?)"),
+        (["--until-setled"], "did you mean --until-settled?"),
+        (["--data.test_bits", "[8]", "--out", "OUT"], "the data of the task sudoku have no option --data.test_bits"),
+        (["--data.rows", "many", "--out", "OUT"], "data.rows: expected int, got many"),
+        (["--data.rows", "0", "--out", "OUT"], "rows is 0, expected a number above 0"),
+        (["--data.source", "shiped", "--out", "OUT"], "data.source"),
+        (["--data.path", "nothere.csv", "--out", "OUT"], "nothere.csv does not exist"),
+        (["--data.path", "CHESS", "--out", "OUT"], "CHESS"),
+        (
+            ["--data.source", "shipped", "--out", "RUN/evaluation.json"],
+            "where the evaluation of a run's own data belongs",
+        ),
+        (["--data.source", "shipped", "--out", "nofolder/x.json"], "nofolder/x.json is no place for a file"),
+        (["--out", "RUN"], "is no place for a file"),
+    ],
+)
+def test_mistakes_are_one_line(boards, tmp_path, capsys, options, sentence, unchecked):
+    chess = tmp_path / "chess.csv"
+    chess.write_text("PuzzleId,FEN,Moves,Rating\n0,6k1/5ppp/8/8/8/8/5PPP/3R2K1 b - - 0 1,g8f8 d1d8,900\n")
+    places = {"OUT": tmp_path / "out.json", "RUN": boards.path, "CHESS": chess}
+
+    def placed(text: str) -> str:
+        for name, place in places.items():
+            text = text.replace(name, str(place))
+        return text
+
+    words = said(capsys, boards.path, *map(placed, options), status=2)
+    assert placed(sentence) in words
+    assert words.count("loopscope: ") == 1
+    assert words.startswith("loopscope: ")
+    assert not boards.evaluation.exists()
+    assert not places["OUT"].exists()
