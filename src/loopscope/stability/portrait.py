@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from loopscope.loop import Loop, Tree, flatten, mask_of, select, tree_map
-from loopscope.stability.arrival import follow
+from loopscope.loop import Loop, Tree, flatten, join, mask_of, select, tree_map
+from loopscope.stability.arrival import Step, follow
 from loopscope.stability.examination import ExaminationConfig
 from loopscope.stability.starts import random_like
 
@@ -38,9 +38,8 @@ def portrait(
     one = slice(row, row + 1)
     recall, first = select(recalled, one), select(start, one)
     length = min(iterations, LONGEST)
-    path, arrived = _orbit(loop, recall, first, length, config.tolerance)
-    generator = torch.Generator().manual_seed(config.seed)
-    other, _ = _orbit(loop, recall, random_like(first, generator), length, config.tolerance)
+    other_first = random_like(first, torch.Generator().manual_seed(config.seed))
+    (path, other), arrived = _orbits(loop, recall, [first, other_first], length, config.tolerance)
     center = path[-1]
     both = torch.cat([path, other]) - center
     # float64: late steps are many orders of magnitude smaller than the first. Two directions among many thousands come
@@ -63,18 +62,17 @@ def portrait(
     }
 
 
-def _orbit(
-    loop: Loop, recalled: Tree, start: Tree, iterations: int, tolerance: float
-) -> tuple[Float[Tensor, "time n"], bool]:
-    mask = mask_of(loop, recalled)
-    states = [flatten(tree_map(torch.clone, start), mask)]
-    ends = follow(
-        loop,
-        recalled,
-        start,
-        iterations=iterations,
-        tolerance=tolerance,
-        observe=lambda step: states.append(flatten(step.after, step.mask)),
-    )
-    finite = torch.cat(states)
-    return finite[finite.isfinite().all(1)], bool(ends.arrived[0])
+def _orbits(
+    loop: Loop, recalled: Tree, starts: list[Tree], iterations: int, tolerance: float
+) -> tuple[list[Float[Tensor, "time n"]], bool]:
+    """Return the finite states of an example's orbit from each start, and whether the first of them arrived."""
+    recalled, start = join([recalled] * len(starts)), tree_map(torch.clone, join(starts))
+    states = [[state] for state in flatten(start, mask_of(loop, recalled))]
+
+    def keep(step: Step) -> None:
+        for row, state in zip(step.rows.tolist(), flatten(step.after, step.mask), strict=True):
+            states[row].append(state)
+
+    ends = follow(loop, recalled, start, iterations=iterations, tolerance=tolerance, observe=keep)
+    paths = [torch.stack(path) for path in states]
+    return [path[path.isfinite().all(1)] for path in paths], bool(ends.arrived[0])
