@@ -20,12 +20,11 @@ from loopscope.errors import LoopscopeError
 from loopscope.files import read_lines, read_yaml_mapping
 from loopscope.models import build_model, load_model
 from loopscope.training.config import TrainingConfig
-from loopscope.training.objectives import OBJECTIVES
 from loopscope.training.runs import RunFolder, open_run
 from loopscope.training.samplers import SAMPLERS, IterationCounts
 from loopscope.training.schedules import SCHEDULES
 from loopscope.training.settings import RunSettings, settings_from
-from loopscope.training.trainer import batch_rows, make_optimizer, train
+from loopscope.training.trainer import batch_rows, draw_counts, make_objective, make_optimizer, train
 
 TINY = {
     "task": "prefix-sums",
@@ -136,14 +135,29 @@ def test_every_schedule_works_for_runs_of_any_length():
 # Objectives, optimizer, order of examples
 
 
-def test_objectives_run_the_counts_they_say():
+@pytest.mark.parametrize(
+    ("options", "counts"),
+    [
+        ({"objective": "progressive"}, None),
+        ({"objective": "full"}, (0, 9)),
+        ({"objective": "full", "checkpoint_every": 2}, (0, 9)),
+    ],
+)
+def test_unrolled_objectives_run_the_counts_they_say(options, counts):
     calls = []
     model = torch.nn.Module()
-    model.forward = lambda inputs, free, gradient: calls.append((free, gradient)) or inputs
-    inputs, counts = torch.zeros(1), IterationCounts(3, 2)
-    OBJECTIVES["progressive"](model, inputs, counts, 9)
-    OBJECTIVES["full"](model, inputs, counts, 9)
-    assert calls == [(3, 2), (0, 9)]
+    model.forward = lambda inputs, *arguments: calls.append(arguments) or inputs
+    config = TrainingConfig(max_iterations=9, seed=1, **options)
+    drawn = [draw_counts(config, step) for step in range(50)]
+    objective = make_objective(model, config)
+    for count in drawn:
+        objective(torch.zeros(1), count)
+        assert objective.figures == {"free_iterations": count.free, "gradient_iterations": count.gradient}
+    assert calls == [(count.free, count.gradient, options.get("checkpoint_every")) for count in drawn]
+    if counts is None:
+        assert {count.free for count in drawn} == set(range(9))
+    else:
+        assert {(count.free, count.gradient) for count in drawn} == {counts}
 
 
 def test_weight_decay_spares_biases_and_gains():

@@ -15,6 +15,7 @@ time do not depend on how many iterations it took to get there.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor
 
 from loopscope.errors import LoopscopeError, check_positive
-from loopscope.fixed_points.reaching import reach
+from loopscope.fixed_points.reaching import Reached, reach
 from loopscope.fixed_points.solvers import PlainIteration, Solver
 from loopscope.linear import Jacobian, LinearSolution, identity_minus_transpose, solve, step_jacobian
 from loopscope.loop import Loop, Tree, detached, flatten, leaves, unflatten
@@ -68,8 +69,14 @@ class Implicit:
         """Return f(state) with the implicit gradient."""
         state = detached(state)
         after = loop.step(state, recalled)
-        jacobian = step_jacobian(loop, state, recalled)
+        with _eager():
+            jacobian = step_jacobian(loop, state, recalled)
         return unflatten(_ImplicitFunction.apply(flatten(after), jacobian, self), after)
+
+
+def _eager() -> AbstractContextManager[object]:
+    """Run compiled functions uncompiled: the graph of a compiled one serves a single backward pass, a solve needs many."""
+    return torch.compiler.set_stance("force_eager")
 
 
 class _ImplicitFunction(torch.autograd.Function):
@@ -83,13 +90,14 @@ class _ImplicitFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         (gradient,), options = gradients, ctx.options
-        found = solve(
-            identity_minus_transpose(ctx.jacobian),
-            gradient.to(ctx.jacobian.point),
-            tolerance=options.tolerance,
-            max_iterations=options.max_iterations,
-            restart=options.restart,
-        )
+        with _eager():
+            found = solve(
+                identity_minus_transpose(ctx.jacobian),
+                gradient.to(ctx.jacobian.point),
+                tolerance=options.tolerance,
+                max_iterations=options.max_iterations,
+                restart=options.restart,
+            )
         if options.report is not None:
             options.report(found)
         return found.x.to(gradient), None, None
@@ -149,6 +157,7 @@ def fixed_point(
     tolerance: float = 1e-4,
     max_iterations: int = 100,
     seed: int = 0,
+    report: Callable[[Reached], None] | None = None,
 ) -> Tree:
     """Return the fixed points of ``inputs`` with a graph to the loop's parameters and to the inputs, for training.
 
@@ -164,6 +173,7 @@ def fixed_point(
         tolerance: on the relative residual of the state.
         max_iterations: evaluations of the step that an example may take.
         seed: for a loop whose start is random.
+        report: called with where the solver ended, before the gradient is attached.
 
     Raises:
         LoopscopeError: see `loopscope.fixed_points.reaching.reach`.
@@ -175,6 +185,8 @@ def fixed_point(
             fixed = detached(recalled)
             start = loop.start(fixed, torch.Generator(device).manual_seed(seed))
         found = reach(loop, fixed, start, solver=solver, tolerance=tolerance, max_iterations=max_iterations)
+        if report is not None:
+            report(found)
         return gradient(loop, recalled, found.state)
 
 

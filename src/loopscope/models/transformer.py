@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch._dynamo import maybe_mark_dynamic
+from torch.utils.checkpoint import checkpoint
 
 from loopscope.errors import LoopscopeError
-from loopscope.loop import iterate
+from loopscope.loop import iterate, tree_map
 from loopscope.models.attention import RMSNorm, rotary_table, window_mask
 from loopscope.models.block import Block
 from loopscope.models.config import LoopedTransformerConfig
@@ -126,8 +129,14 @@ class LoopedTransformer(_Transformer):
         return None if norm is None else norm.weight
 
     def compile_step(self) -> LoopedTransformer:
-        """Compile one iteration (not the loop, so that any number of iterations runs the same code); return self."""
-        self._run_iteration = torch.compile(self._iteration)
+        """Compile one iteration, not the loop, so that any number of iterations runs the same code; return self.
+
+        It is compiled at most twice, with gradient and without: once for every batch size, and for every number of
+        tokens above one where the grid leaves that open.
+        """
+        assert self.config.grid is not None
+        any_length = math.prod(self.config.grid) == 0
+        self._run_iteration = partial(_run_compiled, torch.compile(self._iteration), any_length)
         return self
 
     def forward(
@@ -135,10 +144,13 @@ class LoopedTransformer(_Transformer):
         inputs: Float[Tensor, "batch tokens inputs"],
         free_iterations: int,
         gradient_iterations: int,
+        checkpoint_every: int | None = None,
     ) -> Float[Tensor, "batch tokens outputs"]:
         """Return the logits after ``free_iterations`` without gradient and ``gradient_iterations`` with it.
 
         After free iterations the gradient reaches the input through recall only, as in the paper's progressive loss.
+        Memory grows with the iterations with gradient alone; with ``checkpoint_every`` k, one state is kept for every
+        k of them, and the backward pass computes the activations between them again, k iterations at a time.
         """
         recalled = self.encode(inputs)
         state = self.start(recalled)
@@ -147,7 +159,48 @@ class LoopedTransformer(_Transformer):
                 state = iterate(self, state, recalled, free_iterations)
             # Older PyTorch would reuse, under autocast, the weights that it cast here: they pass no gradient.
             torch.clear_autocast_cache()
-        return self.read(iterate(self, state, recalled, gradient_iterations))
+        if checkpoint_every is None:
+            return self.read(iterate(self, state, recalled, gradient_iterations))
+        return self.read(_iterate_recomputing(self, state, recalled, gradient_iterations, checkpoint_every))
+
+
+def _run_compiled(
+    compiled: Callable[..., Tensor],
+    any_length: bool,
+    state: Tensor,
+    injected: dict[str, Tensor],
+    rotary: Tensor,
+    mask: Tensor | None,
+) -> Tensor:
+    """Run a compiled iteration on tensors made alike, so that the compiler meets one kind with gradient, one without."""
+    # Under autocast the first state is in half precision, all others in the precision of the norms: float32.
+    state = state.to(torch.promote_types(state.dtype, torch.float32))
+    if not torch.is_grad_enabled():
+        state, injected = tree_map(Tensor.detach, (state, injected))
+    elif not state.requires_grad:
+        state = state.detach().requires_grad_()
+    single = state.shape[0] == 1
+    if single:  # the compiler would take a size of one for a constant
+        state, injected = tree_map(lambda part: torch.cat([part, part]), (state, injected))
+    for part in (state, *injected.values()):
+        maybe_mark_dynamic(part, [0, 1] if any_length else 0)
+    if any_length:
+        maybe_mark_dynamic(rotary, 1)
+        if mask is not None:
+            maybe_mark_dynamic(mask, 0)
+    after: Tensor = compiled(state, injected, rotary, mask)
+    return after[:1] if single else after
+
+
+def _iterate_recomputing(
+    model: LoopedTransformer, state: Tensor, recalled: dict[str, Tensor], iterations: int, every: int
+) -> Tensor:
+    """Return the state after ``iterations`` steps, the backward pass computing them again, ``every`` at a time."""
+    for done in range(0, iterations, every):
+        count = min(every, iterations - done)
+        # No step draws random numbers, so their state need not be kept.
+        state = checkpoint(iterate, model, state, recalled, count, use_reentrant=False, preserve_rng_state=False)
+    return state
 
 
 class FixedDepthTransformer(_Transformer):
@@ -185,6 +238,7 @@ class FixedDepthTransformer(_Transformer):
         inputs: Float[Tensor, "batch tokens inputs"],
         free_iterations: int,
         gradient_iterations: int,
+        checkpoint_every: int | None = None,
     ) -> Float[Tensor, "batch tokens outputs"]:
         """Return the logits after the one pass; the counts of iterations do not apply to it."""
         recalled = self.encode(inputs)

@@ -1,28 +1,89 @@
-"""Training objectives: how the sampled counts of iterations become logits whose loss is taken."""
+"""Training objectives: which state the loss reads, and how its gradient gets to the parameters.
+
+Under ``progressive`` and ``full`` the gradient is backpropagated through iterations. Under ``implicit``, ``truncated``
+and ``phantom`` the state is a fixed point, reached without a graph, and the gradient is attached to it there
+(see `loopscope.fixed_points.implicit`): memory does not grow with the iterations that it takes to arrive.
+
+An objective is a module around the model, so that what wraps modules (several processes, mixed precision) wraps all of
+its pass. ``figures`` says of the last pass what the metrics record.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import replace
 
 from torch import Tensor, nn
 
+from loopscope.fixed_points import Gradient, Implicit, Phantom, Truncated, fixed_point
+from loopscope.fixed_points.reaching import Reached
+from loopscope.linear import LinearSolution
 from loopscope.training.samplers import IterationCounts
 
-
-def progressive(model: nn.Module, inputs: Tensor, counts: IterationCounts, maximum: int) -> Tensor:
-    """Return the logits of the last iterate, the free iterations without gradient (paper, training)."""
-    logits: Tensor = model(inputs, counts.free, counts.gradient)
-    return logits
-
-
-def full(model: nn.Module, inputs: Tensor, counts: IterationCounts, maximum: int) -> Tensor:
-    """Return the logits after ``maximum`` iterations, all with gradient; the sampled counts do not apply."""
-    logits: Tensor = model(inputs, 0, maximum)
-    return logits
-
-
-OBJECTIVES: dict[str, Callable[[nn.Module, Tensor, IterationCounts, int], Tensor]] = {
-    "progressive": progressive,
-    "full": full,
-}
+UNROLLED = ("progressive", "full")
+"""Objectives that backpropagate through all iterations with gradient."""
+LAST_ITERATIONS: dict[str, type[Truncated] | type[Phantom]] = {"truncated": Truncated, "phantom": Phantom}
+"""Objectives at a fixed point that backpropagate through a few iterations there."""
+AT_FIXED_POINT = ("implicit", *LAST_ITERATIONS)
+"""Objectives at a fixed point."""
+OBJECTIVES = (*UNROLLED, *AT_FIXED_POINT)
 """The objectives by name."""
+
+
+class Unrolled(nn.Module):
+    """The logits of the last iterate, with backpropagation through its last iterations (paper, training).
+
+    Args:
+        model: a model.
+        checkpoint_every: keep the states of so many iterations alone; None keeps all activations.
+    """
+
+    def __init__(self, model: nn.Module, checkpoint_every: int | None) -> None:
+        super().__init__()
+        self.model, self.checkpoint_every = model, checkpoint_every
+        self.figures: dict[str, float] = {}
+
+    def forward(self, inputs: Tensor, counts: IterationCounts) -> Tensor:
+        """Return the logits after the counts of iterations."""
+        self.figures = {"free_iterations": counts.free, "gradient_iterations": counts.gradient}
+        logits: Tensor = self.model(inputs, counts.free, counts.gradient, self.checkpoint_every)
+        return logits
+
+
+class AtFixedPoint(nn.Module):
+    """The logits of the fixed point, reached by plain iteration in float32, with a gradient of its own.
+
+    Args:
+        model: a looped model.
+        gradient: how the fixed point gets its gradient.
+        tolerance: the relative residual at which a state counts as the fixed point.
+        max_iterations: evaluations of the step to get there; an example that needs more is taken where it then is.
+    """
+
+    def __init__(self, model: nn.Module, gradient: Gradient, tolerance: float, max_iterations: int) -> None:
+        super().__init__()
+        self.model, self.tolerance, self.max_iterations = model, tolerance, max_iterations
+        self.gradient = replace(gradient, report=self._solved) if isinstance(gradient, Implicit) else gradient
+        self.figures: dict[str, float] = {}
+
+    def forward(self, inputs: Tensor, counts: IterationCounts) -> Tensor:
+        """Return the logits at the fixed point; the counts do not apply."""
+        state = fixed_point(
+            self.model,  # type: ignore[arg-type]
+            inputs,
+            gradient=self.gradient,
+            tolerance=self.tolerance,
+            max_iterations=self.max_iterations,
+            report=self._arrived,
+        )
+        logits: Tensor = self.model.read(state)  # type: ignore[operator]
+        return logits
+
+    def _arrived(self, found: Reached) -> None:
+        arrived = found.residual <= self.tolerance
+        self.figures = {
+            "iterations": float(found.iterations.double().mean()),
+            "arrived": float(arrived.double().mean()),
+        }
+
+    def _solved(self, found: LinearSolution) -> None:
+        self.figures["solved"] = float(found.converged.double().mean())

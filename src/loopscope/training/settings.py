@@ -15,6 +15,7 @@ from loopscope.evaluation import EvaluationConfig
 from loopscope.models.config import LoopedTransformerConfig
 from loopscope.tasks import Task, task_class
 from loopscope.training.config import TrainingConfig
+from loopscope.training.objectives import AT_FIXED_POINT
 
 SECTIONS: dict[str, Any] = {
     "model": LoopedTransformerConfig,
@@ -41,9 +42,33 @@ class RunSettings:
     training: TrainingConfig
     evaluation: EvaluationConfig
 
+    def __post_init__(self) -> None:
+        objective, model = self.training.objective, self.model
+        if model.architecture == "fixed-depth" and self.training.checkpoint_every is not None:
+            raise LoopscopeError(
+                "checkpoint_every was given for a fixed-depth model, which does not iterate: leave it out"
+            )
+        if objective not in AT_FIXED_POINT:
+            return
+        if model.architecture == "fixed-depth":
+            raise LoopscopeError(
+                f"objective {objective} was asked for with a fixed-depth model, which has no fixed point: "
+                "set objective to progressive"
+            )
+        if model.recall == "none":
+            raise LoopscopeError(
+                f"objective {objective} was asked for with recall none: the gradient at a fixed point reaches the input "
+                "through recall only, so the embedding would never be trained; set recall to internal or external, or "
+                "objective to progressive"
+            )
+
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values that ``settings_from`` reads back."""
+        """Return plain values that ``settings_from`` reads back.
+
+        Options of training that do not apply (None) are left out, as in files older than these options.
+        """
         values = asdict(self)
+        values["training"] = {key: value for key, value in values["training"].items() if value is not None}
         for section in values.values():
             if isinstance(section, dict):
                 section.update({key: list(value) for key, value in section.items() if isinstance(value, tuple)})

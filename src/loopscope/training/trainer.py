@@ -25,12 +25,13 @@ from torch import Tensor, nn
 
 from loopscope.errors import LoopscopeError
 from loopscope.files import append_line, drop_cut_line, read_lines, write_text
+from loopscope.fixed_points import Implicit
 from loopscope.models import build_model
 from loopscope.training.checkpoints import Progress, latest_checkpoint, load_checkpoint, save_checkpoint
 from loopscope.training.config import TrainingConfig
-from loopscope.training.objectives import OBJECTIVES
+from loopscope.training.objectives import LAST_ITERATIONS, AtFixedPoint, Unrolled
 from loopscope.training.runs import RunFolder
-from loopscope.training.samplers import SAMPLERS
+from loopscope.training.samplers import SAMPLERS, IterationCounts
 from loopscope.training.schedules import SCHEDULES
 from loopscope.training.settings import RunSettings
 
@@ -83,6 +84,24 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Adam
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(BETA1, config.beta2), fused=True)
 
 
+def make_objective(model: nn.Module, config: TrainingConfig) -> Unrolled | AtFixedPoint:
+    """Return the module that training calls: the model with its objective around it."""
+    if config.tolerance is None:
+        return Unrolled(model, config.checkpoint_every)
+    last = config.gradient_iterations or 1
+    make = LAST_ITERATIONS.get(config.objective)
+    gradient = Implicit(tolerance=config.tolerance) if make is None else make(last)
+    # The last evaluation on the way proves the arrival of the state before it.
+    return AtFixedPoint(model, gradient, config.tolerance, config.max_iterations + 1 - last)
+
+
+def draw_counts(config: TrainingConfig, step: int) -> IterationCounts:
+    """Return the counts of iterations of a step: drawn under progressive, else all with gradient."""
+    if config.objective != "progressive":
+        return IterationCounts(0, config.max_iterations)
+    return SAMPLERS[config.sampler](config.max_iterations, generator_for(config.seed, COUNTS, step))
+
+
 def _on_cpu() -> bool:
     # Unless told so, Accelerate joins no processes without a GPU: each would train alone, into the same folder.
     return not torch.accelerator.is_available()
@@ -105,6 +124,15 @@ def _agree(accelerator: Accelerator, reason: str | None) -> str | None:
         return reason
     asked = accelerator.reduce(torch.tensor(float(reason is not None), device=accelerator.device), "sum")
     return reason or ("another process was asked to stop" if float(asked) else None)
+
+
+def _mean_figures(accelerator: Accelerator, figures: dict[str, float]) -> dict[str, float]:
+    """Return the figures of a pass, those measured on each process's own examples averaged over the processes."""
+    measured = [name for name, value in figures.items() if isinstance(value, float)]
+    if accelerator.num_processes == 1 or not measured:
+        return figures
+    values = torch.tensor([figures[name] for name in measured], dtype=torch.float64, device=accelerator.device)
+    return {**figures, **dict(zip(measured, accelerator.reduce(values, "mean").tolist(), strict=True))}
 
 
 def _keep_metrics_until(run: RunFolder, step: int) -> None:
@@ -157,10 +185,10 @@ def train(
         progress = load_checkpoint(checkpoint, model, optimizer)
     if accelerator.is_main_process:
         _keep_metrics_until(run, progress.step)
-    wrapped, optimizer = accelerator.prepare(model, optimizer)
+    objective = make_objective(model, config)
+    wrapped, optimizer = accelerator.prepare(objective, optimizer)
 
-    split = task.training_split()
-    sample, objective, schedule = SAMPLERS[config.sampler], OBJECTIVES[config.objective], SCHEDULES[config.schedule]
+    split, schedule = task.training_split(), SCHEDULES[config.schedule]
     began = time.monotonic() - progress.seconds
     wrapped.train()
 
@@ -175,15 +203,15 @@ def train(
             split.problems[rows], split.answers[rows], generator_for(config.seed, AUGMENT, step)
         )
         problems, answers = problems[mine].to(accelerator.device), answers[mine].to(accelerator.device)
-        counts = sample(config.max_iterations, generator_for(config.seed, COUNTS, step))
         learning_rate = config.learning_rate * schedule(step, config.steps)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate
 
-        loss = task.loss(objective(wrapped, task.inputs(problems), counts, config.max_iterations), answers)
+        loss = task.loss(wrapped(task.inputs(problems), draw_counts(config, step)), answers)
         accelerator.backward(loss)
         gradient_norm = float(accelerator.clip_grad_norm_(model.parameters(), config.gradient_clip))
         mean_loss = float(accelerator.reduce(loss.detach(), "mean"))
+        figures = _mean_figures(accelerator, objective.figures)
         if not (math.isfinite(mean_loss) and math.isfinite(gradient_norm)):
             kept = latest_checkpoint(run.state)
             raise LoopscopeError(
@@ -201,8 +229,7 @@ def train(
                 "loss": mean_loss,
                 "gradient_norm": gradient_norm,
                 "learning_rate": learning_rate,
-                "free_iterations": counts.free,
-                "gradient_iterations": counts.gradient,
+                **figures,
                 "seconds": round(time.monotonic() - began, 3),
             }
             append_line(run.metrics, row)

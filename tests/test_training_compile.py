@@ -1,0 +1,86 @@
+"""One iteration is compiled once with gradient and once without, whatever the counts, batches and lengths.
+
+In processes of their own, because the compiler cannot trace the checks of shapes that tests switch on. Graphs are
+counted with a backend that runs them as they are: what is compiled, and how often, does not depend on the backend.
+"""
+
+import subprocess
+import sys
+
+import pytest
+
+COUNTED = """
+import sys
+from functools import partial
+
+import torch
+from torch._dynamo.testing import CompileCounter
+
+import loopscope as ls
+from loopscope.models import LoopedTransformer, LoopedTransformerConfig
+from loopscope.training.config import TrainingConfig
+from loopscope.training.samplers import IterationCounts
+from loopscope.training.trainer import make_objective
+
+half, line = sys.argv[1] == "bf16", {"grid": (0,), "attention": "local", "window": 5}
+autocast = partial(torch.autocast, "cpu", torch.bfloat16, enabled=half)
+torch_compile = torch.compile
+
+
+def fresh(**options):
+    torch.compiler.reset()
+    counter = CompileCounter()
+    torch.compile = partial(torch_compile, backend=counter)
+    torch.manual_seed(0)
+    return LoopedTransformer(LoopedTransformerConfig(width=16, heads=2, inputs=3, outputs=4, **options)), counter
+
+
+def train(run, batch, tokens):
+    with autocast():
+        logits = run(torch.randn(batch, tokens, 3))
+    logits.float().square().sum().backward()
+
+
+# Training: counts of iterations, with and without recomputing, batches down to one, lengths; then looking on.
+for options in (line, {"grid": (3, 4), "attention": "full", "recall": "none", "norm": "pre"}):
+    model, counter = fresh(**options)
+    model.compile_step()
+    seen = []
+    passes = [(1, 0, 1, None), (4, 0, 3, None), (7, 5, 1, None), (4, 2, 4, None), (4, 1, 5, 2), (1, 3, 2, 1)]
+    for number, (batch, *counts) in enumerate(passes):
+        tokens = 12 if options["grid"] == (3, 4) else 12 + 7 * (number % 3)
+        train(lambda inputs: model(inputs, *counts), batch, tokens)
+        seen.append(counter.frame_count)
+    assert seen[0] == 1, seen
+    assert seen[-1] == 2, seen
+    with torch.no_grad(), autocast():
+        for batch in (1, 5):
+            model(torch.randn(batch, 12, 3), 3, 2)
+    assert counter.frame_count == 2, counter.frame_count
+
+# Solving: examples leave the batch as they arrive, down to the last one.
+model, counter = fresh(**line)
+inputs = torch.randn(9, 12, 3)
+eager = ls.solve(model, inputs, tolerance=1e-4, max_iterations=300)
+compiled, sizes = model.compile_step()._run_iteration, set()
+model._run_iteration = lambda state, *rest: sizes.add(len(state)) or compiled(state, *rest)
+solution = ls.solve(model, inputs, tolerance=1e-4, max_iterations=300)
+assert {1, 9} < sizes, sizes
+assert torch.equal(solution.iterations, eager.iterations)
+torch.testing.assert_close(solution.state, eager.state)
+assert counter.frame_count == 1, counter.frame_count
+
+# Training at the fixed point: the solve of the implicit gradient is not compiled.
+for objective, last in (("implicit", None), ("truncated", 3), ("phantom", 3)):
+    model, counter = fresh(**line)
+    config = TrainingConfig(objective=objective, max_iterations=60, tolerance=1e-2, gradient_iterations=last)
+    run = make_objective(model.compile_step(), config)
+    for batch in (9, 4):
+        train(lambda inputs: run(inputs, IterationCounts(0, 60)), batch, 12)
+    assert counter.frame_count == 2, (objective, counter.frame_count)
+"""
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_an_iteration_is_compiled_at_most_twice(precision):
+    subprocess.run([sys.executable, "-c", COUNTED, precision], check=True, timeout=200)
