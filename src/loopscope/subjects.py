@@ -17,7 +17,7 @@ from loopscope.evaluation import EvaluationConfig
 from loopscope.loop import Loop, Tree, select
 from loopscope.models import FixedDepthTransformer, LoopedTransformer, load_model
 from loopscope.stability import Examination, ExaminationConfig, examine
-from loopscope.tasks import task_class
+from loopscope.tasks import Split, task_class
 from loopscope.training.runs import RunFolder
 from loopscope.training.settings import RunSettings, one_line_errors
 
@@ -94,8 +94,12 @@ def from_run(path: Path) -> Subject:
     settings, model = trained(RunFolder(path))
     if settings.model.architecture != "looped":
         raise LoopscopeError(f"{path} is of a {settings.model.architecture} model, which has no iterations to examine")
+    return on_split(model, settings, next(iter(settings.data.evaluation_splits().values())))
+
+
+def on_split(model: Loop, settings: RunSettings, split: Split) -> Subject:
+    """Return a run's model with the problems of a split of its task."""
     task = settings.data
-    split = next(iter(task.evaluation_splits().values()))
 
     def correct(logits: Tensor, rows: Tensor) -> Tensor:
         return task.correct(logits, split.problems[rows], split.answers[rows]).all(1)

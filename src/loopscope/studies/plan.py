@@ -23,7 +23,20 @@ from loopscope.training.settings import (
     with_setting,
 )
 
-KEYS = ("name", "title", "task", "data", "model", "training", "evaluation", "examination", "grid", "also", "workers")
+KEYS = (
+    "name",
+    "title",
+    "task",
+    "data",
+    "model",
+    "training",
+    "evaluation",
+    "examination",
+    "signals",
+    "grid",
+    "also",
+    "workers",
+)
 
 
 @dataclass(frozen=True)
@@ -49,6 +62,8 @@ class StudyPlan:
         varied: dotted names of the settings in which runs differ, in the order of the grid.
         runs: the runs, in order.
         examination: how each trained model is examined.
+        signals: whether the study is one of prediction: models are then examined in prediction mode, on easy problems
+            that evaluation does not use, and the rival signals are measured on the same ones.
         workers: processes that run at once, unless the command says otherwise.
         source: the file that it was read from.
     """
@@ -58,6 +73,7 @@ class StudyPlan:
     varied: tuple[str, ...]
     runs: tuple[PlannedRun, ...]
     examination: ExaminationConfig
+    signals: bool
     workers: int
     source: Path
 
@@ -119,8 +135,9 @@ def read_plan(source: Path) -> StudyPlan:
     """Read a study's YAML file.
 
     Keys: ``name``, ``title``, ``task``; base settings in ``data``, ``model``, ``training``, ``evaluation``,
-    ``examination``; ``grid``, settings by dotted name with the list of values to combine; ``also``, a list of further
-    runs, each a mapping of dotted settings; ``workers``.
+    ``examination``; ``signals``, true for a study of prediction (see ``StudyPlan``); ``grid``, settings by dotted name
+    with the list of values to combine; ``also``, a list of further runs, each a mapping of dotted settings;
+    ``workers``.
 
     Raises:
         LoopscopeError: not YAML, an unknown key, a refused value, or two runs of the same name.
@@ -154,13 +171,23 @@ def read_plan(source: Path) -> StudyPlan:
     workers = values.get("workers", 1)
     if not isinstance(workers, int) or workers < 1:
         raise LoopscopeError(f"{source}: workers is {workers!r}, expected how many runs to do at once, such as 2")
+    examination = _examination(source, _section(source, "examination", values.get("examination")))
+    signals = values.get("signals", False)
+    if not isinstance(signals, bool):
+        raise LoopscopeError(f"{source}: signals is {signals!r}, expected true or false")
+    if signals and not examination.prediction:
+        raise LoopscopeError(
+            f"{source}: signals are rivals of a forecast, which sees the trained iterations alone: "
+            "add prediction: true to examination"
+        )
     name = str(values.get("name", source.stem))
     return StudyPlan(
         name=name,
         title=str(values.get("title", name)),
         varied=tuple(dict.fromkeys(key for cell in [grid, *also] for key in cell)),
         runs=tuple(runs),
-        examination=_examination(source, _section(source, "examination", values.get("examination"))),
+        examination=examination,
+        signals=signals,
         workers=workers,
         source=source,
     )

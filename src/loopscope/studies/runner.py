@@ -19,6 +19,7 @@ from loopscope.errors import RESUMABLE, LoopscopeError, check_positive
 from loopscope.files import explain_write, make_folder, read_json
 from loopscope.studies.ledger import Ledger, Record
 from loopscope.studies.plan import PlannedRun, StudyPlan
+from loopscope.studies.signals import signals_file
 from loopscope.training.runs import RunFolder, open_run
 
 POLL = 0.2
@@ -58,7 +59,7 @@ class RunStatus:
     Args:
         name: the run's name.
         state: waiting, running, or how it ended.
-        stage: train, evaluate or examine.
+        stage: train, evaluate, examine or signals.
         done: parts of the stage done.
         total: parts of the stage.
         details: further figures, such as the loss.
@@ -131,7 +132,8 @@ def _read_from(process: subprocess.Popen[str], status: RunStatus) -> None:
 def _start(plan: StudyPlan, folder: StudyFolder, planned: PlannedRun, status: RunStatus) -> _Worker:
     run = open_run(folder.run(planned.name).path, planned.settings, resume=True)
     threads = str(planned.settings.training.threads)
-    command = [sys.executable, "-m", "loopscope.studies.worker", str(run.path), json.dumps(asdict(plan.examination))]
+    measured = json.dumps({"examination": asdict(plan.examination), "signals": plan.signals})
+    command = [sys.executable, "-m", "loopscope.studies.worker", str(run.path), measured]
     with explain_write(run.path / "log.txt"):
         log = open(run.path / "log.txt", "a")  # noqa: SIM115 (closed below)
     with log:
@@ -156,7 +158,7 @@ def _record(folder: StudyFolder, worker: _Worker) -> Record:
     error = (
         worker.status.error or f"the process ended with status {worker.process.returncode}; see {run.path / 'log.txt'}"
     )
-    seconds = run.path / "seconds.json"
+    seconds, signals = run.path / "seconds.json", signals_file(run)
     return Record(
         run=worker.planned.name,
         status="failed" if failed else "finished",
@@ -165,6 +167,7 @@ def _record(folder: StudyFolder, worker: _Worker) -> Record:
         error=error if failed else None,
         evaluation=read_json(run.evaluation)["splits"] if run.evaluation.exists() else None,
         examination=read_json(run.examination) if run.examination.exists() else None,
+        signals=read_json(signals) if signals.exists() else None,
     )
 
 

@@ -1,7 +1,7 @@
 """One run of a study in a process of its own: train, evaluate, examine, each stage skipped where it is done.
 
-The parent reads progress as JSON lines on standard output. The process stops cleanly, with a checkpoint, on SIGTERM,
-and when the parent is gone.
+A study of prediction has a last stage, which measures the rival signals. The parent reads progress as JSON lines on
+standard output. The process stops cleanly, with a checkpoint, on SIGTERM, and when the parent is gone.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -23,7 +23,8 @@ from loopscope.errors import RESUMABLE, LoopscopeError
 from loopscope.evaluation import batches, evaluate_split, to_json
 from loopscope.files import read_json, write_json
 from loopscope.stability import ExaminationConfig
-from loopscope.subjects import evaluation_of, examine_subject, from_run, trained
+from loopscope.studies.signals import forecast_split, measure_signals, signals_file
+from loopscope.subjects import evaluation_of, examine_subject, from_run, on_split, trained
 from loopscope.tasks import Split
 from loopscope.training.runs import RunFolder
 from loopscope.training.settings import RunSettings
@@ -93,17 +94,38 @@ def _evaluate(run: RunFolder, settings: RunSettings, splits: dict[str, Split], r
         write_json(run.evaluation, {"settings": settings.to_dict(), "splits": curves})
 
 
-def _examine(run: RunFolder, config: ExaminationConfig, reporter: Reporter) -> None:
-    """Examine the model on the first inputs of the easy split."""
+def _examine(run: RunFolder, config: ExaminationConfig, forecast: bool, reporter: Reporter) -> None:
+    """Examine the model on the first inputs of the easy split, or on those that forecasts are made from."""
     subject = from_run(run.path)
+    if forecast:
+        settings = run.settings()
+        subject = on_split(subject.loop, settings, forecast_split(settings, config.examples))
     reporter.step(0, 1)
     examination = examine_subject(subject, config, lambda name: reporter.step(0, 1))
     write_json(run.examination, examination.to_dict())
     reporter.send(1, 1)
 
 
-def run_stages(run: RunFolder, config: ExaminationConfig, reporter: Reporter) -> None:
+def _measure(run: RunFolder, config: ExaminationConfig, reporter: Reporter) -> None:
+    """Measure the rival signals on the inputs that the examination had."""
+    settings, model = trained(run)
+    reporter.step(0, 1)
+    split = forecast_split(settings, config.examples)
+    found = measure_signals(
+        model, settings.data, split, settings.training.max_iterations, settings.evaluation.iterations, config.seed
+    )
+    write_json(signals_file(run), {name: asdict(signal) for name, signal in found.items()})
+    reporter.send(1, 1)
+
+
+def run_stages(run: RunFolder, config: ExaminationConfig, signals: bool, reporter: Reporter) -> None:
     """Do what is left of a run.
+
+    Args:
+        run: the run's folder, with its settings.
+        config: how the model is examined.
+        signals: whether the study is one of prediction (see ``StudyPlan``).
+        reporter: tells the parent, and when to stop.
 
     Raises:
         StopRequested: it was asked to stop; a later call goes on.
@@ -137,21 +159,22 @@ def run_stages(run: RunFolder, config: ExaminationConfig, reporter: Reporter) ->
     looped = settings.model.architecture == "looped"
     timed("train", not run.finished(), do_train)
     timed("evaluate", not evaluated, lambda: _evaluate(run, settings, splits, reporter))
-    timed("examine", looped and not run.examination.exists(), lambda: _examine(run, config, reporter))
+    timed("examine", looped and not run.examination.exists(), lambda: _examine(run, config, signals, reporter))
+    timed("signals", looped and signals and not signals_file(run).exists(), lambda: _measure(run, config, reporter))
 
 
 def main(arguments: list[str]) -> int:
-    """Run the stages of the run in a folder; the second argument is the examination's config as JSON."""
+    """Run the stages of the run in a folder; the second argument says what is measured, as JSON."""
     # The parent shows what matters; library warnings go to the run's log through standard error.
     warnings.simplefilter("default")
     run = RunFolder(Path(arguments[0]))
-    config = ExaminationConfig(**json.loads(arguments[1]))
+    measured = json.loads(arguments[1])
     reporter = Reporter()
     signal.signal(signal.SIGTERM, reporter.ask_to_stop)
     signal.signal(signal.SIGINT, reporter.ask_to_stop)
     try:
         with run.lock(patience=ORPHAN_PATIENCE):
-            run_stages(run, config, reporter)
+            run_stages(run, ExaminationConfig(**measured["examination"]), measured["signals"], reporter)
     except StopRequested:
         return RESUMABLE
     except LoopscopeError as error:

@@ -1,0 +1,247 @@
+"""Signals: what else can be read off a trained loop to guess whether it will keep its answers.
+
+Most are rivals of the framework: what the field reads. Each is one number, with the seconds that it took from the model
+and its inputs alone. All but one look no further than the trained number of iterations; that one is the honest rival,
+which simply runs the same easy inputs for long. One is the framework's own: the swap test for states that have not
+arrived, which the examination leaves out.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from loopscope.errors import LoopscopeError, check_positive
+from loopscope.evaluation import EvaluationConfig, evaluate_split
+from loopscope.fixed_points.residual import relative_residual, smallest_scale
+from loopscope.linear import random_vectors, step_jacobian
+from loopscope.loop import Loop, Tree, eval_mode, flatten, iterate, mask_of, norms, select
+from loopscope.models.recall import ExternalRecall, InternalRecall
+from loopscope.stability.starts import of_others
+from loopscope.tasks import Split, Task
+from loopscope.training.runs import RunFolder
+from loopscope.training.settings import RunSettings
+
+POWER_STEPS = 20
+"""Products J v of the plain power iteration."""
+POWER_EXAMPLES = 8
+"""Examples that it is taken for, at most."""
+
+STATE_RADIUS = "spectral radius of W_state"
+WEIGHT_RATIO = "||W_state|| / ||W_input||"
+POWER_ITERATION = "real power iteration"
+LAST_RESIDUAL = "last residual"
+NORM_RATIO = "norm ratio"
+COSINE = "cosine of the last two"
+EASY_ACCURACY = "easy accuracy"
+SWAP = "distance after a swap"
+LONG_RUN = "running on"
+
+
+@dataclass(frozen=True)
+class Signal:
+    """One number that a signal gives, and its price.
+
+    Args:
+        value: None where it is not defined for the model, or not finite.
+        seconds: time that it took, that of the iterations it needs included.
+    """
+
+    value: float | None
+    seconds: float
+
+
+def recall_weights(loop: Loop) -> tuple[Float[Tensor, "width width"], Float[Tensor, "width width"]] | None:
+    """Return W_state and W_input of a model with linear recall, or None where there is none."""
+    recall = getattr(loop, "recall", None)
+    if not isinstance(recall, ExternalRecall | InternalRecall):
+        return None
+    return recall.state.weight.detach(), recall.input.weight.detach()
+
+
+def matrix_radius(matrix: Float[Tensor, "width width"]) -> float:
+    """Return the spectral radius of a small matrix, of all its eigenvalues."""
+    return float(np.abs(np.linalg.eigvals(matrix.double().cpu().numpy())).max())
+
+
+def power_iteration(
+    loop: Loop, state: Tree, recalled: Tree, steps: int = POWER_STEPS, seed: int = 0
+) -> Float[Tensor, "batch"]:
+    """Return |v^T J v| after ``steps`` products J v from a random v, per example, as the field computes it.
+
+    It converges to the spectral radius where one real eigenvalue dominates; where a complex pair does, as is the rule,
+    it reads low and depends on ``steps``.
+    """
+    check_positive(steps=steps)
+    jacobian = step_jacobian(loop, state, recalled)
+    vector = random_vectors(jacobian.batch, jacobian.size, jacobian.point, torch.Generator().manual_seed(seed))
+    quotient = torch.zeros(jacobian.batch)
+    for _ in range(steps):
+        product = jacobian.jvp(vector)
+        quotient = (vector * product).sum(1).abs()
+        length = torch.linalg.vector_norm(product, dim=1, keepdim=True)
+        vector = product / length.clamp_min(torch.finfo(product.dtype).tiny)
+    return quotient
+
+
+def swap_distance(loop: Loop, state: Tree, recalled: Tree, iterations: int) -> Float[Tensor, "batch"]:
+    """Return how far from its own end each example ends if it sets out from its neighbour's, over how far that was.
+
+    The swap test without the condition that states have arrived: 0 where the end is the input's own whatever the
+    start, 1 where the state stays at the neighbour's, NaN where both ends are one.
+
+    Args:
+        loop: the loop.
+        state: states after some iterations, of at least two examples of equal shape.
+        recalled: their recalled inputs.
+        iterations: steps to take with the swapped state.
+    """
+    mask = mask_of(loop, recalled)
+    with torch.no_grad():
+        swapped = of_others(state, 1)
+        ends = iterate(loop, swapped, recalled, iterations)
+    own = flatten(state, mask)
+    left, apart = (torch.linalg.vector_norm(flatten(tree, mask) - own, dim=1) for tree in (ends, swapped))
+    return left / apart
+
+
+@dataclass(frozen=True)
+class LastIterates:
+    """The first state and the last two of a pass, per example, padding excluded.
+
+    Args:
+        start_norm: norm of z_0.
+        before: z_{T-1}, flat.
+        last: z_T, flat.
+        smallest: norm below which a state counts as zero.
+    """
+
+    start_norm: Float[Tensor, "batch"]
+    before: Float[Tensor, "batch n"]
+    last: Float[Tensor, "batch n"]
+    smallest: Float[Tensor, "batch"]
+
+    def residual(self) -> float:
+        """Return the median relative residual of the last step."""
+        return float(relative_residual(self.before, self.last, self.smallest).median())
+
+    def norm_ratio(self) -> float:
+        """Return the median norm of the last iterate over that of the first state."""
+        last = torch.linalg.vector_norm(self.last, dim=1)
+        return float((last / torch.maximum(self.start_norm, self.smallest)).median())
+
+    def cosine(self) -> float:
+        """Return the median cosine between the last two iterates."""
+        return float(torch.cosine_similarity(self.before.double(), self.last.double(), dim=1).median())
+
+
+def _signal(value: float | None, seconds: float) -> Signal:
+    known = value is not None and math.isfinite(value)
+    return Signal(value if known else None, round(seconds, 4))
+
+
+def _timed(work: Callable[[], float]) -> Signal:
+    began = time.perf_counter()
+    return _signal(work(), time.perf_counter() - began)
+
+
+def measure_signals(
+    loop: Loop, task: Task, split: Split, trained_iterations: int, iterations: int, seed: int = 0
+) -> dict[str, Signal]:
+    """Return every signal of a loop on some easy problems, by name.
+
+    Args:
+        loop: the loop; its readout gives the task's logits.
+        task: gives inputs and the rule for being right.
+        split: the problems, at least two.
+        trained_iterations: most iterations in training, after which signals are taken.
+        iterations: how far the honest rival runs: the accuracy there over the best on the way (0 where none is right).
+        seed: of the power iteration's start.
+    """
+    check_positive(trained_iterations=trained_iterations, iterations=iterations)
+    found = _of_weights(loop)
+    with eval_mode(loop), torch.autocast("cpu", enabled=False):
+        began = time.perf_counter()
+        with torch.no_grad():
+            recalled = loop.encode(task.inputs(split.problems))
+            start = loop.start(recalled, torch.Generator().manual_seed(seed))
+            before = iterate(loop, start, recalled, trained_iterations - 1)
+            state = loop.step(before, recalled)
+        spent = time.perf_counter() - began
+        mask = mask_of(loop, recalled)
+        last = LastIterates(
+            norms(start, mask), flatten(before, mask), flatten(state, mask), smallest_scale(start, mask)
+        )
+
+        def radius() -> float:
+            rows = slice(0, POWER_EXAMPLES)
+            return float(power_iteration(loop, select(state, rows), select(recalled, rows), seed=seed).median())
+
+        def swap() -> float:
+            return float(swap_distance(loop, state, recalled, trained_iterations).nanmedian())
+
+        def accuracy() -> float:
+            with torch.no_grad():
+                right = task.correct(loop.read(state), split.problems, split.answers)
+                padding = torch.zeros_like(right) if mask is None else ~mask
+                return float((right | padding).all(1).double().mean())
+
+        for name, work in {
+            POWER_ITERATION: radius,
+            LAST_RESIDUAL: last.residual,
+            NORM_RATIO: last.norm_ratio,
+            COSINE: last.cosine,
+            SWAP: swap,
+            EASY_ACCURACY: accuracy,
+        }.items():
+            own = _timed(work)
+            found[name] = _signal(own.value, own.seconds + spent)
+        found[LONG_RUN] = _timed(lambda: _kept(loop, task, split, iterations))
+    return found
+
+
+def _of_weights(loop: Loop) -> dict[str, Signal]:
+    weights = recall_weights(loop)
+    if weights is None:
+        return {STATE_RADIUS: Signal(None, 0.0), WEIGHT_RATIO: Signal(None, 0.0)}
+    of_state, of_input = weights
+    return {
+        STATE_RADIUS: _timed(lambda: matrix_radius(of_state)),
+        WEIGHT_RATIO: _timed(lambda: float(of_state.norm() / of_input.norm())),
+    }
+
+
+def _kept(loop: Loop, task: Task, split: Split, iterations: int) -> float:
+    config = EvaluationConfig(iterations=iterations, examples=len(split), until_settled=True)
+    curve = evaluate_split(loop, task, split, config)
+    return curve.last / curve.best if curve.best > 0 else 0.0
+
+
+def signals_file(run: RunFolder) -> Path:
+    """Return where a run keeps its signals."""
+    return run.path / "signals.json"
+
+
+def forecast_split(settings: RunSettings, examples: int) -> Split:
+    """Return the easy problems that forecasts are made from: the last ones, none of which evaluation looks at.
+
+    Raises:
+        LoopscopeError: the easy split is too small for both.
+    """
+    name, split = next(iter(settings.data.evaluation_splits().items()))
+    evaluated = settings.evaluation.examples
+    if len(split) < evaluated + examples:
+        raise LoopscopeError(
+            f"the easy split ({name}) has {len(split)} problems, expected {evaluated} to evaluate on and {examples} others "
+            "to forecast from: lower evaluation.examples or examination.examples"
+        )
+    difficulty = None if split.difficulty is None else split.difficulty[-examples:]
+    return Split(split.problems[-examples:], split.answers[-examples:], difficulty)
