@@ -91,3 +91,23 @@ def test_the_table_names_the_machine(benchmark, capsys):
     assert "1 threads" in out
     for cell in ("plain", "float32", "eager", "12.5", "30.0", "60.0", "50%", "1.00"):
         assert cell in out
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_stacked_models_take_the_steps_of_models_one_after_another(monkeypatch, precision):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import stacked
+
+    sizes = ["--width", "32", "--batch", "2", "--free", "1", "--gradient", "2", "--repeats", "1", "--mode", "eager"]
+    options = stacked.read_options(["--models", "2", *sizes, "--precision", precision])
+    generator = torch.Generator().manual_seed(0)
+    problems = torch.randn(2, 2, stacked.TOKENS, 1, generator=generator)
+    answers = torch.randint(2, (2, 2, stacked.TOKENS), generator=generator)
+    apart, together = (
+        way(stacked.make_models(2, 32), problems, answers, options) for way in (stacked.alone, stacked.stacked)
+    )
+    tolerance = 1e-4 if precision == "float32" else 0.02
+    for _ in range(3):  # later losses show that the steps are the same
+        torch.testing.assert_close(together(), apart(), rtol=tolerance, atol=tolerance)
+    row = stacked.measure(2, options)
+    assert row.speedup == pytest.approx(row.alone_ms / row.stacked_ms, rel=0.1)
