@@ -10,7 +10,7 @@ import torch
 
 from loopscope.cli import main
 from loopscope.files import read_json
-from loopscope.models import build_model
+from loopscope.models import LoopedTransformer, build_model
 from loopscope.tasks.sudoku import SHIPPED, Sudoku
 from loopscope.training.runs import RunFolder, open_run
 from loopscope.training.settings import settings_from
@@ -21,6 +21,7 @@ def finished(path: Path, **settings) -> RunFolder:
     values = {
         "model": {"width": 16, "heads": 2, "recall": "external"},
         "evaluation": {"iterations": 60, "examples": 6},
+        "training": {"compile": False},
         **settings,
     }
     complete = settings_from(values)
@@ -62,6 +63,18 @@ def said(capsys, *arguments: object, status: int = 0) -> str:
     capsys.readouterr()
     assert main(["evaluate", *map(str, arguments)]) == status
     return " ".join(capsys.readouterr().err.split())
+
+
+def test_the_iteration_is_compiled_where_that_of_training_was(tmp_path, monkeypatch, capsys):
+    compiled = []
+    monkeypatch.setattr(LoopedTransformer, "compile_step", lambda model: compiled.append(model.config.recall))
+    data = {"test_bits": [8], "train_bits": 8, "strings": 40, "test_strings": 9}
+    for choice in (False, True):
+        run = finished(tmp_path / str(choice), task="prefix-sums", data=data, training={"compile": choice})
+        assert f"written: {run.evaluation}" in said(capsys, run.path)
+        assert compiled == ["external"] * choice
+    curves = [read_json(tmp_path / name / "evaluation.json")["splits"] for name in ("False", "True")]
+    assert curves[0] == curves[1]
 
 
 def test_a_full_evaluation_is_kept_and_compared_with(bits, tmp_path, capsys):

@@ -104,11 +104,11 @@ def evaluate_command(options: Namespace) -> int:
     from loopscope.evaluation import evaluate, iterations_to_run, to_json
     from loopscope.files import read_json, write_json
     from loopscope.reports.terminal import curves_table, iteration_progress
-    from loopscope.subjects import evaluation_of, trained, with_data
+    from loopscope.subjects import evaluation_of, trained_for_evaluation, with_data
     from loopscope.training.runs import RunFolder
 
     run = RunFolder(Path(options.run))
-    settings, model = trained(run)
+    settings, model = trained_for_evaluation(run)
     chosen = ("iterations", "examples", "until_settled")
     given = {name: options[name] for name in chosen if options[name] is not None}
     settings = replace(settings, evaluation=replace(settings.evaluation, **given))

@@ -24,7 +24,14 @@ from loopscope.evaluation import batches, evaluate_split, to_json
 from loopscope.files import read_json, write_json
 from loopscope.stability import ExaminationConfig
 from loopscope.studies.signals import forecast_split, measure_signals, signals_file
-from loopscope.subjects import evaluation_of, examine_subject, from_run, on_split, trained
+from loopscope.subjects import (
+    evaluation_of,
+    examine_subject,
+    from_run,
+    on_split,
+    trained,
+    trained_for_evaluation,
+)
 from loopscope.tasks import Split
 from loopscope.training.runs import RunFolder
 from loopscope.training.settings import RunSettings
@@ -75,7 +82,7 @@ class Reporter:
 
 def _evaluate(run: RunFolder, settings: RunSettings, splits: dict[str, Split], reporter: Reporter) -> None:
     """Evaluate split after split, saving each, so that a stop loses at most one."""
-    _, model = trained(run)
+    _, model = trained_for_evaluation(run)
     curves = read_json(run.evaluation)["splits"] if run.evaluation.exists() else {}
     config = evaluation_of(settings)
     per_split = [config.iterations * len(batches(split, config)) for split in splits.values()]
