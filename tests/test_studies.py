@@ -233,6 +233,25 @@ def test_a_cut_last_line_of_the_ledger_is_dropped(tmp_path):
     assert list(ledger.records()) == ["a", "c"]
 
 
+def test_a_ledger_older_than_some_settings_is_gone_on_with(study, tmp_path, monkeypatch):
+    _, folder, _ = study
+    plan, copy = read_plan(written(tmp_path / "tiny.yaml")), StudyFolder(shutil.copytree(folder, tmp_path / "out"))
+    records = copy.ledger.records()
+    copy.ledger.path.unlink()
+    for record in records.values():
+        del record.settings["evaluation"]["until_settled"]
+        copy.ledger.append(record)
+    monkeypatch.setattr("loopscope.studies.runner._run_all", lambda *given: None)
+    outcome = run_study(plan, copy)
+    assert outcome.records.keys() == records.keys()
+    assert not outcome.unfinished
+
+
+def test_a_run_is_named_by_an_option_that_is_left_out(tmp_path):
+    plan = read_plan(written(tmp_path / "tiny.yaml", grid={"training.checkpoint_every": [None, 2]}, also=[]))
+    assert [run.name for run in plan.runs] == ["checkpoint-everyNone", "checkpoint-every2"]
+
+
 def test_a_foreign_line_in_the_ledger_is_named(tmp_path):
     (tmp_path / "ledger.jsonl").write_text('{"run": "a", "what": 1}\n')
     with pytest.raises(LoopscopeError, match="line 1 is not a run's record"):

@@ -127,7 +127,7 @@ def _examination(source: Path, values: dict[str, Any]) -> ExaminationConfig:
 
 def _run_name(cell: dict[str, Any], settings: dict[str, Any]) -> str:
     """Return a run's name, of its values as they were understood: 1e-3 and 0.001 are one."""
-    values = {key: settings[key.partition(".")[0]][key.partition(".")[2]] for key in cell}
+    values = {key: settings[key.partition(".")[0]].get(key.partition(".")[2]) for key in cell}
     return "-".join(_slug(key, value) for key, value in values.items())
 
 

@@ -21,6 +21,7 @@ from loopscope.studies.ledger import Ledger, Record
 from loopscope.studies.plan import PlannedRun, StudyPlan
 from loopscope.studies.signals import signals_file
 from loopscope.training.runs import RunFolder, open_run
+from loopscope.training.settings import settings_from
 
 POLL = 0.2
 GRACE = 20.0
@@ -178,9 +179,10 @@ def _already_done(folder: StudyFolder, plan: StudyPlan, retry_failed: bool) -> s
         LoopscopeError: the ledger holds a run of the same name with other settings.
     """
     done = set()
-    planned = {run.name: run.settings.to_dict() for run in plan.runs}
+    planned = {run.name: run.settings for run in plan.runs}
     for name, record in folder.ledger.records().items():
-        if name in planned and record.settings != planned[name]:
+        # Read first: a ledger may be older than some settings, which have their defaults then.
+        if name in planned and settings_from(record.settings) != planned[name]:
             raise LoopscopeError(
                 f"{folder.path} holds the run {name} with other settings than {plan.source} gives it: "
                 "choose another --out, or give the study another name"
