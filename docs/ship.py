@@ -49,7 +49,10 @@ def card(run: RunFolder, command: str, licence: str) -> str:
     """Return the model card of a run."""
     settings, examination = run.settings(), read_json(run.examination)
     evaluation = read_json(run.evaluation)
-    splits, examples = evaluation["splits"], evaluation["settings"]["evaluation"]["examples"]
+    splits, evaluated = evaluation["splits"], evaluation["settings"]["evaluation"]
+    again = f"loopscope evaluate RUN --examples {evaluated['examples']}"
+    if evaluated.get("until_settled"):
+        again += " --until-settled"
     config, training = settings.model, settings.training
     other = [
         f'By the rule "{rule}", {name}: {percent(values[-1])}% at the last iteration.'
@@ -72,7 +75,7 @@ def card(run: RunFolder, command: str, licence: str) -> str:
             "## Accuracy",
             "",
             "% of whole answers that are right after so many iterations, on problems that were not trained on. Settled: "
-            f"relative residual within 1e-4 at the last iteration. `loopscope evaluate RUN --examples {examples}` makes it again.",
+            f"relative residual within 1e-4 at the last iteration. `{again}` makes it again.",
             "",
             *accuracy_table(splits),
             *(["", *other] if other else []),
