@@ -23,6 +23,7 @@ from loopscope.reports.quantities import quantity_rows
 from loopscope.reports.rows import study_table
 from loopscope.reports.study import headline, write_report
 from loopscope.reports.study_figures import accuracy_panels, middle, orbit_panels, radius_panel
+from loopscope.solving import SHIPPED
 from loopscope.stability import THRESHOLDS
 from loopscope.studies import Record, StudyFolder
 
@@ -107,6 +108,14 @@ def test_the_page_of_a_study_stands_alone(study):
     assert page.source.count("plotly.js v") == 1
     assert 'name="viewport"' in page.source
     assert "prefers-color-scheme: dark" in page.source
+
+
+def test_the_page_of_a_study_names_the_models_that_ship(study):
+    _, _, _, page = study
+    for card in SHIPPED.glob("*/card.md"):
+        assert f"loopscope solve {card.parent.name}" in page.words
+        assert f"Card of the model for {card.parent.name}" in page.words
+        assert card.read_text() in page.words
 
 
 def test_a_study_writes_its_pictures(study):

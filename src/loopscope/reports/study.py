@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import quote
 
-from loopscope.files import make_folder, write_bytes, write_text
+from loopscope.files import make_folder, read_json, write_bytes, write_text
 from loopscope.reports.charts import Panel, draw_panels, png, svg
 from loopscope.reports.examination import TONES, write_examination
 from loopscope.reports.interactive import explore
@@ -19,8 +19,10 @@ from loopscope.reports.looks import Look, add_legend, distinct, line_handle, loo
 from loopscope.reports.page import Html, chip, note, page, picture, table, text
 from loopscope.reports.rows import RADIUS_NOTE, split_names, study_table
 from loopscope.reports.study_figures import accuracy_panels, orbit_panels, radius_panel, radius_records
+from loopscope.solving import SHIPPED
 from loopscope.stability import Examination
 from loopscope.studies import Record, StudyFolder, StudyPlan
+from loopscope.training.runs import RunFolder
 
 STAGES = ("train", "evaluate", "examine")
 CAPTIONS = {
@@ -138,6 +140,25 @@ def _again(plan: StudyPlan, records: Sequence[Record]) -> str:
     )
 
 
+def _shipped() -> str:
+    """Return the models that come with the package: what they solve, how to ask them, and their cards."""
+    rows, cards = [], []
+    for folder in sorted(SHIPPED.glob("*/card.md")):
+        run = RunFolder(folder.parent)
+        settings = run.settings()
+        name, easy = next(iter(read_json(run.evaluation)["splits"].items()))
+        block = f"{settings.model.recall} + {settings.model.norm}, width {settings.model.width}"
+        said = f"{100 * easy['last']:.1f}% of {name} after {len(easy['answer_accuracy'])} iterations"
+        rows.append((settings.task, block, said, f"loopscope solve {settings.task}"))
+        card = text(folder.read_text())
+        cards.append(
+            f"<details><summary>Card of the model for {text(settings.task)}</summary><pre>{card}</pre></details>"
+        )
+    return table(("task", "model", "right", "ask it"), rows, texts=("task", "model", "right", "ask it")) + "".join(
+        cards
+    )
+
+
 def write_report(plan: StudyPlan, folder: StudyFolder, records: Mapping[str, Record]) -> Path:
     """Write a study's page, its figures as PNG files, and a page for each run that was examined.
 
@@ -175,6 +196,12 @@ def write_report(plan: StudyPlan, folder: StudyFolder, records: Mapping[str, Rec
             note("Point at a line for its values; click a name to hide it, twice to see it alone."),
             explore(finished, looks(plan), trained_iterations(plan)),
         ]
-    parts += ["<h2>How to make it again</h2>", _again(plan, rows)]
+    parts += [
+        "<h2>Models that come with the package</h2>",
+        note("Trained before, not by this study; each answers a problem that you type in."),
+        _shipped(),
+        "<h2>How to make it again</h2>",
+        _again(plan, rows),
+    ]
     write_text(folder.report, page(plan.title, "\n".join(parts)))
     return folder.report
