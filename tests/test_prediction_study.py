@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
+from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import yaml
 
 from loopscope.cli import main
 from loopscope.errors import LoopscopeError
-from loopscope.studies import StudyFolder, read_plan
+from loopscope.studies import Ledger, Record, StudyFolder, read_plan
+from loopscope.studies.population import collect, kept_iterations, member, read_population, rounded, thin
 from loopscope.studies.signals import EASY_ACCURACY, LONG_RUN, STATE_RADIUS, signals_file
 
 TINY = {
@@ -22,6 +26,19 @@ TINY = {
     "examination": {"effort": "quick", "examples": 6, "prediction": True},
     "signals": True,
     "grid": {"model.recall": ["internal", "none"]},
+}
+
+
+EMPTY_ROW = {
+    "study": "s",
+    "run": "r",
+    "status": "finished",
+    "settings": {},
+    "seconds": {},
+    "error": None,
+    "curves": {},
+    "forecast": {},
+    "signals": {},
 }
 
 
@@ -65,3 +82,126 @@ def test_a_mistake_about_signals_is_one_line(tmp_path, changes, said):
         read_plan(written(tmp_path / "plan.yaml", **changes))
     assert said in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def refusal(capsys, arguments):
+    """Return the one line that a command says when it refuses."""
+    capsys.readouterr()
+    assert main([str(argument) for argument in arguments]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("loopscope: ")
+    return line
+
+
+def test_a_collected_study_holds_what_its_runs_found(study, tmp_path, capsys):
+    _, folder = study
+    into = tmp_path / "results" / "ledger.jsonl"
+    assert main(["study", "collect", str(folder.path), "--into", str(into)]) == 0
+    assert "2 runs collected" in capsys.readouterr().err
+    members = read_population(into)
+    assert [row.run for row in members] == ["internal", "none"]
+    for row in members:
+        record = folder.ledger.records()[row.run]
+        whole = record.evaluation["8 bits"]
+        assert row.study == "out"
+        assert row.task == "prefix-sums"
+        assert row.trained_iterations == 4
+        assert row.settings == record.settings
+        assert row.easy.iterations == list(range(1, 13))
+        assert row.easy.accuracy == whole["answer_accuracy"]
+        assert (row.hard.best, row.hard.last) == tuple(record.evaluation["16 bits"][key] for key in ("best", "last"))
+        assert row.forecast["accuracy"][-1] == pytest.approx(record.signals[EASY_ACCURACY]["value"], rel=1e-4)
+        assert row.forecast["axes"].keys() == {"reachability", "input-dependence", "geometry"}
+        assert row.signals.keys() == record.signals.keys()
+        assert len(row.forecast["residual"]) == 4
+    assert max(map(len, into.read_text().splitlines())) < 6000
+
+
+def test_collecting_again_replaces_a_study_and_leaves_others(study, tmp_path):
+    _, folder = study
+    into = tmp_path / "ledger.jsonl"
+    records = list(folder.ledger.records().values())
+    collect("one", records, into)
+    collect("two", records[:1], into)
+    failed = Record("diverged", "failed", records[0].settings, {"train": 1.0}, error="diverged at step 3")
+    collect("one", [failed], into)
+    members = read_population(into)
+    assert [(row.study, row.run) for row in members] == [("two", "internal"), ("one", "diverged")]
+    assert members[1].easy is None
+    assert members[1].error == "diverged at step 3"
+
+
+def test_runs_that_differ_in_their_seed_share_a_cell(study):
+    _, folder = study
+    records = folder.ledger.records()
+    first, other = records["internal"], records["none"]
+    reseeded = Record("again", "failed", {**first.settings, "training": {**first.settings["training"], "seed": 7}}, {})
+    cells = [member("s", record).cell for record in (first, reseeded, other)]
+    assert cells[0] == cells[1] != cells[2]
+
+
+def test_thinning_keeps_the_first_iterations_the_last_and_what_lies_between():
+    kept = kept_iterations(500)
+    assert kept[:32] == list(range(1, 33))
+    assert kept[-1] == 500
+    assert len(kept) == len(set(kept)) <= 93
+    assert all(later <= 1.1 * earlier for earlier, later in pairwise(kept[31:]))
+    assert kept_iterations(3) == [1, 2, 3]
+    curve = {
+        "examples": 3,
+        "answer_accuracy": [0.0, 1 / 3, 2 / 3],
+        "best": 2 / 3,
+        "best_iteration": 3,
+        "last": 2 / 3,
+        "solved_then_broken": 0.0,
+    }
+    assert thin(curve).accuracy == [0.0, 0.33333, 0.66667]
+
+
+@pytest.mark.parametrize(("name", "least"), [("prefix-sums", 120), ("sudoku", 12), ("chess", 12)])
+def test_the_population_that_is_planned_is_of_every_kind(name, least):
+    plan = read_plan(Path(__file__).parent.parent / "configs" / "prediction" / f"{name}.yaml")
+    assert plan.signals
+    assert len(plan.runs) >= least
+    models = [run.settings.model for run in plan.runs]
+    assert {model.recall for model in models} == {"none", "external", "internal"}
+    assert all(run.settings.evaluation.until_settled for run in plan.runs)
+    assert all(run.settings.evaluation.iterations == 500 for run in plan.runs)
+    if name == "prefix-sums":
+        assert {model.norm for model in models} == {"pre", "peri", "outer", "sandwich", "gru"}
+        assert len({run.settings.training.learning_rate for run in plan.runs}) >= 3
+        assert len({run.settings.training.seed for run in plan.runs}) >= 2
+
+
+def test_rounding_keeps_five_digits_and_nothing_that_json_has_not():
+    assert rounded({"a": [1.2345678e-9, math.inf, True, 3], "b": "x"}) == {"a": [1.2346e-9, None, True, 3], "b": "x"}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "does not exist: make it with  loopscope study collect"),
+        ("", "holds no run"),
+        ("no json\n{}\n", "line 1 is not JSON"),
+        ('{"run": "a"}\n', "line 1 is no row of a population"),
+        ("3\n", "line 1 is no row of a population"),
+        (json.dumps(EMPTY_ROW) + "\n", "line 1 is no row of a population ('task')"),
+    ],
+)
+def test_a_damaged_population_is_one_line(tmp_path, content, said, unchecked):
+    path = tmp_path / "ledger.jsonl"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(LoopscopeError) as error:
+        read_population(path)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_only_a_study_that_ran_can_be_collected(tmp_path, capsys, unchecked):
+    into = tmp_path / "into.jsonl"
+    assert "holds no run that ended" in refusal(capsys, ["study", "collect", tmp_path, "--into", into])
+    Ledger(tmp_path / "ledger.jsonl").append(Record("a", "finished", {}, {}))
+    into.write_text("damaged\n{}\n")
+    assert "line 1 is not JSON" in refusal(capsys, ["study", "collect", tmp_path, "--into", into])
+    assert into.read_text() == "damaged\n{}\n"

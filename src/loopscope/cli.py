@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 # What is shown may hold brackets and colons of its own (paths, errors): none of it is markup.
 console = Console(stderr=True, markup=False, emoji=False)
+POPULATION = "ledger.jsonl"
+"""The file of a population in its folder."""
 
 
 def say(words: str) -> None:
@@ -228,6 +230,54 @@ def study_command(options: Namespace) -> int:
         )
         return RESUMABLE
     return 1 if any(record.status == "failed" for record in outcome.records.values()) else 0
+
+
+def collect_command(options: Namespace) -> int:
+    """Write a study's runs as compact rows of a file that can be committed."""
+    from loopscope.studies import StudyFolder
+    from loopscope.studies.population import collect
+
+    folder = StudyFolder(Path(options.folder))
+    records = folder.ledger.records()
+    if not records:
+        raise LoopscopeError(f"{folder.ledger.path} holds no run that ended: give the folder of a study")
+    members = collect(folder.path.resolve().name, records.values(), Path(options.into))
+    say(f"{len(records)} runs collected; {options.into} holds {len(members)}")
+    return 0
+
+
+def analyse_command(options: Namespace) -> int:
+    """Say from a population's rows alone whether the framework predicts."""
+    from dataclasses import asdict
+
+    from loopscope.files import write_json
+    from loopscope.reports.prediction import analysis_tables, headline
+    from loopscope.reports.prediction_figure import write_figure
+    from loopscope.stability.examination import plain
+    from loopscope.studies.population import read_population
+    from loopscope.studies.prediction import analyse
+
+    folder = Path(options.folder)
+    analysis = analyse(read_population(folder / POPULATION))
+    for table in analysis_tables(analysis):
+        show(table)
+    print(headline(analysis))
+    write_json(folder / "analysis.json", plain(asdict(analysis)))
+    write_figure(folder / "forecast.png", analysis)
+    say(f"written: {folder / 'analysis.json'} and {folder / 'forecast.png'}")
+    return 0
+
+
+def advise_command(options: Namespace) -> int:
+    """Say which models of a population kept their answers, and how many say so."""
+    from loopscope.reports.prediction import guidance_table
+    from loopscope.studies.guidance import guidance
+    from loopscope.studies.population import read_population
+
+    for found in guidance(read_population(Path(options.folder) / POPULATION)):
+        show(guidance_table(found))
+        print(found.sentence)
+    return 0
 
 
 def solve_command(options: Namespace) -> int:
@@ -430,6 +480,40 @@ def _study_parser() -> ArgumentParser:
     return parser
 
 
+def _collect_parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        exit_on_error=False,
+        allow_abbrev=False,
+        description="Write a study's runs as compact rows of a file, in place of the rows of this study that it holds.",
+    )
+    parser.add_argument("folder", help="Folder of a study, such as studies/prediction-prefix-sums.")
+    parser.add_argument(
+        "--into", type=str, default="results/prediction/ledger.jsonl", help="File to write; other studies' rows stay."
+    )
+    return parser
+
+
+def _population_parser(description: str) -> ArgumentParser:
+    parser = ArgumentParser(exit_on_error=False, allow_abbrev=False, description=description)
+    parser.add_argument(
+        "folder",
+        help=f"Folder of a population, such as results/prediction: its {POPULATION} is what loopscope study collect wrote.",
+    )
+    return parser
+
+
+def _analyse_parser() -> ArgumentParser:
+    return _population_parser(
+        "Compare what was forecast of a population's models with what they did, and with the forecasts of rival signals."
+    )
+
+
+def _advise_parser() -> ArgumentParser:
+    return _population_parser(
+        "Say which recall, normalization and learning rate kept their answers in a population, with the counts behind it."
+    )
+
+
 COMMANDS: dict[str, tuple[Callable[[], ArgumentParser], Callable[[Namespace], int], str]] = {
     "data": (_data_parser, data_command, "Find, check and describe a task's data."),
     "train": (_train_parser, train_command, "Train one model on one task."),
@@ -437,11 +521,18 @@ COMMANDS: dict[str, tuple[Callable[[], ArgumentParser], Callable[[Namespace], in
     "evaluate": (_evaluate_parser, evaluate_command, "Measure accuracy against the number of iterations."),
     "examine": (_examine_parser, examine_command, "Measure stability and give a verdict, for a run or any loop."),
     "study": (_study_parser, study_command, "Train, evaluate and examine a grid of runs, with one report."),
+    "study collect": (_collect_parser, collect_command, "Gather a study's runs into a file that can be committed."),
+    "study analyse": (
+        _analyse_parser,
+        analyse_command,
+        "Compare forecasts of a population of models with what they did.",
+    ),
+    "advise": (_advise_parser, advise_command, "Say what kept its answers in a population of models."),
 }
 
 
 def _help() -> str:
-    lines = [f"  {name:10} {text}" for name, (_, _, text) in COMMANDS.items()]
+    lines = [f"  {name:14} {text}" for name, (_, _, text) in COMMANDS.items()]
     return "\n".join(
         [
             "usage: loopscope COMMAND ...",
@@ -511,14 +602,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(_help())
         return 0
     try:
-        if arguments[0] not in COMMANDS:
-            raise LoopscopeError(
-                f"unknown command {arguments[0]!r}{nearest(arguments[0], COMMANDS)}; see loopscope --help"
-            )
-        make_parser, command, _ = COMMANDS[arguments[0]]
+        words = 2 if " ".join(arguments[:2]) in COMMANDS else 1
+        name = " ".join(arguments[:words])
+        if name not in COMMANDS:
+            raise LoopscopeError(f"unknown command {name!r}{nearest(name, COMMANDS)}; see loopscope --help")
+        make_parser, command, _ = COMMANDS[name]
         parser = make_parser()
-        parser.prog = f"loopscope {arguments[0]}"
-        return command(_parse(parser, arguments[1:]))
+        parser.prog = f"loopscope {name}"
+        return command(_parse(parser, arguments[words:]))
     except LoopscopeError as error:
         print(f"loopscope: {error}", file=sys.stderr)
         return 2

@@ -1,0 +1,243 @@
+"""The population: many studies' runs as compact rows of one file that can be committed.
+
+A study's own ledger keeps whole examinations, 150 kB a run; a row keeps what forecasts and outcomes are computed from, in
+a few kB.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from loopscope.errors import LoopscopeError
+from loopscope.files import make_folder, read_lines, write_text
+from loopscope.stability.examination import middle, plain
+from loopscope.studies.ledger import Record
+
+ALL_UP_TO = 32
+"""Iterations up to which every point of a curve is kept."""
+LATER_POINTS = 60
+"""Points kept of the rest, evenly on a log scale: each within 5% of the next for 500 iterations."""
+DIGITS = 5
+"""Significant digits of what is kept."""
+
+
+@dataclass(frozen=True)
+class ThinCurve:
+    """Accuracy of one split at some iterations, from 1 to the last.
+
+    Args:
+        examples: number of examples.
+        iterations: where accuracy is kept.
+        accuracy: fraction of whole answers right there.
+        best: largest accuracy, over all iterations.
+        best_iteration: the first iteration that reaches it.
+        last: accuracy at the last iteration.
+        solved_then_broken: fraction of examples right at some iteration and wrong at the last.
+    """
+
+    examples: int
+    iterations: list[int]
+    accuracy: list[float]
+    best: float
+    best_iteration: int
+    last: float
+    solved_then_broken: float
+
+
+@dataclass(frozen=True)
+class Member:
+    """One run of a population.
+
+    Args:
+        study: the study that it belongs to.
+        run: its name there.
+        status: finished or failed.
+        settings: all of its settings.
+        seconds: time of each stage.
+        error: one line, where it failed.
+        curves: by split, the easy one first and the hardest last.
+        forecast: what the examination in prediction mode found (see ``forecast_numbers``).
+        signals: by name, each with value and seconds (see ``signals``).
+    """
+
+    study: str
+    run: str
+    status: str
+    settings: dict[str, Any]
+    seconds: dict[str, float]
+    error: str | None
+    curves: dict[str, ThinCurve]
+    forecast: dict[str, Any]
+    signals: dict[str, dict[str, float | None]]
+
+    @property
+    def task(self) -> str:
+        """The task's name."""
+        return str(self.settings["task"])
+
+    @property
+    def trained_iterations(self) -> int:
+        """The most iterations in training."""
+        return int(self.settings["training"]["max_iterations"])
+
+    @property
+    def easy(self) -> ThinCurve | None:
+        """The curve of the easy split."""
+        return next(iter(self.curves.values()), None)
+
+    @property
+    def hard(self) -> ThinCurve | None:
+        """The curve of the hardest split."""
+        return next(reversed(self.curves.values()), None)
+
+    @property
+    def cell(self) -> str:
+        """The settings that the run shares with those that differ from it in their seed alone, as one text."""
+        training = {name: value for name, value in self.settings["training"].items() if name != "seed"}
+        return json.dumps({**self.settings, "training": training}, sort_keys=True)
+
+
+def kept_iterations(last: int) -> list[int]:
+    """Return the iterations that a thinned curve keeps, of 1 to ``last``."""
+    first = range(1, min(last, ALL_UP_TO) + 1)
+    later = np.geomspace(ALL_UP_TO, max(last, ALL_UP_TO), LATER_POINTS + 1).round().astype(int)
+    return sorted({*first, *(int(i) for i in later if i <= last), last})
+
+
+def thin(curve: Mapping[str, Any]) -> ThinCurve:
+    """Return an accuracy curve as an evaluation saved it, thinned and rounded."""
+    whole = curve["answer_accuracy"]
+    iterations = kept_iterations(len(whole))
+    return ThinCurve(
+        examples=curve["examples"],
+        iterations=iterations,
+        accuracy=rounded([whole[i - 1] for i in iterations]),
+        best=rounded(curve["best"]),
+        best_iteration=curve["best_iteration"],
+        last=rounded(curve["last"]),
+        solved_then_broken=rounded(curve["solved_then_broken"]),
+    )
+
+
+def rounded(value: Any) -> Any:
+    """Return plain JSON values with numbers at ``DIGITS`` significant digits."""
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: rounded(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(entry) for entry in value]
+    return value
+
+
+def _mean(values: Sequence[float | bool | None] | None) -> float | None:
+    known = [float(value) for value in values or [] if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _middle_log(values: Sequence[float | None] | None) -> float | None:
+    return middle([math.log10(value) for value in values or [] if value is not None and value > 0])
+
+
+def forecast_numbers(examination: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what forecasts are made from, of an examination's JSON, over its inputs.
+
+    Statuses and deciding numbers of the axes; curves of the median residual and norm and of the accuracy; fractions
+    and medians of what is known per input, logarithms to base 10; seconds by part.
+    """
+    reach, spectrum = examination["reachability"], examination["spectrum"]
+    dependence, geometry, curves = examination["input_dependence"], examination["geometry"], examination["curves"]
+    return plain(
+        rounded(
+            {
+                "verdict": examination["verdict"],
+                "axes": {axis["name"]: axis["status"] for axis in examination["axes"]},
+                "numbers": {name: value for axis in examination["axes"] for name, value in axis["numbers"].items()},
+                "iterations": examination["settings"]["iterations"],
+                "inputs": examination["settings"]["inputs"],
+                "residual": curves["residual"][1],
+                "norm": curves["norm"][1],
+                "accuracy": curves["accuracy"],
+                "prediction changes": curves["prediction_changes"],
+                "labels": reach["counts"],
+                "arrived": _mean(reach["arrived"]),
+                "rate": middle(reach["rate"]),
+                "growth": middle(reach["growth"]),
+                "lyapunov": middle(reach["lyapunov"]),
+                "radius": middle(spectrum.get("radius")),
+                "radius error": middle(spectrum.get("error")),
+                "at fixed points": _mean(spectrum.get("at_fixed_point")),
+                "moved": dependence.get("moved"),
+                "recall swap": dependence.get("recall_swap"),
+                "start swap": dependence.get("start_swap"),
+                "variance share": (dependence.get("variance") or {}).get("share"),
+                "returned": _mean(examination["basin"].get("returned")),
+                "log gradient growth": _middle_log(geometry.get("gradient_growth")),
+                "log relative lipschitz": _middle_log(geometry.get("relative_lipschitz")),
+                "log resolvent": _middle_log(geometry.get("resolvent")),
+                "seconds": examination["seconds"],
+            }
+        )
+    )
+
+
+def member(study: str, record: Record) -> Member:
+    """Return the row of a run; a failed one, which may have stopped anywhere, has no curves."""
+    finished = record.status == "finished"
+    examined = record.examination if finished else None
+    return Member(
+        study=study,
+        run=record.run,
+        status=record.status,
+        settings=record.settings,
+        seconds=record.seconds,
+        error=record.error,
+        curves={name: thin(curve) for name, curve in ((record.evaluation if finished else None) or {}).items()},
+        forecast=forecast_numbers(examined) if examined is not None else {},
+        signals=rounded((record.signals if finished else None) or {}),
+    )
+
+
+def read_population(path: Path) -> list[Member]:
+    """Return the rows of a file, in order.
+
+    Raises:
+        LoopscopeError: there is no such file, it is empty, or a line is no row of a population.
+    """
+    if not path.is_file():
+        raise LoopscopeError(f"{path} does not exist: make it with  loopscope study collect STUDY_FOLDER --into {path}")
+    members = []
+    for number, row in enumerate(read_lines(path), start=1):
+        try:
+            curves = {name: ThinCurve(**curve) for name, curve in row.pop("curves").items()}
+            found = Member(**row, curves=curves)
+            _ = found.task, found.trained_iterations, found.settings["model"]
+        except (TypeError, KeyError, AttributeError, ValueError) as error:
+            raise LoopscopeError(
+                f"{path}, line {number} is no row of a population ({error}): loopscope study collect writes them"
+            ) from error
+        members.append(found)
+    if not members:
+        raise LoopscopeError(f"{path} holds no run")
+    return members
+
+
+def collect(study: str, records: Iterable[Record], into: Path) -> list[Member]:
+    """Write a study's runs as rows of a population's file, in place of those of this study there; return all rows.
+
+    Raises:
+        LoopscopeError: the file is there and damaged, or cannot be written.
+    """
+    others = [row for row in read_population(into) if row.study != study] if into.exists() else []
+    members = [*others, *(member(study, record) for record in records)]
+    make_folder(into.parent)
+    lines = [json.dumps(asdict(row), separators=(",", ":"), allow_nan=False) for row in members]
+    write_text(into, "\n".join(lines) + "\n")
+    return members

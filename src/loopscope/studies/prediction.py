@@ -1,0 +1,408 @@
+"""Does the framework predict? What a population says, from its rows alone.
+
+Rules are fitted on models that solve their task, in some grid cells, and tested on the models of all other cells, so that
+neither a seed nor a neighbour of its cell helps a forecast. Intervals resample whole cells.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from loopscope.errors import LoopscopeError
+from loopscope.studies.outcomes import Fate, Outcome, outcomes
+from loopscope.studies.population import Member
+from loopscope.studies.predictors import ALL_AXES, ALL_RIVALS, PREDICTORS, RIVALS, SHORT, Predictor
+from loopscope.studies.signals import STATE_RADIUS
+from loopscope.studies.statistics import (
+    FEWEST,
+    FOLDS,
+    Bin,
+    Estimate,
+    classifier,
+    cross_fit,
+    estimate,
+    estimate_ahead,
+    estimate_auc,
+    estimate_spearman,
+    folds,
+    numbered,
+    regressor,
+    reliability,
+    too_few,
+)
+
+CLOCK = (ALL_AXES, ALL_RIVALS)
+"""The predictors whose numbers the collapse clock is set by."""
+MEDIAN_CLOCK = "their median"
+
+
+@dataclass(frozen=True)
+class Performance:
+    """How well a predictor forecasts.
+
+    Args:
+        name: the predictor's.
+        kind: framework or rival.
+        area: area under the ROC curve for holding, among models that solve.
+        hard: rank correlation with the hard accuracy at the last iteration, over all models that were evaluated.
+        brier: mean squared error of the probability of holding, by a rule fitted on other cells; 0.25 is a coin.
+        seconds: median time for a model; None where it was not measured.
+    """
+
+    name: str
+    kind: str
+    area: Estimate
+    hard: Estimate
+    brier: Estimate
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """How well a rule fitted on one task forecasts another's models.
+
+    Args:
+        name: the predictor's.
+        task: the task that it is tested on.
+        area: area under the ROC curve there.
+    """
+
+    name: str
+    task: str
+    area: Estimate
+
+
+@dataclass(frozen=True)
+class Clock:
+    """How well the iteration of collapse is told in advance.
+
+    Args:
+        name: what it is told by.
+        octaves: median error of the forecast iteration, as |log2| of the ratio.
+    """
+
+    name: str
+    octaves: Estimate
+
+
+@dataclass(frozen=True)
+class CellRow:
+    """A cell of the paper's tables; what is not known is None.
+
+    Args:
+        task: the task.
+        recall: the recall.
+        norm: the normalization.
+        learning_rate: the learning rate.
+        easy: easy accuracy at the last iteration, every seed.
+        hard: hard accuracy at the last iteration, every seed.
+        fates: how many models of each fate.
+        state_radius: spectral radius of W_state, the median of the seeds.
+    """
+
+    task: str
+    recall: str
+    norm: str
+    learning_rate: float
+    easy: list[float | None]
+    hard: list[float | None]
+    fates: dict[str, int]
+    state_radius: float | None
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A model in the figure: what was forecast and what it did.
+
+    Args:
+        run: its name.
+        task: its task.
+        fate: what became of it.
+        forecast: probability of holding, by all three axes fitted on other cells; None where none could be made.
+        kept: easy accuracy at the last iteration over its best.
+    """
+
+    run: str
+    task: str
+    fate: Fate
+    forecast: float | None
+    kept: float | None
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What a population says.
+
+    Args:
+        models: how many there are.
+        cells: how many grid cells they fill.
+        fates: how many models of each fate, by task.
+        performances: every predictor.
+        best_rival: the rival of largest area that looks no further than training did; None where none has an area.
+        ahead: by how much the area of all three axes is larger than its.
+        calibration: forecast against observed frequency, of all three axes.
+        source: the task that rules are fitted on for other tasks.
+        transfers: every predictor on every other task.
+        clocks: the collapse clock.
+        collapsed: models that collapse after the trained iterations, on which the clock is tested.
+        earlier: models that do so before.
+        cells_table: the paper's tables.
+        placed: every model that solves.
+    """
+
+    models: int
+    cells: int
+    fates: dict[str, dict[str, int]]
+    performances: list[Performance]
+    best_rival: str | None
+    ahead: Estimate
+    calibration: list[Bin]
+    source: str
+    transfers: list[Transfer]
+    clocks: list[Clock]
+    collapsed: int
+    earlier: int
+    cells_table: list[CellRow]
+    placed: list[Placed]
+
+
+@dataclass(frozen=True)
+class _Data:
+    """A population as arrays, one entry per model that was evaluated and measured."""
+
+    members: list[Member]
+    outcomes: list[Outcome]
+    cells: Int[np.ndarray, "models"]
+    solves: Bool[np.ndarray, "models"]
+    holds: Bool[np.ndarray, "models"]
+    parts: list[Int[np.ndarray, "_"]]
+
+    def numbers(self, predictor: Predictor) -> Float[np.ndarray, "models numbers"]:
+        """Return a predictor's numbers, NaN where one is not known."""
+        rows = [predictor.numbers(member) for member in self.members]
+        return np.array([[np.nan if value is None else value for value in row] for row in rows], dtype=float)
+
+
+def _data(members: Sequence[Member], became: Sequence[Outcome]) -> _Data:
+    pairs = [pair for pair in zip(members, became, strict=True) if pair[1].easy is not None and pair[0].forecast]
+    if not pairs:
+        raise LoopscopeError("no model of the population was both evaluated and examined: nothing can be compared")
+    kept, ends = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    cells = numbered([member.cell for member in kept])
+    holds = np.array([end.holds for end in ends])
+    return _Data(kept, ends, cells, np.array([end.solves for end in ends]), holds, folds(holds.astype(int), cells))
+
+
+def _fitted(
+    values: Float[np.ndarray, "models numbers"],
+    holds: Bool[np.ndarray, "models"],
+    usable: Bool[np.ndarray, "models"],
+    fitted: Int[np.ndarray, "fitted"],
+) -> Callable[[Int[np.ndarray, "tested"]], Float[np.ndarray, "tested"]] | None:
+    """Return the probability of holding by a rule fitted on the usable ones of some models; None if they are too few."""
+    fitted = fitted[usable[fitted]]
+    if min(holds[fitted].sum(), (~holds[fitted]).sum()) < 2:
+        return None
+    rule = classifier().fit(values[fitted], holds[fitted])
+    return lambda tested: rule.predict_proba(values[tested])[:, 1]
+
+
+def _probability(data: _Data, values: Float[np.ndarray, "models numbers"]) -> Float[np.ndarray, "models"]:
+    """Return each model's probability of holding, by a rule fitted on models of other cells."""
+    # Where nothing at all is known of a model there is no forecast, whatever a rule makes of medians.
+    said = cross_fit(lambda fitted: _fitted(values, data.holds, data.solves, fitted), data.parts, len(data.members))
+    return np.where(np.isnan(values).all(1), np.nan, said)
+
+
+def _scores(values: Float[np.ndarray, "models numbers"], probability: Float[np.ndarray, "models"]) -> np.ndarray:
+    """Return what models are ranked by: a single number as it is, several by their fitted rule."""
+    return values[:, 0] if values.shape[1] == 1 else probability
+
+
+def _brier(data: _Data, probability: Float[np.ndarray, "models"]) -> Estimate:
+    known = data.solves & np.isfinite(probability)
+    count = int(known.sum())
+    if min(int(data.holds[known].sum()), int((~data.holds[known]).sum())) < FEWEST:
+        return too_few(f"{int(data.holds[known].sum())} hold, {int((~data.holds[known]).sum())} do not", count)
+    squares = (probability[known] - data.holds[known]) ** 2
+    return estimate(lambda chosen: float(squares[chosen].mean()), data.cells[known])
+
+
+def _performance(data: _Data, predictor: Predictor, probability: np.ndarray, scores: np.ndarray) -> Performance:
+    known = np.isfinite(scores)
+    judged = known & data.solves
+    hard = np.array([end.hard for end in data.outcomes], dtype=float)
+    spent = [predictor.seconds(member) for member in data.members]
+    times = [value for value in spent if value is not None]
+    return Performance(
+        predictor.name,
+        predictor.kind,
+        estimate_auc(scores[judged], data.holds[judged], data.cells[judged]),
+        estimate_spearman(scores[known], hard[known], data.cells[known]),
+        _brier(data, probability),
+        median(times) if times else None,
+    )
+
+
+def _ahead(data: _Data, ours: np.ndarray, theirs: np.ndarray) -> Estimate:
+    both = data.solves & np.isfinite(ours) & np.isfinite(theirs)
+    return estimate_ahead(ours[both], theirs[both], data.holds[both], data.cells[both])
+
+
+def _best_rival(performances: Sequence[Performance]) -> str | None:
+    short = {rival.name for rival in RIVALS} & {*SHORT, ALL_RIVALS}
+    known = [(one.area.value, one.name) for one in performances if one.name in short and one.area.value is not None]
+    return max(known)[1] if known else None
+
+
+def _transfers(data: _Data, values: dict[str, np.ndarray]) -> tuple[str, list[Transfer]]:
+    """Fit on the task of most models, test on every other one."""
+    tasks = np.array([member.task for member in data.members])
+    source = Counter(tasks.tolist()).most_common(1)[0][0]
+    home = np.flatnonzero(tasks == source)
+    found = []
+    for task in dict.fromkeys(tasks.tolist()):
+        if task == source:
+            continue
+        there = np.flatnonzero((tasks == task) & data.solves)
+        holding = data.holds[there]
+        for name, numbers in values.items():
+            scores = numbers[there, 0]
+            if numbers.shape[1] > 1:
+                rule = _fitted(numbers, data.holds, data.solves, home)
+                if rule is None or not len(there):
+                    area = too_few(f"models of {source} to fit on, or of {task}", len(there))
+                    found.append(Transfer(name, task, area))
+                    continue
+                scores = rule(there)
+            known = np.isfinite(scores)
+            area = estimate_auc(scores[known], holding[known], data.cells[there][known])
+            found.append(Transfer(name, task, area))
+    return source, found
+
+
+def _clocks(data: _Data, values: dict[str, np.ndarray]) -> tuple[list[Clock], int, int]:
+    """Tell the iteration of collapse of the models that collapse after training's iterations, from those of other cells."""
+    falls = [(place, end.collapse) for place, end in enumerate(data.outcomes) if end.collapse is not None]
+    later = [(place, at) for place, at in falls if at > data.members[place].trained_iterations]
+    places = np.array([place for place, _ in later], dtype=np.int64)
+    octave = np.log2(np.array([at for _, at in later], dtype=float))
+    cells = data.cells[places]
+    parts = _group_folds(cells)
+
+    def clock(name: str, said: np.ndarray) -> Clock:
+        errors = np.abs(said - octave)
+        known = np.isfinite(errors)
+        if int(known.sum()) < FEWEST:
+            return Clock(name, too_few(f"{len(places)} collapse", len(places)))
+        return Clock(name, estimate(lambda chosen: float(np.median(errors[known][chosen])), cells[known]))
+
+    def ridge(numbers: np.ndarray) -> np.ndarray:
+        def fit(fitted: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+            rule = regressor().fit(numbers[fitted], octave[fitted])
+            return lambda tested: rule.predict(numbers[tested])
+
+        return cross_fit(fit, parts, len(places))
+
+    def constant(fitted: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+        middle = float(np.median(octave[fitted]))
+        return lambda tested: np.full(len(tested), middle)
+
+    clocks = [clock(name, ridge(values[name][places])) for name in CLOCK]
+    clocks.append(clock(MEDIAN_CLOCK, cross_fit(constant, parts, len(places))))
+    return clocks, len(later), len(falls) - len(later)
+
+
+def _group_folds(cells: Int[np.ndarray, "models"]) -> list[np.ndarray]:
+    """Return the models of each part of the cells: the cells in turn."""
+    distinct = np.unique(cells)
+    parts = min(FOLDS, len(distinct))
+    return [np.flatnonzero(np.isin(cells, distinct[part::parts])) for part in range(parts)] if parts > 1 else []
+
+
+def cells_table(members: Sequence[Member], became: Sequence[Outcome]) -> list[CellRow]:
+    """Return the paper's tables: accuracy by task, recall, normalization and learning rate, every seed."""
+    grouped: dict[tuple[str, str, str, float], list[tuple[Member, Outcome]]] = {}
+    for member, outcome in zip(members, became, strict=True):
+        settings = member.settings
+        key = (
+            member.task,
+            settings["model"]["recall"],
+            settings["model"]["norm"],
+            float(settings["training"]["learning_rate"]),
+        )
+        grouped.setdefault(key, []).append((member, outcome))
+    rows = []
+    for (task, recall, norm, rate), group in grouped.items():
+        radii = [member.signals.get(STATE_RADIUS, {}).get("value") for member, _ in group]
+        known = [value for value in radii if value is not None]
+        rows.append(
+            CellRow(
+                task,
+                recall,
+                norm,
+                rate,
+                [outcome.easy for _, outcome in group],
+                [outcome.hard for _, outcome in group],
+                dict(Counter(outcome.fate.value for _, outcome in group)),
+                median(known) if known else None,
+            )
+        )
+    return rows
+
+
+def analyse(members: Sequence[Member]) -> Analysis:
+    """Return what a population says about the framework's forecasts and their rivals'.
+
+    Raises:
+        LoopscopeError: no model was both evaluated and examined, or scikit-learn is missing.
+    """
+    became = outcomes(members)
+    data = _data(members, became)
+    values = {predictor.name: data.numbers(predictor) for predictor in PREDICTORS}
+    probabilities = {name: _probability(data, numbers) for name, numbers in values.items()}
+    scores = {name: _scores(values[name], probabilities[name]) for name in values}
+    performances = [
+        _performance(data, predictor, probabilities[predictor.name], scores[predictor.name]) for predictor in PREDICTORS
+    ]
+    best = _best_rival(performances)
+    ours = probabilities[ALL_AXES]
+    forecast = data.solves & np.isfinite(ours)
+    source, transfers = _transfers(data, values)
+    clocks, collapsed, earlier = _clocks(data, values)
+    fates: dict[str, Counter[str]] = {}
+    for member, outcome in zip(members, became, strict=True):
+        fates.setdefault(member.task, Counter())[outcome.fate.value] += 1
+    return Analysis(
+        models=len(members),
+        cells=len({member.cell for member in members}),
+        fates={task: dict(counts) for task, counts in fates.items()},
+        performances=performances,
+        best_rival=best,
+        ahead=too_few("no rival has an area", len(data.members)) if best is None else _ahead(data, ours, scores[best]),
+        calibration=reliability(ours[forecast], data.holds[forecast]),
+        source=source,
+        transfers=transfers,
+        clocks=clocks,
+        collapsed=collapsed,
+        earlier=earlier,
+        cells_table=cells_table(members, became),
+        placed=[
+            Placed(
+                member.run,
+                member.task,
+                end.fate,
+                None if math.isnan(probability) else float(probability),
+                end.kept,
+            )
+            for member, end, probability in zip(data.members, data.outcomes, ours, strict=True)
+            if end.solves
+        ],
+    )

@@ -1,0 +1,169 @@
+"""Predictors: what a forecast of a model is made from, and what it costs.
+
+A predictor of one number is used as it is, the larger the likelier that the model holds; one of several numbers needs a
+rule that is fitted. None of them looks at an outcome.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from loopscope.studies.population import Member
+from loopscope.studies.signals import (
+    COSINE,
+    EASY_ACCURACY,
+    LAST_RESIDUAL,
+    LONG_RUN,
+    NORM_RATIO,
+    POWER_ITERATION,
+    STATE_RADIUS,
+    SWAP,
+    WEIGHT_RATIO,
+)
+
+Number = float | None
+SAYS = {"holds": 1.0, "borderline": 0.5, "unknown": 0.5, "fails": 0.0}
+"""What an axis' status counts for in the sum of the three."""
+REACHABILITY, INPUT_DEPENDENCE, GEOMETRY = "reachability", "input-dependence", "geometry"
+AXES = (REACHABILITY, INPUT_DEPENDENCE, GEOMETRY)
+ALL_AXES = "all three axes"
+ALL_RIVALS = "all short rivals"
+PARTS = {
+    REACHABILITY: ("orbits",),
+    INPUT_DEPENDENCE: ("orbits", "swaps", "distinct fixed points", "variance", "sensitivity"),
+    GEOMETRY: ("orbits", "spectrum", "gradients", "radial mode", "smoothness", "resolvent", "transient growth"),
+}
+"""The parts of an examination that each axis rests on."""
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A way to forecast.
+
+    Args:
+        name: its name.
+        kind: framework, or rival.
+        numbers: what it is made from; None where a number is not known for a model.
+        seconds: what it costs for a model.
+    """
+
+    name: str
+    kind: Literal["framework", "rival"]
+    numbers: Callable[[Member], list[Number]]
+    seconds: Callable[[Member], Number]
+
+
+def _log(value: Number) -> Number:
+    """Return the logarithm to base 10; exactly zero, as a residual can be, counts as rounding."""
+    return None if value is None or value < 0 else math.log10(max(value, 1e-8))
+
+
+def _signal(member: Member, name: str) -> Number:
+    return member.signals.get(name, {}).get("value")
+
+
+def _seconds_of(member: Member, parts: Sequence[str], signals: Sequence[str]) -> Number:
+    spent = member.forecast.get("seconds")
+    if spent is None:
+        return None
+    beside = [member.signals.get(name, {}).get("seconds") or 0.0 for name in signals]
+    return sum(spent.get(part, 0.0) for part in dict.fromkeys(parts)) + sum(beside)
+
+
+def _reachability(member: Member) -> list[Number]:
+    found = member.forecast
+    residual = (found.get("residual") or [None])[-1]
+    return [found.get("arrived"), found.get("rate"), _log(residual), found.get("growth"), found.get("lyapunov")]
+
+
+def _input_dependence(member: Member) -> list[Number]:
+    found = member.forecast
+    return [found.get("moved"), _signal(member, SWAP), found.get("variance share")]
+
+
+def _geometry(member: Member) -> list[Number]:
+    found = member.forecast
+    logs = (found.get("log gradient growth"), found.get("log relative lipschitz"), found.get("log resolvent"))
+    return [_log(found.get("radius")), *logs]
+
+
+def _all_axes(member: Member) -> list[Number]:
+    return [*_reachability(member), *_input_dependence(member), *_geometry(member)]
+
+
+def _statuses(member: Member) -> list[Number]:
+    axes = member.forecast.get("axes")
+    return [None if axes is None else sum(SAYS[axes[name]] for name in AXES) / len(AXES)]
+
+
+def _all_parts(member: Member) -> Number:
+    return _seconds_of(member, ["total"], [SWAP])
+
+
+FRAMEWORK = (
+    Predictor("statuses of the axes", "framework", _statuses, lambda member: _seconds_of(member, ["total"], [])),
+    Predictor(REACHABILITY, "framework", _reachability, lambda member: _seconds_of(member, PARTS[REACHABILITY], [])),
+    Predictor(
+        INPUT_DEPENDENCE,
+        "framework",
+        _input_dependence,
+        lambda member: _seconds_of(member, PARTS[INPUT_DEPENDENCE], [SWAP]),
+    ),
+    Predictor(GEOMETRY, "framework", _geometry, lambda member: _seconds_of(member, PARTS[GEOMETRY], [])),
+    Predictor(ALL_AXES, "framework", _all_axes, _all_parts),
+    Predictor(
+        f"{ALL_AXES} and {EASY_ACCURACY}",
+        "framework",
+        lambda member: [*_all_axes(member), _signal(member, EASY_ACCURACY)],
+        lambda member: _seconds_of(member, ["total"], [SWAP, EASY_ACCURACY]),
+    ),
+)
+
+
+def _minus(value: Number) -> Number:
+    return None if value is None else -value
+
+
+TURNED: dict[str, Callable[[Number], Number]] = {
+    STATE_RADIUS: _minus,
+    WEIGHT_RATIO: _minus,
+    POWER_ITERATION: _minus,
+    LAST_RESIDUAL: lambda value: _minus(_log(value)),
+    NORM_RATIO: lambda value: _minus(_log(value)),
+    COSINE: lambda value: value,
+    EASY_ACCURACY: lambda value: value,
+    LONG_RUN: lambda value: value,
+}
+"""The rival signals, turned so that larger means likelier to hold."""
+SHORT = tuple(name for name in TURNED if name != LONG_RUN)
+
+
+def _rival(name: str, turn: Callable[[Number], Number]) -> Predictor:
+    return Predictor(
+        name,
+        "rival",
+        lambda member: [turn(_signal(member, name))],
+        lambda member: member.signals.get(name, {}).get("seconds"),
+    )
+
+
+def _short_seconds(member: Member) -> Number:
+    # All but the first two need the same pass, which is paid once.
+    spent = [member.signals.get(name, {}).get("seconds") for name in SHORT]
+    known = [value for value in spent if value is not None]
+    return max(known) if known else None
+
+
+RIVALS = (
+    *(_rival(name, turn) for name, turn in TURNED.items()),
+    Predictor(
+        ALL_RIVALS,
+        "rival",
+        lambda member: [turn(_signal(member, name)) for name, turn in TURNED.items() if name in SHORT],
+        _short_seconds,
+    ),
+)
+PREDICTORS = (*FRAMEWORK, *RIVALS)

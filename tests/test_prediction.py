@@ -1,0 +1,344 @@
+"""Outcomes, statistics and the analysis of populations that were made up so that the answers are known."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn.metrics import roc_auc_score
+
+from loopscope.cli import main
+from loopscope.errors import LoopscopeError
+from loopscope.studies.guidance import guidance
+from loopscope.studies.outcomes import Fate, collapse, outcomes
+from loopscope.studies.population import Member, ThinCurve
+from loopscope.studies.prediction import MEDIAN_CLOCK, analyse
+from loopscope.studies.predictors import ALL_AXES, PREDICTORS
+from loopscope.studies.signals import EASY_ACCURACY, LAST_RESIDUAL, LONG_RUN, STATE_RADIUS
+from loopscope.studies.statistics import auc, cross_fit, estimate_auc, folds, interval, numbered, reliability, spearman
+
+ITERATIONS = [1, 10, 20, 40, 80, 160, 320, 500]
+
+
+def curve(*accuracy: float) -> ThinCurve:
+    best = max(accuracy)
+    return ThinCurve(100, ITERATIONS, list(accuracy), best, ITERATIONS[accuracy.index(best)], accuracy[-1], 0.0)
+
+
+def made(
+    run: str,
+    easy: ThinCurve | None,
+    hard: float = 0.0,
+    *,
+    task: str = "prefix-sums",
+    recall: str = "internal",
+    norm: str = "outer",
+    rate: float = 1e-3,
+    seed: int = 0,
+    radius: float | None = 0.9,
+    residual: float = 1e-3,
+    **signals: float,
+) -> Member:
+    """Return a member whose forecast numbers are those of ``radius`` and ``residual`` alone."""
+    return Member(
+        study="s",
+        run=run,
+        status="failed" if easy is None else "finished",
+        settings={
+            "task": task,
+            "model": {"recall": recall, "norm": norm},
+            "training": {"learning_rate": rate, "seed": seed, "max_iterations": 20},
+        },
+        seconds={"train": 1.0},
+        error="diverged" if easy is None else None,
+        curves={} if easy is None else {"easy": easy, "hard": curve(*[hard] * len(ITERATIONS))},
+        forecast={} if easy is None else {
+            "axes": {"reachability": "holds", "input-dependence": "unknown", "geometry": "fails"},
+            "residual": [0.1, residual],
+            "radius": radius,
+            "seconds": {"orbits": 1.0, "spectrum": 2.0, "total": 4.0},
+        },
+        signals={name: {"value": value, "seconds": 0.5} for name, value in signals.items()},
+    )  # fmt: skip
+
+
+KEEPS = curve(0.1, 0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
+LOSES = curve(0.1, 0.5, 1.0, 1.0, 0.7, 0.4, 0.0, 0.0)
+NEVER = curve(0.0, 0.1, 0.2, 0.1, 0.1, 0.1, 0.1, 0.1)
+
+
+def test_fates():
+    members = [
+        made("a", KEEPS, 0.8),
+        made("b", KEEPS, 0.4),
+        made("c", LOSES),
+        made("d", NEVER),
+        made("e", None),
+        made("f", curve(*[0.0] * 8), task="sudoku"),
+        made("g", curve(0.1, 0.2, 0.2, 0.2, 0.2, 0.2, 0.2, 0.19), task="sudoku"),
+        made("h", curve(*[0.09] * 8), task="chess"),
+    ]
+    found = outcomes(members)
+    assert [one.fate for one in found] == [
+        Fate.EXTRAPOLATES, Fate.HOLDS, Fate.LOSES, Fate.NEVER, Fate.FAILED, Fate.NEVER, Fate.HOLDS,
+        Fate.NEVER,
+    ]  # fmt: skip
+    assert [one.collapse for one in found] == [None, None, 160, None, None, None, None, None]
+    assert [one.solves for one in found] == [True, True, True, False, False, False, True, False]
+    assert found[6].kept == pytest.approx(0.95)
+    assert found[5].kept is None
+
+
+def test_collapse_is_the_first_fall_below_half_after_the_best():
+    assert collapse(curve(0.0, 1.0, 0.5, 0.49, 1.0, 0.2, 0.2, 0.2)) == 40
+    assert collapse(curve(0.0, 0.1, 0.2, 0.9, 0.9, 0.9, 0.9, 0.9)) is None
+
+
+def test_the_area_is_that_of_scikit_learn_ties_included():
+    generator = np.random.default_rng(0)
+    scores, positive = generator.integers(0, 5, 60).astype(float), generator.random(60) < 0.4
+    assert auc(scores, positive) == pytest.approx(roc_auc_score(positive, scores))
+    assert np.isnan(auc(scores, np.ones(60, dtype=bool)))
+
+
+def test_rank_correlation_is_known_and_undefined_without_variation():
+    first = np.array([1.0, 2.0, 3.0, 4.0])
+    assert spearman(first, np.exp(first)) == pytest.approx(1)
+    assert spearman(first, np.array([4.0, 3.0, 1.0, 2.0])) == pytest.approx(-0.8)
+    assert np.isnan(spearman(first, np.ones(4)))
+
+
+def test_intervals_of_a_mean_over_cells_of_one_are_the_normal_ones():
+    values = np.random.default_rng(1).normal(size=400)
+    low, high = interval(lambda chosen: float(values[chosen].mean()), np.arange(400))
+    half = 1.96 * values.std() / 20
+    assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.02)
+
+
+def test_copies_in_a_cell_are_no_further_evidence():
+    values = np.random.default_rng(2).normal(size=40)
+    cells = np.arange(40)
+    once = interval(lambda chosen: float(values[chosen].mean()), cells)
+    copies = np.repeat(values, 5)
+    assert interval(lambda chosen: float(copies[chosen].mean()), np.repeat(cells, 5)) == pytest.approx(once)
+
+
+def test_too_few_models_give_no_number():
+    scores = np.arange(20.0)
+    found = estimate_auc(scores, scores >= 16, np.arange(20))
+    assert found.value is None
+    assert found.note == "too few: 4 hold, 16 do not"
+    assert estimate_auc(scores, scores >= 15, np.arange(20)).value == 1
+
+
+def test_whole_cells_are_tested_by_rules_that_have_not_seen_them():
+    cells = numbered([f"cell {i // 4}" for i in range(80)])
+    labels = np.array([i % 2 for i in range(80)])
+    parts = folds(labels, cells)
+    assert sorted(np.concatenate(parts)) == list(range(80))
+    assert len(parts) == 5
+    for tested in parts:
+        assert not set(cells[tested]) & set(np.delete(cells, tested))
+    said = cross_fit(lambda fitted: lambda tested: np.isin(tested, fitted).astype(float), parts, 80)
+    assert (said == 0).all()
+    unfit = cross_fit(lambda fitted: None, parts, 80)
+    assert np.isnan(unfit).all()
+
+
+def test_reliability_counts_bins():
+    found = reliability(np.array([0.05, 0.1, 0.95, 1.0]), np.array([False, True, True, True]))
+    assert [one.models for one in found] == [2, 0, 0, 0, 2]
+    assert (found[0].forecast, found[0].held) == pytest.approx((0.075, 0.5))
+    assert found[1].forecast is None
+    assert found[4].held == 1
+
+
+def population(tasks: tuple[str, ...] = ("prefix-sums",)) -> list[Member]:
+    """Return models that hold where their radius is below 1; the residual is the same for all, easy accuracy noise.
+
+    Of those that lose, the iteration of collapse doubles with each tenth that the radius is nearer to 1.
+    """
+    generator = np.random.default_rng(3)
+    members = []
+    for task in tasks:
+        for cell in range(24):
+            for seed in range(2):
+                holds = cell % 2 == 0
+                place = cell % 8 // 2
+                radius = 0.7 + 0.05 * place if holds else 1.1 + 0.1 * place
+                fallen = [0.1, 0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0]
+                if not holds:
+                    fallen[6 - place :] = [0.0] * (2 + place)
+                members.append(
+                    made(
+                        f"{task}{cell}-{seed}",
+                        KEEPS if holds else curve(*fallen),
+                        0.9 if holds else 0.0,
+                        task=task,
+                        norm="outer" if holds else "pre",
+                        rate=1e-3 * (1 + cell),
+                        seed=seed,
+                        radius=radius + 0.01 * generator.random(),
+                        **{
+                            LAST_RESIDUAL: 1e-3,
+                            EASY_ACCURACY: generator.random(),
+                            LONG_RUN: float(holds),
+                            STATE_RADIUS: round(radius if seed else 2 - radius, 6),
+                        },
+                    )
+                )
+    return members
+
+
+@pytest.fixture(scope="module")
+def analysis():
+    return analyse([*population(("prefix-sums", "sudoku")), made("never", NEVER), made("failed", None)])
+
+
+def named(results, name, task=None):
+    (found,) = [one for one in results if one.name == name and (task is None or one.task == task)]
+    return found
+
+
+def test_a_number_that_decides_is_found_and_noise_is_not(analysis):
+    assert named(analysis.performances, "geometry").area.value == 1
+    assert named(analysis.performances, ALL_AXES).area.value == 1
+    assert named(analysis.performances, LONG_RUN).area.value == 1
+    assert named(analysis.performances, LAST_RESIDUAL).area.value == 0.5
+    noise = named(analysis.performances, EASY_ACCURACY).area
+    assert noise.low < 0.5 < noise.high
+    assert named(analysis.performances, "geometry").area.models == 96
+    assert named(analysis.performances, "geometry").brier.value < 0.1
+
+
+def test_a_signal_is_used_as_it_is_and_counts_its_seconds(analysis):
+    """Half the seeds have the radius of W_state turned round: its area is a half by symmetry."""
+    assert named(analysis.performances, STATE_RADIUS).area.value == pytest.approx(0.5)
+    assert named(analysis.performances, STATE_RADIUS).seconds == 0.5
+    assert named(analysis.performances, "reachability").seconds == 1
+    assert named(analysis.performances, "geometry").seconds == 3
+
+
+def test_what_is_not_known_of_any_model_is_no_forecast(analysis):
+    """Nothing was swapped in these populations."""
+    area = named(analysis.performances, "input-dependence").area
+    assert area.value is None
+    assert area.note == "too few: 0 hold, 0 do not"
+
+
+def test_the_framework_is_compared_with_the_best_short_rival(analysis):
+    assert analysis.best_rival is not None
+    best = named(analysis.performances, analysis.best_rival).area.value
+    assert best == max(
+        one.area.value for one in analysis.performances
+        if one.kind == "rival" and one.name != LONG_RUN and one.area.value is not None
+    )  # fmt: skip
+    assert analysis.ahead.value == pytest.approx(1 - best)
+    assert analysis.ahead.low > 0
+
+
+def test_counts_of_fates_and_cells(analysis):
+    assert analysis.models == 98
+    assert analysis.fates["sudoku"] == {"extrapolates": 24, "loses it": 24}
+    assert analysis.fates["prefix-sums"]["failed"] == analysis.fates["prefix-sums"]["never learned"] == 1
+    first = analysis.cells_table[0]
+    assert (first.recall, first.norm, first.easy, first.hard) == (
+        "internal",
+        "outer",
+        [1.0, 1.0, 0.1, None],
+        [0.9, 0.9, 0.0, None],
+    )
+    assert len(analysis.placed) == 96
+    assert sum(one.models for one in analysis.calibration) == 96
+
+
+def test_rules_carry_over_to_another_task(analysis):
+    assert analysis.source == "prefix-sums"
+    assert named(analysis.transfers, "geometry", "sudoku").area.value == 1
+    assert named(analysis.transfers, "geometry", "sudoku").area.models == 48
+    assert named(analysis.transfers, LAST_RESIDUAL, "sudoku").area.value == 0.5
+
+
+def test_the_clock_beats_the_median_where_the_radius_tells_the_time(analysis):
+    ours, middle = named(analysis.clocks, ALL_AXES), named(analysis.clocks, MEDIAN_CLOCK)
+    assert analysis.collapsed == 48
+    assert analysis.earlier == 0
+    assert ours.octaves.value < 0.3 < middle.octaves.value
+    # They collapse at 320, 160, 80 and 40, as often each: from the median, between 80 and 160, an octave or two halves.
+    assert 0.5 <= middle.octaves.value <= 1.5
+
+
+def test_no_forecast_looks_at_an_outcome(analysis):
+    """Models whose curves are exchanged are forecast by the same numbers."""
+    members = population()
+    exchanged = [replace(member, curves={**member.curves, "easy": NEVER, "hard": NEVER}) for member in members]
+    for predictor in PREDICTORS:
+        assert [predictor.numbers(one) for one in members] == [predictor.numbers(one) for one in exchanged]
+
+
+def test_few_models_are_said_to_be_few():
+    found = analyse([made("a", KEEPS, 0.9), made("b", LOSES, rate=2e-3)])
+    assert named(found.performances, "geometry").area.note.startswith("too few")
+    assert found.best_rival is None
+    assert all(clock.octaves.value is None for clock in found.clocks)
+    assert found.transfers == []
+
+
+def test_a_population_without_outcomes_is_refused():
+    with pytest.raises(LoopscopeError, match="no model of the population was both evaluated and examined"):
+        analyse([made("e", None)])
+
+
+def test_guidance_counts():
+    members = [
+        *(made(f"a{i}", KEEPS, 0.9, rate=1e-3, seed=i) for i in range(4)),
+        *(made(f"b{i}", KEEPS, 0.3, rate=2e-3, seed=i) for i in range(2)),
+        made("c", LOSES, norm="pre"),
+        made("d", None, norm="pre", rate=2e-3),
+    ]
+    (found,) = guidance(members)
+    best = found.pairs[0]
+    assert best.choice == "internal recall with outer normalization"
+    assert (best.models, best.solve, best.hold, best.extrapolate) == (6, 6, 6, 4)
+    assert best.hard == pytest.approx(0.7)
+    assert best.sure == pytest.approx(stats.binomtest(6, 6).proportion_ci(method="wilson").low)
+    other = found.by_choice["normalization"][1]
+    assert (other.choice, other.models, other.solve, other.hold, other.hard) == ("pre", 2, 1, 0, 0.0)
+    assert found.rates[0].choice == "0.001"
+    assert "6 of 6 models solve it and keep that; learning rate 0.001: 4 of 4 of these" in found.sentence
+
+
+def test_guidance_without_a_model_that_holds_says_so():
+    (found,) = guidance([made("c", LOSES), made("e", None)])
+    assert found.sentence == "prefix-sums: no model of 2 solves the task and keeps it."
+
+
+def test_the_commands_read_a_population(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    rows = [*population(("prefix-sums", "sudoku")), made("failed", None)]
+    (tmp_path / "ledger.jsonl").write_text("\n".join(json.dumps(asdict(row)) for row in rows) + "\n")
+    assert main(["study", "analyse", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    lines = [line for line in said.splitlines() if line.split("│")[1:2] and line.split("│")[1].strip() == "geometry"]
+    assert "1.00 [1.00, 1.00] (96)" in lines[0]
+    assert "All three axes against the best short rival" in said
+    saved = json.loads((tmp_path / "analysis.json").read_text())
+    assert saved["models"] == 97
+    assert (tmp_path / "forecast.png").read_bytes().startswith(b"\x89PNG")
+    assert main(["advise", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "prefix-sums: internal recall with outer normalization: 24 of 25 models" in said
+
+
+@pytest.mark.parametrize("command", [["study", "analyse"], ["advise"]])
+def test_a_missing_or_damaged_population_is_one_line(tmp_path, capsys, command, unchecked):
+    for content, said in ((None, "does not exist"), ("{}\n", "line 1 is no row of a population")):
+        if content is not None:
+            (tmp_path / "ledger.jsonl").write_text(content)
+        assert main([*command, str(tmp_path)]) == 2
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        assert line.startswith("loopscope: ")
+        assert said in line
