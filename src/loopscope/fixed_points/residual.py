@@ -15,20 +15,29 @@ ZERO = torch.finfo(torch.float32).eps
 """A state whose root mean square is below this, or below this fraction of the first state's, is as good as zero."""
 
 
-def check_precision(state: Tree, tolerance: float) -> None:
-    """Refuse a state whose precision cannot show a residual of ``tolerance``.
+def state_dtype(state: Tree) -> torch.dtype:
+    """Return the floating type of a state: float64 where all of it is, else float32.
 
     Raises:
-        LoopscopeError: the state has no floating leaf, is in half precision, where residuals bottom out near 4e-3, or
-            rounds more coarsely than the tolerance.
+        LoopscopeError: it has no floating leaf, or is in half precision, where residuals bottom out near 4e-3.
     """
     types = {leaf.dtype for leaf in floating_leaves(state)}
     if not types or not types <= {torch.float32, torch.float64}:
         raise LoopscopeError(
             f"expected a state in float32 or float64, got {sorted(map(str, types)) or 'no floating tensor'}; "
-            "convert the model with .float() (or .double()) before solving"
+            "convert the model with .float() (or .double()) first"
         )
-    eps = max(torch.finfo(dtype).eps for dtype in types)
+    return torch.float64 if types == {torch.float64} else torch.float32
+
+
+def check_precision(state: Tree, tolerance: float) -> None:
+    """Refuse a state whose precision cannot show a residual of ``tolerance``.
+
+    Raises:
+        LoopscopeError: see ``state_dtype``; or the state rounds more coarsely than the tolerance.
+    """
+    state_dtype(state)
+    eps = max(torch.finfo(leaf.dtype).eps for leaf in floating_leaves(state))
     if not eps <= tolerance < 1:
         raise LoopscopeError(
             f"expected a tolerance below 1 and of at least {eps:.1e}, the rounding of the state, got {tolerance}; "

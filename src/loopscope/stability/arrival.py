@@ -21,13 +21,12 @@ from scipy.special import stdtrit
 from torch import Tensor
 
 from loopscope.errors import LoopscopeError
-from loopscope.fixed_points.residual import ZERO
+from loopscope.fixed_points.residual import ZERO, state_dtype
 from loopscope.loop import (
     Loop,
     Tree,
     batch_size,
     flatten,
-    floating_leaves,
     join,
     leaves,
     mask_of,
@@ -137,21 +136,6 @@ def ratio(change: Tensor, scale: Tensor) -> Tensor:
 def rounding_floor(dtype: torch.dtype) -> float:
     """Return the relative residual that counts as rounding in ``dtype``."""
     return FLOOR_IN_EPS * torch.finfo(dtype).eps
-
-
-def state_dtype(state: Tree) -> torch.dtype:
-    """Return the floating type of a state.
-
-    Raises:
-        LoopscopeError: it has no floating leaf, or is in half precision, where residuals bottom out near 4e-3.
-    """
-    types = {leaf.dtype for leaf in floating_leaves(state)}
-    if not types or not types <= {torch.float32, torch.float64}:
-        raise LoopscopeError(
-            f"expected a state in float32 or float64, got {sorted(map(str, types)) or 'no floating tensor'}; "
-            "convert the model with .float() (or .double()) before examining it"
-        )
-    return torch.float64 if types == {torch.float64} else torch.float32
 
 
 def device_of(tree: Tree) -> torch.device:

@@ -11,8 +11,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from loopscope.fixed_points.residual import state_dtype
 from loopscope.loop import Loop, Tree, flatten, mask_of, norms, token_norms, tree_map
-from loopscope.stability.arrival import Ends, Step, device_of, follow, ratio, state_dtype
+from loopscope.stability.arrival import Ends, Step, device_of, follow, ratio
 
 HISTORY = 33
 """States kept per example that has not arrived: a cycle of period p is told from 2p + 1 of them."""
