@@ -251,7 +251,8 @@ def test_counts_of_fates_and_cells(analysis):
         [1.0, 1.0, 0.1, None],
         [0.9, 0.9, 0.0, None],
     )
-    assert len(analysis.placed) == 96
+    assert len(analysis.placed) == 97
+    assert sum(one.forecast is not None for one in analysis.placed) == 96
     assert sum(one.models for one in analysis.calibration) == 96
 
 

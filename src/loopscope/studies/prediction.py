@@ -119,14 +119,17 @@ class CellRow:
 
 @dataclass(frozen=True)
 class Placed:
-    """A model in the figure: what was forecast and what it did.
+    """A model in the figures: what was forecast and what it did.
 
     Args:
         run: its name.
         task: its task.
         fate: what became of it.
-        forecast: probability of holding, by all three axes fitted on other cells; None where none could be made.
+        forecast: probability of holding, by all three axes fitted on other cells; None where the model does not solve
+            its task, or none could be made.
         kept: easy accuracy at the last iteration over its best.
+        hard: hard accuracy at the last iteration.
+        state_radius: spectral radius of W_state; None without recall.
     """
 
     run: str
@@ -134,6 +137,8 @@ class Placed:
     fate: Fate
     forecast: float | None
     kept: float | None
+    hard: float | None
+    state_radius: float | None
 
 
 @dataclass(frozen=True)
@@ -154,7 +159,7 @@ class Analysis:
         collapsed: models that collapse after the trained iterations, on which the clock is tested.
         earlier: models that do so before.
         cells_table: the paper's tables.
-        placed: every model that solves.
+        placed: every model that was evaluated.
     """
 
     models: int
@@ -327,6 +332,10 @@ def _group_folds(cells: Int[np.ndarray, "models"]) -> list[np.ndarray]:
     return [np.flatnonzero(np.isin(cells, distinct[part::parts])) for part in range(parts)] if parts > 1 else []
 
 
+def _state_radius(member: Member) -> float | None:
+    return member.signals.get(STATE_RADIUS, {}).get("value")
+
+
 def cells_table(members: Sequence[Member], became: Sequence[Outcome]) -> list[CellRow]:
     """Return the paper's tables: accuracy by task, recall, normalization and learning rate, every seed."""
     grouped: dict[tuple[str, str, str, float], list[tuple[Member, Outcome]]] = {}
@@ -341,8 +350,7 @@ def cells_table(members: Sequence[Member], became: Sequence[Outcome]) -> list[Ce
         grouped.setdefault(key, []).append((member, outcome))
     rows = []
     for (task, recall, norm, rate), group in grouped.items():
-        radii = [member.signals.get(STATE_RADIUS, {}).get("value") for member, _ in group]
-        known = [value for value in radii if value is not None]
+        known = [value for member, _ in group if (value := _state_radius(member)) is not None]
         rows.append(
             CellRow(
                 task,
@@ -399,10 +407,11 @@ def analyse(members: Sequence[Member]) -> Analysis:
                 member.run,
                 member.task,
                 end.fate,
-                None if math.isnan(probability) else float(probability),
+                float(probability) if end.solves and math.isfinite(probability) else None,
                 end.kept,
+                end.hard,
+                _state_radius(member),
             )
             for member, end, probability in zip(data.members, data.outcomes, ours, strict=True)
-            if end.solves
         ],
     )
