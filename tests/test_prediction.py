@@ -261,6 +261,7 @@ def test_rules_carry_over_to_another_task(analysis):
     assert named(analysis.transfers, "geometry", "sudoku").area.value == 1
     assert named(analysis.transfers, "geometry", "sudoku").area.models == 48
     assert named(analysis.transfers, LAST_RESIDUAL, "sudoku").area.value == 0.5
+    assert named(analysis.transfers, "input-dependence", "sudoku").area.value is None
 
 
 def test_the_clock_beats_the_median_where_the_radius_tells_the_time(analysis):

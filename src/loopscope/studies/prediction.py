@@ -221,8 +221,12 @@ def _fitted(
 
 def _probability(data: _Data, values: Float[np.ndarray, "models numbers"]) -> Float[np.ndarray, "models"]:
     """Return each model's probability of holding, by a rule fitted on models of other cells."""
-    # Where nothing at all is known of a model there is no forecast, whatever a rule makes of medians.
     said = cross_fit(lambda fitted: _fitted(values, data.holds, data.solves, fitted), data.parts, len(data.members))
+    return _where_known(values, said)
+
+
+def _where_known(values: Float[np.ndarray, "models numbers"], said: Float[np.ndarray, "models"]) -> np.ndarray:
+    """Return what a rule said, NaN of models of which nothing at all is known, whatever it made of medians."""
     return np.where(np.isnan(values).all(1), np.nan, said)
 
 
@@ -286,7 +290,7 @@ def _transfers(data: _Data, values: dict[str, np.ndarray]) -> tuple[str, list[Tr
                     area = too_few(f"models of {source} to fit on, or of {task}", len(there))
                     found.append(Transfer(name, task, area))
                     continue
-                scores = rule(there)
+                scores = _where_known(numbers[there], rule(there))
             known = np.isfinite(scores)
             area = estimate_auc(scores[known], holding[known], data.cells[there][known])
             found.append(Transfer(name, task, area))
