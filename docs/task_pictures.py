@@ -1,7 +1,7 @@
 """Draw a run's accuracy against iterations and difficulty, and one sudoku being solved:
 
 python docs/task_pictures.py chess src/loopscope/shipped/chess
-python docs/task_pictures.py sudoku studies/cpu-sudoku/runs/internal-seed0
+python docs/task_pictures.py sudoku src/loopscope/shipped/sudoku
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ HERE = Path(__file__).parent / "pictures"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#4a5568")
 DIFFICULTY = {"chess": "rating", "sudoku": "guesses that a solver needs"}
 BOARDS = (1, 8, 16, 30)
-EXAMPLE = "..............3.85..1.2.......5.7.....4...1...9.......5......73..2.1........4...9"
-"""A puzzle of 17 givens, made to be hard for a search."""
+EXAMPLE = "53..7....6..195....98....6.8...6...34..8.3..17...2...6.6....28....419..5....8..79"
+"""The puzzle of the documentation, which singles solve."""
 
 
 def curves(axes: Axes, splits: dict[str, Any], trained: int) -> None:
@@ -57,6 +57,7 @@ def by_difficulty(axes: Axes, splits: dict[str, Any], label: str) -> None:
     axes.set(xlabel=label, ylim=(0, 101))
     if label.startswith("guesses"):
         axes.set_xscale("symlog")
+        axes.set_xlim(left=-0.5)
     axes.grid(alpha=0.25)
     axes.legend(frameon=False, fontsize=9)
 

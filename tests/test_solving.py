@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -148,7 +149,12 @@ def test_what_is_said_of_an_answer() -> None:
 def run(tmp_path: Path) -> RunFolder:
     """A finished run of an untrained model."""
     settings = settings_from(
-        {"task": "prefix-sums", "model": {"width": 8, "heads": 2}, "data": {"strings": 20, "test_strings": 5}}
+        {
+            "task": "prefix-sums",
+            "model": {"width": 8, "heads": 2},
+            "data": {"strings": 20, "test_strings": 5},
+            "training": {"compile": False},
+        }
     )
     run = open_run(tmp_path / "run", settings, resume=False)
     torch.manual_seed(0)
@@ -205,6 +211,7 @@ def test_the_record_of_a_run_is_read_from_its_evaluation(run: RunFolder) -> None
 
 SHIPPED_PROBLEMS = {
     "prefix-sums": ("11010001110101100011010101110001", "10011110100110111101100110100001"),
+    "sudoku": (PUZZLE, SOLUTION),
     "chess": ("r1bqkb1r/pppp1ppp/2n2n2/4p2Q/2B1P3/8/PPPP1PPP/RNB1K1NR w KQkq - 4 4", "Qxf7# (h5f7)"),
 }
 
@@ -216,7 +223,7 @@ def test_what_ships_answers_at_once_and_says_how_far_to_trust_it(task: str, caps
     said = capsys.readouterr().out
     assert f"\n{answer}\n" in said
     assert "Solved, and confirmed by the rules." in said
-    assert "answers that settled were right" in said
+    assert re.search("answers that (settled|did not settle) were right", said)
 
 
 def test_every_shipped_model_has_its_card_and_is_small() -> None:
@@ -230,6 +237,8 @@ def test_every_shipped_model_has_its_card_and_is_small() -> None:
         assert open_answerer(folder.name).record.settled > 0
 
 
-def test_a_task_without_a_shipped_model_is_named(capsys) -> None:
+def test_a_task_without_a_shipped_model_is_named(capsys, monkeypatch, tmp_path) -> None:
+    (tmp_path / "chess").mkdir()
+    monkeypatch.setattr("loopscope.solving.SHIPPED", tmp_path)
     assert main(["solve", "sudoku", PUZZLE]) == 2
-    assert "no model ships for the task sudoku (chess, prefix-sums): give a run's folder" in capsys.readouterr().err
+    assert "no model ships for the task sudoku (chess): give a run's folder" in capsys.readouterr().err
