@@ -19,8 +19,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -28,6 +26,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from setting import setting
 from torch import Tensor
 
 import loopscope as ls
@@ -244,19 +243,11 @@ def main() -> None:
         cases.append(trained(args.examples, args.run))
     solvers = [args.solver] if args.solver else list(SOLVERS)
     rows = [compare(case, solver, args.tolerance, args.repeats) for case in cases for solver in solvers]
-    setting = {
-        "machine": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "examples": args.examples,
-        "tolerance": args.tolerance,
-        "repeats": args.repeats,
-    }
+    ran = setting(examples=args.examples, tolerance=args.tolerance, repeats=args.repeats)
     if args.json:
-        print(json.dumps({"setting": setting, "rows": [asdict(row) for row in rows]}, indent=2, allow_nan=False))
+        print(json.dumps({"setting": ran, "rows": [asdict(row) for row in rows]}, indent=2, allow_nan=False))
         return
-    print(", ".join(f"{name} {value}" for name, value in setting.items()))
+    print(", ".join(f"{name} {value}" for name, value in ran.items()))
     heads = (
         "case",
         "solver",

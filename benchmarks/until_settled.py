@@ -14,14 +14,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Int
+from setting import setting
 from torch import Tensor
 
 from loopscope.evaluation import AccuracyCurve, EvaluationConfig, evaluate_split
@@ -155,17 +154,11 @@ def main() -> None:
         config = replace(settings.evaluation, iterations=args.iterations, examples=examples, until_settled=False)
         splits = {name: split.first(examples) for name, split in settings.data.evaluation_splits().items()}
         rows += [compare(run, name, model, settings.data, split, config) for name, split in splits.items()]
-    setting = {
-        "machine": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "iterations": args.iterations,
-    }
+    ran = setting(iterations=args.iterations)
     if args.json:
-        print(json.dumps({"setting": setting, "rows": [asdict(row) for row in rows]}, indent=2, allow_nan=False))
+        print(json.dumps({"setting": ran, "rows": [asdict(row) for row in rows]}, indent=2, allow_nan=False))
         return
-    print(", ".join(f"{name} {value}" for name, value in setting.items()))
+    print(", ".join(f"{name} {value}" for name, value in ran.items()))
     heads = ("examples", "settled", "steps saved", "full s", "time ratio", "changed", "right", "points", "most points")
     print(f"{'run, split':32}" + "".join(f"{head:>12}" for head in heads))
     for row in rows:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from commands import refusal
 
 from loopscope.cli import main
 from loopscope.errors import LoopscopeError
@@ -82,15 +83,6 @@ def test_a_mistake_about_signals_is_one_line(tmp_path, changes, said):
         read_plan(written(tmp_path / "plan.yaml", **changes))
     assert said in str(error.value)
     assert "\n" not in str(error.value)
-
-
-def refusal(capsys, arguments):
-    """Return the one line that a command says when it refuses."""
-    capsys.readouterr()
-    assert main([str(argument) for argument in arguments]) == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
-    assert line.startswith("loopscope: ")
-    return line
 
 
 def test_a_collected_study_holds_what_its_runs_found(study, tmp_path, capsys):

@@ -10,6 +10,7 @@ import time
 
 import pytest
 import yaml
+from commands import refusal
 
 from loopscope.cli import main
 from loopscope.errors import RESUMABLE, LoopscopeError
@@ -164,15 +165,6 @@ def test_a_study_that_cannot_run_is_one_line(tmp_path, capsys, unchecked):
     out.mkdir()
     with RunFolder(out).lock():
         assert "is in use by another process" in refusal(capsys, ["study", plan, "--out", out])
-
-
-def refusal(capsys, arguments):
-    """Return the one line that a command says when it refuses."""
-    capsys.readouterr()
-    assert main([str(argument) for argument in arguments]) == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
-    assert line.startswith("loopscope: ")
-    return line
 
 
 def test_a_run_that_is_stopped_while_it_starts_has_not_failed(tmp_path):

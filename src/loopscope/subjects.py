@@ -82,7 +82,7 @@ def with_data(settings: RunSettings, given: Mapping[str, str]) -> RunSettings:
 def trained_for_evaluation(run: RunFolder) -> tuple[RunSettings, LoopedTransformer | FixedDepthTransformer]:
     """Return what ``trained`` does, the iteration compiled where the run's training was.
 
-    Hundreds of iterations repay the compilation; half the time of each is saved.
+    Hundreds of iterations repay the compilation.
 
     Raises:
         LoopscopeError: see ``trained``.
