@@ -16,7 +16,15 @@ from loopscope.errors import LoopscopeError
 from loopscope.loop import Loop, check_deterministic, iterate
 from loopscope.models import FixedDepthTransformer, LoopedTransformer, LoopedTransformerConfig, build_model
 from loopscope.models import transformer as transformer_module
-from loopscope.models.attention import full_attention, local_attention, rotary_table, rotate, window_mask
+from loopscope.models.attention import (
+    ONE_STRIP,
+    STRIP,
+    full_attention,
+    local_attention,
+    rotary_table,
+    rotate,
+    window_mask,
+)
 
 RECALLS = ("none", "external", "internal")
 NORMS = ("pre", "peri", "outer", "sandwich", "gru")
@@ -390,7 +398,11 @@ def test_a_compiled_step_computes_the_same_values_and_gradients():
 
 
 @settings(max_examples=40, deadline=None)
-@given(tokens=st.integers(1, 12), radius=st.integers(0, 8), seed=st.integers(0, 2**16))
+@given(
+    tokens=st.one_of(st.integers(1, 12), st.integers(ONE_STRIP - 1, 4 * STRIP + 3)),
+    radius=st.one_of(st.integers(0, 8), st.integers(STRIP - 1, STRIP + 8)),
+    seed=st.integers(0, 2**16),
+)
 def test_local_attention_is_full_attention_with_a_band_mask(tokens, radius, seed):
     generator = torch.Generator().manual_seed(seed)
     draw = lambda: torch.randn(2, tokens, 3, 4, generator=generator, dtype=torch.float64)  # noqa: E731
@@ -411,6 +423,22 @@ def test_full_attention_mixes_all_values_by_softmax():
     query, key, value = (torch.randn(2, 5, 3, 4, generator=generator, dtype=torch.float64) for _ in range(3))
     weights = (torch.einsum("bihc,bjhc->bhij", query, key) / 2).softmax(-1)
     torch.testing.assert_close(full_attention(query, key, value), torch.einsum("bhij,bjhc->bihc", weights, value))
+
+
+def test_a_long_line_costs_in_proportion_to_its_length():
+    sizes = [window_mask(tokens, 5).numel() for tokens in (32 * STRIP, 64 * STRIP)]
+    assert sizes[1] == 2 * sizes[0] == 64 * STRIP * (STRIP + 10)
+
+
+def test_what_is_not_finite_in_one_example_stays_there():
+    generator = torch.Generator().manual_seed(1)
+    query, key, value = (torch.randn(2, 100, 1, 4, generator=generator) for _ in range(3))
+    expected = local_attention(query, key, value, window_mask(100, 2))[1]
+    for part in (query, key, value):
+        part[0] = math.nan
+    mixed = local_attention(query, key, value, window_mask(100, 2))
+    assert torch.equal(mixed[1], expected)
+    assert mixed[0].isnan().all()
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e4])

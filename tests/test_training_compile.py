@@ -58,6 +58,17 @@ for options in (line, {"grid": (3, 4), "attention": "full", "recall": "none", "n
             model(torch.randn(batch, 12, 3), 3, 2)
     assert counter.frame_count == 2, counter.frame_count
 
+# Lines of several strips are compiled apart from shorter ones, once with gradient and once without.
+model, counter = fresh(**line)
+model.compile_step()
+for batch, tokens in ((4, 100), (3, 65), (1, 130)):
+    train(lambda inputs: model(inputs, 2, 2), batch, tokens)
+assert counter.frame_count == 2, counter.frame_count
+with torch.no_grad(), autocast():
+    for tokens in (12, 64, 65, 200):
+        model(torch.randn(2, tokens, 3), 2, 1)
+assert counter.frame_count == 3, counter.frame_count
+
 # Solving: examples leave the batch as they arrive, down to the last one.
 model, counter = fresh(**line)
 inputs = torch.randn(9, 12, 3)

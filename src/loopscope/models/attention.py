@@ -48,11 +48,29 @@ def rotate(
     return torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=-1)
 
 
-def window_mask(tokens: int, window: int, device: torch.device | None = None) -> Bool[Tensor, "tokens positions"]:
-    """Return which of the positions up to ``window`` away, on either side of a token, lie inside the line."""
-    offsets = torch.arange(2 * window + 1, device=device) - window
-    neighbours = torch.arange(tokens, device=device).unsqueeze(1) + offsets
-    return (neighbours >= 0) & (neighbours < tokens)
+STRIP = 32
+"""Queries of a strip of a long line: fewer make products too small for the machine, more see too many keys in vain."""
+
+ONE_STRIP = 64
+"""Tokens up to which all pairs of a line cost less than its strips."""
+
+
+def window_mask(tokens: int, window: int, device: torch.device | None = None) -> Bool[Tensor, "strips queries keys"]:
+    """Return which keys each query of a line sees: those of the tokens up to ``window`` away, on either side.
+
+    A short line is one strip of all its tokens. A longer one is cut into strips of as many queries each; their keys
+    are those of the strip's tokens and of ``window`` neighbours before and behind, or of more where a strip is that
+    long. What of the last strip lies behind the line sees its own keys, so that no softmax is over nothing.
+    """
+    places = torch.arange(tokens, device=device)
+    if tokens <= ONE_STRIP:
+        return ((places.unsqueeze(1) - places).abs() <= window).unsqueeze(0)
+    queries = max(STRIP, window)
+    first = torch.arange(0, tokens, queries, device=device).view(-1, 1, 1)
+    query = first + torch.arange(queries, device=device).unsqueeze(1)
+    key = first + torch.arange(-window, queries + window, device=device)
+    inside = (key >= 0) & (key < tokens)
+    return ((query - key).abs() <= window) & (inside | (query >= tokens))
 
 
 def full_attention(
@@ -68,8 +86,7 @@ def full_attention(
     query, key, value = (part.to(value.dtype).transpose(1, 2) for part in (query, key, value))
     if value.dtype is torch.bfloat16 and value.device.type == "cpu":
         # The fused kernel's backward pass in bf16 takes four times as long there as these two products.
-        weights = (query * query.shape[-1] ** -0.5 @ key.transpose(2, 3)).softmax(-1)
-        return (weights @ value).transpose(1, 2)
+        return _mixture(query, key, value, None).transpose(1, 2)
     return F.scaled_dot_product_attention(query, key, value).transpose(1, 2)
 
 
@@ -77,24 +94,53 @@ def local_attention(
     query: Float[Tensor, "batch tokens heads width"],
     key: Float[Tensor, "batch tokens heads width"],
     value: Float[Tensor, "batch tokens heads width"],
-    mask: Bool[Tensor, "tokens positions"],
+    mask: Bool[Tensor, "strips queries keys"],
 ) -> Float[Tensor, "batch tokens heads width"]:
     """Return each token's mixture of the values in the window around it.
 
-    One shifted view per offset keeps work and memory proportional to the window, not to the length.
+    Work and memory are proportional to the length of a line of several strips. Precision is as in full attention.
+
+    Args:
+        query: queries.
+        key: keys.
+        value: values.
+        mask: the window mask of so many tokens.
     """
-    # In bf16, the backward pass of these element-wise sums takes four times as long on a CPU.
-    value = value.to(query.dtype)
-    tokens, positions = mask.shape
-    window = positions // 2
-    key, value = (F.pad(part, (0, 0, 0, 0, window, window)) for part in (key, value))
-    scores = torch.stack([(query * key[:, j : j + tokens]).sum(-1) for j in range(positions)], dim=-1)
-    scores = (scores * query.shape[-1] ** -0.5).masked_fill(~mask.unsqueeze(1), float("-inf"))
-    weights = scores.softmax(-1)
-    mixture = weights[..., 0:1] * value[:, 0:tokens]
-    for j in range(1, positions):
-        mixture = mixture + weights[..., j : j + 1] * value[:, j : j + tokens]
-    return mixture
+    strips, queries, keys = mask.shape
+    query, key, value = (part.to(value.dtype) for part in (query, key, value))
+    if strips == 1:
+        query, key, value = (part.transpose(1, 2) for part in (query, key, value))
+        return _mixture(query, key, value, mask[0]).transpose(1, 2)
+    tokens = query.shape[1]
+    behind = strips * queries - tokens
+    query = F.pad(query, (0, 0, 0, 0, 0, behind)).unflatten(1, (strips, queries))
+    key, value = (_with_neighbours(part, behind, strips, (keys - queries) // 2) for part in (key, value))
+    query, key, value = (part.transpose(2, 3) for part in (query, key, value))
+    mixed = _mixture(query, key, value, mask.unsqueeze(1))
+    return mixed.transpose(2, 3).flatten(1, 2)[:, :tokens]
+
+
+def _with_neighbours(
+    line: Float[Tensor, "batch tokens heads width"], behind: int, strips: int, window: int
+) -> Float[Tensor, "batch strips keys heads width"]:
+    """Return the strips of a line, ``behind`` zeros after its end, each with the neighbours on its sides."""
+    queries = (line.shape[1] + behind) // strips
+    padded = F.pad(line, (0, 0, 0, 0, queries, behind + queries)).unflatten(1, (strips + 2, queries))
+    before, after = padded[:, :-2, queries - window :], padded[:, 2:, :window]
+    return torch.cat([before, padded[:, 1:-1], after], dim=2)
+
+
+def _mixture(
+    query: Float[Tensor, "*batch queries width"],
+    key: Float[Tensor, "*batch keys width"],
+    value: Float[Tensor, "*batch keys width"],
+    mask: Bool[Tensor, "*strips queries keys"] | None,
+) -> Float[Tensor, "*batch queries width"]:
+    """Return softmax(q k / sqrt(width)) v over the keys that ``mask`` lets a query see."""
+    scores = query * query.shape[-1] ** -0.5 @ key.transpose(-1, -2)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    return scores.softmax(-1) @ value
 
 
 class Attention(nn.Module):
@@ -113,9 +159,9 @@ class Attention(nn.Module):
         self,
         tokens: Float[Tensor, "batch tokens width"],
         rotary: Float[Tensor, "2 tokens half"],
-        mask: Bool[Tensor, "tokens positions"] | None,
+        mask: Bool[Tensor, "strips queries keys"] | None,
     ) -> Float[Tensor, "batch tokens width"]:
-        """Return the attention update; ``mask`` marks the neighbours under local attention, None is full attention."""
+        """Return the attention update; ``mask`` is the window mask under local attention, None is full attention."""
         query, key, value = self.query_key_value(tokens).unflatten(-1, (3, self.heads, -1)).unbind(2)
         query, key = self.query_norm(rotate(query, rotary)), self.key_norm(rotate(key, rotary))
         mixed = full_attention(query, key, value) if mask is None else local_attention(query, key, value, mask)

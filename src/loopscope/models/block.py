@@ -27,7 +27,7 @@ class Block(nn.Module):
         state: Float[Tensor, "batch tokens width"],
         argument: Callable[[Tensor], Tensor],
         rotary: Float[Tensor, "2 tokens half"],
-        mask: Bool[Tensor, "tokens positions"] | None,
+        mask: Bool[Tensor, "strips queries keys"] | None,
     ) -> Float[Tensor, "batch tokens width"]:
         """Return the state after both sub-layers, each applied to ``argument`` of what the residual rule gives it."""
         state = self.residual(state, lambda tokens: self.attention(argument(tokens), rotary, mask))

@@ -21,7 +21,7 @@ from loopscope.models.config import LoopedTransformerConfig
 from loopscope.models.pretrained import Pretrained, local_folder, read_config
 from loopscope.models.recall import make_recall
 
-Positions = tuple[Float[Tensor, "2 tokens half"], Bool[Tensor, "tokens positions"] | None]
+Positions = tuple[Float[Tensor, "2 tokens half"], Bool[Tensor, "strips queries keys"] | None]
 
 
 class _Transformer(Pretrained):
@@ -131,8 +131,9 @@ class LoopedTransformer(_Transformer):
     def compile_step(self) -> LoopedTransformer:
         """Compile one iteration, not the loop, so that any number of iterations runs the same code; return self.
 
-        It is compiled at most twice, with gradient and without: once for every batch size, and for every number of
-        tokens above one where the grid leaves that open.
+        It is compiled at most twice, with gradient and without, for every batch size. Where the grid leaves the number
+        of tokens open, that holds for every number above one; lines of several strips (``window_mask``) run other
+        code than shorter ones, and are compiled apart.
         """
         assert self.config.grid is not None
         any_length = math.prod(self.config.grid) == 0
@@ -187,7 +188,7 @@ def _run_compiled(
     if any_length:
         maybe_mark_dynamic(rotary, 1)
         if mask is not None:
-            maybe_mark_dynamic(mask, 0)
+            maybe_mark_dynamic(mask, [1, 2] if mask.shape[0] == 1 else 0)
     after: Tensor = compiled(state, injected, rotary, mask)
     return after[:1] if single else after
 
