@@ -24,7 +24,6 @@ from loopscope.studies.signals import (
     measure_signals,
     power_iteration,
     recall_weights,
-    swap_distance,
 )
 from loopscope.tasks.prefix_sums import PrefixSums
 from loopscope.training.settings import settings_from
@@ -109,17 +108,6 @@ def test_power_iteration_finds_a_dominant_real_eigenvalue_and_misses_a_pair():
     assert power_iteration(linear(symmetric), state, state).tolist() == pytest.approx([1.5] * 4, rel=1e-4)
     state = torch.ones(4, 2)
     assert power_iteration(linear(quarter_turn), state, state).tolist() == pytest.approx([0] * 4, abs=1e-6)
-
-
-def test_a_swapped_state_comes_home_or_stays():
-    """z -> z/2 + e goes to its own fixed point 2 e, by half each step; z -> z stays where it is put."""
-    inputs = torch.tensor([[1.0, 0.0], [0.0, 3.0], [-1.0, 2.0]])
-    home = FunctionLoop(lambda x: x, lambda e: e, lambda state, e: state / 2 + e, lambda state: state)
-    assert swap_distance(home, 2 * inputs, inputs, 4).tolist() == pytest.approx([2**-4] * 3)
-    stays = FunctionLoop(lambda x: x, lambda e: e, lambda state, e: state, lambda state: state)
-    assert swap_distance(stays, inputs, inputs, 4).tolist() == [1, 1, 1]
-    same = torch.ones(2, 2)
-    assert swap_distance(stays, same, same, 4).isnan().all()
 
 
 @pytest.mark.parametrize("recall", ["none", "external", "internal"])

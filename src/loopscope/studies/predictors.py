@@ -19,8 +19,13 @@ from loopscope.studies.signals import (
     LONG_RUN,
     NORM_RATIO,
     POWER_ITERATION,
+    RANDOM,
+    RANDOM_ANSWER,
+    SLOPE,
+    SLOWEST_TOKENS,
     STATE_RADIUS,
     SWAP,
+    SWAP_ANSWER,
     WEIGHT_RATIO,
 )
 
@@ -31,6 +36,7 @@ REACHABILITY, INPUT_DEPENDENCE, GEOMETRY = "reachability", "input-dependence", "
 AXES = (REACHABILITY, INPUT_DEPENDENCE, GEOMETRY)
 ALL_AXES = "all three axes"
 ALL_RIVALS = "all short rivals"
+LOOK = "a brief look"
 PARTS = {
     REACHABILITY: ("orbits",),
     INPUT_DEPENDENCE: ("orbits", "swaps", "distinct fixed points", "variance", "sensitivity"),
@@ -103,6 +109,20 @@ def _all_parts(member: Member) -> Number:
     return _seconds_of(member, ["total"], [SWAP])
 
 
+def _look(member: Member) -> list[Number]:
+    logs = (LAST_RESIDUAL, SLOWEST_TOKENS, SWAP, RANDOM)
+    return [
+        *(_log(_signal(member, name)) for name in logs),
+        *(_signal(member, name) for name in (SLOPE, SWAP_ANSWER, RANDOM_ANSWER)),
+    ]
+
+
+def _look_seconds(member: Member) -> Number:
+    # Each of the two further passes counts the first one in, which is paid once.
+    first, swap, random = (member.signals.get(name, {}).get("seconds") for name in (LAST_RESIDUAL, SWAP, RANDOM))
+    return None if first is None or swap is None or random is None else swap + random - first
+
+
 FRAMEWORK = (
     Predictor("statuses of the axes", "framework", _statuses, lambda member: _seconds_of(member, ["total"], [])),
     Predictor(REACHABILITY, "framework", _reachability, lambda member: _seconds_of(member, PARTS[REACHABILITY], [])),
@@ -114,6 +134,7 @@ FRAMEWORK = (
     ),
     Predictor(GEOMETRY, "framework", _geometry, lambda member: _seconds_of(member, PARTS[GEOMETRY], [])),
     Predictor(ALL_AXES, "framework", _all_axes, _all_parts),
+    Predictor(LOOK, "framework", _look, _look_seconds),
     Predictor(
         f"{ALL_AXES} and {EASY_ACCURACY}",
         "framework",

@@ -2,8 +2,8 @@
 
 Most are rivals of the framework: what the field reads. Each is one number, with the seconds that it took from the model
 and its inputs alone. All but one look no further than the trained number of iterations; that one is the honest rival,
-which simply runs the same easy inputs for long. One is the framework's own: the swap test for states that have not
-arrived, which the examination leaves out.
+which simply runs the same easy inputs for long. Some are the framework's own: those of a brief look, which takes
+states as they are, arrived or not (`loopscope.studies.look`).
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from torch import Tensor
 
 from loopscope.errors import LoopscopeError, check_positive
 from loopscope.evaluation import EvaluationConfig, evaluate_split
-from loopscope.fixed_points.residual import relative_residual, smallest_scale
+from loopscope.fixed_points.residual import smallest_scale
 from loopscope.linear import random_vectors, step_jacobian
-from loopscope.loop import Loop, Tree, eval_mode, flatten, iterate, mask_of, norms, select
+from loopscope.loop import Loop, Tree, eval_mode, flatten, mask_of, norms, select
 from loopscope.models.recall import ExternalRecall, InternalRecall
-from loopscope.stability.starts import of_others
+from loopscope.studies.look import after_random_start, after_swap, run_pass, slope, slowest_tokens
 from loopscope.tasks import Split, Task
 from loopscope.training.runs import RunFolder
 from loopscope.training.settings import RunSettings
@@ -42,7 +42,12 @@ LAST_RESIDUAL = "last residual"
 NORM_RATIO = "norm ratio"
 COSINE = "cosine of the last two"
 EASY_ACCURACY = "easy accuracy"
+SLOPE = "slope of the residual"
+SLOWEST_TOKENS = "residual of the slowest tokens"
 SWAP = "distance after a swap"
+SWAP_ANSWER = "answers kept after a swap"
+RANDOM = "distance after a random start"
+RANDOM_ANSWER = "answers kept after a random start"
 LONG_RUN = "running on"
 
 
@@ -92,57 +97,6 @@ def power_iteration(
     return quotient
 
 
-def swap_distance(loop: Loop, state: Tree, recalled: Tree, iterations: int) -> Float[Tensor, "batch"]:
-    """Return how far from its own end each example ends if it sets out from its neighbour's, over how far that was.
-
-    The swap test without the condition that states have arrived: 0 where the end is the input's own whatever the
-    start, 1 where the state stays at the neighbour's, NaN where both ends are one.
-
-    Args:
-        loop: the loop.
-        state: states after some iterations, of at least two examples of equal shape.
-        recalled: their recalled inputs.
-        iterations: steps to take with the swapped state.
-    """
-    mask = mask_of(loop, recalled)
-    with torch.no_grad():
-        swapped = of_others(state, 1)
-        ends = iterate(loop, swapped, recalled, iterations)
-    own = flatten(state, mask)
-    left, apart = (torch.linalg.vector_norm(flatten(tree, mask) - own, dim=1) for tree in (ends, swapped))
-    return left / apart
-
-
-@dataclass(frozen=True)
-class LastIterates:
-    """The first state and the last two of a pass, per example, padding excluded.
-
-    Args:
-        start_norm: norm of z_0.
-        before: z_{T-1}, flat.
-        last: z_T, flat.
-        smallest: norm below which a state counts as zero.
-    """
-
-    start_norm: Float[Tensor, "batch"]
-    before: Float[Tensor, "batch n"]
-    last: Float[Tensor, "batch n"]
-    smallest: Float[Tensor, "batch"]
-
-    def residual(self) -> float:
-        """Return the median relative residual of the last step."""
-        return float(relative_residual(self.before, self.last, self.smallest).median())
-
-    def norm_ratio(self) -> float:
-        """Return the median norm of the last iterate over that of the first state."""
-        last = torch.linalg.vector_norm(self.last, dim=1)
-        return float((last / torch.maximum(self.start_norm, self.smallest)).median())
-
-    def cosine(self) -> float:
-        """Return the median cosine between the last two iterates."""
-        return float(torch.cosine_similarity(self.before.double(), self.last.double(), dim=1).median())
-
-
 def _signal(value: float | None, seconds: float) -> Signal:
     known = value is not None and math.isfinite(value)
     return Signal(value if known else None, round(seconds, 4))
@@ -172,21 +126,21 @@ def measure_signals(
         began = time.perf_counter()
         with torch.no_grad():
             recalled = loop.encode(task.inputs(split.problems))
-            start = loop.start(recalled, torch.Generator().manual_seed(seed))
-            before = iterate(loop, start, recalled, trained_iterations - 1)
-            state = loop.step(before, recalled)
+        seen = run_pass(loop, recalled, trained_iterations, seed)
         spent = time.perf_counter() - began
-        mask = mask_of(loop, recalled)
-        last = LastIterates(
-            norms(start, mask), flatten(before, mask), flatten(state, mask), smallest_scale(start, mask)
-        )
+        state, mask = seen.last, mask_of(loop, recalled)
 
         def radius() -> float:
             rows = slice(0, POWER_EXAMPLES)
             return float(power_iteration(loop, select(state, rows), select(recalled, rows), seed=seed).median())
 
-        def swap() -> float:
-            return float(swap_distance(loop, state, recalled, trained_iterations).nanmedian())
+        def norm_ratio() -> float:
+            smallest = smallest_scale(seen.start, mask)
+            return float((norms(state, mask) / torch.maximum(norms(seen.start, mask), smallest)).median())
+
+        def cosine() -> float:
+            before, last = (flatten(part, mask).double() for part in (seen.before, state))
+            return float(torch.cosine_similarity(before, last, dim=1).median())
 
         def accuracy() -> float:
             with torch.no_grad():
@@ -196,14 +150,24 @@ def measure_signals(
 
         for name, work in {
             POWER_ITERATION: radius,
-            LAST_RESIDUAL: last.residual,
-            NORM_RATIO: last.norm_ratio,
-            COSINE: last.cosine,
-            SWAP: swap,
+            LAST_RESIDUAL: lambda: float(seen.residual[-1].median()),
+            NORM_RATIO: norm_ratio,
+            COSINE: cosine,
             EASY_ACCURACY: accuracy,
+            SLOPE: lambda: float(slope(seen.residual).median()),
+            SLOWEST_TOKENS: lambda: float(slowest_tokens(loop, seen).median()),
         }.items():
             own = _timed(work)
             found[name] = _signal(own.value, own.seconds + spent)
+        for names, go in (
+            ((SWAP, SWAP_ANSWER), lambda: after_swap(loop, seen, trained_iterations)),
+            ((RANDOM, RANDOM_ANSWER), lambda: after_random_start(loop, seen, trained_iterations, seed)),
+        ):
+            began = time.perf_counter()
+            came = go()
+            took = spent + time.perf_counter() - began
+            values = (float(came.left.nanmedian()), float(came.same_answer.double().mean()))
+            found.update({name: _signal(value, took) for name, value in zip(names, values, strict=True)})
         found[LONG_RUN] = _timed(lambda: _kept(loop, task, split, iterations))
     return found
 

@@ -1,0 +1,116 @@
+"""A brief look: path independence from three passes of the trained iterations, without one product with the Jacobian.
+
+An examination in prediction mode costs more than running a narrow model for 500 iterations. A look takes what states
+alone tell: how the residual ends (reachability), and whether other starts end in the same place and in the same answer
+(reachability and input-dependence, in one). States need not have arrived.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from loopscope.errors import check_positive
+from loopscope.fixed_points.residual import relative_residual, smallest_scale
+from loopscope.loop import Loop, Tree, flatten, iterate, mask_of, token_norms, tree_map
+from loopscope.stability.distances import distance
+from loopscope.stability.starts import of_others, random_like
+
+SLOWEST = 0.9
+"""The slowest tokens: the quantile of the tokens' residuals that stands for them."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One pass from a loop's own start, per example, padding excluded.
+
+    Args:
+        recalled: the recalled input.
+        start: z_0.
+        before: z_{T-1}.
+        last: z_T.
+        residual: relative residual of each step of the second half of the pass; of the last two at least, if there are
+            two.
+    """
+
+    recalled: Tree
+    start: Tree
+    before: Tree
+    last: Tree
+    residual: Float[Tensor, "steps batch"]
+
+
+def run_pass(loop: Loop, recalled: Tree, iterations: int, seed: int = 0) -> Pass:
+    """Return a pass of some iterations, at least one, without a graph."""
+    check_positive(iterations=iterations)
+    with torch.no_grad():
+        mask = mask_of(loop, recalled)
+        start = loop.start(recalled, torch.Generator().manual_seed(seed))
+        smallest = smallest_scale(start, mask)
+        first = min(iterations // 2, max(0, iterations - 2))
+        before = state = iterate(loop, start, recalled, first)
+        residuals = []
+        for _ in range(first, iterations):
+            before, state = state, loop.step(state, recalled)
+            residuals.append(relative_residual(flatten(before, mask), flatten(state, mask), smallest))
+    return Pass(recalled, start, before, state, torch.stack(residuals))
+
+
+def slope(residual: Float[Tensor, "steps batch"]) -> Float[Tensor, "batch"]:
+    """Return the change per step of the residual's logarithm to base 10, by least squares; NaN of a single step."""
+    logs = residual.double().clamp_min(torch.finfo(torch.float32).eps).log10()
+    steps = torch.arange(len(logs), dtype=torch.float64)
+    steps = steps - steps.mean()
+    return (steps[:, None] * logs).sum(0) / steps.square().sum()
+
+
+def slowest_tokens(loop: Loop, seen: Pass) -> Float[Tensor, "batch"]:
+    """Return the 90% quantile over real tokens of how far the last step moved each, over its norm."""
+    mask = mask_of(loop, seen.recalled)
+    change = token_norms(tree_map(lambda after, before: after - before, seen.last, seen.before), mask)
+    size = token_norms(seen.last, mask)
+    moved = change / size.clamp_min(torch.finfo(size.dtype).eps)
+    if mask is not None:
+        moved = moved.masked_fill(~mask.flatten(1), torch.nan)
+    return moved.double().nanquantile(SLOWEST, dim=1)
+
+
+@dataclass(frozen=True)
+class Return:
+    """Where other starts end after the iterations of a pass, per example.
+
+    Args:
+        left: distance from the pass's own end, over the distance at the start: 0 where the end is the input's own
+            whatever the start, 1 where the state stays where it is put, NaN where the start is that end.
+        same_answer: whether all predictions are those of the pass's own end.
+    """
+
+    left: Float[Tensor, "batch"]
+    same_answer: Bool[Tensor, "batch"]
+
+
+def after_swap(loop: Loop, seen: Pass, iterations: int) -> Return:
+    """Return where examples end that set out from the ends of their neighbours, of equal shape.
+
+    The swap test without the condition that states have arrived.
+    """
+    return _ends(loop, seen, of_others(seen.last, 1), iterations)
+
+
+def after_random_start(loop: Loop, seen: Pass, iterations: int, seed: int = 0) -> Return:
+    """Return where examples end that set out from random states whose tokens have the norms of their own ends'."""
+    return _ends(loop, seen, random_like(seen.last, torch.Generator().manual_seed(seed)), iterations)
+
+
+def _ends(loop: Loop, seen: Pass, start: Tree, iterations: int) -> Return:
+    mask = mask_of(loop, seen.recalled)
+    with torch.no_grad():
+        end = iterate(loop, start, seen.recalled, iterations)
+        own, other = (loop.read(state).argmax(-1).flatten(1) for state in (seen.last, end))
+    same = own == other
+    if mask is not None:
+        same = same | ~mask.flatten(1)
+    return Return(distance(end, seen.last, mask) / distance(start, seen.last, mask), same.all(1))
