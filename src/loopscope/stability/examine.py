@@ -79,7 +79,7 @@ class _Budget:
 
 BUDGETS: dict[str, _Budget] = {
     "quick": _Budget(12, 8, 2, (0.1,), 0, 64, 0, False, 0.1),
-    "standard": _Budget(64, 16, 8, (0.01, 0.03, 0.1, 0.3, 1.0), 4, 256, 8, True, 0.03),
+    "standard": _Budget(64, 16, 8, (0.01, 0.03, 0.1, 0.3, 1.0), 4, 256, 8, True, 0.05),
     "thorough": _Budget(256, 64, 32, (0.01, 0.03, 0.1, 0.3, 1.0, 3.0), 8, 1024, 16, True, 0.01),
 }
 """What each effort spends."""

@@ -73,7 +73,7 @@ class PowerNorms:
     at_power: Tensor
 
 
-SOLVES = 5
+SOLVES = 3
 """Linear solves are so many times more accurate than the singular value asked for: they count twice in its error."""
 
 _FEWEST_STEPS = 6
