@@ -55,6 +55,7 @@ def made(
         seconds={"train": 1.0},
         error="diverged" if easy is None else None,
         curves={} if easy is None else {"easy": easy, "hard": curve(*[hard] * len(ITERATIONS))},
+        examined={},
         forecast={} if easy is None else {
             "axes": {"reachability": "holds", "input-dependence": "unknown", "geometry": "fails"},
             "residual": [0.1, residual],
@@ -90,6 +91,19 @@ def test_fates():
     assert [one.solves for one in found] == [True, True, True, False, False, False, True, False]
     assert found[6].kept == pytest.approx(0.95)
     assert found[5].kept is None
+
+
+def test_the_baseline_stands_in_the_tables_alone():
+    looped = [made(f"m{i}", KEEPS if i % 2 else LOSES, rate=i * 1e-3, seed=i) for i in range(1, 5)]
+    baseline = made("b", curve(*[1.0] * 8), 0.3, recall="none", norm="pre")
+    settings = {**baseline.settings, "model": {**baseline.settings["model"], "architecture": "fixed-depth"}}
+    baseline = replace(baseline, settings=settings, forecast={}, signals={})
+    found = analyse([*looped, baseline])
+    assert found.models == 4
+    assert found.fates == {"prefix-sums": {"holds": 2, "loses it": 2}}
+    row = found.cells_table[-1]
+    assert (row.recall, row.easy, row.hard, row.fates) == ("fixed depth", [1.0], [0.3], {})
+    assert guidance([*looped, baseline])[0].by_choice["recall"][0].models == 4
 
 
 def test_collapse_is_the_first_fall_below_half_after_the_best():

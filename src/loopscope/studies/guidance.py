@@ -99,7 +99,8 @@ def _pair(member: Member) -> str:
 
 
 def guidance(members: Sequence[Member]) -> list[Guidance]:
-    """Return what a population says about each of its tasks."""
+    """Return what a population's looped models say about each of its tasks."""
+    members = [member for member in members if member.looped]
     both = list(zip(members, outcomes(members), strict=True))
     found = []
     for task in dict.fromkeys(member.task for member in members):

@@ -18,10 +18,11 @@ class Record:
         run: its name in the study.
         status: finished or failed.
         settings: its settings, as plain values.
-        seconds: time of each stage (train, evaluate, examine, signals), as far as it came.
+        seconds: time of each stage (train, evaluate, examine, forecast, signals), as far as it came.
         error: one line, where it failed.
         evaluation: the accuracy curves by split, where it came so far.
         examination: the examination, where it came so far.
+        forecast: the examination in prediction mode, where the study asks for one.
         signals: the rival signals by name, each with value and seconds, where the study asks for them.
     """
 
@@ -32,6 +33,7 @@ class Record:
     error: str | None = None
     evaluation: dict[str, Any] | None = None
     examination: dict[str, Any] | None = None
+    forecast: dict[str, Any] | None = None
     signals: dict[str, Any] | None = None
 
 

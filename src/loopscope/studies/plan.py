@@ -62,8 +62,8 @@ class StudyPlan:
         varied: dotted names of the settings in which runs differ, in the order of the grid.
         runs: the runs, in order.
         examination: how each trained model is examined.
-        signals: whether the study is one of prediction: models are then examined in prediction mode, on easy problems
-            that evaluation does not use, and the rival signals are measured on the same ones.
+        signals: whether the study is one of prediction: models are then examined a second time, in prediction mode,
+            both on easy problems that evaluation does not use, and the rival signals are measured on the same ones.
         workers: processes that run at once, unless the command says otherwise.
         source: the file that it was read from.
     """
@@ -175,10 +175,10 @@ def read_plan(source: Path) -> StudyPlan:
     signals = values.get("signals", False)
     if not isinstance(signals, bool):
         raise LoopscopeError(f"{source}: signals is {signals!r}, expected true or false")
-    if signals and not examination.prediction:
+    if signals and examination.prediction:
         raise LoopscopeError(
-            f"{source}: signals are rivals of a forecast, which sees the trained iterations alone: "
-            "add prediction: true to examination"
+            f"{source}: with signals: true each model is examined in prediction mode beside its usual examination: "
+            "leave prediction out of examination"
         )
     name = str(values.get("name", source.stem))
     return StudyPlan(

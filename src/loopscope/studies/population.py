@@ -63,7 +63,8 @@ class Member:
         seconds: time of each stage.
         error: one line, where it failed.
         curves: by split, the easy one first and the hardest last.
-        forecast: what the examination in prediction mode found (see ``forecast_numbers``).
+        examined: what the examination found (see ``numbers_of``).
+        forecast: what the one in prediction mode found.
         signals: by name, each with value and seconds (see ``signals``).
     """
 
@@ -74,6 +75,7 @@ class Member:
     seconds: dict[str, float]
     error: str | None
     curves: dict[str, ThinCurve]
+    examined: dict[str, Any]
     forecast: dict[str, Any]
     signals: dict[str, dict[str, float | None]]
 
@@ -81,6 +83,11 @@ class Member:
     def task(self) -> str:
         """The task's name."""
         return str(self.settings["task"])
+
+    @property
+    def looped(self) -> bool:
+        """Whether it is a looped model, and no baseline of fixed depth."""
+        return bool(self.settings["model"].get("architecture", "looped") == "looped")
 
     @property
     def trained_iterations(self) -> int:
@@ -146,10 +153,11 @@ def _middle_log(values: Sequence[float | None] | None) -> float | None:
     return middle([math.log10(value) for value in values or [] if value is not None and value > 0])
 
 
-def forecast_numbers(examination: Mapping[str, Any]) -> dict[str, Any]:
+def numbers_of(examination: Mapping[str, Any]) -> dict[str, Any]:
     """Return what forecasts are made from, of an examination's JSON, over its inputs.
 
-    Statuses and deciding numbers of the axes; curves of the median residual and norm and of the accuracy; fractions
+    Statuses and deciding numbers of the axes; curves of the median residual and norm and of the accuracy, as far as every
+    point is kept (``ALL_UP_TO``); fractions
     and medians of what is known per input, logarithms to base 10; seconds by part.
     """
     reach, spectrum = examination["reachability"], examination["spectrum"]
@@ -162,10 +170,10 @@ def forecast_numbers(examination: Mapping[str, Any]) -> dict[str, Any]:
                 "numbers": {name: value for axis in examination["axes"] for name, value in axis["numbers"].items()},
                 "iterations": examination["settings"]["iterations"],
                 "inputs": examination["settings"]["inputs"],
-                "residual": curves["residual"][1],
-                "norm": curves["norm"][1],
-                "accuracy": curves["accuracy"],
-                "prediction changes": curves["prediction_changes"],
+                "residual": curves["residual"][1][:ALL_UP_TO],
+                "norm": curves["norm"][1][:ALL_UP_TO],
+                "accuracy": (curves["accuracy"] or [])[:ALL_UP_TO],
+                "prediction changes": curves["prediction_changes"][:ALL_UP_TO],
                 "labels": reach["counts"],
                 "arrived": _mean(reach["arrived"]),
                 "rate": middle(reach["rate"]),
@@ -191,7 +199,8 @@ def forecast_numbers(examination: Mapping[str, Any]) -> dict[str, Any]:
 def member(study: str, record: Record) -> Member:
     """Return the row of a run; a failed one, which may have stopped anywhere, has no curves."""
     finished = record.status == "finished"
-    examined = record.examination if finished else None
+    examinations = (record.examination, record.forecast) if finished else (None, None)
+    examined, forecast = ({} if one is None else numbers_of(one) for one in examinations)
     return Member(
         study=study,
         run=record.run,
@@ -200,7 +209,8 @@ def member(study: str, record: Record) -> Member:
         seconds=record.seconds,
         error=record.error,
         curves={name: thin(curve) for name, curve in ((record.evaluation if finished else None) or {}).items()},
-        forecast=forecast_numbers(examined) if examined is not None else {},
+        examined=examined,
+        forecast=forecast,
         signals=rounded((record.signals if finished else None) or {}),
     )
 

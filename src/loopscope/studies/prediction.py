@@ -40,6 +40,8 @@ from loopscope.studies.statistics import (
 
 CLOCK = (ALL_AXES, ALL_RIVALS)
 """The predictors whose numbers the collapse clock is set by."""
+BASELINE = "fixed depth"
+"""What stands for the recall of models that are not looped."""
 MEDIAN_CLOCK = "their median"
 
 
@@ -98,12 +100,12 @@ class CellRow:
 
     Args:
         task: the task.
-        recall: the recall.
+        recall: the recall, or fixed depth for the baseline.
         norm: the normalization.
         learning_rate: the learning rate.
         easy: easy accuracy at the last iteration, every seed.
         hard: hard accuracy at the last iteration, every seed.
-        fates: how many models of each fate.
+        fates: how many models of each fate; none of the baseline, which has nothing to lose.
         state_radius: spectral radius of W_state, the median of the seeds.
     """
 
@@ -347,7 +349,7 @@ def cells_table(members: Sequence[Member], became: Sequence[Outcome]) -> list[Ce
         settings = member.settings
         key = (
             member.task,
-            settings["model"]["recall"],
+            settings["model"]["recall"] if member.looped else BASELINE,
             settings["model"]["norm"],
             float(settings["training"]["learning_rate"]),
         )
@@ -363,7 +365,7 @@ def cells_table(members: Sequence[Member], became: Sequence[Outcome]) -> list[Ce
                 rate,
                 [outcome.easy for _, outcome in group],
                 [outcome.hard for _, outcome in group],
-                dict(Counter(outcome.fate.value for _, outcome in group)),
+                {} if recall == BASELINE else dict(Counter(outcome.fate.value for _, outcome in group)),
                 median(known) if known else None,
             )
         )
@@ -373,9 +375,12 @@ def cells_table(members: Sequence[Member], became: Sequence[Outcome]) -> list[Ce
 def analyse(members: Sequence[Member]) -> Analysis:
     """Return what a population says about the framework's forecasts and their rivals'.
 
+    Baselines of fixed depth stand in the paper's tables alone.
+
     Raises:
         LoopscopeError: no model was both evaluated and examined, or scikit-learn is missing.
     """
+    everything, members = members, [member for member in members if member.looped]
     became = outcomes(members)
     data = _data(members, became)
     values = {predictor.name: data.numbers(predictor) for predictor in PREDICTORS}
@@ -405,7 +410,7 @@ def analyse(members: Sequence[Member]) -> Analysis:
         clocks=clocks,
         collapsed=collapsed,
         earlier=earlier,
-        cells_table=cells_table(members, became),
+        cells_table=cells_table(everything, outcomes(everything)),
         placed=[
             Placed(
                 member.run,

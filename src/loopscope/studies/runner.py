@@ -60,7 +60,7 @@ class RunStatus:
     Args:
         name: the run's name.
         state: waiting, running, or how it ended.
-        stage: train, evaluate, examine or signals.
+        stage: train, evaluate, examine, forecast or signals.
         done: parts of the stage done.
         total: parts of the stage.
         details: further figures, such as the loss.
@@ -168,6 +168,7 @@ def _record(folder: StudyFolder, worker: _Worker) -> Record:
         error=error if failed else None,
         evaluation=read_json(run.evaluation)["splits"] if run.evaluation.exists() else None,
         examination=read_json(run.examination) if run.examination.exists() else None,
+        forecast=read_json(run.forecast) if run.forecast.exists() else None,
         signals=read_json(signals) if signals.exists() else None,
     )
 

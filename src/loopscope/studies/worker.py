@@ -1,7 +1,8 @@
 """One run of a study in a process of its own: train, evaluate, examine, each stage skipped where it is done.
 
-A study of prediction has a last stage, which measures the rival signals. The parent reads progress as JSON lines on
-standard output. The process stops cleanly, with a checkpoint, on SIGTERM, and when the parent is gone.
+A study of prediction has two more stages: it examines in prediction mode too, and measures the rival signals. The parent
+reads progress as JSON lines on standard output. The process stops cleanly, with a checkpoint, on SIGTERM, and when the
+parent is gone.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -101,15 +102,15 @@ def _evaluate(run: RunFolder, settings: RunSettings, splits: dict[str, Split], r
         write_json(run.evaluation, {"settings": settings.to_dict(), "splits": curves})
 
 
-def _examine(run: RunFolder, config: ExaminationConfig, forecast: bool, reporter: Reporter) -> None:
-    """Examine the model on the first inputs of the easy split, or on those that forecasts are made from."""
+def _examine(run: RunFolder, config: ExaminationConfig, signals: bool, into: Path, reporter: Reporter) -> None:
+    """Examine the model on the first inputs of the easy split; in a study of prediction, on those of forecasts."""
     subject = from_run(run.path)
-    if forecast:
+    if signals:
         settings = run.settings()
         subject = on_split(subject.loop, settings, forecast_split(settings, config.examples))
     reporter.step(0, 1)
     examination = examine_subject(subject, config, lambda name: reporter.step(0, 1))
-    write_json(run.examination, examination.to_dict())
+    write_json(into, examination.to_dict())
     reporter.send(1, 1)
 
 
@@ -166,7 +167,17 @@ def run_stages(run: RunFolder, config: ExaminationConfig, signals: bool, reporte
     looped = settings.model.architecture == "looped"
     timed("train", not run.finished(), do_train)
     timed("evaluate", not evaluated, lambda: _evaluate(run, settings, splits, reporter))
-    timed("examine", looped and not run.examination.exists(), lambda: _examine(run, config, signals, reporter))
+    timed(
+        "examine",
+        looped and not run.examination.exists(),
+        lambda: _examine(run, config, signals, run.examination, reporter),
+    )
+    ahead = replace(config, prediction=True)
+    timed(
+        "forecast",
+        looped and signals and not run.forecast.exists(),
+        lambda: _examine(run, ahead, signals, run.forecast, reporter),
+    )
     timed("signals", looped and signals and not signals_file(run).exists(), lambda: _measure(run, config, reporter))
 
 

@@ -59,6 +59,11 @@ class RunFolder:
         """The three axes of stability."""
         return self.path / "examination.json"
 
+    @property
+    def forecast(self) -> Path:
+        """The three axes again, from no more than the iterations of training."""
+        return self.path / "forecast.json"
+
     def settings(self) -> RunSettings:
         """Read the run's settings.
 
