@@ -15,9 +15,9 @@ from loopscope.errors import LoopscopeError
 from loopscope.studies.guidance import guidance
 from loopscope.studies.outcomes import Fate, collapse, outcomes
 from loopscope.studies.population import Member, ThinCurve
-from loopscope.studies.prediction import MEDIAN_CLOCK, analyse
-from loopscope.studies.predictors import ALL_AXES, PREDICTORS
-from loopscope.studies.signals import EASY_ACCURACY, LAST_RESIDUAL, LONG_RUN, STATE_RADIUS
+from loopscope.studies.prediction import AHEAD, IN_FULL, MEDIAN_CLOCK, analyse, said_and_done
+from loopscope.studies.predictors import ALL_AXES, LOOK, PREDICTORS
+from loopscope.studies.signals import EASY_ACCURACY, LAST_RESIDUAL, LONG_RUN, RANDOM, STATE_RADIUS, SWAP
 from loopscope.studies.statistics import auc, cross_fit, estimate_auc, folds, interval, numbered, reliability, spearman
 
 ITERATIONS = [1, 10, 20, 40, 80, 160, 320, 500]
@@ -57,6 +57,7 @@ def made(
         curves={} if easy is None else {"easy": easy, "hard": curve(*[hard] * len(ITERATIONS))},
         examined={},
         forecast={} if easy is None else {
+            "verdict": "unknown",
             "axes": {"reachability": "holds", "input-dependence": "unknown", "geometry": "fails"},
             "residual": [0.1, residual],
             "radius": radius,
@@ -91,6 +92,28 @@ def test_fates():
     assert [one.solves for one in found] == [True, True, True, False, False, False, True, False]
     assert found[6].kept == pytest.approx(0.95)
     assert found[5].kept is None
+
+
+def test_verdicts_are_counted_by_what_became_of_the_models():
+    said = {"unstable": made("a", LOSES), "unknown": made("b", KEEPS, 0.8)}
+    members = [replace(member, examined={"verdict": verdict}) for verdict, member in said.items()]
+    found = said_and_done([*members, made("c", None)], outcomes([*members, made("c", None)]))
+    assert found[IN_FULL] == {"unstable": {"loses it": 1}, "unknown": {"extrapolates": 1}}
+    assert found[AHEAD] == {"unknown": {"loses it": 1, "extrapolates": 1}}
+
+
+def test_a_brief_look_pays_for_its_first_pass_once():
+    signals = {LAST_RESIDUAL: 1e-3, SWAP: 0.2, RANDOM: 0.1, LONG_RUN: 1.0}
+    member = made("a", KEEPS, **signals)
+    timed = {name: {**signal, "seconds": 10.0 if name == LONG_RUN else 0.5} for name, signal in member.signals.items()}
+    timed[SWAP]["seconds"] = timed[RANDOM]["seconds"] = 0.9
+    look = next(one for one in PREDICTORS if one.name == LOOK)
+    assert look.seconds(replace(member, signals=timed)) == pytest.approx(1.3)
+    assert look.seconds(made("b", KEEPS)) is None
+    residual, slowest, swapped, random, *others = look.numbers(member)
+    assert (residual, swapped, random) == pytest.approx((-3, np.log10(0.2), -1))
+    assert slowest is None
+    assert others == [None] * 3
 
 
 def test_the_baseline_stands_in_the_tables_alone():
@@ -250,8 +273,10 @@ def test_the_framework_is_compared_with_the_best_short_rival(analysis):
         one.area.value for one in analysis.performances
         if one.kind == "rival" and one.name != LONG_RUN and one.area.value is not None
     )  # fmt: skip
-    assert analysis.ahead.value == pytest.approx(1 - best)
-    assert analysis.ahead.low > 0
+    ahead = next(one.ahead for one in analysis.performances if one.name == ALL_AXES)
+    assert ahead.value == pytest.approx(1 - best)
+    assert ahead.low > 0
+    assert all((one.ahead is None) == (one.kind == "rival") for one in analysis.performances)
 
 
 def test_counts_of_fates_and_cells(analysis):
@@ -266,8 +291,8 @@ def test_counts_of_fates_and_cells(analysis):
         [0.9, 0.9, 0.0, None],
     )
     assert len(analysis.placed) == 97
-    assert sum(one.forecast is not None for one in analysis.placed) == 96
-    assert sum(one.models for one in analysis.calibration) == 96
+    assert sum(one.forecasts[ALL_AXES] is not None for one in analysis.placed) == 96
+    assert sum(one.models for one in analysis.calibration[ALL_AXES]) == 96
 
 
 def test_rules_carry_over_to_another_task(analysis):
@@ -340,10 +365,15 @@ def test_the_commands_read_a_population(tmp_path, capsys, monkeypatch):
     said = capsys.readouterr().out
     lines = [line for line in said.splitlines() if line.split("│")[1:2] and line.split("│")[1].strip() == "geometry"]
     assert "1.00 [1.00, 1.00] (96)" in lines[0]
-    assert "All three axes against the best short rival" in said
+    assert "Area under the curve, ahead of the best short rival, easy accuracy: all three axes 0.50 [" in said
     saved = json.loads((tmp_path / "analysis.json").read_text())
     assert saved["models"] == 97
-    assert (tmp_path / "forecast.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("forecast", "prefix-sums-easy", "sudoku-hardest"):
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    page = (tmp_path / "report.html").read_text()
+    assert "What this does not show" in page
+    assert "internal recall with outer normalization: 24 of 25 models" in page
+    assert "http" not in page.replace("http://www.w3.org", "")
     assert main(["advise", str(tmp_path)]) == 0
     said = capsys.readouterr().out
     assert "prefix-sums: internal recall with outer normalization: 24 of 25 models" in said

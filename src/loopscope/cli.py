@@ -252,30 +252,33 @@ def analyse_command(options: Namespace) -> int:
 
     from loopscope.files import write_json
     from loopscope.reports.prediction import analysis_tables, headline
-    from loopscope.reports.prediction_figure import write_figure
+    from loopscope.reports.prediction_page import write_analysis
+    from loopscope.reports.sheet import in_terminal
     from loopscope.stability.examination import plain
     from loopscope.studies.population import read_population
     from loopscope.studies.prediction import analyse
 
     folder = Path(options.folder)
-    analysis = analyse(read_population(folder / POPULATION))
-    for table in analysis_tables(analysis):
-        show(table)
+    members = read_population(folder / POPULATION)
+    analysis = analyse(members)
+    for sheet in analysis_tables(analysis):
+        show(in_terminal(sheet))
     print(headline(analysis))
     write_json(folder / "analysis.json", plain(asdict(analysis)))
-    write_figure(folder / "forecast.png", analysis)
-    say(f"written: {folder / 'analysis.json'} and {folder / 'forecast.png'}")
+    written = [folder / "analysis.json", *write_analysis(folder, analysis, members)]
+    say(f"written: {', '.join(map(str, written))}")
     return 0
 
 
 def advise_command(options: Namespace) -> int:
     """Say which models of a population kept their answers, and how many say so."""
     from loopscope.reports.prediction import guidance_table
+    from loopscope.reports.sheet import in_terminal
     from loopscope.studies.guidance import guidance
     from loopscope.studies.population import read_population
 
     for found in guidance(read_population(Path(options.folder) / POPULATION)):
-        show(guidance_table(found))
+        show(in_terminal(guidance_table(found)))
         print(found.sentence)
     return 0
 

@@ -1,15 +1,15 @@
-"""A population's analysis as tables for the terminal: forecasts and rivals, the paper's comparisons, guidance."""
+"""A population's analysis as tables: forecasts and rivals, the paper's comparisons, guidance."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-
-from rich.table import Table
+from collections.abc import Sequence
+from itertools import accumulate
 
 from loopscope.reports.rows import percent
+from loopscope.reports.sheet import Sheet
 from loopscope.studies.guidance import Counted, Guidance
 from loopscope.studies.outcomes import Fate
-from loopscope.studies.prediction import Analysis, CellRow
+from loopscope.studies.prediction import LOGGED, STANDING, Analysis, CellRow
 from loopscope.studies.statistics import Estimate
 
 DASH = "–"
@@ -28,63 +28,75 @@ def shown(given: Estimate) -> str:
     return f"{number(given.value)}{within} ({given.models})"
 
 
-def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "") -> Table:
-    table = Table(title=title, caption=caption or None, title_justify="left", caption_justify="left")
-    for place, column in enumerate(columns):
-        table.add_column(column, justify="left" if place == 0 else "right")
-    for row in rows:
-        table.add_row(*row)
-    return table
-
-
-def _fates(analysis: Analysis) -> Table:
+def _fates(analysis: Analysis) -> Sheet:
     names = [fate.value for fate in Fate]
     rows = [
         [task, str(sum(counts.values())), *(str(counts.get(name, 0)) for name in names)]
         for task, counts in analysis.fates.items()
     ]
     caption = f"{analysis.models} models in {analysis.cells} cells of the grid"
-    return _table("What became of the models", ["task", "models", *names], rows, caption)
+    return Sheet("What became of the models", ["task", "models", *names], rows, caption)
 
 
-def _performances(analysis: Analysis) -> Table:
+def _performances(analysis: Analysis) -> Sheet:
     rows = [
-        [one.name, shown(one.area), shown(one.hard), shown(one.brier), number(one.seconds, 3)]
+        [
+            one.name,
+            shown(one.area),
+            DASH if one.ahead is None else shown(one.ahead),
+            shown(one.hard),
+            shown(one.brier),
+            number(one.seconds, 3),
+            percent(one.share),
+        ]
         for one in analysis.performances
     ]
-    columns = ["predictor", "area for holding", "rank with hard accuracy", "Brier", "seconds"]
-    table = _table(
+    columns = [
+        "predictor", "area for holding", "ahead", "rank with hard accuracy", "Brier", "seconds", "% of running on"
+    ]  # fmt: skip
+    framework = sum(one.kind == "framework" for one in analysis.performances)
+    return Sheet(
         "Forecasts, from the trained iterations on easy problems",
         columns,
         rows,
         "Area under the ROC curve, among models that solve their task; 95% intervals over cells; in brackets the models. "
-        "Several numbers: by a rule fitted on other cells.",
+        "Several numbers: by a rule fitted on other cells. Ahead: by how much the area is larger than that of the best "
+        f"short rival, {analysis.best_rival or DASH}. The last two columns are medians over models.",
+        [framework - 1],
     )
-    framework = sum(one.kind == "framework" for one in analysis.performances)
-    table.rows[framework - 1].end_section = True
-    return table
 
 
-def _calibration(analysis: Analysis) -> Table:
-    rows = [
-        [f"{number(one.low, 1)} to {number(one.high, 1)}", str(one.models), number(one.forecast), number(one.held)]
-        for one in analysis.calibration
+def _calibration(analysis: Analysis) -> list[Sheet]:
+    return [
+        Sheet(
+            f"Calibration of {name}",
+            ["forecast", "models", "mean forecast", "held"],
+            [
+                [
+                    f"{number(one.low, 1)} to {number(one.high, 1)}",
+                    str(one.models),
+                    number(one.forecast),
+                    number(one.held),
+                ]
+                for one in bins
+            ],
+        )
+        for name, bins in analysis.calibration.items()
     ]
-    return _table("Calibration of all three axes", ["forecast", "models", "mean forecast", "held"], rows)
 
 
-def _transfers(analysis: Analysis) -> Table:
+def _transfers(analysis: Analysis) -> Sheet:
     tasks = list(dict.fromkeys(one.task for one in analysis.transfers))
     found = {(one.name, one.task): shown(one.area) for one in analysis.transfers}
     names = dict.fromkeys(one.name for one in analysis.transfers)
     rows = [[name, *(found[name, task] for task in tasks)] for name in names]
-    return _table(f"Across tasks: fitted on {analysis.source}", ["predictor", *tasks], rows, "Area for holding.")
+    return Sheet(f"Across tasks: fitted on {analysis.source}", ["predictor", *tasks], rows, "Area for holding.")
 
 
-def _clocks(analysis: Analysis) -> Table:
+def _clocks(analysis: Analysis) -> Sheet:
     rows = [[one.name, shown(one.octaves)] for one in analysis.clocks]
     caption = f"{analysis.collapsed} models fall below half of their best after the trained iterations, {analysis.earlier} before"
-    return _table("When it is lost", ["told by", "median error, octaves"], rows, caption)
+    return Sheet("When it is lost", ["told by", "median error, octaves"], rows, caption)
 
 
 def _seeds(values: Sequence[float | None]) -> str:
@@ -98,31 +110,45 @@ def _seeds(values: Sequence[float | None]) -> str:
 def _cell(row: CellRow) -> list[str]:
     fates = ", ".join(f"{count} {fate}" for fate, count in row.fates.items())
     settings = f"{row.recall} {row.norm} {row.learning_rate:g}"
-    return [settings, _seeds(row.easy), _seeds(row.hard), number(row.state_radius), fates]
+    return [settings, _seeds(row.easy), _seeds(row.hard), *map(number, row.logged), fates]
 
 
-def _cells(analysis: Analysis) -> list[Table]:
-    columns = ["recall, norm, learning rate", "easy %", "hard %", "radius of W_state", "fates"]
-    caption = "Mean at the last iteration (every seed)"
+def _cells(analysis: Analysis) -> list[Sheet]:
+    columns = ["recall, norm, learning rate", "easy %", "hard %", *LOGGED, "fates"]
+    caption = "Mean at the last iteration (every seed); medians of what the paper logs, after the trained iterations."
     return [
-        _table(f"{task}, by cell", columns, (_cell(row) for row in analysis.cells_table if row.task == task), caption)
+        Sheet(f"{task}, by cell", columns, [_cell(row) for row in analysis.cells_table if row.task == task], caption)
         for task in analysis.fates
     ]
 
 
-def analysis_tables(analysis: Analysis) -> list[Table]:
+def _verdicts(analysis: Analysis) -> list[Sheet]:
+    fates = [fate.value for fate in Fate]
+    return [
+        Sheet(
+            f"The verdict, from {mode}, and what became of the models",
+            ["verdict", *fates],
+            [[verdict, *(str(counts.get(fate, 0)) for fate in fates)] for verdict, counts in said.items()],
+        )
+        for mode, said in analysis.verdicts.items()
+    ]
+
+
+def analysis_tables(analysis: Analysis) -> list[Sheet]:
     """Return everything that an analysis found, as tables."""
-    tables = [_fates(analysis), _performances(analysis), _calibration(analysis)]
+    tables = [_fates(analysis), _performances(analysis), *_calibration(analysis)]
     if analysis.transfers:
         tables.append(_transfers(analysis))
-    return [*tables, _clocks(analysis), *_cells(analysis)]
+    return [*tables, _clocks(analysis), *_verdicts(analysis), *_cells(analysis)]
 
 
 def headline(analysis: Analysis) -> str:
     """Return how the framework compares with its best rival, in a line."""
-    if analysis.best_rival is None:
-        return f"All three axes against the best rival: {shown(analysis.ahead)}"
-    return f"All three axes against the best short rival, {analysis.best_rival}: area {shown(analysis.ahead)} larger"
+    known = [one for one in analysis.performances if one.kind == "framework" and one.ahead is not None]
+    if analysis.best_rival is None or not known:
+        return "Too few models of either outcome to compare the framework with its rivals."
+    said = "; ".join(f"{one.name} {shown(one.ahead)}" for one in known if one.ahead and one.name in STANDING)
+    return f"Area under the curve, ahead of the best short rival, {analysis.best_rival}: {said}"
 
 
 def _counted(one: Counted) -> list[str]:
@@ -130,17 +156,14 @@ def _counted(one: Counted) -> list[str]:
     return [one.choice, *map(str, counts), percent(one.sure), percent(one.hard)]
 
 
-def guidance_table(found: Guidance) -> Table:
+def guidance_table(found: Guidance) -> Sheet:
     """Return the counts behind a task's guidance."""
-    table = _table(
+    groups = {**{f"{name}: ": group for name, group in found.by_choice.items()}, "": found.pairs}
+    rows = [[f"{prefix}{row[0]}", *row[1:]] for prefix, group in groups.items() for row in map(_counted, group)]
+    return Sheet(
         found.task,
         ["choice", "models", "solve", "hold", "extrapolate", "holds, at least %", "hard %"],
-        (),
+        rows,
         "At least: lower end of the 95% interval of the fraction that solves and holds.",
+        [last - 1 for last in accumulate(map(len, groups.values()))],
     )
-    groups = {**{f"{name}: ": group for name, group in found.by_choice.items()}, "": found.pairs}
-    for prefix, group in groups.items():
-        for place, one in enumerate(group):
-            row = _counted(one)
-            table.add_row(f"{prefix}{row[0]}", *row[1:], end_section=place == len(group) - 1)
-    return table

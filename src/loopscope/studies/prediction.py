@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from statistics import median
 
 import numpy as np
@@ -18,8 +18,8 @@ from jaxtyping import Bool, Float, Int
 from loopscope.errors import LoopscopeError
 from loopscope.studies.outcomes import Fate, Outcome, outcomes
 from loopscope.studies.population import Member
-from loopscope.studies.predictors import ALL_AXES, ALL_RIVALS, PREDICTORS, RIVALS, SHORT, Predictor
-from loopscope.studies.signals import STATE_RADIUS
+from loopscope.studies.predictors import ALL_AXES, ALL_RIVALS, LOOK, PREDICTORS, RIVALS, SHORT, Predictor
+from loopscope.studies.signals import COSINE, LONG_RUN, NORM_RATIO, STATE_RADIUS, WEIGHT_RATIO
 from loopscope.studies.statistics import (
     FEWEST,
     FOLDS,
@@ -38,8 +38,14 @@ from loopscope.studies.statistics import (
     too_few,
 )
 
-CLOCK = (ALL_AXES, ALL_RIVALS)
+STANDING = (ALL_AXES, LOOK)
+"""The predictors that stand for the framework in figures and in a line: the whole of it, and its cheap part."""
+CLOCK = (*STANDING, ALL_RIVALS)
 """The predictors whose numbers the collapse clock is set by."""
+LOGGED = (STATE_RADIUS, WEIGHT_RATIO, NORM_RATIO, COSINE)
+"""What the paper logs of a model."""
+AHEAD, IN_FULL = "prediction mode", "all iterations"
+"""The two ways in which a study of prediction examines."""
 BASELINE = "fixed depth"
 """What stands for the recall of models that are not looped."""
 MEDIAN_CLOCK = "their median"
@@ -56,6 +62,9 @@ class Performance:
         hard: rank correlation with the hard accuracy at the last iteration, over all models that were evaluated.
         brier: mean squared error of the probability of holding, by a rule fitted on other cells; 0.25 is a coin.
         seconds: median time for a model; None where it was not measured.
+        share: median of that time over the time of running the same problems on; likewise.
+        ahead: by how much the area is larger than the best short rival's, for the framework's; None for rivals, and
+            where no rival has an area.
     """
 
     name: str
@@ -64,6 +73,8 @@ class Performance:
     hard: Estimate
     brier: Estimate
     seconds: float | None
+    share: float | None
+    ahead: Estimate | None = None
 
 
 @dataclass(frozen=True)
@@ -106,7 +117,7 @@ class CellRow:
         easy: easy accuracy at the last iteration, every seed.
         hard: hard accuracy at the last iteration, every seed.
         fates: how many models of each fate; none of the baseline, which has nothing to lose.
-        state_radius: spectral radius of W_state, the median of the seeds.
+        logged: medians over the seeds of what the paper logs: ``LOGGED``, in its order.
     """
 
     task: str
@@ -116,7 +127,7 @@ class CellRow:
     easy: list[float | None]
     hard: list[float | None]
     fates: dict[str, int]
-    state_radius: float | None
+    logged: list[float | None]
 
 
 @dataclass(frozen=True)
@@ -127,8 +138,8 @@ class Placed:
         run: its name.
         task: its task.
         fate: what became of it.
-        forecast: probability of holding, by all three axes fitted on other cells; None where the model does not solve
-            its task, or none could be made.
+        forecasts: probability of holding by each of ``STANDING``, fitted on other cells; None where the model does not
+            solve its task, or none could be made.
         kept: easy accuracy at the last iteration over its best.
         hard: hard accuracy at the last iteration.
         state_radius: spectral radius of W_state; None without recall.
@@ -137,7 +148,7 @@ class Placed:
     run: str
     task: str
     fate: Fate
-    forecast: float | None
+    forecasts: dict[str, float | None]
     kept: float | None
     hard: float | None
     state_radius: float | None
@@ -153,13 +164,13 @@ class Analysis:
         fates: how many models of each fate, by task.
         performances: every predictor.
         best_rival: the rival of largest area that looks no further than training did; None where none has an area.
-        ahead: by how much the area of all three axes is larger than its.
-        calibration: forecast against observed frequency, of all three axes.
+        calibration: forecast against observed frequency, of each of ``STANDING``.
         source: the task that rules are fitted on for other tasks.
         transfers: every predictor on every other task.
         clocks: the collapse clock.
         collapsed: models that collapse after the trained iterations, on which the clock is tested.
         earlier: models that do so before.
+        verdicts: how many models of each fate had each verdict, by mode (see ``said_and_done``).
         cells_table: the paper's tables.
         placed: every model that was evaluated.
     """
@@ -169,13 +180,13 @@ class Analysis:
     fates: dict[str, dict[str, int]]
     performances: list[Performance]
     best_rival: str | None
-    ahead: Estimate
-    calibration: list[Bin]
+    calibration: dict[str, list[Bin]]
     source: str
     transfers: list[Transfer]
     clocks: list[Clock]
     collapsed: int
     earlier: int
+    verdicts: dict[str, dict[str, dict[str, int]]]
     cells_table: list[CellRow]
     placed: list[Placed]
 
@@ -251,15 +262,22 @@ def _performance(data: _Data, predictor: Predictor, probability: np.ndarray, sco
     judged = known & data.solves
     hard = np.array([end.hard for end in data.outcomes], dtype=float)
     spent = [predictor.seconds(member) for member in data.members]
-    times = [value for value in spent if value is not None]
+    long_runs = [member.signals.get(LONG_RUN, {}).get("seconds") for member in data.members]
+    shares = [one / run for one, run in zip(spent, long_runs, strict=True) if one is not None and run]
     return Performance(
         predictor.name,
         predictor.kind,
         estimate_auc(scores[judged], data.holds[judged], data.cells[judged]),
         estimate_spearman(scores[known], hard[known], data.cells[known]),
         _brier(data, probability),
-        median(times) if times else None,
+        _median(spent),
+        _median(shares),
     )
+
+
+def _calibration(data: _Data, probability: np.ndarray) -> list[Bin]:
+    known = data.solves & np.isfinite(probability)
+    return reliability(probability[known], data.holds[known])
 
 
 def _ahead(data: _Data, ours: np.ndarray, theirs: np.ndarray) -> Estimate:
@@ -338,8 +356,24 @@ def _group_folds(cells: Int[np.ndarray, "models"]) -> list[np.ndarray]:
     return [np.flatnonzero(np.isin(cells, distinct[part::parts])) for part in range(parts)] if parts > 1 else []
 
 
-def _state_radius(member: Member) -> float | None:
-    return member.signals.get(STATE_RADIUS, {}).get("value")
+def _signal(member: Member, name: str) -> float | None:
+    return member.signals.get(name, {}).get("value")
+
+
+def _median(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return median(known) if known else None
+
+
+def said_and_done(members: Sequence[Member], became: Sequence[Outcome]) -> dict[str, dict[str, dict[str, int]]]:
+    """Return how many models of each fate had each verdict: in prediction mode, and with all iterations."""
+    found: dict[str, dict[str, dict[str, int]]] = {}
+    for member, outcome in zip(members, became, strict=True):
+        for mode, numbers in ((AHEAD, member.forecast), (IN_FULL, member.examined)):
+            if numbers:
+                counts = found.setdefault(mode, {}).setdefault(numbers["verdict"], {})
+                counts[outcome.fate.value] = counts.get(outcome.fate.value, 0) + 1
+    return found
 
 
 def cells_table(members: Sequence[Member], became: Sequence[Outcome]) -> list[CellRow]:
@@ -356,7 +390,6 @@ def cells_table(members: Sequence[Member], became: Sequence[Outcome]) -> list[Ce
         grouped.setdefault(key, []).append((member, outcome))
     rows = []
     for (task, recall, norm, rate), group in grouped.items():
-        known = [value for member, _ in group if (value := _state_radius(member)) is not None]
         rows.append(
             CellRow(
                 task,
@@ -366,7 +399,7 @@ def cells_table(members: Sequence[Member], became: Sequence[Outcome]) -> list[Ce
                 [outcome.easy for _, outcome in group],
                 [outcome.hard for _, outcome in group],
                 {} if recall == BASELINE else dict(Counter(outcome.fate.value for _, outcome in group)),
-                median(known) if known else None,
+                [_median(_signal(member, name) for member, _ in group) for name in LOGGED],
             )
         )
     return rows
@@ -390,8 +423,6 @@ def analyse(members: Sequence[Member]) -> Analysis:
         _performance(data, predictor, probabilities[predictor.name], scores[predictor.name]) for predictor in PREDICTORS
     ]
     best = _best_rival(performances)
-    ours = probabilities[ALL_AXES]
-    forecast = data.solves & np.isfinite(ours)
     source, transfers = _transfers(data, values)
     clocks, collapsed, earlier = _clocks(data, values)
     fates: dict[str, Counter[str]] = {}
@@ -401,26 +432,36 @@ def analyse(members: Sequence[Member]) -> Analysis:
         models=len(members),
         cells=len({member.cell for member in members}),
         fates={task: dict(counts) for task, counts in fates.items()},
-        performances=performances,
+        performances=[
+            replace(one, ahead=_ahead(data, scores[one.name], scores[best]))
+            if best is not None and one.kind == "framework"
+            else one
+            for one in performances
+        ],
         best_rival=best,
-        ahead=too_few("no rival has an area", len(data.members)) if best is None else _ahead(data, ours, scores[best]),
-        calibration=reliability(ours[forecast], data.holds[forecast]),
+        calibration={name: _calibration(data, probabilities[name]) for name in STANDING},
         source=source,
         transfers=transfers,
         clocks=clocks,
         collapsed=collapsed,
         earlier=earlier,
+        verdicts=said_and_done(members, became),
         cells_table=cells_table(everything, outcomes(everything)),
         placed=[
             Placed(
                 member.run,
                 member.task,
                 end.fate,
-                float(probability) if end.solves and math.isfinite(probability) else None,
+                {
+                    name: float(probabilities[name][place])
+                    if end.solves and math.isfinite(probabilities[name][place])
+                    else None
+                    for name in STANDING
+                },
                 end.kept,
                 end.hard,
-                _state_radius(member),
+                _signal(member, STATE_RADIUS),
             )
-            for member, end, probability in zip(data.members, data.outcomes, ours, strict=True)
+            for place, (member, end) in enumerate(zip(data.members, data.outcomes, strict=True))
         ],
     )
