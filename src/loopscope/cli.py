@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -23,9 +23,11 @@ from loopscope.training.settings import tidy
 
 if TYPE_CHECKING:
     from loopscope.evaluation import AccuracyCurve
+    from loopscope.models import FixedDepthTransformer, LoopedTransformer
     from loopscope.subjects import Subject
     from loopscope.tasks.words import Problem, Words
     from loopscope.training.runs import RunFolder
+    from loopscope.training.settings import RunSettings
 
 # What is shown may hold brackets and colons of its own (paths, errors): none of it is markup.
 console = Console(stderr=True, markup=False, emoji=False)
@@ -106,22 +108,16 @@ def evaluate_command(options: Namespace) -> int:
     from loopscope.evaluation import evaluate, iterations_to_run, to_json
     from loopscope.files import read_json, write_json
     from loopscope.reports.terminal import curves_table, iteration_progress
-    from loopscope.subjects import evaluation_of, trained_for_evaluation, with_data
-    from loopscope.training.runs import RunFolder
+    from loopscope.subjects import evaluation_of
 
-    run = RunFolder(Path(options.run))
-    settings, model = trained_for_evaluation(run)
-    chosen = ("iterations", "examples", "until_settled")
-    given = {name: options[name] for name in chosen if options[name] is not None}
-    settings = replace(settings, evaluation=replace(settings.evaluation, **given))
-    other_data = {name: value for name, value in vars(options.data).items() if value is not None}
-    settings = with_data(settings, other_data)
-    out = _place_for_evaluation(run, options.out, other=bool(other_data))
+    opened = _open_for_evaluation(options, ("iterations", "examples", "until_settled"))
+    run, settings, other_data = opened.run, opened.settings, opened.other_data
+    out = _place_for(run, run.evaluation, options.out, other_data)
     config = evaluation_of(settings)
     stored = read_json(run.evaluation)["splits"] if run.evaluation.is_file() and not other_data else {}
     splits = settings.data.evaluation_splits()
     with iteration_progress(console, "evaluate", iterations_to_run(splits, config)) as on_iteration:
-        curves = evaluate(model, settings.data, config, on_iteration, splits)
+        curves = evaluate(opened.model, settings.data, config, on_iteration, splits)
     show(curves_table(str(run.path), curves, settings.training.max_iterations))
     for name, curve in curves.items():
         if curve.steps is not None:
@@ -134,23 +130,67 @@ def evaluate_command(options: Namespace) -> int:
     return 0
 
 
-def _place_for_evaluation(run: RunFolder, out: str | None, other: bool) -> Path:
-    """Return the file to write an evaluation to, of a run's own data or of others.
+@dataclass(frozen=True)
+class _Opened:
+    """A run to measure on its own data or on others.
+
+    Args:
+        run: its folder.
+        settings: its settings, those given on the command line in their places.
+        model: its model.
+        other_data: whether the data are not the run's own.
+    """
+
+    run: RunFolder
+    settings: RunSettings
+    model: LoopedTransformer | FixedDepthTransformer
+    other_data: bool
+
+
+def _open_for_evaluation(options: Namespace, chosen: Sequence[str]) -> _Opened:
+    """Return the run that the options name, with what they change of its evaluation and its data.
+
+    Args:
+        options: of a command whose parser has ``_add_data_options``.
+        chosen: the options that are settings of an evaluation.
 
     Raises:
-        LoopscopeError: others are given without a file for them, the file is where an evaluation of a run's own data
-            belongs, or there is no place for it.
+        LoopscopeError: there is no such run, or no such data.
+    """
+    from loopscope.subjects import trained_for_evaluation, with_data
+    from loopscope.training.runs import RunFolder
+
+    run = RunFolder(Path(options.run))
+    settings, model = trained_for_evaluation(run)
+    given = {name: options[name] for name in chosen if options[name] is not None}
+    settings = replace(settings, evaluation=replace(settings.evaluation, **given))
+    other_data = {name: value for name, value in vars(options.data).items() if value is not None}
+    return _Opened(run, with_data(settings, other_data), model, bool(other_data))
+
+
+def _place_for(run: RunFolder, own: Path, out: str | None, other: bool) -> Path:
+    """Return the file to write to what was measured on a run's own data or on others.
+
+    Args:
+        run: the run.
+        own: where it belongs of the run's own data.
+        out: the file that was asked for.
+        other: whether the data are others.
+
+    Raises:
+        LoopscopeError: others are given without a file for them, the file is where what was measured on a run's own
+            data belongs, or there is no place for it.
     """
     if out is None:
         if other:
             raise LoopscopeError(
-                f"the data are not the run's own, whose evaluation is {run.evaluation}: name another file by --out FILE"
+                f"the data are not the run's own, whose {own.stem} is {own}: name another file by --out FILE"
             )
-        return run.evaluation
+        return own
     place = Path(out)
     folder = replace(run, path=place.resolve().parent)
-    if folder.config.is_file() and place.name == folder.evaluation.name:
-        raise LoopscopeError(f"--out {out} is where the evaluation of a run's own data belongs: name another file")
+    if folder.config.is_file() and place.name in (folder.evaluation.name, folder.trust.name):
+        raise LoopscopeError(f"--out {out} is where the {place.stem} of a run's own data belongs: name another file")
     if place.is_dir() or not place.parent.is_dir():
         raise LoopscopeError(f"--out {out} is no place for a file: name one in a folder that exists")
     return place
@@ -167,6 +207,34 @@ def _settling(curve: AccuracyCurve, stored: dict[str, Any] | None) -> str:
         return words
     difference = 100 * (curve.last - stored["last"])
     return f"{words}; accuracy at the last iteration {difference:+.2f} points from that of every iteration"
+
+
+def trust_command(options: Namespace) -> int:
+    """Measure what tells a run's right answers from its wrong ones, on its own data or on others of its task."""
+    from loopscope.evaluation import iterations_to_run
+    from loopscope.files import write_bytes, write_text
+    from loopscope.reports.charts import png
+    from loopscope.reports.sheet import in_terminal
+    from loopscope.reports.terminal import iteration_progress
+    from loopscope.reports.trust import risk_figure, trust_sheets
+    from loopscope.trust import measure
+
+    opened = _open_for_evaluation(options, ("iterations", "examples"))
+    run, settings = opened.run, opened.settings
+    if settings.model.architecture != "looped":
+        raise LoopscopeError(f"{run.path} is of a {settings.model.architecture} model, which has no iterations")
+    out = _place_for(run, run.trust, options.out, opened.other_data)
+    check_choice("the ending of --out", out.suffix, [".json"])
+    splits, config = settings.data.evaluation_splits(), settings.evaluation
+    with iteration_progress(console, "trust", iterations_to_run(splits, config)) as on_iteration:
+        measured = measure(opened.model, settings.data, config, on_iteration, splits)
+    values = {"settings": settings.to_dict(), "splits": {name: split.to_json() for name, split in measured.items()}}
+    for sheet in trust_sheets(str(run.path), config.iterations, values["splits"]):
+        show(in_terminal(sheet))
+    write_text(out, json.dumps(values, allow_nan=False) + "\n")
+    write_bytes(out.with_suffix(".png"), png(risk_figure(values["splits"])))
+    say(f"written: {out} and {out.with_suffix('.png')}")
+    return 0
 
 
 def _subject(name: str) -> Subject:
@@ -403,31 +471,17 @@ def _solve_parser() -> ArgumentParser:
     return parser
 
 
-def _evaluate_parser() -> ArgumentParser:
+def _add_evaluation_options(parser: ArgumentParser, own: str) -> None:
+    """Add what the commands take that measure a run on splits; ``own`` is the file that they write."""
     from loopscope.tasks import TASKS
 
-    parser = ArgumentParser(
-        exit_on_error=False,
-        allow_abbrev=False,
-        description="Measure a run's accuracy after every iteration, on each split of its task. With --data options it is "
-        "measured on other data than the run's own; whether the model was trained on some of these is not checked.",
-    )
     parser.add_argument("run", help="Folder of a trained run.")
     parser.add_argument(
         "--iterations", type=int | None, help="Iterations to run; those of the run's config if left out."
     )
     parser.add_argument("--examples", type=int | None, help="Most examples of a split; the config's if left out.")
     parser.add_argument(
-        "--until-settled",
-        action=ActionYesNo(no_prefix="no-"),
-        default=None,
-        help="Run each example only until its state and prediction have settled; the config's choice if left out. An "
-        "evaluation of every iteration that is there already is not overwritten.",
-    )
-    parser.add_argument(
-        "--out",
-        type=str | None,
-        help="File to write; evaluation.json in the run's folder if left out. Needed with --data.",
+        "--out", type=str | None, help=f"File to write; {own} in the run's folder if left out. Needed with --data."
     )
     options = {name: [field.name for field in fields(task)] for name, task in TASKS.items()}
     for option in dict.fromkeys(option for known in options.values() for option in known):
@@ -438,6 +492,36 @@ def _evaluate_parser() -> ArgumentParser:
             default=None,
             help=f"Instead of the run's own, for {', '.join(names)}: see loopscope train TASK --help.",
         )
+
+
+def _evaluate_parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        exit_on_error=False,
+        allow_abbrev=False,
+        description="Measure a run's accuracy after every iteration, on each split of its task. With --data options it is "
+        "measured on other data than the run's own; whether the model was trained on some of these is not checked.",
+    )
+    _add_evaluation_options(parser, "evaluation.json")
+    parser.add_argument(
+        "--until-settled",
+        action=ActionYesNo(no_prefix="no-"),
+        default=None,
+        help="Run each example only until its state and prediction have settled; the config's choice if left out. An "
+        "evaluation of every iteration that is there already is not overwritten.",
+    )
+    return parser
+
+
+def _trust_parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        exit_on_error=False,
+        allow_abbrev=False,
+        description="Measure what tells a run's right answers from its wrong ones, example by example: whether the state "
+        "arrived, its residual, its contraction, the estimated error, the softmax confidence. With --data options it is "
+        "measured on other data than the run's own. loopscope solve then says how often answers like the one it gives "
+        "were right.",
+    )
+    _add_evaluation_options(parser, "trust.json")
     return parser
 
 
@@ -522,6 +606,7 @@ COMMANDS: dict[str, tuple[Callable[[], ArgumentParser], Callable[[Namespace], in
     "train": (_train_parser, train_command, "Train one model on one task."),
     "solve": (_solve_parser, solve_command, "Answer a problem that you type in."),
     "evaluate": (_evaluate_parser, evaluate_command, "Measure accuracy against the number of iterations."),
+    "trust": (_trust_parser, trust_command, "Measure what tells right answers from wrong ones."),
     "examine": (_examine_parser, examine_command, "Measure stability and give a verdict, for a run or any loop."),
     "study": (_study_parser, study_command, "Train, evaluate and examine a grid of runs, with one report."),
     "study collect": (_collect_parser, collect_command, "Gather a study's runs into a file that can be committed."),

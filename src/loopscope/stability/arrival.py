@@ -114,6 +114,7 @@ class Step:
         before: their states before it.
         after: their states after it.
         mask: their mask of real tokens.
+        residual: relative residual of the step.
         change: norm of the change, per token.
         scale: what the change is relative to, per token: the larger norm of before and after, or tiny.
     """
@@ -123,6 +124,7 @@ class Step:
     before: Tree
     after: Tree
     mask: Bool[Tensor, "active *grid"] | None
+    residual: Float[Tensor, "active"]
     change: Float[Tensor, "active tokens"]
     scale: Float[Tensor, "active tokens"]
 
@@ -302,7 +304,8 @@ def follow(
             now = ratio(torch.linalg.vector_norm(change, dim=1), scale).to(dtype)
             residual[index, rows], norm[index, rows] = now, whole_after.to(dtype)
             if observe is not None:
-                observe(Step(index, rows, state, after, mask, change, torch.maximum(size, size_after).clamp_min(tiny)))
+                larger = torch.maximum(size, size_after).clamp_min(tiny)
+                observe(Step(index, rows, state, after, mask, now, change, larger))
             lost = ~now.isfinite()
             quiet = torch.where(now <= floor, quiet + 1, 0)
             if until == "arrival":

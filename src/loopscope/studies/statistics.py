@@ -11,17 +11,12 @@ from jaxtyping import Bool, Float, Int
 from scipy import stats
 
 from loopscope.errors import LoopscopeError
+from loopscope.ranking import Statistic, auc, interval
 
 FEWEST = 5
 """Fewest models of each outcome (of all, for a rank correlation or an error) for a number to be given."""
-SAMPLES = 1000
-"""Resamplings of the cells for an interval."""
 FOLDS = 5
 """Parts that the cells are divided into: each is tested by a rule fitted on the others."""
-LEVELS = (2.5, 97.5)
-"""Percentiles that bound an interval."""
-
-Statistic = Callable[[Int[np.ndarray, "chosen"]], float]
 
 
 @dataclass(frozen=True)
@@ -48,18 +43,6 @@ def too_few(counts: str, models: int) -> Estimate:
     return Estimate(None, None, None, models, f"too few: {counts}")
 
 
-def auc(scores: Float[np.ndarray, "models"], positive: Bool[np.ndarray, "models"]) -> float:
-    """Return the area under the ROC curve: the chance that a positive scores above a negative, ties by half.
-
-    NaN where one of the two is missing.
-    """
-    count = int(positive.sum())
-    pairs = count * (len(positive) - count)
-    if not pairs:
-        return float("nan")
-    return float((stats.rankdata(scores)[positive].sum() - count * (count + 1) / 2) / pairs)
-
-
 def spearman(first: Float[np.ndarray, "models"], second: Float[np.ndarray, "models"]) -> float:
     """Return Spearman's rank correlation; NaN where one of the two does not vary."""
     if np.ptp(first) == 0 or np.ptp(second) == 0:
@@ -71,33 +54,6 @@ def numbered(cells: Sequence[str]) -> Int[np.ndarray, "models"]:
     """Return cells as numbers, in order of appearance."""
     numbers = {cell: number for number, cell in enumerate(dict.fromkeys(cells))}
     return np.array([numbers[cell] for cell in cells], dtype=np.int64)
-
-
-def interval(
-    statistic: Statistic, cells: Int[np.ndarray, "models"], samples: int = SAMPLES, seed: int = 0
-) -> tuple[float | None, float | None]:
-    """Return a 95% percentile interval by resampling whole cells, whose models are no independent evidence.
-
-    Resamplings for which the statistic is not a number (one outcome missing) are left out; without at least half of
-    them there is no interval.
-
-    Args:
-        statistic: of the models at the given places, which may repeat.
-        cells: each model's cell.
-        samples: resamplings.
-        seed: of the resampling.
-    """
-    groups = [np.flatnonzero(cells == cell) for cell in np.unique(cells)]
-    generator = np.random.default_rng(seed)
-    found = []
-    for _ in range(samples):
-        chosen = generator.integers(len(groups), size=len(groups))
-        found.append(statistic(np.concatenate([groups[place] for place in chosen])))
-    known = np.array([value for value in found if np.isfinite(value)])
-    if 2 * len(known) < samples:
-        return None, None
-    low, high = np.percentile(known, LEVELS)
-    return float(low), float(high)
 
 
 def estimate(statistic: Statistic, cells: Int[np.ndarray, "models"]) -> Estimate:

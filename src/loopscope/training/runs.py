@@ -1,4 +1,4 @@
-"""A run is a folder: config.yaml, metrics.jsonl, model/, state/, evaluation.json, examination.json, report.html."""
+"""A run is a folder: config.yaml, metrics.jsonl, model/, state/, report.html, and what was measured as JSON."""
 
 from __future__ import annotations
 
@@ -53,6 +53,11 @@ class RunFolder:
     def evaluation(self) -> Path:
         """Accuracy against iterations."""
         return self.path / "evaluation.json"
+
+    @property
+    def trust(self) -> Path:
+        """What tells right answers from wrong ones."""
+        return self.path / "trust.json"
 
     @property
     def examination(self) -> Path:

@@ -1,0 +1,113 @@
+"""What ``loopscope trust`` shows: which signals tell right answers from wrong ones, as tables and as a figure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from loopscope.reports.charts import COLOURS, INK, SHADE, Panel, draw_panels, tidy
+from loopscope.reports.looks import DASHES, Look, add_legend, line_handle
+from loopscope.reports.rows import percent
+from loopscope.reports.sheet import Sheet
+from loopscope.risk import RiskCurve, risk_curve
+from loopscope.trust import SIGNALS, evidence_from
+
+LOOKS = {
+    name: Look(name, COLOURS[place % len(COLOURS)], DASHES[place % len(DASHES)], "o")
+    for place, name in enumerate(SIGNALS)
+}
+BEST = Look("perfect order", INK, "1 2", "o")
+RANDOM = Look("random order", SHADE, "6 2.5", "o")
+PANEL = {"width": 3.1, "height": 2.9}
+
+Splits = Mapping[str, Mapping[str, Any]]
+"""What ``trust.json`` holds under splits."""
+
+
+def _rate(group: Mapping[str, int]) -> str:
+    return percent(group["right"] / group["examples"] if group["examples"] else None)
+
+
+def arrival_sheet(title: str, iterations: int, splits: Splits) -> Sheet:
+    """Return one row per split: how many examples arrived, and how often these and the others were right."""
+    rows = [
+        [
+            name,
+            str(split["all"]["examples"]),
+            _rate(split["all"]),
+            str(split["arrived"]["examples"]),
+            _rate(split["arrived"]),
+            str(split["others"]["examples"]),
+            _rate(split["others"]),
+        ]
+        for name, split in splits.items()
+    ]
+    return Sheet(
+        title,
+        ("split", "examples", "right %", "arrived", "right %", "others", "right %"),
+        rows,
+        f"after {iterations} iterations; arrived: residual, contraction and estimated error say so",
+    )
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def signals_sheet(splits: Splits) -> Sheet:
+    """Return one row per split and signal: area under the ROC curve with its interval, area under risk and coverage."""
+    rows, ends = [], []
+    for name, split in splits.items():
+        for place, (signal, found) in enumerate(split["signals"].items()):
+            interval = "–" if found["low"] is None else f"{found['low']:.3f}-{found['high']:.3f}"
+            rows.append([name if place == 0 else "", signal, _number(found["auc"]), interval, _number(found["area"])])
+        rows.append(["", "perfect", "1.000", "", _number(split["perfect_area"])])
+        rows.append(["", "random", "0.500", "", _number(split["random_area"])])
+        ends.append(len(rows) - 1)
+    return Sheet(
+        "right or wrong?",
+        ("split", "signal", "AUC", "95%", "risk area"),
+        rows,
+        "AUC: how often a right answer is trusted more than a wrong one; risk area: mean risk over all coverages",
+        ends,
+    )
+
+
+def trust_sheets(title: str, iterations: int, splits: Splits) -> list[Sheet]:
+    """Return the tables of what was measured."""
+    return [arrival_sheet(title, iterations, splits), signals_sheet(splits)]
+
+
+def _line(axes: Axes, curve: RiskCurve, look: Look) -> None:
+    # The first point is carried to the left edge: a smaller coverage is not to be had for less.
+    coverage, risk = 100 * np.concatenate([[0.0], curve.coverage]), 100 * np.concatenate([curve.risk[:1], curve.risk])
+    axes.plot(coverage, risk, drawstyle="steps-pre", lw=1.5, **look.line)
+
+
+def _drawing(name: str, split: Mapping[str, Any], first: bool) -> Callable[[Axes], None]:
+    evidence = evidence_from(split["evidence"])
+    order = np.arange(len(evidence), dtype=np.float64)
+
+    def draw(axes: Axes) -> None:
+        tidy(axes, "% covered", "% wrong of these" if first else "", name)
+        error = 100 * split["random_area"]
+        axes.plot([0, 100], [error, error], lw=1, **RANDOM.line)
+        _line(axes, risk_curve(order, np.sort(evidence.right)[::-1]), BEST)
+        for signal, doubt in SIGNALS.items():
+            _line(axes, risk_curve(doubt(evidence), evidence.right), LOOKS[signal])
+        axes.set_xlim(0, 100)
+        axes.set_ylim(bottom=0, top=max(1.0, axes.get_ylim()[1]))
+
+    return draw
+
+
+def risk_figure(splits: Splits) -> Figure:
+    """Return risk against coverage, one panel per split and one line per signal."""
+    drawings = [_drawing(name, split, place == 0) for place, (name, split) in enumerate(splits.items())]
+    figure, _ = draw_panels([Panel(draw, **PANEL) for draw in drawings])
+    add_legend(figure, [line_handle(look) for look in (*LOOKS.values(), BEST, RANDOM)])
+    return figure
