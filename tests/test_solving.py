@@ -4,25 +4,41 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from commands import refusal
 from rich.console import Console
 
 from loopscope.cli import main
 from loopscope.errors import LoopscopeError
+from loopscope.files import read_json
 from loopscope.loop import FunctionLoop
 from loopscope.models import build_model
 from loopscope.reports.answers import show_frames, show_last, track_record
-from loopscope.solving import SHIPPED, Answerer, Record, answer_all, answer_of, frames, open_answerer, read_record
+from loopscope.solving import (
+    SHIPPED,
+    Answer,
+    Answerer,
+    Record,
+    answer_all,
+    answer_of,
+    frames,
+    open_answerer,
+    read_record,
+)
 from loopscope.tasks import PrefixSums, Sudoku
 from loopscope.tasks.prefix_sums_words import PrefixSumsWords
 from loopscope.tasks.sudoku_words import SudokuWords
 from loopscope.tasks.words import colour, words_of
 from loopscope.training.runs import RunFolder, open_run
 from loopscope.training.settings import settings_from
+from loopscope.trust import Evidence
 
 PUZZLE = SudokuWords.example
 SOLUTION = "534678912672195348198342567859761423426853791713924856961537284287419635345286179"
@@ -137,12 +153,38 @@ def test_what_is_said_of_an_answer() -> None:
     answerer = sudoku()
     problem = answerer.words.read(PUZZLE)
     last = show_last(console, answerer.words, problem, frames(answerer, problem, 1e-4, 500))
-    assert answer_of(answerer, problem, last, 1e-4).right
-    assert track_record(answerer, True) == "In validation, 88 of 90 answers that settled were right (97.8%)."
-    assert track_record(answerer, False) == "In validation, 1 of 10 answers that did not settle were right (10.0%)."
-    assert track_record(BITS, True).endswith("loopscope evaluate runs/bits does.")
+    answer = answer_of(answerer, problem, last, 1e-4)
+    other = replace(answer, settled=False)
+    assert answer.right
+    assert track_record(answerer, answer) == "In validation, 88 of 90 answers that settled were right (97.8%)."
+    assert track_record(answerer, other) == "In validation, 1 of 10 answers that did not settle were right (10.0%)."
+    assert track_record(BITS, answer).endswith("loopscope trust runs/bits does.")
     show_frames(console, answerer.words, problem, frames(answerer, problem, 1e-4, 500))
     assert console.file.getvalue().count("iteration ") == 1 + 5  # the last; then 1, 2, 4, 8 and the last
+
+
+def test_what_is_said_of_an_answer_beside_others_as_confident() -> None:
+    right, unsure = np.array([True, True, False, True, False]), np.array([1e-6, 0.01, 0.2, 0.3, 0.4])
+    settling = np.array([9, 8, 7, math.inf, math.inf])
+    evidence = Evidence(right, settling < math.inf, unsure, unsure, unsure, unsure, settling, right, unsure)
+    answerer = replace(sudoku(), evidence=evidence)
+    answer = Answer("", None, True, 12, 1e-5, 0.01)
+    assert track_record(answerer, answer) == (
+        "In validation, 2 of 2 answers that settled and were at least as confident as this one (confidence 99.00%) were "
+        "right (100.0%); of all 3 that settled, 66.7%."
+    )
+    assert "2 of 3 answers that settled and" in track_record(answerer, replace(answer, unsure=0.5))
+    assert track_record(answerer, replace(answer, unsure=1e-9)) == (
+        "In validation no answer that settled was as confident as this one (confidence over 99.99%); of all 3 that "
+        "settled, 66.7% were right."
+    )
+    assert "1 of 1 answers that did not settle and" in track_record(
+        answerer, replace(answer, settled=False, unsure=0.3)
+    )
+    settled = replace(answerer, evidence=evidence.at(settling < math.inf))
+    assert track_record(settled, replace(answer, settled=False)) == (
+        "In validation no answer was one that did not settle (confidence 99.00%)."
+    )
 
 
 @pytest.fixture
@@ -166,7 +208,7 @@ def test_the_command_answers_one_and_many(run: RunFolder, capsys, monkeypatch) -
     assert main(["solve", str(run.path), "110101", "--max-iterations", "20"]) in (0, 1)
     said = capsys.readouterr().out
     assert "bits  110101" in said
-    assert "was not measured: loopscope evaluate" in " ".join(said.split())
+    assert "was not measured: loopscope trust" in " ".join(said.split())
     monkeypatch.setattr("sys.stdin", io.StringIO("1101\n\n11\n"))
     assert main(["solve", str(run.path), "-"]) in (0, 1)
     lines = capsys.readouterr().out.splitlines()
@@ -209,6 +251,20 @@ def test_the_record_of_a_run_is_read_from_its_evaluation(run: RunFolder) -> None
     assert read_record(run.evaluation) is None
 
 
+def test_evidence_goes_before_the_record_at_its_own_tolerance_alone(run: RunFolder, capsys) -> None:
+    assert main(["evaluate", str(run.path), "--iterations", "3"]) == 0
+    assert main(["trust", str(run.path), "--iterations", "3"]) == 0
+    answerer = open_answerer(str(run.path))
+    assert len(answerer.evidence) == sum(split["all"]["examples"] for split in read_json(run.trust)["splits"].values())
+    assert open_answerer(str(run.path), 1e-3).evidence is None
+    capsys.readouterr()
+    for options, as_confident in (([], True), (["--tolerance", "1e-3"], False)):
+        assert main(["solve", str(run.path), "1101", "--max-iterations", "3", *options]) in (0, 1)
+        assert ("confiden" in capsys.readouterr().out) is as_confident
+    run.trust.write_text("{}")
+    assert "trust.json is not what loopscope trust writes" in refusal(capsys, ["solve", run.path, "1101"])
+
+
 SHIPPED_PROBLEMS = {
     "prefix-sums": ("11010001110101100011010101110001", "10011110100110111101100110100001"),
     "sudoku": (PUZZLE, SOLUTION),
@@ -223,7 +279,7 @@ def test_what_ships_answers_at_once_and_says_how_far_to_trust_it(task: str, caps
     said = capsys.readouterr().out
     assert f"\n{answer}\n" in said
     assert "Solved, and confirmed by the rules." in said
-    assert re.search("answers that (settled|did not settle) were right", said)
+    assert re.search("answers? that (settled|did not settle)", said)
 
 
 def test_every_shipped_model_has_its_card_and_is_small() -> None:

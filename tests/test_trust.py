@@ -70,6 +70,11 @@ def test_the_signals_of_a_loop_of_known_rates() -> None:
     fast = next(i for i in range(1, 99) if residual_after(0.5, i) <= 1e-4)
     assert found.settling.tolist() == [fast, math.inf, fast, math.inf]
     assert found.settled_right.tolist() == [True, True, False, False]
+    # Logits of 3 and -3, less what is left to go.
+    near = 3 * (1 - 0.5**fast)
+    assert found.settled_unsure[0] == pytest.approx(1 / (1 + math.exp(2 * near)), rel=1e-3)
+    assert found.unsure[0] == pytest.approx(1 / (1 + math.exp(6)), rel=1e-3)
+    assert found.settled_unsure[1] == found.unsure[1]
 
 
 def test_what_settles_is_judged_where_it_settled() -> None:
@@ -108,7 +113,7 @@ def test_confidence_in_a_move_is_the_probability_of_its_two_squares() -> None:
 def made(right: list[bool], residual: list[float]) -> Evidence:
     values = np.array(residual)
     flags = np.array(right)
-    return Evidence(flags, values <= 1e-4, values, values, values, values, values, flags)
+    return Evidence(flags, values <= 1e-4, values, values, values, values, values, flags, values)
 
 
 def test_a_split_is_counted_by_arrival() -> None:

@@ -151,7 +151,7 @@ def _open_for_evaluation(options: Namespace, chosen: Sequence[str]) -> _Opened:
     """Return the run that the options name, with what they change of its evaluation and its data.
 
     Args:
-        options: of a command whose parser has ``_add_data_options``.
+        options: of a command whose parser has ``_add_evaluation_options``.
         chosen: the options that are settings of an evaluation.
 
     Raises:
@@ -359,7 +359,7 @@ def solve_command(options: Namespace) -> int:
 
     check_positive(tolerance=options.tolerance, max_iterations=options.max_iterations)
     limits = (options.tolerance, options.max_iterations)
-    answerer = open_answerer(options.run)
+    answerer = open_answerer(options.run, options.tolerance)
     if options.problem == "-":
         if options.watch:
             raise LoopscopeError("--watch shows one problem, not those of standard input: give one")

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from loopscope.errors import LoopscopeError
+from loopscope.evaluation import SETTLED
 from loopscope.files import read_json
 from loopscope.fixed_points import solve
 from loopscope.fixed_points.residual import relative_residual, smallest_scale
@@ -23,6 +24,7 @@ from loopscope.tasks import TASKS
 from loopscope.tasks.task import Task
 from loopscope.tasks.words import Problem, Words, words_of
 from loopscope.training.runs import RunFolder
+from loopscope.trust import Evidence, read_evidence, significant, unsureness
 
 SHIPPED = Path(__file__).parent / "shipped"
 """Trained models that come with the package: one run folder per task."""
@@ -56,6 +58,8 @@ class Answerer:
         task: its task.
         words: how its problems are written.
         record: how its answers fared in validation; None where the run was not evaluated.
+        evidence: the same, example by example, of all splits; None where ``loopscope trust`` did not measure it, or
+            where answers settle at another tolerance than there.
     """
 
     path: Path
@@ -63,6 +67,7 @@ class Answerer:
     task: Task
     words: Words
     record: Record | None
+    evidence: Evidence | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,7 @@ class Answer:
         settled: whether the state arrived at a fixed point, within the tolerance.
         iterations: evaluations of the step.
         residual: relative residual at the end.
+        unsure: one minus the softmax confidence (``loopscope.trust.unsureness``).
     """
 
     line: str
@@ -82,10 +88,15 @@ class Answer:
     settled: bool
     iterations: int
     residual: float
+    unsure: float
 
 
-def open_answerer(name: str) -> Answerer:
+def open_answerer(name: str, tolerance: float = SETTLED) -> Answerer:
     """Return the answerer of a run's folder, or of the model that ships with the package for a task's name.
+
+    Args:
+        name: the folder or the task.
+        tolerance: the relative residual at which its answers are to settle.
 
     Raises:
         LoopscopeError: there is no such run or shipped model; or its model has no iterations.
@@ -101,7 +112,8 @@ def open_answerer(name: str) -> Answerer:
     if not isinstance(model, LoopedTransformer):
         raise LoopscopeError(f"{path} is of a {settings.model.architecture} model, which has no iterations to settle")
     record = read_record(run.evaluation) if run.evaluation.is_file() else None
-    return Answerer(path, model, settings.data, words_of(settings.task), record)
+    evidence = read_evidence(run.trust) if run.trust.is_file() and tolerance == SETTLED else None
+    return Answerer(path, model, settings.data, words_of(settings.task), record, evidence)
 
 
 def read_record(path: Path) -> Record | None:
@@ -138,6 +150,7 @@ def answer_all(answerer: Answerer, problems: Sequence[Problem], tolerance: float
             rows = places[begin : begin + BATCH]
             inputs = answerer.task.inputs(torch.stack([problems[place].tokens for place in rows]))
             solution = solve(answerer.model, inputs, tolerance=tolerance, max_iterations=max_iterations)
+            unsure = significant(unsureness(solution.output))
             for row, place in enumerate(rows):
                 found[place] = Answer(
                     line=answerer.words.line(problems[place], solution.output[row]),
@@ -145,6 +158,7 @@ def answer_all(answerer: Answerer, problems: Sequence[Problem], tolerance: float
                     settled=bool(solution.arrived[row]),
                     iterations=int(solution.iterations[row]),
                     residual=float(solution.residual[row]),
+                    unsure=float(unsure[row]),
                 )
     return [found[place] for place in range(len(problems))]
 
@@ -209,4 +223,5 @@ def answer_of(answerer: Answerer, problem: Problem, frame: Frame, tolerance: flo
         settled=frame.residual <= tolerance,
         iterations=frame.iteration,
         residual=frame.residual,
+        unsure=float(significant(unsureness(frame.logits[None]))[0]),
     )

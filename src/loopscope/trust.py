@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from loopscope.errors import LoopscopeError
 from loopscope.evaluation import SETTLED, EvaluationConfig, batches
+from loopscope.files import read_json
 from loopscope.loop import Loop, eval_mode, mask_of, select
 from loopscope.ranking import auc, interval
 from loopscope.risk import perfect_area, random_area, risk_curve
@@ -46,6 +48,7 @@ class Evidence:
         unsure: one minus the softmax confidence of the whole answer (see ``unsureness``).
         settling: the first iteration whose residual is within 1e-4, where ``loopscope solve`` stops.
         settled_right: whether the answer is right there; where it never settled, at the end.
+        settled_unsure: one minus the softmax confidence at the same place.
     """
 
     right: Flags
@@ -56,6 +59,7 @@ class Evidence:
     unsure: Doubt
     settling: Doubt
     settled_right: Flags
+    settled_unsure: Doubt
 
     def __len__(self) -> int:
         return len(self.right)
@@ -105,6 +109,22 @@ def joined(parts: Sequence[Evidence]) -> Evidence:
     return Evidence(
         **{field.name: np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Evidence)}
     )
+
+
+def read_evidence(path: Path) -> Evidence:
+    """Return the evidence of all splits that ``loopscope trust`` wrote.
+
+    Raises:
+        LoopscopeError: the file holds none.
+    """
+    values = read_json(path)
+    splits = values.get("splits") if isinstance(values, dict) else None
+    if not splits:
+        raise LoopscopeError(f"{path} is not what loopscope trust writes: make it again, or remove it")
+    try:
+        return joined([evidence_from(split["evidence"]) for split in splits.values()])
+    except LoopscopeError as error:
+        raise LoopscopeError(f"{path}: {error}") from error
 
 
 SIGNALS: dict[str, Callable[[Evidence], Doubt]] = {
@@ -170,6 +190,7 @@ class _Settling:
         self.judge, self.on_iteration = judge, on_iteration
         self.after = torch.full((batch,), math.inf, dtype=torch.float64)
         self.right = torch.zeros(batch, dtype=torch.bool)
+        self.unsure = torch.zeros(batch, dtype=torch.float64)
 
     def __call__(self, step: Step) -> None:
         """Take in one iteration."""
@@ -178,7 +199,9 @@ class _Settling:
         if bool(now.any()):
             rows = step.rows[now]
             self.after[rows] = step.index + 1
-            self.right[rows] = self.judge.right(self.judge.loop.read(select(step.after, now)), rows)
+            logits = self.judge.loop.read(select(step.after, now))
+            self.right[rows] = self.judge.right(logits, rows)
+            self.unsure[rows] = unsureness(logits, None if self.judge.real is None else self.judge.real[rows])
 
 
 def _rates(ends: Ends) -> Float[Tensor, "batch"]:
@@ -199,16 +222,18 @@ def _observe(
     for _ in range(int(ends.iterations.max()), iterations):
         on_iteration()
     logits = loop.read(ends.state)
-    right = judge.right(logits)
+    right, unsure = judge.right(logits), unsureness(logits, real)
+    settled = settling.after.isfinite()
     return Evidence(
         right=right.numpy(),
         arrived=ends.arrived.numpy(),
         residual=significant(ends.residual[-1]),
         contraction=significant(_rates(ends)),
         error=significant(ends.radius),
-        unsure=significant(unsureness(logits, real)),
+        unsure=significant(unsure),
         settling=settling.after.numpy(),
-        settled_right=torch.where(settling.after.isfinite(), settling.right, right).numpy(),
+        settled_right=torch.where(settled, settling.right, right).numpy(),
+        settled_unsure=significant(torch.where(settled, settling.unsure, unsure)),
     )
 
 
@@ -286,6 +311,19 @@ class Counted:
 def counted(right: Flags) -> Counted:
     """Return how many examples there are, and how many are right."""
     return Counted(len(right), int(right.sum()))
+
+
+def alike(evidence: Evidence, settled: bool, unsure: float) -> tuple[Counted, Counted]:
+    """Return the examples that ended as an answer did, settled or not, and those of them at least as sure as it.
+
+    Args:
+        evidence: of any examples.
+        settled: whether the answer's state settled.
+        unsure: one minus the answer's confidence, where it settled.
+    """
+    ended = evidence.settling < math.inf if settled else evidence.settling == math.inf
+    sure = ended & (evidence.settled_unsure <= unsure)
+    return counted(evidence.settled_right[ended]), counted(evidence.settled_right[sure])
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from loopscope.solving import Answer, Answerer, Frame
 from loopscope.tasks.words import Problem, Words, legend
+from loopscope.trust import Counted, alike
 
 PRINTED = (1, 2, 4, 8, 16, 30, 60, 120, 250, 500)
 """The iterations that are printed where the output is no terminal."""
@@ -40,22 +41,51 @@ def arrival_of(answer: Answer) -> str:
     return f"It had not settled after {answer.iterations} iterations (residual {answer.residual:.1e})."
 
 
-def track_record(answerer: Answerer, settled: bool) -> str:
+def _how(settled: bool) -> str:
+    return "that settled" if settled else "that did not settle"
+
+
+def track_record(answerer: Answerer, answer: Answer) -> str:
     """Return how often such answers were right in validation, in a sentence."""
+    if answerer.evidence is not None:
+        return _record_of_alike(answer, *alike(answerer.evidence, answer.settled, answer.unsure))
     record = answerer.record
     if record is None:
-        return f"How often such answers are right was not measured: loopscope evaluate {answerer.path} does."
-    total, right = (record.settled, record.settled_right) if settled else (record.others, record.others_right)
-    kind = "that settled" if settled else "that did not settle"
+        return f"How often such answers are right was not measured: loopscope trust {answerer.path} does."
+    total, right = (record.settled, record.settled_right) if answer.settled else (record.others, record.others_right)
     if not total:
-        return f"In validation no answer was one {kind}."
-    return f"In validation, {right:,} of {total:,} answers {kind} were right ({100 * right / total:.1f}%)."
+        return f"In validation no answer was one {_how(answer.settled)}."
+    return (
+        f"In validation, {right:,} of {total:,} answers {_how(answer.settled)} were right ({100 * right / total:.1f}%)."
+    )
+
+
+def _record_of_alike(answer: Answer, ended: Counted, sure: Counted) -> str:
+    """Return how often validation answers that ended like this one were right, and those at least as confident."""
+    how, confidence = _how(answer.settled), f"confidence {confidence_of(answer)}"
+    if ended.accuracy is None:
+        return f"In validation no answer was one {how} ({confidence})."
+    whole = f"{100 * ended.accuracy:.1f}%"
+    if sure.accuracy is None:
+        return (
+            f"In validation no answer {how} was as confident as this one ({confidence}); of all {ended.examples:,} "
+            f"{how}, {whole} were right."
+        )
+    return (
+        f"In validation, {sure.right:,} of {sure.examples:,} answers {how} and were at least as confident as this one "
+        f"({confidence}) were right ({100 * sure.accuracy:.1f}%); of all {ended.examples:,} {how}, {whole}."
+    )
+
+
+def confidence_of(answer: Answer) -> str:
+    """Return an answer's softmax confidence in percent."""
+    return "over 99.99%" if answer.unsure < 1e-4 else f"{100 * (1 - answer.unsure):.2f}%"
 
 
 def show_answer(console: Console, answerer: Answerer, answer: Answer) -> None:
     """Print one answer, what the rules say of it, and how far to trust it."""
     console.print(answer.line, soft_wrap=True)
-    for sentence in (verdict_on(answer), arrival_of(answer), track_record(answerer, answer.settled)):
+    for sentence in (verdict_on(answer), arrival_of(answer), track_record(answerer, answer)):
         console.print(sentence, soft_wrap=True, markup=False)
 
 
