@@ -104,7 +104,8 @@ def ship(run: RunFolder, command: str, licence: str, target: Path) -> Path:
     if folder.exists():
         shutil.rmtree(folder)
     (folder / "model").mkdir(parents=True)
-    for part in (run.config, run.evaluation, run.examination):
+    measured = [run.trust] if run.trust.is_file() else []
+    for part in (run.config, run.evaluation, run.examination, *measured):
         shutil.copyfile(part, folder / part.name)
     for part in ("config.json", "model.safetensors"):
         shutil.copyfile(run.model / part, folder / "model" / part)

@@ -53,10 +53,11 @@ def test_a_shipped_run_has_what_an_answer_needs_and_a_card(tmp_path: Path) -> No
             {"verdict": "unknown", "provisional": True, "advice": "Train.", "axes": [axis], "settings": examined}
         )
     )
+    run.trust.write_text("{}")
     folder = ship_script().ship(run, "loopscope train prefix-sums", "made here, CC0", tmp_path / "shipped")
     assert folder.name == "prefix-sums"
     assert sorted(path.name for path in folder.rglob("*") if path.is_file()) == [
-        "card.md", "config.json", "config.yaml", "evaluation.json", "examination.json", "model.safetensors",
+        "card.md", "config.json", "config.yaml", "evaluation.json", "examination.json", "model.safetensors", "trust.json",
     ]  # fmt: skip
     card = (folder / "card.md").read_text()
     assert "| 32 bits | 50 | 50.0 | 90.0 | 90.0 | 90.0 | 40 | 100.0 | 50.0 |" in card

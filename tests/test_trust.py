@@ -17,6 +17,7 @@ from loopscope.evaluation import EvaluationConfig
 from loopscope.files import read_json
 from loopscope.loop import FunctionLoop
 from loopscope.models import build_model
+from loopscope.reports.trust import bands_sheet
 from loopscope.tasks import PrefixSums, Split
 from loopscope.tasks.prefix_sums import prefix_sums
 from loopscope.training.runs import RunFolder, open_run
@@ -153,6 +154,13 @@ def test_evidence_comes_back_from_json() -> None:
         evidence_from({name: value for name, value in values.items() if name != "error"})
     with pytest.raises(LoopscopeError, match="lists of equal length"):
         evidence_from(values | {"error": [0.0]})
+
+
+def test_bands_hold_their_upper_edge() -> None:
+    found = assess(made([True, False, True, False, True], [1e-5, 1e-4, 2e-4, math.inf, math.inf]))
+    sheet = bands_sheet("by residual", "residual", (1e-5, 1e-4, 1e-3), {"easy": found.to_json()})
+    assert sheet.columns == ["split", "to 1e-05", "to 0.0001", "to 0.001", "above 0.001"]
+    assert sheet.rows == [["easy", "100.0 of 1", "0.0 of 1", "100.0 of 1", "50.0 of 2"]]
 
 
 @pytest.fixture

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,9 @@ LOOKS = {
 }
 BEST = Look("perfect order", INK, "1 2", "o")
 RANDOM = Look("random order", SHADE, "6 2.5", "o")
+RESIDUALS = (1e-5, 1e-4, 1e-3, 1e-2)
+DOUBTS = (1e-3, 1e-2, 0.1, 0.5)
+"""Where residuals and lack of confidence are cut into bands."""
 PANEL = {"width": 3.1, "height": 2.9}
 
 Splits = Mapping[str, Mapping[str, Any]]
@@ -77,9 +82,38 @@ def signals_sheet(splits: Splits) -> Sheet:
     )
 
 
+def _within(low: float, high: float) -> str:
+    return f"above {low:g}" if high == math.inf else f"to {high:g}"
+
+
+def bands_sheet(title: str, kind: str, edges: Sequence[float], splits: Splits) -> Sheet:
+    """Return one row per split: how many examples lie between two values of a signal, and how often these are right.
+
+    Args:
+        title: of the table.
+        kind: the field of ``Evidence`` that is cut into bands.
+        edges: where, ascending; each band holds its upper edge.
+        splits: what was measured.
+    """
+    bounds = [-math.inf, *edges, math.inf]
+    rows = []
+    for name, split in splits.items():
+        evidence = evidence_from(split["evidence"])
+        places = np.digitize(getattr(evidence, kind), edges, right=True)
+        groups = [evidence.right[places == place] for place in range(len(bounds) - 1)]
+        rows.append([name, *(f"{percent(group.mean())} of {len(group)}" if len(group) else "–" for group in groups)])
+    columns = ["split", *(_within(*pair) for pair in pairwise(bounds))]
+    return Sheet(title, columns, rows, "% right, and of how many examples")
+
+
 def trust_sheets(title: str, iterations: int, splits: Splits) -> list[Sheet]:
     """Return the tables of what was measured."""
-    return [arrival_sheet(title, iterations, splits), signals_sheet(splits)]
+    return [
+        arrival_sheet(title, iterations, splits),
+        bands_sheet("by relative residual", "residual", RESIDUALS, splits),
+        bands_sheet("by one minus the softmax confidence", "unsure", DOUBTS, splits),
+        signals_sheet(splits),
+    ]
 
 
 def _line(axes: Axes, curve: RiskCurve, look: Look) -> None:
