@@ -9,9 +9,10 @@ from loopscope.solving import SHIPPED
 from loopscope.training.runs import RunFolder
 
 HERE = Path(__file__).parent / "pictures"
+SHOWN = (("sudoku", "1-3 guesses"), ("sudoku", "10-99 guesses"), ("chess", "up to 1600"), ("chess", "2001-2400"))
 
 if __name__ == "__main__":
     HERE.mkdir(exist_ok=True)
-    for task in ("sudoku", "chess"):
-        splits = read_json(RunFolder(SHIPPED / task).trust)["splits"]
-        (HERE / f"trust-{task}.png").write_bytes(png(risk_figure(splits)))
+    stored = {task: read_json(RunFolder(SHIPPED / task).trust)["splits"] for task, _ in SHOWN}
+    splits = {f"{task}, {name}": stored[task][name] for task, name in SHOWN}
+    (HERE / "trust.png").write_bytes(png(risk_figure(splits)))
