@@ -24,6 +24,8 @@ from loopscope.training.settings import tidy
 if TYPE_CHECKING:
     from loopscope.evaluation import AccuracyCurve
     from loopscope.models import FixedDepthTransformer, LoopedTransformer
+    from loopscope.studies import StudyFolder, StudyPlan
+    from loopscope.studies.processes import Machines
     from loopscope.subjects import Subject
     from loopscope.tasks.words import Problem, Words
     from loopscope.training.runs import RunFolder
@@ -277,6 +279,18 @@ def examine_command(options: Namespace) -> int:
     return 0
 
 
+@contextmanager
+def _machines(address: str | None, plan: StudyPlan, folder: StudyFolder) -> Iterator[Machines | None]:
+    """Yield the machines of a Ray cluster, or None where no address is given."""
+    if address is None:
+        yield None
+        return
+    from loopscope.studies.cluster import join_cluster
+
+    with join_cluster(address, folder.path, max(run.settings.training.threads for run in plan.runs)) as cluster:
+        yield cluster
+
+
 def study_command(options: Namespace) -> int:
     """Train, evaluate and examine a grid of runs, and write one report."""
     from loopscope.reports.study import write_report
@@ -286,8 +300,8 @@ def study_command(options: Namespace) -> int:
     plan = read_plan(Path(options.config))
     folder = StudyFolder(Path(options.out or Path("studies") / plan.name))
     limit = None if options.time_limit is None else seconds(options.time_limit)
-    with StudyDisplay(console, plan) as display:
-        outcome = run_study(plan, folder, options.workers, limit, options.retry_failed, display.show)
+    with _machines(options.ray, plan, folder) as machines, StudyDisplay(console, plan) as display:
+        outcome = run_study(plan, folder, options.workers, limit, options.retry_failed, display.show, machines)
     if outcome.records:
         show(records_table(plan, outcome.records))
         write_report(plan, folder, outcome.records)
@@ -559,7 +573,19 @@ def _study_parser() -> ArgumentParser:
     )
     parser.add_argument("config", help="The study's YAML file, such as configs/quick.yaml.")
     parser.add_argument("--out", type=str | None, help="Folder for the study; studies/NAME if left out.")
-    parser.add_argument("--workers", type=int | None, help="Runs at once; the study's own number if left out.")
+    parser.add_argument(
+        "--workers",
+        type=int | None,
+        help="Runs at once; if left out, the study's own number, or with --ray what the cluster's CPUs allow.",
+    )
+    parser.add_argument(
+        "--ray",
+        type=str | None,
+        metavar="ADDRESS",
+        help="Do the runs on the machines of this Ray cluster: HOST:PORT, as `ray start --head` says it, or auto, the "
+        "cluster that this machine is part of. All of them see the study's folder under the same path, on a file "
+        'system that they share. Needs pip install "loopscope[cluster]".',
+    )
     parser.add_argument(
         "--time-limit", type=str | None, help="Stop cleanly before this much time has passed, such as 9m or 1h30m."
     )

@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -19,6 +16,7 @@ from loopscope.errors import RESUMABLE, LoopscopeError, check_positive
 from loopscope.files import explain_write, make_folder, read_json
 from loopscope.studies.ledger import Ledger, Record
 from loopscope.studies.plan import PlannedRun, StudyPlan
+from loopscope.studies.processes import Job, Machines, News, Process, ThisMachine
 from loopscope.studies.signals import signals_file
 from loopscope.training.runs import RunFolder, open_run
 from loopscope.training.settings import settings_from
@@ -26,6 +24,8 @@ from loopscope.training.settings import settings_from
 POLL = 0.2
 GRACE = 20.0
 """Seconds before a time limit at which runs are asked to stop: enough for a step and a checkpoint."""
+LOSSES = 3
+"""Machines that a run may lose in one call: the last is taken for the run's own fault, such as memory that it exhausts."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,8 @@ class RunStatus:
         total: parts of the stage.
         details: further figures, such as the loss.
         began: when the stage began, on the monotonic clock, and how much was done then.
+        error: why it failed.
+        losses: how often its machine was lost.
     """
 
     name: str
@@ -75,9 +77,18 @@ class RunStatus:
     details: dict[str, Any] = field(default_factory=dict)
     began: tuple[float, int] = (0.0, 0)
     error: str | None = None
+    losses: int = 0
 
-    def update(self, message: dict[str, Any]) -> None:
-        """Take in a line from the worker."""
+    def hear(self, news: News) -> None:
+        """Take in what is known of the worker."""
+        if news.state == "running":
+            self.state = "running"
+        elif news.state == "lost":
+            self.state, self.stage, self.losses = "waiting", "", self.losses + 1
+        if news.progress is not None:
+            self._update(news.progress)
+
+    def _update(self, message: dict[str, Any]) -> None:
         if message["stage"] != self.stage:
             self.began = (time.monotonic(), message["done"])
         self.stage, self.done, self.total = message["stage"], message["done"], message["total"]
@@ -91,13 +102,12 @@ class RunStatus:
         return (time.monotonic() - began) / (self.done - done_then) * (self.total - self.done)
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Worker:
-    """A running process and the thread that reads from it."""
+    """A run under way: its worker process, and what is shown of it."""
 
     planned: PlannedRun
-    process: subprocess.Popen[str]
-    reader: threading.Thread
+    process: Process
     status: RunStatus
 
 
@@ -116,56 +126,38 @@ class StudyOutcome:
     stopped: str | None
 
 
-def _read_from(process: subprocess.Popen[str], status: RunStatus) -> None:
-    assert process.stdout is not None
-    with process.stdout:
-        for line in process.stdout:
-            try:
-                message = json.loads(line)
-            except json.JSONDecodeError:
-                continue  # a library printed something
-            if "error" in message:
-                status.error = message["error"]
-            elif "stage" in message:
-                status.update(message)
-
-
-def _start(plan: StudyPlan, folder: StudyFolder, planned: PlannedRun, status: RunStatus) -> _Worker:
-    run = open_run(folder.run(planned.name).path, planned.settings, resume=True)
-    threads = str(planned.settings.training.threads)
+def _job(plan: StudyPlan, run: RunFolder, planned: PlannedRun) -> Job:
+    path = run.path.absolute()
     measured = json.dumps({"examination": asdict(plan.examination), "signals": plan.signals})
-    command = [sys.executable, "-m", "loopscope.studies.worker", str(run.path), measured]
-    with explain_write(run.path / "log.txt"):
-        log = open(run.path / "log.txt", "a")  # noqa: SIM115 (closed below)
-    with log:
-        process = subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            stdin=subprocess.DEVNULL,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
-            start_new_session=True,  # an interrupt in the terminal reaches the study alone, which asks the runs to stop
-        )
-    status.state = "running"
-    reader = threading.Thread(target=_read_from, args=(process, status), daemon=True)
-    reader.start()
-    return _Worker(planned, process, reader, status)
-
-
-def _record(folder: StudyFolder, worker: _Worker) -> Record:
-    run = folder.run(worker.planned.name)
-    failed = worker.process.returncode != 0
-    error = (
-        worker.status.error or f"the process ended with status {worker.process.returncode}; see {run.path / 'log.txt'}"
+    return Job(
+        arguments=(str(path), measured),
+        log=str(path / "log.txt"),
+        threads=planned.settings.training.threads,
+        folder=os.getcwd(),
+        environment={
+            name: value for name, value in os.environ.items() if name == "PYTHONPATH" or name.startswith("LOOPSCOPE_")
+        },
     )
+
+
+def _start(plan: StudyPlan, folder: StudyFolder, planned: PlannedRun, status: RunStatus, machines: Machines) -> _Worker:
+    run = open_run(folder.run(planned.name).path, planned.settings, resume=True)
+    job = _job(plan, run, planned)
+    with explain_write(Path(job.log)):
+        process = machines.start(job)
+    return _Worker(planned, process, status)
+
+
+def _record(folder: StudyFolder, planned: PlannedRun, error: str | None) -> Record:
+    """Return the record of a run that ended, with what its folder holds; it failed where there is an error."""
+    run = folder.run(planned.name)
     seconds, signals = run.path / "seconds.json", signals_file(run)
     return Record(
-        run=worker.planned.name,
-        status="failed" if failed else "finished",
-        settings=worker.planned.settings.to_dict(),
+        run=planned.name,
+        status="finished" if error is None else "failed",
+        settings=planned.settings.to_dict(),
         seconds=read_json(seconds) if seconds.exists() else {},
-        error=error if failed else None,
+        error=error,
         evaluation=read_json(run.evaluation)["splits"] if run.evaluation.exists() else None,
         examination=read_json(run.examination) if run.examination.exists() else None,
         forecast=read_json(run.forecast) if run.forecast.exists() else None,
@@ -200,33 +192,37 @@ def run_study(
     time_limit: float | None = None,
     retry_failed: bool = False,
     show: Callable[[list[RunStatus]], None] | None = None,
+    machines: Machines | None = None,
 ) -> StudyOutcome:
     """Do every run of a study that is not done yet.
 
     Args:
         plan: the study.
         folder: where it is kept.
-        workers: runs at once, the plan's number if None; each has the threads of its settings, so that results do not
-            depend on this number.
+        workers: runs at once; if None, as many as the machines have room for, or the plan's number where they do not
+            say. Each run has the threads of its settings, so that results do not depend on this number.
         time_limit: seconds after which to stop cleanly.
         retry_failed: do runs again that failed before.
         show: called several times a second with the status of every run.
+        machines: where runs are done; on this machine if None. A run whose machine is lost goes on on another, until it
+            has lost ``LOSSES`` of them.
 
     Returns:
         the records, and why it stopped early if it did: time limit, or interrupt (SIGINT, SIGTERM).
 
     Raises:
-        LoopscopeError: the folder cannot be written, is in use, or holds another study's runs; or ``workers`` is below 1.
+        LoopscopeError: the folder cannot be written, is in use, or holds another study's runs; ``workers`` is below 1; or
+            a machine may not do runs.
     """
-    workers = plan.workers if workers is None else workers
-    check_positive(workers=workers)
+    if workers is not None:
+        check_positive(workers=workers)
     make_folder(folder.path / "runs")
     with RunFolder(folder.path).lock():
         done = _already_done(folder, plan, retry_failed)
         statuses = {
             run.name: RunStatus(run.name, "done before" if run.name in done else "waiting") for run in plan.runs
         }
-        stopped = _run_all(plan, folder, workers, time_limit, statuses, show)
+        stopped = _run_all(plan, folder, workers, time_limit, statuses, show, machines or ThisMachine())
     names = [run.name for run in plan.runs]
     records = {name: record for name, record in folder.ledger.records().items() if name in names}
     unfinished = [status.name for status in statuses.values() if status.state in ("waiting", "stopped")]
@@ -236,12 +232,14 @@ def run_study(
 def _run_all(
     plan: StudyPlan,
     folder: StudyFolder,
-    workers: int,
+    workers: int | None,
     time_limit: float | None,
     statuses: dict[str, RunStatus],
     show: Callable[[list[RunStatus]], None] | None,
+    machines: Machines,
 ) -> str | None:
     deadline = None if time_limit is None else time.monotonic() + time_limit - GRACE
+    threads = max(run.settings.training.threads for run in plan.runs)
     asked: list[str] = []
     previous = {
         number: signal.signal(number, lambda got, frame: asked.append(signal.Signals(got).name))
@@ -257,13 +255,19 @@ def _run_all(
             if asked and not told:
                 told = True
                 for worker in running:
-                    worker.process.terminate()
-            while waiting and len(running) < workers and not asked:
+                    worker.process.ask_to_stop()
+            while waiting and not asked and len(running) < (workers or machines.room(threads) or plan.workers):
                 planned = waiting.popleft()
-                running.append(_start(plan, folder, planned, statuses[planned.name]))
-            for worker in [worker for worker in running if worker.process.poll() is not None]:
-                running.remove(worker)
-                _finish(folder, worker)
+                running.append(_start(plan, folder, planned, statuses[planned.name], machines))
+            for worker in list(running):
+                news = worker.process.poll()
+                worker.status.hear(news)
+                if news.state in ("ended", "lost"):
+                    running.remove(worker)
+                    if _goes_on_elsewhere(worker.status, news):
+                        waiting.appendleft(worker.planned)
+                    else:
+                        _finish(folder, worker, news)
             if show is not None:
                 show(list(statuses.values()))
             if running:
@@ -278,12 +282,28 @@ def _run_all(
     return asked[0] if asked else None
 
 
-def _finish(folder: StudyFolder, worker: _Worker) -> None:
-    worker.reader.join()
+def _goes_on_elsewhere(status: RunStatus, news: News) -> bool:
+    return news.state == "lost" and status.losses < LOSSES
+
+
+def _why_failed(folder: StudyFolder, worker: _Worker, news: News) -> str | None:
+    """Return why a run failed, in one line, or None if it finished."""
+    log = folder.run(worker.planned.name).path / "log.txt"
+    if news.state == "lost":
+        return (
+            f"its machine, or the Ray worker there, died {worker.status.losses} times while it ran; see {log}; "
+            "--retry-failed does it again"
+        )
+    if news.status == 0:
+        return None
+    return news.error or f"the process ended with status {news.status}; see {log}"
+
+
+def _finish(folder: StudyFolder, worker: _Worker, news: News) -> None:
     # SIGTERM itself: it came before the process, still importing, could take note of it.
-    if worker.process.returncode in (RESUMABLE, -signal.SIGTERM):
+    if news.state == "ended" and news.status in (RESUMABLE, -signal.SIGTERM):
         worker.status.state = "stopped"
         return
-    record = _record(folder, worker)
+    record = _record(folder, worker.planned, _why_failed(folder, worker, news))
     folder.ledger.append(record)
     worker.status.state, worker.status.error = record.status, record.error
