@@ -11,6 +11,7 @@ from loopscope.errors import LoopscopeError
 from loopscope.loop import FunctionLoop
 from loopscope.models import build_model
 from loopscope.studies.signals import (
+    AT_FURTHER,
     COSINE,
     EASY_ACCURACY,
     LAST_RESIDUAL,
@@ -21,6 +22,7 @@ from loopscope.studies.signals import (
     WEIGHT_RATIO,
     forecast_split,
     matrix_radius,
+    measure_further,
     measure_signals,
     power_iteration,
     recall_weights,
@@ -63,6 +65,15 @@ def test_signals_of_a_loop_that_doubles_and_breaks():
     assert values[STATE_RADIUS] is values[WEIGHT_RATIO] is None
     assert all(signal.seconds >= 0 for signal in found.values())
     assert found[LAST_RESIDUAL].seconds > 0
+
+
+def test_a_longer_look_goes_to_30_iterations_where_training_used_fewer():
+    """Of norm 1 at first, 2^30 by then, and wrong from 2^12 on; at 10, training's own, it was right."""
+    found = measure_further(growing(2.0, broken_from=4000.0), TASK, SPLIT, trained_iterations=10)
+    assert found[f"{NORM_RATIO}{AT_FURTHER}"].value == pytest.approx(2.0**30, rel=1e-5)
+    assert found[f"{EASY_ACCURACY}{AT_FURTHER}"].value == found[f"{LONG_RUN}{AT_FURTHER}"].value == 0
+    assert not any(name.startswith(STATE_RADIUS) for name in found)
+    assert measure_further(growing(2.0, broken_from=4000.0), TASK, SPLIT, trained_iterations=30) == {}
 
 
 def test_a_loop_that_keeps_its_answers_keeps_all_of_them():

@@ -61,7 +61,7 @@ def _performances(analysis: Analysis) -> Sheet:
         rows,
         "Area under the ROC curve, among models that solve their task; 95% intervals over cells; in brackets the models. "
         "Several numbers: by a rule fitted on other cells. Ahead: by how much the area is larger than that of the best "
-        f"short rival, {analysis.best_rival or DASH}. The last two columns are medians over models.",
+        f"rival that sees as much, {' or '.join(analysis.best_rivals.values()) or DASH}. The last two: medians over models.",
         [framework - 1],
     )
 
@@ -145,10 +145,10 @@ def analysis_tables(analysis: Analysis) -> list[Sheet]:
 def headline(analysis: Analysis) -> str:
     """Return how the framework compares with its best rival, in a line."""
     known = [one for one in analysis.performances if one.kind == "framework" and one.ahead is not None]
-    if analysis.best_rival is None or not known:
+    if not known:
         return "Too few models of either outcome to compare the framework with its rivals."
     said = "; ".join(f"{one.name} {shown(one.ahead)}" for one in known if one.ahead and one.name in STANDING)
-    return f"Area under the curve, ahead of the best short rival, {analysis.best_rival}: {said}"
+    return f"Area under the curve, ahead of the best rival that sees as much ({', '.join(analysis.best_rivals.values())}): {said}"
 
 
 def _counted(one: Counted) -> list[str]:

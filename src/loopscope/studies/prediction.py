@@ -18,8 +18,8 @@ from jaxtyping import Bool, Float, Int
 from loopscope.errors import LoopscopeError
 from loopscope.studies.outcomes import Fate, Outcome, outcomes
 from loopscope.studies.population import Member
-from loopscope.studies.predictors import ALL_AXES, ALL_RIVALS, LOOK, PREDICTORS, RIVALS, SHORT, Predictor
-from loopscope.studies.signals import COSINE, LONG_RUN, NORM_RATIO, STATE_RADIUS, WEIGHT_RATIO
+from loopscope.studies.predictors import ALL_AXES, ALL_RIVALS, LOOK, PREDICTORS, RIVALS, Predictor
+from loopscope.studies.signals import AT_FURTHER, COSINE, LONG_RUN, NORM_RATIO, STATE_RADIUS, WEIGHT_RATIO
 from loopscope.studies.statistics import (
     FEWEST,
     FOLDS,
@@ -38,7 +38,7 @@ from loopscope.studies.statistics import (
     too_few,
 )
 
-STANDING = (ALL_AXES, LOOK)
+STANDING = (ALL_AXES, LOOK, f"{LOOK}{AT_FURTHER}")
 """The predictors that stand for the framework in figures and in a line: the whole of it, and its cheap part."""
 CLOCK = (*STANDING, ALL_RIVALS)
 """The predictors whose numbers the collapse clock is set by."""
@@ -163,7 +163,8 @@ class Analysis:
         cells: how many grid cells they fill.
         fates: how many models of each fate, by task.
         performances: every predictor.
-        best_rival: the rival of largest area that looks no further than training did; None where none has an area.
+        best_rivals: the rival of largest area, but for running on, among those that look no further than training did
+            (by an empty name), and among those that look further (by what their names end in).
         calibration: forecast against observed frequency, of each of ``STANDING``.
         source: the task that rules are fitted on for other tasks.
         transfers: every predictor on every other task.
@@ -179,7 +180,7 @@ class Analysis:
     cells: int
     fates: dict[str, dict[str, int]]
     performances: list[Performance]
-    best_rival: str | None
+    best_rivals: dict[str, str]
     calibration: dict[str, list[Bin]]
     source: str
     transfers: list[Transfer]
@@ -285,10 +286,24 @@ def _ahead(data: _Data, ours: np.ndarray, theirs: np.ndarray) -> Estimate:
     return estimate_ahead(ours[both], theirs[both], data.holds[both], data.cells[both])
 
 
-def _best_rival(performances: Sequence[Performance]) -> str | None:
-    short = {rival.name for rival in RIVALS} & {*SHORT, ALL_RIVALS}
-    known = [(one.area.value, one.name) for one in performances if one.name in short and one.area.value is not None]
-    return max(known)[1] if known else None
+def _best_rivals(performances: Sequence[Performance]) -> dict[str, str]:
+    """Return the rival of largest area among those that see as much, by what they see (``Predictor.at``)."""
+    seen = {rival.name: rival.at for rival in RIVALS if rival.name != LONG_RUN}
+    best: dict[str, tuple[float, str]] = {}
+    for one in performances:
+        if one.name in seen and one.area.value is not None:
+            at = seen[one.name]
+            best[at] = max(best.get(at, (0.0, "")), (one.area.value, one.name))
+    return {at: name for at, (_, name) in best.items()}
+
+
+def _compared(
+    data: _Data, performance: Performance, predictor: Predictor, best: dict[str, str], scores: dict[str, np.ndarray]
+) -> Performance:
+    rival = best.get(predictor.at)
+    if rival is None or predictor.kind == "rival":
+        return performance
+    return replace(performance, ahead=_ahead(data, scores[predictor.name], scores[rival]))
 
 
 def _transfers(data: _Data, values: dict[str, np.ndarray]) -> tuple[str, list[Transfer]]:
@@ -422,7 +437,7 @@ def analyse(members: Sequence[Member]) -> Analysis:
     performances = [
         _performance(data, predictor, probabilities[predictor.name], scores[predictor.name]) for predictor in PREDICTORS
     ]
-    best = _best_rival(performances)
+    best = _best_rivals(performances)
     source, transfers = _transfers(data, values)
     clocks, collapsed, earlier = _clocks(data, values)
     fates: dict[str, Counter[str]] = {}
@@ -433,12 +448,10 @@ def analyse(members: Sequence[Member]) -> Analysis:
         cells=len({member.cell for member in members}),
         fates={task: dict(counts) for task, counts in fates.items()},
         performances=[
-            replace(one, ahead=_ahead(data, scores[one.name], scores[best]))
-            if best is not None and one.kind == "framework"
-            else one
-            for one in performances
+            _compared(data, one, predictor, best, scores)
+            for one, predictor in zip(performances, PREDICTORS, strict=True)
         ],
-        best_rival=best,
+        best_rivals=best,
         calibration={name: _calibration(data, probabilities[name]) for name in STANDING},
         source=source,
         transfers=transfers,

@@ -13,11 +13,13 @@ from typing import Literal
 
 from loopscope.studies.population import Member
 from loopscope.studies.signals import (
+    AT_FURTHER,
     COSINE,
     EASY_ACCURACY,
     LAST_RESIDUAL,
     LONG_RUN,
     NORM_RATIO,
+    OF_WEIGHTS,
     POWER_ITERATION,
     RANDOM,
     RANDOM_ANSWER,
@@ -54,12 +56,15 @@ class Predictor:
         kind: framework, or rival.
         numbers: what it is made from; None where a number is not known for a model.
         seconds: what it costs for a model.
+        at: empty for one that sees the trained iterations alone, else what its signals' names end in; predictors that
+            see as much are compared with each other.
     """
 
     name: str
     kind: Literal["framework", "rival"]
     numbers: Callable[[Member], list[Number]]
     seconds: Callable[[Member], Number]
+    at: str = ""
 
 
 def _log(value: Number) -> Number:
@@ -109,18 +114,29 @@ def _all_parts(member: Member) -> Number:
     return _seconds_of(member, ["total"], [SWAP])
 
 
-def _look(member: Member) -> list[Number]:
-    logs = (LAST_RESIDUAL, SLOWEST_TOKENS, SWAP, RANDOM)
-    return [
-        *(_log(_signal(member, name)) for name in logs),
-        *(_signal(member, name) for name in (SLOPE, SWAP_ANSWER, RANDOM_ANSWER)),
-    ]
+def _look(at: str) -> Predictor:
+    """Return the brief look after the trained iterations, or after further ones.
 
+    Args:
+        at: what follows the names of the signals.
+    """
+    in_logs = tuple(f"{name}{at}" for name in (LAST_RESIDUAL, SLOWEST_TOKENS, SWAP, RANDOM))
+    as_they_are = tuple(f"{name}{at}" for name in (SLOPE, SWAP_ANSWER, RANDOM_ANSWER))
 
-def _look_seconds(member: Member) -> Number:
-    # Each of the two further passes counts the first one in, which is paid once.
-    first, swap, random = (member.signals.get(name, {}).get("seconds") for name in (LAST_RESIDUAL, SWAP, RANDOM))
-    return None if first is None or swap is None or random is None else swap + random - first
+    def numbers(member: Member) -> list[Number]:
+        return [
+            *(_log(_signal(member, name)) for name in in_logs),
+            *(_signal(member, name) for name in as_they_are),
+        ]
+
+    def seconds(member: Member) -> Number:
+        # Each of the two further passes counts the first one in, which is paid once.
+        first, swap, random = (
+            member.signals.get(f"{name}{at}", {}).get("seconds") for name in (LAST_RESIDUAL, SWAP, RANDOM)
+        )
+        return None if first is None or swap is None or random is None else swap + random - first
+
+    return Predictor(f"{LOOK}{at}", "framework", numbers, seconds, at)
 
 
 FRAMEWORK = (
@@ -134,7 +150,8 @@ FRAMEWORK = (
     ),
     Predictor(GEOMETRY, "framework", _geometry, lambda member: _seconds_of(member, PARTS[GEOMETRY], [])),
     Predictor(ALL_AXES, "framework", _all_axes, _all_parts),
-    Predictor(LOOK, "framework", _look, _look_seconds),
+    _look(""),
+    _look(AT_FURTHER),
     Predictor(
         f"{ALL_AXES} and {EASY_ACCURACY}",
         "framework",
@@ -162,12 +179,14 @@ TURNED: dict[str, Callable[[Number], Number]] = {
 SHORT = tuple(name for name in TURNED if name != LONG_RUN)
 
 
-def _rival(name: str, turn: Callable[[Number], Number]) -> Predictor:
+def _rival(name: str, turn: Callable[[Number], Number], at: str = "") -> Predictor:
+    signal = f"{name}{at}"
     return Predictor(
-        name,
+        signal,
         "rival",
-        lambda member: [turn(_signal(member, name))],
-        lambda member: member.signals.get(name, {}).get("seconds"),
+        lambda member: [turn(_signal(member, signal))],
+        lambda member: member.signals.get(signal, {}).get("seconds"),
+        at,
     )
 
 
@@ -186,5 +205,6 @@ RIVALS = (
         lambda member: [turn(_signal(member, name)) for name, turn in TURNED.items() if name in SHORT],
         _short_seconds,
     ),
+    *(_rival(name, turn, AT_FURTHER) for name, turn in TURNED.items() if name not in OF_WEIGHTS),
 )
 PREDICTORS = (*FRAMEWORK, *RIVALS)

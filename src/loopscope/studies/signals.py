@@ -49,6 +49,12 @@ SWAP_ANSWER = "answers kept after a swap"
 RANDOM = "distance after a random start"
 RANDOM_ANSWER = "answers kept after a random start"
 LONG_RUN = "running on"
+OF_WEIGHTS = (STATE_RADIUS, WEIGHT_RATIO)
+"""The signals that no iteration changes."""
+FURTHER = 30
+"""Iterations of a longer look at models that were trained with fewer: the most that a forecast may see."""
+AT_FURTHER = f", {FURTHER} iterations"
+"""What follows the names of signals that were taken there."""
 
 
 @dataclass(frozen=True)
@@ -170,6 +176,18 @@ def measure_signals(
             found.update({name: _signal(value, took) for name, value in zip(names, values, strict=True)})
         found[LONG_RUN] = _timed(lambda: _kept(loop, task, split, iterations))
     return found
+
+
+def measure_further(loop: Loop, task: Task, split: Split, trained_iterations: int, seed: int = 0) -> dict[str, Signal]:
+    """Return the signals of states and answers after ``FURTHER`` iterations, where training used fewer.
+
+    By the names of `measure_signals` with ``AT_FURTHER`` after them; running on ends there too. Empty where training
+    used as many.
+    """
+    if trained_iterations >= FURTHER:
+        return {}
+    found = measure_signals(loop, task, split, FURTHER, FURTHER, seed)
+    return {f"{name}{AT_FURTHER}": signal for name, signal in found.items() if name not in OF_WEIGHTS}
 
 
 def _of_weights(loop: Loop) -> dict[str, Signal]:

@@ -24,7 +24,7 @@ from loopscope.errors import RESUMABLE, LoopscopeError
 from loopscope.evaluation import batches, evaluate_split, to_json
 from loopscope.files import read_json, write_json
 from loopscope.stability import ExaminationConfig
-from loopscope.studies.signals import forecast_split, measure_signals, signals_file
+from loopscope.studies.signals import forecast_split, measure_further, measure_signals, signals_file
 from loopscope.subjects import (
     evaluation_of,
     examine_subject,
@@ -122,6 +122,7 @@ def _measure(run: RunFolder, config: ExaminationConfig, reporter: Reporter) -> N
     found = measure_signals(
         model, settings.data, split, settings.training.max_iterations, settings.evaluation.iterations, config.seed
     )
+    found |= measure_further(model, settings.data, split, settings.training.max_iterations, config.seed)
     write_json(signals_file(run), {name: asdict(signal) for name, signal in found.items()})
     reporter.send(1, 1)
 
