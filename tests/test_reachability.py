@@ -10,7 +10,7 @@ from torch import Tensor
 
 from loopscope.errors import LoopscopeError
 from loopscope.loop import FunctionLoop
-from loopscope.stability.arrival import FixedPoints, contraction, follow, rounding_floor
+from loopscope.stability.arrival import FixedPoints, contraction, follow, rounding_floor, step_in_parts
 from loopscope.stability.basin import basin, fraction
 from loopscope.stability.reachability import quantiles, trace
 
@@ -97,6 +97,23 @@ def test_what_must_not_count_as_arrived():
     assert float(growing.rate[0]) == pytest.approx(1.2, rel=1e-3)
     assert math.isinf(float(growing.radius[0]))
     assert not growing.arrived[0]
+
+
+@pytest.mark.parametrize(("numbers", "sizes"), [(100, [7]), (12, [2, 2, 2, 1]), (1, [1] * 7)])
+def test_a_step_in_parts_is_the_step(numbers, sizes):
+    """Two leaves and a counter, five numbers an example (the counter is none)."""
+    seen = []
+
+    def step(state, recalled):
+        seen.append(len(recalled))
+        return {"a": state["a"] / 2 + recalled, "b": -state["b"], "count": state["count"] + 1}
+
+    loop = FunctionLoop(lambda x: x, lambda e: e, step, lambda state: state["a"])
+    state = {"a": torch.randn(7, 3), "b": torch.randn(7, 2), "count": torch.arange(7)}
+    recalled = torch.randn(7, 3)
+    found = step_in_parts(loop, state, recalled, numbers)
+    assert seen == sizes
+    assert all(torch.equal(found[name], value) for name, value in step(state, recalled).items())
 
 
 def test_the_rounding_floor_counts_as_arrived():

