@@ -5,19 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import accumulate
 
-from loopscope.reports.rows import percent
+from loopscope.reports.rows import DASH, number, percent
 from loopscope.reports.sheet import Sheet
 from loopscope.studies.guidance import Counted, Guidance
 from loopscope.studies.outcomes import Fate
 from loopscope.studies.prediction import LOGGED, STANDING, Analysis, CellRow
 from loopscope.studies.statistics import Estimate
-
-DASH = "–"
-
-
-def number(value: float | None, digits: int = 2) -> str:
-    """Return a number, or a dash where there is none."""
-    return DASH if value is None else f"{value:.{digits}f}"
 
 
 def shown(given: Estimate) -> str:

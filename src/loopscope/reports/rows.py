@@ -8,10 +8,17 @@ from typing import Any
 from loopscope.stability.examination import middle
 from loopscope.studies.ledger import Record
 
+DASH = "–"
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """Return a number, or a dash where there is none."""
+    return DASH if value is None else f"{value:.{digits}f}"
+
 
 def percent(value: float | None) -> str:
     """Return a fraction as a percentage, or a dash where there is none."""
-    return "–" if value is None else f"{100 * value:.1f}"
+    return DASH if value is None else f"{100 * value:.1f}"
 
 
 def split_names(records: Iterable[Record]) -> list[str]:

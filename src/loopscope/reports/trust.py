@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from loopscope.reports.charts import COLOURS, INK, SHADE, Panel, draw_panels, tidy
 from loopscope.reports.looks import DASHES, Look, add_legend, line_handle
-from loopscope.reports.rows import percent
+from loopscope.reports.rows import number, percent
 from loopscope.reports.sheet import Sheet
 from loopscope.risk import RiskCurve, risk_curve
 from loopscope.trust import SIGNALS, evidence_from
@@ -59,19 +59,17 @@ def arrival_sheet(title: str, iterations: int, splits: Splits) -> Sheet:
     )
 
 
-def _number(value: float | None, digits: int = 3) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
-
-
 def signals_sheet(splits: Splits) -> Sheet:
     """Return one row per split and signal: area under the ROC curve with its interval, area under risk and coverage."""
     rows, ends = [], []
     for name, split in splits.items():
         for place, (signal, found) in enumerate(split["signals"].items()):
             interval = "–" if found["low"] is None else f"{found['low']:.3f}-{found['high']:.3f}"
-            rows.append([name if place == 0 else "", signal, _number(found["auc"]), interval, _number(found["area"])])
-        rows.append(["", "perfect", "1.000", "", _number(split["perfect_area"])])
-        rows.append(["", "random", "0.500", "", _number(split["random_area"])])
+            rows.append(
+                [name if place == 0 else "", signal, number(found["auc"], 3), interval, number(found["area"], 3)]
+            )
+        rows.append(["", "perfect", "1.000", "", number(split["perfect_area"], 3)])
+        rows.append(["", "random", "0.500", "", number(split["random_area"], 3)])
         ends.append(len(rows) - 1)
     return Sheet(
         "right or wrong?",

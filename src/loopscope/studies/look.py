@@ -14,8 +14,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from loopscope.errors import check_positive
+from loopscope.evaluation import decisions
 from loopscope.fixed_points.residual import relative_residual, smallest_scale
 from loopscope.loop import Loop, Tree, flatten, iterate, mask_of, token_norms, tree_map
+from loopscope.stability.arrival import line
 from loopscope.stability.distances import distance
 from loopscope.stability.starts import of_others, random_like
 
@@ -62,9 +64,7 @@ def run_pass(loop: Loop, recalled: Tree, iterations: int, seed: int = 0) -> Pass
 def slope(residual: Float[Tensor, "steps batch"]) -> Float[Tensor, "batch"]:
     """Return the change per step of the residual's logarithm to base 10, by least squares; NaN of a single step."""
     logs = residual.double().clamp_min(torch.finfo(torch.float32).eps).log10()
-    steps = torch.arange(len(logs), dtype=torch.float64)
-    steps = steps - steps.mean()
-    return (steps[:, None] * logs).sum(0) / steps.square().sum()
+    return line(logs, torch.ones_like(logs, dtype=torch.bool))[0]
 
 
 def slowest_tokens(loop: Loop, seen: Pass) -> Float[Tensor, "batch"]:
@@ -109,8 +109,5 @@ def _ends(loop: Loop, seen: Pass, start: Tree, iterations: int) -> Return:
     mask = mask_of(loop, seen.recalled)
     with torch.no_grad():
         end = iterate(loop, start, seen.recalled, iterations)
-        own, other = (loop.read(state).argmax(-1).flatten(1) for state in (seen.last, end))
-    same = own == other
-    if mask is not None:
-        same = same | ~mask.flatten(1)
-    return Return(distance(end, seen.last, mask) / distance(start, seen.last, mask), same.all(1))
+        own, other = (decisions(loop.read(state), mask) for state in (seen.last, end))
+    return Return(distance(end, seen.last, mask) / distance(start, seen.last, mask), (own == other).all(1))
