@@ -3,12 +3,13 @@
 from loopscope.errors import check_choice
 from loopscope.tasks.chess import Chess
 from loopscope.tasks.prefix_sums import PrefixSums
+from loopscope.tasks.small_sudoku import SmallSudoku
 from loopscope.tasks.sudoku import Sudoku
 from loopscope.tasks.task import Split, Task
 
-AnyTask = PrefixSums | Sudoku | Chess
+AnyTask = PrefixSums | SmallSudoku | Sudoku | Chess
 
-TASKS: dict[str, type[AnyTask]] = {task.name: task for task in (PrefixSums, Sudoku, Chess)}
+TASKS: dict[str, type[AnyTask]] = {task.name: task for task in (PrefixSums, SmallSudoku, Sudoku, Chess)}
 """The tasks by the name that commands and configs give them."""
 
 
@@ -22,4 +23,4 @@ def task_class(name: str) -> type[AnyTask]:
     return TASKS[name]
 
 
-__all__ = ["TASKS", "Chess", "PrefixSums", "Split", "Sudoku", "Task", "task_class"]
+__all__ = ["TASKS", "Chess", "PrefixSums", "SmallSudoku", "Split", "Sudoku", "Task", "task_class"]
