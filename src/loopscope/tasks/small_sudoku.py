@@ -223,8 +223,8 @@ class SmallSudoku:
     Args:
         box: rows and columns of a box; [2, 3] makes boards of six by six, [2, 2] of four by four.
         train_empty: most empty cells of a training puzzle; how many are aimed at is drawn anew for each, from 1 on.
-        test_empty: most empty cells of the evaluation splits, drawn likewise from above those of the split before; the
-            first is the easy one. A last split, hardest, has as many as singles allow.
+        test_empty: most empty cells of each evaluation split, drawn likewise from above those of the split before; the
+            first is the easy one. The number of all cells stands for as many as singles allow.
         train_puzzles: puzzles to train on.
         test_puzzles: puzzles of every evaluation split.
         seed: seed of the puzzles, apart from the seed of training.
@@ -232,7 +232,7 @@ class SmallSudoku:
 
     box: tuple[int, int] = (2, 3)
     train_empty: int = 12
-    test_empty: tuple[int, ...] = (12, 18)
+    test_empty: tuple[int, ...] = (12, 18, 36)
     train_puzzles: int = 10_000
     test_puzzles: int = 500
     seed: int = 0
@@ -252,7 +252,7 @@ class SmallSudoku:
         if not rising or min(self.test_empty, default=0) < 1 or max(self.test_empty) > cells:
             raise LoopscopeError(
                 f"test_empty is {list(self.test_empty)}, expected rising numbers of cells from 1 to {cells}, such as "
-                f"[{cells // 3}, {cells // 2}]"
+                f"[{cells // 3}, {cells // 2}, {cells}]"
             )
 
     @property
@@ -276,7 +276,7 @@ class SmallSudoku:
         return _make(self).training
 
     def evaluation_splits(self) -> dict[str, Split]:
-        """Return the splits of ``test_empty``, named by their numbers of empty cells, and the hardest."""
+        """Return the splits of ``test_empty``, named by their numbers of empty cells; hardest where singles set them."""
         return _make(self).evaluation
 
     def inputs(self, problems: Int[Tensor, "batch cells"]) -> Float[Tensor, "batch cells features"]:
@@ -320,9 +320,11 @@ class SmallSudoku:
 def _make(task: SmallSudoku) -> _Splits:
     """Return a task's splits."""
     board, draw = task.board, np.random.default_rng(task.seed)
-    ranges = [(begin + 1, end) for begin, end in pairwise((0, *task.test_empty))]
-    aims = {f"{'-'.join(map(str, sorted({begin, end})))} empty": (begin, end) for begin, end in ranges}
-    aims |= {HARDEST: (board.cells, board.cells)}
+    aims = {}
+    for before, end in pairwise((0, *task.test_empty)):
+        begin = end if end == board.cells else before + 1
+        numbers = f"{end}" if begin == end else f"{begin}-{end}"
+        aims[HARDEST if end == board.cells else f"{numbers} empty"] = (begin, end)
     wanted = task.train_puzzles + len(aims) * task.test_puzzles
     boards = distinct_boards(board, wanted, draw)
     # Of small boards there are fewer than puzzles are wanted: each split then has its share, and uses it again and again.
