@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,11 +16,15 @@ from loopscope.studies.signals import (
     COSINE,
     EASY_ACCURACY,
     LAST_RESIDUAL,
+    LEAP,
+    LEAP_ANSWER,
+    LEAP_COLLAPSE,
     LONG_RUN,
     NORM_RATIO,
     POWER_ITERATION,
     STATE_RADIUS,
     WEIGHT_RATIO,
+    fall,
     forecast_split,
     matrix_radius,
     measure_further,
@@ -65,6 +70,24 @@ def test_signals_of_a_loop_that_doubles_and_breaks():
     assert values[STATE_RADIUS] is values[WEIGHT_RATIO] is None
     assert all(signal.seconds >= 0 for signal in found.values())
     assert found[LAST_RESIDUAL].seconds > 0
+
+
+def test_leaps_see_a_drift_end_far_beyond_the_iterations_that_were_run():
+    """The norm grows by 1 a step and answers are wrong from 100 on: right after 30 steps, wrong from the leap to 152."""
+    drifting = replace(growing(1.0, broken_from=100.0), step=lambda state, recalled: state + state.sign())
+    found = measure_signals(drifting, TASK, SPLIT, trained_iterations=10, iterations=20)
+    assert found[EASY_ACCURACY].value == found[LONG_RUN].value == 1
+    assert found[LEAP].value == found[LEAP_ANSWER].value == 0
+    assert found[LEAP_COLLAPSE].value == pytest.approx(math.sqrt(48 * 152))
+    kept = measure_signals(growing(1.0, broken_from=100.0), TASK, SPLIT, trained_iterations=10, iterations=20)
+    assert kept[LEAP].value == kept[LEAP_ANSWER].value == 1
+    assert kept[LEAP_COLLAPSE].value is None
+
+
+def test_half_is_lost_between_the_points_around_it():
+    assert fall([15, 48, 152, 480], [0.6, 1.0, 0.4, 0.0]) == pytest.approx(math.sqrt(48 * 152))
+    assert fall([15, 48, 152, 480], [0.2, 0.4, 0.3, 0.2]) is None
+    assert fall([15, 48], [0.0, 0.0]) is None
 
 
 def test_a_longer_look_goes_to_30_iterations_where_training_used_fewer():

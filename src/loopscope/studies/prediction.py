@@ -16,10 +16,20 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from loopscope.errors import LoopscopeError
+from loopscope.stability.leaps import LANDINGS
 from loopscope.studies.outcomes import Fate, Outcome, outcomes
 from loopscope.studies.population import Member
 from loopscope.studies.predictors import ALL_AXES, ALL_RIVALS, LOOK, PREDICTORS, RIVALS, Predictor
-from loopscope.studies.signals import AT_FURTHER, COSINE, LONG_RUN, NORM_RATIO, STATE_RADIUS, WEIGHT_RATIO
+from loopscope.studies.signals import (
+    AT_FURTHER,
+    COSINE,
+    LEAP,
+    LEAP_COLLAPSE,
+    LONG_RUN,
+    NORM_RATIO,
+    STATE_RADIUS,
+    WEIGHT_RATIO,
+)
 from loopscope.studies.statistics import (
     FEWEST,
     FOLDS,
@@ -366,8 +376,16 @@ def _clocks(data: _Data, values: dict[str, np.ndarray]) -> tuple[list[Clock], in
         return lambda tested: np.full(len(tested), middle)
 
     clocks = [clock(name, ridge(values[name][places])) for name in CLOCK]
+    clocks.append(clock(LEAP_COLLAPSE, np.array([_fall_in_octaves(data.members[place]) for place in places])))
     clocks.append(clock(MEDIAN_CLOCK, cross_fit(constant, parts, len(places))))
     return clocks, len(later), len(falls) - len(later)
+
+
+def _fall_in_octaves(member: Member) -> float:
+    """Return the binary logarithm of where leaps see half lost, of the end where they see it nowhere, NaN untaken."""
+    if LEAP not in member.signals:
+        return math.nan
+    return math.log2(_signal(member, LEAP_COLLAPSE) or LANDINGS[-1])
 
 
 def _group_folds(cells: Int[np.ndarray, "models"]) -> list[np.ndarray]:

@@ -17,6 +17,8 @@ from loopscope.studies.signals import (
     COSINE,
     EASY_ACCURACY,
     LAST_RESIDUAL,
+    LEAP,
+    LEAP_ANSWER,
     LONG_RUN,
     NORM_RATIO,
     OF_WEIGHTS,
@@ -139,6 +141,17 @@ def _look(at: str) -> Predictor:
     return Predictor(f"{LOOK}{at}", "framework", numbers, seconds, at)
 
 
+def _leap(name: str) -> Predictor:
+    """Return what leaps say: they too take 30 iterations."""
+    return Predictor(
+        name,
+        "framework",
+        lambda member: [_signal(member, name)],
+        lambda member: member.signals.get(name, {}).get("seconds"),
+        AT_FURTHER,
+    )
+
+
 FRAMEWORK = (
     Predictor("statuses of the axes", "framework", _statuses, lambda member: _seconds_of(member, ["total"], [])),
     Predictor(REACHABILITY, "framework", _reachability, lambda member: _seconds_of(member, PARTS[REACHABILITY], [])),
@@ -152,6 +165,8 @@ FRAMEWORK = (
     Predictor(ALL_AXES, "framework", _all_axes, _all_parts),
     _look(""),
     _look(AT_FURTHER),
+    _leap(LEAP),
+    _leap(LEAP_ANSWER),
     Predictor(
         f"{ALL_AXES} and {EASY_ACCURACY}",
         "framework",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,12 +20,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from loopscope.errors import LoopscopeError, check_positive
-from loopscope.evaluation import EvaluationConfig, evaluate_split
+from loopscope.evaluation import EvaluationConfig, decisions, evaluate_split
 from loopscope.fixed_points.residual import smallest_scale
 from loopscope.linear import random_vectors, step_jacobian
 from loopscope.loop import Loop, Tree, eval_mode, flatten, mask_of, norms, select
 from loopscope.models.recall import ExternalRecall, InternalRecall
-from loopscope.studies.look import after_random_start, after_swap, run_pass, slope, slowest_tokens
+from loopscope.stability.leaps import leaps
+from loopscope.studies.look import Pass, after_random_start, after_swap, run_pass, slope, slowest_tokens
 from loopscope.tasks import Split, Task
 from loopscope.training.runs import RunFolder
 from loopscope.training.settings import RunSettings
@@ -48,9 +49,14 @@ SWAP = "distance after a swap"
 SWAP_ANSWER = "answers kept after a swap"
 RANDOM = "distance after a random start"
 RANDOM_ANSWER = "answers kept after a random start"
+LEAP = "easy accuracy after leaps"
+LEAP_ANSWER = "answers kept after leaps"
+LEAP_COLLAPSE = "collapse after leaps"
 LONG_RUN = "running on"
 OF_WEIGHTS = (STATE_RADIUS, WEIGHT_RATIO)
 """The signals that no iteration changes."""
+OF_LEAPS = (LEAP, LEAP_ANSWER, LEAP_COLLAPSE)
+"""The signals of leaps, which take the same steps however many were trained."""
 FURTHER = 30
 """Iterations of a longer look at models that were trained with fewer: the most that a forecast may see."""
 AT_FURTHER = f", {FURTHER} iterations"
@@ -148,23 +154,18 @@ def measure_signals(
             before, last = (flatten(part, mask).double() for part in (seen.before, state))
             return float(torch.cosine_similarity(before, last, dim=1).median())
 
-        def accuracy() -> float:
-            with torch.no_grad():
-                right = task.correct(loop.read(state), split.problems, split.answers)
-                padding = torch.zeros_like(right) if mask is None else ~mask
-                return float((right | padding).all(1).double().mean())
-
         for name, work in {
             POWER_ITERATION: radius,
             LAST_RESIDUAL: lambda: float(seen.residual[-1].median()),
             NORM_RATIO: norm_ratio,
             COSINE: cosine,
-            EASY_ACCURACY: accuracy,
+            EASY_ACCURACY: lambda: _accuracy(loop, task, split, recalled, state),
             SLOPE: lambda: float(slope(seen.residual).median()),
             SLOWEST_TOKENS: lambda: float(slowest_tokens(loop, seen).median()),
         }.items():
             own = _timed(work)
             found[name] = _signal(own.value, own.seconds + spent)
+        found.update(_after_leaps(loop, task, split, seen, spent, seed))
         for names, go in (
             ((SWAP, SWAP_ANSWER), lambda: after_swap(loop, seen, trained_iterations)),
             ((RANDOM, RANDOM_ANSWER), lambda: after_random_start(loop, seen, trained_iterations, seed)),
@@ -187,7 +188,47 @@ def measure_further(loop: Loop, task: Task, split: Split, trained_iterations: in
     if trained_iterations >= FURTHER:
         return {}
     found = measure_signals(loop, task, split, FURTHER, FURTHER, seed)
-    return {f"{name}{AT_FURTHER}": signal for name, signal in found.items() if name not in OF_WEIGHTS}
+    return {f"{name}{AT_FURTHER}": signal for name, signal in found.items() if name not in (*OF_WEIGHTS, *OF_LEAPS)}
+
+
+def _accuracy(loop: Loop, task: Task, split: Split, recalled: Tree, state: Tree) -> float:
+    mask = mask_of(loop, recalled)
+    with torch.no_grad():
+        right = task.correct(loop.read(state), split.problems, split.answers)
+    padding = torch.zeros_like(right) if mask is None else ~mask
+    return float((right | padding).all(1).double().mean())
+
+
+def _after_leaps(loop: Loop, task: Task, split: Split, seen: Pass, spent: float, seed: int) -> dict[str, Signal]:
+    """Return what leaps say, by name: the accuracy far ahead, the answers kept until there, and when half is lost."""
+    began = time.perf_counter()
+    landings = leaps(loop, seen.recalled, seed)
+    mask = mask_of(loop, seen.recalled)
+    with torch.no_grad():
+        now, then = (decisions(loop.read(state), mask) for state in (seen.last, landings[-1].state))
+    label_free = time.perf_counter() - began
+    accuracy = [_accuracy(loop, task, split, seen.recalled, landing.state) for landing in landings]
+    took = time.perf_counter() - began
+    return {
+        LEAP: _signal(accuracy[-1], took),
+        LEAP_ANSWER: _signal(float((now == then).all(1).double().mean()), spent + label_free),
+        LEAP_COLLAPSE: _signal(fall([landing.iteration for landing in landings], accuracy), took),
+    }
+
+
+def fall(iterations: Sequence[int], accuracy: Sequence[float]) -> float | None:
+    """Return where the accuracy falls below half of its best: the geometric mean of the points around; None if never.
+
+    Args:
+        iterations: rising.
+        accuracy: at each of them.
+    """
+    best = 0.0
+    for place, value in enumerate(accuracy):
+        if place and value < best / 2:
+            return math.sqrt(iterations[place - 1] * iterations[place])
+        best = max(best, value)
+    return None
 
 
 def _of_weights(loop: Loop) -> dict[str, Signal]:

@@ -1,0 +1,81 @@
+"""Leaps against loops whose state at any iteration is known."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loopscope.loop import FunctionLoop, iterate
+from loopscope.stability.leaps import LANDINGS, leap, leaps
+
+INPUTS = torch.tensor([[1.0, 0.0], [0.0, 3.0], [-1.0, 2.0]], dtype=torch.float64)
+
+
+def linear(matrix) -> FunctionLoop:
+    """Return z -> A z + e."""
+    return FunctionLoop(lambda x: x, torch.zeros_like, lambda state, e: state @ matrix.T + e, lambda state: state)
+
+
+def counting(loop: FunctionLoop) -> tuple[FunctionLoop, list[int]]:
+    steps = [0]
+
+    def step(state, recalled):
+        steps[0] += 1
+        return loop.step(state, recalled)
+
+    return FunctionLoop(loop.encode, loop.start, step, loop.read), steps
+
+
+@given(st.floats(-1, 1), st.integers(1, 500))
+def test_a_geometric_orbit_is_met_exactly(ratio, iterations):
+    """Changes that keep one ratio, from a drift (1) over a slow contraction to a cycle of two (-1), add up to a sum."""
+    loop = linear(ratio * torch.eye(2, dtype=torch.float64))
+    orbit = [torch.zeros_like(INPUTS)]
+    for _ in range(iterations + 4):
+        orbit.append(loop.step(orbit[-1], INPUTS))
+    landed = leap(orbit[2:5], iterations)
+    torch.testing.assert_close(landed, orbit[4 + iterations], rtol=1e-7, atol=1e-7)
+
+
+def test_each_orbit_leaps_with_a_ratio_of_its_own_and_a_still_one_stays():
+    rates = torch.tensor([[0.9], [0.99], [1.0]], dtype=torch.float64)
+    loop = FunctionLoop(lambda x: x, torch.zeros_like, lambda state, e: rates * state + e, lambda state: state)
+    landings = leaps(loop, INPUTS)
+    true = iterate(loop, torch.zeros_like(INPUTS), INPUTS, 480)
+    torch.testing.assert_close(landings[-1].state, true, rtol=1e-9, atol=1e-9)
+    still = torch.zeros_like(INPUTS)
+    assert torch.equal(leap([still, still, still], 100), still)
+
+
+def test_thirty_steps_see_480_iterations_of_fast_and_slow_parts():
+    """The slow mode of 0.995 decides where the orbit is; a mode of -0.5 and a turning one settle after each leap."""
+    matrix = torch.diag(torch.tensor([0.995, -0.5, 0.0, 0.0], dtype=torch.float64))
+    matrix[2:, 2:] = 0.3 * torch.tensor([[0.0, -1.0], [1.0, 0.0]], dtype=torch.float64)
+    inputs = torch.tensor([[1.0, 4.0, -3.0, 2.0]], dtype=torch.float64)
+    loop, steps = counting(linear(matrix))
+    landings = leaps(loop, inputs)
+    assert steps[0] == 30
+    assert tuple(landing.iteration for landing in landings) == LANDINGS == (15, 48, 152, 480)
+    state = torch.zeros_like(inputs)
+    done = 0
+    for landing in landings:
+        state, done = iterate(loop, state, inputs, landing.iteration - done), landing.iteration
+        assert float((landing.state - state).norm() / state.norm()) < 1e-5
+
+
+def test_what_grows_is_taken_to_drift_and_what_is_not_finite_does_not_leap():
+    loop = linear(1.1 * torch.eye(2, dtype=torch.float64))
+    orbit = [INPUTS, loop.step(INPUTS, INPUTS)]
+    orbit.append(loop.step(orbit[-1], INPUTS))
+    torch.testing.assert_close(leap(orbit, 10), orbit[2] + 10 * (orbit[2] - orbit[1]))
+    broken = torch.tensor([[torch.inf, 0.0], [1.0, 1.0]])
+    assert torch.equal(leap([broken, broken, broken], 10), broken)
+
+
+def test_padding_has_no_part_in_the_ratio_and_stays():
+    """Padded tokens swing widely; the real token drifts, and leaps as if it were alone."""
+    mask = torch.tensor([[True, False]])
+    orbit = [torch.tensor([[[float(t)], [(-1.0) ** t * 100]]]) for t in range(3)]
+    landed = leap(orbit, 7, mask)
+    assert landed.flatten().tolist() == [9.0, 100.0]
