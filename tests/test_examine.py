@@ -73,7 +73,40 @@ def test_without_recall_the_answer_is_shared():
     exam = quick(loop_of(lambda z, e: z @ COLD.T, start=torch.clone))
     assert exam.verdict is ls.Verdict.SHARED_ANSWER
     assert exam.input_dependence["distinct_common"][-1] == 1
+    assert exam.axes[1].numbers == {"fraction moved": 0.0, "fraction shared": 1.0}
+    assert "stay where they are" in exam.axes[1].reason
     assert "recall" in exam.advice
+
+
+def test_a_loop_that_memorizes_its_start_shares_its_answer_however_many_points_there_are():
+    """Its points are the integers plus a half: the start chooses among them, what is recalled does not."""
+    rounding = loop_of(lambda z, e: 0.5 * (z + torch.floor(z) + 0.5), start=torch.clone)
+    exam = quick(rounding, torch.arange(12.0)[:, None] + 0.3)
+    assert exam.verdict is ls.Verdict.SHARED_ANSWER
+    assert exam.input_dependence["recall_swap"]["stayed"] == 8
+    assert exam.input_dependence["distinct_own"][-1] == 8
+
+
+WELLS = loop_of(lambda z, e: torch.stack([torch.tanh(3 * z[:, 0]), 0.5 * z[:, 1] + e[:, 1]], 1), start=torch.clone)
+"""Two wells for every input: the sign of the start's first number chooses one; the second number is the input's."""
+SIDES = torch.tensor([1.0, -1.0]).repeat(6)
+
+
+def test_two_wells_for_every_input_are_path_dependence_and_no_shared_answer():
+    inputs = torch.stack([SIDES, INPUTS[:, 1]], 1)
+    right = (SIDES < 0).long()
+    well = ls.FunctionLoop(WELLS.encode, WELLS.start, WELLS.step, lambda z: torch.stack([z[:, 0], -z[:, 0]], 1))
+    exam = quick(well, inputs, targets=right)
+    assert exam.verdict is ls.Verdict.PATH_DEPENDENT
+    assert exam.axes[0].status is Status.HOLDS
+    assert exam.axes[1].numbers["fraction moved"] <= 0.125
+    assert exam.axes[1].numbers["fraction shared"] <= 0.125
+    assert "several points" in exam.axes[1].reason
+    assert "keeps its answer (100% of these answers are right)" in exam.advice
+    assert str(exam).startswith("path dependent (provisional")
+    # In one well alone the input decides everything.
+    same = quick(well, torch.stack([SIDES.abs(), INPUTS[:, 1]], 1), targets=torch.zeros(12, dtype=torch.long))
+    assert same.verdict is ls.Verdict.EXTRAPOLATES
 
 
 def test_an_expanding_map_diverges():

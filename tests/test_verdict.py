@@ -7,9 +7,13 @@ import pytest
 
 from loopscope.stability.verdict import THRESHOLDS, Axis, Status, is_provisional, judge, verdict
 
+STAYED, PATH = "fails: shared", "fails: path"
 
-def axis(status):
-    return Axis("any", status, {}, "")
+
+def axis(said):
+    """An axis that says so; axis 2 also says why it fails."""
+    numbers = {"fraction moved": 0.0, "fraction shared": {STAYED: 0.6, PATH: 0.4}.get(said)}
+    return Axis("any", Status(said.partition(":")[0]), numbers, "")
 
 
 @pytest.mark.parametrize(
@@ -18,8 +22,10 @@ def axis(status):
         ("holds", "holds", "holds", 0.95, "extrapolates"),
         ("holds", "holds", "holds", None, "keeps its answer"),
         ("holds", "holds", "holds", 0.2, "keeps its answer"),
-        ("holds", "fails", "holds", 0.95, "shared answer"),
-        ("holds", "fails", "fails", None, "shared answer"),
+        ("holds", STAYED, "holds", 0.95, "shared answer"),
+        ("holds", STAYED, "fails", None, "shared answer"),
+        ("holds", PATH, "holds", 0.95, "path dependent"),
+        ("holds", PATH, "fails", None, "path dependent"),
         ("holds", "holds", "fails", 0.95, "fragile"),
         ("fails", "holds", "holds", 0.95, "unstable"),
         ("borderline", "holds", "holds", 0.95, "unknown"),
@@ -30,11 +36,12 @@ def axis(status):
         ("holds", "holds", "unknown", None, "unknown"),
         ("fails", "fails", "fails", None, "unstable"),
         ("fails", "unknown", "unknown", None, "unstable"),
-        ("holds", "fails", "unknown", None, "shared answer"),
+        ("holds", STAYED, "unknown", None, "shared answer"),
+        ("borderline", PATH, "holds", None, "unknown"),
     ],
 )
 def test_axes_add_up_to_a_verdict(reach, depends, smooth, accuracy, expected):
-    found = verdict(axis(Status(reach)), axis(Status(depends)), axis(Status(smooth)), accuracy)
+    found = verdict(axis(reach), axis(depends), axis(smooth), accuracy)
     assert found.value == expected
 
 

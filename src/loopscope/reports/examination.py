@@ -22,6 +22,7 @@ TONES = {
     Verdict.EXTRAPOLATES: "holds",
     Verdict.KEEPS_ITS_ANSWER: "holds",
     Verdict.SHARED_ANSWER: "fails",
+    Verdict.PATH_DEPENDENT: "borderline",
     Verdict.FRAGILE: "fails",
     Verdict.UNSTABLE: "fails",
     Verdict.UNKNOWN: "unknown",

@@ -28,6 +28,7 @@ class Verdict(StrEnum):
     EXTRAPOLATES = "extrapolates"
     KEEPS_ITS_ANSWER = "keeps its answer"
     SHARED_ANSWER = "shared answer"
+    PATH_DEPENDENT = "path dependent"
     FRAGILE = "fragile"
     UNSTABLE = "unstable"
     UNKNOWN = "unknown"
@@ -81,6 +82,14 @@ THRESHOLDS: dict[str, Threshold] = {
             larger_is="better",
             origin="prior",
             why="with another input recalled, the state must go to that input's fixed point",
+        ),
+        Threshold(
+            "fraction shared",
+            holds=0.1,
+            fails=0.5,
+            larger_is="worse",
+            origin="prior",
+            why="a state that stays where it is, whatever is recalled, does not depend on the input",
         ),
         Threshold(
             "radius",
@@ -145,6 +154,15 @@ def judge(name: str, numbers: Mapping[str, float | None], reason: str) -> Axis:
     return Axis(name, Status.HOLDS if statuses else Status.UNKNOWN, dict(numbers), reason)
 
 
+def is_shared(input_dependence: Axis) -> bool:
+    """Return whether an axis 2 that fails does so because most states stay put, and not because of their path.
+
+    A state that goes on to a third point, or to the other input's in some pairs and not in others, has been moved by
+    what is recalled; its inputs have several fixed points each, and the start chooses among them.
+    """
+    return THRESHOLDS["fraction shared"].status(input_dependence.numbers["fraction shared"]) is Status.FAILS
+
+
 def verdict(reachability: Axis, input_dependence: Axis, geometry: Axis, easy_accuracy: float | None) -> Verdict:
     """Return the verdict that the axes add up to (framework, verdict).
 
@@ -161,7 +179,7 @@ def verdict(reachability: Axis, input_dependence: Axis, geometry: Axis, easy_acc
     if reachability.status is not Status.HOLDS:
         return Verdict.UNKNOWN
     if input_dependence.status is Status.FAILS:
-        return Verdict.SHARED_ANSWER
+        return Verdict.SHARED_ANSWER if is_shared(input_dependence) else Verdict.PATH_DEPENDENT
     if input_dependence.status is not Status.HOLDS:
         return Verdict.UNKNOWN
     if geometry.status is Status.FAILS:
