@@ -3,13 +3,14 @@
 import json
 import math
 import time
+from dataclasses import replace
 
 import pytest
 import torch
 
 import loopscope as ls
 from loopscope.stability.advice import advise
-from loopscope.stability.verdict import Axis, Status
+from loopscope.stability.verdict import THRESHOLDS, Axis, Status
 
 COLD = torch.tensor([[0.5, 0.2], [-0.2, 0.4]])
 ANGLE = 1.0
@@ -365,6 +366,19 @@ def test_the_terminal_report_fits_one_screen(loop, verdict):
     assert len(lines) <= 24
     assert max(len(line) for line in lines) <= 120
     assert lines[0].startswith(verdict)
+
+
+def test_a_report_names_the_models_behind_a_fitted_threshold(monkeypatch, tmp_path):
+    exam = quick(CONTRACTION)
+    assert "(provisional: its thresholds are priors)" in str(exam)
+    fitted = replace(THRESHOLDS["radius"], origin="90 models of prefix sums, width 64")
+    monkeypatch.setitem(THRESHOLDS, "radius", fitted)
+    lines = str(exam).splitlines()
+    assert lines[0] == "keeps its answer (provisional: some of its thresholds are priors)"
+    assert "thresholds fitted on 90 models of prefix sums, width 64: radius" in lines
+    page = exam.save(tmp_path / "exam.html").read_text()
+    assert "origin: 90 models of prefix sums, width 64" in page
+    assert "Provisional: some of its thresholds are priors" in page
 
 
 def test_float64_stays_float64():

@@ -5,7 +5,17 @@ from dataclasses import replace
 
 import pytest
 
-from loopscope.stability.verdict import THRESHOLDS, Axis, Status, is_provisional, judge, verdict
+from loopscope.stability.verdict import (
+    THRESHOLDS,
+    Axis,
+    Status,
+    fitted_on,
+    is_provisional,
+    judge,
+    judge_geometry,
+    priors_of,
+    verdict,
+)
 
 STAYED, PATH = "fails: shared", "fails: path"
 
@@ -102,3 +112,23 @@ def test_a_threshold_says_where_it_comes_from(measure):
     assert limit.origin
     assert limit.why
     assert (limit.holds > limit.fails) == (limit.larger_is == "better")
+
+
+def test_thresholds_that_were_fitted_name_their_models(monkeypatch):
+    axes = (
+        judge("reachability", {"fraction arrived": 1.0}, ""),
+        judge("geometry", {"radius": 0.5, "relative Lipschitz constant": 1.0}, ""),
+    )
+    assert fitted_on(axes) == {}
+    assert priors_of(axes) == "its thresholds are priors"
+    monkeypatch.setitem(THRESHOLDS, "radius", replace(THRESHOLDS["radius"], origin="24 models of chess"))
+    assert fitted_on(axes) == {"24 models of chess": ["radius"]}
+    assert priors_of(axes) == "some of its thresholds are priors"
+
+
+def test_other_thresholds_may_judge():
+    easier = {**THRESHOLDS, "fraction arrived": replace(THRESHOLDS["fraction arrived"], holds=0.3, fails=0.2)}
+    assert judge("reachability", {"fraction arrived": 0.4}, "").status is Status.FAILS
+    assert judge("reachability", {"fraction arrived": 0.4}, "", easier).status is Status.HOLDS
+    assert judge_geometry({"radius": None, "gradient growth per iteration": 2.0}, "").status is Status.UNKNOWN
+    assert judge_geometry({"radius": 0.5, "gradient growth per iteration": 2.0}, "").status is Status.FAILS

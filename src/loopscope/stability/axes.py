@@ -14,7 +14,7 @@ from torch import Tensor
 from loopscope.stability.examination import middle
 from loopscope.stability.orbits import Orbit, Orbits
 from loopscope.stability.reachability import Trajectory
-from loopscope.stability.verdict import Axis, Status, is_shared, judge
+from loopscope.stability.verdict import Axis, Status, is_shared, judge, judge_geometry
 
 SHARED = "most states stay where they are, whatever is recalled"
 PATH_DEPENDENT = "what is recalled moves the state, but where to depends on the start: inputs have several points"
@@ -87,6 +87,5 @@ def _judge_geometry(parts: Mapping[str, Mapping[str, Any]]) -> Axis:
     }
     known = ", ".join(f"{name} {value:.3g}" for name, value in numbers.items() if value is not None)
     if not len(radii):
-        reason = "no fixed point was reached at which it could be taken"
-        return Axis("geometry", Status.UNKNOWN, numbers, f"{reason}{f'; {known}' if known else ''}")
-    return judge("geometry", numbers, known)
+        known = f"no fixed point was reached at which it could be taken{f'; {known}' if known else ''}"
+    return judge_geometry(numbers, known)
