@@ -31,7 +31,11 @@ def full(radius: float = 0.8, inputs: int = 16, tokens: int = 81, iterations: in
     spiral = np.array([10 * radius**t * np.exp(0.7j * t) for t in range(60)])
     axes = (
         judge("reachability", {"fraction arrived": 1.0}, f"of {inputs} orbits: {inputs} fixed point"),
-        judge("input-dependence", {"fraction moved": 0.8}, "with another input recalled: 13 moved, 3 elsewhere"),
+        judge(
+            "input-dependence",
+            {"fraction moved": 0.8, "fraction shared": 0.0},
+            "with another input recalled: 13 moved, 3 elsewhere",
+        ),
         judge(
             "geometry",
             {"radius": radius, "relative Lipschitz constant": 3.2, "gradient growth per iteration": 0.97},
@@ -105,6 +109,7 @@ def full(radius: float = 0.8, inputs: int = 16, tokens: int = 81, iterations: in
             "recall_swap": {"moved": 13, "stayed": 0, "elsewhere": 3, "shared": 0, "unknown": 0},
             "start_swap": {"moved": 0, "stayed": 15, "elsewhere": 0, "shared": 0, "unknown": 1},
             "moved": 0.8,
+            "shared": 0.0,
             "distinct_own": list(range(1, inputs + 1)),
             "distinct_common": [min(i, 12) for i in range(1, inputs + 1)],
             "variance": {"share": 0.98, "error": 0.01, "between": 5.0, "within": 0.1, "inputs": 16, "arrived": 1.0},
@@ -159,7 +164,7 @@ def partial() -> Examination:
         advice="The state's norm grows 3.2x per 100 iterations while its direction settles: add outer normalization.",
         axes=(
             judge("reachability", {"fraction arrived": 0.0}, "of 16 orbits: 16 drift"),
-            judge("input-dependence", {"fraction moved": None}, "no swap could be done"),
+            judge("input-dependence", {"fraction moved": None, "fraction shared": None}, "no swap could be done"),
             judge("geometry", {"radius": None}, "no fixed point was reached at which it could be taken"),
         ),
         normalized_axes=exam.axes,
@@ -167,7 +172,12 @@ def partial() -> Examination:
         settings={**exam.settings, "accuracy": None, "trained_iterations": None},
         spectrum={**exam.spectrum, "at_fixed_point": [False] * 8, "others": []},
         basin={"radii": [0.1], "returned": [None], "known": [0.0], "random": nothing, "foreign": nothing},
-        input_dependence={"recall_swap": dict.fromkeys(("moved", "stayed"), 0), "start_swap": {}, "moved": None},
+        input_dependence={
+            "recall_swap": dict.fromkeys(("moved", "stayed"), 0),
+            "start_swap": {},
+            "moved": None,
+            "shared": None,
+        },
         geometry={"rows": [], "gradient_norms": exam.geometry["gradient_norms"]},
         tokens=[[-1] * 40],
         portrait={"path": [[1.0, 2.0], [2.0, 3.0]], "explained": [1.0, 0.0], "fixed_point": None},

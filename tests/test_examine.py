@@ -3,13 +3,14 @@
 import json
 import math
 import time
+from dataclasses import replace
 
 import pytest
 import torch
 
 import loopscope as ls
 from loopscope.stability.advice import advise
-from loopscope.stability.verdict import Axis, Status
+from loopscope.stability.verdict import THRESHOLDS, Axis, Status
 
 COLD = torch.tensor([[0.5, 0.2], [-0.2, 0.4]])
 ANGLE = 1.0
@@ -73,7 +74,40 @@ def test_without_recall_the_answer_is_shared():
     exam = quick(loop_of(lambda z, e: z @ COLD.T, start=torch.clone))
     assert exam.verdict is ls.Verdict.SHARED_ANSWER
     assert exam.input_dependence["distinct_common"][-1] == 1
+    assert exam.axes[1].numbers == {"fraction moved": 0.0, "fraction shared": 1.0}
+    assert "stay where they are" in exam.axes[1].reason
     assert "recall" in exam.advice
+
+
+def test_a_loop_that_memorizes_its_start_shares_its_answer_however_many_points_there_are():
+    """Its points are the integers plus a half: the start chooses among them, what is recalled does not."""
+    rounding = loop_of(lambda z, e: 0.5 * (z + torch.floor(z) + 0.5), start=torch.clone)
+    exam = quick(rounding, torch.arange(12.0)[:, None] + 0.3)
+    assert exam.verdict is ls.Verdict.SHARED_ANSWER
+    assert exam.input_dependence["recall_swap"]["stayed"] == 8
+    assert exam.input_dependence["distinct_own"][-1] == 8
+
+
+WELLS = loop_of(lambda z, e: torch.stack([torch.tanh(3 * z[:, 0]), 0.5 * z[:, 1] + e[:, 1]], 1), start=torch.clone)
+"""Two wells for every input: the sign of the start's first number chooses one; the second number is the input's."""
+SIDES = torch.tensor([1.0, -1.0]).repeat(6)
+
+
+def test_two_wells_for_every_input_are_path_dependence_and_no_shared_answer():
+    inputs = torch.stack([SIDES, INPUTS[:, 1]], 1)
+    right = (SIDES < 0).long()
+    well = ls.FunctionLoop(WELLS.encode, WELLS.start, WELLS.step, lambda z: torch.stack([z[:, 0], -z[:, 0]], 1))
+    exam = quick(well, inputs, targets=right)
+    assert exam.verdict is ls.Verdict.PATH_DEPENDENT
+    assert exam.axes[0].status is Status.HOLDS
+    assert exam.axes[1].numbers["fraction moved"] <= 0.125
+    assert exam.axes[1].numbers["fraction shared"] <= 0.125
+    assert "several points" in exam.axes[1].reason
+    assert "keeps its answer (100% of these answers are right)" in exam.advice
+    assert str(exam).startswith("path dependent (provisional")
+    # In one well alone the input decides everything.
+    same = quick(well, torch.stack([SIDES.abs(), INPUTS[:, 1]], 1), targets=torch.zeros(12, dtype=torch.long))
+    assert same.verdict is ls.Verdict.EXTRAPOLATES
 
 
 def test_an_expanding_map_diverges():
@@ -332,6 +366,19 @@ def test_the_terminal_report_fits_one_screen(loop, verdict):
     assert len(lines) <= 24
     assert max(len(line) for line in lines) <= 120
     assert lines[0].startswith(verdict)
+
+
+def test_a_report_names_the_models_behind_a_fitted_threshold(monkeypatch, tmp_path):
+    exam = quick(CONTRACTION)
+    assert "(provisional: its thresholds are priors)" in str(exam)
+    fitted = replace(THRESHOLDS["radius"], origin="90 models of prefix sums, width 64")
+    monkeypatch.setitem(THRESHOLDS, "radius", fitted)
+    lines = str(exam).splitlines()
+    assert lines[0] == "keeps its answer (provisional: some of its thresholds are priors)"
+    assert "thresholds fitted on 90 models of prefix sums, width 64: radius" in lines
+    page = exam.save(tmp_path / "exam.html").read_text()
+    assert "origin: 90 models of prefix sums, width 64" in page
+    assert "Provisional: some of its thresholds are priors" in page
 
 
 def test_float64_stays_float64():

@@ -106,6 +106,7 @@ def test_an_autonomous_network_can_follow_its_start_without_end():
     swaps = swap_test(loop, inputs, path, iterations=200)
     assert swaps.recall.fraction(Outcome.STAYED) == 1
     assert swaps.start.fraction(Outcome.MOVED) == 1
+    assert (swaps.recall.fraction_moved, swaps.recall.fraction_shared) == (0, 1)
 
 
 @pytest.mark.parametrize("width", [2, 3])
@@ -143,6 +144,7 @@ def test_a_recall_network_with_several_fixed_points_per_input():
     torch.testing.assert_close(swaps.recall.to_other[0], 2 * top / swaps.distance[0])
     assert torch.isnan(swaps.recall.to_own[1])
     assert swaps.recall.fraction(Outcome.ELSEWHERE) == 0.5
+    assert swaps.recall.fraction_moved == swaps.recall.fraction_shared == 0.25
 
 
 def test_what_a_swap_cannot_tell_is_unknown():
@@ -160,6 +162,7 @@ def test_what_a_swap_cannot_tell_is_unknown():
     early = swap_test(loop, inputs, FixedPoints(exact, zero, every), iterations=10)
     assert set(early.recall.outcomes) == {Outcome.UNKNOWN}
     assert early.recall.fraction(Outcome.MOVED) is None
+    assert early.recall.fraction_moved is early.recall.fraction_shared is None
     # After 10 steps of rate 0.9 the swapped state has gone 1 - 0.9^10 of the way.
     torch.testing.assert_close(early.recall.to_other, torch.full((4,), 0.9**10, dtype=F64))
     # An error of a tenth of D cannot place an end within a tenth of D; one of half of D is the same point.

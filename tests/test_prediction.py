@@ -95,8 +95,12 @@ def test_fates():
 
 
 def test_verdicts_are_counted_by_what_became_of_the_models():
-    said = {"unstable": made("a", LOSES), "unknown": made("b", KEEPS, 0.8)}
-    members = [replace(member, examined={"verdict": verdict}) for verdict, member in said.items()]
+    """Whatever the verdict was when a model was examined, it is today's rule that counts."""
+    said = {0.0: made("a", LOSES), 0.7: made("b", KEEPS, 0.8)}
+    members = [
+        replace(member, examined={"verdict": "extrapolates", "numbers": {"fraction arrived": arrived}})
+        for arrived, member in said.items()
+    ]
     found = said_and_done([*members, made("c", None)], outcomes([*members, made("c", None)]))
     assert found[IN_FULL] == {"unstable": {"loses it": 1}, "unknown": {"extrapolates": 1}}
     assert found[AHEAD] == {"unknown": {"loses it": 1, "extrapolates": 1}}

@@ -5,11 +5,25 @@ from dataclasses import replace
 
 import pytest
 
-from loopscope.stability.verdict import THRESHOLDS, Axis, Status, is_provisional, judge, verdict
+from loopscope.stability.verdict import (
+    THRESHOLDS,
+    Axis,
+    Status,
+    fitted_on,
+    is_provisional,
+    judge,
+    judge_geometry,
+    priors_of,
+    verdict,
+)
+
+STAYED, PATH = "fails: shared", "fails: path"
 
 
-def axis(status):
-    return Axis("any", status, {}, "")
+def axis(said):
+    """An axis that says so; axis 2 also says why it fails."""
+    numbers = {"fraction moved": 0.0, "fraction shared": {STAYED: 0.6, PATH: 0.4}.get(said)}
+    return Axis("any", Status(said.partition(":")[0]), numbers, "")
 
 
 @pytest.mark.parametrize(
@@ -18,8 +32,10 @@ def axis(status):
         ("holds", "holds", "holds", 0.95, "extrapolates"),
         ("holds", "holds", "holds", None, "keeps its answer"),
         ("holds", "holds", "holds", 0.2, "keeps its answer"),
-        ("holds", "fails", "holds", 0.95, "shared answer"),
-        ("holds", "fails", "fails", None, "shared answer"),
+        ("holds", STAYED, "holds", 0.95, "shared answer"),
+        ("holds", STAYED, "fails", None, "shared answer"),
+        ("holds", PATH, "holds", 0.95, "path dependent"),
+        ("holds", PATH, "fails", None, "path dependent"),
         ("holds", "holds", "fails", 0.95, "fragile"),
         ("fails", "holds", "holds", 0.95, "unstable"),
         ("borderline", "holds", "holds", 0.95, "unknown"),
@@ -30,11 +46,12 @@ def axis(status):
         ("holds", "holds", "unknown", None, "unknown"),
         ("fails", "fails", "fails", None, "unstable"),
         ("fails", "unknown", "unknown", None, "unstable"),
-        ("holds", "fails", "unknown", None, "shared answer"),
+        ("holds", STAYED, "unknown", None, "shared answer"),
+        ("borderline", PATH, "holds", None, "unknown"),
     ],
 )
 def test_axes_add_up_to_a_verdict(reach, depends, smooth, accuracy, expected):
-    found = verdict(axis(Status(reach)), axis(Status(depends)), axis(Status(smooth)), accuracy)
+    found = verdict(axis(reach), axis(depends), axis(smooth), accuracy)
     assert found.value == expected
 
 
@@ -95,3 +112,23 @@ def test_a_threshold_says_where_it_comes_from(measure):
     assert limit.origin
     assert limit.why
     assert (limit.holds > limit.fails) == (limit.larger_is == "better")
+
+
+def test_thresholds_that_were_fitted_name_their_models(monkeypatch):
+    axes = (
+        judge("reachability", {"fraction arrived": 1.0}, ""),
+        judge("geometry", {"radius": 0.5, "relative Lipschitz constant": 1.0}, ""),
+    )
+    assert fitted_on(axes) == {}
+    assert priors_of(axes) == "its thresholds are priors"
+    monkeypatch.setitem(THRESHOLDS, "radius", replace(THRESHOLDS["radius"], origin="24 models of chess"))
+    assert fitted_on(axes) == {"24 models of chess": ["radius"]}
+    assert priors_of(axes) == "some of its thresholds are priors"
+
+
+def test_other_thresholds_may_judge():
+    easier = {**THRESHOLDS, "fraction arrived": replace(THRESHOLDS["fraction arrived"], holds=0.3, fails=0.2)}
+    assert judge("reachability", {"fraction arrived": 0.4}, "").status is Status.FAILS
+    assert judge("reachability", {"fraction arrived": 0.4}, "", easier).status is Status.HOLDS
+    assert judge_geometry({"radius": None, "gradient growth per iteration": 2.0}, "").status is Status.UNKNOWN
+    assert judge_geometry({"radius": 0.5, "gradient growth per iteration": 2.0}, "").status is Status.FAILS

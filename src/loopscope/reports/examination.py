@@ -12,6 +12,7 @@ from loopscope.reports.examination_figures import FIGURES, ExaminationFigure, Va
 from loopscope.reports.page import chip, note, page, picture, table, text
 from loopscope.reports.quantities import quantity_rows
 from loopscope.stability import THRESHOLDS, Axis, Examination, Verdict
+from loopscope.stability.verdict import priors_of
 
 QUESTIONS = {
     "reachability": "Does the iteration arrive?",
@@ -22,12 +23,12 @@ TONES = {
     Verdict.EXTRAPOLATES: "holds",
     Verdict.KEEPS_ITS_ANSWER: "holds",
     Verdict.SHARED_ANSWER: "fails",
+    Verdict.PATH_DEPENDENT: "borderline",
     Verdict.FRAGILE: "fails",
     Verdict.UNSTABLE: "fails",
     Verdict.UNKNOWN: "unknown",
 }
 NOTHING = "<p>Nothing could be measured.</p>"
-PROVISIONAL = "Provisional: it rests on thresholds that are priors, not yet fitted on trained models."
 
 
 def _number(value: float | None) -> str:
@@ -73,7 +74,9 @@ def _settings(values: Values) -> str:
 
 
 def _verdict(exam: Examination) -> str:
-    provisional = note(PROVISIONAL) if exam.provisional else ""
+    provisional = (
+        note(f"Provisional: {priors_of(exam.axes)}, not fitted on trained models.") if exam.provisional else ""
+    )
     return (
         f'<div class="verdict {TONES[exam.verdict]}"><strong>{text(exam.verdict.value.capitalize())}'
         f"{' (provisional)' if exam.provisional else ''}</strong><p>{text(exam.advice)}</p>{provisional}</div>"

@@ -7,10 +7,12 @@ from itertools import accumulate
 
 from loopscope.reports.rows import DASH, number, percent
 from loopscope.reports.sheet import Sheet
+from loopscope.stability.verdict import PRIORS, Threshold
 from loopscope.studies.guidance import Counted, Guidance
 from loopscope.studies.outcomes import Fate
-from loopscope.studies.prediction import LOGGED, STANDING, Analysis, CellRow
+from loopscope.studies.prediction import IN_FULL, LOGGED, STANDING, Analysis, CellRow
 from loopscope.studies.statistics import Estimate
+from loopscope.studies.thresholds import PRIOR_WORDS
 
 
 def shown(given: Estimate) -> str:
@@ -127,12 +129,74 @@ def _verdicts(analysis: Analysis) -> list[Sheet]:
     ]
 
 
+def _limits(threshold: Threshold | None) -> str:
+    return DASH if threshold is None else f"{threshold.holds:.3g} / {threshold.fails:.3g}"
+
+
+def _thresholds(analysis: Analysis) -> list[Sheet]:
+    """Return what the models say of thresholds, number by number, and how verdicts come true under priors and fitted ones."""
+    found = analysis.thresholds
+    numbers = [
+        [
+            one.measure,
+            _limits(PRIORS[one.measure]),
+            shown(one.prior),
+            shown(one.held_out),
+            shown(one.gain),
+            _limits(one.fitted),
+            " and ".join(map(number, one.other_half)),
+            "taken" if one.why_not is None else one.why_not,
+        ]
+        for one in found.numbers
+    ]
+    columns = [
+        "number", "prior: holds / fails", "prior", "fitted on other cells", "gain", "fitted on half: holds / fails",
+        "other half: prior and fitted", "taken or why not",
+    ]  # fmt: skip
+    scores = [
+        [one.mode, cells, one.thresholds, shown(one.balanced), percent(one.decided), percent(one.right)]
+        for cells, group in (("all", found.verdicts), ("second half", found.other_half))
+        for one in group
+    ]
+    fates = [fate.value for fate in Fate]
+    said = [
+        Sheet(
+            f"The verdict, from {one.mode}, by thresholds: {one.thresholds}",
+            ["verdict", *fates],
+            [
+                [verdict, *(number(counts.get(fate, 0.0), 1) for fate in fates)]
+                for verdict, counts in one.counts.items()
+            ],
+            "Means over the divisions of the cells.",
+        )
+        for one in found.verdicts
+        if one.mode == IN_FULL and one.thresholds != PRIOR_WORDS
+    ]
+    return [
+        Sheet(
+            "Thresholds fitted on some cells and tested on others",
+            columns,
+            numbers,
+            "Balanced accuracy for holding, among models that solve their task and of which the number is known; what is "
+            "not decided counts a half. A threshold that is taken belongs into the table of "
+            f"loopscope.stability.verdict, with the origin: half of {found.population}.",
+        ),
+        Sheet(
+            "How the verdict comes true",
+            ["from", "cells", "thresholds", "balanced accuracy", "decided %", "right of these %"],
+            scores,
+            "Among models that solve their task. Extrapolates, keeps its answer and path dependent say that it holds.",
+        ),
+        *said,
+    ]
+
+
 def analysis_tables(analysis: Analysis) -> list[Sheet]:
     """Return everything that an analysis found, as tables."""
     tables = [_fates(analysis), _performances(analysis), *_calibration(analysis)]
     if analysis.transfers:
         tables.append(_transfers(analysis))
-    return [*tables, _clocks(analysis), *_verdicts(analysis), *_cells(analysis)]
+    return [*tables, _clocks(analysis), *_verdicts(analysis), *_thresholds(analysis), *_cells(analysis)]
 
 
 def headline(analysis: Analysis) -> str:

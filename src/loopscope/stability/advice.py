@@ -39,6 +39,15 @@ def _unstable(reachability: Mapping[str, Any], trained: int | None) -> str:
     )
 
 
+def _path_dependent(easy_accuracy: float | None) -> str:
+    right = "" if easy_accuracy is None else f" ({100 * easy_accuracy:.0f}% of these answers are right)"
+    return (
+        f"From its own start the state arrives and keeps its answer{right}; from other starts the same input leads to "
+        "other points. Begin every input at the loop's own start, never where another one ended; to train the "
+        "dependence away, draw random starts or more random iteration counts."
+    )
+
+
 def _fragile(geometry: Axis) -> str:
     failing = [name for name, value in geometry.numbers.items() if THRESHOLDS[name].status(value) is Status.FAILS]
     said = {
@@ -83,9 +92,11 @@ def advise(
         return _unstable(reachability, trained_iterations)
     if verdict is Verdict.SHARED_ANSWER:
         return (
-            "The state arrives, but not at this problem's own point: its answer was chosen by the start, or is the "
+            "The state arrives, but at a point that is not this problem's: its answer was chosen by the start, or is the "
             "same for all. Give the loop recall (internal or external)."
         )
+    if verdict is Verdict.PATH_DEPENDENT:
+        return _path_dependent(easy_accuracy)
     if verdict is Verdict.FRAGILE:
         return _fragile(axes[2])
     if verdict is Verdict.UNKNOWN:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,7 +14,10 @@ from torch import Tensor
 from loopscope.stability.examination import middle
 from loopscope.stability.orbits import Orbit, Orbits
 from loopscope.stability.reachability import Trajectory
-from loopscope.stability.verdict import Axis, Status, judge
+from loopscope.stability.verdict import Axis, Status, is_shared, judge, judge_geometry
+
+SHARED = "most states stay where they are, whatever is recalled"
+PATH_DEPENDENT = "what is recalled moves the state, but where to depends on the start: inputs have several points"
 
 
 def left_at(trajectory: Trajectory) -> Int[Tensor, "batch"]:
@@ -60,13 +64,16 @@ def _judge_reach(trajectory: Trajectory, orbits: Orbits) -> Axis:
 
 
 def _judge_dependence(found: Mapping[str, Any]) -> Axis:
-    moved = found.get("moved")
+    numbers = {"fraction moved": found.get("moved"), "fraction shared": found.get("shared")}
     swap = found.get("recall_swap", {})
     said = ", ".join(f"{count} {outcome}" for outcome, count in swap.items() if count) or "no swap could be done"
     reason = f"with another input recalled: {said}"
     if found.get("distinct_common"):
         reason += f"; {found['distinct_common'][-1]} distinct fixed points among {len(found['distinct_common'])} inputs"
-    return judge("input-dependence", {"fraction moved": moved}, reason)
+    axis = judge("input-dependence", numbers, reason)
+    if axis.status is not Status.FAILS:
+        return axis
+    return replace(axis, reason=f"{SHARED if is_shared(axis) else PATH_DEPENDENT}; {reason}")
 
 
 def _judge_geometry(parts: Mapping[str, Mapping[str, Any]]) -> Axis:
@@ -80,6 +87,5 @@ def _judge_geometry(parts: Mapping[str, Mapping[str, Any]]) -> Axis:
     }
     known = ", ".join(f"{name} {value:.3g}" for name, value in numbers.items() if value is not None)
     if not len(radii):
-        reason = "no fixed point was reached at which it could be taken"
-        return Axis("geometry", Status.UNKNOWN, numbers, f"{reason}{f'; {known}' if known else ''}")
-    return judge("geometry", numbers, known)
+        known = f"no fixed point was reached at which it could be taken{f'; {known}' if known else ''}"
+    return judge_geometry(numbers, known)

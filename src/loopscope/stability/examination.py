@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 
 from loopscope.errors import LoopscopeError, check_choice, check_positive
 from loopscope.files import read_json, write_json
-from loopscope.stability.verdict import Axis, Status, Verdict
+from loopscope.stability.verdict import Axis, Status, Verdict, fitted_on, priors_of
 
 SCHEMA = 1
 """Version of the JSON; a reader refuses another one."""
@@ -141,8 +141,13 @@ class Examination:
         settings = self.settings
         accuracy = settings["accuracy"]
         lines = [
-            f"{self.verdict.value}{' (provisional: its thresholds are priors)' if self.provisional else ''}",
+            f"{self.verdict.value}{f' (provisional: {priors_of(self.axes)})' if self.provisional else ''}",
             *_wrapped(self.advice),
+            *(
+                line
+                for models, measures in fitted_on(self.axes).items()
+                for line in _wrapped(f"thresholds fitted on {models}: {', '.join(measures)}")
+            ),
             "",
             *(line for axis in self.axes for line in _wrapped(axis.reason, f"{axis.name:17} {axis.status.value:11} ")),
             *(

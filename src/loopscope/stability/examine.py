@@ -336,6 +336,7 @@ class _Examiner:
                 "recall_swap": _swap_counts(test.recall),
                 "start_swap": _swap_counts(test.start),
                 "moved": test.recall.fraction_moved,
+                "shared": test.recall.fraction_shared,
             }
 
         def counts() -> dict[str, Any]:

@@ -68,8 +68,21 @@ class Swap:
     @property
     def fraction_moved(self) -> float | None:
         """The fraction of the known pairs that moved; None unless half of the pairs are known."""
-        unknown = self.fraction(Outcome.UNKNOWN)
-        return None if unknown is None or unknown > 0.5 else self.fraction(Outcome.MOVED)
+        return self._fraction_of(Outcome.MOVED)
+
+    @property
+    def fraction_shared(self) -> float | None:
+        """The fraction of the known pairs whose point serves both inputs: one point to begin with, or the state stayed.
+
+        None unless half of the pairs are known.
+        """
+        return self._fraction_of(Outcome.SHARED, Outcome.STAYED)
+
+    def _fraction_of(self, *outcomes: Outcome) -> float | None:
+        unknown = self.outcomes.count(Outcome.UNKNOWN)
+        if 2 * unknown > len(self.outcomes):
+            return None
+        return sum(map(self.outcomes.count, outcomes)) / (len(self.outcomes) - unknown)
 
     def take(self, rows: slice) -> Swap:
         """Return the swaps of some pairs."""

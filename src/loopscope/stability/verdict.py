@@ -1,14 +1,14 @@
 """From numbers to words: what each axis says, what they say together, and what to do about it.
 
 Thresholds stand in one table with their origin. Those of origin "prior" were set by reasoning, before any model was
-trained; a verdict that rests on one calls itself provisional.
+trained; a verdict that rests on one calls itself provisional. Those that were fitted name the models.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Literal
 
@@ -28,6 +28,7 @@ class Verdict(StrEnum):
     EXTRAPOLATES = "extrapolates"
     KEEPS_ITS_ANSWER = "keeps its answer"
     SHARED_ANSWER = "shared answer"
+    PATH_DEPENDENT = "path dependent"
     FRAGILE = "fragile"
     UNSTABLE = "unstable"
     UNKNOWN = "unknown"
@@ -63,7 +64,9 @@ class Threshold:
         return Status.FAILS if sign * value <= sign * self.fails else Status.BORDERLINE
 
 
-THRESHOLDS: dict[str, Threshold] = {
+PRIOR = "prior"
+"""The origin of thresholds that were set by reasoning."""
+PRIORS: dict[str, Threshold] = {
     threshold.measure: threshold
     for threshold in (
         Threshold(
@@ -71,7 +74,7 @@ THRESHOLDS: dict[str, Threshold] = {
             holds=0.9,
             fails=0.5,
             larger_is="better",
-            origin="prior",
+            origin=PRIOR,
             why="an answer that most inputs never settle on cannot be kept",
         ),
         Threshold(
@@ -79,15 +82,23 @@ THRESHOLDS: dict[str, Threshold] = {
             holds=0.9,
             fails=0.5,
             larger_is="better",
-            origin="prior",
+            origin=PRIOR,
             why="with another input recalled, the state must go to that input's fixed point",
+        ),
+        Threshold(
+            "fraction shared",
+            holds=0.1,
+            fails=0.5,
+            larger_is="worse",
+            origin=PRIOR,
+            why="a state that stays where it is, whatever is recalled, does not depend on the input",
         ),
         Threshold(
             "radius",
             holds=0.99,
             fails=1.0,
             larger_is="worse",
-            origin="prior",
+            origin=PRIOR,
             why="a fixed point repels from 1 on; at 0.99 an error still takes 460 iterations to fall to a hundredth",
         ),
         Threshold(
@@ -95,7 +106,7 @@ THRESHOLDS: dict[str, Threshold] = {
             holds=100.0,
             fails=1e4,
             larger_is="worse",
-            origin="prior",
+            origin=PRIOR,
             why="a relative change of the input of 1% should not move the fixed point by more than its own size",
         ),
         Threshold(
@@ -103,7 +114,7 @@ THRESHOLDS: dict[str, Threshold] = {
             holds=1.02,
             fails=1.1,
             larger_is="worse",
-            origin="prior",
+            origin=PRIOR,
             why="over 30 iterations 1.02 multiplies a gradient by 2, 1.1 by 17",
         ),
         Threshold(
@@ -111,11 +122,20 @@ THRESHOLDS: dict[str, Threshold] = {
             holds=0.9,
             fails=0.5,
             larger_is="better",
-            origin="prior",
+            origin=PRIOR,
             why="stability is worth nothing to a model that does not solve the easy problems",
         ),
     )
 }
+"""The thresholds that reasoning set, by the number that they judge."""
+
+FITTED: tuple[Threshold, ...] = ()
+"""The thresholds that trained models set in place of a prior, as `loopscope study analyse` says (docs/prediction.md).
+
+None yet: of those that 90 models of prefix sums, width 64, set, none made the verdict come true more often on others.
+"""
+
+THRESHOLDS: dict[str, Threshold] = PRIORS | {threshold.measure: threshold for threshold in FITTED}
 """The thresholds by the number that they judge."""
 
 
@@ -136,16 +156,44 @@ class Axis:
     reason: str
 
 
-def judge(name: str, numbers: Mapping[str, float | None], reason: str) -> Axis:
+def judge(
+    name: str,
+    numbers: Mapping[str, float | None],
+    reason: str,
+    thresholds: Mapping[str, Threshold] = THRESHOLDS,
+) -> Axis:
     """Return the axis: it fails where any number fails, holds where all hold, and is unknown where one is missing."""
-    statuses = [THRESHOLDS[measure].status(value) for measure, value in numbers.items()]
+    statuses = [thresholds[measure].status(value) for measure, value in numbers.items()]
     for status in (Status.FAILS, Status.UNKNOWN, Status.BORDERLINE):
         if status in statuses:
             return Axis(name, status, dict(numbers), reason)
     return Axis(name, Status.HOLDS if statuses else Status.UNKNOWN, dict(numbers), reason)
 
 
-def verdict(reachability: Axis, input_dependence: Axis, geometry: Axis, easy_accuracy: float | None) -> Verdict:
+def judge_geometry(
+    numbers: Mapping[str, float | None], reason: str, thresholds: Mapping[str, Threshold] = THRESHOLDS
+) -> Axis:
+    """Return axis 3, which says nothing where no fixed point was reached at which a radius could be taken."""
+    axis = judge("geometry", numbers, reason, thresholds)
+    return axis if numbers["radius"] is not None else replace(axis, status=Status.UNKNOWN)
+
+
+def is_shared(input_dependence: Axis, thresholds: Mapping[str, Threshold] = THRESHOLDS) -> bool:
+    """Return whether an axis 2 that fails does so because most states stay put, and not because of their path.
+
+    A state that goes on to a third point, or to the other input's in some pairs and not in others, has been moved by
+    what is recalled; its inputs have several fixed points each, and the start chooses among them.
+    """
+    return thresholds["fraction shared"].status(input_dependence.numbers["fraction shared"]) is Status.FAILS
+
+
+def verdict(
+    reachability: Axis,
+    input_dependence: Axis,
+    geometry: Axis,
+    easy_accuracy: float | None,
+    thresholds: Mapping[str, Threshold] = THRESHOLDS,
+) -> Verdict:
     """Return the verdict that the axes add up to (framework, verdict).
 
     An axis that is borderline does not hold and does not fail: where one decides, the verdict is unknown.
@@ -155,20 +203,21 @@ def verdict(reachability: Axis, input_dependence: Axis, geometry: Axis, easy_acc
         input_dependence: axis 2.
         geometry: axis 3.
         easy_accuracy: fraction of the examined inputs that are right at the end; None where no targets were given.
+        thresholds: those that the axes were judged by.
     """
     if reachability.status is Status.FAILS:
         return Verdict.UNSTABLE
     if reachability.status is not Status.HOLDS:
         return Verdict.UNKNOWN
     if input_dependence.status is Status.FAILS:
-        return Verdict.SHARED_ANSWER
+        return Verdict.SHARED_ANSWER if is_shared(input_dependence, thresholds) else Verdict.PATH_DEPENDENT
     if input_dependence.status is not Status.HOLDS:
         return Verdict.UNKNOWN
     if geometry.status is Status.FAILS:
         return Verdict.FRAGILE
     if geometry.status is not Status.HOLDS:
         return Verdict.UNKNOWN
-    accurate = THRESHOLDS["easy accuracy"].status(easy_accuracy) is Status.HOLDS
+    accurate = thresholds["easy accuracy"].status(easy_accuracy) is Status.HOLDS
     return Verdict.EXTRAPOLATES if accurate else Verdict.KEEPS_ITS_ANSWER
 
 
@@ -177,4 +226,18 @@ def is_provisional(*axes: Axis, easy_accuracy: float | None) -> bool:
     compared = [measure for axis in axes for measure in axis.numbers]
     if easy_accuracy is not None:
         compared.append("easy accuracy")
-    return any(THRESHOLDS[measure].origin == "prior" for measure in compared)
+    return any(THRESHOLDS[measure].origin == PRIOR for measure in compared)
+
+
+def priors_of(axes: Iterable[Axis]) -> str:
+    """Return which thresholds of some axes are priors, in words."""
+    return "some of its thresholds are priors" if fitted_on(axes) else "its thresholds are priors"
+
+
+def fitted_on(axes: Iterable[Axis]) -> dict[str, list[str]]:
+    """Return the numbers of some axes whose thresholds were fitted, by the models that they were fitted on."""
+    found: dict[str, list[str]] = {}
+    for measure in dict.fromkeys(measure for axis in axes for measure in axis.numbers):
+        if THRESHOLDS[measure].origin != PRIOR:
+            found.setdefault(THRESHOLDS[measure].origin, []).append(measure)
+    return found

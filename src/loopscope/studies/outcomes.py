@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Bool, Int
 
 from loopscope.studies.population import Member, ThinCurve
 
@@ -58,6 +62,33 @@ class Outcome:
     def holds(self) -> bool:
         """Whether a model that solves its task keeps that to the last iteration."""
         return self.fate in (Fate.EXTRAPOLATES, Fate.HOLDS)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The models of a population whose outcomes are compared with what was said of them, one entry per model.
+
+    Args:
+        members: the models.
+        outcomes: what became of each.
+        cells: the grid cell of each, as a number.
+        divisions: ways to divide the models into parts of whole cells.
+    """
+
+    members: list[Member]
+    outcomes: list[Outcome]
+    cells: Int[np.ndarray, "models"]
+    divisions: list[list[Int[np.ndarray, "_"]]]
+
+    @cached_property
+    def solves(self) -> Bool[np.ndarray, "models"]:
+        """Whether each solves its task."""
+        return np.array([outcome.solves for outcome in self.outcomes])
+
+    @cached_property
+    def holds(self) -> Bool[np.ndarray, "models"]:
+        """Whether each holds."""
+        return np.array([outcome.holds for outcome in self.outcomes])
 
 
 def collapse(curve: ThinCurve) -> int | None:

@@ -173,6 +173,7 @@ def numbers_of(examination: Mapping[str, Any]) -> dict[str, Any]:
                 "residual": curves["residual"][1][:ALL_UP_TO],
                 "norm": curves["norm"][1][:ALL_UP_TO],
                 "accuracy": (curves["accuracy"] or [])[:ALL_UP_TO],
+                "right at the end": examination["settings"]["accuracy"],
                 "prediction changes": curves["prediction_changes"][:ALL_UP_TO],
                 "labels": reach["counts"],
                 "arrived": _mean(reach["arrived"]),

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 
 from loopscope.errors import LoopscopeError
 from loopscope.stability.leaps import LANDINGS
-from loopscope.studies.outcomes import Fate, Outcome, outcomes
+from loopscope.studies.outcomes import Compared, Fate, Outcome, outcomes
 from loopscope.studies.population import Member
 from loopscope.studies.predictors import ALL_AXES, ALL_RIVALS, LOOK, PREDICTORS, RIVALS, Predictor
 from loopscope.studies.signals import (
@@ -47,6 +47,7 @@ from loopscope.studies.statistics import (
     reliability,
     too_few,
 )
+from loopscope.studies.thresholds import ThresholdStudy, judged, study_thresholds
 
 STANDING = (ALL_AXES, LOOK, f"{LOOK}{AT_FURTHER}")
 """The predictors that stand for the framework in figures and in a line: the whole of it, and its cheap part."""
@@ -183,7 +184,8 @@ class Analysis:
         clocks: the collapse clock.
         collapsed: models that collapse after the trained iterations, on which the clock is tested.
         earlier: models that do so before.
-        verdicts: how many models of each fate had each verdict, by mode (see ``said_and_done``).
+        verdicts: how many models of each fate have each verdict, by mode (see ``said_and_done``).
+        thresholds: what the models say of thresholds.
         cells_table: the paper's tables.
         placed: every model that was evaluated.
     """
@@ -200,20 +202,14 @@ class Analysis:
     collapsed: int
     earlier: int
     verdicts: dict[str, dict[str, dict[str, int]]]
+    thresholds: ThresholdStudy
     cells_table: list[CellRow]
     placed: list[Placed]
 
 
 @dataclass(frozen=True)
-class _Data:
-    """A population as arrays, one entry per model that was evaluated and measured."""
-
-    members: list[Member]
-    outcomes: list[Outcome]
-    cells: Int[np.ndarray, "models"]
-    solves: Bool[np.ndarray, "models"]
-    holds: Bool[np.ndarray, "models"]
-    divisions: list[list[Int[np.ndarray, "_"]]]
+class _Data(Compared):
+    """The models that were evaluated and measured."""
 
     def numbers(self, predictor: Predictor) -> Float[np.ndarray, "models numbers"]:
         """Return a predictor's numbers, NaN where one is not known."""
@@ -229,7 +225,7 @@ def _data(members: Sequence[Member], became: Sequence[Outcome]) -> _Data:
     cells = numbered([member.cell for member in kept])
     holds = np.array([end.holds for end in ends])
     divisions = [folds(holds.astype(int), cells, seed) for seed in range(DIVISIONS)]
-    return _Data(kept, ends, cells, np.array([end.solves for end in ends]), holds, divisions)
+    return _Data(kept, ends, cells, divisions)
 
 
 def _fitted(
@@ -405,12 +401,12 @@ def _median(values: Iterable[float | None]) -> float | None:
 
 
 def said_and_done(members: Sequence[Member], became: Sequence[Outcome]) -> dict[str, dict[str, dict[str, int]]]:
-    """Return how many models of each fate had each verdict: in prediction mode, and with all iterations."""
+    """Return how many models of each fate have each verdict, by today's rule: in prediction mode, and with all iterations."""
     found: dict[str, dict[str, dict[str, int]]] = {}
     for member, outcome in zip(members, became, strict=True):
         for mode, numbers in ((AHEAD, member.forecast), (IN_FULL, member.examined)):
             if numbers:
-                counts = found.setdefault(mode, {}).setdefault(numbers["verdict"], {})
+                counts = found.setdefault(mode, {}).setdefault(judged(numbers).value, {})
                 counts[outcome.fate.value] = counts.get(outcome.fate.value, 0) + 1
     return found
 
@@ -483,6 +479,11 @@ def analyse(members: Sequence[Member]) -> Analysis:
         collapsed=collapsed,
         earlier=earlier,
         verdicts=said_and_done(members, became),
+        thresholds=study_thresholds(
+            data,
+            {AHEAD: [one.forecast for one in data.members], IN_FULL: [one.examined for one in data.members]},
+            IN_FULL,
+        ),
         cells_table=cells_table(everything, outcomes(everything)),
         placed=[
             Placed(

@@ -29,7 +29,7 @@ from loopscope.models.config import NormName, RecallName
 from loopscope.stability.arrival import Ends, follow
 from loopscope.stability.examination import middle
 from loopscope.stability.geometry import gradient_norms
-from loopscope.stability.input_dependence import swap_test
+from loopscope.stability.input_dependence import Swap, swap_test
 from loopscope.stability.verdict import Axis, Status, judge
 
 RECALLS: tuple[RecallName, ...] = get_args(RecallName)
@@ -212,10 +212,11 @@ def scaled_loop(recall: str, norm: str, grid: Grid, seed: int = 0) -> tuple[Scal
 def spectral_map(recall: str, norm: str, grid: Grid | None = None, seed: int = 0) -> SpectralMap:
     """Judge the three axes at every point of a grid of gains (framework, maps over the spectral regime).
 
-    The numbers and thresholds are an examination's: the fraction of the inputs whose orbit arrives; the fraction of the
-    known swaps that moved, unknown where fewer than half are known; the 90% quantile of the spectral radius and the
-    median relative Lipschitz constant over the fixed points that were reached, from Jacobians formed in full, and the
-    median growth of gradients. Unlike in an examination, an orbit that is undecided within the budget has not arrived.
+    The numbers and thresholds are an examination's: the fraction of the inputs whose orbit arrives; the fractions of the
+    known swaps that moved and that share one point, unknown where fewer than half are known; the 90% quantile of the
+    spectral radius and the median relative Lipschitz constant over the fixed points that were reached, from Jacobians
+    formed in full, and the median growth of gradients. Unlike in an examination, an orbit that is undecided within the
+    budget has not arrived.
 
     Args:
         recall: none, external or internal.
@@ -239,7 +240,7 @@ def spectral_map(recall: str, norm: str, grid: Grid | None = None, seed: int = 0
     radius, lipschitz = _fixed_point_numbers(loop, inputs, recalled, ends)
     state, sublayer = grid.sides
     axes = [
-        _judge(ends.arrived[rows], swap.take(rows).fraction_moved, radius[rows], lipschitz[rows], growth[rows])
+        _judge(ends.arrived[rows], swap.take(rows), radius[rows], lipschitz[rows], growth[rows])
         for rows in (slice(point, None, points) for point in range(points))
     ]
     return SpectralMap(recall, norm, state, sublayer, axes)
@@ -286,7 +287,7 @@ def full_matrix(jacobian: Jacobian) -> Float[Tensor, "batch m n"]:
 
 def _judge(
     arrived: Bool[Tensor, "inputs"],
-    moved: float | None,
+    swap: Swap,
     radius: Float[Tensor, "inputs"],
     lipschitz: Float[Tensor, "inputs"],
     growth: Float[Tensor, "inputs"],
@@ -299,9 +300,10 @@ def _judge(
         "gradient growth per iteration": middle(_known(growth)),
     }
     reached = float(arrived.double().mean())
+    swapped = {"fraction moved": swap.fraction_moved, "fraction shared": swap.fraction_shared}
     return (
         judge("reachability", {"fraction arrived": reached}, f"{int(arrived.sum())} of {len(arrived)} orbits arrived"),
-        judge("input-dependence", {"fraction moved": moved}, "recall swapped between inputs of this point"),
+        judge("input-dependence", swapped, "recall swapped between inputs of this point"),
         judge("geometry", numbers, "at the fixed points that were reached"),
     )
 
