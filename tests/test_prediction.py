@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from loopscope.cli import main
+from loopscope.cli import POPULATION, main
 from loopscope.errors import LoopscopeError
 from loopscope.studies.guidance import guidance
 from loopscope.studies.outcomes import Fate, collapse, outcomes
-from loopscope.studies.population import Member, ThinCurve
+from loopscope.studies.population import Member, ThinCurve, read_population
 from loopscope.studies.prediction import AHEAD, IN_FULL, MEDIAN_CLOCK, analyse, said_and_done
 from loopscope.studies.predictors import ALL_AXES, LOOK, PREDICTORS
 from loopscope.studies.signals import AT_FURTHER, EASY_ACCURACY, LAST_RESIDUAL, LONG_RUN, RANDOM, STATE_RADIUS, SWAP
 from loopscope.studies.statistics import auc, cross_fit, estimate_auc, folds, interval, numbered, reliability, spearman
+from loopscope.studies.tallies import tallies
 
+ROOT = Path(__file__).parent.parent
 ITERATIONS = [1, 10, 20, 40, 80, 160, 320, 500]
 
 
@@ -120,17 +124,90 @@ def test_a_brief_look_pays_for_its_first_pass_once():
     assert others == [None] * 3
 
 
+def baseline(easy: ThinCurve, hard: float, task: str = "prefix-sums") -> Member:
+    member = made("b", easy, hard, task=task, recall="none", norm="pre")
+    model = {**member.settings["model"], "architecture": "fixed-depth", "blocks": 15}
+    return replace(member, settings={**member.settings, "model": model}, forecast={}, signals={})
+
+
 def test_the_baseline_stands_in_the_tables_alone():
     looped = [made(f"m{i}", KEEPS if i % 2 else LOSES, rate=i * 1e-3, seed=i) for i in range(1, 5)]
-    baseline = made("b", curve(*[1.0] * 8), 0.3, recall="none", norm="pre")
-    settings = {**baseline.settings, "model": {**baseline.settings["model"], "architecture": "fixed-depth"}}
-    baseline = replace(baseline, settings=settings, forecast={}, signals={})
-    found = analyse([*looped, baseline])
+    deep = baseline(curve(*[1.0] * 8), 0.3)
+    found = analyse([*looped, deep])
     assert found.models == 4
     assert found.fates == {"prefix-sums": {"holds": 2, "loses it": 2}}
     row = found.cells_table[-1]
     assert (row.recall, row.easy, row.hard, row.fates) == ("fixed depth", [1.0], [0.3], {})
-    assert guidance([*looped, baseline])[0].by_choice["recall"][0].models == 4
+    assert guidance([*looped, deep])[0].by_choice["recall"][0].models == 4
+
+
+def test_a_baseline_decides_of_no_looped_model_what_it_solves():
+    """Looped models of half the baseline's accuracy are the best of their kind, in every table."""
+    looped = [made(f"m{i}", curve(*[0.5] * 8), rate=i * 1e-3) for i in range(1, 5)]
+    found = analyse([*looped, baseline(curve(*[1.0] * 8), 0.3)])
+    assert found.fates == {"prefix-sums": {"holds": 4}}
+    assert [row.fates for row in found.cells_table[:4]] == [{"holds": 1}] * 4
+    assert found.tallies["prefix-sums"]["recall"][0].fates == {"holds": 4}
+
+
+def test_tallies_count_each_task_by_itself():
+    members = [
+        made("a", KEEPS, 0.8, **{STATE_RADIUS: 0.7}),
+        made("b", KEEPS, 0.4, norm="pre", **{STATE_RADIUS: 0.9}),
+        made("c", LOSES, recall="none", norm="gru"),
+        made("d", NEVER, recall="none", norm="gru"),
+        made("e", None, recall="none", norm="pre"),
+        made("f", LOSES, task="sudoku"),
+        baseline(curve(*[0.9] * 8), 0.1),
+        baseline(curve(*[0.5] * 8), 0.3),
+    ]
+    found = tallies(members, outcomes(members))
+    assert list(found) == ["prefix-sums", "sudoku"]
+    internal, none = found["prefix-sums"]["recall"]
+    assert (internal.choice, internal.models, internal.solve, internal.state_radius) == ("internal", 2, 2, 0.9)
+    assert internal.fates == {"extrapolates": 1, "holds": 1}
+    assert (internal.easy, internal.hard) == pytest.approx((1.0, 0.6))
+    # What failed counts as 0: one loses all, one keeps 0.1.
+    assert (none.models, none.solve, none.state_radius) == (3, 1, None)
+    assert none.fates == {"loses it": 1, "never learned": 1, "failed": 1}
+    assert (none.easy, none.hard) == pytest.approx((0.1 / 3, 0.0))
+    norms = {one.choice: one.models for one in found["prefix-sums"]["normalization"]}
+    assert norms == {"outer": 1, "pre": 2, "gru": 2}
+    bounded = {one.choice: one.models for one in found["prefix-sums"]["recall and state"]}
+    assert bounded == {"internal, bounded": 1, "internal, unbounded": 1, "none, bounded": 2, "none, unbounded": 1}
+    both = {one.choice: one.models for one in found["prefix-sums"]["recall and normalization"]}
+    assert both == {"internal, outer": 1, "internal, pre": 1, "none, gru": 2, "none, pre": 1}
+    (deep,) = found["prefix-sums"]["fixed depth"]
+    assert (deep.choice, deep.models, deep.solve, deep.fates) == ("15 blocks", 2, None, {})
+    assert (deep.easy, deep.hard) == pytest.approx((0.7, 0.2))
+    assert [one.models for one in found["sudoku"]["recall"]] == [1]
+    assert "fixed depth" not in found["sudoku"]
+
+
+def published(heading: str) -> list[list[str]]:
+    """Return the cells of the table of the results' page whose first heading is given, blanks as they are."""
+    lines = (ROOT / "docs" / "results.md").read_text().splitlines()
+    start = next(place for place, line in enumerate(lines) if line.startswith(f"| {heading} |")) + 2
+    rows = itertools.takewhile(lambda line: line.startswith("|"), lines[start:])
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in rows]
+
+
+@pytest.mark.parametrize("heading", ["recall", "normalization"])
+def test_the_published_sums_are_those_of_the_published_models(heading):
+    members = [
+        one for one in read_population(ROOT / "results" / "prediction" / POPULATION) if one.task == "prefix-sums"
+    ]
+    found = tallies(members, outcomes(members))["prefix-sums"]
+    printed = {}
+    for one in found[heading] + found["fixed depth"]:
+        fates = [str(one.fates.get(fate.value, 0)) if one.fates else "" for fate in list(Fate)[:4]]
+        means = [f"{100 * one.easy:.1f}", f"{100 * one.hard:.1f}"]
+        name = one.choice if one.fates else f"fixed depth, {one.choice}"
+        printed[f"{name} ({one.models})"] = [*fates, *means]
+    rows = published(heading)
+    assert len(rows) >= 4
+    for name, *cells in rows:
+        assert cells == printed[name]
 
 
 def test_collapse_is_the_first_fall_below_half_after_the_best():
@@ -373,7 +450,12 @@ def test_the_commands_read_a_population(tmp_path, capsys, monkeypatch):
     assert saved["models"] == 97
     for name in ("forecast", "prefix-sums-easy", "sudoku-hardest"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert saved["tallies"]["sudoku"]["recall and state"][0]["fates"] == {"extrapolates": 24}
     page = (tmp_path / "report.html").read_text()
+    for task in ("prefix-sums", "sudoku"):
+        for choice in ("recall", "normalization", "recall and state", "recall and normalization"):
+            assert f"{task}, by {choice}" in said
+            assert f"<h2>{task}, by {choice}</h2>" in page
     assert "What this does not show" in page
     assert "internal recall with outer normalization: 24 of 25 models" in page
     assert "http" not in page.replace("http://www.w3.org", "")

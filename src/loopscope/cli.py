@@ -24,7 +24,7 @@ from loopscope.training.settings import tidy
 if TYPE_CHECKING:
     from loopscope.evaluation import AccuracyCurve
     from loopscope.models import FixedDepthTransformer, LoopedTransformer
-    from loopscope.studies import StudyFolder, StudyPlan
+    from loopscope.studies import StudyFolder, StudyOutcome, StudyPlan
     from loopscope.studies.processes import Machines
     from loopscope.subjects import Subject
     from loopscope.tasks.words import Problem, Words
@@ -307,11 +307,15 @@ def study_command(options: Namespace) -> int:
         write_report(plan, folder, outcome.records)
         say(f"report: {folder.report}")
     if outcome.unfinished:
-        say(
-            f"stopped by {outcome.stopped or 'a signal to its runs'}, {len(outcome.unfinished)} runs left: the same command goes on"
-        )
-        return RESUMABLE
+        return _goes_on(outcome)
     return 1 if any(record.status == "failed" for record in outcome.records.values()) else 0
+
+
+def _goes_on(outcome: StudyOutcome) -> int:
+    """Say that a study was stopped early; return the exit status."""
+    stopped = outcome.stopped or "a signal to its runs"
+    say(f"stopped by {stopped}, {len(outcome.unfinished)} runs left: the same command goes on")
+    return RESUMABLE
 
 
 def collect_command(options: Namespace) -> int:
@@ -350,6 +354,34 @@ def analyse_command(options: Namespace) -> int:
     written = [folder / "analysis.json", *write_analysis(folder, analysis, members)]
     say(f"written: {', '.join(map(str, written))}")
     return 0
+
+
+def retrain_command(options: Namespace) -> int:
+    """Train some models of a population again, and compare them with what the population says of them."""
+    from loopscope.files import write_json
+    from loopscope.reports.retrained import retrained_sheets, summary
+    from loopscope.reports.sheet import in_terminal
+    from loopscope.reports.terminal import StudyDisplay
+    from loopscope.studies import StudyFolder, run_study
+    from loopscope.studies.population import read_population
+    from loopscope.studies.retrain import claim, compare_all, pick, retraining_plan
+
+    if options.tolerance < 0:
+        raise LoopscopeError(f"--tolerance is {options.tolerance:g}, expected points of accuracy, 0 or more")
+    ledger, folder = Path(options.folder) / POPULATION, StudyFolder(Path(options.out))
+    picked = pick(read_population(ledger), options.runs, options.seed)
+    plan = retraining_plan(picked, ledger)
+    claim(folder.path, plan)
+    with StudyDisplay(console, plan) as display:
+        outcome = run_study(plan, folder, options.workers, retry_failed=options.retry_failed, show=display.show)
+    retraining = compare_all(picked, outcome.records, ledger, options.tolerance)
+    for sheet in retrained_sheets(retraining):
+        show(in_terminal(sheet))
+    print(summary(retraining))
+    out = folder.path / "retrained.json"
+    write_json(out, retraining.to_dict())
+    say(f"written: {out}")
+    return _goes_on(outcome) if outcome.unfinished else 0
 
 
 def advise_command(options: Namespace) -> int:
@@ -621,6 +653,27 @@ def _analyse_parser() -> ArgumentParser:
     )
 
 
+def _retrain_parser() -> ArgumentParser:
+    parser = _population_parser(
+        "Train some models of a population again, picked at random, by the settings of their rows, and compare their "
+        "accuracy with what the rows say, which hold no losses. A retraining that was stopped, or killed, goes on where it "
+        "was when the same command is given again. With the machine, the torch and the code of the ledger they come out "
+        "exactly the same; with others they may not."
+    )
+    parser.add_argument("--runs", type=int, default=10, help="How many models to train again.")
+    parser.add_argument("--seed", type=int, default=0, help="Decides which: the same of the same ledger.")
+    parser.add_argument("--out", required=True, help="Folder for the runs and retrained.json.")
+    parser.add_argument("--workers", type=int, default=1, help="Models that are trained at once.")
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=5.0,
+        help="Points of accuracy: models that are nowhere further from the ledger are counted in the last line.",
+    )
+    parser.add_argument("--retry-failed", action="store_true", help="Train models again whose training failed here.")
+    return parser
+
+
 def _advise_parser() -> ArgumentParser:
     return _population_parser(
         "Say which recall, normalization and learning rate kept their answers in a population, with the counts behind it."
@@ -640,6 +693,11 @@ COMMANDS: dict[str, tuple[Callable[[], ArgumentParser], Callable[[Namespace], in
         _analyse_parser,
         analyse_command,
         "Compare forecasts of a population of models with what they did.",
+    ),
+    "study retrain": (
+        _retrain_parser,
+        retrain_command,
+        "Train some models of a population again, and compare.",
     ),
     "advise": (_advise_parser, advise_command, "Say what kept its answers in a population of models."),
 }

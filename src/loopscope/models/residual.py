@@ -95,6 +95,8 @@ class Gru(nn.Module):
 
 
 RULES: dict[str, type[nn.Module]] = {"pre": Pre, "peri": Peri, "outer": Outer, "sandwich": Sandwich, "gru": Gru}
+BOUNDING = ("outer", "sandwich", "gru")
+"""The rules under which the state cannot grow without bound, whatever the update: normalized last, or mixed with a tanh."""
 
 
 def make_residual(name: str, width: int) -> nn.Module:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 
+from loopscope.models.residual import BOUNDING
 from loopscope.reports.rows import DASH, number, percent
 from loopscope.reports.sheet import Sheet
 from loopscope.stability.verdict import PRIORS, Threshold
@@ -12,6 +13,7 @@ from loopscope.studies.guidance import Counted, Guidance
 from loopscope.studies.outcomes import Fate
 from loopscope.studies.prediction import IN_FULL, LOGGED, STANDING, Analysis, CellRow
 from loopscope.studies.statistics import Estimate
+from loopscope.studies.tallies import Tally
 from loopscope.studies.thresholds import PRIOR_WORDS
 
 
@@ -31,6 +33,29 @@ def _fates(analysis: Analysis) -> Sheet:
     ]
     caption = f"{analysis.models} models in {analysis.cells} cells of the grid"
     return Sheet("What became of the models", ["task", "models", *names], rows, caption)
+
+
+def _in_words(fates: Mapping[str, int]) -> str:
+    return ", ".join(f"{fates[fate.value]} {fate.value}" for fate in Fate if fate.value in fates)
+
+
+def _tally(one: Tally) -> list[str]:
+    solve = DASH if one.solve is None else str(one.solve)
+    means = [percent(one.easy), percent(one.hard)]
+    return [one.choice, str(one.models), solve, _in_words(one.fates), *means, number(one.state_radius)]
+
+
+def _tallies(analysis: Analysis) -> list[Sheet]:
+    columns = ["models", "solve", "fates", "easy %", "hard %", "W_state"]
+    caption = (
+        "Mean accuracies at the last iteration, over all of a row's models (what failed counts as 0); the largest spectral "
+        f"radius of W_state. The normalizations {', '.join(BOUNDING)} bound the state."
+    )
+    return [
+        Sheet(f"{task}, by {choice}", [choice, *columns], list(map(_tally, group)), caption)
+        for task, groups in analysis.tallies.items()
+        for choice, group in groups.items()
+    ]
 
 
 def _performances(analysis: Analysis) -> Sheet:
@@ -103,9 +128,8 @@ def _seeds(values: Sequence[float | None]) -> str:
 
 
 def _cell(row: CellRow) -> list[str]:
-    fates = ", ".join(f"{count} {fate}" for fate, count in row.fates.items())
     settings = f"{row.recall} {row.norm} {row.learning_rate:g}"
-    return [settings, _seeds(row.easy), _seeds(row.hard), *map(number, row.logged), fates]
+    return [settings, _seeds(row.easy), _seeds(row.hard), *map(number, row.logged), _in_words(row.fates)]
 
 
 def _cells(analysis: Analysis) -> list[Sheet]:
@@ -193,7 +217,7 @@ def _thresholds(analysis: Analysis) -> list[Sheet]:
 
 def analysis_tables(analysis: Analysis) -> list[Sheet]:
     """Return everything that an analysis found, as tables."""
-    tables = [_fates(analysis), _performances(analysis), *_calibration(analysis)]
+    tables = [_fates(analysis), *_tallies(analysis), _performances(analysis), *_calibration(analysis)]
     if analysis.transfers:
         tables.append(_transfers(analysis))
     return [*tables, _clocks(analysis), *_verdicts(analysis), *_thresholds(analysis), *_cells(analysis)]

@@ -22,6 +22,7 @@ from loopscope.reports.study_figures import accuracy_panels, orbit_panels, radiu
 from loopscope.solving import SHIPPED
 from loopscope.stability import Examination
 from loopscope.studies import Record, StudyFolder, StudyPlan
+from loopscope.studies.machine import processor
 from loopscope.training.runs import RunFolder
 
 STAGES = ("train", "evaluate", "examine")
@@ -34,14 +35,6 @@ CAPTIONS = {
     "iteration; one mark per run. Open marks: the state there is no fixed point, so that the radius says less.",
 }
 SEEDS = " Thin lines: each seed; thick: their median."
-
-
-def processor() -> str:
-    """Return the processor's name and its number of logical cores, as far as the system tells."""
-    cpu = Path("/proc/cpuinfo")
-    lines = cpu.read_text().splitlines() if cpu.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0]}, {len(names)} cores" if names else platform.processor() or platform.machine()
 
 
 def _seconds(records: Sequence[Record]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean
 
@@ -10,11 +10,11 @@ from scipy.stats import binomtest
 
 from loopscope.studies.outcomes import Fate, Outcome, outcomes
 from loopscope.studies.population import Member
+from loopscope.studies.tallies import Choice, Ended, grouped, normalization, recall
 
-Choice = Callable[[Member], str]
 CHOICES: dict[str, Choice] = {
-    "recall": lambda member: str(member.settings["model"]["recall"]),
-    "normalization": lambda member: str(member.settings["model"]["norm"]),
+    "recall": recall,
+    "normalization": normalization,
     "learning rate": lambda member: f"{float(member.settings['training']['learning_rate']):g}",
 }
 
@@ -85,34 +85,30 @@ def _count(choice: str, ends: Sequence[Outcome]) -> Counted:
     )
 
 
-def _grouped(pairs: Sequence[tuple[Member, Outcome]], choice: Choice) -> list[Counted]:
+def _counted(ended: Sequence[Ended], choice: Choice) -> list[Counted]:
     """Return the models counted by a choice: the surest to hold first, then by hard accuracy."""
-    groups: dict[str, list[Outcome]] = {}
-    for member, outcome in pairs:
-        groups.setdefault(choice(member), []).append(outcome)
-    counted = [_count(name, ends) for name, ends in groups.items()]
+    groups = grouped(ended, choice)
+    counted = [_count(name, [outcome for _, outcome in group]) for name, group in groups.items()]
     return sorted(counted, key=lambda one: (-one.sure, -one.hard))
 
 
 def _pair(member: Member) -> str:
-    return f"{CHOICES['recall'](member)} recall with {CHOICES['normalization'](member)} normalization"
+    return f"{recall(member)} recall with {normalization(member)} normalization"
 
 
 def guidance(members: Sequence[Member]) -> list[Guidance]:
     """Return what a population's looped models say about each of its tasks."""
     members = [member for member in members if member.looped]
-    both = list(zip(members, outcomes(members), strict=True))
     found = []
-    for task in dict.fromkeys(member.task for member in members):
-        own = [pair for pair in both if pair[0].task == task]
-        pairs = _grouped(own, _pair)
-        best = [pair for pair in own if _pair(pair[0]) == pairs[0].choice]
+    for task, own in grouped(zip(members, outcomes(members), strict=True), lambda member: member.task).items():
+        pairs = _counted(own, _pair)
+        best = [one for one in own if _pair(one[0]) == pairs[0].choice]
         found.append(
             Guidance(
                 task,
-                {name: _grouped(own, choice) for name, choice in CHOICES.items()},
+                {name: _counted(own, choice) for name, choice in CHOICES.items()},
                 pairs,
-                _grouped(best, CHOICES["learning rate"]),
+                _counted(best, CHOICES["learning rate"]),
             )
         )
     return found

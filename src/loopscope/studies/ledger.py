@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +24,7 @@ class Record:
         examination: the examination, where it came so far.
         forecast: the examination in prediction mode, where the study asks for one.
         signals: the rival signals by name, each with value and seconds, where the study asks for them.
+        machines: where it was trained, each machine once (see ``this_machine``); empty where it is not known.
     """
 
     run: str
@@ -35,6 +36,7 @@ class Record:
     examination: dict[str, Any] | None = None
     forecast: dict[str, Any] | None = None
     signals: dict[str, Any] | None = None
+    machines: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

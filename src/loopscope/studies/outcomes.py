@@ -13,7 +13,7 @@ from jaxtyping import Bool, Int
 from loopscope.studies.population import Member, ThinCurve
 
 SOLVES = 0.9
-"""A model solves its task if its best easy accuracy is at least this fraction of the best of all models on the task."""
+"""A model solves its task if its best easy accuracy is at least this fraction of the best of all looped ones on the task."""
 LEARNED = 0.1
 """A task on which no model's best easy accuracy reaches this is solved by none: 90% of next to nothing is noise."""
 HOLDS = 0.9
@@ -114,9 +114,9 @@ def _outcome(member: Member, task_best: float) -> Outcome:
 
 
 def outcomes(members: Sequence[Member]) -> list[Outcome]:
-    """Return the outcome of each model; what solving means is decided by the best model of its task."""
+    """Return the outcome of each model; what solving means is decided by the best looped model of its task."""
     best: dict[str, float] = {}
     for member in members:
-        if member.easy is not None:
+        if member.looped and member.easy is not None:
             best[member.task] = max(best.get(member.task, 0.0), member.easy.best)
     return [_outcome(member, best.get(member.task, 0.0)) for member in members]

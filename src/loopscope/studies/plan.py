@@ -61,7 +61,7 @@ class StudyPlan:
         title: a line for people.
         varied: dotted names of the settings in which runs differ, in the order of the grid.
         runs: the runs, in order.
-        examination: how each trained model is examined.
+        examination: how each trained model is examined; None where none is.
         signals: whether the study is one of prediction: models are then examined a second time, in prediction mode,
             both on easy problems that evaluation does not use, and the rival signals are measured on the same ones.
         workers: processes that run at once, unless the command says otherwise.
@@ -72,7 +72,7 @@ class StudyPlan:
     title: str
     varied: tuple[str, ...]
     runs: tuple[PlannedRun, ...]
-    examination: ExaminationConfig
+    examination: ExaminationConfig | None
     signals: bool
     workers: int
     source: Path

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,7 @@ class Member:
         examined: what the examination found (see ``numbers_of``).
         forecast: what the one in prediction mode found.
         signals: by name, each with value and seconds (see ``signals``).
+        machines: where it was trained, each machine once; empty where it is not known.
     """
 
     study: str
@@ -78,6 +79,7 @@ class Member:
     examined: dict[str, Any]
     forecast: dict[str, Any]
     signals: dict[str, dict[str, float | None]]
+    machines: list[str] = field(default_factory=list)
 
     @property
     def task(self) -> str:
@@ -213,6 +215,7 @@ def member(study: str, record: Record) -> Member:
         examined=examined,
         forecast=forecast,
         signals=rounded((record.signals if finished else None) or {}),
+        machines=record.machines,
     )
 
 

@@ -47,6 +47,7 @@ from loopscope.studies.statistics import (
     reliability,
     too_few,
 )
+from loopscope.studies.tallies import BASELINE, Tally, tallies
 from loopscope.studies.thresholds import ThresholdStudy, judged, study_thresholds
 
 STANDING = (ALL_AXES, LOOK, f"{LOOK}{AT_FURTHER}")
@@ -57,8 +58,6 @@ LOGGED = (STATE_RADIUS, WEIGHT_RATIO, NORM_RATIO, COSINE)
 """What the paper logs of a model."""
 AHEAD, IN_FULL = "prediction mode", "all iterations"
 """The two ways in which a study of prediction examines."""
-BASELINE = "fixed depth"
-"""What stands for the recall of models that are not looped."""
 DIVISIONS = 10
 """Ways in which the cells are divided into parts: with one, an area depends on its luck by 0.03."""
 MEDIAN_CLOCK = "their median"
@@ -175,6 +174,7 @@ class Analysis:
         models: how many there are.
         cells: how many grid cells they fill.
         fates: how many models of each fate, by task.
+        tallies: the same and mean accuracies by task, by recall, by normalization and by both (see ``tallies``).
         performances: every predictor.
         best_rivals: the rival of largest area, but for running on, among those that look no further than training did
             (by an empty name), and among those that look further (by what their names end in).
@@ -193,6 +193,7 @@ class Analysis:
     models: int
     cells: int
     fates: dict[str, dict[str, int]]
+    tallies: dict[str, dict[str, list[Tally]]]
     performances: list[Performance]
     best_rivals: dict[str, str]
     calibration: dict[str, list[Bin]]
@@ -443,12 +444,13 @@ def cells_table(members: Sequence[Member], became: Sequence[Outcome]) -> list[Ce
 def analyse(members: Sequence[Member]) -> Analysis:
     """Return what a population says about the framework's forecasts and their rivals'.
 
-    Baselines of fixed depth stand in the paper's tables alone.
+    Baselines of fixed depth stand in the tallies and the paper's tables alone.
 
     Raises:
         LoopscopeError: no model was both evaluated and examined, or scikit-learn is missing.
     """
-    everything, members = members, [member for member in members if member.looped]
+    everything, became_all = members, outcomes(members)
+    members = [member for member in everything if member.looped]
     became = outcomes(members)
     data = _data(members, became)
     values = {predictor.name: data.numbers(predictor) for predictor in PREDICTORS}
@@ -467,6 +469,7 @@ def analyse(members: Sequence[Member]) -> Analysis:
         models=len(members),
         cells=len({member.cell for member in members}),
         fates={task: dict(counts) for task, counts in fates.items()},
+        tallies=tallies(everything, became_all),
         performances=[
             _compared(data, one, predictor, best, scores)
             for one, predictor in zip(performances, PREDICTORS, strict=True)
@@ -484,7 +487,7 @@ def analyse(members: Sequence[Member]) -> Analysis:
             {AHEAD: [one.forecast for one in data.members], IN_FULL: [one.examined for one in data.members]},
             IN_FULL,
         ),
-        cells_table=cells_table(everything, outcomes(everything)),
+        cells_table=cells_table(everything, became_all),
         placed=[
             Placed(
                 member.run,

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from loopscope.errors import RESUMABLE, LoopscopeError, check_positive
 from loopscope.files import explain_write, make_folder, read_json
 from loopscope.studies.ledger import Ledger, Record
+from loopscope.studies.machine import machines_file
 from loopscope.studies.plan import PlannedRun, StudyPlan
 from loopscope.studies.processes import Job, Machines, News, Process, ThisMachine
 from loopscope.studies.signals import signals_file
@@ -128,7 +129,8 @@ class StudyOutcome:
 
 def _job(plan: StudyPlan, run: RunFolder, planned: PlannedRun) -> Job:
     path = run.path.absolute()
-    measured = json.dumps({"examination": asdict(plan.examination), "signals": plan.signals})
+    examination = None if plan.examination is None else asdict(plan.examination)
+    measured = json.dumps({"examination": examination, "signals": plan.signals})
     return Job(
         arguments=(str(path), measured),
         log=str(path / "log.txt"),
@@ -151,7 +153,7 @@ def _start(plan: StudyPlan, folder: StudyFolder, planned: PlannedRun, status: Ru
 def _record(folder: StudyFolder, planned: PlannedRun, error: str | None) -> Record:
     """Return the record of a run that ended, with what its folder holds; it failed where there is an error."""
     run = folder.run(planned.name)
-    seconds, signals = run.path / "seconds.json", signals_file(run)
+    seconds, signals, machines = run.path / "seconds.json", signals_file(run), machines_file(run)
     return Record(
         run=planned.name,
         status="finished" if error is None else "failed",
@@ -162,6 +164,7 @@ def _record(folder: StudyFolder, planned: PlannedRun, error: str | None) -> Reco
         examination=read_json(run.examination) if run.examination.exists() else None,
         forecast=read_json(run.forecast) if run.forecast.exists() else None,
         signals=read_json(signals) if signals.exists() else None,
+        machines=read_json(machines) if machines.exists() else [],
     )
 
 

@@ -24,6 +24,7 @@ from loopscope.errors import RESUMABLE, LoopscopeError
 from loopscope.evaluation import batches, evaluate_split, to_json
 from loopscope.files import read_json, write_json
 from loopscope.stability import ExaminationConfig
+from loopscope.studies.machine import note_machine
 from loopscope.studies.signals import forecast_split, measure_further, measure_signals, signals_file
 from loopscope.subjects import (
     evaluation_of,
@@ -127,12 +128,12 @@ def _measure(run: RunFolder, config: ExaminationConfig, reporter: Reporter) -> N
     reporter.send(1, 1)
 
 
-def run_stages(run: RunFolder, config: ExaminationConfig, signals: bool, reporter: Reporter) -> None:
+def run_stages(run: RunFolder, config: ExaminationConfig | None, signals: bool, reporter: Reporter) -> None:
     """Do what is left of a run.
 
     Args:
         run: the run's folder, with its settings.
-        config: how the model is examined.
+        config: how the model is examined; None if it is not.
         signals: whether the study is one of prediction (see ``StudyPlan``).
         reporter: tells the parent, and when to stop.
 
@@ -157,6 +158,7 @@ def run_stages(run: RunFolder, config: ExaminationConfig, signals: bool, reporte
             write_json(seconds_path, seconds)
 
     def do_train() -> None:
+        note_machine(run)
         total = settings.training.steps
         reporter.send(0, total)
         outcome = train(settings, run, lambda done, loss: reporter.send(done, total, loss=loss), reporter.reason)
@@ -168,6 +170,8 @@ def run_stages(run: RunFolder, config: ExaminationConfig, signals: bool, reporte
     looped = settings.model.architecture == "looped"
     timed("train", not run.finished(), do_train)
     timed("evaluate", not evaluated, lambda: _evaluate(run, settings, splits, reporter))
+    if config is None:
+        return
     timed(
         "examine",
         looped and not run.examination.exists(),
@@ -188,12 +192,13 @@ def main(arguments: list[str]) -> int:
     warnings.simplefilter("default")
     run = RunFolder(Path(arguments[0]))
     measured = json.loads(arguments[1])
+    config = None if measured["examination"] is None else ExaminationConfig(**measured["examination"])
     reporter = Reporter()
     signal.signal(signal.SIGTERM, reporter.ask_to_stop)
     signal.signal(signal.SIGINT, reporter.ask_to_stop)
     try:
         with run.lock(patience=ORPHAN_PATIENCE):
-            run_stages(run, ExaminationConfig(**measured["examination"]), measured["signals"], reporter)
+            run_stages(run, config, measured["signals"], reporter)
     except StopRequested:
         return RESUMABLE
     except LoopscopeError as error:
