@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from loopscope.errors import LoopscopeError
 from loopscope.loop import FunctionLoop, iterate
 from loopscope.stability.leaps import LANDINGS, leap, leaps
 
@@ -55,7 +57,7 @@ def test_thirty_steps_see_480_iterations_of_fast_and_slow_parts():
     inputs = torch.tensor([[1.0, 4.0, -3.0, 2.0]], dtype=torch.float64)
     loop, steps = counting(linear(matrix))
     landings = leaps(loop, inputs)
-    assert steps[0] == 30
+    assert steps[0] == 30 + 2
     assert tuple(landing.iteration for landing in landings) == LANDINGS == (15, 48, 152, 480)
     state = torch.zeros_like(inputs)
     done = 0
@@ -71,6 +73,22 @@ def test_what_grows_is_taken_to_drift_and_what_is_not_finite_does_not_leap():
     torch.testing.assert_close(leap(orbit, 10), orbit[2] + 10 * (orbit[2] - orbit[1]))
     broken = torch.tensor([[torch.inf, 0.0], [1.0, 1.0]])
     assert torch.equal(leap([broken, broken, broken], 10), broken)
+
+
+def test_a_loop_that_counts_or_is_random_is_refused():
+    counts = FunctionLoop(
+        lambda x: x,
+        lambda e: (e, torch.zeros(len(e), dtype=torch.long)),
+        lambda state, e: (state[0], state[1] + 1),
+        str,
+    )
+    with pytest.raises(LoopscopeError, match="counter"):
+        leaps(counts, INPUTS)
+    noisy = FunctionLoop(
+        lambda x: x, torch.zeros_like, lambda state, e: state + torch.randn_like(e), lambda state: state
+    )
+    with pytest.raises(LoopscopeError, match="random"):
+        leaps(noisy, INPUTS)
 
 
 def test_padding_has_no_part_in_the_ratio_and_stays():

@@ -9,8 +9,10 @@ from loopscope.reports import write_comparison, write_examination
 from loopscope.stability import (
     Examination,
     ExaminationConfig,
+    Landing,
     Verdict,
     examine,
+    leaps,
     spectral_radius,
     top_eigenvalues,
 )
@@ -28,6 +30,7 @@ __all__ = [
     "ExaminationConfig",
     "FixedDepthTransformer",
     "FunctionLoop",
+    "Landing",
     "Loop",
     "LoopedTransformer",
     "LoopedTransformerConfig",
@@ -41,6 +44,7 @@ __all__ = [
     "build_model",
     "evaluate",
     "examine",
+    "leaps",
     "load_model",
     "solve",
     "spectral_radius",

@@ -2,6 +2,7 @@
 
 from loopscope.stability.examination import Examination, ExaminationConfig
 from loopscope.stability.examine import examine
+from loopscope.stability.leaps import Landing, leaps
 from loopscope.stability.spectrum import spectral_radius, top_eigenvalues
 from loopscope.stability.verdict import THRESHOLDS, Axis, Status, Verdict
 
@@ -10,9 +11,11 @@ __all__ = [
     "Axis",
     "Examination",
     "ExaminationConfig",
+    "Landing",
     "Status",
     "Verdict",
     "examine",
+    "leaps",
     "spectral_radius",
     "top_eigenvalues",
 ]

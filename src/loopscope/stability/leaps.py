@@ -16,7 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from loopscope.loop import Loop, Tree, flatten, mask_of
+from loopscope.errors import LoopscopeError
+from loopscope.loop import Loop, Tree, check_deterministic, flatten, is_time_dependent, mask_of
 from loopscope.stability.starts import moved
 
 LANDINGS = (15, 48, 152, 480)
@@ -71,16 +72,27 @@ def _further(changes: Float[Tensor, "batch n changes"], iterations: int) -> Floa
 
 
 def leaps(loop: Loop, recalled: Tree, seed: int = 0) -> list[Landing]:
-    """Return the states after 15 iterations and, by leaps, after 48, 152 and 480; 30 steps, without a graph.
+    """Return the states after 15 iterations and, by leaps, after 48, 152 and 480; 30 steps (and two to tell
+    whether they are random), without a graph.
 
     Args:
         loop: any loop.
         recalled: its recalled input.
         seed: of a random first state.
+
+    Raises:
+        LoopscopeError: the state carries a counter, which a leap would leave behind, or the step is random.
     """
     with torch.no_grad():
         mask = mask_of(loop, recalled)
-        states = _steps(loop, loop.start(recalled, torch.Generator().manual_seed(seed)), recalled, LANDINGS[0])
+        start = loop.start(recalled, torch.Generator().manual_seed(seed))
+        if is_time_dependent(start):
+            raise LoopscopeError(
+                "the state carries a counter, which a leap would leave behind: leaps are for steps that depend on the "
+                "state and the input alone; iterate this loop as far as you want to know it"
+            )
+        check_deterministic(loop, start, recalled)
+        states = _steps(loop, start, recalled, LANDINGS[0])
         landings = [Landing(LANDINGS[0], states[-1])]
         for before, after in pairwise(LANDINGS):
             landed = leap(states[-SETTLING - 1 :], after - before - SETTLING, mask)
