@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -165,7 +166,7 @@ def measure_signals(
         }.items():
             own = _timed(work)
             found[name] = _signal(own.value, own.seconds + spent)
-        found.update(_after_leaps(loop, task, split, seen, spent, seed))
+        found.update(_after_leaps(loop, task, split, seen, trained_iterations, spent, seed))
         for names, go in (
             ((SWAP, SWAP_ANSWER), lambda: after_swap(loop, seen, trained_iterations)),
             ((RANDOM, RANDOM_ANSWER), lambda: after_random_start(loop, seen, trained_iterations, seed)),
@@ -199,7 +200,9 @@ def _accuracy(loop: Loop, task: Task, split: Split, recalled: Tree, state: Tree)
     return float((right | padding).all(1).double().mean())
 
 
-def _after_leaps(loop: Loop, task: Task, split: Split, seen: Pass, spent: float, seed: int) -> dict[str, Signal]:
+def _after_leaps(
+    loop: Loop, task: Task, split: Split, seen: Pass, iterations: int, spent: float, seed: int
+) -> dict[str, Signal]:
     """Return what leaps say, by name: the accuracy far ahead, the answers kept until there, and when half is lost."""
     began = time.perf_counter()
     landings = leaps(loop, seen.recalled, seed)
@@ -209,25 +212,27 @@ def _after_leaps(loop: Loop, task: Task, split: Split, seen: Pass, spent: float,
     label_free = time.perf_counter() - began
     accuracy = [_accuracy(loop, task, split, seen.recalled, landing.state) for landing in landings]
     took = time.perf_counter() - began
+    points = [(landing.iteration, right) for landing, right in zip(landings, accuracy, strict=True)]
+    if iterations < points[0][0]:
+        points.insert(0, (iterations, _accuracy(loop, task, split, seen.recalled, seen.last)))
     return {
         LEAP: _signal(accuracy[-1], took),
         LEAP_ANSWER: _signal(float((now == then).all(1).double().mean()), spent + label_free),
-        LEAP_COLLAPSE: _signal(fall([landing.iteration for landing in landings], accuracy), took),
+        LEAP_COLLAPSE: _signal(fall(points), took),
     }
 
 
-def fall(iterations: Sequence[int], accuracy: Sequence[float]) -> float | None:
+def fall(points: Sequence[tuple[int, float]]) -> float | None:
     """Return where the accuracy falls below half of its best: the geometric mean of the points around; None if never.
 
     Args:
-        iterations: rising.
-        accuracy: at each of them.
+        points: iterations, rising, and the accuracy at each.
     """
     best = 0.0
-    for place, value in enumerate(accuracy):
-        if place and value < best / 2:
-            return math.sqrt(iterations[place - 1] * iterations[place])
-        best = max(best, value)
+    for (before, right), (after, value) in pairwise(points):
+        best = max(best, right)
+        if value < best / 2:
+            return math.sqrt(before * after)
     return None
 
 
