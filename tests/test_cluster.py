@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from contextlib import contextmanager
+from pathlib import Path
 from subprocess import PIPE
 from types import SimpleNamespace
 
@@ -76,6 +77,8 @@ def nodes():
 
     # A short path: Ray's sockets are in it, and the names of sockets may have a hundred letters.
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+    # Wherever a cluster lives, Ray writes its address there, and does not make the folder on a machine that never ran it.
+    Path("/tmp/ray").mkdir(exist_ok=True)
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, "temp_dir": folder})
     made.add_node(num_cpus=1)
     made.add_node(num_cpus=1)
