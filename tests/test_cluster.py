@@ -73,12 +73,13 @@ def nodes():
     """A head that does no runs, and two workers with one CPU each."""
     pytest.importorskip("ray", reason='needs pip install "loopscope[cluster]"')
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    from ray._private.utils import get_ray_address_file
     from ray.cluster_utils import Cluster
 
     # A short path: Ray's sockets are in it, and the names of sockets may have a hundred letters.
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
     # Wherever a cluster lives, Ray writes its address there, and does not make the folder on a machine that never ran it.
-    Path("/tmp/ray").mkdir(exist_ok=True)
+    Path(get_ray_address_file(None)).parent.mkdir(exist_ok=True)
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, "temp_dir": folder})
     made.add_node(num_cpus=1)
     made.add_node(num_cpus=1)

@@ -26,7 +26,7 @@ from loopscope.fixed_points.residual import smallest_scale
 from loopscope.linear import random_vectors, step_jacobian
 from loopscope.loop import Loop, Tree, eval_mode, flatten, mask_of, norms, select
 from loopscope.models.recall import ExternalRecall, InternalRecall
-from loopscope.stability.leaps import leaps
+from loopscope.stability.leaps import LANDINGS, leaps
 from loopscope.studies.look import Pass, after_random_start, after_swap, run_pass, slope, slowest_tokens
 from loopscope.tasks import Split, Task
 from loopscope.training.runs import RunFolder
@@ -213,7 +213,7 @@ def _after_leaps(
     accuracy = [_accuracy(loop, task, split, seen.recalled, landing.state) for landing in landings]
     took = time.perf_counter() - began
     points = [(landing.iteration, right) for landing, right in zip(landings, accuracy, strict=True)]
-    if iterations < points[0][0]:
+    if iterations < LANDINGS[0]:
         points.insert(0, (iterations, _accuracy(loop, task, split, seen.recalled, seen.last)))
     return {
         LEAP: _signal(accuracy[-1], took),
