@@ -137,6 +137,34 @@ def test_a_flip_is_a_cycle_that_damping_would_stop():
     assert "Damp the step" in exam.advice
 
 
+def test_a_state_that_wanders_where_it_is_read_the_same_is_restless():
+    """The first number alternates for ever, the second settles and is read; a readout of the first would alternate too."""
+
+    def wandering(place):
+        step = lambda z, e: torch.stack([-z[:, 0], 0.5 * z[:, 1] + e[:, 1]], 1)  # noqa: E731
+        start = lambda e: torch.ones_like(e)  # noqa: E731
+        return ls.FunctionLoop(lambda x: x, start, step, lambda z: torch.stack([z[:, place], -z[:, place]], 1))
+
+    inputs = torch.stack([torch.zeros(12), SIDES], 1)
+    right = (SIDES < 0).long()
+    exam = quick(wandering(1), inputs, targets=right)
+    assert exam.reachability["counts"] == {"cycle": 12}
+    assert exam.verdict is ls.Verdict.RESTLESS
+    assert exam.axes[0].numbers == {"fraction arrived": 0.0, "fraction of answers that stand": 1.0}
+    assert exam.axes[0].reason.endswith("100% of the answers never changed after iteration 60")
+    assert "orbits are cycle" in exam.advice
+    assert quick(wandering(1), inputs).verdict is ls.Verdict.UNSTABLE
+    assert quick(wandering(1), inputs, targets=1 - right).verdict is ls.Verdict.UNSTABLE
+    flipped = quick(wandering(0), inputs, targets=torch.zeros(12, dtype=torch.long))
+    assert flipped.verdict is ls.Verdict.UNSTABLE
+    assert flipped.axes[0].numbers["fraction of answers that stand"] == 0.0
+
+
+def test_answers_of_states_that_are_no_numbers_do_not_stand():
+    exam = quick(loop_of(lambda z, e: 3 * z + e), iterations=200)
+    assert exam.axes[0].numbers["fraction of answers that stand"] == 0.0
+
+
 def test_advice_on_instability_is_about_orbits_that_were_decided():
     """Undecided orbits are the most here, yet it is the drift that made reachability fail."""
     axes = tuple(Axis(name, Status.FAILS, {}, "") for name in ("reachability", "input-dependence", "geometry"))

@@ -58,6 +58,8 @@ def row(accuracy: float = 1.0, swap: dict[str, int] | None = None, **numbers: fl
         (row(radius=1.1), "fragile"),
         (row(radius=None, gradient_growth_per_iteration=2.0), "unknown"),
         (row(fraction_arrived=0.2), "unstable"),
+        (row(fraction_arrived=0.2, fraction_of_answers_that_stand=0.95), "restless"),
+        (row(0.8, fraction_arrived=0.2, fraction_of_answers_that_stand=0.95), "unstable"),
         (row(fraction_arrived=None), "unknown"),
         ({}, "unknown"),
     ],

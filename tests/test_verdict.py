@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from loopscope.stability.verdict import (
+    ANSWERS_STAND,
     THRESHOLDS,
     Axis,
     Status,
@@ -13,16 +14,18 @@ from loopscope.stability.verdict import (
     is_provisional,
     judge,
     judge_geometry,
+    judge_reachability,
     priors_of,
     verdict,
 )
 
-STAYED, PATH = "fails: shared", "fails: path"
+STAYED, PATH, STAND = "fails: shared", "fails: path", "fails: answers stand"
 
 
 def axis(said):
-    """An axis that says so; axis 2 also says why it fails."""
+    """An axis that says so; axis 2 also says why it fails, and axis 1 whether answers stand all the same."""
     numbers = {"fraction moved": 0.0, "fraction shared": {STAYED: 0.6, PATH: 0.4}.get(said)}
+    numbers[ANSWERS_STAND] = 0.9 if said == STAND else 0.89
     return Axis("any", Status(said.partition(":")[0]), numbers, "")
 
 
@@ -48,6 +51,10 @@ def axis(said):
         ("fails", "unknown", "unknown", None, "unstable"),
         ("holds", STAYED, "unknown", None, "shared answer"),
         ("borderline", PATH, "holds", None, "unknown"),
+        (STAND, "unknown", "unknown", 0.95, "restless"),
+        (STAND, STAYED, "fails", 0.9, "restless"),
+        (STAND, "holds", "holds", 0.89, "unstable"),
+        (STAND, "holds", "holds", None, "unstable"),
     ],
 )
 def test_axes_add_up_to_a_verdict(reach, depends, smooth, accuracy, expected):
@@ -85,6 +92,16 @@ def test_one_number_is_enough_to_fail_and_one_missing_to_leave_it_open(radius, l
     axis = judge("geometry", {"radius": radius, "relative Lipschitz constant": lipschitz}, "why")
     assert axis.status.value == expected
     assert axis.reason == "why"
+
+
+@pytest.mark.parametrize(
+    ("arrived", "expected"), [(0.95, "holds"), (0.7, "borderline"), (0.5, "fails"), (None, "unknown")]
+)
+@pytest.mark.parametrize("stand", [0.0, 1.0, None])
+def test_only_states_decide_reachability(arrived, stand, expected):
+    numbers = {"fraction arrived": arrived, ANSWERS_STAND: stand}
+    axis = judge_reachability(numbers, "why")
+    assert (axis.status.value, axis.numbers, axis.reason) == (expected, numbers, "why")
 
 
 def test_easy_accuracy_decides_at_its_threshold():

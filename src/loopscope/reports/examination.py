@@ -25,6 +25,7 @@ TONES = {
     Verdict.SHARED_ANSWER: "fails",
     Verdict.PATH_DEPENDENT: "borderline",
     Verdict.FRAGILE: "fails",
+    Verdict.RESTLESS: "borderline",
     Verdict.UNSTABLE: "fails",
     Verdict.UNKNOWN: "unknown",
 }

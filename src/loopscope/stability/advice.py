@@ -13,10 +13,22 @@ def _known(values: Any) -> list[float]:
     return [value for value in values or [] if value is not None]
 
 
-def _unstable(reachability: Mapping[str, Any], trained: int | None) -> str:
-    # Undecided orbits decided nothing: the others made the axis fail.
+def _commonest(reachability: Mapping[str, Any]) -> str:
+    """Return what most orbits that do not arrive are. Undecided ones decided nothing: the others made the axis fail."""
     counts = {label: n for label, n in reachability["counts"].items() if label not in ("fixed point", "undecided")}
-    common = max(counts, key=lambda label: counts[label])
+    return max(counts, key=lambda label: counts[label])
+
+
+def _restless(reachability: Mapping[str, Any]) -> str:
+    return (
+        f"The state never settles (orbits are {_commonest(reachability)}), but its answers are right and stand: they can "
+        "be used as far as these orbits went; nothing shows that they last beyond. To be sure of more, train again with "
+        "outer normalization, or follow them further."
+    )
+
+
+def _unstable(reachability: Mapping[str, Any], trained: int | None) -> str:
+    common = _commonest(reachability)
     if common == "drift":
         growth = median(_known(reachability["growth"]) or [0.0])
         factor = 2.718281828 ** (100 * growth)
@@ -90,6 +102,8 @@ def advise(
     """
     if verdict is Verdict.UNSTABLE:
         return _unstable(reachability, trained_iterations)
+    if verdict is Verdict.RESTLESS:
+        return _restless(reachability)
     if verdict is Verdict.SHARED_ANSWER:
         return (
             "The state arrives, but at a point that is not this problem's: its answer was chosen by the start, or is the "

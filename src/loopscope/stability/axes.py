@@ -8,13 +8,21 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from loopscope.stability.examination import middle
 from loopscope.stability.orbits import Orbit, Orbits
 from loopscope.stability.reachability import Trajectory
-from loopscope.stability.verdict import Axis, Status, is_shared, judge, judge_geometry
+from loopscope.stability.verdict import (
+    ANSWERS_STAND,
+    Axis,
+    Status,
+    is_shared,
+    judge,
+    judge_geometry,
+    judge_reachability,
+)
 
 SHARED = "most states stay where they are, whatever is recalled"
 PATH_DEPENDENT = "what is recalled moves the state, but where to depends on the start: inputs have several points"
@@ -29,6 +37,15 @@ def left_at(trajectory: Trajectory) -> Int[Tensor, "batch"]:
     last_inside = (inside * torch.arange(1, len(inside) + 1)[:, None]).amax(0)
     left = inside.any(0) & ~trajectory.arrived & (trajectory.residual[-1] > 10 * trajectory.tolerance)
     return torch.where(left, last_inside + 1, 0)
+
+
+def answers_stand(trajectory: Trajectory) -> Bool[Tensor, "batch"]:
+    """Return whose answer did not change once in the last half of the longest orbit; a diverged state has none."""
+    return (trajectory.prediction_changes[_half(trajectory) :] == 0).all(0) & ~trajectory.diverged
+
+
+def _half(trajectory: Trajectory) -> int:
+    return int(trajectory.iterations.max()) // 2
 
 
 def radii_at_fixed_points(spectrum: Mapping[str, Any]) -> list[float | None]:
@@ -60,7 +77,10 @@ def _judge_reach(trajectory: Trajectory, orbits: Orbits) -> Axis:
     if bool(left.any()):
         first = int(left[left > 0].min())
         reason += f"; {int((left > 0).sum())} came near a fixed point and left again, the first at {first}"
-    return judge("reachability", {"fraction arrived": arrived}, reason)
+    stand = float(answers_stand(trajectory).double().mean())
+    if not bool(trajectory.arrived.all()):
+        reason += f"; {100 * stand:.0f}% of the answers never changed after iteration {_half(trajectory)}"
+    return judge_reachability({"fraction arrived": arrived, ANSWERS_STAND: stand}, reason)
 
 
 def _judge_dependence(found: Mapping[str, Any]) -> Axis:

@@ -30,6 +30,7 @@ class Verdict(StrEnum):
     SHARED_ANSWER = "shared answer"
     PATH_DEPENDENT = "path dependent"
     FRAGILE = "fragile"
+    RESTLESS = "restless"
     UNSTABLE = "unstable"
     UNKNOWN = "unknown"
 
@@ -66,6 +67,8 @@ class Threshold:
 
 PRIOR = "prior"
 """The origin of thresholds that were set by reasoning."""
+ANSWERS_STAND = "fraction of answers that stand"
+"""The number that tells states that wander from answers that do."""
 PRIORS: dict[str, Threshold] = {
     threshold.measure: threshold
     for threshold in (
@@ -76,6 +79,14 @@ PRIORS: dict[str, Threshold] = {
             larger_is="better",
             origin=PRIOR,
             why="an answer that most inputs never settle on cannot be kept",
+        ),
+        Threshold(
+            ANSWERS_STAND,
+            holds=0.9,
+            fails=0.5,
+            larger_is="better",
+            origin=PRIOR,
+            why="a state may wander where it is read the same: its answer stands if the last half of its orbit never changed it",
         ),
         Threshold(
             "fraction moved",
@@ -170,6 +181,14 @@ def judge(
     return Axis(name, Status.HOLDS if statuses else Status.UNKNOWN, dict(numbers), reason)
 
 
+def judge_reachability(
+    numbers: Mapping[str, float | None], reason: str, thresholds: Mapping[str, Threshold] = THRESHOLDS
+) -> Axis:
+    """Return axis 1, which states alone decide: answers that stand beside them tell restless from unstable."""
+    states = {measure: value for measure, value in numbers.items() if measure != ANSWERS_STAND}
+    return replace(judge("reachability", states, reason, thresholds), numbers=dict(numbers))
+
+
 def judge_geometry(
     numbers: Mapping[str, float | None], reason: str, thresholds: Mapping[str, Threshold] = THRESHOLDS
 ) -> Axis:
@@ -196,6 +215,9 @@ def verdict(
 ) -> Verdict:
     """Return the verdict that the axes add up to (framework, verdict).
 
+    A state that never arrives is restless, not unstable, where its answers stand and are known to be right: an orbit may
+    also settle on answers that are wrong.
+
     An axis that is borderline does not hold and does not fail: where one decides, the verdict is unknown.
 
     Args:
@@ -205,8 +227,10 @@ def verdict(
         easy_accuracy: fraction of the examined inputs that are right at the end; None where no targets were given.
         thresholds: those that the axes were judged by.
     """
+    accurate = thresholds["easy accuracy"].status(easy_accuracy) is Status.HOLDS
     if reachability.status is Status.FAILS:
-        return Verdict.UNSTABLE
+        stands = thresholds[ANSWERS_STAND].status(reachability.numbers.get(ANSWERS_STAND)) is Status.HOLDS
+        return Verdict.RESTLESS if stands and accurate else Verdict.UNSTABLE
     if reachability.status is not Status.HOLDS:
         return Verdict.UNKNOWN
     if input_dependence.status is Status.FAILS:
@@ -217,7 +241,6 @@ def verdict(
         return Verdict.FRAGILE
     if geometry.status is not Status.HOLDS:
         return Verdict.UNKNOWN
-    accurate = thresholds["easy accuracy"].status(easy_accuracy) is Status.HOLDS
     return Verdict.EXTRAPOLATES if accurate else Verdict.KEEPS_ITS_ANSWER
 
 

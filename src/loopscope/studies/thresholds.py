@@ -16,16 +16,29 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from loopscope.stability.input_dependence import Outcome as Swapped
-from loopscope.stability.verdict import PRIORS, THRESHOLDS, Status, Threshold, Verdict, judge, judge_geometry, verdict
+from loopscope.stability.verdict import (
+    ANSWERS_STAND,
+    PRIORS,
+    THRESHOLDS,
+    Status,
+    Threshold,
+    Verdict,
+    judge,
+    judge_geometry,
+    judge_reachability,
+    verdict,
+)
 from loopscope.studies.outcomes import Compared
 from loopscope.studies.population import Member
 from loopscope.studies.statistics import FEWEST, Estimate, estimate, too_few
 
+REACHABILITY = ("fraction arrived", ANSWERS_STAND)
 DEPENDENCE = ("fraction moved", "fraction shared")
 GEOMETRY = ("radius", "relative Lipschitz constant", "gradient growth per iteration")
 FITTABLE = ("fraction arrived", "fraction shared", *GEOMETRY)
-"""The numbers whose failing is to mean that answers are lost. The fraction moved tells a path, and accuracy an answer."""
-KEEPS = (Verdict.EXTRAPOLATES, Verdict.KEEPS_ITS_ANSWER, Verdict.PATH_DEPENDENT)
+"""The numbers whose failing is to mean that answers are lost. The fraction moved tells a path,
+answers that stand and accuracy an answer."""
+KEEPS = (Verdict.EXTRAPOLATES, Verdict.KEEPS_ITS_ANSWER, Verdict.PATH_DEPENDENT, Verdict.RESTLESS)
 """The verdicts that say that answers are kept (from a loop's own start)."""
 SAYS = {Status.HOLDS: 1.0, Status.FAILS: 0.0}
 """What a status says of holding; others are undecided."""
@@ -54,7 +67,7 @@ def numbers_of_axes(found: Mapping[str, Any]) -> dict[str, float | None]:
 def judged(found: Mapping[str, Any], thresholds: Mapping[str, Threshold] = THRESHOLDS) -> Verdict:
     """Return the verdict on an examination's row by some thresholds, whatever it was when the model was examined."""
     numbers = numbers_of_axes(found)
-    reach = judge("reachability", {"fraction arrived": numbers["fraction arrived"]}, "", thresholds)
+    reach = judge_reachability({measure: numbers[measure] for measure in REACHABILITY}, "", thresholds)
     dependence = judge("input-dependence", {measure: numbers[measure] for measure in DEPENDENCE}, "", thresholds)
     geometry = judge_geometry({measure: numbers[measure] for measure in GEOMETRY}, "", thresholds)
     return verdict(reach, dependence, geometry, numbers["easy accuracy"], thresholds)
