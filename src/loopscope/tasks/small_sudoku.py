@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import ClassVar
@@ -10,11 +10,11 @@ from typing import ClassVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int, Int8, Int16
+from jaxtyping import Bool, Int, Int8, Int16
 from torch import Tensor
 
 from loopscope.errors import LoopscopeError, check_positive
-from loopscope.models.config import LoopedTransformerConfig
+from loopscope.tasks.sudoku_grids import Splits, SudokuGrids
 from loopscope.tasks.task import Split
 
 HARDEST = "hardest"
@@ -181,22 +181,11 @@ def emptied(
         tried = puzzles[rows]
         tried[np.arange(len(rows)), cell[rows]] = 0
         # Singles solve the puzzle with this cell filled, so they solve this one if they fill the cell.
-        rows = rows[_fills(board, tried, cell[rows])]
+        filled = fill_singles(board, tried)[np.arange(len(rows)), cell[rows]]
+        rows = rows[filled != 0]
         puzzles[rows, cell[rows]] = 0
         empty[rows] += 1
     return puzzles
-
-
-def _fills(board: Board, grids: Int16[np.ndarray, "n cells"], cell: Int[np.ndarray, "n"]) -> Bool[np.ndarray, "n"]:
-    """Return whether singles fill one cell of each grid; the grids must have a solution. Overwrites the grids."""
-    fills = np.zeros(len(grids), dtype=bool)
-    rows = np.arange(len(grids))
-    while len(rows):
-        found = board.singles(board.candidates(grids[rows]))
-        fills[rows] = found[np.arange(len(rows)), cell[rows]] != 0
-        grids[rows] |= found
-        rows = rows[found.any(axis=1) & ~fills[rows]]
-    return fills
 
 
 def to_digits(board: Board, grids: Int16[np.ndarray, "n cells"]) -> Int8[np.ndarray, "n cells"]:
@@ -207,13 +196,7 @@ def to_digits(board: Board, grids: Int16[np.ndarray, "n cells"]) -> Int8[np.ndar
 
 
 @dataclass(frozen=True)
-class _Splits:
-    training: Split
-    evaluation: dict[str, Split]
-
-
-@dataclass(frozen=True)
-class SmallSudoku:
+class SmallSudoku(SudokuGrids):
     """Sudoku on small boards: train on puzzles with few empty cells, test on those with as many as singles allow.
 
     Problems and answers are grids row by row, digits from 1 and 0 where a cell is empty; logit c of a cell is for the
@@ -260,16 +243,10 @@ class SmallSudoku:
         """The shape of the boards."""
         return Board(self.box)
 
-    def complete(self, config: LoopedTransformerConfig) -> LoopedTransformerConfig:
-        """Return the config for a board: one number per digit and one for empty in, a logit per digit out; full attention."""
-        side = self.board.side
-        return replace(
-            config,
-            inputs=config.inputs or side + 1,
-            outputs=config.outputs or side,
-            grid=config.grid or (side, side),
-            attention=config.attention or "full",
-        )
+    @property
+    def side(self) -> int:
+        """Cells of a row, and the number of digits."""
+        return self.board.side
 
     def training_split(self) -> Split:
         """Return the puzzles to train on; the difficulty is the number of empty cells."""
@@ -279,45 +256,17 @@ class SmallSudoku:
         """Return the splits of ``test_empty``, named by their numbers of empty cells; hardest where singles set them."""
         return _make(self).evaluation
 
-    def inputs(self, problems: Int[Tensor, "batch cells"]) -> Float[Tensor, "batch cells features"]:
-        """Return the cells one-hot: number 0 says empty, number d the digit d."""
-        return F.one_hot(problems.long(), self.board.side + 1).float()
-
     def augment(
         self, problems: Int[Tensor, "batch cells"], answers: Int[Tensor, "batch cells"], generator: torch.Generator
     ) -> tuple[Int[Tensor, "batch cells"], Int[Tensor, "batch cells"]]:
         """Return the batch with the digits of each puzzle relabelled at random."""
-        order = torch.rand(len(problems), self.board.side, generator=generator).argsort(1)
+        order = torch.rand(len(problems), self.side, generator=generator).argsort(1)
         labels = F.pad(order + 1, (1, 0)).to(problems.dtype)
         return labels.gather(1, problems.long()), labels.gather(1, answers.long())
 
-    def loss(
-        self, logits: Float[Tensor, "batch cells digits"], answers: Int[Tensor, "batch cells"]
-    ) -> Float[Tensor, ""]:
-        """Return the mean cross-entropy over all cells, in nats."""
-        return F.cross_entropy(logits.float().flatten(0, 1), answers.flatten().long() - 1)
-
-    def correct(
-        self,
-        logits: Float[Tensor, "batch cells digits"],
-        problems: Int[Tensor, "batch cells"],
-        answers: Int[Tensor, "batch cells"],
-    ) -> Bool[Tensor, "batch cells"]:
-        """Return which cells are right; the givens count too."""
-        return logits.argmax(-1) + 1 == answers
-
-    def other_rules(
-        self,
-        logits: Float[Tensor, "batch cells digits"],
-        problems: Int[Tensor, "batch cells"],
-        answers: Int[Tensor, "batch cells"],
-    ) -> dict[str, Bool[Tensor, "batch"]]:
-        """Return nothing: a grid is right when all of it is, by one rule."""
-        return {}
-
 
 @lru_cache(maxsize=4)
-def _make(task: SmallSudoku) -> _Splits:
+def _make(task: SmallSudoku) -> Splits:
     """Return a task's splits."""
     board, draw = task.board, np.random.default_rng(task.seed)
     aims = {}
@@ -339,6 +288,6 @@ def _make(task: SmallSudoku) -> _Splits:
         return Split(grids, solutions, torch.from_numpy(empty).float())
 
     training = split(boards[share * len(aims) :], task.train_puzzles, 1, task.train_empty)
-    return _Splits(
+    return Splits(
         training, {name: split(own[name], task.test_puzzles, begin, end) for name, (begin, end) in aims.items()}
     )

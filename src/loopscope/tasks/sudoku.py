@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar, Literal, get_args
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from loopscope.errors import LoopscopeError, check_choice, check_positive
-from loopscope.models.config import LoopedTransformerConfig
 from loopscope.tasks.cache import Arrays, cached
 from loopscope.tasks.sources import Remote, Source, data_file
+from loopscope.tasks.sudoku_grids import Splits, SudokuGrids
 from loopscope.tasks.sudoku_puzzles import FORMAT, Puzzles, read_puzzles
 from loopscope.tasks.sudoku_symmetries import random_relabellings, random_symmetries
 from loopscope.tasks.task import Split
@@ -37,13 +36,7 @@ REVEALED_SHARE = 0.5
 
 
 @dataclass(frozen=True)
-class _Splits:
-    training: Split
-    evaluation: dict[str, Split]
-
-
-@dataclass(frozen=True)
-class Sudoku:
+class Sudoku(SudokuGrids):
     """The sudoku task: train on easy puzzles, test on hard ones.
 
     Problems and answers are grids row by row, digits 1-9 and 0 where a cell is empty; logit c of a cell is for the
@@ -109,15 +102,10 @@ class Sudoku:
                 f"guess_groups is {list(self.guess_groups)}, expected rising numbers from 1 on, such as [1, 4, 10]"
             )
 
-    def complete(self, config: LoopedTransformerConfig) -> LoopedTransformerConfig:
-        """Return the config for ten numbers in and nine logits out per cell of a board of 9 by 9; full attention."""
-        return replace(
-            config,
-            inputs=config.inputs or 10,
-            outputs=config.outputs or 9,
-            grid=config.grid or (9, 9),
-            attention=config.attention or "full",
-        )
+    @property
+    def side(self) -> int:
+        """Cells of a row, and the number of digits."""
+        return 9
 
     def training_split(self) -> Split:
         """Return the puzzles to train on; the difficulty is the number of guesses.
@@ -137,13 +125,9 @@ class Sudoku:
             return None
         return SHIPPED if self.source == "shipped" else data_file(self.source, self.path, FILES, EXTREME)
 
-    def _splits(self) -> _Splits:
+    def _splits(self) -> Splits:
         origin = self.origin()
         return _divide(self, origin, 0 if origin is None else origin.stat().st_mtime_ns)
-
-    def inputs(self, problems: Int[Tensor, "batch 81"]) -> Float[Tensor, "batch 81 10"]:
-        """Return the cells one-hot: number 0 says empty, number d the digit d."""
-        return F.one_hot(problems.long(), 10).float()
 
     def augment(
         self, problems: Int[Tensor, "batch 81"], answers: Int[Tensor, "batch 81"], generator: torch.Generator
@@ -156,25 +140,6 @@ class Sudoku:
         draw = random_relabellings if self.augmentation == "digits" else random_symmetries
         symmetries = draw(len(problems), generator)
         return symmetries(problems), symmetries(answers)
-
-    def loss(self, logits: Float[Tensor, "batch 81 9"], answers: Int[Tensor, "batch 81"]) -> Float[Tensor, ""]:
-        """Return the mean cross-entropy over all 81 cells, in nats."""
-        return F.cross_entropy(logits.float().flatten(0, 1), answers.flatten().long() - 1)
-
-    def correct(
-        self,
-        logits: Float[Tensor, "batch 81 9"],
-        problems: Int[Tensor, "batch 81"],
-        answers: Int[Tensor, "batch 81"],
-    ) -> Bool[Tensor, "batch 81"]:
-        """Return which cells are right; the givens count too."""
-        return logits.argmax(-1) + 1 == answers
-
-    def other_rules(
-        self, logits: Float[Tensor, "batch 81 9"], problems: Int[Tensor, "batch 81"], answers: Int[Tensor, "batch 81"]
-    ) -> dict[str, Bool[Tensor, "batch"]]:
-        """Return nothing: a grid is right when all of it is, by one rule."""
-        return {}
 
 
 def reveal(
@@ -217,7 +182,7 @@ def puzzles_of(task: Sudoku, origin: Path | None) -> Puzzles:
 
 
 @lru_cache(maxsize=4)
-def _divide(task: Sudoku, origin: Path | None, modified: int) -> _Splits:
+def _divide(task: Sudoku, origin: Path | None, modified: int) -> Splits:
     """Return a task's splits; ``modified`` is the time of change of its file: one that has changed is read again."""
     puzzles = puzzles_of(task, origin)
     for name in task.mixture:
@@ -236,7 +201,7 @@ def _divide(task: Sudoku, origin: Path | None, modified: int) -> _Splits:
             f"{task.validation_puzzles} and to train on others; lower validation_puzzles"
         )
     groups = {name: np.flatnonzero(group)[: task.test_puzzles] for name, group in harder.items() if group.any()}
-    return _Splits(
+    return Splits(
         _split(puzzles.at(training[: task.train_puzzles])),
         {easy_name: _split(puzzles.at(validation))}
         | {name: _split(puzzles.at(group)) for name, group in groups.items()},
