@@ -136,6 +136,8 @@ def test_help_is_given_with_defaults(capsys, command, option, default):
     [
         (["trian"], "did you mean train?"),
         (["train", "prefix-sum"], "invalid choice"),
+        (["data", "small-sudoku"], "nothing to prepare: loopscope data is for sudoku and chess"),
+        (["data", "prefix-sums", "--data.seed", "3", "--verify"], "the data of prefix-sums are made from their seed"),
         (["train", "prefix-sums", "--out", "x", "--model.recal", "none"], "did you mean --model.recall?"),
         (["train", "prefix-sums", "--out", "x", "--model.recall", "inner"], "'internal', got inner"),
         (["train", "prefix-sums", "--out", "x", "--training.steps", "many"], "training.steps: expected int, got many"),

@@ -298,3 +298,17 @@ def test_a_task_without_a_shipped_model_is_named(capsys, monkeypatch, tmp_path) 
     monkeypatch.setattr("loopscope.solving.SHIPPED", tmp_path)
     assert main(["solve", "sudoku", PUZZLE]) == 2
     assert "no model ships for the task sudoku (chess): give a run's folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("by_name", [True, False])
+def test_a_task_that_nobody_types_in_is_refused_by_its_name_and_with_a_run(by_name: bool, tmp_path, capsys) -> None:
+    settings = settings_from(
+        {"task": "small-sudoku", "model": {"width": 8, "heads": 2}, "training": {"compile": False}}
+    )
+    small = open_run(tmp_path / "small", settings, resume=False)
+    build_model(settings.model).save_pretrained(small.model)
+    said = refusal(capsys, ["solve", "small-sudoku" if by_name else small.path, "1" * 36])
+    assert "problems of small-sudoku cannot be typed in, only those of chess, prefix-sums, sudoku:" in said
+    # Neither a task of another rule nor a run, which would be refused as well.
+    assert "did you mean" not in said
+    assert "give a run's folder" not in said

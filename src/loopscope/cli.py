@@ -439,10 +439,10 @@ def _typed_in(words: Words) -> list[Problem]:
 def data_command(options: Namespace) -> int:
     """Prepare a task's data, check them, and say what they hold."""
     from loopscope.reports.terminal import data_tables
-    from loopscope.tasks.data_report import REPORTERS
+    from loopscope.tasks.data_report import reporter_of
 
     chosen = options[options.task]
-    report = REPORTERS[options.task](chosen.data, chosen.verify, None if chosen.out is None else Path(chosen.out))
+    report = reporter_of(options.task)(chosen.data, chosen.verify, None if chosen.out is None else Path(chosen.out))
     for table in data_tables(report):
         show(table)
     if chosen.out is not None:
@@ -479,7 +479,7 @@ def _train_parser() -> ArgumentParser:
 
 
 def _data_parser() -> ArgumentParser:
-    from loopscope.tasks import task_class
+    from loopscope.tasks import TASKS
     from loopscope.tasks.data_report import REPORTERS
 
     parser = ArgumentParser(
@@ -488,12 +488,14 @@ def _data_parser() -> ArgumentParser:
         description="Find, download or make a task's data, check every problem, and say what the data hold.",
     )
     subcommands = parser.add_subcommands(dest="task", title="tasks")
-    for name in REPORTERS:
-        description = f"The data of the task {name}."
+    for name, task in TASKS.items():
+        description = (
+            f"The data of the task {name}{'' if name in REPORTERS else ': made as needed, nothing to prepare'}."
+        )
         sub = ArgumentParser(exit_on_error=False, allow_abbrev=False, description=description)
         sub.add_argument("--verify", action="store_true", help="Prove every answer anew, trusting no file's columns.")
         sub.add_argument("--out", type=str | None, help="File to write the whole data set to.")
-        sub.add_class_arguments(task_class(name), "data")
+        sub.add_class_arguments(task, "data")
         subcommands.add_subcommand(name, sub, help=description)
     return parser
 

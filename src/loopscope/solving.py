@@ -22,7 +22,7 @@ from loopscope.models import LoopedTransformer
 from loopscope.subjects import trained
 from loopscope.tasks import TASKS
 from loopscope.tasks.task import Task
-from loopscope.tasks.words import Problem, Words, words_of
+from loopscope.tasks.words import Problem, Words, check_can_be_typed_in, words_of
 from loopscope.training.runs import RunFolder
 from loopscope.trust import Evidence, read_evidence, significant, unsureness
 
@@ -99,10 +99,13 @@ def open_answerer(name: str, tolerance: float = SETTLED) -> Answerer:
         tolerance: the relative residual at which its answers are to settle.
 
     Raises:
-        LoopscopeError: there is no such run or shipped model; or its model has no iterations.
+        LoopscopeError: there is no such run or shipped model; its model has no iterations; or nobody types in problems
+            of its task.
     """
     path = SHIPPED / name if name in TASKS and not Path(name).exists() else Path(name)
     if path.parent == SHIPPED and not path.is_dir():
+        # Where no run of the task could be solved either, asking for one would mislead.
+        check_can_be_typed_in(name)
         shipped = sorted(folder.name for folder in SHIPPED.glob("*") if folder.is_dir())
         raise LoopscopeError(
             f"no model ships for the task {name} ({', '.join(shipped) or 'none ships at all'}): give a run's folder"

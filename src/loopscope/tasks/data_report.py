@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from loopscope.errors import LoopscopeError
 from loopscope.tasks.task import Split
 
 
@@ -122,5 +123,21 @@ def chess_report(task: Any, verify: bool, out: Path | None) -> DataReport:
     )
 
 
-REPORTERS: dict[str, Callable[[Any, bool, Path | None], DataReport]] = {"sudoku": sudoku_report, "chess": chess_report}
+Reporter = Callable[[Any, bool, Path | None], DataReport]
+
+REPORTERS: dict[str, Reporter] = {"sudoku": sudoku_report, "chess": chess_report}
 """By a task's name: maps (the task, whether to prove every answer, a file to write the data to) to a report."""
+
+
+def reporter_of(task: str) -> Reporter:
+    """Return what reports of a task's data; see ``REPORTERS``.
+
+    Raises:
+        LoopscopeError: the task reads no data, so that there is nothing to prepare.
+    """
+    if task not in REPORTERS:
+        raise LoopscopeError(
+            f"the data of {task} are made from their seed when they are needed, so there is nothing to prepare: "
+            f"loopscope data is for {' and '.join(REPORTERS)}"
+        )
+    return REPORTERS[task]

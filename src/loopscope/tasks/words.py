@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from rich.text import Text
 from torch import Tensor
 
-from loopscope.errors import check_choice
+from loopscope.errors import LoopscopeError
 
 BANDS = ((0, "bright_black"), (8, "blue"), (30, "cyan"), (120, "yellow"))
 """From how many iterations on a part that settled then is shown in which colour; givens and the like in bold white."""
@@ -75,13 +75,26 @@ PLACES = {
 """Where each task's words are; imported when asked for, since some load libraries that nothing else needs."""
 
 
+def check_can_be_typed_in(task: str) -> None:
+    """Refuse a task whose problems nobody types in.
+
+    Raises:
+        LoopscopeError: it is one; the tasks that can be solved are named.
+    """
+    if task not in PLACES:
+        raise LoopscopeError(
+            f"problems of {task} cannot be typed in, only those of {', '.join(PLACES)}: models of {task} are for "
+            "loopscope evaluate, examine and study"
+        )
+
+
 def words_of(task: str) -> Words:
     """Return how a task's problems are written.
 
     Raises:
-        LoopscopeError: the task's problems cannot be typed in.
+        LoopscopeError: the task's problems cannot be typed in, or what its words need is not installed.
     """
-    check_choice("a task to solve", task, PLACES)
+    check_can_be_typed_in(task)
     module, _, name = PLACES[task].partition(":")
     found: Words = getattr(importlib.import_module(module), name)()
     return found
