@@ -105,8 +105,17 @@ def test_an_altered_row_is_said_to_differ(trained, tmp_path, capsys, monkeypatch
     assert f"Machine of the ledger: not recorded. This one: {this_machine()}." in " ".join(said.split())
     assert "of 3 models trained again, 2 exactly the same, 3 within 5 points" in said
     assert json.loads((copy / "retrained.json").read_text())["exact"] == 2
-    assert again(tmp_path / "altered", copy, "--tolerance", "4.9") == 0
+    assert again(tmp_path / "altered", copy, "--tolerance", "4.9") == 1
     assert "2 exactly the same, 2 within 4.9 points" in capsys.readouterr().out
+
+
+def test_a_model_that_ends_otherwise_fails_the_command_at_any_tolerance(trained, tmp_path, capsys):
+    _, population, out = trained
+    copy = shutil.copytree(out, tmp_path / "again")
+    rows = read_population(population / "ledger.jsonl")
+    unlike = [replace(row, error="no memory") if row.status == "failed" else row for row in rows]
+    assert again(written(tmp_path / "unlike", unlike), copy, "--tolerance", "100") == 1
+    assert "of 3 models trained again, 2 exactly the same, 2 within 100 points" in capsys.readouterr().out
 
 
 def test_curves_that_differ_beside_their_accuracies_are_not_the_same(trained):

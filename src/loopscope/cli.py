@@ -381,7 +381,9 @@ def retrain_command(options: Namespace) -> int:
     out = folder.path / "retrained.json"
     write_json(out, retraining.to_dict())
     say(f"written: {out}")
-    return _goes_on(outcome) if outcome.unfinished else 0
+    if outcome.unfinished:
+        return _goes_on(outcome)
+    return 0 if retraining.within == len(retraining.runs) else 1
 
 
 def advise_command(options: Namespace) -> int:
@@ -660,7 +662,8 @@ def _retrain_parser() -> ArgumentParser:
         "Train some models of a population again, picked at random, by the settings of their rows, and compare their "
         "accuracy with what the rows say, which hold no losses. A retraining that was stopped, or killed, goes on where it "
         "was when the same command is given again. With the machine, the torch and the code of the ledger they come out "
-        "exactly the same; with others they may not."
+        "exactly the same; with others they may not. The exit status is 1 where any of them is further from its row than the "
+        "tolerance, or has another end."
     )
     parser.add_argument("--runs", type=int, default=10, help="How many models to train again.")
     parser.add_argument("--seed", type=int, default=0, help="Decides which: the same of the same ledger.")
