@@ -18,6 +18,7 @@ from loopscope.evaluation import (
     AccuracyCurve,
     EvaluationConfig,
     Steps,
+    answers_right,
     decisions,
     evaluate,
     evaluate_split,
@@ -140,6 +141,16 @@ def test_padding_counts_neither_as_right_nor_as_wrong():
     unmasked = evaluate_split(parity_loop(), TASK, Split(problems, answers), EvaluationConfig(iterations=6))
     assert unmasked.last == 0.0
     assert unmasked.token_accuracy[-1] == 0.5
+
+
+def test_an_answer_is_right_where_all_of_its_real_tokens_are():
+    # Right in all tokens, in all but the last, in all but the first.
+    answers = torch.tensor([[1, 0, 1]] * 3)
+    said = torch.tensor([[1, 0, 1], [1, 0, 0], [0, 0, 1]])
+    logits = torch.nn.functional.one_hot(said, 2).float()
+    assert answers_right(TASK, logits, answers, answers).tolist() == [True, False, False]
+    real = torch.tensor([[True, True, False]] * 3)
+    assert answers_right(TASK, logits, answers, answers, real).tolist() == [True, True, False]
 
 
 def halving() -> FunctionLoop:

@@ -217,6 +217,26 @@ def decisions(
     return logits.squeeze(-1).argsort(dim=1, descending=True, stable=True)
 
 
+def answers_right(
+    task: Task,
+    logits: Float[Tensor, "batch tokens outputs"],
+    problems: Int[Tensor, "batch tokens"],
+    answers: Int[Tensor, "batch columns"],
+    real: Bool[Tensor, "batch tokens"] | None = None,
+) -> Bool[Tensor, "batch"]:
+    """Return which whole answers are right.
+
+    Args:
+        task: gives the rule for being right.
+        logits: what ``read`` returned.
+        problems: the problems.
+        answers: their answers.
+        real: true where a token is real; padding is neither right nor wrong.
+    """
+    right = task.correct(logits, problems, answers)
+    return (right if real is None else right | ~real).all(1)
+
+
 @dataclass(frozen=True)
 class _Judged:
     """What is right about the examples of a batch after one iteration; padding is neither right nor wrong."""

@@ -13,7 +13,7 @@ from jsonargparse import ArgumentParser
 from torch import Tensor
 
 from loopscope.errors import LoopscopeError, nearest
-from loopscope.evaluation import EvaluationConfig
+from loopscope.evaluation import EvaluationConfig, answers_right
 from loopscope.loop import Loop, Tree, select
 from loopscope.models import FixedDepthTransformer, LoopedTransformer, load_model
 from loopscope.stability import Examination, ExaminationConfig, examine
@@ -116,7 +116,7 @@ def on_split(model: Loop, settings: RunSettings, split: Split) -> Subject:
     task = settings.data
 
     def correct(logits: Tensor, rows: Tensor) -> Tensor:
-        return task.correct(logits, split.problems[rows], split.answers[rows]).all(1)
+        return answers_right(task, logits, split.problems[rows], split.answers[rows])
 
     return Subject(model, task.inputs(split.problems), correct, settings.training.max_iterations)
 

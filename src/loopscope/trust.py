@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from loopscope.errors import LoopscopeError
-from loopscope.evaluation import SETTLED, EvaluationConfig, batches
+from loopscope.evaluation import SETTLED, EvaluationConfig, answers_right, batches
 from loopscope.files import read_json
 from loopscope.loop import Loop, eval_mode, mask_of, select
 from loopscope.ranking import auc, interval
@@ -179,8 +179,8 @@ class _Judge:
 
     def right(self, logits: Tensor, rows: Tensor | slice = slice(None)) -> Bool[Tensor, "batch"]:
         """Return what is right of the logits of some rows of the batch; padding is neither right nor wrong."""
-        right = self.task.correct(logits, self.problems[rows], self.answers[rows])
-        return (right if self.real is None else right | ~self.real[rows]).all(1)
+        real = None if self.real is None else self.real[rows]
+        return answers_right(self.task, logits, self.problems[rows], self.answers[rows], real)
 
 
 class _Settling:

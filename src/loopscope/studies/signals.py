@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from loopscope.errors import LoopscopeError, check_positive
-from loopscope.evaluation import EvaluationConfig, decisions, evaluate_split
+from loopscope.evaluation import EvaluationConfig, answers_right, decisions, evaluate_split
 from loopscope.fixed_points.residual import smallest_scale
 from loopscope.linear import random_vectors, step_jacobian
 from loopscope.loop import Loop, Tree, eval_mode, flatten, mask_of, norms, select
@@ -193,11 +193,9 @@ def measure_further(loop: Loop, task: Task, split: Split, trained_iterations: in
 
 
 def _accuracy(loop: Loop, task: Task, split: Split, recalled: Tree, state: Tree) -> float:
-    mask = mask_of(loop, recalled)
     with torch.no_grad():
-        right = task.correct(loop.read(state), split.problems, split.answers)
-    padding = torch.zeros_like(right) if mask is None else ~mask
-    return float((right | padding).all(1).double().mean())
+        right = answers_right(task, loop.read(state), split.problems, split.answers, mask_of(loop, recalled))
+    return float(right.double().mean())
 
 
 def _after_leaps(
