@@ -235,3 +235,12 @@ def test_orthogonalize_splits_a_vector(count: int, size: int, seed: int) -> None
     assert torch.einsum("bmn,bn->bm", basis, rest).abs().max() < 1e-12
     direction, length = unit(rest, torch.zeros(2, dtype=torch.float64))
     assert torch.allclose(direction * length[:, None], rest)
+
+
+def test_what_is_tiny_has_no_length_and_what_is_no_number_is_not_called_tiny() -> None:
+    vectors = torch.tensor([[3.0, 4.0], [0.0, 0.0], [1e-9, 0.0], [torch.nan, 1.0]])
+    directions, lengths = unit(vectors, torch.tensor([0.0, 0.0, 1e-8, 1e-8]))
+    assert lengths[:3].tolist() == [5.0, 0.0, 0.0]
+    assert lengths[3].isnan()
+    assert directions[0].tolist() == pytest.approx([0.6, 0.8])
+    assert directions[1:3].equal(vectors[1:3])

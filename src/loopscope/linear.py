@@ -436,9 +436,13 @@ def orthogonalize(
 
 
 def unit(vectors: Float[Tensor, "batch n"], tiny: Float[Tensor, "batch"]) -> tuple[Tensor, Float[Tensor, "batch"]]:
-    """Return unit vectors and lengths; a vector no longer than ``tiny`` becomes zero."""
+    """Return unit vectors and lengths.
+
+    A vector no longer than ``tiny`` has length zero and stays as it is; one that holds no number (NaN) has no number for
+    its length.
+    """
     length = torch.linalg.vector_norm(vectors, dim=1)
-    length = torch.where(length > tiny, length, torch.zeros_like(length))
+    length = torch.where(length <= tiny, torch.zeros_like(length), length)
     return vectors / torch.where(length > 0, length, torch.ones_like(length)).unsqueeze(1), length
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from loopscope.errors import LoopscopeError
-from loopscope.linear import random_vectors, step_jacobian
+from loopscope.linear import random_vectors, step_jacobian, unit
 from loopscope.loop import Loop, Tree, flatten, mask_of, norms, token_norms, tree_map, unflatten
 from loopscope.stability.singular import (
     POWERS,
@@ -155,15 +155,16 @@ def gradient_norms(
             orbit.append(loop.step(orbit[-1], recalled))
     jacobian = step_jacobian(loop, orbit[-1], recalled)
     real = _real(orbit[-1], recalled, loop)
+    none = real.new_zeros(jacobian.batch)
     vectors, logs = [], torch.zeros(cotangents, jacobian.batch, dtype=torch.float64, device=real.device)
     for _ in range(cotangents):
         drawn = random_vectors(jacobian.batch, jacobian.size, jacobian.point, generator) * real
-        vectors.append(_unit(drawn)[0])
+        vectors.append(unit(drawn, none)[0])
     measured = []
     for earlier in reversed(orbit):
         jacobian = jacobian.at(earlier)
         # Rescaled at every step: through many iterations a gradient outgrows, or falls below, what float32 can hold.
-        pulled = [_unit(jacobian.vjp(vector)) for vector in vectors]
+        pulled = [unit(jacobian.vjp(vector), none) for vector in vectors]
         vectors = [direction for direction, _ in pulled]
         logs = logs + torch.stack([length for _, length in pulled]).double().log()
         measured.append(0.5 * (torch.logsumexp(2 * logs, dim=0) - math.log(cotangents)))
@@ -171,12 +172,6 @@ def gradient_norms(
     slope, error = _slope(log_norms)
     label = tuple(_label(change) for change in (slope * iterations).tolist())
     return GradientNorms(norms=log_norms.exp(), slope=slope, slope_error=error, label=label)
-
-
-def _unit(vectors: Float[Tensor, "batch n"]) -> tuple[Float[Tensor, "batch n"], Float[Tensor, "batch"]]:
-    """Return unit vectors and lengths; zero stays zero, and what is not finite is not finite in its length."""
-    length = torch.linalg.vector_norm(vectors, dim=1)
-    return vectors / torch.where(length > 0, length, torch.ones_like(length)).unsqueeze(1), length
 
 
 def _label(change: float) -> str:
