@@ -90,6 +90,18 @@ def test_examine_and_compare(run, damaged, tmp_path, capsys):
     assert str(damaged) in page.read_text()
 
 
+def test_forecast_of_a_run_is_of_its_easy_problems_from_where_training_ended(run, capsys):
+    assert main(["forecast", str(run), "--examples", "10"]) == 0
+    table, _, words = capsys.readouterr().out.rpartition("10 inputs, 30 iterations")
+    assert [line.split()[1] for line in table.splitlines() if " run " in line or " leapt " in line] == [
+        "4", "15", "48", "152", "480"
+    ]  # fmt: skip
+    assert "answers as after 4" in table
+    assert any(end in words for end in ("will keep its answers", "will lose answers", "no right answers"))
+    assert "examples is 0" in refused(capsys, ["forecast", run, "--examples", "0"])
+    assert "did you mean --examples?" in refused(capsys, ["forecast", run, "--exampels", "3"])
+
+
 def test_any_importable_loop_is_examined(tmp_path, monkeypatch, capsys):
     (tmp_path / "mine.py").write_text(
         "import torch, loopscope as ls\n"
@@ -102,6 +114,9 @@ def test_any_importable_loop_is_examined(tmp_path, monkeypatch, capsys):
     assert main(["examine", "mine:make", "--examination.effort", "quick", "--out", "x.json"]) == 0
     assert "keeps its answer" in capsys.readouterr().out
     assert json.loads((tmp_path / "x.json").read_text())["verdict"] == "keeps its answer"
+    capsys.readouterr()
+    assert main(["forecast", "mine:make", "--trained-iterations", "12"]) == 0
+    assert "will keep its answers to 480 iterations: 100% are still the same there" in capsys.readouterr().out
     assert "no function 'mak' (did you mean make?)" in refused(capsys, ["examine", "mine:mak"])
     assert "expected (loop, inputs)" in refused(capsys, ["examine", "mine:wrong"])
     assert "cannot import nothere" in refused(capsys, ["examine", "nothere:make"])

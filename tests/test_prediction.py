@@ -17,9 +17,18 @@ from loopscope.errors import LoopscopeError
 from loopscope.studies.guidance import guidance
 from loopscope.studies.outcomes import Fate, collapse, outcomes
 from loopscope.studies.population import Member, ThinCurve, read_population
-from loopscope.studies.prediction import AHEAD, IN_FULL, MEDIAN_CLOCK, analyse, said_and_done
+from loopscope.studies.prediction import AHEAD, IN_FULL, LEAPT, MEDIAN_CLOCK, analyse, said_and_done
 from loopscope.studies.predictors import ALL_AXES, LOOK, PREDICTORS
-from loopscope.studies.signals import AT_FURTHER, EASY_ACCURACY, LAST_RESIDUAL, LONG_RUN, RANDOM, STATE_RADIUS, SWAP
+from loopscope.studies.signals import (
+    AT_FURTHER,
+    EASY_ACCURACY,
+    LAST_RESIDUAL,
+    LEAP_KEPT,
+    LONG_RUN,
+    RANDOM,
+    STATE_RADIUS,
+    SWAP,
+)
 from loopscope.studies.statistics import auc, cross_fit, estimate_auc, folds, interval, numbered, reliability, spearman
 from loopscope.studies.tallies import tallies
 
@@ -108,6 +117,20 @@ def test_verdicts_are_counted_by_what_became_of_the_models():
     found = said_and_done([*members, made("c", None)], outcomes([*members, made("c", None)]))
     assert found[IN_FULL] == {"unstable": {"loses it": 1}, "unknown": {"extrapolates": 1}}
     assert found[AHEAD] == {"unknown": {"loses it": 1, "extrapolates": 1}}
+    assert LEAPT not in found
+
+
+def test_what_leaps_say_is_counted_by_what_became_of_the_models():
+    """Nine tenths of the best is keeping, as for the models themselves."""
+    members = [
+        replace(made(f"{kept}", end), signals={LEAP_KEPT: {"value": kept, "seconds": 1.0}})
+        for kept, end in ((0.9, KEEPS), (0.89, LOSES), (0.2, KEEPS), (1.0, LOSES))
+    ]
+    found = said_and_done(members, outcomes(members))
+    assert found[LEAPT] == {
+        "keeps its answers": {"holds": 1, "loses it": 1},
+        "loses answers": {"holds": 1, "loses it": 1},
+    }
 
 
 def test_a_brief_look_pays_for_its_first_pass_once():

@@ -114,16 +114,24 @@ def test_a_collected_study_holds_what_its_runs_found(study, tmp_path, capsys):
     assert max(map(len, into.read_text().splitlines())) < 6000
 
 
-def test_collecting_again_replaces_a_study_and_leaves_others(study, tmp_path):
+def test_collecting_again_replaces_the_same_runs_and_leaves_all_others(study, tmp_path):
     _, folder = study
     into = tmp_path / "ledger.jsonl"
     records = list(folder.ledger.records().values())
     collect("one", records, into)
     collect("two", records[:1], into)
-    failed = Record("diverged", "failed", records[0].settings, {"train": 1.0}, error="diverged at step 3")
-    collect("one", [failed], into)
+    again, elsewhere = (
+        Record(run, "failed", records[0].settings, {"train": 1.0}, error="diverged at step 3")
+        for run in ("internal", "diverged")
+    )
+    collect("one", [again, elsewhere], into)
     members = read_population(into)
-    assert [(row.study, row.run) for row in members] == [("two", "internal"), ("one", "diverged")]
+    assert [(row.study, row.run, row.status) for row in members] == [
+        ("two", "internal", "finished"),
+        ("one", "diverged", "failed"),
+        ("one", "internal", "failed"),
+        ("one", "none", "finished"),
+    ]
     assert members[1].easy is None
     assert members[1].error == "diverged at step 3"
 

@@ -3,6 +3,7 @@
 from loopscope.errors import LoopscopeError
 from loopscope.evaluation import AccuracyCurve, EvaluationConfig, evaluate
 from loopscope.fixed_points import Anderson, Broyden, DampedIteration, PlainIteration, Solution, solve
+from loopscope.forecast import Forecast, forecast
 from loopscope.loop import FunctionLoop, Loop
 from loopscope.models import FixedDepthTransformer, LoopedTransformer, LoopedTransformerConfig, build_model, load_model
 from loopscope.reports import write_comparison, write_examination
@@ -29,6 +30,7 @@ __all__ = [
     "Examination",
     "ExaminationConfig",
     "FixedDepthTransformer",
+    "Forecast",
     "FunctionLoop",
     "Landing",
     "Loop",
@@ -44,6 +46,7 @@ __all__ = [
     "build_model",
     "evaluate",
     "examine",
+    "forecast",
     "leaps",
     "load_model",
     "solve",

@@ -239,11 +239,14 @@ def trust_command(options: Namespace) -> int:
     return 0
 
 
-def _subject(name: str) -> Subject:
+def _subject_of(options: Namespace) -> Subject:
     """Return what there is to examine: a run folder, or what module:function returns."""
     from loopscope.subjects import from_function, from_run
 
-    return from_function(name) if ":" in name and not Path(name).exists() else from_run(Path(name))
+    name = options.subject
+    subject = from_function(name) if ":" in name and not Path(name).exists() else from_run(Path(name))
+    given = options.trained_iterations
+    return subject if given is None else replace(subject, trained_iterations=given)
 
 
 def examine_command(options: Namespace) -> int:
@@ -261,9 +264,7 @@ def examine_command(options: Namespace) -> int:
     if page is not None:
         check_choice("the ending of --out", page.suffix, [".html"] if options.compare else WRITERS)
     other = Examination.load(RunFolder(Path(options.compare)).examination) if options.compare else None
-    subject = _subject(options.subject)
-    if options.trained_iterations is not None:
-        subject = replace(subject, trained_iterations=options.trained_iterations)
+    subject = _subject_of(options)
     with part_progress(console, f"examine {options.subject}") as on_part:
         examination = examine_subject(subject, config, on_part)
     print(examination)
@@ -276,6 +277,22 @@ def examine_command(options: Namespace) -> int:
     elif page is not None:
         examination.save(page)
         say(f"written: {page}")
+    return 0
+
+
+def forecast_command(options: Namespace) -> int:
+    """Say whether a run, or any loop that an importable function returns, will keep its answers."""
+    from loopscope.errors import check_positive
+    from loopscope.forecast import forecast
+    from loopscope.reports.forecast import forecast_sheet
+    from loopscope.reports.sheet import in_terminal
+    from loopscope.subjects import first_examples
+
+    check_positive(examples=options.examples)
+    subject = first_examples(_subject_of(options), options.examples)
+    said = forecast(subject.loop, subject.inputs, subject.targets, subject.trained_iterations, options.seed)
+    show(in_terminal(forecast_sheet(options.subject, said)))
+    print(f"{options.subject} {said}")
     return 0
 
 
@@ -575,6 +592,31 @@ def _trust_parser() -> ArgumentParser:
     return parser
 
 
+def _add_subject(parser: ArgumentParser) -> None:
+    """Add what names a run, or any loop."""
+    parser.add_argument(
+        "subject",
+        help="Folder of a trained run, or package.module:function of a function that returns (loop, inputs), "
+        "(loop, inputs, targets) or (loop, inputs, targets, trained iterations).",
+    )
+    parser.add_argument(
+        "--trained-iterations", type=int | None, help="Most iterations in training, where a run does not say."
+    )
+
+
+def _forecast_parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        exit_on_error=False,
+        allow_abbrev=False,
+        description="Say from 30 iterations whether a looped model will keep its answers to 480: each orbit leaps ahead by "
+        "what its last changes have in common. It takes seconds; loopscope evaluate runs every iteration.",
+    )
+    _add_subject(parser)
+    parser.add_argument("--examples", type=int, default=64, help="How many easy inputs to look at, at most.")
+    parser.add_argument("--seed", type=int, default=0, help="Of a random first state.")
+    return parser
+
+
 def _examine_parser() -> ArgumentParser:
     from loopscope.stability import ExaminationConfig
 
@@ -584,14 +626,7 @@ def _examine_parser() -> ArgumentParser:
         description="Measure the three axes of stability of a looped model, and say whether it will keep its answers over "
         "many more iterations than it was trained with.",
     )
-    parser.add_argument(
-        "subject",
-        help="Folder of a trained run, or package.module:function of a function that returns (loop, inputs), "
-        "(loop, inputs, targets) or (loop, inputs, targets, trained iterations).",
-    )
-    parser.add_argument(
-        "--trained-iterations", type=int | None, help="Most iterations in training, where a run does not say."
-    )
+    _add_subject(parser)
     parser.add_argument(
         "--out", type=str | None, help="File to write, .html or .json; report.html in the run's folder if left out."
     )
@@ -633,11 +668,11 @@ def _collect_parser() -> ArgumentParser:
     parser = ArgumentParser(
         exit_on_error=False,
         allow_abbrev=False,
-        description="Write a study's runs as compact rows of a file, in place of the rows of this study that it holds.",
+        description="Write a study's runs as compact rows of a file, in place of the rows of the same runs that it holds.",
     )
     parser.add_argument("folder", help="Folder of a study, such as studies/prediction-prefix-sums.")
     parser.add_argument(
-        "--into", type=str, default="results/prediction/ledger.jsonl", help="File to write; other studies' rows stay."
+        "--into", type=str, default="results/prediction/ledger.jsonl", help="File to write; all other rows stay."
     )
     return parser
 
@@ -691,6 +726,11 @@ COMMANDS: dict[str, tuple[Callable[[], ArgumentParser], Callable[[Namespace], in
     "solve": (_solve_parser, solve_command, "Answer a problem that you type in."),
     "evaluate": (_evaluate_parser, evaluate_command, "Measure accuracy against the number of iterations."),
     "trust": (_trust_parser, trust_command, "Measure what tells right answers from wrong ones."),
+    "forecast": (
+        _forecast_parser,
+        forecast_command,
+        "Say in seconds whether a loop will keep its answers to 480 iterations.",
+    ),
     "examine": (_examine_parser, examine_command, "Measure stability and give a verdict, for a run or any loop."),
     "study": (_study_parser, study_command, "Train, evaluate and examine a grid of runs, with one report."),
     "study collect": (_collect_parser, collect_command, "Gather a study's runs into a file that can be committed."),

@@ -237,6 +237,11 @@ def answers_right(
     return (right if real is None else right | ~real).all(1)
 
 
+def rule_of_split(task: Task, split: Split) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return the rule that says which whole answers to a split's problems are right, from logits and the problems' rows."""
+    return lambda logits, rows: answers_right(task, logits, split.problems[rows], split.answers[rows])
+
+
 @dataclass(frozen=True)
 class _Judged:
     """What is right about the examples of a batch after one iteration; padding is neither right nor wrong."""

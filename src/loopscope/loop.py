@@ -225,6 +225,18 @@ def is_time_dependent(state: Tree) -> bool:
     return any(not leaf.is_floating_point() for leaf in leaves(state))
 
 
+def check_is_loop(given: Any) -> None:
+    """Refuse what is no loop.
+
+    Raises:
+        LoopscopeError: it lacks one of the four functions.
+    """
+    if not isinstance(given, Loop):
+        raise LoopscopeError(
+            f"{type(given).__name__} is no loop: it needs encode, start, step and read (FunctionLoop wraps four functions)"
+        )
+
+
 def check_deterministic(loop: Loop, state: Tree, recalled: Tree) -> None:
     """Refuse a loop whose step draws random numbers.
 

@@ -13,7 +13,7 @@ from jsonargparse import ArgumentParser
 from torch import Tensor
 
 from loopscope.errors import LoopscopeError, nearest
-from loopscope.evaluation import EvaluationConfig, answers_right
+from loopscope.evaluation import EvaluationConfig, rule_of_split
 from loopscope.loop import Loop, Tree, select
 from loopscope.models import FixedDepthTransformer, LoopedTransformer, load_model
 from loopscope.stability import Examination, ExaminationConfig, examine
@@ -114,11 +114,7 @@ def from_run(path: Path) -> Subject:
 def on_split(model: Loop, settings: RunSettings, split: Split) -> Subject:
     """Return a run's model with the problems of a split of its task."""
     task = settings.data
-
-    def correct(logits: Tensor, rows: Tensor) -> Tensor:
-        return answers_right(task, logits, split.problems[rows], split.answers[rows])
-
-    return Subject(model, task.inputs(split.problems), correct, settings.training.max_iterations)
+    return Subject(model, task.inputs(split.problems), rule_of_split(task, split), settings.training.max_iterations)
 
 
 def from_function(name: str) -> Subject:
@@ -152,19 +148,25 @@ def from_function(name: str) -> Subject:
     return Subject(*made)
 
 
+def first_examples(subject: Subject, examples: int) -> Subject:
+    """Return a subject with no more than its first inputs."""
+    rows, targets = slice(0, examples), subject.targets
+    inputs = select(subject.inputs, rows)
+    return replace(subject, inputs=inputs, targets=targets[rows] if isinstance(targets, Tensor) else targets)
+
+
 def examine_subject(subject: Subject, config: ExaminationConfig, on_part: Callable[[str], None]) -> Examination:
     """Examine a subject on its first ``config.examples`` inputs.
 
     Raises:
         LoopscopeError: see ``examine``.
     """
-    examples = slice(0, config.examples)
-    targets = subject.targets
+    some = first_examples(subject, config.examples)
     return examine(
-        subject.loop,
-        select(subject.inputs, examples),
-        targets[examples] if isinstance(targets, Tensor) else targets,
-        subject.trained_iterations,
+        some.loop,
+        some.inputs,
+        some.targets,
+        some.trained_iterations,
         config.effort,
         config.seed,
         iterations=config.iterations,

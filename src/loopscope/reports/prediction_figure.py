@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from loopscope.forecast import HOLDS
 from loopscope.reports.charts import (
     COLOURS,
     INK,
@@ -21,7 +22,7 @@ from loopscope.reports.charts import (
     tidy,
 )
 from loopscope.reports.looks import MARKS, add_legend
-from loopscope.studies.outcomes import HOLDS, Fate
+from loopscope.studies.outcomes import Fate
 from loopscope.studies.population import Member
 from loopscope.studies.prediction import STANDING, Analysis, Placed
 

@@ -20,6 +20,7 @@ from loopscope.loop import (
     Tree,
     batch_size,
     check_deterministic,
+    check_is_loop,
     eval_mode,
     flatten,
     floating_leaves,
@@ -130,10 +131,7 @@ def examine(
         LoopscopeError: an option out of range, targets of another shape, no loop, a random step, or a step that
             changes the structure or the shapes of its state.
     """
-    if not isinstance(loop, Loop):
-        raise LoopscopeError(
-            f"{type(loop).__name__} is no loop: it needs encode, start, step and read (FunctionLoop wraps four functions)"
-        )
+    check_is_loop(loop)
     config = ExaminationConfig(effort, batch_size(inputs), iterations, tolerance, prediction, seed, time_limit)
     if prediction and trained_iterations is None:
         raise LoopscopeError("prediction needs trained_iterations: the most iterations that training ran")
@@ -158,8 +156,8 @@ def _check_step(loop: Loop, state: Tree, recalled: Tree) -> None:
         )
 
 
-def _correct(targets: Targets | None) -> Correct | None:
-    """Return the rule that says which examples are right."""
+def rule_of(targets: Targets | None) -> Correct | None:
+    """Return the rule that says which examples are right: maps (logits, rows of the batch that they belong to) to that."""
     if targets is None:
         return None
     if callable(targets):
@@ -245,7 +243,7 @@ class _Examiner:
             iterations=self.iterations,
             start=start,
             tolerance=self.config.tolerance,
-            correct=_correct(targets),
+            correct=rule_of(targets),
             stop=self.late,
         )
         if self.late():

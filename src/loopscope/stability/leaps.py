@@ -71,7 +71,7 @@ def _further(changes: Float[Tensor, "batch n changes"], iterations: int) -> Floa
     return (basis.to(modes) @ (modes @ (sums.unsqueeze(2) * parts))).real.squeeze(2)
 
 
-def leaps(loop: Loop, recalled: Tree, seed: int = 0) -> list[Landing]:
+def leaps(loop: Loop, recalled: Tree, seed: int = 0, earlier: int | None = None) -> list[Landing]:
     """Return the states after 15 iterations and, by leaps, after 48, 152 and 480; 30 steps (and two to tell
     whether they are random), without a graph.
 
@@ -79,6 +79,7 @@ def leaps(loop: Loop, recalled: Tree, seed: int = 0) -> list[Landing]:
         loop: any loop.
         recalled: its recalled input.
         seed: of a random first state.
+        earlier: an iteration before 15 whose state is returned too, as the first.
 
     Raises:
         LoopscopeError: the state carries a counter, which a leap would leave behind, or the step is random.
@@ -93,7 +94,8 @@ def leaps(loop: Loop, recalled: Tree, seed: int = 0) -> list[Landing]:
             )
         check_deterministic(loop, start, recalled)
         states = _steps(loop, start, recalled, LANDINGS[0])
-        landings = [Landing(LANDINGS[0], states[-1])]
+        seen = [iteration for iteration in (earlier, LANDINGS[0]) if iteration and iteration <= LANDINGS[0]]
+        landings = [Landing(iteration, states[iteration]) for iteration in dict.fromkeys(seen)]
         for before, after in pairwise(LANDINGS):
             landed = leap(states[-SETTLING - 1 :], after - before - SETTLING, mask)
             states = _steps(loop, landed, recalled, SETTLING)

@@ -10,18 +10,15 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Bool, Int
 
+from loopscope.forecast import HALF, HOLDS
 from loopscope.studies.population import Member, ThinCurve
 
 SOLVES = 0.9
 """A model solves its task if its best easy accuracy is at least this fraction of the best of all looped ones on the task."""
 LEARNED = 0.1
 """A task on which no model's best easy accuracy reaches this is solved by none: 90% of next to nothing is noise."""
-HOLDS = 0.9
-"""It holds if its easy accuracy at the last iteration is at least this fraction of its own best."""
 EXTRAPOLATES = 0.5
 """It extrapolates if it holds, and at least this fraction of the hardest problems is right at the last iteration."""
-HALF = 0.5
-"""A model has collapsed where its easy accuracy is below this fraction of its best."""
 
 
 class Fate(StrEnum):

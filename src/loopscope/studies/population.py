@@ -244,15 +244,18 @@ def read_population(path: Path) -> list[Member]:
 
 
 def collect(study: str, records: Iterable[Record], into: Path) -> list[Member]:
-    """Write a study's runs as rows of a population's file, in place of those of this study there; return all rows.
+    """Write a study's runs as rows of a population's file, in place of those of the same runs; return all rows.
 
-    By name: how cells are divided depends on the order, which must not be that in which runs happened to end.
+    Other rows stay, also those of runs that were made in another folder of the same study, as on another machine. Rows of
+    a study stand by name: how cells are divided depends on the order, which must not be that in which runs happened to end.
 
     Raises:
         LoopscopeError: the file is there and damaged, or cannot be written.
     """
-    others = [row for row in read_population(into) if row.study != study] if into.exists() else []
-    members = [*others, *(member(study, record) for record in sorted(records, key=lambda record: record.run))]
+    before = read_population(into) if into.exists() else []
+    own = {row.run: row for row in before if row.study == study}
+    own |= {record.run: member(study, record) for record in records}
+    members = [*(row for row in before if row.study != study), *(own[run] for run in sorted(own))]
     make_folder(into.parent)
     lines = [json.dumps(asdict(row), separators=(",", ":"), allow_nan=False) for row in members]
     write_text(into, "\n".join(lines) + "\n")

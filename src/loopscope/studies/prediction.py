@@ -11,11 +11,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from loopscope.errors import LoopscopeError
+from loopscope.forecast import HOLDS
 from loopscope.stability.leaps import LANDINGS
 from loopscope.studies.outcomes import Compared, Fate, Outcome, outcomes
 from loopscope.studies.population import Member
@@ -25,6 +27,7 @@ from loopscope.studies.signals import (
     COSINE,
     LEAP,
     LEAP_COLLAPSE,
+    LEAP_KEPT,
     LONG_RUN,
     NORM_RATIO,
     STATE_RADIUS,
@@ -50,14 +53,16 @@ from loopscope.studies.statistics import (
 from loopscope.studies.tallies import BASELINE, Tally, tallies
 from loopscope.studies.thresholds import ThresholdStudy, judged, study_thresholds
 
-STANDING = (ALL_AXES, LOOK, f"{LOOK}{AT_FURTHER}")
-"""The predictors that stand for the framework in figures and in a line: the whole of it, and its cheap part."""
-CLOCK = (*STANDING, ALL_RIVALS)
+STANDING = (ALL_AXES, f"{LOOK}{AT_FURTHER}", LEAP)
+"""The predictors that stand for the framework in figures and in a line: the whole of it, its cheap part, and leaps."""
+CLOCK = (ALL_AXES, LOOK, f"{LOOK}{AT_FURTHER}", ALL_RIVALS)
 """The predictors whose numbers the collapse clock is set by."""
 LOGGED = (STATE_RADIUS, WEIGHT_RATIO, NORM_RATIO, COSINE)
 """What the paper logs of a model."""
 AHEAD, IN_FULL = "prediction mode", "all iterations"
 """The two ways in which a study of prediction examines."""
+LEAPT = "leaps"
+"""What ``loopscope forecast`` says, by a rule that nothing was fitted for."""
 DIVISIONS = 10
 """Ways in which the cells are divided into parts: with one, an area depends on its luck by 0.03."""
 MEDIAN_CLOCK = "their median"
@@ -402,14 +407,22 @@ def _median(values: Iterable[float | None]) -> float | None:
 
 
 def said_and_done(members: Sequence[Member], became: Sequence[Outcome]) -> dict[str, dict[str, dict[str, int]]]:
-    """Return how many models of each fate have each verdict, by today's rule: in prediction mode, and with all iterations."""
+    """Return how many models of each fate have each verdict, by today's rule: in prediction mode, with all iterations,
+    and what leaps say of it.
+    """
     found: dict[str, dict[str, dict[str, int]]] = {}
     for member, outcome in zip(members, became, strict=True):
-        for mode, numbers in ((AHEAD, member.forecast), (IN_FULL, member.examined)):
-            if numbers:
-                counts = found.setdefault(mode, {}).setdefault(judged(numbers).value, {})
-                counts[outcome.fate.value] = counts.get(outcome.fate.value, 0) + 1
+        said = {mode: judged(numbers).value for mode, numbers in _examined(member).items() if numbers}
+        if (kept := _signal(member, LEAP_KEPT)) is not None:
+            said[LEAPT] = "keeps its answers" if kept >= HOLDS else "loses answers"
+        for mode, words in said.items():
+            counts = found.setdefault(mode, {}).setdefault(words, {})
+            counts[outcome.fate.value] = counts.get(outcome.fate.value, 0) + 1
     return found
+
+
+def _examined(member: Member) -> dict[str, dict[str, Any]]:
+    return {AHEAD: member.forecast, IN_FULL: member.examined}
 
 
 def cells_table(members: Sequence[Member], became: Sequence[Outcome]) -> list[CellRow]:

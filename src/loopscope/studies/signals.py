@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +20,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from loopscope.errors import LoopscopeError, check_positive
-from loopscope.evaluation import EvaluationConfig, answers_right, decisions, evaluate_split
+from loopscope.evaluation import EvaluationConfig, answers_right, evaluate_split, rule_of_split
 from loopscope.fixed_points.residual import smallest_scale
+from loopscope.forecast import forecast
 from loopscope.linear import random_vectors, step_jacobian
 from loopscope.loop import Loop, Tree, eval_mode, flatten, mask_of, norms, select
 from loopscope.models.recall import ExternalRecall, InternalRecall
-from loopscope.stability.leaps import LANDINGS, leaps
-from loopscope.studies.look import Pass, after_random_start, after_swap, run_pass, slope, slowest_tokens
+from loopscope.studies.look import after_random_start, after_swap, run_pass, slope, slowest_tokens
 from loopscope.tasks import Split, Task
 from loopscope.training.runs import RunFolder
 from loopscope.training.settings import RunSettings
@@ -52,11 +51,12 @@ RANDOM = "distance after a random start"
 RANDOM_ANSWER = "answers kept after a random start"
 LEAP = "easy accuracy after leaps"
 LEAP_ANSWER = "answers kept after leaps"
+LEAP_KEPT = "accuracy kept after leaps"
 LEAP_COLLAPSE = "collapse after leaps"
 LONG_RUN = "running on"
 OF_WEIGHTS = (STATE_RADIUS, WEIGHT_RATIO)
 """The signals that no iteration changes."""
-OF_LEAPS = (LEAP, LEAP_ANSWER, LEAP_COLLAPSE)
+OF_LEAPS = (LEAP, LEAP_ANSWER, LEAP_KEPT, LEAP_COLLAPSE)
 """The signals of leaps, which take the same steps however many were trained."""
 FURTHER = 30
 """Iterations of a longer look at models that were trained with fewer: the most that a forecast may see."""
@@ -166,7 +166,7 @@ def measure_signals(
         }.items():
             own = _timed(work)
             found[name] = _signal(own.value, own.seconds + spent)
-        found.update(_after_leaps(loop, task, split, seen, trained_iterations, spent, seed))
+        found.update(_after_leaps(loop, task, split, trained_iterations, seed))
         for names, go in (
             ((SWAP, SWAP_ANSWER), lambda: after_swap(loop, seen, trained_iterations)),
             ((RANDOM, RANDOM_ANSWER), lambda: after_random_start(loop, seen, trained_iterations, seed)),
@@ -198,40 +198,12 @@ def _accuracy(loop: Loop, task: Task, split: Split, recalled: Tree, state: Tree)
     return float(right.double().mean())
 
 
-def _after_leaps(
-    loop: Loop, task: Task, split: Split, seen: Pass, iterations: int, spent: float, seed: int
-) -> dict[str, Signal]:
-    """Return what leaps say, by name: the accuracy far ahead, the answers kept until there, and when half is lost."""
-    began = time.perf_counter()
-    landings = leaps(loop, seen.recalled, seed)
-    mask = mask_of(loop, seen.recalled)
-    with torch.no_grad():
-        now, then = (decisions(loop.read(state), mask) for state in (seen.last, landings[-1].state))
-    label_free = time.perf_counter() - began
-    accuracy = [_accuracy(loop, task, split, seen.recalled, landing.state) for landing in landings]
-    took = time.perf_counter() - began
-    points = [(landing.iteration, right) for landing, right in zip(landings, accuracy, strict=True)]
-    if iterations < LANDINGS[0]:
-        points.insert(0, (iterations, _accuracy(loop, task, split, seen.recalled, seen.last)))
-    return {
-        LEAP: _signal(accuracy[-1], took),
-        LEAP_ANSWER: _signal(float((now == then).all(1).double().mean()), spent + label_free),
-        LEAP_COLLAPSE: _signal(fall(points), took),
-    }
-
-
-def fall(points: Sequence[tuple[int, float]]) -> float | None:
-    """Return where the accuracy falls below half of its best: the geometric mean of the points around; None if never.
-
-    Args:
-        points: iterations, rising, and the accuracy at each.
-    """
-    best = 0.0
-    for (before, right), (after, value) in pairwise(points):
-        best = max(best, right)
-        if value < best / 2:
-            return math.sqrt(before * after)
-    return None
+def _after_leaps(loop: Loop, task: Task, split: Split, iterations: int, seed: int) -> dict[str, Signal]:
+    """Return what leaps say, by name: the accuracy far ahead, what is kept until there, and when half is lost."""
+    said = forecast(loop, task.inputs(split.problems), rule_of_split(task, split), iterations, seed)
+    last = said.points[-1]
+    values = {LEAP: last.right, LEAP_KEPT: said.kept, LEAP_ANSWER: last.same, LEAP_COLLAPSE: said.collapse}
+    return {name: _signal(value, said.seconds) for name, value in values.items()}
 
 
 def _of_weights(loop: Loop) -> dict[str, Signal]:

@@ -1,0 +1,152 @@
+"""A forecast: will a loop keep its answers for hundreds of iterations? From thirty steps, by leaps."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+
+from loopscope.errors import check_positive
+from loopscope.evaluation import decisions
+from loopscope.loop import Loop, Tree, batch_size, check_is_loop, eval_mode, mask_of
+from loopscope.stability.examine import Targets, rule_of
+from loopscope.stability.leaps import LANDINGS, leaps
+from loopscope.stability.reachability import predictions
+
+HOLDS = 0.9
+"""A loop holds if at least this fraction of its best accuracy is left; without targets, if as many answers are the same."""
+HALF = 0.5
+"""It has collapsed where less than this fraction is left."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """What is expected at one iteration.
+
+    Args:
+        iteration: the iteration.
+        leapt: whether a leap led there; otherwise the loop was run.
+        same: fraction of inputs whose answer is that of the first point.
+        right: fraction of inputs whose answer is right; None where no targets were given.
+    """
+
+    iteration: int
+    leapt: bool
+    same: float
+    right: float | None
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Points at rising iterations, the first one where training ended (or at 15, if that is earlier).
+
+    Args:
+        points: the points.
+        inputs: how many inputs they are fractions of.
+        seconds: time that it took.
+    """
+
+    points: list[Point]
+    inputs: int
+    seconds: float
+
+    @property
+    def kept(self) -> float:
+        """Accuracy at the last point over the best on the way (0 where none is right); without targets, what is the same."""
+        right = self._right
+        if right is None:
+            return self.points[-1].same
+        return right[-1] / max(right) if max(right) > 0 else 0.0
+
+    @property
+    def keeps(self) -> bool:
+        """Whether enough of the answers is kept to call that holding."""
+        return self.kept >= HOLDS
+
+    @property
+    def collapse(self) -> float | None:
+        """About the iteration at which less than half of the best accuracy is left; None where that is not expected."""
+        right = self._right
+        return (
+            None
+            if right is None
+            else fall([(point.iteration, one) for point, one in zip(self.points, right, strict=True)])
+        )
+
+    @property
+    def _right(self) -> list[float] | None:
+        known = [point.right for point in self.points if point.right is not None]
+        return known or None
+
+    def __str__(self) -> str:
+        last = self.points[-1].iteration
+        if self._right is None:
+            end = "will" if self.keeps else "will not"
+            return f"{end} keep its answers to {last} iterations: {100 * self.kept:.0f}% are still the same there"
+        if max(self._right) == 0:
+            return "has no right answers to keep"
+        left = f"{100 * self.kept:.0f}% of its best accuracy is left there"
+        if self.keeps:
+            return f"will keep its answers to {last} iterations: {left}"
+        when = f", and fall below half of its best after about {self.collapse:.0f}" if self.collapse else ""
+        return f"will lose answers by {last} iterations: {left}{when}"
+
+
+def fall(points: Sequence[tuple[int, float]]) -> float | None:
+    """Return where the accuracy falls below half of its best: the geometric mean of the points around; None if never.
+
+    Args:
+        points: iterations, rising, and the accuracy at each.
+    """
+    best = 0.0
+    for (before, right), (after, value) in pairwise(points):
+        best = max(best, right)
+        if value < HALF * best:
+            return math.sqrt(before * after)
+    return None
+
+
+def forecast(
+    loop: Loop, inputs: Tree, targets: Targets | None = None, trained_iterations: int | None = None, seed: int = 0
+) -> Forecast:
+    """Say from 30 steps whether a loop will keep its answers to 480 iterations (see `loopscope.stability.leaps`).
+
+    Give easy inputs, such as those of training: whether hard ones are ever solved is another question.
+
+    Args:
+        loop: any loop: a model of this package, or a ``FunctionLoop`` around one's own.
+        inputs: what ``loop.encode`` takes, batch first.
+        targets: as ``examine`` takes them. Without them, answers can only be compared with earlier ones.
+        trained_iterations: most iterations in training, whose answers are the first point; 15 if not known, or more.
+        seed: of a random first state.
+
+    Raises:
+        LoopscopeError: no loop, the state carries a counter, the step is random, or targets of another shape.
+    """
+    check_is_loop(loop)
+    if trained_iterations is not None:
+        check_positive(trained_iterations=trained_iterations)
+    began = time.perf_counter()
+    correct, rows = rule_of(targets), torch.arange(batch_size(inputs))
+    with eval_mode(loop), torch.autocast("cpu", enabled=False), torch.no_grad():
+        recalled = loop.encode(inputs)
+        real = mask_of(loop, recalled)
+        landings = leaps(loop, recalled, seed, trained_iterations)
+        points, first = [], None
+        for landing in landings:
+            logits = loop.read(landing.state)
+            answers = decisions(logits, real) if logits.ndim == 3 else predictions(logits).reshape(len(logits), -1)
+            first = answers if first is None else first
+            points.append(
+                Point(
+                    landing.iteration,
+                    landing.iteration > LANDINGS[0],
+                    float((answers == first).all(1).double().mean()),
+                    None if correct is None else float(correct(logits, rows).double().mean()),
+                )
+            )
+    return Forecast(points, len(rows), time.perf_counter() - began)

@@ -1,0 +1,32 @@
+"""A forecast as a table."""
+
+from __future__ import annotations
+
+from loopscope.forecast import Forecast
+from loopscope.reports.rows import percent
+from loopscope.reports.sheet import Sheet
+
+
+def forecast_sheet(name: str, said: Forecast) -> Sheet:
+    """Return what a forecast expects at each of its iterations.
+
+    Args:
+        name: whose forecast it is.
+        said: the forecast.
+    """
+    first = said.points[0].iteration
+    rows = [
+        [
+            str(point.iteration),
+            "leapt" if point.leapt else "run",
+            percent(point.right),
+            percent(point.same),
+        ]
+        for point in said.points
+    ]
+    return Sheet(
+        f"{name}, where it will be",
+        ["iterations", "how", "right %", f"answers as after {first}, %"],
+        rows,
+        f"{said.inputs} inputs, 30 iterations, {said.seconds:.2g} s. A leap cannot see what happens once only, far ahead.",
+    )

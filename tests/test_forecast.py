@@ -1,0 +1,98 @@
+"""Forecasts of loops whose answers at any iteration are known."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from loopscope.errors import LoopscopeError
+from loopscope.forecast import Forecast, Point, fall, forecast
+from loopscope.loop import FunctionLoop
+
+INPUTS = torch.arange(1.0, 9.0).reshape(8, 1, 1)
+CLASSES = torch.zeros(8, 1, dtype=torch.long)
+
+
+def drifting(until: float) -> FunctionLoop:
+    """Return a loop whose state grows by 1 a step, read as class 0 before ``until`` and as class 1 from there on."""
+    return FunctionLoop(
+        encode=lambda inputs: inputs,
+        start=torch.zeros_like,
+        step=lambda state, e: state + 1,
+        read=lambda state: torch.cat([until - state, state - until], dim=2),
+    )
+
+
+def test_a_drift_is_followed_to_where_its_answers_are_lost():
+    said = forecast(drifting(100.5), INPUTS, CLASSES, trained_iterations=8)
+    assert [point.iteration for point in said.points] == [8, 15, 48, 152, 480]
+    assert [point.leapt for point in said.points] == [False, False, True, True, True]
+    assert [point.right for point in said.points] == [point.same for point in said.points] == [1, 1, 1, 0, 0]
+    assert said.collapse == pytest.approx(math.sqrt(48 * 152))
+    assert (said.kept, said.keeps, said.inputs) == (0, False, 8)
+    assert str(said) == (
+        "will lose answers by 480 iterations: 0% of its best accuracy is left there, and fall below half of its best after about 85"
+    )
+
+
+@pytest.mark.parametrize(("trained", "first"), [(None, [15]), (3, [3, 15]), (15, [15]), (30, [15])])
+def test_the_first_point_is_where_training_ended_or_at_fifteen(trained, first):
+    said = forecast(drifting(1e6), INPUTS, CLASSES, trained)
+    assert [point.iteration for point in said.points] == [*first, 48, 152, 480]
+    assert (said.kept, said.keeps, said.collapse) == (1, True, None)
+    assert str(said) == "will keep its answers to 480 iterations: 100% of its best accuracy is left there"
+
+
+def test_without_targets_answers_are_compared_with_the_first():
+    lost = forecast(drifting(100.5), INPUTS)
+    assert (lost.kept, lost.keeps, lost.collapse) == (0, False, None)
+    assert str(lost) == "will not keep its answers to 480 iterations: 0% are still the same there"
+    assert [point.right for point in lost.points] == [None] * 4
+    assert forecast(drifting(1e6), INPUTS).keeps
+
+
+def test_what_was_never_right_is_not_called_kept():
+    said = forecast(drifting(1e6), INPUTS, 1 - CLASSES)
+    assert (said.kept, said.keeps, said.collapse) == (0, False, None)
+    assert str(said) == "has no right answers to keep"
+
+
+def test_inputs_count_one_by_one():
+    """Slopes of 1 to 8: the answers of all but the first two are lost by 480, of slopes 4 to 8 by 152."""
+    loop = FunctionLoop(
+        lambda inputs: inputs,
+        torch.zeros_like,
+        lambda state, e: state + e,
+        lambda state: torch.cat([500 - state, state - 500], dim=2),
+    )
+    said = forecast(loop, INPUTS, lambda logits, rows: (logits.argmax(-1) == 0).all(1))
+    assert [point.right for point in said.points] == [1, 1, 3 / 8, 1 / 8]
+
+
+@pytest.mark.parametrize("shape", [(8, 2), (8, 1), (8, 3, 2, 2)])
+def test_readouts_of_other_shapes_have_answers_too(shape):
+    loop = FunctionLoop(
+        lambda x: x, torch.zeros_like, lambda state, e: 0.5 * state + e, lambda state: torch.ones(shape)
+    )
+    assert [point.same for point in forecast(loop, INPUTS).points] == [1] * 4
+
+
+def test_fall_is_below_half_of_the_best_before():
+    assert fall([(15, 0.6), (48, 1.0), (152, 0.4), (480, 0.0)]) == pytest.approx(math.sqrt(48 * 152))
+    assert fall([(15, 0.2), (48, 0.4), (152, 0.3), (480, 0.2)]) is None
+    assert fall([(15, 0.0), (48, 0.0)]) is None
+
+
+@pytest.mark.parametrize(("last", "keeps"), [(0.9, True), (0.89, False)])
+def test_nine_tenths_of_the_best_on_the_way_is_keeping(last, keeps):
+    said = Forecast([Point(15, False, 1.0, 0.4), Point(48, True, 0.5, 1.0), Point(480, True, 0.5, last)], 8, 0.1)
+    assert (said.kept, said.keeps) == (last, keeps)
+
+
+def test_what_is_no_loop_is_refused(unchecked):
+    with pytest.raises(LoopscopeError, match="Linear is no loop"):
+        forecast(torch.nn.Linear(2, 2), INPUTS)
+    with pytest.raises(LoopscopeError, match="trained_iterations"):
+        forecast(drifting(1.0), INPUTS, trained_iterations=0)
