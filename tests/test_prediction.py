@@ -413,6 +413,9 @@ def test_the_clock_beats_the_median_where_the_radius_tells_the_time(analysis):
     assert ours.octaves.value < 0.3 < middle.octaves.value
     # They collapse at 320, 160, 80 and 40, as often each: from the median, between 80 and 160, an octave or two halves.
     assert 0.5 <= middle.octaves.value <= 1.5
+    assert ours.gain.value == pytest.approx(middle.octaves.value - ours.octaves.value)
+    assert 0 < ours.gain.low < ours.gain.high
+    assert middle.gain.value == 0
 
 
 def test_no_forecast_looks_at_an_outcome(analysis):
@@ -427,7 +430,7 @@ def test_few_models_are_said_to_be_few():
     found = analyse([made("a", KEEPS, 0.9), made("b", LOSES, rate=2e-3)])
     assert named(found.performances, "geometry").area.note.startswith("too few")
     assert found.best_rivals == {}
-    assert all(clock.octaves.value is None for clock in found.clocks)
+    assert all(clock.octaves.value is clock.gain.value is None for clock in found.clocks)
     assert found.transfers == []
 
 

@@ -11,7 +11,7 @@ from loopscope.reports.sheet import Sheet
 from loopscope.stability.verdict import PRIORS, Threshold
 from loopscope.studies.guidance import Counted, Guidance
 from loopscope.studies.outcomes import Fate
-from loopscope.studies.prediction import IN_FULL, LOGGED, STANDING, Analysis, CellRow
+from loopscope.studies.prediction import IN_FULL, LOGGED, MEDIAN_CLOCK, STANDING, Analysis, CellRow
 from loopscope.studies.statistics import Estimate
 from loopscope.studies.tallies import Tally
 from loopscope.studies.thresholds import PRIOR_WORDS
@@ -114,9 +114,12 @@ def _transfers(analysis: Analysis) -> Sheet:
 
 
 def _clocks(analysis: Analysis) -> Sheet:
-    rows = [[one.name, shown(one.octaves)] for one in analysis.clocks]
-    caption = f"{analysis.collapsed} models fall below half of their best after the trained iterations, {analysis.earlier} before"
-    return Sheet("When it is lost", ["told by", "median error, octaves"], rows, caption)
+    rows = [[one.name, shown(one.octaves), shown(one.gain)] for one in analysis.clocks]
+    caption = (
+        f"{analysis.collapsed} models fall below half of their best after the trained iterations, {analysis.earlier} before. "
+        f"Gain: by how much the error is less than that of {MEDIAN_CLOCK} on the same models."
+    )
+    return Sheet("When it is lost", ["told by", "median error, octaves", "gain"], rows, caption)
 
 
 def _seeds(values: Sequence[float | None]) -> str:

@@ -116,10 +116,12 @@ class Clock:
     Args:
         name: what it is told by.
         octaves: median error of the forecast iteration, as |log2| of the ratio.
+        gain: by how much that is less than what the median of the other models gives, on the same models.
     """
 
     name: str
     octaves: Estimate
+    gain: Estimate
 
 
 @dataclass(frozen=True)
@@ -359,12 +361,25 @@ def _clocks(data: _Data, values: dict[str, np.ndarray]) -> tuple[list[Clock], in
     cells = data.cells[places]
     parts = _group_folds(cells)
 
+    def constant(fitted: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+        own = float(np.median(octave[fitted]))
+        return lambda tested: np.full(len(tested), own)
+
+    middle = cross_fit(constant, parts, len(places))
+    simplest = np.abs(middle - octave)
+
     def clock(name: str, said: np.ndarray) -> Clock:
         errors = np.abs(said - octave)
-        known = np.isfinite(errors)
+        known = np.isfinite(errors) & np.isfinite(simplest)
         if int(known.sum()) < FEWEST:
-            return Clock(name, too_few(f"{len(places)} collapse", len(places)))
-        return Clock(name, estimate(lambda chosen: float(np.median(errors[known][chosen])), cells[known]))
+            none = too_few(f"{len(places)} collapse", len(places))
+            return Clock(name, none, none)
+        own, other = errors[known], simplest[known]
+        return Clock(
+            name,
+            estimate(lambda chosen: float(np.median(own[chosen])), cells[known]),
+            estimate(lambda chosen: float(np.median(other[chosen]) - np.median(own[chosen])), cells[known]),
+        )
 
     def ridge(numbers: np.ndarray) -> np.ndarray:
         def fit(fitted: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
@@ -373,13 +388,9 @@ def _clocks(data: _Data, values: dict[str, np.ndarray]) -> tuple[list[Clock], in
 
         return cross_fit(fit, parts, len(places))
 
-    def constant(fitted: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-        middle = float(np.median(octave[fitted]))
-        return lambda tested: np.full(len(tested), middle)
-
     clocks = [clock(name, ridge(values[name][places])) for name in CLOCK]
     clocks.append(clock(LEAP_COLLAPSE, np.array([_fall_in_octaves(data.members[place]) for place in places])))
-    clocks.append(clock(MEDIAN_CLOCK, cross_fit(constant, parts, len(places))))
+    clocks.append(clock(MEDIAN_CLOCK, middle))
     return clocks, len(later), len(falls) - len(later)
 
 
