@@ -1,10 +1,21 @@
 # make study: set everything up and run the first study.   make test: set everything up and run the tests.
+# make prediction: train the population that forecasts are tested on (two cores: half a day), and analyse it.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: study test lint clean
+PREDICTION := prefix-sums prefix-sums-unseen small-sudoku chess
+
+.PHONY: study prediction test lint clean
 study: .venv/installed
 	$(BIN)/loopscope study configs/quick.yaml
+
+# A study ends with 1 if a run failed, which is a result, and with 75 if it was stopped: the same command goes on.
+prediction: .venv/installed
+	for name in $(PREDICTION); do \
+		$(BIN)/loopscope study configs/prediction/$$name.yaml; status=$$?; test $$status -le 1 || exit $$status; \
+		$(BIN)/loopscope study collect studies/prediction-$$name --into results/prediction/ledger.jsonl || exit $$?; \
+	done
+	$(BIN)/loopscope study analyse results/prediction
 
 test: .venv/installed lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
