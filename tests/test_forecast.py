@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -79,6 +80,22 @@ def test_readouts_of_other_shapes_have_answers_too(shape):
     assert [point.same for point in forecast(loop, INPUTS).points] == [1] * 4
 
 
+@pytest.mark.parametrize("targets", [None, CLASSES])
+def test_a_state_that_is_not_finite_keeps_no_answer(targets):
+    """Half of the states count, and are no numbers from 20 on; NaN reads as class 0, which was the answer, and right."""
+    steps = torch.tensor([1.0, 0.0] * 4).reshape(8, 1, 1)
+    loop = replace(
+        drifting(1e6), encode=lambda inputs: steps, step=lambda z, e: (z + e).masked_fill(z + e > 20, torch.nan)
+    )
+    said = forecast(loop, INPUTS, targets)
+    assert [point.same for point in said.points] == [1, 0.5, 0.5, 0.5]
+    assert [point.right for point in said.points] == ([None] * 4 if targets is None else [1, 0.5, 0.5, 0.5])
+    assert (said.kept, said.keeps) == (0.5, False)
+    lost = forecast(replace(loop, step=lambda z, e: z * torch.nan), INPUTS, targets)
+    assert {point.same for point in lost.points} == {0}
+    assert not lost.keeps
+
+
 def test_fall_is_below_half_of_the_best_before():
     assert fall([(15, 0.6), (48, 1.0), (152, 0.4), (480, 0.0)]) == pytest.approx(math.sqrt(48 * 152))
     assert fall([(15, 0.2), (48, 0.4), (152, 0.3), (480, 0.2)]) is None
@@ -96,3 +113,13 @@ def test_what_is_no_loop_is_refused(unchecked):
         forecast(torch.nn.Linear(2, 2), INPUTS)
     with pytest.raises(LoopscopeError, match="trained_iterations"):
         forecast(drifting(1.0), INPUTS, trained_iterations=0)
+
+
+def test_inputs_and_targets_that_do_not_fit_are_refused(unchecked):
+    with pytest.raises(LoopscopeError, match="examples is 0"):
+        forecast(drifting(1.0), INPUTS[:0])
+    with pytest.raises(LoopscopeError, match=r"shape \(5, 1\), expected one entry for each of the 8 inputs"):
+        forecast(drifting(1.0), INPUTS, CLASSES[:5])
+    twice = replace(drifting(1.0), step=lambda state, e: torch.cat([state, state], 1))
+    with pytest.raises(LoopscopeError, match="it must return what it takes"):
+        forecast(twice, INPUTS)

@@ -12,8 +12,8 @@ import torch
 
 from loopscope.errors import check_positive
 from loopscope.evaluation import decisions
-from loopscope.loop import Loop, Tree, batch_size, check_is_loop, eval_mode, mask_of
-from loopscope.stability.examine import Targets, rule_of
+from loopscope.loop import Loop, Tree, batch_size, check_is_loop, eval_mode, flatten, mask_of
+from loopscope.stability.examine import Targets, check_targets, rule_of
 from loopscope.stability.leaps import LANDINGS, leaps
 from loopscope.stability.reachability import predictions
 
@@ -25,7 +25,7 @@ HALF = 0.5
 
 @dataclass(frozen=True)
 class Point:
-    """What is expected at one iteration.
+    """What is expected at one iteration. A state that is not finite has no answer: neither the same nor right.
 
     Args:
         iteration: the iteration.
@@ -125,13 +125,17 @@ def forecast(
         seed: of a random first state.
 
     Raises:
-        LoopscopeError: no loop, the state carries a counter, the step is random, or targets of another shape.
+        LoopscopeError: no loop, the state carries a counter, the step is random or changes the shapes of its state, no
+            inputs, or targets of another shape.
     """
     check_is_loop(loop)
     if trained_iterations is not None:
         check_positive(trained_iterations=trained_iterations)
+    examples = batch_size(inputs)
+    check_positive(examples=examples)
+    check_targets(targets, examples)
     began = time.perf_counter()
-    correct, rows = rule_of(targets), torch.arange(batch_size(inputs))
+    correct, rows = rule_of(targets), torch.arange(examples)
     with eval_mode(loop), torch.autocast("cpu", enabled=False), torch.no_grad():
         recalled = loop.encode(inputs)
         real = mask_of(loop, recalled)
@@ -141,12 +145,14 @@ def forecast(
             logits = loop.read(landing.state)
             answers = decisions(logits, real) if logits.ndim == 3 else predictions(logits).reshape(len(logits), -1)
             first = answers if first is None else first
+            # The largest of logits that are no numbers is the first of them: a diverged state would seem to keep its answer.
+            finite = flatten(landing.state, real).isfinite().all(1)
             points.append(
                 Point(
                     landing.iteration,
                     landing.iteration > LANDINGS[0],
-                    float((answers == first).all(1).double().mean()),
-                    None if correct is None else float(correct(logits, rows).double().mean()),
+                    float(((answers == first).all(1) & finite).double().mean()),
+                    None if correct is None else float((correct(logits, rows).double() * finite).mean()),
                 )
             )
-    return Forecast(points, len(rows), time.perf_counter() - began)
+    return Forecast(points, examples, time.perf_counter() - began)

@@ -237,6 +237,23 @@ def check_is_loop(given: Any) -> None:
         )
 
 
+def check_step(before: Tree, after: Tree) -> None:
+    """Refuse a step that returns another kind of state: broadcasting would hide it, and every number would be wrong.
+
+    Args:
+        before: a state.
+        after: what the step made of it.
+
+    Raises:
+        LoopscopeError: their shapes differ.
+    """
+    shapes = [tree_map(lambda leaf: tuple(leaf.shape), tree) for tree in (before, after)]
+    if shapes[0] != shapes[1]:
+        raise LoopscopeError(
+            f"step turned a state of shape {shapes[0]} into {shapes[1]}: it must return what it takes, and start must too"
+        )
+
+
 def check_deterministic(loop: Loop, state: Tree, recalled: Tree) -> None:
     """Refuse a loop whose step draws random numbers.
 

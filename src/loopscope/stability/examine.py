@@ -21,6 +21,7 @@ from loopscope.loop import (
     batch_size,
     check_deterministic,
     check_is_loop,
+    check_step,
     eval_mode,
     flatten,
     floating_leaves,
@@ -29,7 +30,6 @@ from loopscope.loop import (
     norms,
     outer_gain_of,
     select,
-    tree_map,
 )
 from loopscope.stability.advice import advise
 from loopscope.stability.arrival import follow
@@ -137,22 +137,20 @@ def examine(
         raise LoopscopeError("prediction needs trained_iterations: the most iterations that training ran")
     if trained_iterations is not None:
         check_positive(trained_iterations=trained_iterations)
-    if isinstance(targets, Tensor) and targets.shape[:1] != (config.examples,):
-        raise LoopscopeError(
-            f"targets have shape {tuple(targets.shape)}, expected one entry for each of the {config.examples} inputs first"
-        )
+    check_targets(targets, config.examples)
     with eval_mode(loop), torch.autocast("cpu", enabled=False), torch.random.fork_rng(devices=[]):
         return _Examiner(loop, inputs, targets, trained_iterations, config, on_part).examine()
 
 
-def _check_step(loop: Loop, state: Tree, recalled: Tree) -> None:
-    """Refuse a step that returns another kind of state: broadcasting would hide it, and every number would be wrong."""
-    with torch.no_grad():
-        after = loop.step(state, recalled)
-    shapes = [tree_map(lambda leaf: tuple(leaf.shape), tree) for tree in (state, after)]
-    if shapes[0] != shapes[1]:
+def check_targets(targets: Targets | None, examples: int) -> None:
+    """Refuse targets that are not one for each input.
+
+    Raises:
+        LoopscopeError: their shape and the number of inputs are named.
+    """
+    if isinstance(targets, Tensor) and targets.shape[:1] != (examples,):
         raise LoopscopeError(
-            f"step turned a state of shape {shapes[0]} into {shapes[1]}: it must return what it takes, and start must too"
+            f"targets have shape {tuple(targets.shape)}, expected one entry for each of the {examples} inputs first"
         )
 
 
@@ -235,7 +233,7 @@ class _Examiner:
         with torch.no_grad():
             recalled = self.loop.encode(self.inputs)
             start = self.loop.start(recalled, torch.Generator().manual_seed(self.config.seed))
-        _check_step(self.loop, start, recalled)
+            check_step(start, self.loop.step(start, recalled))
         check_deterministic(self.loop, start, recalled)
         trajectory = trace(
             self.loop,

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from loopscope.errors import LoopscopeError
-from loopscope.loop import Loop, Tree, check_deterministic, flatten, is_time_dependent, mask_of
+from loopscope.loop import Loop, Tree, check_deterministic, check_step, flatten, is_time_dependent, mask_of
 from loopscope.stability.starts import moved
 
 LANDINGS = (15, 48, 152, 480)
@@ -82,7 +82,8 @@ def leaps(loop: Loop, recalled: Tree, seed: int = 0, earlier: int | None = None)
         earlier: an iteration before 15 whose state is returned too, as the first.
 
     Raises:
-        LoopscopeError: the state carries a counter, which a leap would leave behind, or the step is random.
+        LoopscopeError: the state carries a counter, which a leap would leave behind, or the step is random or changes
+            the shapes of its state.
     """
     with torch.no_grad():
         mask = mask_of(loop, recalled)
@@ -107,4 +108,5 @@ def _steps(loop: Loop, state: Tree, recalled: Tree, steps: int) -> list[Tree]:
     states = [state]
     for _ in range(steps):
         states.append(loop.step(states[-1], recalled))
+        check_step(state, states[-1])
     return states
