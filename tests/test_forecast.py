@@ -80,6 +80,12 @@ def test_readouts_of_other_shapes_have_answers_too(shape):
     assert [point.same for point in forecast(loop, INPUTS).points] == [1] * 4
 
 
+@pytest.mark.parametrize("shape", [(8, 1), (8, 1, 1)])
+def test_the_answer_of_a_single_number_is_its_sign(shape):
+    loop = replace(drifting(1e6), read=lambda state: (100.5 - state).reshape(shape))
+    assert [point.same for point in forecast(loop, INPUTS).points] == [1, 1, 0, 0]
+
+
 @pytest.mark.parametrize("targets", [None, CLASSES])
 def test_a_state_that_is_not_finite_keeps_no_answer(targets):
     """Half of the states count, and are no numbers from 20 on; NaN reads as class 0, which was the answer, and right."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
+from torch import Tensor
 
 from loopscope.errors import check_positive
 from loopscope.evaluation import decisions
@@ -110,6 +111,13 @@ def fall(points: Sequence[tuple[int, float]]) -> float | None:
     return None
 
 
+def _answers(logits: Tensor, real: Tensor | None) -> Tensor:
+    # A single number of a single token has no order among tokens, only a sign.
+    if logits.ndim == 3 and logits.shape[1:] != (1, 1):
+        return decisions(logits, real)
+    return predictions(logits).reshape(len(logits), -1)
+
+
 def forecast(
     loop: Loop, inputs: Tree, targets: Targets | None = None, trained_iterations: int | None = None, seed: int = 0
 ) -> Forecast:
@@ -143,7 +151,7 @@ def forecast(
         points, first = [], None
         for landing in landings:
             logits = loop.read(landing.state)
-            answers = decisions(logits, real) if logits.ndim == 3 else predictions(logits).reshape(len(logits), -1)
+            answers = _answers(logits, real)
             first = answers if first is None else first
             # The largest of logits that are no numbers is the first of them: a diverged state would seem to keep its answer.
             finite = flatten(landing.state, real).isfinite().all(1)
