@@ -19,10 +19,12 @@ from loopscope.models import transformer as transformer_module
 from loopscope.models.attention import (
     ONE_STRIP,
     STRIP,
+    RMSNorm,
     full_attention,
     local_attention,
     rotary_table,
     rotate,
+    rotate_tokens_last,
     window_mask,
 )
 
@@ -411,7 +413,7 @@ def test_local_attention_is_full_attention_with_a_band_mask(tokens, radius, seed
     band = (torch.arange(tokens)[:, None] - torch.arange(tokens)).abs() <= radius
     scores = torch.einsum("bihc,bjhc->bhij", query, key) / 2
     full = torch.einsum("bhij,bjhc->bihc", scores.masked_fill(~band, -math.inf).softmax(-1), value)
-    local = local_attention(query, key, value, window_mask(tokens, radius))
+    local = local_attention(query, key.permute(0, 2, 3, 1), value, window_mask(tokens, radius))
     torch.testing.assert_close(local, full, rtol=1e-10, atol=1e-10)
     expected = torch.autograd.grad((full * weight).sum(), (query, key, value))
     for gradient, right in zip(torch.autograd.grad((local * weight).sum(), (query, key, value)), expected, strict=True):
@@ -422,7 +424,8 @@ def test_full_attention_mixes_all_values_by_softmax():
     generator = torch.Generator().manual_seed(3)
     query, key, value = (torch.randn(2, 5, 3, 4, generator=generator, dtype=torch.float64) for _ in range(3))
     weights = (torch.einsum("bihc,bjhc->bhij", query, key) / 2).softmax(-1)
-    torch.testing.assert_close(full_attention(query, key, value), torch.einsum("bhij,bjhc->bihc", weights, value))
+    mixed = full_attention(query, key.permute(0, 2, 3, 1), value)
+    torch.testing.assert_close(mixed, torch.einsum("bhij,bjhc->bihc", weights, value))
 
 
 def test_a_long_line_costs_in_proportion_to_its_length():
@@ -433,6 +436,7 @@ def test_a_long_line_costs_in_proportion_to_its_length():
 def test_what_is_not_finite_in_one_example_stays_there():
     generator = torch.Generator().manual_seed(1)
     query, key, value = (torch.randn(2, 100, 1, 4, generator=generator) for _ in range(3))
+    key = key.permute(0, 2, 3, 1)
     expected = local_attention(query, key, value, window_mask(100, 2))[1]
     for part in (query, key, value):
         part[0] = math.nan
@@ -445,7 +449,7 @@ def test_what_is_not_finite_in_one_example_stays_there():
 def test_local_attention_stays_finite_for_large_scores(scale):
     query = scale * torch.ones(1, 6, 1, 4)
     value = torch.arange(6.0).view(1, 6, 1, 1).expand(1, 6, 1, 4)
-    mixed = local_attention(query, query, value, window_mask(6, 1))[0, :, 0, 0]
+    mixed = local_attention(query, query.permute(0, 2, 3, 1), value, window_mask(6, 1))[0, :, 0, 0]
     torch.testing.assert_close(mixed, torch.tensor([0.5, 1, 2, 3, 4, 4.5]))
 
 
@@ -458,7 +462,18 @@ def test_rotary_is_multiplication_by_complex_phases(grid):
     features = torch.randn(2, math.prod(grid), 3, 2 * pairs, generator=torch.Generator().manual_seed(0)).double()
     turned = torch.complex(*features.chunk(2, -1)) * phases[:, None]
     expected = torch.cat([turned.real, turned.imag], -1)
-    torch.testing.assert_close(rotate(features, rotary_table(grid, 2 * pairs, 10000.0)), expected, rtol=1e-6, atol=1e-6)
+    table = rotary_table(grid, 2 * pairs, 10000.0)
+    torch.testing.assert_close(rotate(features, table), expected, rtol=1e-6, atol=1e-6)
+    last = rotate_tokens_last(features.permute(0, 2, 3, 1), table)
+    torch.testing.assert_close(last, expected.permute(0, 2, 3, 1), rtol=1e-6, atol=1e-6)
+
+
+def test_a_norm_is_the_same_where_tokens_are_last():
+    norm = RMSNorm(6).double()
+    torch.nn.init.normal_(norm.weight, generator=torch.Generator().manual_seed(1))
+    features = torch.randn(2, 5, 3, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    torch.testing.assert_close(norm.tokens_last(features.permute(0, 2, 3, 1)), norm(features).permute(0, 2, 3, 1))
+    assert norm.float().tokens_last(features.bfloat16().mT).dtype is torch.float32
 
 
 @settings(max_examples=60, deadline=None)

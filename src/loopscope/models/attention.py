@@ -1,4 +1,8 @@
-"""Attention with axial rotary positions and normalized queries and keys: over all tokens, or within a window."""
+"""Attention with axial rotary positions and normalized queries and keys: over all tokens, or within a window.
+
+Keys have their tokens last, as the product with the queries takes them: the gradient of that product comes so too, and
+every loop over keys runs along consecutive numbers.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +17,20 @@ from loopscope.models.config import LoopedTransformerConfig
 class RMSNorm(nn.RMSNorm):
     """RMSNorm with a learned gain, computed in the gain's precision also under autocast."""
 
+    eps: float
+
     def __init__(self, width: int) -> None:
         super().__init__(width, eps=1e-6)
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the features divided by their root mean square, times the gain."""
         return super().forward(features.to(self.weight.dtype))
+
+    def tokens_last(self, features: Float[Tensor, "*batch width tokens"]) -> Float[Tensor, "*batch width tokens"]:
+        """Return the same of features whose tokens are the last dimension."""
+        features = features.to(self.weight.dtype)
+        mean_square = features.square().mean(-2, keepdim=True)
+        return features * torch.rsqrt(mean_square + self.eps) * self.weight.unsqueeze(1)
 
 
 def rotary_table(grid: tuple[int, ...], head_width: int, base: float) -> Float[Tensor, "2 tokens half"]:
@@ -42,10 +54,21 @@ def rotary_table(grid: tuple[int, ...], head_width: int, base: float) -> Float[T
 def rotate(
     features: Float[Tensor, "batch tokens heads width"], table: Float[Tensor, "2 tokens half"]
 ) -> Float[Tensor, "batch tokens heads width"]:
-    """Return queries or keys turned by their positions' angles."""
-    cosine, sine = table[0].unsqueeze(1), table[1].unsqueeze(1)
-    first, second = features.chunk(2, dim=-1)
-    return torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=-1)
+    """Return queries turned by their positions' angles."""
+    return _turned(features, table.unsqueeze(2), -1)
+
+
+def rotate_tokens_last(
+    features: Float[Tensor, "batch heads width tokens"], table: Float[Tensor, "2 tokens half"]
+) -> Float[Tensor, "batch heads width tokens"]:
+    """Return keys turned by their positions' angles."""
+    return _turned(features, table.transpose(1, 2), -2)
+
+
+def _turned(features: Tensor, table: Tensor, dim: int) -> Tensor:
+    cosine, sine = table
+    first, second = features.chunk(2, dim)
+    return torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim)
 
 
 STRIP = 32
@@ -75,7 +98,7 @@ def window_mask(tokens: int, window: int, device: torch.device | None = None) ->
 
 def full_attention(
     query: Float[Tensor, "batch tokens heads width"],
-    key: Float[Tensor, "batch tokens heads width"],
+    key: Float[Tensor, "batch heads width tokens"],
     value: Float[Tensor, "batch tokens heads width"],
 ) -> Float[Tensor, "batch tokens heads width"]:
     """Return each token's mixture of all values, softmax of scaled dot products.
@@ -83,16 +106,16 @@ def full_attention(
     Queries and keys may be of higher precision than the values (under autocast their norm is); the products are taken
     in that of the values.
     """
-    query, key, value = (part.to(value.dtype).transpose(1, 2) for part in (query, key, value))
+    query, key, value = query.to(value.dtype).transpose(1, 2), key.to(value.dtype), value.transpose(1, 2)
     if value.dtype is torch.bfloat16 and value.device.type == "cpu":
         # The fused kernel's backward pass in bf16 takes four times as long there as these two products.
         return _mixture(query, key, value, None).transpose(1, 2)
-    return F.scaled_dot_product_attention(query, key, value).transpose(1, 2)
+    return F.scaled_dot_product_attention(query, key.transpose(2, 3), value).transpose(1, 2)
 
 
 def local_attention(
     query: Float[Tensor, "batch tokens heads width"],
-    key: Float[Tensor, "batch tokens heads width"],
+    key: Float[Tensor, "batch heads width tokens"],
     value: Float[Tensor, "batch tokens heads width"],
     mask: Bool[Tensor, "strips queries keys"],
 ) -> Float[Tensor, "batch tokens heads width"]:
@@ -107,16 +130,15 @@ def local_attention(
         mask: the window mask of so many tokens.
     """
     strips, queries, keys = mask.shape
-    query, key, value = (part.to(value.dtype) for part in (query, key, value))
+    query, key = query.to(value.dtype), key.to(value.dtype)
     if strips == 1:
-        query, key, value = (part.transpose(1, 2) for part in (query, key, value))
-        return _mixture(query, key, value, mask[0]).transpose(1, 2)
+        return _mixture(query.transpose(1, 2), key, value.transpose(1, 2), mask[0]).transpose(1, 2)
     tokens = query.shape[1]
     behind = strips * queries - tokens
     query = F.pad(query, (0, 0, 0, 0, 0, behind)).unflatten(1, (strips, queries))
-    key, value = (_with_neighbours(part, behind, strips, (keys - queries) // 2) for part in (key, value))
-    query, key, value = (part.transpose(2, 3) for part in (query, key, value))
-    mixed = _mixture(query, key, value, mask.unsqueeze(1))
+    lines = (key.permute(0, 3, 1, 2), value)
+    key, value = (_with_neighbours(line, behind, strips, (keys - queries) // 2) for line in lines)
+    mixed = _mixture(query.transpose(2, 3), key.permute(0, 1, 3, 4, 2), value.transpose(2, 3), mask.unsqueeze(1))
     return mixed.transpose(2, 3).flatten(1, 2)[:, :tokens]
 
 
@@ -132,12 +154,12 @@ def _with_neighbours(
 
 def _mixture(
     query: Float[Tensor, "*batch queries width"],
-    key: Float[Tensor, "*batch keys width"],
+    key: Float[Tensor, "*batch width keys"],
     value: Float[Tensor, "*batch keys width"],
     mask: Bool[Tensor, "*strips queries keys"] | None,
 ) -> Float[Tensor, "*batch queries width"]:
     """Return softmax(q k / sqrt(width)) v over the keys that ``mask`` lets a query see."""
-    scores = query * query.shape[-1] ** -0.5 @ key.transpose(-1, -2)
+    scores = query * query.shape[-1] ** -0.5 @ key
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf"))
     return scores.softmax(-1) @ value
@@ -163,6 +185,7 @@ class Attention(nn.Module):
     ) -> Float[Tensor, "batch tokens width"]:
         """Return the attention update; ``mask`` is the window mask under local attention, None is full attention."""
         query, key, value = self.query_key_value(tokens).unflatten(-1, (3, self.heads, -1)).unbind(2)
-        query, key = self.query_norm(rotate(query, rotary)), self.key_norm(rotate(key, rotary))
+        query = self.query_norm(rotate(query, rotary))
+        key = self.key_norm.tokens_last(rotate_tokens_last(key.permute(0, 2, 3, 1), rotary))
         mixed = full_attention(query, key, value) if mask is None else local_attention(query, key, value, mask)
         return self.out(mixed.flatten(2))
