@@ -49,7 +49,7 @@ def test_the_first_point_is_where_training_ended_or_at_fifteen(trained, first):
 def test_without_targets_answers_are_compared_with_the_first():
     lost = forecast(drifting(100.5), INPUTS)
     assert (lost.kept, lost.keeps, lost.collapse) == (0, False, None)
-    assert str(lost) == "will not keep its answers to 480 iterations: 0% are still the same there"
+    assert str(lost) == "will not keep the answers of iteration 15 to 480 iterations: 0% are the same there"
     assert [point.right for point in lost.points] == [None] * 4
     assert forecast(drifting(1e6), INPUTS).keeps
 

@@ -11,6 +11,7 @@ from loopscope.loop import (
     Loop,
     batch_size,
     check_deterministic,
+    check_read,
     flatten,
     is_time_dependent,
     iterate,
@@ -140,6 +141,19 @@ def test_batch_size_refuses_trees_that_disagree():
 def test_a_counter_marks_a_loop_as_time_dependent():
     assert is_time_dependent(nested())
     assert not is_time_dependent(torch.zeros(2, 3))
+
+
+def test_a_step_that_writes_over_its_state_is_refused():
+    loop = FunctionLoop(lambda x: x, torch.zeros_like, lambda state, e: state.add_(e), lambda state: state)
+    with pytest.raises(LoopscopeError, match=r"writes over the state.*must return a new one"):
+        check_deterministic(loop, torch.zeros(3, 2), torch.ones(3, 2))
+
+
+@pytest.mark.parametrize("given", [torch.ones(3), torch.ones(2, 4), (torch.ones(3, 4),), torch.tensor(1.0)])
+def test_a_readout_without_outputs_for_every_input_is_refused(given):
+    with pytest.raises(LoopscopeError, match=r"expected a tensor of shape \(3, \.\.\., outputs\)"):
+        check_read(given, 3)
+    check_read(torch.ones(3, 1), 3)
 
 
 def test_a_random_step_is_refused_and_the_random_state_is_left_alone():

@@ -14,6 +14,7 @@ from sklearn.metrics import roc_auc_score
 
 from loopscope.cli import POPULATION, main
 from loopscope.errors import LoopscopeError
+from loopscope.stability.verdict import FITTED, TESTED_ON
 from loopscope.studies.guidance import guidance
 from loopscope.studies.outcomes import Fate, collapse, outcomes
 from loopscope.studies.population import Member, ThinCurve, read_population
@@ -231,6 +232,24 @@ def test_the_published_sums_are_those_of_the_published_models(heading):
     assert len(rows) >= 4
     for name, *cells in rows:
         assert cells == printed[name]
+
+
+@pytest.mark.parametrize(("heading", "mode"), [("verdict", IN_FULL), ("it says", LEAPT)])
+def test_the_published_verdicts_are_those_of_the_published_models(heading, mode):
+    members = [one for one in read_population(ROOT / "results" / "prediction" / POPULATION) if one.looped]
+    found = said_and_done(members, outcomes(members))[mode]
+    fates = [fate.value for fate in list(Fate)[:4]]
+    assert {name: cells for name, *cells in published(heading)} == {
+        name: [str(counts.get(fate, 0)) for fate in fates] for name, counts in found.items()
+    }
+
+
+def test_no_fitted_threshold_is_taken_of_those_that_the_published_models_set():
+    """Where one is, it belongs into FITTED; what stands there must be what they set."""
+    members = [one for one in read_population(ROOT / "results" / "prediction" / POPULATION) if one.looped]
+    found = analyse(members).thresholds
+    assert [one.measure for one in found.numbers if one.taken] == [one.measure for one in FITTED] == []
+    assert found.population == TESTED_ON
 
 
 def test_collapse_is_the_first_fall_below_half_after_the_best():

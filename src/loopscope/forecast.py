@@ -13,7 +13,7 @@ from torch import Tensor
 
 from loopscope.errors import check_positive
 from loopscope.evaluation import decisions
-from loopscope.loop import Loop, Tree, batch_size, check_is_loop, eval_mode, flatten, mask_of
+from loopscope.loop import Loop, Tree, batch_size, check_is_loop, check_read, eval_mode, flatten, mask_of
 from loopscope.stability.examine import Targets, check_targets, rule_of
 from loopscope.stability.leaps import LANDINGS, leaps
 from loopscope.stability.reachability import predictions
@@ -87,7 +87,8 @@ class Forecast:
         last = self.points[-1].iteration
         if self._right is None:
             end = "will" if self.keeps else "will not"
-            return f"{end} keep its answers to {last} iterations: {100 * self.kept:.0f}% are still the same there"
+            first = self.points[0].iteration
+            return f"{end} keep the answers of iteration {first} to {last} iterations: {100 * self.kept:.0f}% are the same there"
         if max(self._right) == 0:
             return "has no right answers to keep"
         left = f"{100 * self.kept:.0f}% of its best accuracy is left there"
@@ -133,8 +134,8 @@ def forecast(
         seed: of a random first state.
 
     Raises:
-        LoopscopeError: no loop, the state carries a counter, the step is random or changes the shapes of its state, no
-            inputs, or targets of another shape.
+        LoopscopeError: no loop, the state carries a counter, the step is random or changes the shapes of its state, the
+            readout is no tensor of outputs, no inputs, or targets of another shape.
     """
     check_is_loop(loop)
     if trained_iterations is not None:
@@ -151,6 +152,7 @@ def forecast(
         points, first = [], None
         for landing in landings:
             logits = loop.read(landing.state)
+            check_read(logits, examples)
             answers = _answers(logits, real)
             first = answers if first is None else first
             # The largest of logits that are no numbers is the first of them: a diverged state would seem to keep its answer.

@@ -254,23 +254,43 @@ def check_step(before: Tree, after: Tree) -> None:
         )
 
 
-def check_deterministic(loop: Loop, state: Tree, recalled: Tree) -> None:
-    """Refuse a loop whose step draws random numbers.
+def check_read(logits: Any, batch: int) -> None:
+    """Refuse a readout that is not one tensor of outputs per input.
 
     Raises:
-        LoopscopeError: two evaluations of the step from the same state differ.
+        LoopscopeError: it is no tensor, has another batch size, or no dimension of outputs.
+    """
+    if not isinstance(logits, Tensor) or logits.ndim < 2 or len(logits) != batch:
+        shape = f"a tensor of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+        raise LoopscopeError(f"read returned {shape}, expected a tensor of shape ({batch}, ..., outputs)")
+
+
+def check_deterministic(loop: Loop, state: Tree, recalled: Tree) -> None:
+    """Refuse a loop whose step draws random numbers, or writes over the state it is given.
+
+    Raises:
+        LoopscopeError: two evaluations of the step from the same state differ, or the first changed that state.
     """
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
+        before = tree_map(torch.clone, state)
         first = loop.step(state, recalled)
+        if not _same(before, state):
+            raise LoopscopeError(
+                "the step writes over the state it is given (an operation in place, such as add_): it must return a new one"
+            )
         torch.manual_seed(1)
         second = loop.step(state, recalled)
-    pairs = zip(leaves(first), leaves(second), strict=True)
-    if not all(torch.allclose(a, b, rtol=0, atol=0, equal_nan=True) for a, b in pairs):
+    if not _same(first, second):
         raise LoopscopeError(
             "the step is random: two evaluations from one state differ; call .eval() on the model, "
             "or fix its noise (draw it in encode) before examining"
         )
+
+
+def _same(one: Tree, other: Tree) -> bool:
+    pairs = zip(leaves(one), leaves(other), strict=True)
+    return all(torch.allclose(a, b, rtol=0, atol=0, equal_nan=True) for a, b in pairs)
 
 
 @contextmanager

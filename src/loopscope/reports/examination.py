@@ -76,7 +76,9 @@ def _settings(values: Values) -> str:
 
 def _verdict(exam: Examination) -> str:
     provisional = (
-        note(f"Provisional: {priors_of(exam.axes)}, not fitted on trained models.") if exam.provisional else ""
+        note(f"Provisional: {priors_of(exam.axes)}; those that some of these models set were no better on the others.")
+        if exam.provisional
+        else ""
     )
     return (
         f'<div class="verdict {TONES[exam.verdict]}"><strong>{text(exam.verdict.value.capitalize())}'

@@ -21,6 +21,7 @@ from loopscope.loop import (
     batch_size,
     check_deterministic,
     check_is_loop,
+    check_read,
     check_step,
     eval_mode,
     flatten,
@@ -234,6 +235,7 @@ class _Examiner:
             recalled = self.loop.encode(self.inputs)
             start = self.loop.start(recalled, torch.Generator().manual_seed(self.config.seed))
             check_step(start, self.loop.step(start, recalled))
+            check_read(self.loop.read(start), batch_size(self.inputs))
         check_deterministic(self.loop, start, recalled)
         trajectory = trace(
             self.loop,

@@ -53,7 +53,7 @@ from loopscope.studies.statistics import (
 from loopscope.studies.tallies import BASELINE, Tally, tallies
 from loopscope.studies.thresholds import ThresholdStudy, judged, study_thresholds
 
-STANDING = (ALL_AXES, f"{LOOK}{AT_FURTHER}", LEAP)
+STANDING = (ALL_AXES, f"{LOOK}{AT_FURTHER}", LEAP_KEPT)
 """The predictors that stand for the framework in figures and in a line: the whole of it, its cheap part, and leaps."""
 CLOCK = (ALL_AXES, LOOK, f"{LOOK}{AT_FURTHER}", ALL_RIVALS)
 """The predictors whose numbers the collapse clock is set by."""

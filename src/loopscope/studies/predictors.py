@@ -19,6 +19,7 @@ from loopscope.studies.signals import (
     LAST_RESIDUAL,
     LEAP,
     LEAP_ANSWER,
+    LEAP_KEPT,
     LONG_RUN,
     NORM_RATIO,
     OF_WEIGHTS,
@@ -165,6 +166,7 @@ FRAMEWORK = (
     Predictor(ALL_AXES, "framework", _all_axes, _all_parts),
     _look(""),
     _look(AT_FURTHER),
+    _leap(LEAP_KEPT),
     _leap(LEAP),
     _leap(LEAP_ANSWER),
     Predictor(
