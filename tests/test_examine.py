@@ -152,7 +152,7 @@ def test_a_state_that_wanders_where_it_is_read_the_same_is_restless():
     assert exam.verdict is ls.Verdict.RESTLESS
     assert exam.axes[0].numbers == {"fraction arrived": 0.0, "fraction of answers that stand": 1.0}
     assert exam.axes[0].reason.endswith("100% of the answers never changed after iteration 60")
-    assert "orbits are cycle" in exam.advice
+    assert "(most orbits: cycle)" in exam.advice
     assert quick(wandering(1), inputs).verdict is ls.Verdict.UNSTABLE
     assert quick(wandering(1), inputs, targets=1 - right).verdict is ls.Verdict.UNSTABLE
     flipped = quick(wandering(0), inputs, targets=torch.zeros(12, dtype=torch.long))

@@ -12,7 +12,7 @@ from loopscope.reports.examination_figures import FIGURES, ExaminationFigure, Va
 from loopscope.reports.page import chip, note, page, picture, table, text
 from loopscope.reports.quantities import quantity_rows
 from loopscope.stability import THRESHOLDS, Axis, Examination, Verdict
-from loopscope.stability.verdict import priors_of
+from loopscope.stability.verdict import TESTED_ON, priors_of
 
 QUESTIONS = {
     "reachability": "Does the iteration arrive?",
@@ -76,7 +76,9 @@ def _settings(values: Values) -> str:
 
 def _verdict(exam: Examination) -> str:
     provisional = (
-        note(f"Provisional: {priors_of(exam.axes)}; those that some of these models set were no better on the others.")
+        note(
+            f"Provisional: {priors_of(exam.axes)}, tested on {TESTED_ON}; those that some of these set were no better on the others."
+        )
         if exam.provisional
         else ""
     )

@@ -21,7 +21,7 @@ def _commonest(reachability: Mapping[str, Any]) -> str:
 
 def _restless(reachability: Mapping[str, Any]) -> str:
     return (
-        f"The state never settles (orbits are {_commonest(reachability)}), but its answers are right and stand: they can "
+        f"The state never settles (most orbits: {_commonest(reachability)}), but its answers are right and stand: they can "
         "be used as far as these orbits went; nothing shows that they last beyond. To be sure of more, train again with "
         "outer normalization, or follow them further."
     )

@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 
 from loopscope.errors import LoopscopeError, check_choice, check_positive
 from loopscope.files import read_json, write_json
-from loopscope.stability.verdict import Axis, Status, Verdict, fitted_on, priors_of
+from loopscope.stability.verdict import TESTED_ON, Axis, Status, Verdict, fitted_on, priors_of
 
 SCHEMA = 1
 """Version of the JSON; a reader refuses another one."""
@@ -142,6 +142,7 @@ class Examination:
         accuracy = settings["accuracy"]
         lines = [
             f"{self.verdict.value}{f' (provisional: {priors_of(self.axes)})' if self.provisional else ''}",
+            *([f"(tested on {TESTED_ON})"] if self.provisional else []),
             *_wrapped(self.advice),
             *(
                 line

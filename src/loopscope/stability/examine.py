@@ -129,8 +129,8 @@ def examine(
         on_part: called with the name of each part as it begins.
 
     Raises:
-        LoopscopeError: an option out of range, targets of another shape, no loop, a random step, or a step that
-            changes the structure or the shapes of its state.
+        LoopscopeError: an option out of range, targets of another shape, no loop, a random step, a step that
+            writes over its state or changes its structure or shapes, or a readout without outputs.
     """
     check_is_loop(loop)
     config = ExaminationConfig(effort, batch_size(inputs), iterations, tolerance, prediction, seed, time_limit)

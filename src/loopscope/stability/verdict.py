@@ -255,9 +255,8 @@ def is_provisional(*axes: Axis, easy_accuracy: float | None) -> bool:
 
 
 def priors_of(axes: Iterable[Axis]) -> str:
-    """Return which thresholds of some axes are priors, in words, and the models on which they were tested."""
-    which = "some of its thresholds are priors" if fitted_on(axes) else "its thresholds are priors"
-    return f"{which}, tested on {TESTED_ON}"
+    """Return which thresholds of some axes are priors, in words."""
+    return "some of its thresholds are priors" if fitted_on(axes) else "its thresholds are priors"
 
 
 def fitted_on(axes: Iterable[Axis]) -> dict[str, list[str]]:
