@@ -429,5 +429,8 @@ class TestApproach:
         ends = follow(loop, inputs, start, iterations=2000, until="arrival", toward=self.known(points))
         whole = follow(loop, inputs, start, iterations=2000, until="arrival")
         assert ends.arrived.tolist() == whole.arrived.tolist() == [True] * 5
-        assert ((ends.state - points).norm(dim=1) <= ends.error).all()
+        near = ends.approached
+        assert ((ends.state - points).norm(dim=1) <= ends.error)[near].all()
+        # An orbit of its own ends where it would have; its error is an estimate from its last steps, not a bound.
+        torch.testing.assert_close(ends.state[~near], whole.state[~near], rtol=0, atol=1e-12)
         assert (ends.iterations <= whole.iterations).all()
