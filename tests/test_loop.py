@@ -10,8 +10,8 @@ from loopscope.loop import (
     FunctionLoop,
     Loop,
     batch_size,
-    check_deterministic,
     check_read,
+    check_step,
     flatten,
     is_time_dependent,
     iterate,
@@ -146,7 +146,7 @@ def test_a_counter_marks_a_loop_as_time_dependent():
 def test_a_step_that_writes_over_its_state_is_refused():
     loop = FunctionLoop(lambda x: x, torch.zeros_like, lambda state, e: state.add_(e), lambda state: state)
     with pytest.raises(LoopscopeError, match=r"writes over the state.*must return a new one"):
-        check_deterministic(loop, torch.zeros(3, 2), torch.ones(3, 2))
+        check_step(loop, torch.zeros(3, 2), torch.ones(3, 2))
 
 
 @pytest.mark.parametrize("given", [torch.ones(3), torch.ones(2, 4), (torch.ones(3, 4),), torch.tensor(1.0)])
@@ -161,8 +161,8 @@ def test_a_random_step_is_refused_and_the_random_state_is_left_alone():
     noisy = FunctionLoop(lambda x: x, lambda e: e, lambda z, e: z + torch.rand_like(z), lambda z: z)
     before = torch.get_rng_state()
     with pytest.raises(LoopscopeError, match=r"the step is random.*\.eval\(\)"):
-        check_deterministic(noisy, recalled, recalled)
-    check_deterministic(halving(), recalled, recalled)
+        check_step(noisy, recalled, recalled)
+    check_step(halving(), recalled, recalled)
     assert torch.equal(torch.get_rng_state(), before)
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from loopscope.errors import LoopscopeError
-from loopscope.loop import Loop, check_deterministic, iterate
+from loopscope.loop import Loop, check_step, iterate
 from loopscope.models import FixedDepthTransformer, LoopedTransformer, LoopedTransformerConfig, build_model
 from loopscope.models import transformer as transformer_module
 from loopscope.models.attention import (
@@ -359,7 +359,7 @@ def test_a_model_is_a_deterministic_loop():
     ):
         assert isinstance(model, Loop)
         recalled = model.encode(inputs_for(model).float())
-        check_deterministic(model, model.start(recalled), recalled)
+        check_step(model, model.start(recalled), recalled)
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])

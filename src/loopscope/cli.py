@@ -471,19 +471,22 @@ def data_command(options: Namespace) -> int:
     return 0 if report.sound else 1
 
 
+def _new_parser(description: str) -> ArgumentParser:
+    """Return a parser without arguments, whose mistakes are raised and whose options are not abbreviated."""
+    return ArgumentParser(exit_on_error=False, allow_abbrev=False, description=description)
+
+
 def _train_parser() -> ArgumentParser:
     from loopscope.tasks import TASKS
     from loopscope.training.settings import add_sections
 
-    parser = ArgumentParser(
-        exit_on_error=False,
-        allow_abbrev=False,
-        description="Train one model on one task; the run goes into a folder and can be resumed.",
+    parser = _new_parser(
+        "Train one model on one task; the run goes into a folder and can be resumed.",
     )
     subcommands = parser.add_subcommands(dest="task", title="tasks")
     for name, task in TASKS.items():
         description = (task.__doc__ or "").strip().splitlines()[0]
-        sub = ArgumentParser(exit_on_error=False, allow_abbrev=False, description=description)
+        sub = _new_parser(description)
         sub.add_argument(
             "--config",
             type=str | None,
@@ -501,17 +504,15 @@ def _data_parser() -> ArgumentParser:
     from loopscope.tasks import TASKS
     from loopscope.tasks.data_report import REPORTERS
 
-    parser = ArgumentParser(
-        exit_on_error=False,
-        allow_abbrev=False,
-        description="Find, download or make a task's data, check every problem, and say what the data hold.",
+    parser = _new_parser(
+        "Find, download or make a task's data, check every problem, and say what the data hold.",
     )
     subcommands = parser.add_subcommands(dest="task", title="tasks")
     for name, task in TASKS.items():
         description = (
             f"The data of the task {name}{'' if name in REPORTERS else ': made as needed, nothing to prepare'}."
         )
-        sub = ArgumentParser(exit_on_error=False, allow_abbrev=False, description=description)
+        sub = _new_parser(description)
         sub.add_argument("--verify", action="store_true", help="Prove every answer anew, trusting no file's columns.")
         sub.add_argument("--out", type=str | None, help="File to write the whole data set to.")
         sub.add_class_arguments(task, "data")
@@ -520,10 +521,8 @@ def _data_parser() -> ArgumentParser:
 
 
 def _solve_parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        exit_on_error=False,
-        allow_abbrev=False,
-        description="Answer problems with a trained model: a sudoku of 81 characters, the FEN of a chess position, a string "
+    parser = _new_parser(
+        "Answer problems with a trained model: a sudoku of 81 characters, the FEN of a chess position, a string "
         "of bits. An answer that the rules refute is called wrong, and the command then fails. The side to move of a FEN is "
         "the one to find a move for; Lichess's files of puzzles give the position one move earlier.",
     )
@@ -562,10 +561,8 @@ def _add_evaluation_options(parser: ArgumentParser, own: str) -> None:
 
 
 def _evaluate_parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        exit_on_error=False,
-        allow_abbrev=False,
-        description="Measure a run's accuracy after every iteration, on each split of its task. With --data options it is "
+    parser = _new_parser(
+        "Measure a run's accuracy after every iteration, on each split of its task. With --data options it is "
         "measured on other data than the run's own; whether the model was trained on some of these is not checked.",
     )
     _add_evaluation_options(parser, "evaluation.json")
@@ -580,10 +577,8 @@ def _evaluate_parser() -> ArgumentParser:
 
 
 def _trust_parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        exit_on_error=False,
-        allow_abbrev=False,
-        description="Measure what tells a run's right answers from its wrong ones, example by example: whether the state "
+    parser = _new_parser(
+        "Measure what tells a run's right answers from its wrong ones, example by example: whether the state "
         "arrived, its residual, its contraction, the estimated error, the softmax confidence. With --data options it is "
         "measured on other data than the run's own. loopscope solve then says how often answers like the one it gives "
         "were right.",
@@ -605,10 +600,8 @@ def _add_subject(parser: ArgumentParser) -> None:
 
 
 def _forecast_parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        exit_on_error=False,
-        allow_abbrev=False,
-        description="Say from 30 iterations whether a looped model will keep its answers to 480: each orbit leaps ahead by "
+    parser = _new_parser(
+        "Say from 30 iterations whether a looped model will keep its answers to 480: each orbit leaps ahead by "
         "what its last changes have in common. It takes seconds; loopscope evaluate runs every iteration.",
     )
     _add_subject(parser)
@@ -620,10 +613,8 @@ def _forecast_parser() -> ArgumentParser:
 def _examine_parser() -> ArgumentParser:
     from loopscope.stability import ExaminationConfig
 
-    parser = ArgumentParser(
-        exit_on_error=False,
-        allow_abbrev=False,
-        description="Measure the three axes of stability of a looped model, and say whether it will keep its answers over "
+    parser = _new_parser(
+        "Measure the three axes of stability of a looped model, and say whether it will keep its answers over "
         "many more iterations than it was trained with.",
     )
     _add_subject(parser)
@@ -636,10 +627,8 @@ def _examine_parser() -> ArgumentParser:
 
 
 def _study_parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        exit_on_error=False,
-        allow_abbrev=False,
-        description="Train, evaluate and examine every run of a study's grid, then write one report. A study that was "
+    parser = _new_parser(
+        "Train, evaluate and examine every run of a study's grid, then write one report. A study that was "
         "stopped, or killed, goes on where it was when the same command is given again.",
     )
     parser.add_argument("config", help="The study's YAML file, such as configs/quick.yaml.")
@@ -665,10 +654,8 @@ def _study_parser() -> ArgumentParser:
 
 
 def _collect_parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        exit_on_error=False,
-        allow_abbrev=False,
-        description="Write a study's runs as compact rows of a file, in place of the rows of the same runs that it holds.",
+    parser = _new_parser(
+        "Write a study's runs as compact rows of a file, in place of the rows of the same runs that it holds.",
     )
     parser.add_argument("folder", help="Folder of a study, such as studies/prediction-prefix-sums.")
     parser.add_argument(
@@ -678,7 +665,7 @@ def _collect_parser() -> ArgumentParser:
 
 
 def _population_parser(description: str) -> ArgumentParser:
-    parser = ArgumentParser(exit_on_error=False, allow_abbrev=False, description=description)
+    parser = _new_parser(description)
     parser.add_argument(
         "folder",
         help=f"Folder of a population, such as results/prediction: its {POPULATION} is what loopscope study collect wrote.",

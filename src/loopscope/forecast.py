@@ -71,12 +71,7 @@ class Forecast:
     @property
     def collapse(self) -> float | None:
         """About the iteration at which less than half of the best accuracy is left; None where that is not expected."""
-        right = self._right
-        return (
-            None
-            if right is None
-            else fall([(point.iteration, one) for point, one in zip(self.points, right, strict=True)])
-        )
+        return fall([(point.iteration, point.right) for point in self.points if point.right is not None])
 
     @property
     def _right(self) -> list[float] | None:

@@ -26,7 +26,7 @@ from loopscope.loop import (
     Loop,
     Tree,
     batch_size,
-    check_deterministic,
+    check_step,
     detached,
     flatten,
     floating_leaves,
@@ -260,7 +260,7 @@ def step_jacobian(
         if dtype is not None:
             loop, state, recalled = in_precision(loop, state, recalled, dtype)
     # One example tells all that is checked here, at a fraction of the price.
-    check_deterministic(loop, select(state, slice(0, 1)), select(recalled, slice(0, 1)))
+    check_step(loop, select(state, slice(0, 1)), select(recalled, slice(0, 1)))
 
     def function(point: Tensor, context: Tree) -> Tensor:
         state, recalled = context["state"], context["recalled"]
@@ -271,13 +271,7 @@ def step_jacobian(
         return value.to(point.dtype)
 
     jacobian = Jacobian(function, _point(state), {"state": state, "recalled": recalled})
-    one = jacobian.select(slice(0, 1))
-    if one.rows != one.size:
-        raise LoopscopeError(
-            f"the step maps a state of {one.size} numbers to {one.rows}; "
-            "it must return a state of the same structure and shapes"
-        )
-    _refuse_undifferentiable(one, "the step", "the state")
+    _refuse_undifferentiable(jacobian.select(slice(0, 1)), "the step", "the state")
     return jacobian
 
 

@@ -237,23 +237,6 @@ def check_is_loop(given: Any) -> None:
         )
 
 
-def check_step(before: Tree, after: Tree) -> None:
-    """Refuse a step that returns another kind of state: broadcasting would hide it, and every number would be wrong.
-
-    Args:
-        before: a state.
-        after: what the step made of it.
-
-    Raises:
-        LoopscopeError: their shapes differ.
-    """
-    shapes = [tree_map(lambda leaf: tuple(leaf.shape), tree) for tree in (before, after)]
-    if shapes[0] != shapes[1]:
-        raise LoopscopeError(
-            f"step turned a state of shape {shapes[0]} into {shapes[1]}: it must return what it takes, and start must too"
-        )
-
-
 def check_read(logits: Any, batch: int) -> None:
     """Refuse a readout that is not one tensor of outputs per input.
 
@@ -265,11 +248,14 @@ def check_read(logits: Any, batch: int) -> None:
         raise LoopscopeError(f"read returned {shape}, expected a tensor of shape ({batch}, ..., outputs)")
 
 
-def check_deterministic(loop: Loop, state: Tree, recalled: Tree) -> None:
-    """Refuse a loop whose step draws random numbers, or writes over the state it is given.
+def check_step(loop: Loop, state: Tree, recalled: Tree) -> None:
+    """Refuse a step that writes over the state it is given, draws random numbers, or returns another kind of state.
+
+    Broadcasting would hide the last, and every number would be wrong. Costs two evaluations of the step.
 
     Raises:
-        LoopscopeError: two evaluations of the step from the same state differ, or the first changed that state.
+        LoopscopeError: the state is another one afterwards, two evaluations from it differ, or what they return has
+            another structure or other shapes.
     """
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -285,6 +271,12 @@ def check_deterministic(loop: Loop, state: Tree, recalled: Tree) -> None:
         raise LoopscopeError(
             "the step is random: two evaluations from one state differ; call .eval() on the model, "
             "or fix its noise (draw it in encode) before examining"
+        )
+    shapes = [tree_map(lambda leaf: tuple(leaf.shape), tree) for tree in (before, first)]
+    if shapes[0] != shapes[1]:
+        raise LoopscopeError(
+            f"step turned a state of shape {shapes[0]} into {shapes[1]}: it must return what it takes, a state of the same "
+            "structure and shapes, and start must too"
         )
 
 

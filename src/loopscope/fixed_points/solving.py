@@ -9,7 +9,7 @@ from loopscope.fixed_points.plain import compare_with_plain
 from loopscope.fixed_points.reaching import reach
 from loopscope.fixed_points.solution import Solution
 from loopscope.fixed_points.solvers import PlainIteration, Solver
-from loopscope.loop import Loop, Tree, batch_size, check_deterministic, eval_mode, leaves, select
+from loopscope.loop import Loop, Tree, batch_size, check_step, eval_mode, leaves, select
 
 DEFAULT_SOLVER = PlainIteration()
 
@@ -61,7 +61,7 @@ def solve(
         arrived = found.residual <= tolerance
         if not bool(arrived.any()):
             # A loop that draws random numbers never arrives: say so, at the price of two steps of one example.
-            check_deterministic(loop, select(start, slice(0, 1)), select(recalled, slice(0, 1)))
+            check_step(loop, select(start, slice(0, 1)), select(recalled, slice(0, 1)))
         same: tuple[bool | None, ...] = (None,) * batch
         spent = 0
         if isinstance(solver, PlainIteration):

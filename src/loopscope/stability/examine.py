@@ -19,7 +19,6 @@ from loopscope.loop import (
     Loop,
     Tree,
     batch_size,
-    check_deterministic,
     check_is_loop,
     check_read,
     check_step,
@@ -234,9 +233,8 @@ class _Examiner:
         with torch.no_grad():
             recalled = self.loop.encode(self.inputs)
             start = self.loop.start(recalled, torch.Generator().manual_seed(self.config.seed))
-            check_step(start, self.loop.step(start, recalled))
             check_read(self.loop.read(start), batch_size(self.inputs))
-        check_deterministic(self.loop, start, recalled)
+        check_step(self.loop, start, recalled)
         trajectory = trace(
             self.loop,
             recalled,
