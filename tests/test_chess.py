@@ -571,8 +571,12 @@ def test_the_shipped_set_is_small_and_whole(unchecked):
     assert puzzles.accepted.tolist() == [1] * len(puzzles)
 
 
-def test_generated_puzzles_are_the_same_for_the_same_seed_however_they_are_made(run_here, unchecked, monkeypatch):
+def test_generated_puzzles_are_the_same_for_the_same_seed_however_they_are_made(
+    run_here, unchecked, monkeypatch, capsys
+):
+    monkeypatch.setenv("FORCE_COLOR", "1")
     here = generate(1, 23)  # the first game gives a mate in two, the second one in one
+    assert "2/2" in capsys.readouterr().err
     assert [puzzle.distance for puzzle in here] == [1, 2]
     assert to_csv(here, 23) != to_csv(generate(1, 1), 23)
     monkeypatch.setattr("loopscope.tasks.chess.generate.GAMES_A_ROUND", 1)

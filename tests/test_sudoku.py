@@ -483,6 +483,16 @@ def test_a_changed_file_is_read_again(made, write):
     assert len(task.training_split()) == 80
 
 
+def test_making_puzzles_shows_progress_on_a_terminal_and_nothing_elsewhere(monkeypatch, capsys):
+    Sudoku(source="generated", generated_puzzles=61, validation_puzzles=5, seed=3).training_split()
+    assert capsys.readouterr().err == ""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    Sudoku(source="generated", generated_puzzles=62, validation_puzzles=5, seed=3).training_split()
+    shown = capsys.readouterr().err
+    assert "make puzzles" in shown
+    assert "62/62" in shown
+
+
 def test_generated_data_need_no_file_and_are_kept():
     task = Sudoku(source="generated", generated_puzzles=60, validation_puzzles=5, seed=2)
     training, evaluation = task.training_split(), task.evaluation_splits()

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from loopscope.errors import LoopscopeError, check_choice, check_positive
 from loopscope.tasks.cache import Arrays, cached
+from loopscope.tasks.progress import making
 from loopscope.tasks.sources import Remote, Source, data_file
 from loopscope.tasks.sudoku_grids import Splits, SudokuGrids
 from loopscope.tasks.sudoku_puzzles import FORMAT, Puzzles, read_puzzles
@@ -173,7 +174,8 @@ def puzzles_of(task: Sudoku, origin: Path | None) -> Puzzles:
     def make() -> Arrays:
         from loopscope.tasks.sudoku_generator import generated_puzzles
 
-        return generated_puzzles(task.generated_puzzles, task.seed).to_arrays()
+        with making("puzzles", task.generated_puzzles) as on_made:
+            return generated_puzzles(task.generated_puzzles, task.seed, on_made).to_arrays()
 
     if origin is not None:
         return read_puzzles(origin, task.rows)

@@ -25,6 +25,7 @@ import chess
 
 from loopscope.errors import check_positive
 from loopscope.tasks.chess.rules import codes_of, mating_moves
+from loopscope.tasks.progress import making
 from loopscope.tasks.sources import check_ending, write_text_file
 
 PLIES = 160
@@ -147,15 +148,22 @@ def _game(place: tuple[int, int]) -> list[MadePuzzle]:
     return list(game_puzzles(*place))
 
 
+def _count(found: dict[int, dict[bytes, MadePuzzle]]) -> int:
+    return sum(len(kind) for kind in found.values())
+
+
 def collect(games: Iterable[list[MadePuzzle]], mates: int) -> list[MadePuzzle]:
     """Return the first ``mates`` puzzles of each distance that games give, no two alike, the mates in one first."""
     found: dict[int, dict[bytes, MadePuzzle]] = {1: {}, 2: {}}
-    for puzzles in games:
-        for puzzle in puzzles:
-            if len(found[puzzle.distance]) < mates:
-                found[puzzle.distance].setdefault(puzzle.problem, puzzle)
-        if all(len(kind) == mates for kind in found.values()):
-            break
+    with making("mates", len(found) * mates) as on_made:
+        for puzzles in games:
+            before = _count(found)
+            for puzzle in puzzles:
+                if len(found[puzzle.distance]) < mates:
+                    found[puzzle.distance].setdefault(puzzle.problem, puzzle)
+            on_made(_count(found) - before)
+            if _count(found) == len(found) * mates:
+                break
     return [puzzle for kind in found.values() for puzzle in kind.values()]
 
 
