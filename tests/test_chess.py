@@ -23,10 +23,12 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import loopscope
 from loopscope.cli import main
 from loopscope.errors import LoopscopeError
 from loopscope.evaluation import EvaluationConfig, evaluate
 from loopscope.models import LoopedTransformer, LoopedTransformerConfig
+from loopscope.subjects import on_split, trained
 from loopscope.tasks import Chess
 from loopscope.tasks.chess import puzzles as puzzles_module
 from loopscope.tasks.chess.encoding import PIECES, PROMOTIONS, Answers, pack_ragged, unpack_boards
@@ -35,6 +37,7 @@ from loopscope.tasks.chess.puzzles import checked_positions, proof, read_puzzles
 from loopscope.tasks.chess.rules import answer_of, flip_of, mating_moves, may_check, positions
 from loopscope.tasks.chess.task import SHIPPED
 from loopscope.tasks.data_report import overlap
+from loopscope.training.runs import RunFolder
 
 # The first position has two mating moves, the second one, the third none; in the fourth a pawn becomes a knight. Both
 # sides move, and their kings stand on both halves.
@@ -175,6 +178,16 @@ def test_the_papers_rule_wants_the_two_highest_squares_and_the_stricter_one_the_
     # The second mate is as good as the first.
     assert judged(SEVERAL_MATES, a1=2, a8=1) == (True, True)
     assert judged(SEVERAL_MATES, b3=2, g8=1) == (False, False)
+
+
+def test_a_forecast_of_a_run_compares_the_two_highest_squares():
+    stored, model = trained(RunFolder(Path(loopscope.__file__).parent / "shipped" / "chess"))
+    task = Chess(source="shipped")
+    subject = on_split(model, replace(stored, data=task), task.training_split().first(2))
+    logits = torch.zeros(2, 64, 1)
+    logits[0, [9, 3]] = torch.tensor([[2.0], [1.0]])
+    logits[1, [60, 61]] = torch.tensor([[1.0], [2.0]])
+    assert subject.answers(logits).tolist() == [[3, 9], [60, 61]]
 
 
 def test_scores_that_are_all_equal_are_right_by_neither_rule():

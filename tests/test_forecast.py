@@ -86,6 +86,22 @@ def test_the_answer_of_a_single_number_is_its_sign(shape):
     assert [point.same for point in forecast(loop, INPUTS).points] == [1, 1, 0, 0]
 
 
+def test_answers_of_ones_own_are_compared_instead():
+    lost = drifting(100.5)
+    assert [point.same for point in forecast(lost, INPUTS, answers=lambda logits: logits.sum(2)).points] == [1] * 4
+    assert [point.same for point in forecast(lost, INPUTS, answers=lambda logits: logits.argmax(2)).points] == [
+        1,
+        1,
+        0,
+        0,
+    ]
+
+
+def test_answers_that_are_not_one_an_input_are_refused(unchecked):
+    with pytest.raises(LoopscopeError, match=r"answers returned shape \(\), expected one row for each of the 8 inputs"):
+        forecast(drifting(1e6), INPUTS, answers=lambda logits: logits.sum())
+
+
 @pytest.mark.parametrize("targets", [None, CLASSES])
 def test_a_state_that_is_not_finite_keeps_no_answer(targets):
     """Half of the states count, and are no numbers from 20 on; NaN reads as class 0, which was the answer, and right."""

@@ -290,7 +290,9 @@ def forecast_command(options: Namespace) -> int:
 
     check_positive(examples=options.examples)
     subject = first_examples(_subject_of(options), options.examples)
-    said = forecast(subject.loop, subject.inputs, subject.targets, subject.trained_iterations, options.seed)
+    said = forecast(
+        subject.loop, subject.inputs, subject.targets, subject.trained_iterations, options.seed, subject.answers
+    )
     show(in_terminal(forecast_sheet(options.subject, said)))
     print(f"{options.subject} {said}")
     return 0

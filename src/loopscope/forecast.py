@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from loopscope.errors import check_positive
+from loopscope.errors import LoopscopeError, check_positive
 from loopscope.evaluation import decisions
 from loopscope.loop import Loop, Tree, batch_size, check_is_loop, check_read, eval_mode, flatten, mask_of
 from loopscope.stability.examine import Targets, check_targets, rule_of
@@ -114,8 +114,21 @@ def _answers(logits: Tensor, real: Tensor | None) -> Tensor:
     return predictions(logits).reshape(len(logits), -1)
 
 
+def _checked(answers: Tensor, examples: int) -> Tensor:
+    if answers.shape[:1] != (examples,):
+        raise LoopscopeError(
+            f"answers returned shape {tuple(answers.shape)}, expected one row for each of the {examples} inputs"
+        )
+    return answers.reshape(examples, -1)
+
+
 def forecast(
-    loop: Loop, inputs: Tree, targets: Targets | None = None, trained_iterations: int | None = None, seed: int = 0
+    loop: Loop,
+    inputs: Tree,
+    targets: Targets | None = None,
+    trained_iterations: int | None = None,
+    seed: int = 0,
+    answers: Callable[[Tensor], Tensor] | None = None,
 ) -> Forecast:
     """Say from 30 steps whether a loop will keep its answers to 480 iterations (see `loopscope.stability.leaps`).
 
@@ -127,10 +140,12 @@ def forecast(
         targets: as ``examine`` takes them. Without them, answers can only be compared with earlier ones.
         trained_iterations: most iterations in training, whose answers are the first point; 15 if not known, or more.
         seed: of a random first state.
+        answers: what a readout answers, one row per input, to tell answers that are the same. If left out, each token's
+            largest output; of tokens with a single output, their order (the sign, where there is one token).
 
     Raises:
         LoopscopeError: no loop, the state carries a counter, the step is random or changes the shapes of its state, the
-            readout is no tensor of outputs, no inputs, or targets of another shape.
+            readout is no tensor of outputs, no inputs, or targets or answers of another shape.
     """
     check_is_loop(loop)
     if trained_iterations is not None:
@@ -148,15 +163,15 @@ def forecast(
         for landing in landings:
             logits = loop.read(landing.state)
             check_read(logits, examples)
-            answers = _answers(logits, real)
-            first = answers if first is None else first
+            answered = _answers(logits, real) if answers is None else _checked(answers(logits), examples)
+            first = answered if first is None else first
             # The largest of logits that are no numbers is the first of them: a diverged state would seem to keep its answer.
             finite = flatten(landing.state, real).isfinite().all(1)
             points.append(
                 Point(
                     landing.iteration,
                     landing.iteration > LANDINGS[0],
-                    float(((answers == first).all(1) & finite).double().mean()),
+                    float(((answered == first).all(1) & finite).double().mean()),
                     None if correct is None else float((correct(logits, rows).double() * finite).mean()),
                 )
             )

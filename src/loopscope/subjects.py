@@ -17,7 +17,7 @@ from loopscope.evaluation import EvaluationConfig, rule_of_split
 from loopscope.loop import Loop, Tree, select
 from loopscope.models import FixedDepthTransformer, LoopedTransformer, load_model
 from loopscope.stability import Examination, ExaminationConfig, examine
-from loopscope.tasks import Split, task_class
+from loopscope.tasks import ChoiceTask, Split, task_class
 from loopscope.training.runs import RunFolder
 from loopscope.training.settings import RunSettings, one_line_errors
 
@@ -31,12 +31,14 @@ class Subject:
         inputs: what its ``encode`` takes.
         targets: see ``examine``.
         trained_iterations: most iterations in training, where known.
+        answers: see ``forecast``.
     """
 
     loop: Loop
     inputs: Tree
     targets: Tensor | Callable[[Tensor, Tensor], Tensor] | None = None
     trained_iterations: int | None = None
+    answers: Callable[[Tensor], Tensor] | None = None
 
 
 def trained(run: RunFolder) -> tuple[RunSettings, LoopedTransformer | FixedDepthTransformer]:
@@ -114,7 +116,9 @@ def from_run(path: Path) -> Subject:
 def on_split(model: Loop, settings: RunSettings, split: Split) -> Subject:
     """Return a run's model with the problems of a split of its task."""
     task = settings.data
-    return Subject(model, task.inputs(split.problems), rule_of_split(task, split), settings.training.max_iterations)
+    answers = task.chosen if isinstance(task, ChoiceTask) else None
+    rule = rule_of_split(task, split)
+    return Subject(model, task.inputs(split.problems), rule, settings.training.max_iterations, answers)
 
 
 def from_function(name: str) -> Subject:

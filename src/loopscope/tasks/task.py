@@ -84,3 +84,11 @@ class Task(Protocol):
         self, logits: Float[Tensor, "batch tokens outputs"], problems: Tensor, answers: Tensor
     ) -> dict[str, Bool[Tensor, "batch"]]:
         """Return which answers are right by other rules that are reported beside, by name: none for most tasks."""
+
+
+@runtime_checkable
+class ChoiceTask(Protocol):
+    """A task whose answers are a choice of tokens, by one score each: their whole order says more than the answer."""
+
+    def chosen(self, logits: Float[Tensor, "batch tokens 1"]) -> Int[Tensor, "batch choices"]:
+        """Return the tokens that are chosen, in rising order."""

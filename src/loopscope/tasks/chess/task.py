@@ -165,6 +165,10 @@ class Chess:
         squares = torch.stack([moves.origins[:, 0], moves.targets[:, 0]], dim=1)
         return -logits.squeeze(-1).float().log_softmax(-1).gather(1, squares).mean()
 
+    def chosen(self, logits: Float[Tensor, "batch 64 1"]) -> Int[Tensor, "batch 2"]:
+        """Return the two highest squares, in rising order."""
+        return logits.squeeze(-1).topk(2, dim=1).indices.sort(1).values
+
     def correct(
         self,
         logits: Float[Tensor, "batch 64 1"],
@@ -173,7 +177,7 @@ class Chess:
     ) -> Bool[Tensor, "batch 1"]:
         """Return whether the two highest squares are those of an accepted move (paper, data)."""
         moves = Answers.unpack(answers)
-        highest = logits.squeeze(-1).topk(2, dim=1).indices.sort(1).values
+        highest = self.chosen(logits)
         low, high = torch.minimum(moves.origins, moves.targets), torch.maximum(moves.origins, moves.targets)
         return ((low == highest[:, :1]) & (high == highest[:, 1:]) & moves.right).any(1, keepdim=True)
 
