@@ -10,6 +10,7 @@ import torch
 
 import loopscope as ls
 from loopscope.stability.advice import advise
+from loopscope.stability.examine import rule_of
 from loopscope.stability.verdict import THRESHOLDS, Axis, Status
 
 COLD = torch.tensor([[0.5, 0.2], [-0.2, 0.4]])
@@ -68,6 +69,21 @@ def test_right_targets_make_it_extrapolate_and_wrong_ones_do_not():
     assert wrong.verdict is ls.Verdict.KEEPS_ITS_ANSWER
     assert "0% of these answers are right" in wrong.advice
     assert wrong.curves.accuracy[-1] == 0
+
+
+def test_padding_is_neither_right_nor_wrong():
+    logits = torch.tensor([[[0.0, 1.0], [1.0, 0.0]], [[0.0, 1.0], [1.0, 0.0]], [[1.0, 0.0], [1.0, 0.0]]])
+    targets, mask = torch.tensor([[1, -100]] * 3), torch.tensor([[True, False]] * 3)
+    assert rule_of(targets, mask)(logits, torch.arange(3)).tolist() == [True, True, False]
+    mask[1] = True
+    assert rule_of(targets, mask)(logits[1:], torch.tensor([1, 2])).tolist() == [False, False]
+    whole = rule_of(torch.tensor([1, 0, 0]), mask)
+    assert whole(logits[:, 0], torch.arange(3)).tolist() == [True, False, True]
+
+
+def test_the_class_of_a_single_logit_is_its_sign():
+    logits = torch.tensor([[[2.0], [-1.0]], [[0.5], [0.1]]])
+    assert rule_of(torch.tensor([[1, 0], [1, 0]]))(logits, torch.arange(2)).tolist() == [True, False]
 
 
 def test_without_recall_the_answer_is_shared():

@@ -89,6 +89,8 @@ def test_flatten_sets_padding_to_zero_and_norms_leave_it_out():
     state = nested()
     mask = torch.tensor([[True, True, False, True]] * 3)
     vectors = flatten(state, mask)
+    state["high"][:, 2] = torch.nan
+    assert torch.equal(flatten(state, mask), vectors)
     high = vectors[:, :20].view(3, 4, 5)
     assert torch.equal(high[:, 2], torch.zeros(3, 5))
     assert torch.equal(high[:, [0, 1, 3]], state["high"][:, [0, 1, 3]])

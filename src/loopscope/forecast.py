@@ -154,10 +154,11 @@ def forecast(
     check_positive(examples=examples)
     check_targets(targets, examples)
     began = time.perf_counter()
-    correct, rows = rule_of(targets), torch.arange(examples)
+    rows = torch.arange(examples)
     with eval_mode(loop), torch.autocast("cpu", enabled=False), torch.no_grad():
         recalled = loop.encode(inputs)
         real = mask_of(loop, recalled)
+        correct = rule_of(targets, real)
         landings = leaps(loop, recalled, seed, trained_iterations)
         points, first = [], None
         for landing in landings:

@@ -168,7 +168,8 @@ def iterate(loop: Loop, state: Tree, recalled: Tree, iterations: int) -> Tree:
 def _masked(leaf: Tensor, mask: Tensor | None) -> Tensor:
     if mask is None or leaf.shape[: mask.ndim] != mask.shape:
         return leaf
-    return leaf * mask.view(*mask.shape, *[1] * (leaf.ndim - mask.ndim)).to(leaf.dtype)
+    # Filled, not multiplied: padding may hold numbers that are not finite.
+    return leaf.masked_fill(~mask.view(*mask.shape, *[1] * (leaf.ndim - mask.ndim)), 0)
 
 
 def flatten(state: Tree, mask: Tensor | None = None) -> Float[Tensor, "batch n"]:

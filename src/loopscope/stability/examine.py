@@ -42,7 +42,7 @@ from loopscope.stability.input_dependence import Outcome, Swap, distinct_fixed_p
 from loopscope.stability.normalized import normalized
 from loopscope.stability.orbits import Orbit, Orbits, classify
 from loopscope.stability.portrait import portrait
-from loopscope.stability.reachability import Correct, Trajectory, quantiles, trace
+from loopscope.stability.reachability import Correct, Trajectory, predictions, quantiles, trace
 from loopscope.stability.sensitivity import finite_input_change, input_sensitivity, start_sensitivity
 from loopscope.stability.singular import lipschitz, power_norms, resolvent_norm
 from loopscope.stability.spectrum import spectral_radius, top_eigenvalues
@@ -115,8 +115,9 @@ def examine(
     Args:
         loop: any loop: a model of this package, or a ``FunctionLoop`` around one's own.
         inputs: what ``loop.encode`` takes, batch first; at least two inputs for the swap test.
-        targets: class indices of the shape of the logits without their last dimension, or a function (logits, rows)
-            -> which of these rows are right. Without them the best verdict is "keeps its answer".
+        targets: class indices of the shape of the logits without their last dimension (0 and 1 where that has a single
+            logit, by its sign), padding being ignored, or a function (logits, rows) -> which of these rows are right.
+            Without them the best verdict is "keeps its answer".
         trained_iterations: most iterations in training; needed for prediction, shown in the report otherwise.
         effort: quick, standard or thorough.
         seed: of every random start and direction.
@@ -154,8 +155,13 @@ def check_targets(targets: Targets | None, examples: int) -> None:
         )
 
 
-def rule_of(targets: Targets | None) -> Correct | None:
-    """Return the rule that says which examples are right: maps (logits, rows of the batch that they belong to) to that."""
+def rule_of(targets: Targets | None, mask: Tensor | None = None) -> Correct | None:
+    """Return the rule that says which examples are right: maps (logits, rows of the batch that they belong to) to that.
+
+    Args:
+        targets: as ``examine`` takes them.
+        mask: true where a token is real; with a target for each token, padding is neither right nor wrong.
+    """
     if targets is None:
         return None
     if callable(targets):
@@ -167,7 +173,10 @@ def rule_of(targets: Targets | None) -> Correct | None:
                 f"targets have shape {tuple(targets.shape)}, expected that of the logits without their last dimension, "
                 f"{tuple(logits.shape[:-1])}; or give a function (logits, rows) -> right"
             )
-        return (logits.argmax(-1) == targets[rows]).reshape(len(rows), -1).all(1)
+        right = predictions(logits) == targets[rows]
+        if mask is not None and mask.shape == targets.shape:
+            right = right | ~mask[rows]
+        return right.reshape(len(rows), -1).all(1)
 
     return compare
 
@@ -241,7 +250,7 @@ class _Examiner:
             iterations=self.iterations,
             start=start,
             tolerance=self.config.tolerance,
-            correct=rule_of(targets),
+            correct=rule_of(targets, mask_of(self.loop, recalled)),
             stop=self.late,
         )
         if self.late():
