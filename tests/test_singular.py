@@ -126,3 +126,24 @@ def test_bad_options_are_refused() -> None:
         singular_value(case.loop, case.state, case.recalled, tolerance=2.0)
     with pytest.raises(LoopscopeError, match="powers"):
         power_norms(case.loop, case.state, case.recalled, powers=(0, 1))
+
+
+@pytest.mark.parametrize("measure", [singular_value, power_norms, resolvent_norm])
+def test_a_jacobian_that_is_not_finite_is_no_number_and_leaves_the_others_theirs(measure):
+    a = torch.from_numpy(gaussian(0.3)[:20, :20])
+    loop = FunctionLoop(lambda x: x, torch.zeros_like, lambda z, e: z.square() @ a.T + e, lambda z: z)
+    state = torch.from_numpy(np.random.default_rng(5).standard_normal((3, 20)))
+    state[1, 4] = torch.inf
+    found = measure(loop, state, state, tolerance=1e-6)
+    numbers = found.largest if measure is power_norms else found.value
+    assert numbers.isnan().tolist() == [False, True, False]
+    assert not found.converged[1].any()
+    for row in (0, 2):
+        jacobian = a.numpy() * 2 * state[row].numpy()
+        if measure is power_norms:
+            expected = max(np.linalg.norm(np.linalg.matrix_power(jacobian, k), 2) for k in found.powers)
+        elif measure is resolvent_norm:
+            expected = np.linalg.norm(np.linalg.inv(np.eye(20) - jacobian), 2)
+        else:
+            expected = np.linalg.norm(jacobian, 2)
+        assert float(numbers[row]) == pytest.approx(expected, rel=1e-4)

@@ -519,9 +519,12 @@ def _gmres_cycle(operator: Operator, residual: Tensor, goal: Tensor, steps: int)
 
 
 def _least_squares(matrix: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the y that minimizes ||beta e_1 - H y||, and that minimum, per example."""
+    """Return the y that minimizes ||beta e_1 - H y||, and that minimum, per example; NaN where H or beta is not finite."""
+    finite = matrix.isfinite().all(2).all(1) & beta.isfinite()
+    # LAPACK refuses a whole batch for one system that is not finite.
+    matrix, beta = matrix.masked_fill(~finite[:, None, None], 0), beta.masked_fill(~finite, 0)
     target = torch.zeros(matrix.shape[0], matrix.shape[1], 1, dtype=torch.float64)
     target[:, 0, 0] = beta
     weights = torch.linalg.lstsq(matrix, target, driver="gelsd").solution
     left = torch.linalg.vector_norm(target - matrix @ weights, dim=(1, 2))
-    return weights.squeeze(2), left
+    return weights.squeeze(2).masked_fill(~finite[:, None], torch.nan), left.masked_fill(~finite, torch.nan)

@@ -114,6 +114,8 @@ def singular_value(
         seed: of the random start; the global random state is left alone.
         dtype: another precision (torch.float64).
 
+    NaN, and not converged, where J is not finite.
+
     Raises:
         LoopscopeError: there is no Jacobian to speak of (see ``step_jacobian``), or an option is out of range.
     """
@@ -353,7 +355,9 @@ def _top_triplet(matrix: Tensor, beyond: Tensor, before: Tensor) -> tuple[Tensor
 
     The residual is what A^T u holds on right vectors not yet taken: a singular value of A is that near.
     """
-    left, size, _ = torch.linalg.svd(matrix)
-    top = size[:, 0]
+    finite = matrix.isfinite().all(2).all(1)
+    # LAPACK refuses a whole batch for one matrix that is not finite.
+    left, size, _ = torch.linalg.svd(matrix.masked_fill(~finite[:, None, None], 0))
+    top = size[:, 0].masked_fill(~finite, torch.nan)
     residual = torch.linalg.vector_norm(torch.einsum("bij,bi->bj", beyond, left[:, :, 0]), dim=1)
     return top, torch.maximum(residual, (top - before).clamp_min(0))
