@@ -23,7 +23,9 @@ from loopscope.studies.signals import (
     LONG_RUN,
     NORM_RATIO,
     POWER_ITERATION,
+    RANDOM_ANSWER,
     STATE_RADIUS,
+    SWAP_ANSWER,
     WEIGHT_RATIO,
     forecast_split,
     matrix_radius,
@@ -32,6 +34,7 @@ from loopscope.studies.signals import (
     power_iteration,
     recall_weights,
 )
+from loopscope.tasks import Chess
 from loopscope.tasks.prefix_sums import PrefixSums
 from loopscope.training.settings import settings_from
 
@@ -165,3 +168,20 @@ def test_forecasts_are_made_from_problems_that_evaluation_does_not_use():
     assert torch.equal(found.answers, easy.answers[-8:])
     with pytest.raises(LoopscopeError, match="has 20 problems, expected 12 to evaluate on and 9 others"):
         forecast_split(settings, 9)
+
+
+def test_answers_are_compared_as_the_task_reads_them():
+    """Two squares keep the highest scores, and with them the answer, while the order of the others turns round."""
+    task = Chess(source="shipped")
+    turn = torch.full((64, 1), -1.0)
+    turn[:2] = 0
+    base = torch.zeros(64, 1)
+    base[:2] = torch.tensor([[100.0], [90.0]])
+    loop = FunctionLoop(
+        encode=lambda inputs: inputs,
+        start=lambda e: torch.linspace(-1, 1, 64)[:, None].expand(len(e), 64, 1),
+        step=lambda state, e: turn * state + base,
+        read=lambda state: state,
+    )
+    found = measure_signals(loop, task, task.training_split().first(4), trained_iterations=3, iterations=10)
+    assert [found[name].value for name in (LEAP_ANSWER, SWAP_ANSWER, RANDOM_ANSWER)] == [1, 1, 1]

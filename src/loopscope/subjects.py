@@ -17,7 +17,7 @@ from loopscope.evaluation import EvaluationConfig, rule_of_split
 from loopscope.loop import Loop, Tree, select
 from loopscope.models import FixedDepthTransformer, LoopedTransformer, load_model
 from loopscope.stability import Examination, ExaminationConfig, examine
-from loopscope.tasks import ChoiceTask, Split, task_class
+from loopscope.tasks import Split, answers_of, task_class
 from loopscope.training.runs import RunFolder
 from loopscope.training.settings import RunSettings, one_line_errors
 
@@ -116,9 +116,8 @@ def from_run(path: Path) -> Subject:
 def on_split(model: Loop, settings: RunSettings, split: Split) -> Subject:
     """Return a run's model with the problems of a split of its task."""
     task = settings.data
-    answers = task.chosen if isinstance(task, ChoiceTask) else None
-    rule = rule_of_split(task, split)
-    return Subject(model, task.inputs(split.problems), rule, settings.training.max_iterations, answers)
+    rule, trained_iterations = rule_of_split(task, split), settings.training.max_iterations
+    return Subject(model, task.inputs(split.problems), rule, trained_iterations, answers_of(task))
 
 
 def from_function(name: str) -> Subject:

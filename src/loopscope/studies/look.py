@@ -7,6 +7,7 @@ alone tell: how the residual ends (reachability), and whether other starts end i
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -85,29 +86,33 @@ class Return:
     Args:
         left: distance from the pass's own end, over the distance at the start: 0 where the end is the input's own
             whatever the start, 1 where the state stays where it is put, NaN where the start is that end.
-        same_answer: whether all predictions are those of the pass's own end.
+        same_answer: whether the answer is that of the pass's own end: what ``answers`` makes of a readout, or else what
+            all of its tokens decide.
     """
 
     left: Float[Tensor, "batch"]
     same_answer: Bool[Tensor, "batch"]
 
 
-def after_swap(loop: Loop, seen: Pass, iterations: int) -> Return:
+def after_swap(loop: Loop, seen: Pass, iterations: int, answers: Callable[[Tensor], Tensor] | None = None) -> Return:
     """Return where examples end that set out from the ends of their neighbours, of equal shape.
 
     The swap test without the condition that states have arrived.
     """
-    return _ends(loop, seen, of_others(seen.last, 1), iterations)
+    return _ends(loop, seen, of_others(seen.last, 1), iterations, answers)
 
 
-def after_random_start(loop: Loop, seen: Pass, iterations: int, seed: int = 0) -> Return:
+def after_random_start(
+    loop: Loop, seen: Pass, iterations: int, seed: int = 0, answers: Callable[[Tensor], Tensor] | None = None
+) -> Return:
     """Return where examples end that set out from random states whose tokens have the norms of their own ends'."""
-    return _ends(loop, seen, random_like(seen.last, torch.Generator().manual_seed(seed)), iterations)
+    return _ends(loop, seen, random_like(seen.last, torch.Generator().manual_seed(seed)), iterations, answers)
 
 
-def _ends(loop: Loop, seen: Pass, start: Tree, iterations: int) -> Return:
+def _ends(loop: Loop, seen: Pass, start: Tree, iterations: int, answers: Callable[[Tensor], Tensor] | None) -> Return:
     mask = mask_of(loop, seen.recalled)
     with torch.no_grad():
         end = iterate(loop, start, seen.recalled, iterations)
-        own, other = (decisions(loop.read(state), mask) for state in (seen.last, end))
+        logits = [loop.read(state) for state in (seen.last, end)]
+        own, other = (decisions(each, mask) if answers is None else answers(each) for each in logits)
     return Return(distance(end, seen.last, mask) / distance(start, seen.last, mask), (own == other).all(1))

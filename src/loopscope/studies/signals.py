@@ -27,7 +27,7 @@ from loopscope.linear import random_vectors, step_jacobian
 from loopscope.loop import Loop, Tree, eval_mode, flatten, mask_of, norms, select
 from loopscope.models.recall import ExternalRecall, InternalRecall
 from loopscope.studies.look import after_random_start, after_swap, run_pass, slope, slowest_tokens
-from loopscope.tasks import Split, Task
+from loopscope.tasks import Split, Task, answers_of
 from loopscope.training.runs import RunFolder
 from loopscope.training.settings import RunSettings
 
@@ -134,7 +134,7 @@ def measure_signals(
         seed: of the power iteration's start.
     """
     check_positive(trained_iterations=trained_iterations, iterations=iterations)
-    found = _of_weights(loop)
+    found, answers = _of_weights(loop), answers_of(task)
     with eval_mode(loop), torch.autocast("cpu", enabled=False):
         began = time.perf_counter()
         with torch.no_grad():
@@ -168,8 +168,8 @@ def measure_signals(
             found[name] = _signal(own.value, own.seconds + spent)
         found.update(_after_leaps(loop, task, split, trained_iterations, seed))
         for names, go in (
-            ((SWAP, SWAP_ANSWER), lambda: after_swap(loop, seen, trained_iterations)),
-            ((RANDOM, RANDOM_ANSWER), lambda: after_random_start(loop, seen, trained_iterations, seed)),
+            ((SWAP, SWAP_ANSWER), lambda: after_swap(loop, seen, trained_iterations, answers)),
+            ((RANDOM, RANDOM_ANSWER), lambda: after_random_start(loop, seen, trained_iterations, seed, answers)),
         ):
             began = time.perf_counter()
             came = go()
@@ -200,7 +200,8 @@ def _accuracy(loop: Loop, task: Task, split: Split, recalled: Tree, state: Tree)
 
 def _after_leaps(loop: Loop, task: Task, split: Split, iterations: int, seed: int) -> dict[str, Signal]:
     """Return what leaps say, by name: the accuracy far ahead, what is kept until there, and when half is lost."""
-    said = forecast(loop, task.inputs(split.problems), rule_of_split(task, split), iterations, seed)
+    rule, answers = rule_of_split(task, split), answers_of(task)
+    said = forecast(loop, task.inputs(split.problems), rule, iterations, seed, answers)
     last = said.points[-1]
     values = {LEAP: last.right, LEAP_KEPT: said.kept, LEAP_ANSWER: last.same, LEAP_COLLAPSE: said.collapse}
     return {name: _signal(value, said.seconds) for name, value in values.items()}

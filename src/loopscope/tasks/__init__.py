@@ -5,7 +5,7 @@ from loopscope.tasks.chess import Chess
 from loopscope.tasks.prefix_sums import PrefixSums
 from loopscope.tasks.small_sudoku import SmallSudoku
 from loopscope.tasks.sudoku import Sudoku
-from loopscope.tasks.task import ChoiceTask, Split, Task
+from loopscope.tasks.task import Split, Task, answers_of
 
 AnyTask = PrefixSums | SmallSudoku | Sudoku | Chess
 
@@ -23,4 +23,4 @@ def task_class(name: str) -> type[AnyTask]:
     return TASKS[name]
 
 
-__all__ = ["TASKS", "Chess", "ChoiceTask", "PrefixSums", "SmallSudoku", "Split", "Sudoku", "Task", "task_class"]
+__all__ = ["TASKS", "Chess", "PrefixSums", "SmallSudoku", "Split", "Sudoku", "Task", "answers_of", "task_class"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, runtime_checkable
 
@@ -92,3 +93,8 @@ class ChoiceTask(Protocol):
 
     def chosen(self, logits: Float[Tensor, "batch tokens 1"]) -> Int[Tensor, "batch choices"]:
         """Return the tokens that are chosen, in rising order."""
+
+
+def answers_of(task: Task) -> Callable[[Tensor], Tensor] | None:
+    """Return how a readout is read as answers that can be told apart; None where it is by each token's largest output."""
+    return task.chosen if isinstance(task, ChoiceTask) else None
