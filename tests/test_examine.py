@@ -171,6 +171,12 @@ def test_a_state_that_wanders_where_it_is_read_the_same_is_restless():
     assert "(most orbits: cycle)" in exam.advice
     assert quick(wandering(1), inputs).verdict is ls.Verdict.UNSTABLE
     assert quick(wandering(1), inputs, targets=1 - right).verdict is ls.Verdict.UNSTABLE
+    # Where the place of the largest size is the answer, turning the sign changes none.
+    assert quick(wandering(0), inputs, targets=lambda logits, rows: rows >= 0).verdict is ls.Verdict.UNSTABLE
+    one = quick(
+        wandering(0), inputs, targets=lambda logits, rows: rows >= 0, answers=lambda logits: logits.abs().argmax(1)
+    )
+    assert one.verdict is ls.Verdict.RESTLESS
     flipped = quick(wandering(0), inputs, targets=torch.zeros(12, dtype=torch.long))
     assert flipped.verdict is ls.Verdict.UNSTABLE
     assert flipped.axes[0].numbers["fraction of answers that stand"] == 0.0

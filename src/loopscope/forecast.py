@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -16,7 +16,7 @@ from loopscope.evaluation import decisions
 from loopscope.loop import Loop, Tree, batch_size, check_is_loop, check_read, eval_mode, flatten, mask_of
 from loopscope.stability.examine import Targets, check_targets, rule_of
 from loopscope.stability.leaps import LANDINGS, leaps
-from loopscope.stability.reachability import predictions
+from loopscope.stability.reachability import Answers, predictions
 
 HOLDS = 0.9
 """A loop holds if at least this fraction of its best accuracy is left; without targets, if as many answers are the same."""
@@ -128,7 +128,7 @@ def forecast(
     targets: Targets | None = None,
     trained_iterations: int | None = None,
     seed: int = 0,
-    answers: Callable[[Tensor], Tensor] | None = None,
+    answers: Answers | None = None,
 ) -> Forecast:
     """Say from 30 steps whether a loop will keep its answers to 480 iterations (see `loopscope.stability.leaps`).
 

@@ -17,6 +17,7 @@ from loopscope.evaluation import EvaluationConfig, rule_of_split
 from loopscope.loop import Loop, Tree, select
 from loopscope.models import FixedDepthTransformer, LoopedTransformer, load_model
 from loopscope.stability import Examination, ExaminationConfig, examine
+from loopscope.stability.reachability import Answers
 from loopscope.tasks import Split, answers_of, task_class
 from loopscope.training.runs import RunFolder
 from loopscope.training.settings import RunSettings, one_line_errors
@@ -31,14 +32,14 @@ class Subject:
         inputs: what its ``encode`` takes.
         targets: see ``examine``.
         trained_iterations: most iterations in training, where known.
-        answers: see ``forecast``.
+        answers: see ``examine`` and ``forecast``.
     """
 
     loop: Loop
     inputs: Tree
     targets: Tensor | Callable[[Tensor, Tensor], Tensor] | None = None
     trained_iterations: int | None = None
-    answers: Callable[[Tensor], Tensor] | None = None
+    answers: Answers | None = None
 
 
 def trained(run: RunFolder) -> tuple[RunSettings, LoopedTransformer | FixedDepthTransformer]:
@@ -177,4 +178,5 @@ def examine_subject(subject: Subject, config: ExaminationConfig, on_part: Callab
         prediction=config.prediction,
         time_limit=config.time_limit,
         on_part=on_part,
+        answers=some.answers,
     )

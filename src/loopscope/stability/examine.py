@@ -42,7 +42,7 @@ from loopscope.stability.input_dependence import Outcome, Swap, distinct_fixed_p
 from loopscope.stability.normalized import normalized
 from loopscope.stability.orbits import Orbit, Orbits, classify
 from loopscope.stability.portrait import portrait
-from loopscope.stability.reachability import Correct, Trajectory, predictions, quantiles, trace
+from loopscope.stability.reachability import Answers, Correct, Trajectory, predictions, quantiles, trace
 from loopscope.stability.sensitivity import finite_input_change, input_sensitivity, start_sensitivity
 from loopscope.stability.singular import lipschitz, power_norms, resolvent_norm
 from loopscope.stability.spectrum import spectral_radius, top_eigenvalues
@@ -106,6 +106,7 @@ def examine(
     prediction: bool = False,
     time_limit: float | None = None,
     on_part: Callable[[str], None] | None = None,
+    answers: Answers | None = None,
 ) -> Examination:
     """Examine a looped model on a batch of inputs.
 
@@ -127,6 +128,8 @@ def examine(
         time_limit: seconds after which orbits end where they are and no further part is begun; what is left out is
             named in ``unknown``.
         on_part: called with the name of each part as it begins.
+        answers: what a readout predicts, one row per input, to tell whether an answer stands. If left out, each largest
+            logit's place, or a single one's sign.
 
     Raises:
         LoopscopeError: an option out of range, targets of another shape, no loop, a random step, a step that
@@ -140,7 +143,7 @@ def examine(
         check_positive(trained_iterations=trained_iterations)
     check_targets(targets, config.examples)
     with eval_mode(loop), torch.autocast("cpu", enabled=False), torch.random.fork_rng(devices=[]):
-        return _Examiner(loop, inputs, targets, trained_iterations, config, on_part).examine()
+        return _Examiner(loop, inputs, targets, trained_iterations, config, on_part, answers).examine()
 
 
 def check_targets(targets: Targets | None, examples: int) -> None:
@@ -196,6 +199,7 @@ class _Examiner:
     trained: int | None
     config: ExaminationConfig
     on_part: Callable[[str], None] | None
+    answers: Answers | None
     unknown: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     began: float = field(default_factory=time.perf_counter)
@@ -252,6 +256,7 @@ class _Examiner:
             tolerance=self.config.tolerance,
             correct=rule_of(targets, mask_of(self.loop, recalled)),
             stop=self.late,
+            answers=self.answers,
         )
         if self.late():
             self.unknown["orbits"] = f"{self._over} after {int(trajectory.iterations.max())} iterations"
@@ -521,12 +526,17 @@ class _Examiner:
             start = self.loop.start(recalled, torch.Generator().manual_seed(self.config.seed))
             ends = follow(self.loop, recalled, start, iterations=early, tolerance=self.config.tolerance)
         wrapped, problem = normalized(self.loop, inputs, ends.state)
-        inner = _Examiner(wrapped, problem, None, self.trained, self.config, None, began=self.began)
+        inner = _Examiner(wrapped, problem, None, self.trained, self.config, None, self.answers, began=self.began)
         try:
             with torch.no_grad():
                 recalled = wrapped.encode(problem)
             found = trace(
-                wrapped, recalled, iterations=self.iterations, start=ends.state, tolerance=self.config.tolerance
+                wrapped,
+                recalled,
+                iterations=self.iterations,
+                start=ends.state,
+                tolerance=self.config.tolerance,
+                answers=self.answers,
             )
             labels = classify(wrapped, recalled, found, window=0, at_most=0, seed=self.config.seed)
             return judge_axes(found, labels, inner._axes_parts(recalled, ends.state, found))

@@ -19,6 +19,8 @@ HISTORY = 33
 """States kept per example that has not arrived: a cycle of period p is told from 2p + 1 of them."""
 
 Correct = Callable[[Tensor, Int[Tensor, "active"]], Bool[Tensor, "active"]]
+Answers = Callable[[Tensor], Tensor]
+"""Maps logits to what they predict, one row per example."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Trajectory(Ends):
         start_norm: norm of the first state.
         read_residual: relative change of read(state).
         direction_residual: root mean square over tokens of the change of the token's unit vector.
-        prediction_changes: fraction of predictions (largest logit; sign of a single one) that changed.
+        prediction_changes: fraction of predictions (see ``trace``) that changed.
         solved: which examples are right; None where ``correct`` was not given.
         iterations_to_tolerance: evaluations until the residual is within the tolerance and stays there; -1 where
             never.
@@ -83,8 +85,10 @@ def _unit(leaf: Tensor) -> Tensor:
 class _Recorder:
     """Collects, step by step, what `follow` does not already keep."""
 
-    def __init__(self, loop: Loop, sizes: Tensor, iterations: int, correct: Correct | None) -> None:
-        self.loop, self.correct = loop, correct
+    def __init__(
+        self, loop: Loop, sizes: Tensor, iterations: int, correct: Correct | None, answers: Answers | None
+    ) -> None:
+        self.loop, self.correct, self.answers = loop, correct, answers or predictions
         (batch, tokens), like = sizes.shape, sizes
         self.read_residual = torch.full((iterations, batch), math.nan, dtype=like.dtype, device=like.device)
         self.direction_residual = self.read_residual.clone()
@@ -109,7 +113,9 @@ class _Recorder:
             self._known, self._logits, self._directions = step.rows, self._logits[stay], self._directions[stay]
         logits, unit = self.loop.read(step.after), directions(step.after, step.mask)
         self.read_residual[step.index, step.rows] = _read_residual(self._logits, logits, step.mask)
-        self.prediction_changes[step.index, step.rows] = _changed(self._logits, logits, step.mask)
+        self.prediction_changes[step.index, step.rows] = _changed(
+            self.answers(self._logits), self.answers(logits), step.mask
+        ).to(self.prediction_changes.dtype)
         if self.solved is not None and self.correct is not None:
             self.solved[step.index, step.rows] = self.correct(logits, step.rows)
         turned = torch.linalg.vector_norm(unit - self._directions, dim=1)
@@ -145,10 +151,10 @@ def _read_residual(before: Tensor, after: Tensor, mask: Tensor | None) -> Tensor
 
 
 def _changed(before: Tensor, after: Tensor, mask: Tensor | None) -> Tensor:
-    changed = predictions(before) != predictions(after)
+    changed = before != after
     if mask is not None and changed.shape == mask.shape:
-        return (changed & mask).sum(1).to(after.dtype) / mask.sum(1).clamp_min(1)
-    return changed.reshape(len(changed), -1).to(after.dtype).mean(1)
+        return (changed & mask).sum(1).double() / mask.sum(1).clamp_min(1)
+    return changed.reshape(len(changed), -1).double().mean(1)
 
 
 def trace(
@@ -161,6 +167,7 @@ def trace(
     seed: int = 0,
     correct: Correct | None = None,
     stop: Callable[[], bool] | None = None,
+    answers: Answers | None = None,
 ) -> Trajectory:
     """Follow the orbits from ``start`` once and record everything about their arrival.
 
@@ -176,6 +183,8 @@ def trace(
         seed: for a random start.
         correct: maps (logits, rows of the batch that they belong to) to which of these are right.
         stop: see `follow`.
+        answers: what a readout predicts, one row per example; the largest logit's place, or a single one's sign, if
+            left out.
 
     Raises:
         LoopscopeError: see `follow`.
@@ -184,7 +193,7 @@ def trace(
         generator = torch.Generator(device_of(recalled)).manual_seed(seed)
         with torch.no_grad(), torch.autocast(device_of(recalled).type, enabled=False):
             start = loop.start(recalled, generator)
-    recorder = _Recorder(loop, token_norms(start).to(state_dtype(start)), iterations, correct)
+    recorder = _Recorder(loop, token_norms(start).to(state_dtype(start)), iterations, correct, answers)
     ends = follow(loop, recalled, start, iterations=iterations, tolerance=tolerance, observe=recorder, stop=stop)
     unarrived = torch.nonzero(~ends.arrived & ~ends.diverged).squeeze(1)
     recent = tuple(states[torch.isin(rows, unarrived)] for rows, states in recorder.recent)

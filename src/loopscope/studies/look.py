@@ -7,7 +7,6 @@ alone tell: how the residual ends (reachability), and whether other starts end i
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +19,7 @@ from loopscope.fixed_points.residual import relative_residual, smallest_scale
 from loopscope.loop import Loop, Tree, flatten, iterate, mask_of, token_norms, tree_map
 from loopscope.stability.arrival import line
 from loopscope.stability.distances import distance
+from loopscope.stability.reachability import Answers
 from loopscope.stability.starts import of_others, random_like
 
 SLOWEST = 0.9
@@ -94,7 +94,7 @@ class Return:
     same_answer: Bool[Tensor, "batch"]
 
 
-def after_swap(loop: Loop, seen: Pass, iterations: int, answers: Callable[[Tensor], Tensor] | None = None) -> Return:
+def after_swap(loop: Loop, seen: Pass, iterations: int, answers: Answers | None = None) -> Return:
     """Return where examples end that set out from the ends of their neighbours, of equal shape.
 
     The swap test without the condition that states have arrived.
@@ -103,13 +103,13 @@ def after_swap(loop: Loop, seen: Pass, iterations: int, answers: Callable[[Tenso
 
 
 def after_random_start(
-    loop: Loop, seen: Pass, iterations: int, seed: int = 0, answers: Callable[[Tensor], Tensor] | None = None
+    loop: Loop, seen: Pass, iterations: int, seed: int = 0, answers: Answers | None = None
 ) -> Return:
     """Return where examples end that set out from random states whose tokens have the norms of their own ends'."""
     return _ends(loop, seen, random_like(seen.last, torch.Generator().manual_seed(seed)), iterations, answers)
 
 
-def _ends(loop: Loop, seen: Pass, start: Tree, iterations: int, answers: Callable[[Tensor], Tensor] | None) -> Return:
+def _ends(loop: Loop, seen: Pass, start: Tree, iterations: int, answers: Answers | None) -> Return:
     mask = mask_of(loop, seen.recalled)
     with torch.no_grad():
         end = iterate(loop, start, seen.recalled, iterations)
