@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-PREDICTION := prefix-sums prefix-sums-unseen small-sudoku chess
+PREDICTION := prefix-sums prefix-sums-unseen small-sudoku chess chess-short
 
 .PHONY: study prediction test lint clean
 study: .venv/installed
