@@ -322,6 +322,18 @@ def test_a_step_that_changes_its_state_is_refused():
     with pytest.raises(ls.LoopscopeError, match="must return what it takes"):
         quick(loop_of(lambda z, e: {"z": z}))
 
+    with pytest.raises(ls.LoopscopeError, match="a state in float32 into float64: it must return what it takes"):
+        quick(loop_of(lambda z, e: (z / 2 + e).double()))
+    with pytest.raises(ls.LoopscopeError, match=r"shape \(12, 2\) into NoneType"):
+        quick(loop_of(lambda z, e: None))
+
+
+def test_a_state_of_complex_numbers_is_refused():
+    turned = ls.FunctionLoop(torch.view_as_complex, torch.zeros_like, lambda z, e: 0.5j * z + e, torch.view_as_real)
+    for ask in (quick, ls.forecast, ls.solve):
+        with pytest.raises(ls.LoopscopeError, match="expected a state of real numbers, got complex ones"):
+            ask(turned, INPUTS)
+
 
 def test_what_is_no_loop_is_refused(unchecked):
     with pytest.raises(ls.LoopscopeError, match="Linear is no loop: it needs encode, start, step and read"):

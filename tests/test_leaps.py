@@ -91,6 +91,13 @@ def test_a_loop_that_counts_or_is_random_is_refused():
         leaps(noisy, INPUTS)
 
 
+def test_a_state_in_half_precision_is_refused():
+    """Its slowest modes stall where a change rounds to nothing, which no leap sees."""
+    coarse = FunctionLoop(lambda x: x.bfloat16(), torch.zeros_like, lambda state, e: 0.995 * state + e, str)
+    with pytest.raises(LoopscopeError, match=r"expected a state in float32 or float64, got .*bfloat16"):
+        leaps(coarse, INPUTS.bfloat16())
+
+
 def test_padding_has_no_part_in_the_ratio_and_stays():
     """Padded tokens swing widely; the real token drifts, and leaps as if it were alone."""
     mask = torch.tensor([[True, False]])

@@ -144,8 +144,9 @@ def forecast(
             largest output; of tokens with a single output, their order (the sign, where there is one token).
 
     Raises:
-        LoopscopeError: no loop, the state carries a counter, the step is random or changes the shapes of its state, the
-            readout is no tensor of outputs, no inputs, or targets or answers of another shape.
+        LoopscopeError: no loop, the state carries a counter or is not in float32 or float64, the step is random or
+            changes the shapes or the precision of its state, the readout is no tensor of outputs, no inputs, or targets
+            or answers of another shape.
     """
     check_is_loop(loop)
     if trained_iterations is not None:

@@ -256,7 +256,7 @@ def check_step(loop: Loop, state: Tree, recalled: Tree) -> None:
 
     Raises:
         LoopscopeError: the state is another one afterwards, two evaluations from it differ, or what they return has
-            another structure or other shapes.
+            another structure, other shapes or another precision.
     """
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -273,12 +273,21 @@ def check_step(loop: Loop, state: Tree, recalled: Tree) -> None:
             "the step is random: two evaluations from one state differ; call .eval() on the model, "
             "or fix its noise (draw it in encode) before examining"
         )
-    shapes = [tree_map(lambda leaf: tuple(leaf.shape), tree) for tree in (before, first)]
-    if shapes[0] != shapes[1]:
-        raise LoopscopeError(
-            f"step turned a state of shape {shapes[0]} into {shapes[1]}: it must return what it takes, a state of the same "
-            "structure and shapes, and start must too"
-        )
+    for kind, word in ((_shape, "of shape"), (_precision, "in")):
+        given, returned = (tree_map(kind, tree) for tree in (before, first))
+        if given != returned:
+            raise LoopscopeError(
+                f"step turned a state {word} {given} into {returned}: it must return what it takes, a state of the same "
+                "structure, shapes and precision, and start must too"
+            )
+
+
+def _shape(leaf: Any) -> Any:
+    return tuple(leaf.shape) if isinstance(leaf, Tensor) else type(leaf).__name__
+
+
+def _precision(leaf: Any) -> Any:
+    return str(leaf.dtype).removeprefix("torch.") if isinstance(leaf, Tensor) else type(leaf).__name__
 
 
 def _same(one: Tree, other: Tree) -> bool:

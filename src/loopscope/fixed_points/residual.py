@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from loopscope.errors import LoopscopeError
-from loopscope.loop import Tree, flatten, floating_leaves
+from loopscope.loop import Tree, flatten, floating_leaves, leaves
 
 ZERO = torch.finfo(torch.float32).eps
 """A state whose root mean square is below this, or below this fraction of the first state's, is as good as zero."""
@@ -19,8 +19,14 @@ def state_dtype(state: Tree) -> torch.dtype:
     """Return the floating type of a state: float64 where all of it is, else float32.
 
     Raises:
-        LoopscopeError: it has no floating leaf, or is in half precision, where residuals bottom out near 4e-3.
+        LoopscopeError: it has no floating leaf, a complex one, or is in half precision, where residuals bottom out near
+            4e-3.
     """
+    if any(leaf.is_complex() for leaf in leaves(state)):
+        raise LoopscopeError(
+            "expected a state of real numbers, got complex ones: keep their real and imaginary parts (torch.view_as_real, "
+            "and torch.view_as_complex inside the step)"
+        )
     types = {leaf.dtype for leaf in floating_leaves(state)}
     if not types or not types <= {torch.float32, torch.float64}:
         raise LoopscopeError(

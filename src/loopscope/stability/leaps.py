@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from loopscope.errors import LoopscopeError
+from loopscope.fixed_points.residual import state_dtype
 from loopscope.loop import Loop, Tree, check_step, flatten, is_time_dependent, mask_of
 from loopscope.stability.starts import moved
 
@@ -82,12 +83,13 @@ def leaps(loop: Loop, recalled: Tree, seed: int = 0, earlier: int | None = None)
         earlier: an iteration before 15 whose state is returned too, as the first.
 
     Raises:
-        LoopscopeError: the state carries a counter, which a leap would leave behind, or the step is random or changes
-            the shapes of its state.
+        LoopscopeError: the state carries a counter, which a leap would leave behind, or is not in float32 or float64, or
+            the step is random or changes the shapes or the precision of its state.
     """
     with torch.no_grad():
         mask = mask_of(loop, recalled)
         start = loop.start(recalled, torch.Generator().manual_seed(seed))
+        state_dtype(start)
         if is_time_dependent(start):
             raise LoopscopeError(
                 "the state carries a counter, which a leap would leave behind: leaps are for steps that depend on the "

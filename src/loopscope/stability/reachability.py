@@ -193,7 +193,8 @@ def trace(
         generator = torch.Generator(device_of(recalled)).manual_seed(seed)
         with torch.no_grad(), torch.autocast(device_of(recalled).type, enabled=False):
             start = loop.start(recalled, generator)
-    recorder = _Recorder(loop, token_norms(start).to(state_dtype(start)), iterations, correct, answers)
+    dtype = state_dtype(start)
+    recorder = _Recorder(loop, token_norms(start).to(dtype), iterations, correct, answers)
     ends = follow(loop, recalled, start, iterations=iterations, tolerance=tolerance, observe=recorder, stop=stop)
     unarrived = torch.nonzero(~ends.arrived & ~ends.diverged).squeeze(1)
     recent = tuple(states[torch.isin(rows, unarrived)] for rows, states in recorder.recent)
