@@ -75,7 +75,7 @@ def test_padding_is_neither_right_nor_wrong():
     logits = torch.tensor([[[0.0, 1.0], [1.0, 0.0]], [[0.0, 1.0], [1.0, 0.0]], [[1.0, 0.0], [1.0, 0.0]]])
     targets, mask = torch.tensor([[1, -100]] * 3), torch.tensor([[True, False]] * 3)
     assert rule_of(targets, mask)(logits, torch.arange(3)).tolist() == [True, True, False]
-    mask[1] = True
+    mask[1], targets[1, 1] = True, 1
     assert rule_of(targets, mask)(logits[1:], torch.tensor([1, 2])).tolist() == [False, False]
     whole = rule_of(torch.tensor([1, 0, 0]), mask)
     assert whole(logits[:, 0], torch.arange(3)).tolist() == [True, False, True]
@@ -314,6 +314,32 @@ def test_a_forecast_needs_to_know_how_far_training_went():
 def test_targets_of_another_shape_are_refused(shape):
     with pytest.raises(ls.LoopscopeError, match=r"^targets have shape .*, expected .*$"):
         quick(CONTRACTION, targets=torch.zeros(shape, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("ask", [quick, ls.forecast])
+@pytest.mark.parametrize(
+    ("targets", "said"),
+    [
+        ([0] * 12, "targets are of type list, expected a tensor"),
+        (torch.full((12,), -100), "targets hold -100, expected classes from 0 to 1"),
+        (torch.full((12,), 2), "targets hold 2, expected classes from 0 to 1"),
+        (
+            lambda logits, rows: logits > 0,
+            r"returned torch.bool of shape \(12, 2\), expected torch.bool of shape \(12,\)",
+        ),
+        (lambda logits, rows: torch.full((len(rows),), 0.5), "returned torch.float32 of shape"),
+        (lambda logits, rows: True, "returned bool, expected"),
+    ],
+)
+def test_targets_that_can_say_nothing_are_refused(ask, targets, said, unchecked):
+    with pytest.raises(ls.LoopscopeError, match=said):
+        ask(CONTRACTION, INPUTS, targets=targets)
+
+
+def test_a_single_logit_has_the_classes_0_and_1():
+    signs = loop_of(lambda z, e: z / 2 + e, read=lambda state: state[:, :1])
+    with pytest.raises(ls.LoopscopeError, match="targets hold -1, expected classes from 0 to 1"):
+        quick(signs, targets=2 * (INPUTS[:, 0] > 0) - 1)
 
 
 def test_a_step_that_changes_its_state_is_refused():

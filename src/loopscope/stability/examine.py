@@ -150,8 +150,13 @@ def check_targets(targets: Targets | None, examples: int) -> None:
     """Refuse targets that are not one for each input.
 
     Raises:
-        LoopscopeError: their shape and the number of inputs are named.
+        LoopscopeError: they are neither a tensor nor a function; or their shape and the number of inputs are named.
     """
+    if targets is not None and not isinstance(targets, Tensor) and not callable(targets):
+        raise LoopscopeError(
+            f"targets are of type {type(targets).__name__}, expected a tensor of class indices (torch.as_tensor makes one) or "
+            "a function (logits, rows) -> right"
+        )
     if isinstance(targets, Tensor) and targets.shape[:1] != (examples,):
         raise LoopscopeError(
             f"targets have shape {tuple(targets.shape)}, expected one entry for each of the {examples} inputs first"
@@ -168,7 +173,7 @@ def rule_of(targets: Targets | None, mask: Tensor | None = None) -> Correct | No
     if targets is None:
         return None
     if callable(targets):
-        return targets
+        return _checked(targets)
 
     def compare(logits: Tensor, rows: Tensor) -> Tensor:
         if logits.shape[:-1] != (len(rows), *targets.shape[1:]):
@@ -176,12 +181,39 @@ def rule_of(targets: Targets | None, mask: Tensor | None = None) -> Correct | No
                 f"targets have shape {tuple(targets.shape)}, expected that of the logits without their last dimension, "
                 f"{tuple(logits.shape[:-1])}; or give a function (logits, rows) -> right"
             )
+        _check_classes(targets, mask, max(logits.shape[-1], 2))
         right = predictions(logits) == targets[rows]
         if mask is not None and mask.shape == targets.shape:
             right = right | ~mask[rows]
         return right.reshape(len(rows), -1).all(1)
 
     return compare
+
+
+def _check_classes(targets: Tensor, mask: Tensor | None, classes: int) -> None:
+    real = targets if mask is None or mask.shape != targets.shape else targets[mask]
+    wrong = real[(real < 0) | (real >= classes)]
+    if len(wrong):
+        raise LoopscopeError(
+            f"targets hold {wrong[0].item()}, expected classes from 0 to {classes - 1}: no answer would ever be right; where "
+            "tokens are padded give the loop a mask, else a function (logits, rows) -> right"
+        )
+
+
+def _checked(rule: Correct) -> Correct:
+    def asked(logits: Tensor, rows: Tensor) -> Tensor:
+        right = rule(logits, rows)
+        if not isinstance(right, Tensor) or right.dtype != torch.bool or right.shape != (len(rows),):
+            given = (
+                f"{right.dtype} of shape {tuple(right.shape)}" if isinstance(right, Tensor) else type(right).__name__
+            )
+            raise LoopscopeError(
+                f"the function that targets are returned {given}, expected torch.bool of shape ({len(rows)},): whether the "
+                "whole answer of each row is right"
+            )
+        return right
+
+    return asked
 
 
 def _swap_counts(swap: Swap) -> dict[str, int]:
