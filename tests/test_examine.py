@@ -354,6 +354,19 @@ def test_a_step_that_changes_its_state_is_refused():
         quick(loop_of(lambda z, e: None))
 
 
+def test_a_first_state_that_is_not_finite_has_no_portrait():
+    exam = quick(loop_of(lambda z, e: z / 2 + e, start=lambda e: e * math.nan))
+    assert exam.verdict is ls.Verdict.UNSTABLE
+    assert exam.unknown["portrait"] == "the first state of example 0 is not finite: look at encode and start"
+
+
+@pytest.mark.parametrize("ask", [quick, ls.forecast, ls.solve])
+def test_a_mask_that_is_not_of_truth_values_is_refused(ask, unchecked):
+    loop = replace(CONTRACTION, padding=lambda e: torch.ones(len(e), 2))
+    with pytest.raises(ls.LoopscopeError, match=r"the mask is torch.float32, expected torch.bool.*\.bool\(\)"):
+        ask(loop, INPUTS)
+
+
 def test_a_state_of_complex_numbers_is_refused():
     turned = ls.FunctionLoop(torch.view_as_complex, torch.zeros_like, lambda z, e: 0.5j * z + e, torch.view_as_real)
     for ask in (quick, ls.forecast, ls.solve):
@@ -364,6 +377,8 @@ def test_a_state_of_complex_numbers_is_refused():
 def test_what_is_no_loop_is_refused(unchecked):
     with pytest.raises(ls.LoopscopeError, match="Linear is no loop: it needs encode, start, step and read"):
         quick(torch.nn.Linear(2, 2))
+    with pytest.raises(ls.LoopscopeError, match="Linear is no loop"):
+        ls.solve(torch.nn.Linear(2, 2), INPUTS)
 
 
 @pytest.mark.parametrize("option", [{"tolerance": 0.0}, {"iterations": 0}, {"effort": "quik"}, {"time_limit": 0.0}])

@@ -86,9 +86,19 @@ class FunctionLoop:
 
 
 def mask_of(loop: Loop, recalled: Tree) -> Bool[Tensor, "batch *tokens"] | None:
-    """Return the loop's mask of real tokens, or None where it has none."""
-    mask = getattr(loop, "mask", None)
-    return None if mask is None else mask(recalled)
+    """Return the loop's mask of real tokens, or None where it has none.
+
+    Raises:
+        LoopscopeError: it is no tensor of truth values.
+    """
+    given = getattr(loop, "mask", None)
+    mask = None if given is None else given(recalled)
+    if mask is not None and getattr(mask, "dtype", None) != torch.bool:
+        raise LoopscopeError(
+            f"the mask is {getattr(mask, 'dtype', type(mask).__name__)}, expected torch.bool, true where a token is real: "
+            "compare (mask > 0), or call .bool()"
+        )
+    return mask
 
 
 def outer_gain_of(loop: Loop) -> Float[Tensor, "width"] | None:

@@ -9,7 +9,7 @@ from loopscope.fixed_points.plain import compare_with_plain
 from loopscope.fixed_points.reaching import reach
 from loopscope.fixed_points.solution import Solution
 from loopscope.fixed_points.solvers import PlainIteration, Solver
-from loopscope.loop import Loop, Tree, batch_size, check_step, eval_mode, leaves, select
+from loopscope.loop import Loop, Tree, batch_size, check_is_loop, check_step, eval_mode, leaves, select
 
 DEFAULT_SOLVER = PlainIteration()
 
@@ -47,8 +47,9 @@ def solve(
         plain_iterations: evaluations that an example may take to decide ``same_as_plain``; 0 asks nothing.
 
     Raises:
-        LoopscopeError: see `loopscope.fixed_points.reaching.reach`; or the step is random.
+        LoopscopeError: no loop; see `loopscope.fixed_points.reaching.reach`; or the step is random.
     """
+    check_is_loop(loop)
     if plain_iterations < 0:
         raise LoopscopeError(f"plain_iterations is {plain_iterations}, expected a number of at least 0")
     batch = batch_size(inputs)

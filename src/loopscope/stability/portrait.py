@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from loopscope.errors import LoopscopeError
 from loopscope.loop import Loop, Tree, flatten, join, mask_of, select, tree_map
 from loopscope.stability.arrival import Step, follow
 from loopscope.stability.examination import ExaminationConfig
@@ -34,12 +35,17 @@ def portrait(
     Returns:
         ``path`` and ``foreign``: [x, y] per iteration, the start first; ``explained``: the share of the variance in
         each direction; ``fixed_point``: where the first orbit arrived, or None.
+
+    Raises:
+        LoopscopeError: the first state is not finite.
     """
     one = slice(row, row + 1)
     recall, first = select(recalled, one), select(start, one)
     length = min(iterations, LONGEST)
     other_first = random_like(first, torch.Generator().manual_seed(config.seed))
     (path, other), arrived = _orbits(loop, recall, [first, other_first], length, config.tolerance)
+    if not len(path):
+        raise LoopscopeError(f"the first state of example {row} is not finite: look at encode and start")
     center = path[-1]
     both = torch.cat([path, other]) - center
     # float64: late steps are many orders of magnitude smaller than the first. Two directions among many thousands come
