@@ -191,8 +191,43 @@ def test_advice_on_instability_is_about_orbits_that_were_decided():
     """Undecided orbits are the most here, yet it is the drift that made reachability fail."""
     axes = tuple(Axis(name, Status.FAILS, {}, "") for name in ("reachability", "input-dependence", "geometry"))
     reachability = {"counts": {"undecided": 5, "drift": 4, "fixed point": 2, "cycle": 1}, "growth": [math.log(2) / 100]}
-    advice = advise(ls.Verdict.UNSTABLE, axes, reachability, None, None, False, {})
+    advice = advise(ls.Verdict.UNSTABLE, axes, reachability, {}, None, None, False, {})
     assert advice.startswith("The state's norm grows 2x per 100 iterations")
+
+
+def test_advice_on_a_radius_near_one_does_not_ask_for_more_iterations():
+    exam = quick(loop_of(lambda z, e: 0.995 * z + e), iterations=2000)
+    assert exam.advice.startswith(
+        "No verdict, since geometry is borderline: radius 0.995 lies between 0.99, where it holds"
+    )
+    assert "more inputs" not in exam.advice
+
+
+def test_advice_on_a_step_without_gradients_says_so():
+    exam = quick(loop_of(torch.no_grad()(lambda z, e: z / 2 + e)))
+    assert exam.advice.startswith(
+        "No verdict, since geometry is unknown: the step changes with the state but carries no gradient"
+    )
+
+
+def test_advice_on_inputs_of_other_lengths_is_to_sort_them():
+    """Inputs of one, two, one ... tokens: no input has the padding of the next, until they are sorted."""
+    inputs = torch.randn(12, 2, 1, generator=torch.Generator().manual_seed(0))
+    inputs[::2, 1] = 0
+    loop = replace(loop_of(lambda z, e: z / 2 + e), padding=lambda e: e[:, :, 0] != 0)
+    exam = quick(loop, inputs)
+    assert exam.verdict is ls.Verdict.UNKNOWN
+    assert exam.advice.endswith("sort the inputs by length, or give more of each.")
+    assert quick(loop, torch.cat([inputs[::2], inputs[1::2]])).verdict is ls.Verdict.KEEPS_ITS_ANSWER
+
+
+def test_advice_where_recall_chooses_once_is_not_to_add_recall():
+    """A state that saturates at the sign of its input, and stays there: three signs are eight points."""
+    signs = torch.tensor([[1.0 if row >> bit & 1 else -1.0 for bit in range(3)] for row in range(8)])
+    exam = quick(loop_of(lambda z, e: torch.tanh(5 * z + e)), signs)
+    assert exam.verdict is ls.Verdict.SHARED_ANSWER
+    assert exam.input_dependence["distinct_common"][-1] == 8
+    assert "recall chooses the answer, but only at the beginning" in exam.advice
 
 
 def test_a_drift_is_judged_by_its_directions_too():

@@ -43,7 +43,7 @@ def _unstable(reachability: Mapping[str, Any], trained: int | None) -> str:
             "depends on when one stops. Damp the step, z + a (f(z) - z) with a < 1, or train with random counts."
         )
     if common == "diverging":
-        return "States grow without bound until they are no numbers: add outer normalization."
+        return "States grow without bound: add outer normalization."
     limit = f"about {trained} iterations, as in training" if trained else "the trained number of iterations"
     return (
         f"Orbits are {common}: the state never settles. Stop at {limit}, or train again with outer normalization, "
@@ -72,18 +72,61 @@ def _fragile(geometry: Axis) -> str:
     return f"It arrives at its own point, but {'; '.join(said[name] for name in failing)}."
 
 
+def _shared(input_dependence: Mapping[str, Any]) -> str:
+    points = input_dependence.get("distinct_common") or [0]
+    if 2 * points[-1] > len(points):
+        return (
+            "The state arrives, and then stays where it is when another input is recalled. From one common start "
+            f"{len(points)} inputs go to {points[-1]} points, so that recall chooses the answer, but only at the beginning: "
+            "begin every input at the loop's own start, never where another one ended."
+        )
+    return (
+        "The state arrives, but at a point that is not this problem's: its answer was chosen by the start, or is the "
+        "same for all. Give the loop recall (internal or external)."
+    )
+
+
+PARTS = {"input-dependence": ("swaps",), "geometry": ("spectrum", "gradients")}
+"""The parts of an examination whose numbers an axis cannot do without, besides those that carry its own name."""
+
+
+def _undefined(axes: tuple[Axis, Axis, Axis], reasons: Mapping[str, str]) -> list[str]:
+    """Return why open axes have no number, where the cause is not that no orbit arrived in time."""
+    found = [reasons[axis.name] for axis in axes if axis.name in reasons]
+    if axes[0].status is Status.HOLDS:
+        unknown = [axis.name for axis in axes if axis.status is Status.UNKNOWN]
+        found += [reasons[part] for name in unknown for part in PARTS.get(name, ()) if part in reasons]
+    return found
+
+
 def _unknown(axes: tuple[Axis, Axis, Axis], prediction: bool, reasons: Mapping[str, str]) -> str:
-    open_axes = [f"{axis.name} is {axis.status.value}" for axis in axes if axis.status is not Status.HOLDS]
-    if undefined := [reasons[axis.name] for axis in axes if axis.name in reasons]:
-        return f"No verdict, since {' and '.join(open_axes)}: {undefined[0]}."
+    open_axes = [axis for axis in axes if axis.status is not Status.HOLDS]
+    since = f"No verdict, since {' and '.join(f'{axis.name} is {axis.status.value}' for axis in open_axes)}"
+    if undefined := _undefined(axes, reasons):
+        return f"{since}: {undefined[0]}."
+    if open_axes == [axes[2]] and axes[2].status is Status.BORDERLINE and not prediction:
+        return (
+            f"{since}: {_between(axes[2])}. More iterations do not change that; a forecast says how far answers last."
+        )
     remedy = "leave prediction mode" if prediction else "allow more iterations, or give more inputs"
-    return f"No verdict, since {' and '.join(open_axes)}: {remedy} to decide it."
+    return f"{since}: {remedy} to decide it."
+
+
+def _between(axis: Axis) -> str:
+    """Return which numbers of an axis lie between the values at which it holds and fails."""
+    numbers = {name: value for name, value in axis.numbers.items() if value is not None}
+    return ", ".join(
+        f"{name} {value:.3g} lies between {THRESHOLDS[name].holds:g}, where it holds, and {THRESHOLDS[name].fails:g}"
+        for name, value in numbers.items()
+        if THRESHOLDS[name].status(value) is Status.BORDERLINE
+    )
 
 
 def advise(
     verdict: Verdict,
     axes: tuple[Axis, Axis, Axis],
     reachability: Mapping[str, Any],
+    input_dependence: Mapping[str, Any],
     trained_iterations: int | None,
     easy_accuracy: float | None,
     prediction: bool,
@@ -95,6 +138,7 @@ def advise(
         verdict: the verdict.
         axes: the three axes.
         reachability: the examination's mapping of that name.
+        input_dependence: likewise.
         trained_iterations: most iterations in training, where known.
         easy_accuracy: fraction of the examined inputs that are right, where known.
         prediction: whether this was a forecast.
@@ -105,10 +149,7 @@ def advise(
     if verdict is Verdict.RESTLESS:
         return _restless(reachability)
     if verdict is Verdict.SHARED_ANSWER:
-        return (
-            "The state arrives, but at a point that is not this problem's: its answer was chosen by the start, or is the "
-            "same for all. Give the loop recall (internal or external)."
-        )
+        return _shared(input_dependence)
     if verdict is Verdict.PATH_DEPENDENT:
         return _path_dependent(easy_accuracy)
     if verdict is Verdict.FRAGILE:

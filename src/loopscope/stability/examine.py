@@ -36,6 +36,7 @@ from loopscope.stability.arrival import follow
 from loopscope.stability.axes import judge_axes, left_at, radii_at_fixed_points
 from loopscope.stability.basin import basin, fraction
 from loopscope.stability.contradiction import contradicted
+from loopscope.stability.distances import same_shape
 from loopscope.stability.examination import QUANTILES, Curves, Effort, Examination, ExaminationConfig, plain
 from loopscope.stability.geometry import agreement, gradient_norms, radial_mode
 from loopscope.stability.input_dependence import Outcome, Swap, distinct_fixed_points, swap_test, variance_share
@@ -312,7 +313,16 @@ class _Examiner:
         return Examination(
             verdict=decided,
             provisional=is_provisional(*axes, easy_accuracy=accuracy),
-            advice=advise(decided, axes, reachability, self.trained, accuracy, self.config.prediction, self.unknown),
+            advice=advise(
+                decided,
+                axes,
+                reachability,
+                parts["input-dependence"],
+                self.trained,
+                accuracy,
+                self.config.prediction,
+                self.unknown,
+            ),
             axes=axes,
             normalized_axes=normalized_axes,
             settings=self._settings(trajectory, accuracy),
@@ -374,6 +384,12 @@ class _Examiner:
 
         def swaps() -> dict[str, Any]:
             test = swap_test(self.loop, recall, fixed, **common)  # type: ignore[arg-type]
+            alike = same_shape(mask_of(self.loop, recall), test.shift, len(far))
+            if 2 * int(alike.sum()) < len(far):
+                self.unknown["swaps"] = (
+                    f"{int((~alike).sum())} of {len(far)} inputs have other padding than the next one, and only inputs of one "
+                    "length can be swapped; sort the inputs by length, or give more of each"
+                )
             return {
                 "recall_swap": _swap_counts(test.recall),
                 "start_swap": _swap_counts(test.start),
