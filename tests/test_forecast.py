@@ -54,6 +54,20 @@ def test_without_targets_answers_are_compared_with_the_first():
     assert forecast(drifting(1e6), INPUTS).keeps
 
 
+@pytest.mark.parametrize("targets", [None, CLASSES])
+def test_a_cycle_that_ends_where_it_began_is_not_said_to_keep_every_answer(targets):
+    """A cycle of three: 15, 48 and 480 are multiples of its period, 152 is not."""
+    turn = torch.roll(torch.eye(3), 1, 0)
+    loop = FunctionLoop(lambda x: x, lambda e: turn[:1].expand(8, 1, 3), lambda z, e: z @ turn, lambda z: z @ turn.mT)
+    said = forecast(loop, INPUTS, targets)
+    assert [point.same for point in said.points] == [1, 1, 0, 1]
+    assert said.dip == (152, 0)
+    assert str(said).endswith("there, but 0% at 152: the answer depends on when one stops")
+    assert forecast(drifting(1e6), INPUTS, targets).dip is None
+    assert forecast(drifting(100.5), INPUTS, targets).dip == (152, 0)
+    assert forecast(drifting(200.5), INPUTS, targets).dip is None
+
+
 def test_what_was_never_right_is_not_called_kept():
     said = forecast(drifting(1e6), INPUTS, 1 - CLASSES)
     assert (said.kept, said.keeps, said.collapse) == (0, False, None)

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
@@ -74,11 +74,28 @@ class Forecast:
         return fall([(point.iteration, point.right) for point in self.points if point.right is not None])
 
     @property
+    def dip(self) -> tuple[int, float] | None:
+        """Where least is kept on the way, and how much of the best before; None where that is enough, or is the end."""
+        values = self._right or [point.same for point in self.points]
+        kept = [value / best if best else 1.0 for value, best in zip(values, accumulate(values, max), strict=True)]
+        lowest = min(range(len(kept)), key=kept.__getitem__)
+        return (
+            None if kept[lowest] >= HOLDS or lowest == len(kept) - 1 else (self.points[lowest].iteration, kept[lowest])
+        )
+
+    @property
     def _right(self) -> list[float] | None:
         known = [point.right for point in self.points if point.right is not None]
         return known or None
 
     def __str__(self) -> str:
+        if self.keeps and self.dip:
+            iteration, kept = self.dip
+            return f"{self._end}, but {100 * kept:.0f}% at {iteration}: the answer depends on when one stops"
+        return self._end
+
+    @property
+    def _end(self) -> str:
         last = self.points[-1].iteration
         if self._right is None:
             end = "will" if self.keeps else "will not"
