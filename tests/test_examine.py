@@ -389,6 +389,20 @@ def test_a_step_that_changes_its_state_is_refused():
         quick(loop_of(lambda z, e: None))
 
 
+@pytest.mark.parametrize("ask", [quick, ls.forecast])
+def test_a_step_that_mixes_examples_is_refused(ask):
+    """By its mean over the batch, by the statistics of a batch, by a tensor as large as the batch kept outside encode."""
+    kept = INPUTS.clone()
+    normalize = torch.nn.BatchNorm1d(2)
+    for step in (
+        lambda z, e: 0.5 * z + e - 0.4 * z.mean(0),
+        lambda z, e: 0.5 * normalize(z) + e,
+        lambda z, e: 0.5 * z + kept,
+    ):
+        with pytest.raises(ls.LoopscopeError, match="the step mixes examples: one alone goes elsewhere"):
+            ask(loop_of(step), INPUTS)
+
+
 def test_a_first_state_that_is_not_finite_has_no_portrait():
     exam = quick(loop_of(lambda z, e: z / 2 + e, start=lambda e: e * math.nan))
     assert exam.verdict is ls.Verdict.UNSTABLE

@@ -42,9 +42,14 @@ def test_a_geometric_orbit_is_met_exactly(ratio, iterations):
 
 def test_each_orbit_leaps_with_a_ratio_of_its_own_and_a_still_one_stays():
     rates = torch.tensor([[0.9], [0.99], [1.0]], dtype=torch.float64)
-    loop = FunctionLoop(lambda x: x, torch.zeros_like, lambda state, e: rates * state + e, lambda state: state)
-    landings = leaps(loop, INPUTS)
-    true = iterate(loop, torch.zeros_like(INPUTS), INPUTS, 480)
+    loop = FunctionLoop(
+        encode=lambda x: (rates, x),
+        start=lambda e: torch.zeros_like(e[1]),
+        step=lambda state, e: e[0] * state + e[1],
+        read=lambda state: state,
+    )
+    landings = leaps(loop, loop.encode(INPUTS))
+    true = iterate(loop, torch.zeros_like(INPUTS), loop.encode(INPUTS), 480)
     torch.testing.assert_close(landings[-1].state, true, rtol=1e-9, atol=1e-9)
     still = torch.zeros_like(INPUTS)
     assert torch.equal(leap([still, still, still], 100), still)

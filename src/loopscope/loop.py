@@ -27,6 +27,9 @@ from loopscope.errors import LoopscopeError
 Tree = Any
 """A tensor, or a nest of dicts, lists, tuples of tensors, batch first."""
 
+MIXED = 0.02
+"""An example that goes so far from where it goes alone, relative to its norm, is moved by others, not by rounding."""
+
 
 @runtime_checkable
 class Loop(Protocol):
@@ -290,6 +293,34 @@ def check_step(loop: Loop, state: Tree, recalled: Tree) -> None:
                 f"step turned a state {word} {given} into {returned}: it must return what it takes, a state of the same "
                 "structure, shapes and precision, and start must too"
             )
+
+
+def check_independent(loop: Loop, state: Tree, recalled: Tree) -> None:
+    """Refuse a step that takes an example elsewhere alone than among others: what arrives leaves the batch.
+
+    Compared at the second step, for at a first state of zeros a mean over the batch is not seen. Costs three evaluations
+    of the step, one of them with one example.
+
+    Raises:
+        LoopscopeError: it does.
+    """
+    if batch_size(state) < 2:
+        return
+    with torch.no_grad():
+        state = loop.step(state, recalled)
+        together = select(loop.step(state, recalled), slice(0, 1))
+        state, recalled = select(state, slice(0, 1)), select(recalled, slice(0, 1))
+        try:
+            mask = mask_of(loop, recalled)
+            alone, together = flatten(loop.step(state, recalled), mask), flatten(together, mask)
+            apart = alone.shape != together.shape or bool((alone - together).norm() > MIXED * together.norm())
+        except (RuntimeError, ValueError):
+            apart = True
+    if apart:
+        raise LoopscopeError(
+            "the step mixes examples: one alone goes elsewhere than in the batch (batch normalization in train mode, a mean "
+            "over the batch, a tensor of the whole batch that does not come from encode); each must go its own way"
+        )
 
 
 def _shape(leaf: Any) -> Any:

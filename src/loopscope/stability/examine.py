@@ -14,11 +14,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from loopscope.errors import LoopscopeError, check_positive
+from loopscope.fixed_points.residual import state_dtype
 from loopscope.linear import THROUGH_ENCODE
 from loopscope.loop import (
     Loop,
     Tree,
     batch_size,
+    check_independent,
     check_is_loop,
     check_read,
     check_step,
@@ -280,7 +282,9 @@ class _Examiner:
             recalled = self.loop.encode(self.inputs)
             start = self.loop.start(recalled, torch.Generator().manual_seed(self.config.seed))
             check_read(self.loop.read(start), batch_size(self.inputs))
+        state_dtype(start)
         check_step(self.loop, start, recalled)
+        check_independent(self.loop, start, recalled)
         trajectory = trace(
             self.loop,
             recalled,

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from loopscope.errors import LoopscopeError
 from loopscope.fixed_points.residual import state_dtype
-from loopscope.loop import Loop, Tree, check_step, flatten, is_time_dependent, mask_of
+from loopscope.loop import Loop, Tree, check_independent, check_step, flatten, is_time_dependent, mask_of
 from loopscope.stability.starts import moved
 
 LANDINGS = (15, 48, 152, 480)
@@ -73,8 +73,8 @@ def _further(changes: Float[Tensor, "batch n changes"], iterations: int) -> Floa
 
 
 def leaps(loop: Loop, recalled: Tree, seed: int = 0, earlier: int | None = None) -> list[Landing]:
-    """Return the states after 15 iterations and, by leaps, after 48, 152 and 480; 30 steps (and two to tell
-    whether they are random), without a graph.
+    """Return the states after 15 iterations and, by leaps, after 48, 152 and 480; 30 steps (and a few to tell
+    whether they are random or mix examples), without a graph.
 
     Args:
         loop: any loop.
@@ -84,7 +84,7 @@ def leaps(loop: Loop, recalled: Tree, seed: int = 0, earlier: int | None = None)
 
     Raises:
         LoopscopeError: the state carries a counter, which a leap would leave behind, or is not in float32 or float64, or
-            the step is random or changes the shapes or the precision of its state.
+            the step is random, mixes examples, or changes the shapes or the precision of its state.
     """
     with torch.no_grad():
         mask = mask_of(loop, recalled)
@@ -96,6 +96,7 @@ def leaps(loop: Loop, recalled: Tree, seed: int = 0, earlier: int | None = None)
                 "state and the input alone; iterate this loop as far as you want to know it"
             )
         check_step(loop, start, recalled)
+        check_independent(loop, start, recalled)
         states = _steps(loop, start, recalled, LANDINGS[0])
         seen = [iteration for iteration in (earlier, LANDINGS[0]) if iteration and iteration <= LANDINGS[0]]
         landings = [Landing(iteration, states[iteration]) for iteration in dict.fromkeys(seen)]
