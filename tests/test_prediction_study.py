@@ -163,7 +163,7 @@ def test_thinning_keeps_the_first_iterations_the_last_and_what_lies_between():
     assert thin(curve).accuracy == [0.0, 0.33333, 0.66667]
 
 
-@pytest.mark.parametrize(("name", "least"), [("prefix-sums", 90), ("small-sudoku", 12), ("chess", 12)])
+@pytest.mark.parametrize(("name", "least"), [("prefix-sums", 90), ("small-sudoku", 12), ("chess", 6)])
 def test_the_population_that_is_planned_is_of_every_kind(name, least):
     plan = read_plan(Path(__file__).parent.parent / "configs" / "prediction" / f"{name}.yaml")
     assert plan.signals
