@@ -6,8 +6,8 @@
 Each run is evaluated on the splits of its own data (those of the chess model are Lichess's puzzles: a folder with the
 file is named by LOOPSCOPE_DATA), once with every example run to the last iteration and once with each only until its
 state and prediction have settled. Seconds are the processor's, of one evaluation each; a step is one example's. An
-answer is what the task's rule looks at after the last iteration: each token's largest output or, where a token has one
-output, the two highest tokens. It may change without becoming right or wrong.
+answer is what the task's rule looks at after the last iteration: each token's largest output, or the tokens chosen. It
+may change without becoming right or wrong.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from jaxtyping import Bool, Int
 from setting import setting
 from torch import Tensor
 
-from loopscope.evaluation import AccuracyCurve, EvaluationConfig, evaluate_split
+from loopscope.evaluation import AccuracyCurve, EvaluationConfig, decisions, evaluate_split
 from loopscope.loop import FunctionLoop, Tree
 from loopscope.models import LoopedTransformer
 from loopscope.solving import SHIPPED
 from loopscope.subjects import trained
-from loopscope.tasks.task import Split, Task
+from loopscope.tasks.task import Split, Task, answers_of
 from loopscope.training.runs import RunFolder
 
 DEFAULT_RUNS = ("prefix-sums", "chess")
@@ -96,12 +96,6 @@ class Found:
     seconds: float
 
 
-def answers(logits: Tensor) -> Tensor:
-    if logits.shape[-1] > 1:
-        return logits.argmax(-1)
-    return logits.squeeze(-1).topk(2, dim=1).indices.sort(1).values
-
-
 def found(model: LoopedTransformer, task: Task, split: Split, config: EvaluationConfig) -> Found:
     assert model.config.outputs is not None
     logits = torch.empty(len(split), split.problems.shape[1], model.config.outputs)
@@ -110,7 +104,7 @@ def found(model: LoopedTransformer, task: Task, split: Split, config: Evaluation
     curve = evaluate_split(loop, task, split, config)
     seconds = time.process_time() - began
     right = task.correct(logits, split.problems, split.answers).all(1)
-    return Found(curve, answers(logits), right, seconds)
+    return Found(curve, (answers_of(task) or decisions)(logits), right, seconds)
 
 
 def compare(run: Path, name: str, model: LoopedTransformer, task: Task, split: Split, config: EvaluationConfig) -> Row:
