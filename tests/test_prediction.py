@@ -406,9 +406,11 @@ def test_counts_of_fates_and_cells(analysis):
     assert analysis.fates["sudoku"] == {"extrapolates": 24, "loses it": 24}
     assert analysis.fates["prefix-sums"]["failed"] == analysis.fates["prefix-sums"]["never learned"] == 1
     first = analysis.cells_table[0]
-    assert (first.recall, first.norm, first.easy, first.hard) == (
+    assert (first.recall, first.norm, first.iterations, first.best, first.easy, first.hard) == (
         "internal",
         "outer",
+        20,
+        [1.0, 1.0, 0.2, None],
         [1.0, 1.0, 0.1, None],
         [0.9, 0.9, 0.0, None],
     )

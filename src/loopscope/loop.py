@@ -295,24 +295,27 @@ def check_step(loop: Loop, state: Tree, recalled: Tree) -> None:
             )
 
 
-def check_independent(loop: Loop, state: Tree, recalled: Tree) -> None:
+def check_independent(loop: Loop, before: Tree, after: Tree, recalled: Tree) -> None:
     """Refuse a step that takes an example elsewhere alone than among others: what arrives leaves the batch.
 
-    Compared at the second step, for at a first state of zeros a mean over the batch is not seen. Costs three evaluations
-    of the step, one of them with one example.
+    Costs an evaluation of the step with one example.
+
+    Args:
+        loop: the loop.
+        before: a state of the whole batch; not the first one, for where that is zero a mean over the batch is not seen.
+        after: the state one step later.
+        recalled: the recalled input.
 
     Raises:
         LoopscopeError: it does.
     """
-    if batch_size(state) < 2:
+    if batch_size(before) < 2:
         return
+    before, together, recalled = (select(tree, slice(0, 1)) for tree in (before, after, recalled))
     with torch.no_grad():
-        state = loop.step(state, recalled)
-        together = select(loop.step(state, recalled), slice(0, 1))
-        state, recalled = select(state, slice(0, 1)), select(recalled, slice(0, 1))
         try:
             mask = mask_of(loop, recalled)
-            alone, together = flatten(loop.step(state, recalled), mask), flatten(together, mask)
+            alone, together = flatten(loop.step(before, recalled), mask), flatten(together, mask)
             apart = alone.shape != together.shape or bool((alone - together).norm() > MIXED * together.norm())
         except (RuntimeError, ValueError):
             apart = True

@@ -131,13 +131,17 @@ def _seeds(values: Sequence[float | None]) -> str:
 
 
 def _cell(row: CellRow) -> list[str]:
-    settings = f"{row.recall} {row.norm} {row.learning_rate:g}"
-    return [settings, _seeds(row.easy), _seeds(row.hard), *map(number, row.logged), _in_words(row.fates)]
+    settings = f"{row.recall} {row.norm} {row.learning_rate:g} {row.iterations}"
+    accuracies = [_seeds(values) for values in (row.best, row.easy, row.hard)]
+    return [settings, *accuracies, *map(number, row.logged), _in_words(row.fates)]
 
 
 def _cells(analysis: Analysis) -> list[Sheet]:
-    columns = ["recall, norm, learning rate", "easy %", "hard %", *LOGGED, "fates"]
-    caption = "Mean at the last iteration (every seed); medians of what the paper logs, after the trained iterations."
+    columns = ["recall, norm, learning rate, iterations", "best easy %", "easy %", "hard %", *LOGGED, "fates"]
+    caption = (
+        "Most iterations in training. Mean of the best and at the last iteration (every seed); medians of what the paper logs, "
+        "after the trained iterations."
+    )
     return [
         Sheet(f"{task}, by cell", columns, [_cell(row) for row in analysis.cells_table if row.task == task], caption)
         for task in analysis.fates

@@ -284,7 +284,9 @@ class _Examiner:
             check_read(self.loop.read(start), batch_size(self.inputs))
         state_dtype(start)
         check_step(self.loop, start, recalled)
-        check_independent(self.loop, start, recalled)
+        with torch.no_grad():
+            first = self.loop.step(start, recalled)
+            check_independent(self.loop, first, self.loop.step(first, recalled), recalled)
         trajectory = trace(
             self.loop,
             recalled,

@@ -73,8 +73,9 @@ def _further(changes: Float[Tensor, "batch n changes"], iterations: int) -> Floa
 
 
 def leaps(loop: Loop, recalled: Tree, seed: int = 0, earlier: int | None = None) -> list[Landing]:
-    """Return the states after 15 iterations and, by leaps, after 48, 152 and 480; 30 steps (and a few to tell
-    whether they are random or mix examples), without a graph.
+    """Return the states after 15 iterations and, by leaps, after 48, 152 and 480, without a graph.
+
+    Costs 30 steps, two more to tell whether they are random, and one of a single input to tell whether they mix inputs.
 
     Args:
         loop: any loop.
@@ -96,8 +97,8 @@ def leaps(loop: Loop, recalled: Tree, seed: int = 0, earlier: int | None = None)
                 "state and the input alone; iterate this loop as far as you want to know it"
             )
         check_step(loop, start, recalled)
-        check_independent(loop, start, recalled)
         states = _steps(loop, start, recalled, LANDINGS[0])
+        check_independent(loop, states[1], states[2], recalled)
         seen = [iteration for iteration in (earlier, LANDINGS[0]) if iteration and iteration <= LANDINGS[0]]
         landings = [Landing(iteration, states[iteration]) for iteration in dict.fromkeys(seen)]
         for before, after in pairwise(LANDINGS):

@@ -133,6 +133,8 @@ class CellRow:
         recall: the recall, or fixed depth for the baseline.
         norm: the normalization.
         learning_rate: the learning rate.
+        iterations: most iterations in training.
+        best: best easy accuracy, every seed.
         easy: easy accuracy at the last iteration, every seed.
         hard: hard accuracy at the last iteration, every seed.
         fates: how many models of each fate; none of the baseline, which has nothing to lose.
@@ -143,6 +145,8 @@ class CellRow:
     recall: str
     norm: str
     learning_rate: float
+    iterations: int
+    best: list[float | None]
     easy: list[float | None]
     hard: list[float | None]
     fates: dict[str, int]
@@ -437,8 +441,8 @@ def _examined(member: Member) -> dict[str, dict[str, Any]]:
 
 
 def cells_table(members: Sequence[Member], became: Sequence[Outcome]) -> list[CellRow]:
-    """Return the paper's tables: accuracy by task, recall, normalization and learning rate, every seed."""
-    grouped: dict[tuple[str, str, str, float], list[tuple[Member, Outcome]]] = {}
+    """Return the paper's tables: accuracy by task, recall, normalization, learning rate and iterations, every seed."""
+    grouped: dict[tuple[str, str, str, float, int], list[tuple[Member, Outcome]]] = {}
     for member, outcome in zip(members, became, strict=True):
         settings = member.settings
         key = (
@@ -446,16 +450,19 @@ def cells_table(members: Sequence[Member], became: Sequence[Outcome]) -> list[Ce
             settings["model"]["recall"] if member.looped else BASELINE,
             settings["model"]["norm"],
             float(settings["training"]["learning_rate"]),
+            settings["training"]["max_iterations"],
         )
         grouped.setdefault(key, []).append((member, outcome))
     rows = []
-    for (task, recall, norm, rate), group in grouped.items():
+    for (task, recall, norm, rate, iterations), group in grouped.items():
         rows.append(
             CellRow(
                 task,
                 recall,
                 norm,
                 rate,
+                iterations,
+                [None if member.easy is None else member.easy.best for member, _ in group],
                 [outcome.easy for _, outcome in group],
                 [outcome.hard for _, outcome in group],
                 {} if recall == BASELINE else dict(Counter(outcome.fate.value for _, outcome in group)),
