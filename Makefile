@@ -1,5 +1,5 @@
 # make study: set everything up and run the first study.   make test: set everything up and run the tests.
-# make prediction: train the population that forecasts are tested on (5.4 hours of one core in all), and analyse it.
+# make prediction: train the population that forecasts are tested on (7.4 hours of one core in all), and analyse it.
 PYTHON ?= python3
 BIN := .venv/bin
 
