@@ -29,7 +29,9 @@ FORECASTS = (
     "a rule fitted on other cells of the grid, against the share of its best easy accuracy that is left at the last iteration; "
     "above the line it holds. Right: the field's favourite signal, against accuracy on the hardest problems."
 )
-CURVES = "Mean over learning rates, seeds and trained iterations. Shaded is the most of these: all else is extrapolation."
+CURVES = (
+    "Mean over learning rates, seeds and trained iterations. Shaded is the most of these: all else is extrapolation."
+)
 LIMITS = (
     "Small models: what holds for width 64 and one block need not hold for wider or deeper ones.",
     "Few tasks, and one of them makes most of the population: the table across tasks, where there is one, says how far a rule "
