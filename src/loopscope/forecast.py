@@ -79,9 +79,9 @@ class Forecast:
         values = self._right or [point.same for point in self.points]
         kept = [value / best if best else 1.0 for value, best in zip(values, accumulate(values, max), strict=True)]
         lowest = min(range(len(kept)), key=kept.__getitem__)
-        return (
-            None if kept[lowest] >= HOLDS or lowest == len(kept) - 1 else (self.points[lowest].iteration, kept[lowest])
-        )
+        if kept[lowest] >= HOLDS or lowest == len(kept) - 1:
+            return None
+        return self.points[lowest].iteration, kept[lowest]
 
     @property
     def _right(self) -> list[float] | None:

@@ -18,6 +18,7 @@ from typing import Any
 
 from loopscope.errors import LoopscopeError
 from loopscope.files import explain_write, make_folder, write_text
+from loopscope.tasks.progress import bar
 
 CHUNK = 1 << 18
 TIMEOUT = 30.0
@@ -91,14 +92,11 @@ def _checksum(path: Path) -> str:
 
 @contextmanager
 def _progress(name: str) -> Iterator[Callable[[int, int | None], None]]:
-    """Show a download's progress on standard error; yield a function of the bytes there and of all."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    """Show a download's progress (see ``bar``); yield a function of the bytes there and of all."""
+    from rich.progress import DownloadColumn, TransferSpeedColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as progress:
-        shown = progress.add_task(f"download {name}", total=None)
-        yield lambda done, total: progress.update(shown, completed=done, total=total)
+    with bar(f"download {name}", None, DownloadColumn(), TransferSpeedColumn()) as update:
+        yield lambda done, total: update(completed=done, total=total)
 
 
 def download(url: str, target: Path, pause: float = 1.0) -> Path:

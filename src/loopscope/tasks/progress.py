@@ -1,14 +1,40 @@
-"""Progress of data that are made now."""
+"""Progress of data that are made or fetched now."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.progress import ProgressColumn
+
+
+@contextmanager
+def bar(what: str, total: int | None, *columns: ProgressColumn) -> Iterator[Callable[..., None]]:
+    """Show a bar with the time left on standard error, where that is a terminal; it goes when all is done.
+
+    Args:
+        what: what is done.
+        total: how much there is; None where that is not known yet.
+        columns: what stands between the bar and the time left.
+
+    Yields:
+        rich's ``Progress.update`` of this bar, to be called from any thread.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    shown = (TextColumn("{task.description}"), BarColumn(), *columns, TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*shown, console=console, transient=True, disable=not console.is_terminal) as progress:
+        yield partial(progress.update, progress.add_task(what, total=total))
 
 
 @contextmanager
 def making(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show on standard error, where that is a terminal, how much is made and the time left.
+    """Show how much is made (see ``bar``).
 
     Args:
         what: what is made, in the plural.
@@ -17,12 +43,7 @@ def making(what: str, total: int) -> Iterator[Callable[[int], None]]:
     Yields:
         A function of how many more there are, to be called from any thread.
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import MofNCompleteColumn, TextColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("left"))
-    console = Console(stderr=True)
-    disable = not console.is_terminal
-    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=disable) as progress:
-        shown = progress.add_task(f"make {what}", total=total)
-        yield lambda more: progress.advance(shown, more)
+    with bar(f"make {what}", total, MofNCompleteColumn(), TextColumn("left")) as update:
+        yield lambda more: update(advance=more)

@@ -148,21 +148,17 @@ def _game(place: tuple[int, int]) -> list[MadePuzzle]:
     return list(game_puzzles(*place))
 
 
-def _count(found: dict[int, dict[bytes, MadePuzzle]]) -> int:
-    return sum(len(kind) for kind in found.values())
-
-
 def collect(games: Iterable[list[MadePuzzle]], mates: int) -> list[MadePuzzle]:
     """Return the first ``mates`` puzzles of each distance that games give, no two alike, the mates in one first."""
     found: dict[int, dict[bytes, MadePuzzle]] = {1: {}, 2: {}}
     with making("mates", len(found) * mates) as on_made:
         for puzzles in games:
-            before = _count(found)
             for puzzle in puzzles:
-                if len(found[puzzle.distance]) < mates:
-                    found[puzzle.distance].setdefault(puzzle.problem, puzzle)
-            on_made(_count(found) - before)
-            if _count(found) == len(found) * mates:
+                kind = found[puzzle.distance]
+                if len(kind) < mates and puzzle.problem not in kind:
+                    kind[puzzle.problem] = puzzle
+                    on_made(1)
+            if all(len(kind) == mates for kind in found.values()):
                 break
     return [puzzle for kind in found.values() for puzzle in kind.values()]
 
