@@ -13,7 +13,7 @@ from typing import IO
 import yaml
 
 from loopscope.errors import LoopscopeError
-from loopscope.files import explain_write, make_folder, read_yaml_mapping, write_text
+from loopscope.files import explain_write, make_folder, read_yaml_mapping, vacant, write_text
 from loopscope.training.settings import RunSettings, settings_from
 
 LOCK_POLL = 0.2
@@ -134,7 +134,7 @@ def open_run(path: Path, settings: RunSettings, resume: bool) -> RunFolder:
                 f"{path} holds a run with other settings ({', '.join(differing)}): resume with the same ones"
             )
         return run
-    if path.is_dir() and any(path.iterdir()):
+    if not vacant(run.config):
         raise LoopscopeError(f"{path} is not empty and holds no run: choose another folder")
     make_folder(path)
     write_text(run.config, yaml.safe_dump(settings.to_dict(), sort_keys=False))
