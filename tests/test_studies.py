@@ -15,7 +15,7 @@ from commands import refusal
 from loopscope.cli import main
 from loopscope.errors import RESUMABLE, LoopscopeError
 from loopscope.studies import Ledger, Record, StudyFolder, read_plan, run_study
-from loopscope.training.runs import RunFolder
+from loopscope.training.runs import RunFolder, open_run
 
 TINY = {
     "name": "tiny",
@@ -180,6 +180,56 @@ def test_a_run_that_is_stopped_while_it_starts_has_not_failed(tmp_path):
     assert outcome.stopped == "SIGTERM"
     assert outcome.unfinished == [run.name for run in plan.runs]
     assert not folder.ledger.path.exists()
+
+
+@pytest.mark.parametrize(
+    ("place", "content", "said"),
+    [
+        (GOOD, "", "cannot write"),
+        (f"{GOOD}/thesis.tex", "", "is not empty and holds no run"),
+        (f"{GOOD}/config.yaml", "task: [", "config.yaml is not valid YAML"),
+    ],
+)
+def test_a_blocked_folder_fails_its_run_and_the_others_go_on(tmp_path, capsys, place, content, said):
+    plan, folder = written(tmp_path / "tiny.yaml", grid={"model.norm": ["outer"]}), StudyFolder(tmp_path / "out")
+    blocked = folder.path / "runs" / place.replace(GOOD, "outer")
+    blocked.parent.mkdir(parents=True)
+    blocked.write_text(content)
+    assert main(["study", str(plan), "--out", str(folder.path)]) == 1
+    records = folder.ledger.records()
+    assert said in records["outer"].error
+    assert records["outer"].evaluation is None
+    assert records[DEEP].status == "finished"
+    assert blocked.read_text() == content
+    assert "outer" in folder.report.read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("evaluation.json", "no json"), ("evaluation.json", "{}"), ("evaluation.json", "[]"), ("seconds.json", "no json")],
+)
+def test_a_damaged_file_fails_its_run_until_it_is_removed(study, tmp_path, capsys, name, content):
+    plan, folder, _ = study
+    copy = StudyFolder(shutil.copytree(folder, tmp_path / "copy"))
+    copy.ledger.path.unlink()
+    damaged = copy.run(GOOD).path / name
+    damaged.write_text(content)
+    assert main(["study", str(plan), "--out", str(copy.path)]) == 1
+    records = copy.ledger.records()
+    assert f"{damaged}" in records[GOOD].error
+    assert records[DEEP].status == "finished"
+    damaged.unlink()
+    assert main(["study", str(plan), "--out", str(copy.path), "--retry-failed"]) == 1
+    assert outcomes(copy.path)[GOOD] == outcomes(folder)[GOOD]
+
+
+def test_a_study_of_other_settings_is_refused_though_no_run_has_ended(tmp_path, capsys):
+    """As after a kill: refused before any run is begun, not after the hours of those before it."""
+    plan, out = read_plan(written(tmp_path / "tiny.yaml")), tmp_path / "out"
+    open_run(StudyFolder(out).run(plan.runs[-1].name).path, plan.runs[-1].settings, resume=False)
+    other = written(tmp_path / "other.yaml", training={**TINY["training"], "steps": 13})
+    assert f"holds the run {DEEP} with other settings" in refusal(capsys, ["study", other, "--out", out])
+    assert [path.name for path in (out / "runs").iterdir()] == [DEEP]
 
 
 def test_a_study_of_other_settings_is_refused(study, tmp_path, capsys):

@@ -108,7 +108,7 @@ def train_command(options: Namespace) -> int:
 def evaluate_command(options: Namespace) -> int:
     """Evaluate a run against the number of iterations, on its own data or on others of its task."""
     from loopscope.evaluation import evaluate, iterations_to_run, to_json
-    from loopscope.files import read_json, write_json
+    from loopscope.files import write_json
     from loopscope.reports.terminal import curves_table, iteration_progress
     from loopscope.subjects import evaluation_of
 
@@ -116,7 +116,7 @@ def evaluate_command(options: Namespace) -> int:
     run, settings, other_data = opened.run, opened.settings, opened.other_data
     out = _place_for(run, run.evaluation, options.out, other_data)
     config = evaluation_of(settings)
-    stored = read_json(run.evaluation)["splits"] if run.evaluation.is_file() and not other_data else {}
+    stored = {} if other_data else run.curves()
     splits = settings.data.evaluation_splits()
     with iteration_progress(console, "evaluate", iterations_to_run(splits, config)) as on_iteration:
         curves = evaluate(opened.model, settings.data, config, on_iteration, splits)

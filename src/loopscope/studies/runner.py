@@ -20,7 +20,7 @@ from loopscope.studies.plan import PlannedRun, StudyPlan
 from loopscope.studies.processes import Job, Machines, News, Process, ThisMachine
 from loopscope.studies.signals import signals_file
 from loopscope.training.runs import RunFolder, open_run
-from loopscope.training.settings import settings_from
+from loopscope.training.settings import RunSettings, settings_from
 
 POLL = 0.2
 GRACE = 20.0
@@ -151,7 +151,11 @@ def _start(plan: StudyPlan, folder: StudyFolder, planned: PlannedRun, status: Ru
 
 
 def _record(folder: StudyFolder, planned: PlannedRun, error: str | None) -> Record:
-    """Return the record of a run that ended, with what its folder holds; it failed where there is an error."""
+    """Return the record of a run that ended, with what its folder holds; it failed where there is an error.
+
+    Raises:
+        LoopscopeError: a file of the run is damaged.
+    """
     run = folder.run(planned.name)
     seconds, signals, machines = run.path / "seconds.json", signals_file(run), machines_file(run)
     return Record(
@@ -160,7 +164,7 @@ def _record(folder: StudyFolder, planned: PlannedRun, error: str | None) -> Reco
         settings=planned.settings.to_dict(),
         seconds=read_json(seconds) if seconds.exists() else {},
         error=error,
-        evaluation=read_json(run.evaluation)["splits"] if run.evaluation.exists() else None,
+        evaluation=run.curves() or None,
         examination=read_json(run.examination) if run.examination.exists() else None,
         forecast=read_json(run.forecast) if run.forecast.exists() else None,
         signals=read_json(signals) if signals.exists() else None,
@@ -168,24 +172,38 @@ def _record(folder: StudyFolder, planned: PlannedRun, error: str | None) -> Reco
     )
 
 
+def _failed(planned: PlannedRun, error: LoopscopeError) -> Record:
+    """Return the record of a run whose folder cannot be opened or read: it holds nothing of what is there."""
+    return Record(
+        planned.name, "failed", planned.settings.to_dict(), {}, error=f"{error}; --retry-failed does it again"
+    )
+
+
+def _held_settings(folder: StudyFolder, planned: PlannedRun, record: Record | None) -> RunSettings | None:
+    """Return the settings of the run of that name that the study holds, ended or begun, or None where none is known."""
+    if record is not None:
+        # Read first: a ledger may be older than some settings, which have their defaults then.
+        return settings_from(record.settings)
+    try:
+        return folder.run(planned.name).settings()
+    except LoopscopeError:
+        return None  # nothing there, or what is there cannot be read: opening it says so
+
+
 def _already_done(folder: StudyFolder, plan: StudyPlan, retry_failed: bool) -> set[str]:
     """Return the runs that need not run.
 
     Raises:
-        LoopscopeError: the ledger holds a run of the same name with other settings.
+        LoopscopeError: the folder holds a run of the same name with other settings.
     """
-    done = set()
-    planned = {run.name: run.settings for run in plan.runs}
-    for name, record in folder.ledger.records().items():
-        # Read first: a ledger may be older than some settings, which have their defaults then.
-        if name in planned and settings_from(record.settings) != planned[name]:
+    records = folder.ledger.records()
+    for run in plan.runs:
+        if _held_settings(folder, run, records.get(run.name)) not in (None, run.settings):
             raise LoopscopeError(
-                f"{folder.path} holds the run {name} with other settings than {plan.source} gives it: "
+                f"{folder.path} holds the run {run.name} with other settings than {plan.source} gives it: "
                 "choose another --out, or give the study another name"
             )
-        if record.status == "finished" or not retry_failed:
-            done.add(name)
-    return done
+    return {name for name, record in records.items() if record.status == "finished" or not retry_failed}
 
 
 def run_study(
@@ -198,6 +216,8 @@ def run_study(
     machines: Machines | None = None,
 ) -> StudyOutcome:
     """Do every run of a study that is not done yet.
+
+    A run whose folder is blocked or damaged fails, and the others go on.
 
     Args:
         plan: the study.
@@ -261,7 +281,10 @@ def _run_all(
                     worker.process.ask_to_stop()
             while waiting and not asked and len(running) < (workers or machines.room(threads) or plan.workers):
                 planned = waiting.popleft()
-                running.append(_start(plan, folder, planned, statuses[planned.name], machines))
+                try:
+                    running.append(_start(plan, folder, planned, statuses[planned.name], machines))
+                except LoopscopeError as error:
+                    _note(folder, _failed(planned, error), statuses[planned.name])
             for worker in list(running):
                 news = worker.process.poll()
                 worker.status.hear(news)
@@ -307,6 +330,13 @@ def _finish(folder: StudyFolder, worker: _Worker, news: News) -> None:
     if news.state == "ended" and news.status in (RESUMABLE, -signal.SIGTERM):
         worker.status.state = "stopped"
         return
-    record = _record(folder, worker.planned, _why_failed(folder, worker, news))
+    try:
+        record = _record(folder, worker.planned, _why_failed(folder, worker, news))
+    except LoopscopeError as error:
+        record = _failed(worker.planned, error)
+    _note(folder, record, worker.status)
+
+
+def _note(folder: StudyFolder, record: Record, status: RunStatus) -> None:
     folder.ledger.append(record)
-    worker.status.state, worker.status.error = record.status, record.error
+    status.state, status.error = record.status, record.error

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import yaml
 
 from loopscope.errors import LoopscopeError
-from loopscope.files import explain_write, make_folder, read_yaml_mapping, vacant, write_text
+from loopscope.files import explain_write, make_folder, read_json, read_yaml_mapping, vacant, write_text
 from loopscope.training.settings import RunSettings, settings_from
 
 LOCK_POLL = 0.2
@@ -80,6 +80,20 @@ class RunFolder:
                 f"{self.path} holds no run: expected {self.config.name} there (loopscope train makes one)"
             )
         return settings_from(read_yaml_mapping(self.config))
+
+    def curves(self) -> dict[str, Any]:
+        """Return the accuracy curves by split, as far as the run was evaluated.
+
+        Raises:
+            LoopscopeError: its evaluation is damaged.
+        """
+        if not self.evaluation.exists():
+            return {}
+        evaluation = read_json(self.evaluation)
+        if not isinstance(evaluation, dict) or not isinstance(evaluation.get("splits"), dict):
+            raise LoopscopeError(f"{self.evaluation} holds no accuracy by split: remove it and evaluate again")
+        curves: dict[str, Any] = evaluation["splits"]
+        return curves
 
     def finished(self) -> bool:
         """Return whether training has finished and the model is there."""
