@@ -239,6 +239,37 @@ def test_a_study_of_other_settings_is_refused(study, tmp_path, capsys):
     assert "with other settings" in capsys.readouterr().err
 
 
+def test_a_study_that_examines_otherwise_is_refused(study, tmp_path, capsys):
+    """What has been examined would stay as it is, and stand beside what is examined otherwise."""
+    _, folder, _ = study
+    out, quick = shutil.copytree(folder, tmp_path / "out"), TINY["examination"]
+    held = (out / "ledger.jsonl").read_text()
+
+    def refused(**changes):
+        return refusal(capsys, ["study", written(tmp_path / "other.yaml", **changes), "--out", out])
+
+    assert "measured with signals False, " in refused(signals=True)
+    assert "measured with examination.time_limit None, " in refused(examination={**quick, "time_limit": 60})
+    assert "measured with examination.examples 6, " in refused(examination={**quick, "examples": 7})
+    assert (out / "ledger.jsonl").read_text() == held
+    (out / "ledger.jsonl").unlink()
+    StudyFolder(out).run(GOOD).examination.unlink()
+    assert main(["study", str(tmp_path / "other.yaml"), "--out", str(out)]) == 1
+    assert StudyFolder(out).ledger.records()[GOOD].examination["settings"]["inputs"] == 7
+
+
+def test_options_that_no_examination_has_had_yet_may_change(tmp_path, capsys):
+    """As the message advises where there are too few problems to evaluate and to forecast from."""
+    many = written(tmp_path / "many.yaml", signals=True, grid={"model.norm": ["outer"]}, also=[])
+    few = written(
+        tmp_path / "few.yaml", signals=True, grid={"model.norm": ["outer"]}, also=[], examination={"examples": 2}
+    )
+    assert main(["study", str(many), "--out", str(tmp_path / "out")]) == 1
+    (record,) = StudyFolder(tmp_path / "out").ledger.records().values()
+    assert "lower evaluation.examples or examination.examples" in record.error
+    assert main(["study", str(few), "--out", str(tmp_path / "out"), "--retry-failed"]) == 0
+
+
 def test_a_killed_study_goes_on_and_finds_the_same(study, tmp_path):
     """SIGKILL in the middle of training; the number of workers differs too."""
     plan, folder, _ = study

@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from loopscope.errors import RESUMABLE, LoopscopeError, check_positive
-from loopscope.files import explain_write, make_folder, read_json
+from loopscope.files import explain_write, make_folder, read_json, write_json
+from loopscope.stability import ExaminationConfig
 from loopscope.studies.ledger import Ledger, Record
 from loopscope.studies.machine import machines_file
 from loopscope.studies.plan import PlannedRun, StudyPlan
 from loopscope.studies.processes import Job, Machines, News, Process, ThisMachine
 from loopscope.studies.signals import signals_file
 from loopscope.training.runs import RunFolder, open_run
-from loopscope.training.settings import RunSettings, settings_from
+from loopscope.training.settings import RunSettings, dotted, settings_from
 
 POLL = 0.2
 GRACE = 20.0
@@ -43,6 +44,11 @@ class StudyFolder:
     def ledger(self) -> Ledger:
         """The record of runs that ended."""
         return Ledger(self.path / "ledger.jsonl")
+
+    @property
+    def measured(self) -> Path:
+        """What is measured of the study's models beside their accuracy."""
+        return self.path / "measured.json"
 
     @property
     def report(self) -> Path:
@@ -127,12 +133,35 @@ class StudyOutcome:
     stopped: str | None
 
 
+def _measured(plan: StudyPlan) -> dict[str, Any]:
+    """Return what is measured of each model beside its accuracy, as plain values."""
+    return {"examination": None if plan.examination is None else asdict(plan.examination), "signals": plan.signals}
+
+
+def _check_measured(plan: StudyPlan, folder: StudyFolder) -> None:
+    """Refuse to mix models that were examined in different ways; note how these are.
+
+    Raises:
+        LoopscopeError: the folder holds examinations of other options than the plan's.
+    """
+    asked = _measured(plan)
+    if folder.measured.is_file() and any((folder.path / "runs").glob("*/examination.json")):
+        # A note may be older than some options, which have their defaults then.
+        before = dotted({"examination": asdict(ExaminationConfig())}) | dotted(read_json(folder.measured))
+        now = dotted(asked)
+        if changed := [f"{name} {before.get(name)}" for name in now if before.get(name) != now[name]]:
+            raise LoopscopeError(
+                f"{folder.path} holds models that were measured with {', '.join(changed)}, {plan.source} asks for others: "
+                "choose another --out; or, to measure these models anew, remove its ledger.jsonl and, of each of its runs, "
+                "examination.json, forecast.json and signals.json"
+            )
+    write_json(folder.measured, asked)
+
+
 def _job(plan: StudyPlan, run: RunFolder, planned: PlannedRun) -> Job:
     path = run.path.absolute()
-    examination = None if plan.examination is None else asdict(plan.examination)
-    measured = json.dumps({"examination": examination, "signals": plan.signals})
     return Job(
-        arguments=(str(path), measured),
+        arguments=(str(path), json.dumps(_measured(plan))),
         log=str(path / "log.txt"),
         threads=planned.settings.training.threads,
         folder=os.getcwd(),
@@ -234,14 +263,15 @@ def run_study(
         the records, and why it stopped early if it did: time limit, or interrupt (SIGINT, SIGTERM).
 
     Raises:
-        LoopscopeError: the folder cannot be written, is in use, or holds another study's runs; ``workers`` is below 1; or
-            a machine may not do runs.
+        LoopscopeError: the folder cannot be written, is in use, or holds another study's runs, or runs that were
+            examined otherwise; ``workers`` is below 1; or a machine may not do runs.
     """
     if workers is not None:
         check_positive(workers=workers)
     make_folder(folder.path / "runs")
     with RunFolder(folder.path).lock():
         done = _already_done(folder, plan, retry_failed)
+        _check_measured(plan, folder)
         statuses = {
             run.name: RunStatus(run.name, "done before" if run.name in done else "waiting") for run in plan.runs
         }
