@@ -15,6 +15,7 @@ from commands import refusal
 from loopscope.cli import main
 from loopscope.errors import RESUMABLE, LoopscopeError
 from loopscope.studies import Ledger, Record, StudyFolder, read_plan, run_study
+from loopscope.studies.processes import News
 from loopscope.training.runs import RunFolder, open_run
 
 TINY = {
@@ -293,6 +294,63 @@ def test_a_time_limit_stops_cleanly_and_the_same_command_goes_on(tmp_path, capsy
     assert main([*command, "--time-limit", "1s"]) == RESUMABLE
     assert "the same command goes on" in " ".join(capsys.readouterr().err.split())
     assert main(command) == 0
+
+
+class DeafProcess:
+    """The worker of a run in the middle of a part that takes hours."""
+
+    def __init__(self):
+        self.asked = self.killed = False
+
+    def poll(self):
+        return News("running")
+
+    def ask_to_stop(self):
+        self.asked = True
+
+    def kill(self):
+        assert self.asked
+        self.killed = True
+
+
+class DeafMachine:
+    def __init__(self):
+        self.processes = []
+
+    def room(self, threads):
+        return None
+
+    def start(self, job):
+        self.processes.append(DeafProcess())
+        return self.processes[-1]
+
+
+def test_a_time_limit_holds_whatever_the_runs_are_doing(tmp_path, monkeypatch):
+    monkeypatch.setattr("loopscope.studies.runner.GRACE", 1.0)
+    monkeypatch.setattr("loopscope.studies.runner.REPORT", 0.5)
+    plan, machines = read_plan(written(tmp_path / "tiny.yaml")), DeafMachine()
+    outcome = run_study(plan, StudyFolder(tmp_path / "out"), 2, time_limit=1.5, machines=machines)
+    assert outcome.stopped == "the time limit"
+    assert outcome.unfinished == [run.name for run in plan.runs]
+    assert [process.killed for process in machines.processes] == [True, True]
+    assert not outcome.records
+
+
+def test_a_second_interrupt_waits_for_nothing(tmp_path):
+    """One that comes with the first, as `timeout` sends it to the process and to its group, is no second one."""
+    plan, machines = read_plan(written(tmp_path / "tiny.yaml")), DeafMachine()
+    shown = []
+
+    def interrupt(statuses):
+        shown.append(time.monotonic())
+        if len(shown) <= 2 or shown[-1] > shown[0] + 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    outcome = run_study(plan, StudyFolder(tmp_path / "out"), show=interrupt, machines=machines)
+    assert outcome.stopped == "SIGINT"
+    assert outcome.unfinished == [run.name for run in plan.runs]
+    assert [process.killed for process in machines.processes] == [True]
+    assert shown[-1] > shown[0] + 2
 
 
 def test_a_cut_last_line_of_the_ledger_is_dropped(tmp_path):

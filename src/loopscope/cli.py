@@ -631,7 +631,8 @@ def _examine_parser() -> ArgumentParser:
 def _study_parser() -> ArgumentParser:
     parser = _new_parser(
         "Train, evaluate and examine every run of a study's grid, then write one report. A study that was "
-        "stopped, or killed, goes on where it was when the same command is given again.",
+        "stopped, or killed, goes on where it was when the same command is given again. After Ctrl-C its runs "
+        "save where they are; after a second one it ends at once, and what was being examined is examined again later.",
     )
     parser.add_argument("config", help="The study's YAML file, such as configs/quick.yaml.")
     parser.add_argument("--out", type=str | None, help="Folder for the study; studies/NAME if left out.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import time
@@ -10,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any, Literal
 
 from loopscope.errors import RESUMABLE, LoopscopeError, check_positive
@@ -26,6 +28,10 @@ from loopscope.training.settings import RunSettings, dotted, settings_from
 POLL = 0.2
 GRACE = 20.0
 """Seconds before a time limit at which runs are asked to stop: enough for a step and a checkpoint."""
+REPORT = 4.0
+"""Seconds before a time limit at which runs that have not stopped are ended: enough to write the report."""
+AGAIN = 1.0
+"""Seconds after a signal from which another one is a second request: shells and `timeout` may send one twice."""
 LOSSES = 3
 """Machines that a run may lose in one call: the last is taken for the run's own fault, such as memory that it exhausts."""
 
@@ -116,6 +122,33 @@ class _Worker:
     planned: PlannedRun
     process: Process
     status: RunStatus
+
+
+class _Stop:
+    """When a study is to stop, and why.
+
+    Args:
+        time_limit: seconds from now, or None.
+    """
+
+    def __init__(self, time_limit: float | None) -> None:
+        self._limit = math.inf if time_limit is None else time.monotonic() + time_limit
+        self._signals: list[tuple[str, float]] = []
+
+    def hear(self, number: int, frame: FrameType | None) -> None:
+        """Remember a signal."""
+        self._signals.append((signal.Signals(number).name, time.monotonic()))
+
+    def reason(self) -> str | None:
+        """Return why runs are to stop, or None."""
+        if self._signals:
+            return self._signals[0][0]
+        return "the time limit" if time.monotonic() > self._limit - GRACE else None
+
+    def at_once(self) -> bool:
+        """Return whether runs that have not stopped yet are waited for no longer."""
+        asked_again = bool(self._signals) and self._signals[-1][1] - self._signals[0][1] > AGAIN
+        return asked_again or time.monotonic() > self._limit - REPORT
 
 
 @dataclass(frozen=True)
@@ -253,14 +286,16 @@ def run_study(
         folder: where it is kept.
         workers: runs at once; if None, as many as the machines have room for, or the plan's number where they do not
             say. Each run has the threads of its settings, so that results do not depend on this number.
-        time_limit: seconds after which to stop cleanly.
+        time_limit: seconds within which to stop. Runs are asked to ``GRACE`` before; those that cannot, in the middle of a
+            long part of an examination, are ended, which costs them that part.
         retry_failed: do runs again that failed before.
         show: called several times a second with the status of every run.
         machines: where runs are done; on this machine if None. A run whose machine is lost goes on on another, until it
             has lost ``LOSSES`` of them.
 
     Returns:
-        the records, and why it stopped early if it did: time limit, or interrupt (SIGINT, SIGTERM).
+        the records, and why it stopped early if it did: time limit, or interrupt (SIGINT, SIGTERM; the second
+        one waits for nothing).
 
     Raises:
         LoopscopeError: the folder cannot be written, is in use, or holds another study's runs, or runs that were
@@ -291,30 +326,24 @@ def _run_all(
     show: Callable[[list[RunStatus]], None] | None,
     machines: Machines,
 ) -> str | None:
-    deadline = None if time_limit is None else time.monotonic() + time_limit - GRACE
+    stop = _Stop(time_limit)
     threads = max(run.settings.training.threads for run in plan.runs)
-    asked: list[str] = []
-    previous = {
-        number: signal.signal(number, lambda got, frame: asked.append(signal.Signals(got).name))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
+    previous = {number: signal.signal(number, stop.hear) for number in (signal.SIGINT, signal.SIGTERM)}
     waiting = deque(run for run in plan.runs if statuses[run.name].state == "waiting")
     running: list[_Worker] = []
-    told = False
+    asked: str | None = None
     try:
         while waiting or running:
-            if deadline is not None and time.monotonic() > deadline and not asked:
-                asked.append("the time limit")
-            if asked and not told:
-                told = True
+            if asked is None and (asked := stop.reason()) is not None:
                 for worker in running:
                     worker.process.ask_to_stop()
-            while waiting and not asked and len(running) < (workers or machines.room(threads) or plan.workers):
+            while waiting and asked is None and len(running) < (workers or machines.room(threads) or plan.workers):
                 planned = waiting.popleft()
                 try:
                     running.append(_start(plan, folder, planned, statuses[planned.name], machines))
                 except LoopscopeError as error:
                     _note(folder, _failed(planned, error), statuses[planned.name])
+            late = asked is not None and stop.at_once()
             for worker in list(running):
                 news = worker.process.poll()
                 worker.status.hear(news)
@@ -324,18 +353,22 @@ def _run_all(
                         waiting.appendleft(worker.planned)
                     else:
                         _finish(folder, worker, news)
+                elif late:
+                    worker.process.kill()
+                    worker.status.state = "stopped"
+                    running.remove(worker)
             if show is not None:
                 show(list(statuses.values()))
             if running:
                 time.sleep(POLL)
-            elif asked:
+            elif asked is not None:
                 break
     finally:
         for worker in running:
             worker.process.kill()
         for number, handler in previous.items():
             signal.signal(number, handler)
-    return asked[0] if asked else None
+    return asked
 
 
 def _goes_on_elsewhere(status: RunStatus, news: News) -> bool:
