@@ -268,6 +268,7 @@ def test_options_that_no_examination_has_had_yet_may_change(tmp_path, capsys):
     assert main(["study", str(many), "--out", str(tmp_path / "out")]) == 1
     (record,) = StudyFolder(tmp_path / "out").ledger.records().values()
     assert "lower evaluation.examples or examination.examples" in record.error
+    assert not record.seconds, "it was trained all the same"
     assert main(["study", str(few), "--out", str(tmp_path / "out"), "--retry-failed"]) == 0
 
 

@@ -168,6 +168,8 @@ def run_stages(run: RunFolder, config: ExaminationConfig | None, signals: bool, 
     splits = settings.data.evaluation_splits()
     evaluated = splits.keys() == run.curves().keys()
     looped = settings.model.architecture == "looped"
+    if config is not None and signals and looped and not run.finished():
+        forecast_split(settings, config.examples)  # too few problems are refused here, not after hours of training
     timed("train", not run.finished(), do_train)
     timed("evaluate", not evaluated, lambda: _evaluate(run, settings, splits, reporter))
     if config is None:
