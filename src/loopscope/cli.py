@@ -802,6 +802,18 @@ def _parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
         raise LoopscopeError(message) from error
 
 
+def _check_second_word(name: str, arguments: Sequence[str]) -> None:
+    """Refuse what is neither a file nor the second word of a command but nearly that, such as study colect.
+
+    Raises:
+        LoopscopeError: naming that command.
+    """
+    given = arguments[0] if arguments else ""
+    second = [command.removeprefix(f"{name} ") for command in COMMANDS if command.startswith(f"{name} ")]
+    if given.isalpha() and not Path(given).exists() and (close := nearest(given, second)):
+        raise LoopscopeError(f"{given!r} is no file and no command of loopscope {name}{close}")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return its exit status: 0 done, 1 failed, 2 bad input, 75 stopped and resumable, 130 interrupted."""
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -816,6 +828,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         make_parser, command, _ = COMMANDS[name]
         parser = make_parser()
         parser.prog = f"loopscope {name}"
+        _check_second_word(name, arguments[words:])
         return command(_parse(parser, arguments[words:]))
     except LoopscopeError as error:
         print(f"loopscope: {error}", file=sys.stderr)
