@@ -203,6 +203,14 @@ def test_a_damaged_population_is_one_line(tmp_path, content, said, unchecked):
     assert "\n" not in str(error.value)
 
 
+def test_a_folder_is_no_population_and_a_file_is_no_folder_of_one(tmp_path, capsys, unchecked):
+    Ledger(tmp_path / "ledger.jsonl").append(Record("a", "failed", {"task": "x", "model": {}, "training": {}}, {}))
+    said = refusal(capsys, ["study", "collect", tmp_path, "--into", tmp_path])
+    assert f"{tmp_path} is a folder, expected the file of a population" in said
+    said = refusal(capsys, ["advise", tmp_path / "ledger.jsonl"])
+    assert said.endswith(f"ledger.jsonl is a file, expected the folder of a population, such as {tmp_path}")
+
+
 def test_only_a_study_that_ran_can_be_collected(tmp_path, capsys, unchecked):
     into = tmp_path / "into.jsonl"
     assert "holds no run that ended" in refusal(capsys, ["study", "collect", tmp_path, "--into", into])

@@ -15,7 +15,7 @@ from loopscope.errors import RESUMABLE, LoopscopeError
 from loopscope.studies import StudyFolder, read_plan, run_study
 from loopscope.studies.machine import this_machine
 from loopscope.studies.population import collect, member, read_population
-from loopscope.studies.retrain import compare, name_of, pick
+from loopscope.studies.retrain import claim, compare, name_of, pick, retraining_plan
 
 TINY = {
     "task": "prefix-sums",
@@ -215,6 +215,15 @@ def test_mistakes_are_one_line(trained, tmp_path, capsys, unchecked):
     other = {**rows[0].settings, "training": {**rows[0].settings["training"], "seed": 7}}
     changed = written(tmp_path / "changed", [replace(rows[0], settings=other), *rows[1:]])
     assert "with other settings than" in refused(changed, "--runs", 3, out=done)
+
+
+def test_a_retraining_that_was_killed_before_its_note_was_whole_is_begun_anew(trained, tmp_path):
+    _, population, _ = trained
+    ledger = population / "ledger.jsonl"
+    plan = retraining_plan(pick(read_population(ledger), 2, seed=0), ledger)
+    (tmp_path / ".plan.json.partial").write_text('["tiny')
+    claim(tmp_path, plan)
+    assert json.loads((tmp_path / "plan.json").read_text()) == [run.name for run in plan.runs]
 
 
 @pytest.mark.parametrize("bad", ["", ".", "..", "a/b", "/a"])

@@ -15,7 +15,8 @@ from commands import refusal
 from loopscope.cli import main
 from loopscope.errors import RESUMABLE, LoopscopeError
 from loopscope.studies import Ledger, Record, StudyFolder, read_plan, run_study
-from loopscope.training.runs import RunFolder
+from loopscope.studies.processes import News
+from loopscope.training.runs import RunFolder, open_run
 
 TINY = {
     "name": "tiny",
@@ -182,11 +183,93 @@ def test_a_run_that_is_stopped_while_it_starts_has_not_failed(tmp_path):
     assert not folder.ledger.path.exists()
 
 
+@pytest.mark.parametrize(
+    ("place", "content", "said"),
+    [
+        (GOOD, "", "cannot write"),
+        (f"{GOOD}/thesis.tex", "", "is not empty and holds no run"),
+        (f"{GOOD}/config.yaml", "task: [", "config.yaml is not valid YAML"),
+    ],
+)
+def test_a_blocked_folder_fails_its_run_and_the_others_go_on(tmp_path, capsys, place, content, said):
+    plan, folder = written(tmp_path / "tiny.yaml", grid={"model.norm": ["outer"]}), StudyFolder(tmp_path / "out")
+    blocked = folder.path / "runs" / place.replace(GOOD, "outer")
+    blocked.parent.mkdir(parents=True)
+    blocked.write_text(content)
+    assert main(["study", str(plan), "--out", str(folder.path)]) == 1
+    records = folder.ledger.records()
+    assert said in records["outer"].error
+    assert records["outer"].evaluation is None
+    assert records[DEEP].status == "finished"
+    assert blocked.read_text() == content
+    assert "outer" in folder.report.read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("evaluation.json", "no json"), ("evaluation.json", "{}"), ("evaluation.json", "[]"), ("seconds.json", "no json")],
+)
+def test_a_damaged_file_fails_its_run_until_it_is_removed(study, tmp_path, capsys, name, content):
+    plan, folder, _ = study
+    copy = StudyFolder(shutil.copytree(folder, tmp_path / "copy"))
+    copy.ledger.path.unlink()
+    damaged = copy.run(GOOD).path / name
+    damaged.write_text(content)
+    assert main(["study", str(plan), "--out", str(copy.path)]) == 1
+    records = copy.ledger.records()
+    assert f"{damaged}" in records[GOOD].error
+    assert records[DEEP].status == "finished"
+    damaged.unlink()
+    assert main(["study", str(plan), "--out", str(copy.path), "--retry-failed"]) == 1
+    assert outcomes(copy.path)[GOOD] == outcomes(folder)[GOOD]
+
+
+def test_a_study_of_other_settings_is_refused_though_no_run_has_ended(tmp_path, capsys):
+    """As after a kill: refused before any run is begun, not after the hours of those before it."""
+    plan, out = read_plan(written(tmp_path / "tiny.yaml")), tmp_path / "out"
+    open_run(StudyFolder(out).run(plan.runs[-1].name).path, plan.runs[-1].settings, resume=False)
+    other = written(tmp_path / "other.yaml", training={**TINY["training"], "steps": 13})
+    assert f"holds the run {DEEP} with other settings" in refusal(capsys, ["study", other, "--out", out])
+    assert [path.name for path in (out / "runs").iterdir()] == [DEEP]
+
+
 def test_a_study_of_other_settings_is_refused(study, tmp_path, capsys):
     _, folder, _ = study
     other = written(tmp_path / "tiny.yaml", evaluation={"iterations": 13, "examples": 10})
     assert main(["study", str(other), "--out", str(folder)]) == 2
     assert "with other settings" in capsys.readouterr().err
+
+
+def test_a_study_that_examines_otherwise_is_refused(study, tmp_path, capsys):
+    """What has been examined would stay as it is, and stand beside what is examined otherwise."""
+    _, folder, _ = study
+    out, quick = shutil.copytree(folder, tmp_path / "out"), TINY["examination"]
+    held = (out / "ledger.jsonl").read_text()
+
+    def refused(**changes):
+        return refusal(capsys, ["study", written(tmp_path / "other.yaml", **changes), "--out", out])
+
+    assert "measured with signals False, " in refused(signals=True)
+    assert "measured with examination.time_limit None, " in refused(examination={**quick, "time_limit": 60})
+    assert "measured with examination.examples 6, " in refused(examination={**quick, "examples": 7})
+    assert (out / "ledger.jsonl").read_text() == held
+    (out / "ledger.jsonl").unlink()
+    StudyFolder(out).run(GOOD).examination.unlink()
+    assert main(["study", str(tmp_path / "other.yaml"), "--out", str(out)]) == 1
+    assert StudyFolder(out).ledger.records()[GOOD].examination["settings"]["inputs"] == 7
+
+
+def test_options_that_no_examination_has_had_yet_may_change(tmp_path, capsys):
+    """As the message advises where there are too few problems to evaluate and to forecast from."""
+    many = written(tmp_path / "many.yaml", signals=True, grid={"model.norm": ["outer"]}, also=[])
+    few = written(
+        tmp_path / "few.yaml", signals=True, grid={"model.norm": ["outer"]}, also=[], examination={"examples": 2}
+    )
+    assert main(["study", str(many), "--out", str(tmp_path / "out")]) == 1
+    (record,) = StudyFolder(tmp_path / "out").ledger.records().values()
+    assert "lower evaluation.examples or examination.examples" in record.error
+    assert not record.seconds, "it was trained all the same"
+    assert main(["study", str(few), "--out", str(tmp_path / "out"), "--retry-failed"]) == 0
 
 
 def test_a_killed_study_goes_on_and_finds_the_same(study, tmp_path):
@@ -212,6 +295,63 @@ def test_a_time_limit_stops_cleanly_and_the_same_command_goes_on(tmp_path, capsy
     assert main([*command, "--time-limit", "1s"]) == RESUMABLE
     assert "the same command goes on" in " ".join(capsys.readouterr().err.split())
     assert main(command) == 0
+
+
+class DeafProcess:
+    """The worker of a run in the middle of a part that takes hours."""
+
+    def __init__(self):
+        self.asked = self.killed = False
+
+    def poll(self):
+        return News("running")
+
+    def ask_to_stop(self):
+        self.asked = True
+
+    def kill(self):
+        assert self.asked
+        self.killed = True
+
+
+class DeafMachine:
+    def __init__(self):
+        self.processes = []
+
+    def room(self, threads):
+        return None
+
+    def start(self, job):
+        self.processes.append(DeafProcess())
+        return self.processes[-1]
+
+
+def test_a_time_limit_holds_whatever_the_runs_are_doing(tmp_path, monkeypatch):
+    monkeypatch.setattr("loopscope.studies.runner.GRACE", 1.0)
+    monkeypatch.setattr("loopscope.studies.runner.REPORT", 0.5)
+    plan, machines = read_plan(written(tmp_path / "tiny.yaml")), DeafMachine()
+    outcome = run_study(plan, StudyFolder(tmp_path / "out"), 2, time_limit=1.5, machines=machines)
+    assert outcome.stopped == "the time limit"
+    assert outcome.unfinished == [run.name for run in plan.runs]
+    assert [process.killed for process in machines.processes] == [True, True]
+    assert not outcome.records
+
+
+def test_a_second_interrupt_waits_for_nothing(tmp_path):
+    """One that comes with the first, as `timeout` sends it to the process and to its group, is no second one."""
+    plan, machines = read_plan(written(tmp_path / "tiny.yaml")), DeafMachine()
+    shown = []
+
+    def interrupt(statuses):
+        shown.append(time.monotonic())
+        if len(shown) <= 2 or shown[-1] > shown[0] + 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    outcome = run_study(plan, StudyFolder(tmp_path / "out"), show=interrupt, machines=machines)
+    assert outcome.stopped == "SIGINT"
+    assert outcome.unfinished == [run.name for run in plan.runs]
+    assert [process.killed for process in machines.processes] == [True]
+    assert shown[-1] > shown[0] + 2
 
 
 def test_a_cut_last_line_of_the_ledger_is_dropped(tmp_path):

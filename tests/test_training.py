@@ -272,6 +272,14 @@ def test_a_folder_is_opened_once_and_again_only_to_resume(tmp_path):
         open_run(tmp_path / "full" / "thesis.tex" / "run", tiny(), resume=False)
 
 
+def test_a_run_that_was_killed_before_its_settings_were_whole_is_begun_anew(tmp_path):
+    path = tmp_path / "run"
+    path.mkdir()
+    (path / ".config.yaml.partial").write_text("task: prefix-su")
+    assert open_run(path, tiny(), resume=False).settings() == tiny()
+    assert [entry.name for entry in path.iterdir()] == ["config.yaml"]
+
+
 def test_a_run_belongs_to_one_process_at_a_time(tmp_path):
     run = open_run(tmp_path / "run", tiny(), resume=False)
     with run.lock(), pytest.raises(LoopscopeError, match="is in use by another process"), run.lock():

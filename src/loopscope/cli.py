@@ -108,7 +108,7 @@ def train_command(options: Namespace) -> int:
 def evaluate_command(options: Namespace) -> int:
     """Evaluate a run against the number of iterations, on its own data or on others of its task."""
     from loopscope.evaluation import evaluate, iterations_to_run, to_json
-    from loopscope.files import read_json, write_json
+    from loopscope.files import write_json
     from loopscope.reports.terminal import curves_table, iteration_progress
     from loopscope.subjects import evaluation_of
 
@@ -116,7 +116,7 @@ def evaluate_command(options: Namespace) -> int:
     run, settings, other_data = opened.run, opened.settings, opened.other_data
     out = _place_for(run, run.evaluation, options.out, other_data)
     config = evaluation_of(settings)
-    stored = read_json(run.evaluation)["splits"] if run.evaluation.is_file() and not other_data else {}
+    stored = {} if other_data else run.curves()
     splits = settings.data.evaluation_splits()
     with iteration_progress(console, "evaluate", iterations_to_run(splits, config)) as on_iteration:
         curves = evaluate(opened.model, settings.data, config, on_iteration, splits)
@@ -631,7 +631,8 @@ def _examine_parser() -> ArgumentParser:
 def _study_parser() -> ArgumentParser:
     parser = _new_parser(
         "Train, evaluate and examine every run of a study's grid, then write one report. A study that was "
-        "stopped, or killed, goes on where it was when the same command is given again.",
+        "stopped, or killed, goes on where it was when the same command is given again. After Ctrl-C its runs "
+        "save where they are; after a second one it ends at once, and what was being examined is examined again later.",
     )
     parser.add_argument("config", help="The study's YAML file, such as configs/quick.yaml.")
     parser.add_argument("--out", type=str | None, help="Folder for the study; studies/NAME if left out.")
@@ -801,6 +802,18 @@ def _parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
         raise LoopscopeError(message) from error
 
 
+def _check_second_word(name: str, arguments: Sequence[str]) -> None:
+    """Refuse what is neither a file nor the second word of a command but nearly that, such as study colect.
+
+    Raises:
+        LoopscopeError: naming that command.
+    """
+    given = arguments[0] if arguments else ""
+    second = [command.removeprefix(f"{name} ") for command in COMMANDS if command.startswith(f"{name} ")]
+    if given.isalpha() and not Path(given).exists() and (close := nearest(given, second)):
+        raise LoopscopeError(f"{given!r} is no file and no command of loopscope {name}{close}")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return its exit status: 0 done, 1 failed, 2 bad input, 75 stopped and resumable, 130 interrupted."""
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -815,6 +828,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         make_parser, command, _ = COMMANDS[name]
         parser = make_parser()
         parser.prog = f"loopscope {name}"
+        _check_second_word(name, arguments[words:])
         return command(_parse(parser, arguments[words:]))
     except LoopscopeError as error:
         print(f"loopscope: {error}", file=sys.stderr)

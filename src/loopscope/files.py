@@ -31,9 +31,19 @@ def make_folder(path: Path) -> Path:
     return path
 
 
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.partial")
+
+
+def vacant(first: Path) -> bool:
+    """Return whether a file's folder is free for it: absent, empty, or with no more than a killed write of it there."""
+    folder = first.parent
+    return not folder.is_dir() or all(entry == _partial(first) for entry in folder.iterdir())
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file beside its place, flush it to disk, then rename it: readers see the old file or the new one."""
-    partial = path.with_name(f".{path.name}.partial")
+    partial = _partial(path)
     with explain_write(path):
         try:
             with open(partial, "wb") as file:

@@ -225,6 +225,12 @@ def read_population(path: Path) -> list[Member]:
     Raises:
         LoopscopeError: there is no such file, it is empty, or a line is no row of a population.
     """
+    if path.is_dir():
+        raise LoopscopeError(f"{path} is a folder, expected the file of a population, such as {path / 'ledger.jsonl'}")
+    if path.parent.is_file():
+        raise LoopscopeError(
+            f"{path.parent} is a file, expected the folder of a population, such as {path.parent.parent}"
+        )
     if not path.is_file():
         raise LoopscopeError(f"{path} does not exist: make it with  loopscope study collect STUDY_FOLDER --into {path}")
     members = []

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from loopscope.errors import LoopscopeError, check_positive
-from loopscope.files import make_folder, read_json, write_json
+from loopscope.files import make_folder, read_json, vacant, write_json
 from loopscope.studies.ledger import Record
 from loopscope.studies.machine import this_machine
 from loopscope.studies.plan import PlannedRun, StudyPlan
@@ -145,7 +145,7 @@ def claim(folder: Path, plan: StudyPlan) -> None:
                 f"{folder} is of other runs: give the --runs and the --seed that it was begun with, or choose another --out"
             )
         return
-    if folder.is_dir() and any(folder.iterdir()):
+    if not vacant(note):
         raise LoopscopeError(f"{folder} is not empty and holds no runs of this command: choose another --out")
     make_folder(folder)
     write_json(note, names)

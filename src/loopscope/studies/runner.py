@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import time
@@ -10,21 +11,27 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any, Literal
 
 from loopscope.errors import RESUMABLE, LoopscopeError, check_positive
-from loopscope.files import explain_write, make_folder, read_json
+from loopscope.files import explain_write, make_folder, read_json, write_json
+from loopscope.stability import ExaminationConfig
 from loopscope.studies.ledger import Ledger, Record
 from loopscope.studies.machine import machines_file
 from loopscope.studies.plan import PlannedRun, StudyPlan
 from loopscope.studies.processes import Job, Machines, News, Process, ThisMachine
 from loopscope.studies.signals import signals_file
 from loopscope.training.runs import RunFolder, open_run
-from loopscope.training.settings import settings_from
+from loopscope.training.settings import RunSettings, dotted, settings_from
 
 POLL = 0.2
 GRACE = 20.0
 """Seconds before a time limit at which runs are asked to stop: enough for a step and a checkpoint."""
+REPORT = 4.0
+"""Seconds before a time limit at which runs that have not stopped are ended: enough to write the report."""
+AGAIN = 1.0
+"""Seconds after a signal from which another one is a second request: shells and `timeout` may send one twice."""
 LOSSES = 3
 """Machines that a run may lose in one call: the last is taken for the run's own fault, such as memory that it exhausts."""
 
@@ -43,6 +50,11 @@ class StudyFolder:
     def ledger(self) -> Ledger:
         """The record of runs that ended."""
         return Ledger(self.path / "ledger.jsonl")
+
+    @property
+    def measured(self) -> Path:
+        """What is measured of the study's models beside their accuracy."""
+        return self.path / "measured.json"
 
     @property
     def report(self) -> Path:
@@ -112,6 +124,33 @@ class _Worker:
     status: RunStatus
 
 
+class _Stop:
+    """When a study is to stop, and why.
+
+    Args:
+        time_limit: seconds from now, or None.
+    """
+
+    def __init__(self, time_limit: float | None) -> None:
+        self._limit = math.inf if time_limit is None else time.monotonic() + time_limit
+        self._signals: list[tuple[str, float]] = []
+
+    def hear(self, number: int, frame: FrameType | None) -> None:
+        """Remember a signal."""
+        self._signals.append((signal.Signals(number).name, time.monotonic()))
+
+    def reason(self) -> str | None:
+        """Return why runs are to stop, or None."""
+        if self._signals:
+            return self._signals[0][0]
+        return "the time limit" if time.monotonic() > self._limit - GRACE else None
+
+    def at_once(self) -> bool:
+        """Return whether runs that have not stopped yet are waited for no longer."""
+        asked_again = bool(self._signals) and self._signals[-1][1] - self._signals[0][1] > AGAIN
+        return asked_again or time.monotonic() > self._limit - REPORT
+
+
 @dataclass(frozen=True)
 class StudyOutcome:
     """How a call to ``run_study`` ended.
@@ -127,12 +166,35 @@ class StudyOutcome:
     stopped: str | None
 
 
+def _measured(plan: StudyPlan) -> dict[str, Any]:
+    """Return what is measured of each model beside its accuracy, as plain values."""
+    return {"examination": None if plan.examination is None else asdict(plan.examination), "signals": plan.signals}
+
+
+def _check_measured(plan: StudyPlan, folder: StudyFolder) -> None:
+    """Refuse to mix models that were examined in different ways; note how these are.
+
+    Raises:
+        LoopscopeError: the folder holds examinations of other options than the plan's.
+    """
+    asked = _measured(plan)
+    if folder.measured.is_file() and any((folder.path / "runs").glob("*/examination.json")):
+        # A note may be older than some options, which have their defaults then.
+        before = dotted({"examination": asdict(ExaminationConfig())}) | dotted(read_json(folder.measured))
+        now = dotted(asked)
+        if changed := [f"{name} {before.get(name)}" for name in now if before.get(name) != now[name]]:
+            raise LoopscopeError(
+                f"{folder.path} holds models that were measured with {', '.join(changed)}, {plan.source} asks for others: "
+                "choose another --out; or, to measure these models anew, remove its ledger.jsonl and, of each of its runs, "
+                "examination.json, forecast.json and signals.json"
+            )
+    write_json(folder.measured, asked)
+
+
 def _job(plan: StudyPlan, run: RunFolder, planned: PlannedRun) -> Job:
     path = run.path.absolute()
-    examination = None if plan.examination is None else asdict(plan.examination)
-    measured = json.dumps({"examination": examination, "signals": plan.signals})
     return Job(
-        arguments=(str(path), measured),
+        arguments=(str(path), json.dumps(_measured(plan))),
         log=str(path / "log.txt"),
         threads=planned.settings.training.threads,
         folder=os.getcwd(),
@@ -151,7 +213,11 @@ def _start(plan: StudyPlan, folder: StudyFolder, planned: PlannedRun, status: Ru
 
 
 def _record(folder: StudyFolder, planned: PlannedRun, error: str | None) -> Record:
-    """Return the record of a run that ended, with what its folder holds; it failed where there is an error."""
+    """Return the record of a run that ended, with what its folder holds; it failed where there is an error.
+
+    Raises:
+        LoopscopeError: a file of the run is damaged.
+    """
     run = folder.run(planned.name)
     seconds, signals, machines = run.path / "seconds.json", signals_file(run), machines_file(run)
     return Record(
@@ -160,7 +226,7 @@ def _record(folder: StudyFolder, planned: PlannedRun, error: str | None) -> Reco
         settings=planned.settings.to_dict(),
         seconds=read_json(seconds) if seconds.exists() else {},
         error=error,
-        evaluation=read_json(run.evaluation)["splits"] if run.evaluation.exists() else None,
+        evaluation=run.curves() or None,
         examination=read_json(run.examination) if run.examination.exists() else None,
         forecast=read_json(run.forecast) if run.forecast.exists() else None,
         signals=read_json(signals) if signals.exists() else None,
@@ -168,24 +234,38 @@ def _record(folder: StudyFolder, planned: PlannedRun, error: str | None) -> Reco
     )
 
 
+def _failed(planned: PlannedRun, error: LoopscopeError) -> Record:
+    """Return the record of a run whose folder cannot be opened or read: it holds nothing of what is there."""
+    return Record(
+        planned.name, "failed", planned.settings.to_dict(), {}, error=f"{error}; --retry-failed does it again"
+    )
+
+
+def _held_settings(folder: StudyFolder, planned: PlannedRun, record: Record | None) -> RunSettings | None:
+    """Return the settings of the run of that name that the study holds, ended or begun, or None where none is known."""
+    if record is not None:
+        # Read first: a ledger may be older than some settings, which have their defaults then.
+        return settings_from(record.settings)
+    try:
+        return folder.run(planned.name).settings()
+    except LoopscopeError:
+        return None  # nothing there, or what is there cannot be read: opening it says so
+
+
 def _already_done(folder: StudyFolder, plan: StudyPlan, retry_failed: bool) -> set[str]:
     """Return the runs that need not run.
 
     Raises:
-        LoopscopeError: the ledger holds a run of the same name with other settings.
+        LoopscopeError: the folder holds a run of the same name with other settings.
     """
-    done = set()
-    planned = {run.name: run.settings for run in plan.runs}
-    for name, record in folder.ledger.records().items():
-        # Read first: a ledger may be older than some settings, which have their defaults then.
-        if name in planned and settings_from(record.settings) != planned[name]:
+    records = folder.ledger.records()
+    for run in plan.runs:
+        if _held_settings(folder, run, records.get(run.name)) not in (None, run.settings):
             raise LoopscopeError(
-                f"{folder.path} holds the run {name} with other settings than {plan.source} gives it: "
+                f"{folder.path} holds the run {run.name} with other settings than {plan.source} gives it: "
                 "choose another --out, or give the study another name"
             )
-        if record.status == "finished" or not retry_failed:
-            done.add(name)
-    return done
+    return {name for name, record in records.items() if record.status == "finished" or not retry_failed}
 
 
 def run_study(
@@ -199,29 +279,34 @@ def run_study(
 ) -> StudyOutcome:
     """Do every run of a study that is not done yet.
 
+    A run whose folder is blocked or damaged fails, and the others go on.
+
     Args:
         plan: the study.
         folder: where it is kept.
         workers: runs at once; if None, as many as the machines have room for, or the plan's number where they do not
             say. Each run has the threads of its settings, so that results do not depend on this number.
-        time_limit: seconds after which to stop cleanly.
+        time_limit: seconds within which to stop. Runs are asked to ``GRACE`` before; those that cannot, in the middle of a
+            long part of an examination, are ended, which costs them that part.
         retry_failed: do runs again that failed before.
         show: called several times a second with the status of every run.
         machines: where runs are done; on this machine if None. A run whose machine is lost goes on on another, until it
             has lost ``LOSSES`` of them.
 
     Returns:
-        the records, and why it stopped early if it did: time limit, or interrupt (SIGINT, SIGTERM).
+        the records, and why it stopped early if it did: time limit, or interrupt (SIGINT, SIGTERM; the second
+        one waits for nothing).
 
     Raises:
-        LoopscopeError: the folder cannot be written, is in use, or holds another study's runs; ``workers`` is below 1; or
-            a machine may not do runs.
+        LoopscopeError: the folder cannot be written, is in use, or holds another study's runs, or runs that were
+            examined otherwise; ``workers`` is below 1; or a machine may not do runs.
     """
     if workers is not None:
         check_positive(workers=workers)
     make_folder(folder.path / "runs")
     with RunFolder(folder.path).lock():
         done = _already_done(folder, plan, retry_failed)
+        _check_measured(plan, folder)
         statuses = {
             run.name: RunStatus(run.name, "done before" if run.name in done else "waiting") for run in plan.runs
         }
@@ -241,27 +326,24 @@ def _run_all(
     show: Callable[[list[RunStatus]], None] | None,
     machines: Machines,
 ) -> str | None:
-    deadline = None if time_limit is None else time.monotonic() + time_limit - GRACE
+    stop = _Stop(time_limit)
     threads = max(run.settings.training.threads for run in plan.runs)
-    asked: list[str] = []
-    previous = {
-        number: signal.signal(number, lambda got, frame: asked.append(signal.Signals(got).name))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
+    previous = {number: signal.signal(number, stop.hear) for number in (signal.SIGINT, signal.SIGTERM)}
     waiting = deque(run for run in plan.runs if statuses[run.name].state == "waiting")
     running: list[_Worker] = []
-    told = False
+    asked: str | None = None
     try:
         while waiting or running:
-            if deadline is not None and time.monotonic() > deadline and not asked:
-                asked.append("the time limit")
-            if asked and not told:
-                told = True
+            if asked is None and (asked := stop.reason()) is not None:
                 for worker in running:
                     worker.process.ask_to_stop()
-            while waiting and not asked and len(running) < (workers or machines.room(threads) or plan.workers):
+            while waiting and asked is None and len(running) < (workers or machines.room(threads) or plan.workers):
                 planned = waiting.popleft()
-                running.append(_start(plan, folder, planned, statuses[planned.name], machines))
+                try:
+                    running.append(_start(plan, folder, planned, statuses[planned.name], machines))
+                except LoopscopeError as error:
+                    _note(folder, _failed(planned, error), statuses[planned.name])
+            late = asked is not None and stop.at_once()
             for worker in list(running):
                 news = worker.process.poll()
                 worker.status.hear(news)
@@ -271,18 +353,22 @@ def _run_all(
                         waiting.appendleft(worker.planned)
                     else:
                         _finish(folder, worker, news)
+                elif late:
+                    worker.process.kill()
+                    worker.status.state = "stopped"
+                    running.remove(worker)
             if show is not None:
                 show(list(statuses.values()))
             if running:
                 time.sleep(POLL)
-            elif asked:
+            elif asked is not None:
                 break
     finally:
         for worker in running:
             worker.process.kill()
         for number, handler in previous.items():
             signal.signal(number, handler)
-    return asked[0] if asked else None
+    return asked
 
 
 def _goes_on_elsewhere(status: RunStatus, news: News) -> bool:
@@ -307,6 +393,13 @@ def _finish(folder: StudyFolder, worker: _Worker, news: News) -> None:
     if news.state == "ended" and news.status in (RESUMABLE, -signal.SIGTERM):
         worker.status.state = "stopped"
         return
-    record = _record(folder, worker.planned, _why_failed(folder, worker, news))
+    try:
+        record = _record(folder, worker.planned, _why_failed(folder, worker, news))
+    except LoopscopeError as error:
+        record = _failed(worker.planned, error)
+    _note(folder, record, worker.status)
+
+
+def _note(folder: StudyFolder, record: Record, status: RunStatus) -> None:
     folder.ledger.append(record)
-    worker.status.state, worker.status.error = record.status, record.error
+    status.state, status.error = record.status, record.error

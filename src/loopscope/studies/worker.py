@@ -85,7 +85,7 @@ class Reporter:
 def _evaluate(run: RunFolder, settings: RunSettings, splits: dict[str, Split], reporter: Reporter) -> None:
     """Evaluate split after split, saving each, so that a stop loses at most one."""
     _, model = trained_for_evaluation(run)
-    curves = read_json(run.evaluation)["splits"] if run.evaluation.exists() else {}
+    curves = run.curves()
     config = evaluation_of(settings)
     per_split = [config.iterations * len(batches(split, config)) for split in splits.values()]
     total, done = sum(per_split), 0
@@ -166,8 +166,10 @@ def run_stages(run: RunFolder, config: ExaminationConfig | None, signals: bool, 
             raise StopRequested(outcome.stopped)
 
     splits = settings.data.evaluation_splits()
-    evaluated = run.evaluation.exists() and splits.keys() == read_json(run.evaluation)["splits"].keys()
+    evaluated = splits.keys() == run.curves().keys()
     looped = settings.model.architecture == "looped"
+    if config is not None and signals and looped and not run.finished():
+        forecast_split(settings, config.examples)  # too few problems are refused here, not after hours of training
     timed("train", not run.finished(), do_train)
     timed("evaluate", not evaluated, lambda: _evaluate(run, settings, splits, reporter))
     if config is None:

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import yaml
 
 from loopscope.errors import LoopscopeError
-from loopscope.files import explain_write, make_folder, read_yaml_mapping, write_text
+from loopscope.files import explain_write, make_folder, read_json, read_yaml_mapping, vacant, write_text
 from loopscope.training.settings import RunSettings, settings_from
 
 LOCK_POLL = 0.2
@@ -81,6 +81,20 @@ class RunFolder:
             )
         return settings_from(read_yaml_mapping(self.config))
 
+    def curves(self) -> dict[str, Any]:
+        """Return the accuracy curves by split, as far as the run was evaluated.
+
+        Raises:
+            LoopscopeError: its evaluation is damaged.
+        """
+        if not self.evaluation.exists():
+            return {}
+        evaluation = read_json(self.evaluation)
+        if not isinstance(evaluation, dict) or not isinstance(evaluation.get("splits"), dict):
+            raise LoopscopeError(f"{self.evaluation} holds no accuracy by split: remove it and evaluate again")
+        curves: dict[str, Any] = evaluation["splits"]
+        return curves
+
     def finished(self) -> bool:
         """Return whether training has finished and the model is there."""
         return (self.model / "config.json").is_file()
@@ -134,7 +148,7 @@ def open_run(path: Path, settings: RunSettings, resume: bool) -> RunFolder:
                 f"{path} holds a run with other settings ({', '.join(differing)}): resume with the same ones"
             )
         return run
-    if path.is_dir() and any(path.iterdir()):
+    if not vacant(run.config):
         raise LoopscopeError(f"{path} is not empty and holds no run: choose another folder")
     make_folder(path)
     write_text(run.config, yaml.safe_dump(settings.to_dict(), sort_keys=False))
