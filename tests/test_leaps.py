@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from loopscope.errors import LoopscopeError
 from loopscope.loop import FunctionLoop, iterate
-from loopscope.stability.leaps import LANDINGS, leap, leaps
+from loopscope.stability.leaps import LANDINGS, _sum_of_powers, leap, leaps
 
 INPUTS = torch.tensor([[1.0, 0.0], [0.0, 3.0], [-1.0, 2.0]], dtype=torch.float64)
 
@@ -62,7 +62,7 @@ def test_thirty_steps_see_480_iterations_of_fast_and_slow_parts():
     inputs = torch.tensor([[1.0, 4.0, -3.0, 2.0]], dtype=torch.float64)
     loop, steps = counting(linear(matrix))
     landings = leaps(loop, inputs)
-    assert steps[0] == 30 + 2
+    assert steps[0] == 30 + 1
     assert tuple(landing.iteration for landing in landings) == LANDINGS == (15, 48, 152, 480)
     state = torch.zeros_like(inputs)
     done = 0
@@ -78,6 +78,19 @@ def test_what_grows_is_taken_to_drift_and_what_is_not_finite_does_not_leap():
     torch.testing.assert_close(leap(orbit, 10), orbit[2] + 10 * (orbit[2] - orbit[1]))
     broken = torch.tensor([[torch.inf, 0.0], [1.0, 1.0]])
     assert torch.equal(leap([broken, broken, broken], 10), broken)
+
+
+def test_an_orbit_that_is_not_finite_leaves_the_others_their_leap():
+    still_good = torch.tensor([[torch.inf, 0.0], [1.0, 1.0]])
+    landed = leap([still_good, still_good + 1, still_good + 2], 10)
+    assert landed.tolist() == [[torch.inf, 2.0], [13.0, 13.0]]
+
+
+@given(st.complex_numbers(max_magnitude=1), st.integers(1, 500))
+def test_a_sum_of_powers_is_the_sum_of_the_powers(rate, count):
+    powers = [rate**exponent for exponent in range(1, count + 1)]
+    found = _sum_of_powers(torch.tensor([rate], dtype=torch.complex128), count)
+    torch.testing.assert_close(found, torch.tensor([sum(powers)], dtype=torch.complex128), rtol=1e-10, atol=1e-10)
 
 
 def test_a_loop_that_counts_or_is_random_is_refused():

@@ -262,8 +262,8 @@ def check_read(logits: Any, batch: int) -> None:
         raise LoopscopeError(f"read returned {shape}, expected a tensor of shape ({batch}, ..., outputs)")
 
 
-def check_step(loop: Loop, state: Tree, recalled: Tree) -> None:
-    """Refuse a step that writes over the state it is given, draws random numbers, or returns another kind of state.
+def check_step(loop: Loop, state: Tree, recalled: Tree) -> Tree:
+    """Return the next state; refuse a step that writes over its state, is random, or returns another kind of state.
 
     Broadcasting would hide the last, and every number would be wrong. Costs two evaluations of the step.
 
@@ -293,6 +293,7 @@ def check_step(loop: Loop, state: Tree, recalled: Tree) -> None:
                 f"step turned a state {word} {given} into {returned}: it must return what it takes, a state of the same "
                 "structure, shapes and precision, and start must too"
             )
+    return first
 
 
 def check_independent(loop: Loop, before: Tree, after: Tree, recalled: Tree) -> None:
