@@ -13,7 +13,7 @@ from commands import refusal
 from loopscope.cli import main
 from loopscope.errors import RESUMABLE, LoopscopeError
 from loopscope.studies import StudyFolder, read_plan, run_study
-from loopscope.studies.machine import this_machine
+from loopscope.studies.machine import code, this_machine
 from loopscope.studies.population import collect, member, read_population
 from loopscope.studies.retrain import claim, compare, name_of, pick, retraining_plan
 
@@ -233,3 +233,17 @@ def test_a_run_leads_out_of_no_folder(trained, bad):
     for changed in (replace(row, run=bad), replace(row, study=bad)):
         with pytest.raises(LoopscopeError, match="no names"):
             name_of(changed)
+
+
+def test_the_code_of_training_has_a_name_of_its_own(tmp_path):
+    """Another sum is another code; the report's is none of it."""
+    for name in ("loop.py", "models/block.py", "reports/page.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("a + b")
+    names = []
+    for file in ("reports/page.py", "models/block.py"):
+        code.cache_clear()
+        names.append(code(tmp_path))
+        (tmp_path / file).write_text("b + a")
+    code.cache_clear()
+    assert names[0] == names[1] != code(tmp_path)

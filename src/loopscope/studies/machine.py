@@ -1,13 +1,16 @@
-"""What computed: results are the same bit for bit on one machine alone, so that a run says which it was."""
+"""What computed: results are the same bit for bit on one machine and by one code, so that a run says which they were."""
 
 from __future__ import annotations
 
+import hashlib
 import platform
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
+import loopscope
 from loopscope.files import read_json, write_json
 from loopscope.training.runs import RunFolder
 
@@ -20,10 +23,25 @@ def processor() -> str:
     return f"{names[0]}, {len(names)} cores" if names else platform.processor() or platform.machine()
 
 
+TRAINING = ("loop.py", "models", "tasks", "training", "fixed_points")
+"""What of the package decides which model a training ends with."""
+
+
+@cache
+def code(package: Path = Path(loopscope.__file__).parent) -> str:
+    """Return eight digits of the hash of that code: a sum in another order is rounded otherwise, and may end elsewhere."""
+    digest = hashlib.sha256()
+    for name in TRAINING:
+        place = package / name
+        for file in [place] if place.is_file() else sorted(place.rglob("*.py")):
+            digest.update(file.relative_to(package).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
+    return digest.hexdigest()[:8]
+
+
 def this_machine() -> str:
-    """Return the processor, the first graphics processor where there is one, and the version of torch."""
+    """Return the processor, the first graphics processor where there is one, the version of torch, and the code."""
     graphics = [torch.cuda.get_device_name(0)] if torch.cuda.is_available() else []
-    return "; ".join([processor(), *graphics, f"torch {version('torch')}"])
+    return "; ".join([processor(), *graphics, f"torch {version('torch')}", f"loopscope {code()}"])
 
 
 def machines_file(run: RunFolder) -> Path:
