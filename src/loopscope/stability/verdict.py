@@ -145,7 +145,7 @@ FITTED: tuple[Threshold, ...] = ()
 
 None: of those that some of the models of ``TESTED_ON`` set, none made the verdict come true more often on the others.
 """
-TESTED_ON = "196 models of prefix sums and small sudoku and chess, width 64"
+TESTED_ON = "196 models of prefix sums, small sudoku and chess, width 64"
 """The models on which verdicts were compared with what came true, and priors with thresholds fitted on other models."""
 
 THRESHOLDS: dict[str, Threshold] = PRIORS | {threshold.measure: threshold for threshold in FITTED}

@@ -112,7 +112,8 @@ def fit(
 
 def population_of(members: Sequence[Member]) -> str:
     """Return the words for some models, such as "90 models of prefix sums, width 64"."""
-    tasks = " and ".join(dict.fromkeys(member.task.replace("-", " ") for member in members))
+    *others, last = dict.fromkeys(member.task.replace("-", " ") for member in members)
+    tasks = f"{', '.join(others)} and {last}" if others else last
     widths = sorted({width for member in members if (width := member.settings["model"].get("width")) is not None})
     wide = f", width {' and '.join(map(str, widths))}" if widths else ""
     return f"{len(members)} models of {tasks}{wide}"
