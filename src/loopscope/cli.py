@@ -7,7 +7,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -22,11 +22,12 @@ from loopscope.errors import RESUMABLE, LoopscopeError, check_choice, nearest
 from loopscope.training.settings import tidy
 
 if TYPE_CHECKING:
-    from loopscope.evaluation import AccuracyCurve
+    from loopscope.evaluation import AccuracyCurve, EvaluationConfig
     from loopscope.models import FixedDepthTransformer, LoopedTransformer
     from loopscope.studies import StudyFolder, StudyOutcome, StudyPlan
     from loopscope.studies.processes import Machines
     from loopscope.subjects import Subject
+    from loopscope.tasks import Split
     from loopscope.tasks.words import Problem, Words
     from loopscope.training.runs import RunFolder
     from loopscope.training.settings import RunSettings
@@ -118,18 +119,37 @@ def evaluate_command(options: Namespace) -> int:
     config = evaluation_of(settings)
     stored = {} if other_data else run.curves()
     splits = settings.data.evaluation_splits()
+    kept = _fuller(stored, config, splits) if out == run.evaluation else None
+    if kept is not None:
+        # Said first: whoever wants this one written need not wait for its end.
+        say(f"not written: {out} holds {kept}, which is kept; --out FILE writes this one, or remove that one first")
     with iteration_progress(console, "evaluate", iterations_to_run(splits, config)) as on_iteration:
         curves = evaluate(opened.model, settings.data, config, on_iteration, splits)
     show(curves_table(str(run.path), curves, settings.training.max_iterations))
     for name, curve in curves.items():
         if curve.steps is not None:
             say(f"{name}: {_settling(curve, stored.get(name))}")
-    if out == run.evaluation and config.until_settled and any(curve.get("steps") is None for curve in stored.values()):
-        say(f"not written: {out} holds an evaluation of every iteration, which is kept; --out FILE writes this one")
-        return 0
-    write_json(out, {"settings": settings.to_dict(), "splits": to_json(curves)})
-    say(f"written: {out}")
+    if kept is None:
+        write_json(out, {"settings": settings.to_dict(), "splits": to_json(curves)})
+        say(f"written: {out}")
     return 0
+
+
+def _fuller(stored: Mapping[str, Any], config: EvaluationConfig, splits: Mapping[str, Split]) -> str | None:
+    """Return what a stored evaluation has that another one would lack, in words, or None where that is nothing.
+
+    Args:
+        stored: the curves of the stored one, by split.
+        config: of the other one.
+        splits: what the other one is of.
+    """
+    if config.until_settled and any(curve.get("steps") is None for curve in stored.values()):
+        return "an evaluation of every iteration"
+    for name, curve in stored.items():
+        iterations, examples = len(curve["answer_accuracy"]), curve["examples"]
+        if name in splits and (config.iterations < iterations or min(config.examples, len(splits[name])) < examples):
+            return f"an evaluation of {examples} examples of {name} over {iterations} iterations"
+    return None
 
 
 @dataclass(frozen=True)
@@ -565,7 +585,8 @@ def _add_evaluation_options(parser: ArgumentParser, own: str) -> None:
 def _evaluate_parser() -> ArgumentParser:
     parser = _new_parser(
         "Measure a run's accuracy after every iteration, on each split of its task. With --data options it is "
-        "measured on other data than the run's own; whether the model was trained on some of these is not checked.",
+        "measured on other data than the run's own; whether the model was trained on some of these is not checked. An "
+        "evaluation of more iterations or examples that is there already is not overwritten.",
     )
     _add_evaluation_options(parser, "evaluation.json")
     parser.add_argument(
