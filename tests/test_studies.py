@@ -418,9 +418,17 @@ def test_a_run_is_named_by_an_option_that_is_left_out(tmp_path):
 
 
 def test_a_foreign_line_in_the_ledger_is_named(tmp_path):
-    (tmp_path / "ledger.jsonl").write_text('{"run": "a", "what": 1}\n')
-    with pytest.raises(LoopscopeError, match="line 1 is not a run's record"):
-        Ledger(tmp_path / "ledger.jsonl").records()
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    ledger.append(Record("a", "finished", {}, {}))
+    whole = ledger.path.read_text()
+    for changes, said in (
+        ({"status": "begun"}, "status is 'begun', expected finished or failed"),
+        ({"settings": "none"}, "settings is 'none', expected a mapping"),
+        ({"what": 1}, "what is unknown"),
+    ):
+        ledger.path.write_text(f"{whole}{json.dumps(json.loads(whole) | changes)}\n")
+        with pytest.raises(LoopscopeError, match=rf"line 2 is not a run's record \({said}\): remove that line and run"):
+            ledger.records()
 
 
 @pytest.mark.parametrize(
