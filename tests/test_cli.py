@@ -150,7 +150,16 @@ def test_help_is_given_with_defaults(capsys, command, option, default):
     ("arguments", "said"),
     [
         (["trian"], "did you mean train?"),
-        (["train", "prefix-sum"], "invalid choice"),
+        (["train", "prefix-sum"], "chess (did you mean prefix-sums?)"),
+        (
+            ["data", "soduko"],
+            "task is 'soduko', expected one of prefix-sums, small-sudoku, sudoku, chess (did you mean",
+        ),
+        (
+            ["train", "--config", "c.yaml", "chess", "--out", "x"],
+            "--config stands before the task, which comes first: loopscope train chess --config ...",
+        ),
+        (["data", "--verify"], "loopscope data TASK --verify ..."),
         (["data", "small-sudoku"], "nothing to prepare: loopscope data is for sudoku and chess"),
         (["data", "prefix-sums", "--data.seed", "3", "--verify"], "the data of prefix-sums are made from their seed"),
         (["train", "prefix-sums", "--out", "x", "--model.recal", "none"], "did you mean --model.recall?"),

@@ -823,6 +823,22 @@ def _parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
         raise LoopscopeError(message) from error
 
 
+def _check_task(name: str, parser: ArgumentParser, arguments: Sequence[str]) -> None:
+    """Refuse what stands where a command expects a task: another word, or an option before the task.
+
+    Raises:
+        LoopscopeError: naming the nearest task, or the order.
+    """
+    tasks = next((list(action.choices) for action in parser._actions if isinstance(action.choices, dict)), None)
+    given = arguments[0] if arguments else ""
+    if not tasks or not given or given in parser._option_string_actions:
+        return
+    if given.startswith("-"):
+        task = next((word for word in arguments if word in tasks), "TASK")
+        raise LoopscopeError(f"{given} stands before the task, which comes first: loopscope {name} {task} {given} ...")
+    check_choice("task", given, tasks)
+
+
 def _check_second_word(name: str, arguments: Sequence[str]) -> None:
     """Refuse what is neither a file nor the second word of a command but nearly that, such as study colect.
 
@@ -849,6 +865,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         make_parser, command, _ = COMMANDS[name]
         parser = make_parser()
         parser.prog = f"loopscope {name}"
+        _check_task(name, parser, arguments[words:])
         _check_second_word(name, arguments[words:])
         return command(_parse(parser, arguments[words:]))
     except LoopscopeError as error:
