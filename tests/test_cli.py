@@ -159,6 +159,16 @@ def test_help_is_given_with_defaults(capsys, command, option, default):
             ["train", "--config", "c.yaml", "chess", "--out", "x"],
             "--config stands before the task, which comes first: loopscope train chess --config ...",
         ),
+        (
+            ["train", "prefix-sums", "--out", "x", "--data.test_bits", "8"],
+            "data.test_bits: expected a list in brackets, such as [8], got 8",
+        ),
+        (["train", "prefix-sums", "--out", "x", "--data.test_bits", "8,16"], "such as [8,16], got 8,16"),
+        (["train", "prefix-sums", "--out", "x", "--data.test_bits", "{}"], "in brackets, such as [1,2], got {}"),
+        (
+            ["train", "prefix-sums", "--out", "x", "--model.grid", "8"],
+            "model.grid: expected a list in brackets, such as [8]",
+        ),
         (["data", "--verify"], "loopscope data TASK --verify ..."),
         (["data", "small-sudoku"], "nothing to prepare: loopscope data is for sudoku and chess"),
         (["data", "prefix-sums", "--data.seed", "3", "--verify"], "the data of prefix-sums are made from their seed"),
