@@ -325,6 +325,19 @@ def test_a_full_disk_loses_nothing(tmp_path, run, capsys, monkeypatch):
     assert (out / "model" / "model.safetensors").read_bytes() == (run / "model" / "model.safetensors").read_bytes()
 
 
+def test_a_run_to_resume_that_is_not_there_begins_and_says_so(tmp_path, capsys):
+    out = tmp_path / "rnu"
+    said = f"{out} holds no run to resume: a new one begins"
+    assert main(train(out, "--resume", steps=1)) == 0
+    assert said in capsys.readouterr().err
+    assert main(train(out, "--resume", steps=1)) == 0
+    assert "a new one begins" not in capsys.readouterr().err
+    (tmp_path / "thesis.tex").write_text("")
+    assert "is not empty and holds no run" in refused(capsys, train(tmp_path, "--resume"))
+    assert main(train(tmp_path / "new", steps=1)) == 0
+    assert "a new one begins" not in capsys.readouterr().err
+
+
 def test_a_signal_leaves_a_checkpoint_and_the_run_resumes(tmp_path):
     out = tmp_path / "run"
     command = [sys.executable, "-m", "loopscope.cli", *train(out, steps=400)]

@@ -81,14 +81,17 @@ def seconds(text: str) -> float:
 def train_command(options: Namespace) -> int:
     """Train one model on one task."""
     from loopscope.reports.terminal import train_progress
-    from loopscope.training.runs import open_run
+    from loopscope.training.runs import RunFolder, open_run
     from loopscope.training.settings import complete
     from loopscope.training.trainer import main_process_first, train
 
     settings = complete(options.task, options[options.task])
     out = Path(options[options.task].out)
     with main_process_first() as is_main:
+        absent = not RunFolder(out).config.is_file()
         run = open_run(out, settings, resume=options[options.task].resume or not is_main)
+    if is_main and absent and options[options.task].resume:
+        say(f"{out} holds no run to resume: a new one begins")
     if run.finished():
         say(f"{out} has finished training: evaluate it with  loopscope evaluate {out}")
         return 0
@@ -516,7 +519,11 @@ def _train_parser() -> ArgumentParser:
             "given here win over it.",
         )
         sub.add_argument("--out", required=True, help="Folder for the run.")
-        sub.add_argument("--resume", action="store_true", help="Go on from the run's newest checkpoint.")
+        sub.add_argument(
+            "--resume",
+            action="store_true",
+            help="Go on from the run's newest checkpoint; where there is no run yet, one begins.",
+        )
         add_sections(sub, name)
         subcommands.add_subcommand(name, sub, help=description)
     return parser
