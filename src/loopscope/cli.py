@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
+from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -830,6 +831,17 @@ def _parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
         raise LoopscopeError(message) from error
 
 
+def _check_paths(arguments: Sequence[str]) -> None:
+    """Refuse an option that names a file or folder and is given an empty text, as by a variable that is not set.
+
+    Raises:
+        LoopscopeError: naming the option.
+    """
+    for option in ("--out", "--into", "--config", "--compare"):
+        if f"{option}=" in arguments or (option, "") in pairwise(arguments):
+            raise LoopscopeError(f"{option} is empty: give it a name, or leave the option out")
+
+
 def _check_task(name: str, parser: ArgumentParser, arguments: Sequence[str]) -> None:
     """Refuse what stands where a command expects a task: another word, or an option before the task.
 
@@ -872,6 +884,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         make_parser, command, _ = COMMANDS[name]
         parser = make_parser()
         parser.prog = f"loopscope {name}"
+        _check_paths(arguments[words:])
         _check_task(name, parser, arguments[words:])
         _check_second_word(name, arguments[words:])
         return command(_parse(parser, arguments[words:]))
