@@ -1,5 +1,6 @@
 # make study: set everything up and run the first study.   make test: set everything up and run the tests.
-# make prediction: train the population that forecasts are tested on (7.4 hours of one core in all), and analyse it.
+# make prediction: train the population that forecasts are tested on (7.4 hours of one core in all), and analyse it. It goes on
+# past runs that fail, which are results of their study and collected as such, and stops where a study was stopped or refused.
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -9,7 +10,7 @@ PREDICTION := prefix-sums prefix-sums-unseen small-sudoku chess chess-short
 study: .venv/installed
 	$(BIN)/loopscope study configs/quick.yaml
 
-# A study ends with 1 if a run failed, which is a result, and with 75 if it was stopped: the same command goes on.
+# A study ends with 1 if a run failed, with 2 if it was refused, with 75 if it was stopped: the same command goes on.
 prediction: .venv/installed
 	for name in $(PREDICTION); do \
 		$(BIN)/loopscope study configs/prediction/$$name.yaml; status=$$?; test $$status -le 1 || exit $$status; \

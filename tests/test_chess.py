@@ -10,6 +10,7 @@ import random
 import subprocess
 import sys
 import threading
+from collections.abc import Iterable
 from dataclasses import replace
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -288,11 +289,11 @@ def run_here(monkeypatch):
     """Run the package's workers in this process: starting one takes longer than what it does in these tests."""
     one_at_a_time = threading.Lock()
 
-    def run_module(module: str, options: list[str], content: bytes = b"") -> bytes:
+    def run_module(module: str, options: list[str], content: Iterable[bytes] = ()) -> bytes:
         with one_at_a_time, monkeypatch.context() as patched:
             written = io.BytesIO()
             patched.setattr(sys, "argv", [module, *options])
-            patched.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+            patched.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"".join(content))))
             patched.setattr(sys, "stdout", io.TextIOWrapper(written, write_through=True))
             patched.setattr(multiprocessing, "get_context", lambda kind: SimpleNamespace(Pool=ThreadPool))
             importlib.import_module(module).main()
@@ -309,14 +310,36 @@ def same_arrays(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> boo
 
 def test_reading_in_several_shares_gives_what_one_gives(run_here, monkeypatch):
     puzzles = [*many(10), ("nonsense", "e2e4 e7e5"), *MADE]
-    alone = checked_positions(puzzles)
+    monkeypatch.setattr(puzzles_module, "ROWS_AT_A_TIME", 3)
+    told: tuple[list[int], list[int]] = ([], [])
+    alone = checked_positions(puzzles, told[0].append)
     monkeypatch.setattr(puzzles_module, "ROWS_PER_WORKER", 7)
     monkeypatch.setattr("os.cpu_count", lambda: 2)
-    assert same_arrays(alone, checked_positions(puzzles))
+    assert same_arrays(alone, checked_positions(puzzles, told[1].append))
+    assert all(max(counts) == 3 and sum(counts) == len(puzzles) for counts in told)
 
 
 def test_a_worker_is_a_process_that_gives_the_same():
-    assert same_arrays(puzzles_module._worker(MADE), positions(MADE))
+    told: list[int] = []
+    assert same_arrays(puzzles_module._worker(MADE, told.append), positions(MADE))
+    assert sum(told) == len(MADE)
+
+
+def test_a_worker_that_fails_says_so_however_much_is_left_to_tell_it():
+    with pytest.raises(subprocess.CalledProcessError):
+        puzzles_module._run_module("loopscope.tasks.nothere", [], iter(lambda: b"x" * 1000, b""))
+
+
+def test_checking_puzzles_shows_progress_on_a_terminal_and_nothing_elsewhere(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "puzzles.csv"
+    path.write_text(
+        "PuzzleId,FEN,Moves,Rating\n" + "".join(f"{i},{fen},{line},900\n" for i, (fen, line) in enumerate(MADE))
+    )
+    puzzles_module._read(path, 9)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    puzzles_module._read(path, 9)
+    assert "check puzzles" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("ending", ["", ".gz", ".xz", ".zst"])

@@ -150,7 +150,30 @@ def test_help_is_given_with_defaults(capsys, command, option, default):
     ("arguments", "said"),
     [
         (["trian"], "did you mean train?"),
-        (["train", "prefix-sum"], "invalid choice"),
+        (["train", "prefix-sum"], "chess (did you mean prefix-sums?)"),
+        (
+            ["data", "soduko"],
+            "task is 'soduko', expected one of prefix-sums, small-sudoku, sudoku, chess (did you mean",
+        ),
+        (
+            ["train", "--config", "c.yaml", "chess", "--out", "x"],
+            "--config stands before the task, which comes first: loopscope train chess --config ...",
+        ),
+        (
+            ["train", "prefix-sums", "--out", "x", "--data.test_bits", "8"],
+            "data.test_bits: expected a list in brackets, such as [8], got 8",
+        ),
+        (["train", "prefix-sums", "--out", "x", "--data.test_bits", "8,16"], "such as [8,16], got 8,16"),
+        (["train", "prefix-sums", "--out", "x", "--data.test_bits", "{}"], "in brackets, such as [1,2], got {}"),
+        (
+            ["train", "prefix-sums", "--out", "x", "--model.grid", "8"],
+            "model.grid: expected a list in brackets, such as [8]",
+        ),
+        (["study", "nothere.yaml", "--out", ""], "--out is empty: give it a name, or leave the option out"),
+        (["study", "nothere.yaml", "--out="], "--out is empty"),
+        (["train", "prefix-sums", "--out", ""], "--out is empty"),
+        (["examine", "nothere", "--compare", ""], "--compare is empty"),
+        (["data", "--verify"], "loopscope data TASK --verify ..."),
         (["data", "small-sudoku"], "nothing to prepare: loopscope data is for sudoku and chess"),
         (["data", "prefix-sums", "--data.seed", "3", "--verify"], "the data of prefix-sums are made from their seed"),
         (["train", "prefix-sums", "--out", "x", "--model.recal", "none"], "did you mean --model.recall?"),
@@ -304,6 +327,19 @@ def test_a_full_disk_loses_nothing(tmp_path, run, capsys, monkeypatch):
     monkeypatch.undo()
     assert main(train(out, "--resume")) == 0
     assert (out / "model" / "model.safetensors").read_bytes() == (run / "model" / "model.safetensors").read_bytes()
+
+
+def test_a_run_to_resume_that_is_not_there_begins_and_says_so(tmp_path, capsys):
+    out = tmp_path / "rnu"
+    said = f"{out} holds no run to resume: a new one begins"
+    assert main(train(out, "--resume", steps=1)) == 0
+    assert said in capsys.readouterr().err
+    assert main(train(out, "--resume", steps=1)) == 0
+    assert "a new one begins" not in capsys.readouterr().err
+    (tmp_path / "thesis.tex").write_text("")
+    assert "is not empty and holds no run" in refused(capsys, train(tmp_path, "--resume"))
+    assert main(train(tmp_path / "new", steps=1)) == 0
+    assert "a new one begins" not in capsys.readouterr().err
 
 
 def test_a_signal_leaves_a_checkpoint_and_the_run_resumes(tmp_path):

@@ -102,11 +102,34 @@ def test_a_full_evaluation_is_kept_and_compared_with(bits, tmp_path, capsys):
 
 
 def test_an_evaluation_until_settled_is_written_where_none_is_there_and_gives_way_to_a_full_one(bits, capsys):
-    assert "points" not in said(capsys, bits.path, "--until-settled")
-    assert "written" in said(capsys, bits.path, "--until-settled", "--examples", 4)
+    assert "points" not in said(capsys, bits.path, "--until-settled", "--examples", 4)
     assert read_json(bits.evaluation)["splits"]["8 bits"]["steps"]["full"] == 4 * 60
+    assert f"{bits.evaluation} " not in said(capsys, bits.path, "--until-settled")
+    assert read_json(bits.evaluation)["splits"]["8 bits"]["steps"]["full"] == 6 * 60
     said(capsys, bits.path)
     assert read_json(bits.evaluation)["splits"]["8 bits"]["steps"] is None
+
+
+@pytest.mark.parametrize("less", [("--iterations", 59), ("--examples", 5), ("--iterations", 99, "--examples", 5)])
+def test_an_evaluation_of_more_is_not_overwritten(bits, tmp_path, capsys, less):
+    said(capsys, bits.path)
+    before, out = bits.evaluation.read_text(), tmp_path / "less.json"
+    assert (
+        f"not written: {bits.evaluation} holds an evaluation of 6 examples of 8 bits over 60 iterations, which is kept; "
+        "--out FILE writes this one"
+    ) in said(capsys, bits.path, *less)
+    assert bits.evaluation.read_text() == before
+    assert "not written" not in said(capsys, bits.path, *less, "--out", out)
+    assert out.is_file()
+
+
+def test_an_evaluation_of_as_much_or_more_is_written(bits, capsys):
+    # Of each length there are nine strings: to ask for more is to ask for these.
+    for more in (("--iterations", 20), ("--iterations", 20), ("--examples", 9), ("--examples", 1000)):
+        assert f"written: {bits.evaluation}" in (words := said(capsys, bits.path, *more))
+        assert "not written" not in words
+    curve = read_json(bits.evaluation)["splits"]["12 bits"]
+    assert (curve["examples"], len(curve["answer_accuracy"])) == (9, 60)
 
 
 def test_the_config_may_ask_for_it_and_the_option_forbid_it(tmp_path, capsys):

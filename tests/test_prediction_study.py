@@ -30,11 +30,13 @@ TINY = {
 }
 
 
-EMPTY_ROW = {
+MODEL, TRAINING = {"recall": "none", "norm": "pre"}, {"max_iterations": 4, "learning_rate": 0.001}
+SETTINGS = {"task": "prefix-sums", "model": MODEL, "training": TRAINING}
+WHOLE_ROW = {
     "study": "s",
     "run": "r",
     "status": "finished",
-    "settings": {},
+    "settings": SETTINGS,
     "seconds": {},
     "error": None,
     "curves": {},
@@ -182,15 +184,30 @@ def test_rounding_keeps_five_digits_and_nothing_that_json_has_not():
     assert rounded({"a": [1.2345678e-9, math.inf, True, 3], "b": "x"}) == {"a": [1.2346e-9, None, True, 3], "b": "x"}
 
 
+def row(**changes):
+    """Return a line of a population: that of ``WHOLE_ROW`` with some of its entries changed."""
+    return json.dumps(WHOLE_ROW | changes) + "\n"
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
         (None, "does not exist: make it with  loopscope study collect"),
         ("", "holds no run"),
         ("no json\n{}\n", "line 1 is not JSON"),
-        ('{"run": "a"}\n', "line 1 is no row of a population"),
-        ("3\n", "line 1 is no row of a population"),
-        (json.dumps(EMPTY_ROW) + "\n", "line 1 is no row of a population ('task')"),
+        ('{"run": "a"}\n', "line 1 is no row of a population (study is missing)"),
+        ("3\n", "line 1 is no row of a population (it is 3, expected a mapping)"),
+        (row(settings={}), "line 1 is no row of a population (settings.task is missing)"),
+        (row() + "\n" + row(machines="here"), "line 3 is no row of a population (machines is 'here', expected a list)"),
+        (row(seconds={"train": "x"}), "(seconds.train is 'x', expected a number)"),
+        (row(curves={"8 bits": {"examples": 3}}), "(curves.8 bits.iterations is missing)"),
+        (row(signals={"cosine": 1.0}), "(signals.cosine is 1.0, expected a mapping)"),
+        (row(settings={**SETTINGS, "model": 3}), "(settings.model.recall is missing)"),
+        (
+            row(settings={**SETTINGS, "training": TRAINING | {"max_iterations": "4"}}),
+            "is '4', expected a whole number)",
+        ),
+        (row(settings={**SETTINGS, "training": {}}), "(settings.training.max_iterations is missing)"),
     ],
 )
 def test_a_damaged_population_is_one_line(tmp_path, content, said, unchecked):

@@ -193,6 +193,11 @@ def cut(name: str, kept: float):
     return apply
 
 
+def put(name: str, content: str):
+    """Return a function that writes one file of a checkpoint anew."""
+    return lambda checkpoint: (checkpoint / name).write_text(content)
+
+
 @pytest.mark.parametrize(
     ("damage", "complaint"),
     [
@@ -206,7 +211,10 @@ def cut(name: str, kept: float):
         (cut("model.safetensors", 0.5), "model.safetensors cannot be read as safetensors"),
         (cut("optimizer.safetensors", 0.99), "optimizer.safetensors cannot be read as safetensors"),
         (cut("optimizer.safetensors", 0), "optimizer.safetensors cannot be read as safetensors"),
-        (cut("progress.json", 0.5), "progress.json is not valid JSON"),
+        (cut("progress.json", 0.5), "progress.json is not valid JSON.*: remove its folder to start over"),
+        (put("progress.json", "{}"), r"progress.json is damaged \(step is missing\): remove its folder to start over"),
+        (put("progress.json", "[1]"), r"progress.json is damaged \(it is \[1\], expected a mapping\)"),
+        (put("progress.json", '{"step": "3", "seconds": 1}'), "step is '3', expected a whole number"),
         (lambda checkpoint: (checkpoint / "model.safetensors").unlink(), "model.safetensors cannot be read"),
     ],
 )
@@ -219,6 +227,18 @@ def test_a_damaged_checkpoint_is_one_clear_line_and_nothing_is_lost(tmp_path, da
     assert "\n" not in str(caught.value)
     assert str(checkpoint) in str(caught.value)
     assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == content
+
+
+@pytest.mark.parametrize("line", ["[1]", '{"loss": 1.0}', '{"step": null}'])
+def test_a_foreign_line_of_the_metrics_is_named(tmp_path, line):
+    run, _ = stopped_at_three(tmp_path / "run")
+    before = run.metrics.read_text()
+    run.metrics.write_text(f"{before}\n{line}\n")
+    with pytest.raises(LoopscopeError, match=r"metrics.jsonl, line 5 has no step: remove that line and run again"):
+        train(tiny(), run)
+    run.metrics.write_text(before)
+    train(tiny(), run)
+    assert run.finished()
 
 
 def test_a_checkpoint_without_progress_was_never_whole(tmp_path):

@@ -248,7 +248,7 @@ def test_the_record_of_a_run_is_read_from_its_evaluation(run: RunFolder) -> None
     for curve in stored["splits"].values():
         curve["settled"] = None
     run.evaluation.write_text(json.dumps(stored))
-    assert read_record(run.evaluation) is None
+    assert read_record(run) is None
 
 
 def test_evidence_goes_before_the_record_at_its_own_tolerance_alone(run: RunFolder, capsys) -> None:

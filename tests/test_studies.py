@@ -16,6 +16,7 @@ from loopscope.cli import main
 from loopscope.errors import RESUMABLE, LoopscopeError
 from loopscope.studies import Ledger, Record, StudyFolder, read_plan, run_study
 from loopscope.studies.processes import News
+from loopscope.studies.runner import record_of
 from loopscope.training.runs import RunFolder, open_run
 
 TINY = {
@@ -207,7 +208,7 @@ def test_a_blocked_folder_fails_its_run_and_the_others_go_on(tmp_path, capsys, p
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("evaluation.json", "no json"), ("evaluation.json", "{}"), ("evaluation.json", "[]"), ("seconds.json", "no json")],
+    [("evaluation.json", "no json"), ("evaluation.json", "{}"), ("evaluation.json", "[]"), ("seconds.json", "[1]")],
 )
 def test_a_damaged_file_fails_its_run_until_it_is_removed(study, tmp_path, capsys, name, content):
     plan, folder, _ = study
@@ -218,6 +219,7 @@ def test_a_damaged_file_fails_its_run_until_it_is_removed(study, tmp_path, capsy
     assert main(["study", str(plan), "--out", str(copy.path)]) == 1
     records = copy.ledger.records()
     assert f"{damaged}" in records[GOOD].error
+    assert "again; --retry-failed does it again" in records[GOOD].error
     assert records[DEEP].status == "finished"
     damaged.unlink()
     assert main(["study", str(plan), "--out", str(copy.path), "--retry-failed"]) == 1
@@ -257,6 +259,37 @@ def test_a_study_that_examines_otherwise_is_refused(study, tmp_path, capsys):
     StudyFolder(out).run(GOOD).examination.unlink()
     assert main(["study", str(tmp_path / "other.yaml"), "--out", str(out)]) == 1
     assert StudyFolder(out).ledger.records()[GOOD].examination["settings"]["inputs"] == 7
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("evaluation.json", '{"settings": {}, "splits": {"8 bits": {}}}'),
+        ("examination.json", "[1]"),
+        ("examination.json", '{"schema": 1}'),
+        ("forecast.json", "{}"),
+        ("machines.json", "{}"),
+        ("seconds.json", "no json"),
+        ("seconds.json", '{"train": "long"}'),
+        ("signals.json", '{"cosine": 3}'),
+        ("signals.json", "[1]"),
+    ],
+)
+def test_a_damaged_file_of_a_run_is_named_with_what_to_do(tmp_path, name, content):
+    plan, folder = read_plan(written(tmp_path / "tiny.yaml")), StudyFolder(tmp_path / "out")
+    run = open_run(folder.run(GOOD).path, plan.runs[0].settings, resume=False)
+    assert record_of(folder, plan.runs[0], error=None).status == "finished"
+    (run.path / name).write_text(content)
+    with pytest.raises(LoopscopeError, match=rf"{run.path / name}\b.*\bagain$"):
+        record_of(folder, plan.runs[0], error=None)
+
+
+def test_a_damaged_note_of_what_was_measured_is_one_line(study, tmp_path, capsys):
+    plan, folder, _ = study
+    copy = StudyFolder(shutil.copytree(folder, tmp_path / "copy"))
+    copy.measured.write_text("[1]")
+    line = refusal(capsys, ["study", plan, "--out", copy.path])
+    assert f"{copy.measured} is damaged (it is [1], expected a mapping): remove it and run again" in line
 
 
 def test_options_that_no_examination_has_had_yet_may_change(tmp_path, capsys):
@@ -385,9 +418,17 @@ def test_a_run_is_named_by_an_option_that_is_left_out(tmp_path):
 
 
 def test_a_foreign_line_in_the_ledger_is_named(tmp_path):
-    (tmp_path / "ledger.jsonl").write_text('{"run": "a", "what": 1}\n')
-    with pytest.raises(LoopscopeError, match="line 1 is not a run's record"):
-        Ledger(tmp_path / "ledger.jsonl").records()
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    ledger.append(Record("a", "finished", {}, {}))
+    whole = ledger.path.read_text()
+    for changes, said in (
+        ({"status": "begun"}, "status is 'begun', expected finished or failed"),
+        ({"settings": "none"}, "settings is 'none', expected a mapping"),
+        ({"what": 1}, "what is unknown"),
+    ):
+        ledger.path.write_text(f"{whole}{json.dumps(json.loads(whole) | changes)}\n")
+        with pytest.raises(LoopscopeError, match=rf"line 2 is not a run's record \({said}\): remove that line and run"):
+            ledger.records()
 
 
 @pytest.mark.parametrize(

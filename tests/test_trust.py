@@ -154,6 +154,8 @@ def test_evidence_comes_back_from_json() -> None:
         evidence_from({name: value for name, value in values.items() if name != "error"})
     with pytest.raises(LoopscopeError, match="lists of equal length"):
         evidence_from(values | {"error": [0.0]})
+    with pytest.raises(LoopscopeError, match=r"is damaged \(error.0 is 'x', expected a number\)"):
+        evidence_from(values | {"error": ["x"]})
 
 
 def test_bands_hold_their_upper_edge() -> None:

@@ -7,9 +7,10 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
+from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -22,11 +23,12 @@ from loopscope.errors import RESUMABLE, LoopscopeError, check_choice, nearest
 from loopscope.training.settings import tidy
 
 if TYPE_CHECKING:
-    from loopscope.evaluation import AccuracyCurve
+    from loopscope.evaluation import AccuracyCurve, EvaluationConfig
     from loopscope.models import FixedDepthTransformer, LoopedTransformer
     from loopscope.studies import StudyFolder, StudyOutcome, StudyPlan
     from loopscope.studies.processes import Machines
     from loopscope.subjects import Subject
+    from loopscope.tasks import Split
     from loopscope.tasks.words import Problem, Words
     from loopscope.training.runs import RunFolder
     from loopscope.training.settings import RunSettings
@@ -80,14 +82,17 @@ def seconds(text: str) -> float:
 def train_command(options: Namespace) -> int:
     """Train one model on one task."""
     from loopscope.reports.terminal import train_progress
-    from loopscope.training.runs import open_run
+    from loopscope.training.runs import RunFolder, open_run
     from loopscope.training.settings import complete
     from loopscope.training.trainer import main_process_first, train
 
     settings = complete(options.task, options[options.task])
     out = Path(options[options.task].out)
     with main_process_first() as is_main:
+        absent = not RunFolder(out).config.is_file()
         run = open_run(out, settings, resume=options[options.task].resume or not is_main)
+    if is_main and absent and options[options.task].resume:
+        say(f"{out} holds no run to resume: a new one begins")
     if run.finished():
         say(f"{out} has finished training: evaluate it with  loopscope evaluate {out}")
         return 0
@@ -118,18 +123,37 @@ def evaluate_command(options: Namespace) -> int:
     config = evaluation_of(settings)
     stored = {} if other_data else run.curves()
     splits = settings.data.evaluation_splits()
+    kept = _fuller(stored, config, splits) if out == run.evaluation else None
+    if kept is not None:
+        # Said first: whoever wants this one written need not wait for its end.
+        say(f"not written: {out} holds {kept}, which is kept; --out FILE writes this one, or remove that one first")
     with iteration_progress(console, "evaluate", iterations_to_run(splits, config)) as on_iteration:
         curves = evaluate(opened.model, settings.data, config, on_iteration, splits)
     show(curves_table(str(run.path), curves, settings.training.max_iterations))
     for name, curve in curves.items():
         if curve.steps is not None:
             say(f"{name}: {_settling(curve, stored.get(name))}")
-    if out == run.evaluation and config.until_settled and any(curve.get("steps") is None for curve in stored.values()):
-        say(f"not written: {out} holds an evaluation of every iteration, which is kept; --out FILE writes this one")
-        return 0
-    write_json(out, {"settings": settings.to_dict(), "splits": to_json(curves)})
-    say(f"written: {out}")
+    if kept is None:
+        write_json(out, {"settings": settings.to_dict(), "splits": to_json(curves)})
+        say(f"written: {out}")
     return 0
+
+
+def _fuller(stored: Mapping[str, Any], config: EvaluationConfig, splits: Mapping[str, Split]) -> str | None:
+    """Return what a stored evaluation has that another one would lack, in words, or None where that is nothing.
+
+    Args:
+        stored: the curves of the stored one, by split.
+        config: of the other one.
+        splits: what the other one is of.
+    """
+    if config.until_settled and any(curve.get("steps") is None for curve in stored.values()):
+        return "an evaluation of every iteration"
+    for name, curve in stored.items():
+        iterations, examples = len(curve["answer_accuracy"]), curve["examples"]
+        if name in splits and (config.iterations < iterations or min(config.examples, len(splits[name])) < examples):
+            return f"an evaluation of {examples} examples of {name} over {iterations} iterations"
+    return None
 
 
 @dataclass(frozen=True)
@@ -496,7 +520,11 @@ def _train_parser() -> ArgumentParser:
             "given here win over it.",
         )
         sub.add_argument("--out", required=True, help="Folder for the run.")
-        sub.add_argument("--resume", action="store_true", help="Go on from the run's newest checkpoint.")
+        sub.add_argument(
+            "--resume",
+            action="store_true",
+            help="Go on from the run's newest checkpoint; where there is no run yet, one begins.",
+        )
         add_sections(sub, name)
         subcommands.add_subcommand(name, sub, help=description)
     return parser
@@ -565,7 +593,8 @@ def _add_evaluation_options(parser: ArgumentParser, own: str) -> None:
 def _evaluate_parser() -> ArgumentParser:
     parser = _new_parser(
         "Measure a run's accuracy after every iteration, on each split of its task. With --data options it is "
-        "measured on other data than the run's own; whether the model was trained on some of these is not checked.",
+        "measured on other data than the run's own; whether the model was trained on some of these is not checked. An "
+        "evaluation of more iterations or examples that is there already is not overwritten.",
     )
     _add_evaluation_options(parser, "evaluation.json")
     parser.add_argument(
@@ -802,6 +831,33 @@ def _parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
         raise LoopscopeError(message) from error
 
 
+def _check_paths(arguments: Sequence[str]) -> None:
+    """Refuse an option that names a file or folder and is given an empty text, as by a variable that is not set.
+
+    Raises:
+        LoopscopeError: naming the option.
+    """
+    for option in ("--out", "--into", "--config", "--compare"):
+        if f"{option}=" in arguments or (option, "") in pairwise(arguments):
+            raise LoopscopeError(f"{option} is empty: give it a name, or leave the option out")
+
+
+def _check_task(name: str, parser: ArgumentParser, arguments: Sequence[str]) -> None:
+    """Refuse what stands where a command expects a task: another word, or an option before the task.
+
+    Raises:
+        LoopscopeError: naming the nearest task, or the order.
+    """
+    tasks = next((list(action.choices) for action in parser._actions if isinstance(action.choices, dict)), None)
+    given = arguments[0] if arguments else ""
+    if not tasks or not given or given in parser._option_string_actions:
+        return
+    if given.startswith("-"):
+        task = next((word for word in arguments if word in tasks), "TASK")
+        raise LoopscopeError(f"{given} stands before the task, which comes first: loopscope {name} {task} {given} ...")
+    check_choice("task", given, tasks)
+
+
 def _check_second_word(name: str, arguments: Sequence[str]) -> None:
     """Refuse what is neither a file nor the second word of a command but nearly that, such as study colect.
 
@@ -828,6 +884,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         make_parser, command, _ = COMMANDS[name]
         parser = make_parser()
         parser.prog = f"loopscope {name}"
+        _check_paths(arguments[words:])
+        _check_task(name, parser, arguments[words:])
         _check_second_word(name, arguments[words:])
         return command(_parse(parser, arguments[words:]))
     except LoopscopeError as error:

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from loopscope.errors import LoopscopeError
+from loopscope.shapes import misfit
 
 
 @contextmanager
@@ -93,6 +94,31 @@ def read_json(path: Path) -> Any:
     return _read(path, json.loads, "JSON", json.JSONDecodeError)
 
 
+def read_json_as(path: Path, kind: Any, remedy: str = "remove it and run again") -> Any:
+    """Read a JSON file whose value is to be of a type (see ``misfit``).
+
+    Args:
+        path: the file.
+        kind: the type.
+        remedy: what to do where it is not, for the message.
+
+    Raises:
+        LoopscopeError: see ``read_json``; or the value is of another type.
+    """
+    try:
+        value = read_json(path)
+    except LoopscopeError as error:
+        raise LoopscopeError(f"{error}: {remedy}") from error
+    if (wrong := misfit(value, kind)) is not None:
+        raise LoopscopeError(f"{path} is damaged ({wrong}): {remedy}")
+    return value
+
+
+def read_json_if_any(path: Path, kind: Any, absent: Any = None) -> Any:
+    """Return what ``read_json_as`` does, or ``absent`` where there is no such file."""
+    return read_json_as(path, kind) if path.exists() else absent
+
+
 def read_yaml_mapping(path: Path) -> dict[str, Any]:
     """Read a YAML file that holds a mapping.
 
@@ -111,6 +137,11 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     Raises:
         LoopscopeError: a line before the last is not JSON.
     """
+    return [row for _, row in numbered_lines(path)]
+
+
+def numbered_lines(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    """Read JSON lines as ``read_lines`` does, each with its number in the file, the first being 1."""
     if not path.exists():
         return []
     lines = path.read_bytes().split(b"\n")
@@ -118,7 +149,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, start=1):
         try:
             if line:
-                rows.append(json.loads(line))
+                rows.append((number, json.loads(line)))
         except ValueError as error:
             if number == len(lines):
                 break

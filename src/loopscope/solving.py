@@ -14,7 +14,6 @@ from torch import Tensor
 
 from loopscope.errors import LoopscopeError
 from loopscope.evaluation import SETTLED
-from loopscope.files import read_json
 from loopscope.fixed_points import solve
 from loopscope.fixed_points.residual import relative_residual, smallest_scale
 from loopscope.loop import Loop, eval_mode, flatten
@@ -114,15 +113,19 @@ def open_answerer(name: str, tolerance: float = SETTLED) -> Answerer:
     settings, model = trained(run)
     if not isinstance(model, LoopedTransformer):
         raise LoopscopeError(f"{path} is of a {settings.model.architecture} model, which has no iterations to settle")
-    record = read_record(run.evaluation) if run.evaluation.is_file() else None
+    record = read_record(run) if run.evaluation.is_file() else None
     evidence = read_evidence(run.trust) if run.trust.is_file() and tolerance == SETTLED else None
     return Answerer(path, model, settings.data, words_of(settings.task), record, evidence)
 
 
-def read_record(path: Path) -> Record | None:
-    """Return the record that an evaluation holds, or None where it was made without."""
+def read_record(run: RunFolder) -> Record | None:
+    """Return the record that a run's evaluation holds, or None where it was made without.
+
+    Raises:
+        LoopscopeError: the evaluation is damaged.
+    """
     counts = [0, 0, 0, 0]
-    for curve in read_json(path)["splits"].values():
+    for curve in run.curves().values():
         settled: dict[str, Any] | None = curve.get("settled")
         if settled is None:
             return None

@@ -23,6 +23,7 @@ from loopscope.files import read_json
 from loopscope.loop import Loop, eval_mode, mask_of, select
 from loopscope.ranking import auc, interval
 from loopscope.risk import perfect_area, random_area, risk_curve
+from loopscope.shapes import misfit
 from loopscope.stability.arrival import ASSUMED_RATE, Ends, Step, follow
 from loopscope.tasks.task import Split, Task
 
@@ -86,8 +87,10 @@ def evidence_from(values: Mapping[str, Sequence[float | None]]) -> Evidence:
     """Return the evidence that ``Evidence.to_json`` gave.
 
     Raises:
-        LoopscopeError: a kind of evidence is missing, or there is less of one than of another.
+        LoopscopeError: it is damaged, a kind of evidence is missing, or there is less of one than of another.
     """
+    if (wrong := misfit(values, dict[str, list[float | bool | None]])) is not None:
+        raise LoopscopeError(f"the evidence is damaged ({wrong}): make it again by loopscope trust")
     names = [field.name for field in fields(Evidence)]
     missing = [name for name in names if name not in values]
     if missing or len({len(values[name]) for name in names}) > 1:
@@ -119,10 +122,10 @@ def read_evidence(path: Path) -> Evidence:
     """
     values = read_json(path)
     splits = values.get("splits") if isinstance(values, dict) else None
-    if not splits:
+    if not splits or misfit(splits, dict[str, dict[str, Any]]):
         raise LoopscopeError(f"{path} is not what loopscope trust writes: make it again, or remove it")
     try:
-        return joined([evidence_from(split["evidence"]) for split in splits.values()])
+        return joined([evidence_from(split.get("evidence", {})) for split in splits.values()])
     except LoopscopeError as error:
         raise LoopscopeError(f"{path}: {error}") from error
 

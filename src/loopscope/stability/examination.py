@@ -196,11 +196,20 @@ class Examination:
 
     @classmethod
     def load(cls, path: str | Path) -> Examination:
-        """Read an examination that ``save`` wrote as JSON."""
+        """Read an examination that ``save`` wrote as JSON.
+
+        Raises:
+            LoopscopeError: there is no such file, it is damaged, or of another schema.
+        """
         values = read_json(Path(path))
         if not isinstance(values, dict):
-            raise LoopscopeError(f"{path} holds {type(values).__name__}, expected an examination")
-        return cls.from_dict(values)
+            raise LoopscopeError(
+                f"{path} holds {type(values).__name__}, expected an examination: examine the model again"
+            )
+        try:
+            return cls.from_dict(values)
+        except LoopscopeError as error:
+            raise LoopscopeError(f"{path}: {error}") from error
 
 
 def _wrapped(sentence: str, label: str = "") -> list[str]:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from loopscope.errors import LoopscopeError
-from loopscope.files import append_line, drop_cut_line, read_lines
+from loopscope.files import append_line, drop_cut_line, numbered_lines
+from loopscope.shapes import misfit
 
 
 @dataclass(frozen=True)
@@ -61,9 +62,10 @@ class Ledger:
             LoopscopeError: a line is not a record.
         """
         records = {}
-        for number, row in enumerate(read_lines(self.path), start=1):
-            try:
-                records[row["run"]] = Record(**row)
-            except (TypeError, KeyError) as error:
-                raise LoopscopeError(f"{self.path}, line {number} is not a run's record: {error}") from error
+        for number, row in numbered_lines(self.path):
+            if (wrong := misfit(row, Record)) is not None:
+                raise LoopscopeError(
+                    f"{self.path}, line {number} is not a run's record ({wrong}): remove that line and run again"
+                )
+            records[row["run"]] = Record(**row)
         return records

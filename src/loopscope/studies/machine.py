@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 import loopscope
-from loopscope.files import read_json, write_json
+from loopscope.files import read_json_if_any, write_json
 from loopscope.training.runs import RunFolder
 
 
@@ -52,6 +52,6 @@ def machines_file(run: RunFolder) -> Path:
 def note_machine(run: RunFolder) -> None:
     """Add this machine to those that a run is trained on, unless it is among them."""
     file, here = machines_file(run), this_machine()
-    known = read_json(file) if file.exists() else []
+    known = read_json_if_any(file, list[str], absent=[])
     if here not in known:
         write_json(file, [*known, here])

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from loopscope.errors import LoopscopeError
-from loopscope.files import make_folder, read_lines, write_text
+from loopscope.files import make_folder, numbered_lines, write_text
+from loopscope.shapes import misfit
 from loopscope.stability.examination import middle, plain
 from loopscope.studies.ledger import Record
 
@@ -24,6 +25,14 @@ ALL_UP_TO = 32
 """Iterations up to which every point of a curve is kept."""
 LATER_POINTS = 60
 """Points kept of the rest, evenly on a log scale: each within 5% of the next for 500 iterations."""
+NEEDED: dict[str, Any] = {
+    "task": str,
+    "model.recall": str,
+    "model.norm": str,
+    "training.max_iterations": int,
+    "training.learning_rate": float,
+}
+"""Settings that every row has."""
 DIGITS = 5
 """Significant digits of what is kept."""
 
@@ -219,6 +228,16 @@ def member(study: str, record: Record) -> Member:
     )
 
 
+def _lacks(settings: Mapping[str, Any], name: str) -> str | None:
+    """Return what is wrong with one of the settings that rows are sorted by, or None."""
+    value: Any = settings
+    for part in name.split("."):
+        if not isinstance(value, dict) or part not in value:
+            return f"settings.{name} is missing"
+        value = value[part]
+    return misfit(value, NEEDED[name], f"settings.{name}")
+
+
 def read_population(path: Path) -> list[Member]:
     """Return the rows of a file, in order.
 
@@ -234,16 +253,14 @@ def read_population(path: Path) -> list[Member]:
     if not path.is_file():
         raise LoopscopeError(f"{path} does not exist: make it with  loopscope study collect STUDY_FOLDER --into {path}")
     members = []
-    for number, row in enumerate(read_lines(path), start=1):
-        try:
-            curves = {name: ThinCurve(**curve) for name, curve in row.pop("curves").items()}
-            found = Member(**row, curves=curves)
-            _ = found.task, found.trained_iterations, found.settings["model"]
-        except (TypeError, KeyError, AttributeError, ValueError) as error:
+    for number, row in numbered_lines(path):
+        wrong = misfit(row, Member) or next((said for name in NEEDED if (said := _lacks(row["settings"], name))), None)
+        if wrong is not None:
             raise LoopscopeError(
-                f"{path}, line {number} is no row of a population ({error}): loopscope study collect writes them"
-            ) from error
-        members.append(found)
+                f"{path}, line {number} is no row of a population ({wrong}): loopscope study collect writes them"
+            )
+        curves = {name: ThinCurve(**curve) for name, curve in row.pop("curves").items()}
+        members.append(Member(**row, curves=curves))
     if not members:
         raise LoopscopeError(f"{path} holds no run")
     return members

@@ -15,13 +15,13 @@ from types import FrameType
 from typing import Any, Literal
 
 from loopscope.errors import RESUMABLE, LoopscopeError, check_positive
-from loopscope.files import explain_write, make_folder, read_json, write_json
-from loopscope.stability import ExaminationConfig
+from loopscope.files import explain_write, make_folder, read_json_as, read_json_if_any, write_json
+from loopscope.stability import Examination, ExaminationConfig
 from loopscope.studies.ledger import Ledger, Record
 from loopscope.studies.machine import machines_file
 from loopscope.studies.plan import PlannedRun, StudyPlan
 from loopscope.studies.processes import Job, Machines, News, Process, ThisMachine
-from loopscope.studies.signals import signals_file
+from loopscope.studies.signals import Signal, signals_file
 from loopscope.training.runs import RunFolder, open_run
 from loopscope.training.settings import RunSettings, dotted, settings_from
 
@@ -180,7 +180,7 @@ def _check_measured(plan: StudyPlan, folder: StudyFolder) -> None:
     asked = _measured(plan)
     if folder.measured.is_file() and any((folder.path / "runs").glob("*/examination.json")):
         # A note may be older than some options, which have their defaults then.
-        before = dotted({"examination": asdict(ExaminationConfig())}) | dotted(read_json(folder.measured))
+        before = dotted({"examination": asdict(ExaminationConfig())}) | dotted(read_json_as(folder.measured, dict))
         now = dotted(asked)
         if changed := [f"{name} {before.get(name)}" for name in now if before.get(name) != now[name]]:
             raise LoopscopeError(
@@ -212,25 +212,29 @@ def _start(plan: StudyPlan, folder: StudyFolder, planned: PlannedRun, status: Ru
     return _Worker(planned, process, status)
 
 
-def _record(folder: StudyFolder, planned: PlannedRun, error: str | None) -> Record:
+def _examination(path: Path) -> dict[str, Any] | None:
+    """Return the examination that a file holds, as plain values, or None where there is none."""
+    return Examination.load(path).to_dict() if path.exists() else None
+
+
+def record_of(folder: StudyFolder, planned: PlannedRun, error: str | None) -> Record:
     """Return the record of a run that ended, with what its folder holds; it failed where there is an error.
 
     Raises:
         LoopscopeError: a file of the run is damaged.
     """
     run = folder.run(planned.name)
-    seconds, signals, machines = run.path / "seconds.json", signals_file(run), machines_file(run)
     return Record(
         run=planned.name,
         status="finished" if error is None else "failed",
         settings=planned.settings.to_dict(),
-        seconds=read_json(seconds) if seconds.exists() else {},
+        seconds=read_json_if_any(run.seconds, dict[str, float], absent={}),
         error=error,
         evaluation=run.curves() or None,
-        examination=read_json(run.examination) if run.examination.exists() else None,
-        forecast=read_json(run.forecast) if run.forecast.exists() else None,
-        signals=read_json(signals) if signals.exists() else None,
-        machines=read_json(machines) if machines.exists() else [],
+        examination=_examination(run.examination),
+        forecast=_examination(run.forecast),
+        signals=read_json_if_any(signals_file(run), dict[str, Signal]),
+        machines=read_json_if_any(machines_file(run), list[str], absent=[]),
     )
 
 
@@ -394,7 +398,7 @@ def _finish(folder: StudyFolder, worker: _Worker, news: News) -> None:
         worker.status.state = "stopped"
         return
     try:
-        record = _record(folder, worker.planned, _why_failed(folder, worker, news))
+        record = record_of(folder, worker.planned, _why_failed(folder, worker, news))
     except LoopscopeError as error:
         record = _failed(worker.planned, error)
     _note(folder, record, worker.status)

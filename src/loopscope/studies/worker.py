@@ -22,7 +22,7 @@ import torch
 
 from loopscope.errors import RESUMABLE, LoopscopeError
 from loopscope.evaluation import batches, evaluate_split, to_json
-from loopscope.files import read_json, write_json
+from loopscope.files import read_json_if_any, write_json
 from loopscope.stability import ExaminationConfig
 from loopscope.studies.machine import note_machine
 from loopscope.studies.signals import forecast_split, measure_further, measure_signals, signals_file
@@ -143,8 +143,7 @@ def run_stages(run: RunFolder, config: ExaminationConfig | None, signals: bool, 
     """
     settings = run.settings()
     torch.set_num_threads(settings.training.threads)
-    seconds_path = run.path / "seconds.json"
-    seconds: dict[str, float] = read_json(seconds_path) if seconds_path.exists() else {}
+    seconds: dict[str, float] = read_json_if_any(run.seconds, dict[str, float], absent={})
 
     def timed(stage: str, needed: bool, work: Callable[[], None]) -> None:
         if not needed:
@@ -155,7 +154,7 @@ def run_stages(run: RunFolder, config: ExaminationConfig | None, signals: bool, 
             work()
         finally:
             seconds[stage] = round(seconds.get(stage, 0.0) + time.monotonic() - began, 2)
-            write_json(seconds_path, seconds)
+            write_json(run.seconds, seconds)
 
     def do_train() -> None:
         note_machine(run)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -32,12 +32,17 @@ def bar(what: str, total: int | None, *columns: ProgressColumn) -> Iterator[Call
         yield partial(progress.update, progress.add_task(what, total=total))
 
 
+def making(what: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
+    """Show how much is made (see ``counting``), such as puzzles."""
+    return counting(f"make {what}", total)
+
+
 @contextmanager
-def making(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show how much is made (see ``bar``).
+def counting(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show how many are done (see ``bar``).
 
     Args:
-        what: what is made, in the plural.
+        what: what is done to what, in the plural, such as check puzzles.
         total: how many.
 
     Yields:
@@ -45,5 +50,5 @@ def making(what: str, total: int) -> Iterator[Callable[[int], None]]:
     """
     from rich.progress import MofNCompleteColumn, TextColumn
 
-    with bar(f"make {what}", total, MofNCompleteColumn(), TextColumn("left")) as update:
+    with bar(what, total, MofNCompleteColumn(), TextColumn("left")) as update:
         yield lambda more: update(advance=more)

@@ -16,7 +16,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from loopscope.errors import LoopscopeError
-from loopscope.files import explain_write, make_folder, read_json, write_bytes
+from loopscope.files import explain_write, make_folder, read_json_as, write_bytes
 
 MODEL, OPTIMIZER, PROGRESS = "model.safetensors", "optimizer.safetensors", "progress.json"
 
@@ -114,9 +114,10 @@ def load_checkpoint(checkpoint: Path, model: nn.Module, optimizer: torch.optim.O
     Raises:
         LoopscopeError: the checkpoint is damaged or of another model.
     """
+    progress = read_json_as(checkpoint / PROGRESS, Progress, "remove its folder to start over")
     weights, entries = _load(checkpoint / MODEL), _load(checkpoint / OPTIMIZER)
     groups = optimizer.state_dict()["param_groups"]
     state = _optimizer_state(entries, [p for group in optimizer.param_groups for p in group["params"]], checkpoint)
     _restore(checkpoint, lambda: model.load_state_dict(weights))
     _restore(checkpoint, lambda: optimizer.load_state_dict({"state": state, "param_groups": groups}))
-    return Progress(**read_json(checkpoint / PROGRESS))
+    return Progress(**progress)

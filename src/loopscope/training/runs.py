@@ -13,7 +13,8 @@ from typing import IO, Any
 import yaml
 
 from loopscope.errors import LoopscopeError
-from loopscope.files import explain_write, make_folder, read_json, read_yaml_mapping, vacant, write_text
+from loopscope.evaluation import AccuracyCurve
+from loopscope.files import explain_write, make_folder, read_json_as, read_yaml_mapping, vacant, write_text
 from loopscope.training.settings import RunSettings, settings_from
 
 LOCK_POLL = 0.2
@@ -69,6 +70,11 @@ class RunFolder:
         """The three axes again, from no more than the iterations of training."""
         return self.path / "forecast.json"
 
+    @property
+    def seconds(self) -> Path:
+        """The time that each stage took in a study."""
+        return self.path / "seconds.json"
+
     def settings(self) -> RunSettings:
         """Read the run's settings.
 
@@ -89,11 +95,8 @@ class RunFolder:
         """
         if not self.evaluation.exists():
             return {}
-        evaluation = read_json(self.evaluation)
-        if not isinstance(evaluation, dict) or not isinstance(evaluation.get("splits"), dict):
-            raise LoopscopeError(f"{self.evaluation} holds no accuracy by split: remove it and evaluate again")
-        curves: dict[str, Any] = evaluation["splits"]
-        return curves
+        found: dict[str, Any] = read_json_as(self.evaluation, _Evaluation, "remove it and evaluate again")["splits"]
+        return found
 
     def finished(self) -> bool:
         """Return whether training has finished and the model is there."""
@@ -121,6 +124,14 @@ class RunFolder:
             yield
         finally:
             file.close()
+
+
+@dataclass(frozen=True)
+class _Evaluation:
+    """What evaluation.json holds."""
+
+    settings: dict[str, Any]
+    splits: dict[str, AccuracyCurve]
 
 
 def _try_lock(file: IO[str]) -> bool:

@@ -110,7 +110,14 @@ def tidy(message: str) -> str:
         message,
     )
     message = re.sub(r"Expected an? (.*?)\. Got value: ", r"expected \1, got ", message)
+    message = re.sub(r"expected tuple(?:\[.*?\])?, got (.*)$", lambda match: _expected_list(match[1]), message)
     return re.sub(r'^Parser key "([\w.]+)": ', r"\1: ", message)
+
+
+def _expected_list(given: str) -> str:
+    """Return what to say of a value where a list is expected: what was meant, where that is plain."""
+    plain = re.fullmatch(r"[\w.-]+(,[\w.-]+)*", given)
+    return f"expected a list in brackets, such as {f'[{given}]' if plain else '[1,2]'}, got {given}"
 
 
 def dotted(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -24,7 +24,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from loopscope.errors import LoopscopeError
-from loopscope.files import append_line, drop_cut_line, read_lines, write_text
+from loopscope.files import append_line, drop_cut_line, numbered_lines, write_text
 from loopscope.fixed_points import Implicit
 from loopscope.models import build_model
 from loopscope.training.checkpoints import Progress, latest_checkpoint, load_checkpoint, save_checkpoint
@@ -138,8 +138,11 @@ def _mean_figures(accelerator: Accelerator, figures: dict[str, float]) -> dict[s
 def _keep_metrics_until(run: RunFolder, step: int) -> None:
     """Drop the metrics of steps that a resumed run will do again."""
     drop_cut_line(run.metrics)
-    lines = [json.dumps(row) + "\n" for row in read_lines(run.metrics) if row["step"] <= step]
-    write_text(run.metrics, "".join(lines))
+    rows = numbered_lines(run.metrics)
+    for number, row in rows:
+        if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+            raise LoopscopeError(f"{run.metrics}, line {number} has no step: remove that line and run again")
+    write_text(run.metrics, "".join(json.dumps(row) + "\n" for _, row in rows if row["step"] <= step))
 
 
 def train(

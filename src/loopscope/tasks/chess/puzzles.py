@@ -9,10 +9,11 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from loopscope.errors import LoopscopeError
 from loopscope.files import make_folder
 from loopscope.tasks.cache import Arrays, cache_folder, cached, from_bytes
 from loopscope.tasks.chess.encoding import pack_ragged, unpack_boards
+from loopscope.tasks.progress import counting
 from loopscope.tasks.sources import open_text, write_text_file
 
 COLUMNS = ("PuzzleId", "FEN", "Moves", "Rating")
@@ -31,6 +33,8 @@ FORMAT = "chess 2"
 """Changes with whatever changes the arrays: caches of other formats are read anew."""
 GENERATOR = 1
 """Changes with whatever changes the generated puzzles."""
+ROWS_AT_A_TIME = 100
+"""After so many rows progress is told."""
 ROWS_PER_WORKER = 5_000
 """Fewer rows than this are not worth another process."""
 
@@ -96,30 +100,55 @@ def _rows(path: Path, most: int) -> Iterator[list[str]]:
             raise LoopscopeError(f"{path}, line {reader.line_num} is no CSV: {error}") from error
 
 
-def _run_module(module: str, options: list[str], content: bytes = b"") -> bytes:
-    """Return what a module writes to standard output, run by a process of its own, which needs no guard in scripts."""
+def _run_module(module: str, options: list[str], content: Iterable[bytes] = ()) -> bytes:
+    """Return what a module writes to standard output, run by a process of its own, which needs no guard in scripts.
+
+    It is to read all of ``content``, of which each piece is asked for once the one before is taken, before it writes.
+    """
     # What this process can import, that one must too.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-m", module, *options]
-    return subprocess.run(command, input=content, stdout=subprocess.PIPE, env=environment, check=True).stdout
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        # A process that has ended takes no more: its status says why.
+        with suppress(BrokenPipeError), process.stdin:
+            for piece in content:
+                process.stdin.write(piece)
+        written = process.stdout.read()
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    return written
 
 
-def _worker(puzzles: Sequence[tuple[str, str]]) -> Arrays:
+def _counted(puzzles: Sequence[tuple[str, str]], on_checked: Callable[[int], None]) -> Iterator[tuple[str, str]]:
+    """Yield puzzles, and say of them, some at a time, how many were taken."""
+    for start in range(0, len(puzzles), ROWS_AT_A_TIME):
+        yield from (some := puzzles[start : start + ROWS_AT_A_TIME])
+        on_checked(len(some))
+
+
+def _worker(puzzles: Sequence[tuple[str, str]], on_checked: Callable[[int], None]) -> Arrays:
     """Return the arrays of ``rules.positions``, made by a process of its own."""
-    lines = "".join(f"{fen}\t{moves}\n" for fen, moves in puzzles)
-    return from_bytes(_run_module("loopscope.tasks.chess.rules", [], lines.encode()))
+    lines = (f"{fen}\t{moves}\n".encode() for fen, moves in _counted(puzzles, on_checked))
+    return from_bytes(_run_module("loopscope.tasks.chess.rules", [], lines))
 
 
-def checked_positions(puzzles: Sequence[tuple[str, str]]) -> Arrays:
-    """Return the arrays of ``rules.positions``, by as many processes as are worth their start."""
+def checked_positions(puzzles: Sequence[tuple[str, str]], on_checked: Callable[[int], None]) -> Arrays:
+    """Return the arrays of ``rules.positions``, by as many processes as are worth their start.
+
+    Args:
+        puzzles: FEN and moves of each.
+        on_checked: called with how many more were taken to be checked, from any thread.
+    """
     from loopscope.tasks.chess import rules
 
     workers = min(os.cpu_count() or 1, len(puzzles) // ROWS_PER_WORKER)
     if workers <= 1:
-        return rules.positions(puzzles)
+        return rules.positions(_counted(puzzles, on_checked))
     shares = [puzzles[len(puzzles) * i // workers : len(puzzles) * (i + 1) // workers] for i in range(workers)]
     with ThreadPoolExecutor(workers) as pool:
-        parts = list(pool.map(_worker, shares))
+        parts = list(pool.map(partial(_worker, on_checked=on_checked), shares))
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -143,7 +172,8 @@ def _read(path: Path, most: int) -> Arrays:
             ratings.append(int(rating))
             places.append(place)
         seen.add(identity)
-    found = checked_positions(puzzles)
+    with counting("check puzzles", len(puzzles)) as on_checked:
+        found = checked_positions(puzzles, on_checked)
     kept = found["rejects"] == 0
     for code in found["rejects"][~kept]:
         rejects[rules.REASONS[code]] += 1

@@ -155,7 +155,8 @@ def positions(puzzles: Iterable[tuple[str, str]]) -> Arrays:
 
 def main() -> None:
     """Read puzzles from standard input and write their arrays to standard output."""
-    lines = sys.stdin.buffer.read().decode().splitlines()
+    # Line by line: whoever writes them sees by what was taken how far this is.
+    lines = (line.decode().removesuffix("\n") for line in sys.stdin.buffer)
     arrays = positions((fen, moves) for fen, _, moves in (line.partition("\t") for line in lines))
     sys.stdout.buffer.write(to_bytes(arrays))
 
