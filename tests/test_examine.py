@@ -210,15 +210,28 @@ def test_advice_on_a_step_without_gradients_says_so():
     )
 
 
-def test_advice_on_inputs_of_other_lengths_is_to_sort_them():
-    """Inputs of one, two, one ... tokens: no input has the padding of the next, until they are sorted."""
-    inputs = torch.randn(12, 2, 1, generator=torch.Generator().manual_seed(0))
-    inputs[::2, 1] = 0
-    loop = replace(loop_of(lambda z, e: z / 2 + e), padding=lambda e: e[:, :, 0] != 0)
-    exam = quick(loop, inputs)
+PADDED = replace(loop_of(lambda z, e: z / 2 + e), padding=lambda e: e[:, :, 0] != 0)
+"""A contraction of inputs of several tokens, the last of which may be padding (zero)."""
+
+
+def of_lengths(lengths):
+    inputs = torch.randn(len(lengths), max(lengths), 1, generator=torch.Generator().manual_seed(0))
+    return inputs.masked_fill(torch.arange(max(lengths))[:, None] >= torch.tensor(lengths)[:, None, None], 0)
+
+
+def test_inputs_of_one_length_are_swapped_wherever_they_stand():
+    """Seven lengths of twelve, none beside its like: of the eight that are swapped all have a partner."""
+    exam = quick(PADDED, of_lengths([1, 2, 3, 4, 5, 6, 7, 1, 2, 3, 4, 5]))
+    assert exam.input_dependence["recall_swap"]["moved"] == 8
+    assert exam.basin["foreign"]["known"] == 1
+    assert exam.verdict is ls.Verdict.KEEPS_ITS_ANSWER
+
+
+def test_advice_on_inputs_that_all_differ_in_length_is_to_give_some_of_each():
+    exam = quick(PADDED, of_lengths(range(1, 13)))
     assert exam.verdict is ls.Verdict.UNKNOWN
-    assert exam.advice.endswith("sort the inputs by length, or give more of each.")
-    assert quick(loop, torch.cat([inputs[::2], inputs[1::2]])).verdict is ls.Verdict.KEEPS_ITS_ANSWER
+    assert exam.unknown["swaps"].startswith("8 of 8 inputs have padding that no other one has")
+    assert exam.advice.endswith("give more inputs, or some of each length.")
 
 
 def test_advice_where_recall_chooses_once_is_not_to_add_recall():

@@ -38,7 +38,7 @@ from loopscope.stability.arrival import follow
 from loopscope.stability.axes import judge_axes, left_at, radii_at_fixed_points
 from loopscope.stability.basin import basin, fraction
 from loopscope.stability.contradiction import contradicted
-from loopscope.stability.distances import same_shape
+from loopscope.stability.distances import in_pairs
 from loopscope.stability.examination import QUANTILES, Curves, Effort, Examination, ExaminationConfig, plain
 from loopscope.stability.geometry import agreement, gradient_norms, radial_mode
 from loopscope.stability.input_dependence import Outcome, Swap, distinct_fixed_points, swap_test, variance_share
@@ -364,7 +364,8 @@ class _Examiner:
     def _axes_parts(self, recalled: Tree, start: Tree, trajectory: Trajectory) -> dict[str, dict[str, Any]]:
         """Return what axes 2 and 3, the spectrum and the basin need beyond the orbits."""
         # Arrived examples first: what is taken at a fixed point should be one.
-        order = torch.argsort(trajectory.arrived.int(), descending=True, stable=True)
+        arrived, others = (torch.nonzero(chosen).squeeze(1) for chosen in (trajectory.arrived, ~trajectory.arrived))
+        order = torch.cat([in_pairs(arrived, mask_of(self.loop, recalled)), others])
         near, far = order[: self.budget.jacobians], order[: self.budget.swapped]
         limit = _secondary_budget(trajectory, self.iterations)
         if is_time_dependent(start):
@@ -390,11 +391,11 @@ class _Examiner:
 
         def swaps() -> dict[str, Any]:
             test = swap_test(self.loop, recall, fixed, **common)  # type: ignore[arg-type]
-            alike = same_shape(mask_of(self.loop, recall), test.shift, len(far))
-            if 2 * int(alike.sum()) < len(far):
+            alone = int((test.partner == torch.arange(len(far)).to(test.partner)).sum())
+            if 2 * alone > len(far):
                 self.unknown["swaps"] = (
-                    f"{int((~alike).sum())} of {len(far)} inputs have other padding than the next one, and only inputs of one "
-                    "length can be swapped; sort the inputs by length, or give more of each"
+                    f"{alone} of {len(far)} inputs have padding that no other one has, and only inputs of one length can be "
+                    "swapped; give more inputs, or some of each length"
                 )
             return {
                 "recall_swap": _swap_counts(test.recall),
