@@ -41,7 +41,14 @@ from loopscope.stability.contradiction import contradicted
 from loopscope.stability.distances import in_pairs
 from loopscope.stability.examination import QUANTILES, Curves, Effort, Examination, ExaminationConfig, plain
 from loopscope.stability.geometry import agreement, gradient_norms, radial_mode
-from loopscope.stability.input_dependence import Outcome, Swap, distinct_fixed_points, swap_test, variance_share
+from loopscope.stability.input_dependence import (
+    Outcome,
+    Swap,
+    SwapTest,
+    distinct_fixed_points,
+    swap_test,
+    variance_share,
+)
 from loopscope.stability.normalized import normalized
 from loopscope.stability.orbits import Orbit, Orbits, classify
 from loopscope.stability.portrait import portrait
@@ -323,7 +330,6 @@ class _Examiner:
                 decided,
                 axes,
                 reachability,
-                parts["input-dependence"],
                 self.trained,
                 accuracy,
                 self.config.prediction,
@@ -389,7 +395,10 @@ class _Examiner:
         common = {"iterations": limit, "tolerance": self.config.tolerance}
         fixed, recall, first = trajectory.take(far), select(recalled, far), select(start, far)
 
+        test: SwapTest | None = None
+
         def swaps() -> dict[str, Any]:
+            nonlocal test
             test = swap_test(self.loop, recall, fixed, **common)  # type: ignore[arg-type]
             alone = int((test.partner == torch.arange(len(far)).to(test.partner)).sum())
             if 2 * alone > len(far):
@@ -406,7 +415,8 @@ class _Examiner:
 
         def counts() -> dict[str, Any]:
             growth = distinct_fixed_points(self.loop, recall, fixed, first, **common)  # type: ignore[arg-type]
-            return {"distinct_own": growth.own, "distinct_common": growth.common}
+            shared = {} if test is None else {"shared": test.fraction_shared(growth.common_cluster)}
+            return {"distinct_own": growth.own, "distinct_common": growth.common, **shared}
 
         def share() -> dict[str, Any]:
             found = variance_share(

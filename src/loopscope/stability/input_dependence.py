@@ -8,7 +8,7 @@ tell the two apart; `sensitivity` has the derivative.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import torch
@@ -104,6 +104,24 @@ class SwapTest:
     start: Swap
     distance: Float[Tensor, "batch"]
     partner: Int[Tensor, "batch"]
+
+    def fraction_shared(self, common_cluster: Int[Tensor, "batch"]) -> float | None:
+        """Return the fraction of the known pairs whose point serves both inputs, None unless half of the pairs are known.
+
+        A state that stays with another input recalled is no shared point where one start leads the two inputs to points
+        of their own: what is recalled chooses there, and the input whose state stayed has two points at least.
+
+        Args:
+            common_cluster: of each example, the fixed point that it goes to from the common start, as in `Growth`.
+        """
+        own = (
+            (common_cluster != common_cluster[self.partner])
+            & (common_cluster >= 0)
+            & (common_cluster[self.partner] >= 0)
+        )
+        pairs = zip(self.recall.outcomes, own.tolist(), strict=True)
+        outcomes = tuple(Outcome.ELSEWHERE if (one, apart) == (Outcome.STAYED, True) else one for one, apart in pairs)
+        return replace(self.recall, outcomes=outcomes).fraction_shared
 
 
 def swap_test(
