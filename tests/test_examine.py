@@ -191,7 +191,7 @@ def test_advice_on_instability_is_about_orbits_that_were_decided():
     """Undecided orbits are the most here, yet it is the drift that made reachability fail."""
     axes = tuple(Axis(name, Status.FAILS, {}, "") for name in ("reachability", "input-dependence", "geometry"))
     reachability = {"counts": {"undecided": 5, "drift": 4, "fixed point": 2, "cycle": 1}, "growth": [math.log(2) / 100]}
-    advice = advise(ls.Verdict.UNSTABLE, axes, reachability, {}, None, None, False, {})
+    advice = advise(ls.Verdict.UNSTABLE, axes, reachability, None, None, False, {})
     assert advice.startswith("The state's norm grows 2x per 100 iterations")
 
 
@@ -210,24 +210,51 @@ def test_advice_on_a_step_without_gradients_says_so():
     )
 
 
-def test_advice_on_inputs_of_other_lengths_is_to_sort_them():
-    """Inputs of one, two, one ... tokens: no input has the padding of the next, until they are sorted."""
-    inputs = torch.randn(12, 2, 1, generator=torch.Generator().manual_seed(0))
-    inputs[::2, 1] = 0
-    loop = replace(loop_of(lambda z, e: z / 2 + e), padding=lambda e: e[:, :, 0] != 0)
-    exam = quick(loop, inputs)
+PADDED = replace(loop_of(lambda z, e: z / 2 + e), padding=lambda e: e[:, :, 0] != 0)
+"""A contraction of inputs of several tokens, the last of which may be padding (zero)."""
+
+
+def of_lengths(lengths):
+    inputs = torch.randn(len(lengths), max(lengths), 1, generator=torch.Generator().manual_seed(0))
+    return inputs.masked_fill(torch.arange(max(lengths))[:, None] >= torch.tensor(lengths)[:, None, None], 0)
+
+
+def test_inputs_of_one_length_are_swapped_wherever_they_stand():
+    """Seven lengths of twelve, none beside its like: of the eight that are swapped all have a partner."""
+    exam = quick(PADDED, of_lengths([1, 2, 3, 4, 5, 6, 7, 1, 2, 3, 4, 5]))
+    assert exam.input_dependence["recall_swap"]["moved"] == 8
+    assert exam.basin["foreign"]["known"] == 1
+    assert exam.verdict is ls.Verdict.KEEPS_ITS_ANSWER
+
+
+def test_advice_on_inputs_that_all_differ_in_length_is_to_give_some_of_each():
+    exam = quick(PADDED, of_lengths(range(1, 13)))
     assert exam.verdict is ls.Verdict.UNKNOWN
-    assert exam.advice.endswith("sort the inputs by length, or give more of each.")
-    assert quick(loop, torch.cat([inputs[::2], inputs[1::2]])).verdict is ls.Verdict.KEEPS_ITS_ANSWER
+    assert exam.unknown["swaps"].startswith("8 of 8 inputs have padding that no other one has")
+    assert exam.advice.endswith("give more inputs, or some of each length.")
 
 
-def test_advice_where_recall_chooses_once_is_not_to_add_recall():
-    """A state that saturates at the sign of its input, and stays there: three signs are eight points."""
+HYSTERESIS = loop_of(lambda z, e: torch.tanh(5 * z + e))
+"""A state that saturates at the sign of its input and stays there, or at that of its start, where this has one."""
+
+
+def test_where_recall_chooses_once_inputs_have_several_points_and_no_shared_one():
+    """Three signs are eight points, from one start; each of them stays when another input is recalled."""
     signs = torch.tensor([[1.0 if row >> bit & 1 else -1.0 for bit in range(3)] for row in range(8)])
-    exam = quick(loop_of(lambda z, e: torch.tanh(5 * z + e)), signs)
-    assert exam.verdict is ls.Verdict.SHARED_ANSWER
-    assert exam.input_dependence["distinct_common"][-1] == 8
-    assert "recall chooses the answer, but only at the beginning" in exam.advice
+    exam = quick(HYSTERESIS, signs)
+    assert exam.input_dependence["recall_swap"]["stayed"] == exam.input_dependence["distinct_common"][-1] == 8
+    assert exam.axes[1].numbers == {"fraction moved": 0, "fraction shared": 0}
+    assert exam.verdict is ls.Verdict.PATH_DEPENDENT
+    assert "several points" in exam.axes[1].reason
+    assert "Begin every input at the loop's own start" in exam.advice
+
+
+def test_a_start_that_chooses_between_points_of_the_input_is_path_dependence():
+    """The start has the sign of the input, whose size moves both points a little: recall counts for less, but counts."""
+    inputs = torch.linspace(0.2, 1.0, 12, dtype=torch.float64)[:, None] * torch.tensor([1.0, -1.0]).repeat(6)[:, None]
+    exam = quick(replace(HYSTERESIS, start=torch.sign), inputs)
+    assert exam.input_dependence["recall_swap"]["stayed"] == 8
+    assert exam.verdict is ls.Verdict.PATH_DEPENDENT
 
 
 def test_a_drift_is_judged_by_its_directions_too():

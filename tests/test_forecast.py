@@ -68,6 +68,40 @@ def test_a_cycle_that_ends_where_it_began_is_not_said_to_keep_every_answer(targe
     assert forecast(drifting(200.5), INPUTS, targets).dip is None
 
 
+def cycle(length: int, right: set[int]) -> FunctionLoop:
+    """Return a loop that goes round ``length`` states, and reads class 0 in the ``right`` ones, else class 1."""
+    turn = torch.roll(torch.eye(length), 1, 0).mT
+    classes = torch.tensor([[1.0, 0.0] if phase in right else [0.0, 1.0] for phase in range(length)])
+    return FunctionLoop(
+        lambda x: x, lambda e: turn[-1:].expand(8, 1, length), lambda z, e: z @ turn, lambda z: z @ classes
+    )
+
+
+@pytest.mark.parametrize(("length", "right"), [(2, {0}), (3, {0}), (3, {0, 1}), (3, {0, 2}), (4, {0})])
+def test_a_cycle_does_not_keep_its_answers_though_they_are_right_wherever_leaps_land(length, right):
+    said = forecast(cycle(length, right), INPUTS, CLASSES)
+    true = [float(iteration % length in right) for iteration in (478, 479)]
+    assert [point.iteration for point in said.late] == [478, 479]
+    assert [point.right for point in said.late] == true
+    assert (said.kept, said.keeps) == (1, False)
+    assert said.dip is not None
+    assert said.dip[1] == 0
+    assert str(said).startswith(
+        "will not keep its answers to 480 iterations: 100% of its best accuracy is left there, but 0% at"
+    )
+
+
+@pytest.mark.parametrize("length", [2, 3, 4])
+def test_a_cycle_that_is_wrong_at_the_end_alone_has_lost_answers(length):
+    said = forecast(cycle(length, {1}), INPUTS, CLASSES)
+    assert (said.kept, said.keeps) == (0, False)
+
+
+def test_a_cycle_that_is_read_the_same_keeps_its_answers():
+    said = forecast(cycle(3, {0, 1, 2}), INPUTS, CLASSES)
+    assert (said.kept, said.keeps, said.dip) == (1, True, None)
+
+
 def test_what_was_never_right_is_not_called_kept():
     said = forecast(drifting(1e6), INPUTS, 1 - CLASSES)
     assert (said.kept, said.keeps, said.collapse) == (0, False, None)

@@ -12,6 +12,7 @@ from loopscope.errors import LoopscopeError
 from loopscope.loop import FunctionLoop, select
 from loopscope.models import LoopedTransformer, LoopedTransformerConfig
 from loopscope.stability.arrival import FixedPoints
+from loopscope.stability.distances import in_pairs, partners
 from loopscope.stability.input_dependence import (
     Outcome,
     distinct,
@@ -175,7 +176,8 @@ def test_what_a_swap_cannot_tell_is_unknown():
     tokens = loop_of(loop.step, padding=lambda e: e[:, :, 0] != 0)
     padded = torch.where(mask[:, :, None], drawn(4, 2, 3), 0.0)
     swaps = swap_test(tokens, padded, trace(tokens, padded, iterations=500), iterations=500)
-    assert swaps.start.outcomes == (Outcome.STAYED, Outcome.UNKNOWN, Outcome.UNKNOWN, Outcome.STAYED)
+    assert swaps.start.outcomes == (Outcome.STAYED, Outcome.STAYED, Outcome.UNKNOWN, Outcome.STAYED)
+    assert swaps.partner.tolist() == [1, 3, 2, 0]
     with pytest.raises(LoopscopeError, match="pairs each example with itself"):
         swap_test(loop, inputs, some, iterations=5, shift=4)
 
@@ -414,3 +416,12 @@ def test_looped_transformers(recall):
     counted = {outcome for outcome in swaps.recall.outcomes if outcome is not Outcome.UNKNOWN}
     assert counted
     assert counted <= ({Outcome.STAYED, Outcome.SHARED} if recall == "none" else {Outcome.MOVED, Outcome.ELSEWHERE})
+
+
+def test_partners_and_pairs_have_the_same_padding():
+    mask = torch.tensor([[1, 1], [1, 0], [1, 1], [0, 1], [1, 0], [1, 1]], dtype=torch.bool)
+    assert partners(mask, 1, 6).tolist() == [2, 4, 5, 3, 1, 0]
+    assert partners(mask, 2, 6).tolist() == [5, 1, 0, 3, 4, 2]
+    assert partners(None, 2, 6).tolist() == [2, 3, 4, 5, 0, 1]
+    assert in_pairs(torch.tensor([5, 3, 1, 0, 4, 2]), mask).tolist() == [5, 0, 1, 4, 3, 2]
+    assert in_pairs(torch.tensor([4, 0, 3]), None).tolist() == [4, 0, 3]

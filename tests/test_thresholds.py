@@ -51,6 +51,7 @@ def row(accuracy: float = 1.0, swap: dict[str, int] | None = None, **numbers: fl
         (row(), "extrapolates"),
         (row(0.2), "keeps its answer"),
         (row(swap={"stayed": 10, "shared": 6}), "shared answer"),
+        (row(swap={"stayed": 10, "shared": 6}, fraction_shared=0.4), "path dependent"),
         (row(swap={"elsewhere": 15, "unknown": 1}), "path dependent"),
         (row(swap={"moved": 6, "stayed": 4, "elsewhere": 4}), "path dependent"),
         (row(swap={"moved": 12, "elsewhere": 4}), "unknown"),

@@ -49,24 +49,26 @@ class Forecast:
         points: the points.
         inputs: how many inputs they are fractions of.
         seconds: time that it took.
+        late: the iterations just before the last point, where a cycle has other answers.
     """
 
     points: list[Point]
     inputs: int
     seconds: float
+    late: Sequence[Point] = ()
 
     @property
     def kept(self) -> float:
         """Accuracy at the last point over the best on the way (0 where none is right); without targets, what is the same."""
-        right = self._right
-        if right is None:
-            return self.points[-1].same
-        return right[-1] / max(right) if max(right) > 0 else 0.0
+        last, right = self.points[-1], self._right
+        if last.right is None or right is None:
+            return last.same
+        return last.right / max(right) if max(right) > 0 else 0.0
 
     @property
     def keeps(self) -> bool:
-        """Whether enough of the answers is kept to call that holding."""
-        return self.kept >= HOLDS
+        """Whether enough of the answers is kept to call that holding, at the end and just before it."""
+        return min([self.kept, *self._kept_on_the_way[len(self.points) :]]) >= HOLDS
 
     @property
     def collapse(self) -> float | None:
@@ -76,20 +78,30 @@ class Forecast:
     @property
     def dip(self) -> tuple[int, float] | None:
         """Where least is kept on the way, and how much of the best before; None where that is enough, or is the end."""
-        values = self._right or [point.same for point in self.points]
-        kept = [value / best if best else 1.0 for value, best in zip(values, accumulate(values, max), strict=True)]
+        kept = self._kept_on_the_way
         lowest = min(range(len(kept)), key=kept.__getitem__)
-        if kept[lowest] >= HOLDS or lowest == len(kept) - 1:
+        if kept[lowest] >= HOLDS or lowest == len(self.points) - 1:
             return None
-        return self.points[lowest].iteration, kept[lowest]
+        return self._way[lowest].iteration, kept[lowest]
+
+    @property
+    def _way(self) -> list[Point]:
+        # The end before what led to it: where both are as low, the end is what is said.
+        return [*self.points, *self.late]
+
+    @property
+    def _kept_on_the_way(self) -> list[float]:
+        """What is kept at each point of the way, of the best before it; 1 as long as there is nothing to keep."""
+        values = [point.same if point.right is None else point.right for point in self._way]
+        return [value / best if best else 1.0 for value, best in zip(values, accumulate(values, max), strict=True)]
 
     @property
     def _right(self) -> list[float] | None:
-        known = [point.right for point in self.points if point.right is not None]
+        known = [point.right for point in self._way if point.right is not None]
         return known or None
 
     def __str__(self) -> str:
-        if self.keeps and self.dip:
+        if self.kept >= HOLDS and self.dip:
             iteration, kept = self.dip
             return f"{self._end}, but {100 * kept:.0f}% at {iteration}: the answer depends on when one stops"
         return self._end
@@ -106,6 +118,8 @@ class Forecast:
         left = f"{100 * self.kept:.0f}% of its best accuracy is left there"
         if self.keeps:
             return f"will keep its answers to {last} iterations: {left}"
+        if self.kept >= HOLDS:
+            return f"will not keep its answers to {last} iterations: {left}"
         when = f", and fall below half of its best after about {self.collapse:.0f}" if self.collapse else ""
         return f"will lose answers by {last} iterations: {left}{when}"
 
@@ -177,21 +191,25 @@ def forecast(
         recalled = loop.encode(inputs)
         real = mask_of(loop, recalled)
         correct = rule_of(targets, real)
-        landings = leaps(loop, recalled, seed, trained_iterations)
-        points, first = [], None
-        for landing in landings:
-            logits = loop.read(landing.state)
+        first: Tensor | None = None
+
+        def point(iteration: int, state: Tree) -> Point:
+            nonlocal first
+            logits = loop.read(state)
             check_read(logits, examples)
             answered = _answers(logits, real) if answers is None else _checked(answers(logits), examples)
             first = answered if first is None else first
             # The largest of logits that are no numbers is the first of them: a diverged state would seem to keep its answer.
-            finite = flatten(landing.state, real).isfinite().all(1)
-            points.append(
-                Point(
-                    landing.iteration,
-                    landing.iteration > LANDINGS[0],
-                    float(((answered == first).all(1) & finite).double().mean()),
-                    None if correct is None else float((correct(logits, rows).double() * finite).mean()),
-                )
+            finite = flatten(state, real).isfinite().all(1)
+            return Point(
+                iteration,
+                iteration > LANDINGS[0],
+                float(((answered == first).all(1) & finite).double().mean()),
+                None if correct is None else float((correct(logits, rows).double() * finite).mean()),
             )
-    return Forecast(points, examples, time.perf_counter() - began)
+
+        landings = leaps(loop, recalled, seed, trained_iterations)
+        points = [point(landing.iteration, landing.state) for landing in landings]
+        end = landings[-1]
+        late = [point(end.iteration - back, end.before[-back]) for back in range(len(end.before), 0, -1)]
+    return Forecast(points, examples, time.perf_counter() - began, late)

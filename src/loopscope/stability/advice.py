@@ -72,18 +72,10 @@ def _fragile(geometry: Axis) -> str:
     return f"It arrives at its own point, but {'; '.join(said[name] for name in failing)}."
 
 
-def _shared(input_dependence: Mapping[str, Any]) -> str:
-    points = input_dependence.get("distinct_common") or [0]
-    if 2 * points[-1] > len(points):
-        return (
-            "The state arrives, and then stays where it is when another input is recalled. From one common start "
-            f"{len(points)} inputs go to {points[-1]} points, so that recall chooses the answer, but only at the beginning: "
-            "begin every input at the loop's own start, never where another one ended."
-        )
-    return (
-        "The state arrives, but at a point that is not this problem's: its answer was chosen by the start, or is the "
-        "same for all. Give the loop recall (internal or external)."
-    )
+SHARED = (
+    "The state arrives, but at a point that is not this problem's: its answer was chosen by the start, or is the same for "
+    "all. Give the loop recall (internal or external)."
+)
 
 
 PARTS = {"input-dependence": ("swaps",), "geometry": ("spectrum", "gradients")}
@@ -126,7 +118,6 @@ def advise(
     verdict: Verdict,
     axes: tuple[Axis, Axis, Axis],
     reachability: Mapping[str, Any],
-    input_dependence: Mapping[str, Any],
     trained_iterations: int | None,
     easy_accuracy: float | None,
     prediction: bool,
@@ -138,7 +129,6 @@ def advise(
         verdict: the verdict.
         axes: the three axes.
         reachability: the examination's mapping of that name.
-        input_dependence: likewise.
         trained_iterations: most iterations in training, where known.
         easy_accuracy: fraction of the examined inputs that are right, where known.
         prediction: whether this was a forecast.
@@ -149,7 +139,7 @@ def advise(
     if verdict is Verdict.RESTLESS:
         return _restless(reachability)
     if verdict is Verdict.SHARED_ANSWER:
-        return _shared(input_dependence)
+        return SHARED
     if verdict is Verdict.PATH_DEPENDENT:
         return _path_dependent(easy_accuracy)
     if verdict is Verdict.FRAGILE:

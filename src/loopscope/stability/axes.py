@@ -24,8 +24,8 @@ from loopscope.stability.verdict import (
     judge_reachability,
 )
 
-SHARED = "most states stay where they are, whatever is recalled"
-PATH_DEPENDENT = "what is recalled moves the state, but where to depends on the start: inputs have several points"
+SHARED = "most states stay where they are, whatever is recalled, at points that inputs share"
+PATH_DEPENDENT = "what is recalled chooses the point, but so does the start: inputs have several points"
 
 
 def left_at(trajectory: Trajectory) -> Int[Tensor, "batch"]:

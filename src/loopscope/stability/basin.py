@@ -11,8 +11,8 @@ from torch import Tensor
 from loopscope.errors import LoopscopeError
 from loopscope.loop import Loop, Tree, batch_size, mask_of, norms, select
 from loopscope.stability.arrival import SLACK, FixedPoints, follow
-from loopscope.stability.distances import distance, same_shape
-from loopscope.stability.starts import moved, of_others, random_direction, random_like
+from loopscope.stability.distances import distance, partners
+from loopscope.stability.starts import moved, random_direction, random_like
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,9 @@ def basin(
     drawn = [back(random_like(fixed.state, generator))[0] for _ in range(random)]
     others = []
     for shift in range(1, min(foreign, batch - 1) + 1):
-        valid = same_shape(mask, shift, batch).to(size.device) & fixed.arrived.roll(-shift)
-        others.append(back(of_others(fixed.state, shift))[0].masked_fill(~valid, torch.nan))
+        partner = partners(mask, shift, batch).to(size.device)
+        valid = fixed.arrived[partner] & (partner != torch.arange(batch).to(partner))
+        others.append(back(select(fixed.state, partner))[0].masked_fill(~valid, torch.nan))
     none = size.new_zeros(0, batch)
     return Basin(
         radii,

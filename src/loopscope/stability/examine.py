@@ -38,10 +38,17 @@ from loopscope.stability.arrival import follow
 from loopscope.stability.axes import judge_axes, left_at, radii_at_fixed_points
 from loopscope.stability.basin import basin, fraction
 from loopscope.stability.contradiction import contradicted
-from loopscope.stability.distances import same_shape
+from loopscope.stability.distances import in_pairs
 from loopscope.stability.examination import QUANTILES, Curves, Effort, Examination, ExaminationConfig, plain
 from loopscope.stability.geometry import agreement, gradient_norms, radial_mode
-from loopscope.stability.input_dependence import Outcome, Swap, distinct_fixed_points, swap_test, variance_share
+from loopscope.stability.input_dependence import (
+    Outcome,
+    Swap,
+    SwapTest,
+    distinct_fixed_points,
+    swap_test,
+    variance_share,
+)
 from loopscope.stability.normalized import normalized
 from loopscope.stability.orbits import Orbit, Orbits, classify
 from loopscope.stability.portrait import portrait
@@ -323,7 +330,6 @@ class _Examiner:
                 decided,
                 axes,
                 reachability,
-                parts["input-dependence"],
                 self.trained,
                 accuracy,
                 self.config.prediction,
@@ -364,7 +370,8 @@ class _Examiner:
     def _axes_parts(self, recalled: Tree, start: Tree, trajectory: Trajectory) -> dict[str, dict[str, Any]]:
         """Return what axes 2 and 3, the spectrum and the basin need beyond the orbits."""
         # Arrived examples first: what is taken at a fixed point should be one.
-        order = torch.argsort(trajectory.arrived.int(), descending=True, stable=True)
+        arrived, others = (torch.nonzero(chosen).squeeze(1) for chosen in (trajectory.arrived, ~trajectory.arrived))
+        order = torch.cat([in_pairs(arrived, mask_of(self.loop, recalled)), others])
         near, far = order[: self.budget.jacobians], order[: self.budget.swapped]
         limit = _secondary_budget(trajectory, self.iterations)
         if is_time_dependent(start):
@@ -388,13 +395,16 @@ class _Examiner:
         common = {"iterations": limit, "tolerance": self.config.tolerance}
         fixed, recall, first = trajectory.take(far), select(recalled, far), select(start, far)
 
+        test: SwapTest | None = None
+
         def swaps() -> dict[str, Any]:
+            nonlocal test
             test = swap_test(self.loop, recall, fixed, **common)  # type: ignore[arg-type]
-            alike = same_shape(mask_of(self.loop, recall), test.shift, len(far))
-            if 2 * int(alike.sum()) < len(far):
+            alone = int((test.partner == torch.arange(len(far)).to(test.partner)).sum())
+            if 2 * alone > len(far):
                 self.unknown["swaps"] = (
-                    f"{int((~alike).sum())} of {len(far)} inputs have other padding than the next one, and only inputs of one "
-                    "length can be swapped; sort the inputs by length, or give more of each"
+                    f"{alone} of {len(far)} inputs have padding that no other one has, and only inputs of one length can be "
+                    "swapped; give more inputs, or some of each length"
                 )
             return {
                 "recall_swap": _swap_counts(test.recall),
@@ -405,7 +415,8 @@ class _Examiner:
 
         def counts() -> dict[str, Any]:
             growth = distinct_fixed_points(self.loop, recall, fixed, first, **common)  # type: ignore[arg-type]
-            return {"distinct_own": growth.own, "distinct_common": growth.common}
+            shared = {} if test is None else {"shared": test.fraction_shared(growth.common_cluster)}
+            return {"distinct_own": growth.own, "distinct_common": growth.common, **shared}
 
         def share() -> dict[str, Any]:
             found = variance_share(

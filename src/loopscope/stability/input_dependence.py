@@ -8,7 +8,7 @@ tell the two apart; `sensitivity` has the derivative.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import torch
@@ -16,10 +16,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from loopscope.errors import LoopscopeError
-from loopscope.loop import Loop, Tree, batch_size, flatten, mask_of, tree_map
+from loopscope.loop import Loop, Tree, batch_size, flatten, mask_of, select
 from loopscope.stability.arrival import SLACK, Ends, FixedPoints, follow
-from loopscope.stability.distances import distance, same_shape
-from loopscope.stability.starts import common, of_others, random_like
+from loopscope.stability.distances import distance, partners
+from loopscope.stability.starts import common, random_like
 
 NEAR = 0.1
 """An end belongs to a fixed point if it is within this fraction of the distance between the two in question."""
@@ -97,13 +97,31 @@ class SwapTest:
         recall: the state z*(x) is held and x' recalled instead.
         start: x stays recalled and the orbit starts from z*(x').
         distance: D = ||z*(x) - z*(x')||.
-        shift: x' is the input of example i + shift.
+        partner: x' is the input of this example, x itself where no other one has the same real tokens.
     """
 
     recall: Swap
     start: Swap
     distance: Float[Tensor, "batch"]
-    shift: int
+    partner: Int[Tensor, "batch"]
+
+    def fraction_shared(self, common_cluster: Int[Tensor, "batch"]) -> float | None:
+        """Return the fraction of the known pairs whose point serves both inputs, None unless half of the pairs are known.
+
+        A state that stays with another input recalled is no shared point where one start leads the two inputs to points
+        of their own: what is recalled chooses there, and the input whose state stayed has two points at least.
+
+        Args:
+            common_cluster: of each example, the fixed point that it goes to from the common start, as in `Growth`.
+        """
+        own = (
+            (common_cluster != common_cluster[self.partner])
+            & (common_cluster >= 0)
+            & (common_cluster[self.partner] >= 0)
+        )
+        pairs = zip(self.recall.outcomes, own.tolist(), strict=True)
+        outcomes = tuple(Outcome.ELSEWHERE if (one, apart) == (Outcome.STAYED, True) else one for one, apart in pairs)
+        return replace(self.recall, outcomes=outcomes).fraction_shared
 
 
 def swap_test(
@@ -125,7 +143,7 @@ def swap_test(
         recalled: its recalled input.
         fixed: the fixed points (`Ends` and `Trajectory` are such).
         iterations: the budget per orbit.
-        shift: the partner of example i is example i + shift, modulo the batch.
+        shift: the partner of an example is the one ``shift`` places on, in a circle, of those with the same real tokens.
         tolerance: see `follow`.
 
     Raises:
@@ -138,24 +156,25 @@ def swap_test(
             "shift that is no multiple of their number"
         )
     mask = mask_of(loop, recalled)
-    other_recalled = tree_map(lambda leaf: leaf.roll(-shift, 0), recalled)
-    pairs = _Pairs(fixed, mask, shift)
+    partner = partners(mask, shift, batch).to(fixed.arrived.device)
+    pairs = _Pairs(fixed, mask, partner)
     ends = [
         follow(loop, recall, start, iterations=iterations, tolerance=tolerance, until="arrival", toward=own)
-        for recall, start, own in ((other_recalled, fixed.state, pairs.other), (recalled, pairs.other.state, fixed))
+        for recall, start, own in (
+            (select(recalled, partner), fixed.state, pairs.other),
+            (recalled, pairs.other.state, fixed),
+        )
     ]
-    return SwapTest(pairs.judge(ends[0]), pairs.judge(ends[1]), pairs.distance, shift)
+    return SwapTest(pairs.judge(ends[0]), pairs.judge(ends[1]), pairs.distance, partner)
 
 
 class _Pairs:
     """The two fixed points of each pair, and what an end is to them."""
 
-    def __init__(self, fixed: FixedPoints, mask: Tensor | None, shift: int) -> None:
-        self.fixed, self.mask = fixed, mask
-        self.other = FixedPoints(of_others(fixed.state, shift), fixed.error.roll(-shift), fixed.arrived.roll(-shift))
+    def __init__(self, fixed: FixedPoints, mask: Tensor | None, partner: Int[Tensor, "batch"]) -> None:
+        self.fixed, self.mask, self.other = fixed, mask, fixed.take(partner)
         self.distance = distance(fixed.state, self.other.state, mask)
-        same = same_shape(mask, shift, len(fixed.arrived)).to(fixed.arrived.device)
-        self.comparable = fixed.arrived & self.other.arrived & same
+        self.comparable = fixed.arrived & self.other.arrived & (partner != torch.arange(len(partner)).to(partner))
 
     def judge(self, ends: Ends) -> Swap:
         own = distance(ends.state, self.fixed.state, self.mask)

@@ -9,7 +9,7 @@ the changes for the next leap; time steppers of stiff systems know this as proje
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
@@ -25,6 +25,8 @@ LANDINGS = (15, 48, 152, 480)
 """The iterations looked at: those before the first leap, then each leap's, to about three times as many."""
 SETTLING = 5
 """True steps after each leap: thirty steps in all."""
+WATCHED = 3
+"""Of these the last so many are looked at after the last leap: in a cycle one of them is no picture of the others."""
 SMALL = 1e-3
 """Directions in which changes are smaller than this fraction of the largest are not told from rounding."""
 
@@ -36,10 +38,12 @@ class Landing:
     Args:
         iteration: the iterations that it stands for.
         state: the state.
+        before: of the last landing, the states of the iterations just before, in order.
     """
 
     iteration: int
     state: Tree
+    before: Sequence[Tree] = ()
 
 
 def leap(states: Sequence[Tree], iterations: int, mask: Tensor | None = None) -> Tree:
@@ -119,6 +123,7 @@ def leaps(loop: Loop, recalled: Tree, seed: int = 0, earlier: int | None = None)
             landed = leap(states[-SETTLING - 1 :], after - before - SETTLING, mask)
             states = _steps(loop, landed, recalled, SETTLING)
             landings.append(Landing(after, states[-1]))
+        landings[-1] = replace(landings[-1], before=states[-WATCHED:-1])
     return landings
 
 

@@ -102,7 +102,7 @@ PRIORS: dict[str, Threshold] = {
             fails=0.5,
             larger_is="worse",
             origin=PRIOR,
-            why="a state that stays where it is, whatever is recalled, does not depend on the input",
+            why="a state that stays where it is, whatever is recalled, does not depend on the input, unless one start parts inputs",
         ),
         Threshold(
             "radius",
@@ -203,7 +203,8 @@ def is_shared(input_dependence: Axis, thresholds: Mapping[str, Threshold] = THRE
     """Return whether an axis 2 that fails does so because most states stay put, and not because of their path.
 
     A state that goes on to a third point, or to the other input's in some pairs and not in others, has been moved by
-    what is recalled; its inputs have several fixed points each, and the start chooses among them.
+    what is recalled; and one that stays, of inputs that go to points of their own from one start, had been moved before.
+    Such inputs have several fixed points each, and the start chooses among them.
     """
     return thresholds["fraction shared"].status(input_dependence.numbers["fraction shared"]) is Status.FAILS
 

@@ -52,13 +52,13 @@ HALF_WORDS = "fitted on half of the cells, those taken"
 
 
 def numbers_of_axes(found: Mapping[str, Any]) -> dict[str, float | None]:
-    """Return the deciding numbers of an examination's row, by measure; the fraction shared from the counts of its swap."""
+    """Return the deciding numbers of an examination's row, by measure; of an older one the fraction shared from its swap."""
     numbers = dict(found.get("numbers", {}))
     swap = found.get("recall swap") or {}
     known = sum(swap.values()) - swap.get(Swapped.UNKNOWN, 0)
     told = known > 0 and 2 * known >= sum(swap.values())
     shared = swap.get(Swapped.SHARED, 0) + swap.get(Swapped.STAYED, 0)
-    numbers["fraction shared"] = shared / known if told else None
+    numbers.setdefault("fraction shared", shared / known if told else None)
     # Older rows hold the accuracy up to an early iteration alone: the last one there stands for the end.
     numbers["easy accuracy"] = found.get("right at the end", (found.get("accuracy") or [None])[-1])
     return {measure: numbers.get(measure) for measure in THRESHOLDS}
