@@ -207,6 +207,34 @@ def test_several_blocks_share_one_recall_and_enter_it_once(recall):
     torch.testing.assert_close(model(inputs, 0, 2), plain(model).forward(inputs, 0, 2), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("where", [LINE, GRID], ids=["line", "grid"])
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("recall", RECALLS)
+def test_a_folded_model_is_the_same_and_leaves_the_one_it_was_folded_from(recall, norm, where):
+    model = scrambled(LoopedTransformer(config(recall=recall, norm=norm, blocks=2, **where)))
+    inputs = inputs_for(model)
+    folded, before = model.fold(), model.state_dict()
+    recalled, plain_recalled = folded.encode(inputs), model.encode(inputs)
+    state = plain_state = folded.start(recalled)
+    for _ in range(3):
+        state, plain_state = folded.step(state, recalled), model.step(plain_state, plain_recalled)
+        torch.testing.assert_close(state, plain_state, rtol=1e-10, atol=1e-10)
+    assert not any(parameter.requires_grad for parameter in folded.parameters())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert model.state_dict().keys() == before.keys()
+
+
+def test_a_folded_model_is_neither_saved_nor_folded_again(tmp_path):
+    model = LoopedTransformer(config(recall="internal", norm="outer"))
+    folded = model.fold()
+    with pytest.raises(LoopscopeError, match="save the one that it was folded from"):
+        folded.save_pretrained(tmp_path)
+    with pytest.raises(LoopscopeError, match="folded already"):
+        folded.fold()
+    with pytest.raises(LoopscopeError, match="before compile_step"):
+        model.compile_step().fold()
+
+
 def test_the_fixed_depth_model_is_its_blocks_once_whatever_the_counts():
     model = scrambled(FixedDepthTransformer(config(architecture="fixed-depth", recall="none", norm="pre", blocks=4)))
     inputs = inputs_for(model)

@@ -6,6 +6,8 @@ every loop over keys runs along consecutive numbers.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
@@ -180,11 +182,12 @@ class Attention(nn.Module):
     def forward(
         self,
         tokens: Float[Tensor, "batch tokens width"],
+        first: Callable[[nn.Module, Tensor], Tensor],
         rotary: Float[Tensor, "2 tokens half"],
         mask: Bool[Tensor, "strips queries keys"] | None,
     ) -> Float[Tensor, "batch tokens width"]:
         """Return the attention update; ``mask`` is the window mask under local attention, None is full attention."""
-        query, key, value = self.query_key_value(tokens).unflatten(-1, (3, self.heads, -1)).unbind(2)
+        query, key, value = first(self.query_key_value, tokens).unflatten(-1, (3, self.heads, -1)).unbind(2)
         query = self.query_norm(rotate(query, rotary))
         key = self.key_norm.tokens_last(rotate_tokens_last(key.permute(0, 2, 3, 1), rotary))
         mixed = full_attention(query, key, value) if mask is None else local_attention(query, key, value, mask)

@@ -13,7 +13,7 @@ from loopscope.models.residual import make_residual
 
 
 class Block(nn.Module):
-    """Attention and MLP; ``argument`` is where internal recall comes in."""
+    """Attention and MLP; ``first`` is where internal recall comes in."""
 
     def __init__(self, config: LoopedTransformerConfig) -> None:
         super().__init__()
@@ -25,10 +25,18 @@ class Block(nn.Module):
     def forward(
         self,
         state: Float[Tensor, "batch tokens width"],
-        argument: Callable[[Tensor], Tensor],
+        first: Callable[[nn.Module, Tensor], Tensor],
         rotary: Float[Tensor, "2 tokens half"],
         mask: Bool[Tensor, "strips queries keys"] | None,
     ) -> Float[Tensor, "batch tokens width"]:
-        """Return the state after both sub-layers, each applied to ``argument`` of what the residual rule gives it."""
-        state = self.residual(state, lambda tokens: self.attention(argument(tokens), rotary, mask))
-        return self.residual(state, lambda tokens: self.mlp(argument(tokens)))
+        """Return the state after both sub-layers, the first linear map of each taken by ``first``."""
+        state = self.residual(state, lambda tokens: self.attention(tokens, first, rotary, mask))
+        return self.residual(state, lambda tokens: self.feed_forward(tokens, first))
+
+    def feed_forward(
+        self, tokens: Float[Tensor, "batch tokens width"], first: Callable[[nn.Module, Tensor], Tensor]
+    ) -> Float[Tensor, "batch tokens width"]:
+        """Return the MLP's update."""
+        expand, activate, contract = self.mlp
+        update: Tensor = contract(activate(first(expand, tokens)))
+        return update

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -21,9 +22,10 @@ class NoRecall(nn.Module):
         """Return the state that an iteration begins with."""
         return state
 
-    def argument(self, argument: Tokens, injected: dict[str, Tensor]) -> Tokens:
-        """Return what a sub-layer is applied to."""
-        return argument
+    def first(self, linear: nn.Module, argument: Tokens, injected: dict[str, Tensor]) -> Tensor:
+        """Return what the first linear map of a sub-layer makes of its argument."""
+        features: Tensor = linear(argument)
+        return features
 
 
 class _LinearRecall(NoRecall):
@@ -54,9 +56,53 @@ class ExternalRecall(_LinearRecall):
 class InternalRecall(_LinearRecall):
     """Each sub-layer's argument a becomes R(a, e): the identity path carries z."""
 
-    def argument(self, argument: Tokens, injected: dict[str, Tensor]) -> Tokens:
-        """Return R(a, e)."""
-        return self.recall(argument, injected)
+    def first(self, linear: nn.Module, argument: Tokens, injected: dict[str, Tensor]) -> Tensor:
+        """Return the linear map of R(a, e)."""
+        return super().first(linear, self.recall(argument, injected), injected)
+
+
+class FoldedLinear(nn.Module):
+    """A linear map W and the W_state before it in one product; what recall adds is added by `FoldedRecall`.
+
+    Args:
+        name: its own among those of the model.
+        linear: the linear map.
+        state: W_state.
+    """
+
+    def __init__(self, name: str, linear: nn.Module, state: nn.Linear) -> None:
+        super().__init__()
+        assert isinstance(linear, nn.Linear)
+        self.name, self.linear = name, linear
+        product = linear.weight.detach().double() @ state.weight.detach().double()
+        self.weight = nn.Parameter(product.to(linear.weight.dtype), requires_grad=False)
+
+    def forward(self, argument: Tokens) -> Tensor:
+        """Return W W_state a."""
+        return F.linear(argument, self.weight)
+
+
+class FoldedRecall(NoRecall):
+    """Internal recall inside the linear maps behind it: W R(a, e) = (W W_state) a + W (W_input e + bias) + b.
+
+    Args:
+        recall: internal recall.
+        linears: the linear maps behind it.
+    """
+
+    def __init__(self, recall: InternalRecall, linears: list[FoldedLinear]) -> None:
+        super().__init__()
+        self.folded, self.linears = recall, linears
+
+    def inject(self, embedding: Tokens) -> dict[str, Tensor]:
+        """Return what each linear map makes of W_input e + bias."""
+        injection = self.folded.input(embedding)
+        return {folded.name: folded.linear(injection) for folded in self.linears}
+
+    def first(self, linear: nn.Module, argument: Tokens, injected: dict[str, Tensor]) -> Tensor:
+        """Return the linear map of R(a, e)."""
+        assert isinstance(linear, FoldedLinear)
+        return super().first(linear, argument, injected) + injected[linear.name]
 
 
 def make_recall(name: str, width: int) -> NoRecall:

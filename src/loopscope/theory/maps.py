@@ -19,7 +19,7 @@ from typing import Any, get_args
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from loopscope.errors import LoopscopeError, check_choice, check_positive
 from loopscope.linear import Jacobian, input_jacobian, step_jacobian
@@ -151,15 +151,15 @@ class ScaledLoop:
         rotary, mask = model.positions(state)
         injected = {name: value for name, value in recalled["model"].items() if name != "embedding"}
 
-        def argument(tokens: Tensor) -> Tensor:
-            if model.config.recall == "external":
-                return tokens
-            return model.recall.argument(state_gain * tokens, injected)
+        def first(linear: nn.Module, tokens: Tensor) -> Tensor:
+            scaled = tokens if model.config.recall == "external" else state_gain * tokens
+            return recall.first(linear, scaled, injected)
 
+        recall: Any = model.recall
         if model.config.recall == "external":
-            state = model.recall.enter(state_gain * state, injected)
-        state = block.residual(state, lambda tokens: sublayer_gain * block.attention(argument(tokens), rotary, mask))
-        return block.residual(state, lambda tokens: sublayer_gain * block.mlp(argument(tokens)))
+            state = recall.enter(state_gain * state, injected)
+        state = block.residual(state, lambda tokens: sublayer_gain * block.attention(tokens, first, rotary, mask))
+        return block.residual(state, lambda tokens: sublayer_gain * block.feed_forward(tokens, first))
 
     def read(self, state: Tensor) -> Tensor:
         """Return the model's logits."""
