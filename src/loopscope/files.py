@@ -140,8 +140,8 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return [row for _, row in numbered_lines(path)]
 
 
-def numbered_lines(path: Path) -> list[tuple[int, dict[str, Any]]]:
-    """Read JSON lines as ``read_lines`` does, each with its number in the file, the first being 1."""
+def numbered_lines(path: Path) -> list[tuple[int, Any]]:
+    """Read JSON lines as ``read_lines`` does, of any kind, each with its number in the file, the first being 1."""
     if not path.exists():
         return []
     lines = path.read_bytes().split(b"\n")
