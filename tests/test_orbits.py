@@ -307,3 +307,11 @@ def test_cycles_need_twice_their_length():
     assert int(cycles(points[:17], 1e-4)[0]) == 8
     assert int(cycles(points[:16], 1e-4)[0]) == 0
     assert flatten(points[0]).shape == (1, 2)
+
+
+def test_growth_by_a_constant_a_step_is_no_divergence_wherever_it_starts():
+    """One number that grows linearly beside others that have stopped: log||z|| bends upwards, from a start at zero."""
+    e = torch.tensor([[0.9, 0.001], [0.9, 0.0005], [0.001, 0.001]], dtype=F64)
+    loop = loop_of(lambda z, e: (z + e).clamp(-1, 1), torch.zeros_like)
+    found = classify(loop, e, trace(loop, e, iterations=500), window=64)
+    assert found.labels == (Orbit.UNDECIDED, Orbit.UNDECIDED, Orbit.DRIFT)

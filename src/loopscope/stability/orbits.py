@@ -221,7 +221,7 @@ def _further(
 
 @dataclass(frozen=True)
 class _Growth:
-    """How the norm of each example grows along the trajectory."""
+    """How the norm of each example grows along the trajectory; ``total`` and ``bend`` over its last three quarters."""
 
     rate: Tensor
     error: Tensor
@@ -241,7 +241,8 @@ def _growth(trajectory: Trajectory) -> _Growth:
     explained = rate.square() * time.var() / tail.var(0).clamp_min(torch.finfo(tail.dtype).tiny)
     late, early = logs[-1] - logs[count // 2], logs[count // 2] - logs[count // 4]
     bend = torch.where(early > 0, late / early, torch.where(late > 0, torch.inf, 0.0))
-    return _Growth(rate, error, explained >= STEADY_GROWTH, logs[-1] - logs[0], bend)
+    # Not from the start, which may be zero: growth by a constant a step is fourfold at most from the first quarter on.
+    return _Growth(rate, error, explained >= STEADY_GROWTH, logs[-1] - logs[count // 4], bend)
 
 
 def _direction_left(direction: Float[Tensor, "iterations batch"]) -> Float[Tensor, "batch"]:
