@@ -47,7 +47,8 @@ def solve(
         plain_iterations: evaluations that an example may take to decide ``same_as_plain``; 0 asks nothing.
 
     Raises:
-        LoopscopeError: no loop; see `loopscope.fixed_points.reaching.reach`; or the step is random.
+        LoopscopeError: no loop; see `loopscope.fixed_points.reaching.reach`; or what `loopscope.loop.check_step` refuses,
+            such as a random step (two steps of one example more, which ``steps_computed`` leaves out).
     """
     check_is_loop(loop)
     if plain_iterations < 0:
@@ -58,11 +59,11 @@ def solve(
         recalled = loop.encode(inputs)
         if start is None:
             start = loop.start(recalled, torch.Generator(device).manual_seed(seed))
+        if batch:
+            # A little noise lets examples arrive, at points that are none: two steps of one example tell.
+            check_step(loop, select(start, slice(0, 1)), select(recalled, slice(0, 1)))
         found = reach(loop, recalled, start, solver=solver, tolerance=tolerance, max_iterations=max_iterations)
         arrived = found.residual <= tolerance
-        if not bool(arrived.any()):
-            # A loop that draws random numbers never arrives: say so, at the price of two steps of one example.
-            check_step(loop, select(start, slice(0, 1)), select(recalled, slice(0, 1)))
         same: tuple[bool | None, ...] = (None,) * batch
         spent = 0
         if isinstance(solver, PlainIteration):
