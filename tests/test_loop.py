@@ -5,11 +5,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import loopscope as ls
 from loopscope.errors import LoopscopeError, nearest
 from loopscope.loop import (
     FunctionLoop,
     Loop,
     batch_size,
+    check_mask,
     check_read,
     check_step,
     flatten,
@@ -72,6 +74,29 @@ def test_mask_is_optional():
     assert mask_of(halving(), recalled) is None
     padded = FunctionLoop(lambda x: x, lambda e: e, lambda z, e: z, lambda z: z, padding=lambda e: e > 0)
     assert torch.equal(mask_of(padded, recalled), torch.ones(2, 3, dtype=torch.bool))
+
+
+def test_a_mask_that_fits_no_part_of_the_state_is_refused():
+    state = nested()
+    padded = FunctionLoop(lambda x: x, lambda e: e, lambda z, e: z, lambda z: z, padding=lambda e: e > 0)
+    check_mask(halving(), state, torch.ones(3, 7))
+    check_mask(padded, state, torch.ones(3, 4))
+    with pytest.raises(LoopscopeError, match=r"the mask has shape \(3, 7\).* of shape \(3, 4, 5\).*\(batch, tokens\)$"):
+        check_mask(padded, state, torch.ones(3, 7))
+
+
+@pytest.mark.parametrize("verb", [ls.examine, ls.forecast, ls.solve])
+def test_every_verb_refuses_a_mask_that_fits_no_part_of_the_state(verb):
+    """A mask of the tokens, though the state has one vector per input: padding would have counted, unsaid."""
+    pooled = FunctionLoop(
+        lambda x: x,
+        lambda e: torch.zeros(len(e), 2),
+        lambda z, e: z / 2 + e.mean(1),
+        lambda z: z,
+        padding=lambda e: e[:, :, 0] != 0,
+    )
+    with pytest.raises(LoopscopeError, match="fits no tensor of the state"):
+        verb(pooled, torch.ones(3, 5, 2))
 
 
 def test_flatten_holds_every_floating_number_once_and_unflatten_inverts_it():

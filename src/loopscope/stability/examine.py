@@ -22,6 +22,7 @@ from loopscope.loop import (
     batch_size,
     check_independent,
     check_is_loop,
+    check_mask,
     check_read,
     check_step,
     eval_mode,
@@ -143,7 +144,8 @@ def examine(
 
     Raises:
         LoopscopeError: an option out of range, targets of another shape, no loop, a random step, a step that
-            writes over its state or changes its structure or shapes, or a readout without outputs.
+            writes over its state or changes its structure or shapes, a mask that fits no part of the state, or a readout
+            without outputs.
     """
     check_is_loop(loop)
     config = ExaminationConfig(effort, batch_size(inputs), iterations, tolerance, prediction, seed, time_limit)
@@ -290,6 +292,7 @@ class _Examiner:
             start = self.loop.start(recalled, torch.Generator().manual_seed(self.config.seed))
             check_read(self.loop.read(start), batch_size(self.inputs))
         state_dtype(start)
+        check_mask(self.loop, start, recalled)
         check_step(self.loop, start, recalled)
         with torch.no_grad():
             first = self.loop.step(start, recalled)
