@@ -60,7 +60,7 @@ def solve(
         recalled = loop.encode(inputs)
         if start is None:
             start = loop.start(recalled, torch.Generator(device).manual_seed(seed))
-        if batch:
+        if batch_size(start):
             # A little noise lets examples arrive, at points that are none: two steps of one example tell.
             check_step(loop, select(start, slice(0, 1)), select(recalled, slice(0, 1)))
             check_mask(loop, start, recalled)
