@@ -368,7 +368,7 @@ def test_when_time_is_over_the_report_has_what_was_measured():
 def test_a_forecast_needs_to_know_how_far_training_went():
     with pytest.raises(ls.LoopscopeError, match="prediction needs trained_iterations"):
         quick(CONTRACTION, prediction=True)
-    with pytest.raises(ls.LoopscopeError, match="trained_iterations is 0, expected a number above 0"):
+    with pytest.raises(ls.LoopscopeError, match="trained_iterations is 0, expected a whole number above 0"):
         quick(CONTRACTION, prediction=True, trained_iterations=0)
 
 

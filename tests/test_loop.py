@@ -1,15 +1,18 @@
 """The loop protocol: wrapping functions, trees, and the check for randomness."""
 
+import numpy
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import loopscope as ls
 from loopscope.errors import LoopscopeError, nearest
 from loopscope.loop import (
     FunctionLoop,
     Loop,
     batch_size,
+    check_mask,
     check_read,
     check_step,
     flatten,
@@ -72,6 +75,69 @@ def test_mask_is_optional():
     assert mask_of(halving(), recalled) is None
     padded = FunctionLoop(lambda x: x, lambda e: e, lambda z, e: z, lambda z: z, padding=lambda e: e > 0)
     assert torch.equal(mask_of(padded, recalled), torch.ones(2, 3, dtype=torch.bool))
+
+
+def test_a_mask_that_fits_no_part_of_the_state_is_refused():
+    state = nested()
+    padded = FunctionLoop(lambda x: x, lambda e: e, lambda z, e: z, lambda z: z, padding=lambda e: e > 0)
+    check_mask(halving(), state, torch.ones(3, 7))
+    check_mask(padded, state, torch.ones(3, 4))
+    with pytest.raises(LoopscopeError, match=r"the mask has shape \(3, 7\).* of shape \(3, 4, 5\).*\(batch, tokens\)$"):
+        check_mask(padded, state, torch.ones(3, 7))
+
+
+@pytest.mark.parametrize("verb", [ls.examine, ls.forecast, ls.solve])
+def test_every_verb_refuses_a_mask_that_fits_no_part_of_the_state(verb):
+    """A mask of the tokens, though the state has one vector per input: padding would have counted, unsaid."""
+    pooled = FunctionLoop(
+        lambda x: x,
+        lambda e: torch.zeros(len(e), 2),
+        lambda z, e: z / 2 + e.mean(1),
+        lambda z: z,
+        padding=lambda e: e[:, :, 0] != 0,
+    )
+    with pytest.raises(LoopscopeError, match="fits no tensor of the state"):
+        verb(pooled, torch.ones(3, 5, 2))
+
+
+ARRAYS = numpy.ones((3, 2))
+
+
+@pytest.mark.parametrize("verb", [ls.examine, ls.forecast, ls.solve])
+@pytest.mark.parametrize(
+    ("inputs", "kind"), [(ARRAYS, "ndarray"), ([[1.0], [2.0]], "float"), ({"x": torch.ones(3), "y": ARRAYS}, "ndarray")]
+)
+def test_every_verb_asks_for_tensors_where_arrays_or_lists_are_given(verb, inputs, kind):
+    with pytest.raises(LoopscopeError, match=f"expected torch tensors, batch first, got {kind}: convert with torch"):
+        verb(halving(), inputs)
+
+
+def test_a_start_of_arrays_is_refused():
+    with pytest.raises(LoopscopeError, match="got ndarray"):
+        ls.solve(halving(), torch.ones(3, 2), start=ARRAYS)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("verb", [ls.examine, ls.forecast])
+@pytest.mark.parametrize("count", [2.5, 3.0, "3", 0])
+def test_iterations_of_training_are_a_whole_number(verb, count):
+    with pytest.raises(LoopscopeError, match=f"trained_iterations is {count!r}, expected a whole number above 0"):
+        verb(halving(), torch.ones(3, 2), None, count)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_budgets_are_whole_numbers():
+    with pytest.raises(LoopscopeError, match=r"^iterations is 2\.5, expected a whole number above 0"):
+        ls.examine(halving(), torch.ones(3, 2), iterations=2.5)
+    with pytest.raises(LoopscopeError, match=r"max_iterations is 2\.5, expected a whole number above 0"):
+        ls.solve(halving(), torch.ones(3, 2), max_iterations=2.5)
+
+
+@pytest.mark.parametrize("verb", [ls.examine, ls.forecast])
+def test_a_rule_of_targets_that_takes_something_else_is_refused_before_the_work(verb):
+    with pytest.raises(LoopscopeError, match=r"targets are takes \(logits\), expected \(logits, rows\)"):
+        verb(halving(), torch.ones(3, 2), lambda logits: logits.argmax(1) == 0)
+    verb(halving(), torch.ones(3, 2), lambda logits, rows, scale=1: logits.argmax(1) == 0)
 
 
 def test_flatten_holds_every_floating_number_once_and_unflatten_inverts_it():

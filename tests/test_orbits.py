@@ -307,3 +307,30 @@ def test_cycles_need_twice_their_length():
     assert int(cycles(points[:17], 1e-4)[0]) == 8
     assert int(cycles(points[:16], 1e-4)[0]) == 0
     assert flatten(points[0]).shape == (1, 2)
+
+
+def test_growth_by_a_constant_a_step_is_no_divergence_wherever_it_starts():
+    """One number that grows linearly beside others that have stopped: log||z|| bends upwards, from a start at zero."""
+    e = torch.tensor([[0.9, 0.001], [0.9, 0.0005], [0.001, 0.001]], dtype=F64)
+    loop = loop_of(lambda z, e: (z + e).clamp(-1, 1), torch.zeros_like)
+    found = classify(loop, e, trace(loop, e, iterations=500), window=64)
+    assert found.labels == (Orbit.UNDECIDED, Orbit.UNDECIDED, Orbit.DRIFT)
+
+
+@pytest.mark.parametrize("window", [64, 256])
+def test_a_spiral_that_grows_too_slowly_to_be_told_by_its_norm_is_not_chaotic(window):
+    """Its exponent is positive, but chaos stays where it is: weak chaos and a strange attractor do, this does not."""
+    grown = loop_of(lambda z, e: 1.002 * z @ rotation(0.7, e.dtype) + e, torch.zeros_like)
+    e = torch.randn(3, 2, dtype=F64, generator=torch.Generator().manual_seed(0))
+    found = classify(grown, e, trace(grown, e, iterations=500), window=window)
+    assert found.labels == (Orbit.DIVERGING,) * 3
+    torch.testing.assert_close(found.lyapunov, torch.full((3,), math.log(1.002), dtype=F64))
+    assert "own steps grow" in found.reasons[0]
+    for loop, values in ((LOGISTIC, column(3.6, 3.7, 3.9, 4.0)), (HENON, column(1.2, 1.4))):
+        found = classify(loop, values, trace(loop, values, iterations=500), window=window)
+        assert set(found.labels) == {Orbit.CHAOTIC}
+
+
+def rotation(angle, dtype):
+    cos, sin = math.cos(angle), math.sin(angle)
+    return torch.tensor([[cos, -sin], [sin, cos]], dtype=dtype)

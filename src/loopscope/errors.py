@@ -1,7 +1,8 @@
-"""The one exception that a user's mistake raises, and the check of a choice that most modules need."""
+"""The one exception that a user's mistake raises, and the checks of choices and numbers that most modules need."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import SupportsIndex
 
 RESUMABLE = 75
 """Exit status of what stopped early with nothing lost and can go on (the system's code for a temporary failure)."""
@@ -37,3 +38,14 @@ def check_positive(**values: float) -> None:
     for name, value in values.items():
         if not value > 0:
             raise LoopscopeError(f"{name} is {value}, expected a number above 0")
+
+
+def check_count(**values: int) -> None:
+    """Refuse values that are not whole numbers above zero, by name.
+
+    Raises:
+        LoopscopeError: naming the first such value.
+    """
+    for name, value in values.items():
+        if not isinstance(value, SupportsIndex) or value.__index__() < 1:
+            raise LoopscopeError(f"{name} is {value!r}, expected a whole number above 0")

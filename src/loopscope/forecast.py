@@ -11,7 +11,7 @@ from itertools import accumulate, pairwise
 import torch
 from torch import Tensor
 
-from loopscope.errors import LoopscopeError, check_positive
+from loopscope.errors import LoopscopeError, check_count, check_positive
 from loopscope.evaluation import decisions
 from loopscope.loop import Loop, Tree, batch_size, check_is_loop, check_read, eval_mode, flatten, mask_of
 from loopscope.stability.examine import Targets, check_targets, rule_of
@@ -181,7 +181,7 @@ def forecast(
     """
     check_is_loop(loop)
     if trained_iterations is not None:
-        check_positive(trained_iterations=trained_iterations)
+        check_count(trained_iterations=trained_iterations)
     examples = batch_size(inputs)
     check_positive(examples=examples)
     check_targets(targets, examples)

@@ -140,8 +140,12 @@ def batch_size(tree: Tree) -> int:
     """Return the number of examples in a tree.
 
     Raises:
-        LoopscopeError: the tree holds no tensor, or its tensors disagree about the batch.
+        LoopscopeError: the tree holds no tensor but arrays or numbers, or its tensors disagree about the batch.
     """
+    others = [leaf for leaf in pytree.tree_leaves(tree) if not isinstance(leaf, Tensor)]
+    if others and (len(leaves(tree)) == 0 or any(hasattr(leaf, "__array__") for leaf in others)):
+        kinds = ", ".join(sorted({type(leaf).__name__ for leaf in others}))
+        raise LoopscopeError(f"expected torch tensors, batch first, got {kinds}: convert with torch.as_tensor")
     sizes = {leaf.shape[0] if leaf.ndim else None for leaf in leaves(tree)}
     if len(sizes) != 1 or None in sizes:
         shapes = [tuple(leaf.shape) for leaf in leaves(tree)]
@@ -178,8 +182,12 @@ def iterate(loop: Loop, state: Tree, recalled: Tree, iterations: int) -> Tree:
     return state
 
 
+def _fits(leaf: Tensor, mask: Tensor) -> bool:
+    return leaf.shape[: mask.ndim] == mask.shape
+
+
 def _masked(leaf: Tensor, mask: Tensor | None) -> Tensor:
-    if mask is None or leaf.shape[: mask.ndim] != mask.shape:
+    if mask is None or not _fits(leaf, mask):
         return leaf
     # Filled, not multiplied: padding may hold numbers that are not finite.
     return leaf.masked_fill(~mask.view(*mask.shape, *[1] * (leaf.ndim - mask.ndim)), 0)
@@ -260,6 +268,21 @@ def check_read(logits: Any, batch: int) -> None:
     if not isinstance(logits, Tensor) or logits.ndim < 2 or len(logits) != batch:
         shape = f"a tensor of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
         raise LoopscopeError(f"read returned {shape}, expected a tensor of shape ({batch}, ..., outputs)")
+
+
+def check_mask(loop: Loop, state: Tree, recalled: Tree) -> None:
+    """Refuse a mask that fits no part of the state: it would exclude nothing, and padding would count.
+
+    Raises:
+        LoopscopeError: no floating tensor of the state has the mask's shape as its first dimensions.
+    """
+    mask = mask_of(loop, recalled)
+    if mask is not None and not any(_fits(leaf, mask) for leaf in floating_leaves(state)):
+        shapes = ", ".join(str(tuple(leaf.shape)) for leaf in floating_leaves(state))
+        raise LoopscopeError(
+            f"the mask has shape {tuple(mask.shape)}, which fits no tensor of the state, of shape {shapes}: expected the first "
+            "dimensions of one, (batch, tokens)"
+        )
 
 
 def check_step(loop: Loop, state: Tree, recalled: Tree) -> Tree:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from loopscope.errors import LoopscopeError, check_positive
+from loopscope.errors import LoopscopeError, check_count
 from loopscope.fixed_points.residual import check_precision, relative_residual, smallest_scale
 from loopscope.fixed_points.solvers import PlainIteration, Solver
 from loopscope.loop import (
@@ -64,7 +64,7 @@ def reach(loop: Loop, recalled: Tree, start: Tree, *, solver: Solver, tolerance:
         LoopscopeError: the state is in half precision or carries a counter that the solver cannot step, the step
             changes the state's shape, or tolerance and budget are out of bounds.
     """
-    check_positive(max_iterations=max_iterations)
+    check_count(max_iterations=max_iterations)
     check_precision(start, tolerance)
     if is_time_dependent(start) and not isinstance(solver, PlainIteration):
         raise LoopscopeError(

@@ -9,7 +9,7 @@ from loopscope.fixed_points.plain import compare_with_plain
 from loopscope.fixed_points.reaching import reach
 from loopscope.fixed_points.solution import Solution
 from loopscope.fixed_points.solvers import PlainIteration, Solver
-from loopscope.loop import Loop, Tree, batch_size, check_is_loop, check_step, eval_mode, leaves, select
+from loopscope.loop import Loop, Tree, batch_size, check_is_loop, check_mask, check_step, eval_mode, leaves, select
 
 DEFAULT_SOLVER = PlainIteration()
 
@@ -47,7 +47,9 @@ def solve(
         plain_iterations: evaluations that an example may take to decide ``same_as_plain``; 0 asks nothing.
 
     Raises:
-        LoopscopeError: no loop; see `loopscope.fixed_points.reaching.reach`; or the step is random.
+        LoopscopeError: no loop; see `loopscope.fixed_points.reaching.reach`; a mask that fits no part of the state; or what
+            `loopscope.loop.check_step` refuses, such as a random step (two steps of one example more, which
+            ``steps_computed`` leaves out).
     """
     check_is_loop(loop)
     if plain_iterations < 0:
@@ -58,11 +60,12 @@ def solve(
         recalled = loop.encode(inputs)
         if start is None:
             start = loop.start(recalled, torch.Generator(device).manual_seed(seed))
+        if batch_size(start):
+            # A little noise lets examples arrive, at points that are none: two steps of one example tell.
+            check_step(loop, select(start, slice(0, 1)), select(recalled, slice(0, 1)))
+            check_mask(loop, start, recalled)
         found = reach(loop, recalled, start, solver=solver, tolerance=tolerance, max_iterations=max_iterations)
         arrived = found.residual <= tolerance
-        if not bool(arrived.any()):
-            # A loop that draws random numbers never arrives: say so, at the price of two steps of one example.
-            check_step(loop, select(start, slice(0, 1)), select(recalled, slice(0, 1)))
         same: tuple[bool | None, ...] = (None,) * batch
         spent = 0
         if isinstance(solver, PlainIteration):

@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Literal, get_args
 
-from loopscope.errors import LoopscopeError, check_choice, check_positive
+from loopscope.errors import LoopscopeError, check_choice, check_count, check_positive
 from loopscope.files import read_json, write_json
 from loopscope.stability.verdict import TESTED_ON, Axis, Status, Verdict, fitted_on, priors_of
 
@@ -54,7 +54,7 @@ class ExaminationConfig:
         if self.time_limit is not None:
             check_positive(time_limit=self.time_limit)
         check_choice("effort", self.effort, get_args(Effort))
-        check_positive(examples=self.examples, iterations=self.iterations)
+        check_count(examples=self.examples, iterations=self.iterations)
         if not 0 < self.tolerance < 1:
             raise LoopscopeError(f"tolerance is {self.tolerance}, expected a number between 0 and 1, such as 1e-4")
 

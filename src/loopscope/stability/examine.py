@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import time
 from collections import Counter
@@ -13,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from loopscope.errors import LoopscopeError, check_positive
+from loopscope.errors import LoopscopeError, check_count
 from loopscope.fixed_points.residual import state_dtype
 from loopscope.linear import THROUGH_ENCODE
 from loopscope.loop import (
@@ -22,6 +23,7 @@ from loopscope.loop import (
     batch_size,
     check_independent,
     check_is_loop,
+    check_mask,
     check_read,
     check_step,
     eval_mode,
@@ -143,14 +145,15 @@ def examine(
 
     Raises:
         LoopscopeError: an option out of range, targets of another shape, no loop, a random step, a step that
-            writes over its state or changes its structure or shapes, or a readout without outputs.
+            writes over its state or changes its structure or shapes, a mask that fits no part of the state, or a readout
+            without outputs.
     """
     check_is_loop(loop)
     config = ExaminationConfig(effort, batch_size(inputs), iterations, tolerance, prediction, seed, time_limit)
     if prediction and trained_iterations is None:
         raise LoopscopeError("prediction needs trained_iterations: the most iterations that training ran")
     if trained_iterations is not None:
-        check_positive(trained_iterations=trained_iterations)
+        check_count(trained_iterations=trained_iterations)
     check_targets(targets, config.examples)
     with eval_mode(loop), torch.autocast("cpu", enabled=False), torch.random.fork_rng(devices=[]):
         return _Examiner(loop, inputs, targets, trained_iterations, config, on_part, answers).examine()
@@ -160,7 +163,8 @@ def check_targets(targets: Targets | None, examples: int) -> None:
     """Refuse targets that are not one for each input.
 
     Raises:
-        LoopscopeError: they are neither a tensor nor a function; or their shape and the number of inputs are named.
+        LoopscopeError: they are neither a tensor nor a function of two arguments; or their shape and the number of inputs
+            are named.
     """
     if targets is not None and not isinstance(targets, Tensor) and not callable(targets):
         raise LoopscopeError(
@@ -171,6 +175,21 @@ def check_targets(targets: Targets | None, examples: int) -> None:
         raise LoopscopeError(
             f"targets have shape {tuple(targets.shape)}, expected one entry for each of the {examples} inputs first"
         )
+    if callable(targets) and not _takes_two(targets):
+        raise LoopscopeError(
+            f"the function that targets are takes {inspect.signature(targets)}, expected (logits, rows): rows are the places of "
+            "these logits among the inputs"
+        )
+
+
+def _takes_two(rule: Correct) -> bool:
+    try:
+        inspect.signature(rule).bind(None, None)
+    except TypeError:
+        return False
+    except ValueError:  # some built-in functions have no signature
+        return True
+    return True
 
 
 def rule_of(targets: Targets | None, mask: Tensor | None = None) -> Correct | None:
@@ -290,6 +309,7 @@ class _Examiner:
             start = self.loop.start(recalled, torch.Generator().manual_seed(self.config.seed))
             check_read(self.loop.read(start), batch_size(self.inputs))
         state_dtype(start)
+        check_mask(self.loop, start, recalled)
         check_step(self.loop, start, recalled)
         with torch.no_grad():
             first = self.loop.step(start, recalled)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from loopscope.errors import LoopscopeError
 from loopscope.fixed_points.residual import state_dtype
-from loopscope.loop import Loop, Tree, check_independent, check_step, flatten, is_time_dependent, mask_of
+from loopscope.loop import Loop, Tree, check_independent, check_mask, check_step, flatten, is_time_dependent, mask_of
 from loopscope.stability.starts import moved
 
 LANDINGS = (15, 48, 152, 480)
@@ -104,7 +104,8 @@ def leaps(loop: Loop, recalled: Tree, seed: int = 0, earlier: int | None = None)
 
     Raises:
         LoopscopeError: the state carries a counter, which a leap would leave behind, or is not in float32 or float64, or
-            the step is random, mixes examples, or changes the shapes or the precision of its state.
+            the step is random, mixes examples, or changes the shapes or the precision of its state, or a mask fits no part
+            of the state.
     """
     with torch.no_grad():
         mask = mask_of(loop, recalled)
@@ -115,6 +116,7 @@ def leaps(loop: Loop, recalled: Tree, seed: int = 0, earlier: int | None = None)
                 "the state carries a counter, which a leap would leave behind: leaps are for steps that depend on the "
                 "state and the input alone; iterate this loop as far as you want to know it"
             )
+        check_mask(loop, start, recalled)
         states = [start, *_steps(loop, check_step(loop, start, recalled), recalled, LANDINGS[0] - 1)]
         check_independent(loop, states[1], states[2], recalled)
         seen = [iteration for iteration in (earlier, LANDINGS[0]) if iteration and iteration <= LANDINGS[0]]

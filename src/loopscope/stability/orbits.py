@@ -3,8 +3,9 @@
 The evidence, cheapest first. Norms and directions along the trajectory tell divergence and drift. The last states tell
 cycles: a cycle of period p is an orbit whose p-th iterate arrives. For the rest the largest Lyapunov exponent is
 measured by tangent dynamics (Benettin et al., 1980): a tangent vector is carried along the orbit by products with the
-Jacobian and rescaled at each step; the mean of log growth is the exponent. Recurrence is looked for in a
-low-dimensional random projection of the orbit, so that no orbit is ever held in full.
+Jacobian and rescaled at each step; the mean of log growth is the exponent. An orbit is chaotic if this is positive and the orbit
+stays where it is: one whose own steps grow too is on its way out, as around a point that repels. Recurrence is looked
+for in a low-dimensional random projection of the orbit, so that no orbit is ever held in full.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float, Int
@@ -189,6 +191,7 @@ class _Window:
 
     recent: list[Tensor]
     log_growth: Tensor | None
+    step_growth: Tensor
     projected: Tensor
 
 
@@ -201,6 +204,7 @@ def _further(
     n = recent[-1].shape[1]
     basis = torch.eye(n).to(real) if n <= PROJECTED else torch.randn(n, PROJECTED, generator=generator).to(real)
     projected = [(states * real) @ basis for states in recent]
+    lengths = [_length(after, before, real) for before, after in pairwise(recent)]
     tangent = None
     if not is_time_dependent(state):
         tangent = _Tangent(loop, recalled, state, random_direction(state, generator, mask))
@@ -213,15 +217,21 @@ def _further(
                 tangent.carry(state)
             state = loop.step(state, recalled)
             recent = [*recent, flatten(state)][-HISTORY:]
+            lengths.append(_length(recent[-1], recent[-2], real))
             projected.append((recent[-1] * real) @ basis)
     growth = [] if tangent is None else tangent.log_growth
     burnt = min(MAX_PERIOD, len(growth) // 4)
-    return _Window(recent, torch.stack(growth[burnt:]) if growth else None, torch.stack(projected))
+    steps = torch.stack(lengths[burnt:]).clamp_min(torch.finfo(real.dtype).tiny).log().diff(dim=0)
+    return _Window(recent, torch.stack(growth[burnt:]) if growth else None, steps, torch.stack(projected))
+
+
+def _length(after: Tensor, before: Tensor, real: Tensor) -> Tensor:
+    return torch.linalg.vector_norm((after - before) * real, dim=1)
 
 
 @dataclass(frozen=True)
 class _Growth:
-    """How the norm of each example grows along the trajectory."""
+    """How the norm of each example grows along the trajectory; ``total`` and ``bend`` over its last three quarters."""
 
     rate: Tensor
     error: Tensor
@@ -241,7 +251,8 @@ def _growth(trajectory: Trajectory) -> _Growth:
     explained = rate.square() * time.var() / tail.var(0).clamp_min(torch.finfo(tail.dtype).tiny)
     late, early = logs[-1] - logs[count // 2], logs[count // 2] - logs[count // 4]
     bend = torch.where(early > 0, late / early, torch.where(late > 0, torch.inf, 0.0))
-    return _Growth(rate, error, explained >= STEADY_GROWTH, logs[-1] - logs[0], bend)
+    # Not from the start, which may be zero: growth by a constant a step is fourfold at most from the first quarter on.
+    return _Growth(rate, error, explained >= STEADY_GROWTH, logs[-1] - logs[count // 4], bend)
 
 
 def _direction_left(direction: Float[Tensor, "iterations batch"]) -> Float[Tensor, "batch"]:
@@ -318,6 +329,7 @@ class _Evidence:
         self.cycle_residual, self.lyapunov, self.lyapunov_error, self.recurrence = (
             torch.full_like(like, math.nan) for _ in range(4)
         )
+        self.leaves = torch.zeros_like(like, dtype=torch.bool)
         self.period, self.lag, self.iterations = (torch.zeros_like(like, dtype=torch.long) for _ in range(3))
         self.device = like.device
 
@@ -367,8 +379,11 @@ class _Evidence:
         seen = _further(loop, recalled, start, _rows_of(trajectory, rows), real, window, seed)
         self.iterations[rows] = window
         if seen.log_growth is not None:
-            mean, error = exponent(seen.log_growth, torch.finfo(seen.log_growth.dtype).eps)
+            eps = torch.finfo(seen.log_growth.dtype).eps
+            mean, error = exponent(seen.log_growth, eps)
             self.lyapunov[rows], self.lyapunov_error[rows] = mean.to(self.lyapunov), error.to(self.lyapunov)
+            mean, error = exponent(seen.step_growth, eps)
+            self.leaves[rows] = mean - error > 0
         returns, lag = recurrence(seen.projected, trajectory.tolerance)
         self.recurrence[rows], self.lag[rows] = returns.to(self.recurrence), lag
         self.find_cycles(rows, seen.recent, real, trajectory.tolerance)
@@ -381,6 +396,8 @@ class _Evidence:
         returns, lag = float(self.recurrence[row]), int(self.lag[row])
         said = f"exponent {mean:.3g} +- {error:.2g}"
         if mean - error > 0:
+            if bool(self.leaves[row]):
+                return Orbit.DIVERGING, f"{said}, and the orbit's own steps grow"
             return Orbit.CHAOTIC, said
         # A slow spiral comes back to where it was, too, but no closer than its contraction over the lag says.
         spiral = mean + error < 0 and returns > STEADY * -math.expm1(mean * lag)
