@@ -3,6 +3,11 @@
 import jaxtyping
 import pytest
 import torch
+from hypothesis import settings
+
+# The first case of a test may compile for seconds, and other work may run beside: no property is about time.
+settings.register_profile("loopscope")
+settings.load_profile("loopscope")
 
 # The numeric tower is what type checkers assume: an int serves where a float is asked for.
 jaxtyping.install_import_hook("loopscope", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")

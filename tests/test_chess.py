@@ -95,7 +95,7 @@ def uci(code: int) -> str:
     return chess.SQUARE_NAMES[code & 63] + chess.SQUARE_NAMES[code >> 6 & 63] + PROMOTIONS[code >> 12]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 2**20))
 def test_positions_and_moves_are_those_that_python_chess_turns_and_mirrors(seed):
     fen, moves = played(seed)
@@ -539,7 +539,7 @@ def test_moves_that_give_check_in_unusual_ways_are_found(fen):
     assert set(mating_moves(board)) == brute_mates(board)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 2**20))
 def test_no_move_that_gives_check_is_passed_over(seed):
     board = chess.Board(played(seed)[0])

@@ -90,7 +90,7 @@ def test_a_radius_that_was_missed_is_contradicted(kind: str) -> None:
 
 
 @given(st.floats(0.05, 0.98), st.integers(9, 60))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_the_decay_of_a_geometric_residual_is_its_factor(factor: float, count: int) -> None:
     residual = (factor ** torch.arange(count, dtype=torch.float64))[:, None]
     decay, rounding = last_decay(residual)

@@ -100,7 +100,7 @@ def test_missing_and_unreadable_files_are_named(tmp_path):
     assert not drop_cut_line(tmp_path / "absent")
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cut=st.integers(0, 200))
 def test_a_last_line_cut_anywhere_loses_only_itself(tmp_path: Path, cut: int):
     path = tmp_path / "lines.jsonl"

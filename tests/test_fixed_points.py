@@ -111,7 +111,7 @@ def test_single_precision(solver, problem):
     seed=st.integers(0, 10**6),
     curved=st.booleans(),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_contraction_is_solved(size, rate, name, seed, curved):
     draw = torch.randn(size + 3, size, generator=generator(seed), dtype=F64)
     matrix, shift = draw[:size], draw[size:]

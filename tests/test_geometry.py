@@ -34,7 +34,7 @@ def transformer(norm: str, recall: str = "internal") -> tuple[LoopedTransformer,
 
 
 @given(st.floats(0.5, 1.3), st.floats(0, math.pi))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_a_rotation_changes_every_gradient_by_its_radius(radius: float, angle: float) -> None:
     c, s = math.cos(angle), math.sin(angle)
     matrix = radius * torch.tensor([[c, -s], [s, c]], dtype=torch.float64)

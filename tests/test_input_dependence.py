@@ -182,7 +182,7 @@ def test_what_a_swap_cannot_tell_is_unknown():
         swap_test(loop, inputs, some, iterations=5, shift=4)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(0, 10_000), st.integers(1, 8))
 def test_clusters_of_well_separated_points(seed, kinds):
     generator = torch.Generator().manual_seed(seed)

@@ -188,7 +188,7 @@ def linear_jacobian(matrices: Tensor) -> Jacobian:
     return step_jacobian(loop, matrices.new_zeros(matrices.shape[:2]), matrices)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 40), st.floats(0, 3), st.integers(0, 1000))
 def test_solve_equals_a_direct_solve(size: int, scale: float, seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -224,7 +224,7 @@ def test_solve_says_when_it_did_not_converge() -> None:
     assert zero.products == 0
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(1, 8), st.integers(9, 30), st.integers(0, 1000))
 def test_orthogonalize_splits_a_vector(count: int, size: int, seed: int) -> None:
     rng = torch.Generator().manual_seed(seed)

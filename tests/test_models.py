@@ -428,7 +428,7 @@ def test_a_compiled_step_computes_the_same_values_and_gradients():
     subprocess.run([sys.executable, "-c", COMPILED], check=True, timeout=200)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     tokens=st.one_of(st.integers(1, 12), st.integers(ONE_STRIP - 1, 4 * STRIP + 3)),
     radius=st.one_of(st.integers(0, 8), st.integers(STRIP - 1, STRIP + 8)),
@@ -505,7 +505,7 @@ def test_a_norm_is_the_same_where_tokens_are_last():
     assert norm.float().tokens_last(features.bfloat16().mT).dtype is torch.float32
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     first=st.tuples(st.integers(0, 7), st.integers(0, 7)),
     second=st.tuples(st.integers(0, 7), st.integers(0, 7)),

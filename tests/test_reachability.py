@@ -34,7 +34,7 @@ def affine(rates: Tensor, target: float = 1.0) -> FunctionLoop:
     return loop_of(lambda z, e: rates * z + (1 - rates) * target)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.floats(0.05, 0.95), st.floats(1e-8, 1e-3))
 def test_affine_contraction(rate, tolerance):
     rates = torch.full((1, 3), rate, dtype=F64)
@@ -417,7 +417,7 @@ class TestApproach:
         assert ends.approached.tolist() == [True, False]
         assert ends.arrived.all()
 
-    @settings(deadline=None, max_examples=25)
+    @settings(max_examples=25)
     @given(st.integers(0, 10**6), st.floats(0.3, 0.97))
     def test_on_linear_maps_it_tells_what_the_whole_orbit_tells(self, seed, radius):
         generator = torch.Generator().manual_seed(seed)

@@ -150,7 +150,7 @@ def test_puzzles_depend_on_their_seed_and_on_nothing_else():
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([(2, 2), (2, 3), (3, 3)]))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_relabelling_keeps_the_rules_the_givens_and_the_board_but_for_labels(seed, box):
     task = SmallSudoku(box=box, train_empty=5, test_empty=(5,), train_puzzles=8, test_puzzles=2)
     split = task.training_split()
