@@ -6,7 +6,7 @@ import torch
 from hypothesis import settings
 
 # The first case of a test may compile for seconds, and other work may run beside: no property is about time.
-settings.register_profile("loopscope")
+settings.register_profile("loopscope", deadline=None)
 settings.load_profile("loopscope")
 
 # The numeric tower is what type checkers assume: an int serves where a float is asked for.
