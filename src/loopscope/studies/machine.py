@@ -23,8 +23,8 @@ def processor() -> str:
     return f"{names[0]}, {len(names)} cores" if names else platform.processor() or platform.machine()
 
 
-TRAINING = ("loop.py", "models", "tasks", "training", "fixed_points")
-"""What of the package decides which model a training ends with."""
+TRAINING = ("evaluation.py", "fixed_points", "linear.py", "loop.py", "models", "tasks", "training")
+"""What of the package decides which model a training ends with, and what its curves are."""
 
 
 @cache
