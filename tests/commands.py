@@ -1,8 +1,9 @@
-"""Commands as a user gives them, for the tests of several of them."""
+"""Commands as a user gives them, and what they write, for the tests of several of them."""
 
 from __future__ import annotations
 
 from loopscope.cli import main
+from loopscope.files import numbered_lines
 
 
 def refusal(capsys, arguments):
@@ -12,3 +13,8 @@ def refusal(capsys, arguments):
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith("loopscope: ")
     return line
+
+
+def read_lines(path):
+    """Return the rows of a file of JSON lines."""
+    return [row for _, row in numbered_lines(path)]

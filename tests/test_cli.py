@@ -9,11 +9,11 @@ import sys
 import time
 
 import pytest
+from commands import read_lines
 from safetensors.torch import load_file, save_file
 
 from loopscope.cli import COMMANDS, main, seconds
 from loopscope.errors import RESUMABLE
-from loopscope.files import read_lines
 from loopscope.training.runs import RunFolder
 
 TINY = [

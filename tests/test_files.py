@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from commands import read_lines
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -15,7 +16,6 @@ from loopscope.files import (
     drop_cut_line,
     make_folder,
     read_json,
-    read_lines,
     read_yaml_mapping,
     write_bytes,
     write_json,

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import read_lines
 from safetensors.torch import load_file, save_file
 from test_training import tiny
 
 from loopscope import files
 from loopscope.errors import LoopscopeError
-from loopscope.files import append_line, read_json, read_lines
+from loopscope.files import append_line, read_json
 from loopscope.training.checkpoints import latest_checkpoint
 from loopscope.training.runs import RunFolder, open_run
 from loopscope.training.trainer import train

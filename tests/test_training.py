@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from commands import read_lines
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from scipy import integrate, stats
 
 from loopscope.errors import LoopscopeError
-from loopscope.files import read_lines, read_yaml_mapping
+from loopscope.files import read_yaml_mapping
 from loopscope.models import build_model, load_model
 from loopscope.training.config import TrainingConfig
 from loopscope.training.runs import RunFolder, open_run

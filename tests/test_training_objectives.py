@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import read_lines
 from safetensors.torch import load_file
 from test_training import tiny
 from torch.profiler import ProfilerActivity, profile
 
 from loopscope.errors import LoopscopeError
-from loopscope.files import read_lines, read_yaml_mapping
+from loopscope.files import read_yaml_mapping
 from loopscope.fixed_points import Phantom
 from loopscope.fixed_points.implicit import fixed_point
 from loopscope.loop import iterate

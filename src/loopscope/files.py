@@ -131,17 +131,14 @@ def read_yaml_mapping(path: Path) -> dict[str, Any]:
     return value
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read JSON lines; a last line that was cut (the writer was killed) is left out, since it was never complete.
+def numbered_lines(path: Path) -> list[tuple[int, Any]]:
+    """Read JSON lines of any kind, each with its number in the file, the first being 1.
+
+    A last line that was cut (the writer was killed) is left out, since it was never complete.
 
     Raises:
         LoopscopeError: a line before the last is not JSON.
     """
-    return [row for _, row in numbered_lines(path)]
-
-
-def numbered_lines(path: Path) -> list[tuple[int, Any]]:
-    """Read JSON lines as ``read_lines`` does, of any kind, each with its number in the file, the first being 1."""
     if not path.exists():
         return []
     lines = path.read_bytes().split(b"\n")

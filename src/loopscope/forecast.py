@@ -15,7 +15,7 @@ from loopscope.errors import LoopscopeError, check_count, check_positive
 from loopscope.evaluation import decisions
 from loopscope.loop import Loop, Tree, batch_size, check_is_loop, check_read, eval_mode, flatten, mask_of
 from loopscope.stability.examine import Targets, check_targets, rule_of
-from loopscope.stability.leaps import LANDINGS, leaps
+from loopscope.stability.leaps import LANDINGS, Landing, leaps
 from loopscope.stability.reachability import Answers, predictions
 
 HOLDS = 0.9
@@ -191,25 +191,24 @@ def forecast(
         recalled = loop.encode(inputs)
         real = mask_of(loop, recalled)
         correct = rule_of(targets, real)
-        first: Tensor | None = None
-
-        def point(iteration: int, state: Tree) -> Point:
-            nonlocal first
-            logits = loop.read(state)
+        landings = leaps(loop, recalled, seed, trained_iterations)
+        end = landings[-1]
+        late = [Landing(end.iteration - len(end.before) + place, state) for place, state in enumerate(end.before)]
+        points, first = [], None
+        for landing in [*landings, *late]:
+            logits = loop.read(landing.state)
             check_read(logits, examples)
             answered = _answers(logits, real) if answers is None else _checked(answers(logits), examples)
             first = answered if first is None else first
             # The largest of logits that are no numbers is the first of them: a diverged state would seem to keep its answer.
-            finite = flatten(state, real).isfinite().all(1)
-            return Point(
-                iteration,
-                iteration > LANDINGS[0],
-                float(((answered == first).all(1) & finite).double().mean()),
-                None if correct is None else float((correct(logits, rows).double() * finite).mean()),
+            finite = flatten(landing.state, real).isfinite().all(1)
+            points.append(
+                Point(
+                    landing.iteration,
+                    landing.iteration > LANDINGS[0],
+                    float(((answered == first).all(1) & finite).double().mean()),
+                    None if correct is None else float((correct(logits, rows).double() * finite).mean()),
+                )
             )
-
-        landings = leaps(loop, recalled, seed, trained_iterations)
-        points = [point(landing.iteration, landing.state) for landing in landings]
-        end = landings[-1]
-        late = [point(end.iteration - back, end.before[-back]) for back in range(len(end.before), 0, -1)]
-    return Forecast(points, examples, time.perf_counter() - began, late)
+    seconds = time.perf_counter() - began
+    return Forecast(points[: len(landings)], examples, seconds, points[len(landings) :])

@@ -86,17 +86,17 @@ class FoldedRecall(NoRecall):
     """Internal recall inside the linear maps behind it: W R(a, e) = (W W_state) a + W (W_input e + bias) + b.
 
     Args:
-        recall: internal recall.
-        linears: the linear maps behind it.
+        of_input: W_input and the bias.
+        linears: the linear maps behind recall.
     """
 
-    def __init__(self, recall: InternalRecall, linears: list[FoldedLinear]) -> None:
+    def __init__(self, of_input: nn.Linear, linears: list[FoldedLinear]) -> None:
         super().__init__()
-        self.folded, self.linears = recall, linears
+        self.input, self.linears = of_input, linears
 
     def inject(self, embedding: Tokens) -> dict[str, Tensor]:
         """Return what each linear map makes of W_input e + bias."""
-        injection = self.folded.input(embedding)
+        injection = self.input(embedding)
         return {folded.name: folded.linear(injection) for folded in self.linears}
 
     def first(self, linear: nn.Module, argument: Tokens, injected: dict[str, Tensor]) -> Tensor:

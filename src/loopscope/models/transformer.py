@@ -152,7 +152,7 @@ class LoopedTransformer(_Transformer):
                 ):
                     linears.append(FoldedLinear(f"{place}.{name}", part.get_submodule(key), recall.state))
                     part.set_submodule(key, linears[-1])
-            copied.recall = FoldedRecall(recall, linears)
+            copied.recall = FoldedRecall(recall.input, linears)
         return copied
 
     def save_pretrained(self, folder: str | Path) -> Path:

@@ -11,7 +11,7 @@ from torch import Tensor
 from loopscope.errors import LoopscopeError
 from loopscope.loop import Loop, Tree, batch_size, mask_of, norms, select
 from loopscope.stability.arrival import SLACK, FixedPoints, follow
-from loopscope.stability.distances import distance, partners
+from loopscope.stability.distances import distance, has_partner, partners
 from loopscope.stability.starts import moved, random_direction, random_like
 
 
@@ -89,7 +89,7 @@ def basin(
     others = []
     for shift in range(1, min(foreign, batch - 1) + 1):
         partner = partners(mask, shift, batch).to(size.device)
-        valid = fixed.arrived[partner] & (partner != torch.arange(batch).to(partner))
+        valid = fixed.arrived[partner] & has_partner(partner)
         others.append(back(select(fixed.state, partner))[0].masked_fill(~valid, torch.nan))
     none = size.new_zeros(0, batch)
     return Basin(

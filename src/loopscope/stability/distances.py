@@ -27,6 +27,11 @@ def partners(mask: Bool[Tensor, "batch *tokens"] | None, shift: int, batch: int)
     return found
 
 
+def has_partner(partner: Int[Tensor, "batch"]) -> Bool[Tensor, "batch"]:
+    """Return of partners whether each is another example."""
+    return partner != torch.arange(len(partner)).to(partner)
+
+
 def in_pairs(rows: Int[Tensor, "rows"], mask: Bool[Tensor, "batch *tokens"] | None) -> Int[Tensor, "rows"]:
     """Return the rows in an order in which any first few have partners: pairs of the same real tokens, then the rest.
 

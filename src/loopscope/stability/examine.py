@@ -40,7 +40,7 @@ from loopscope.stability.arrival import follow
 from loopscope.stability.axes import judge_axes, left_at, radii_at_fixed_points
 from loopscope.stability.basin import basin, fraction
 from loopscope.stability.contradiction import contradicted
-from loopscope.stability.distances import in_pairs
+from loopscope.stability.distances import has_partner, in_pairs
 from loopscope.stability.examination import QUANTILES, Curves, Effort, Examination, ExaminationConfig, plain
 from loopscope.stability.geometry import agreement, gradient_norms, radial_mode
 from loopscope.stability.input_dependence import (
@@ -420,7 +420,7 @@ class _Examiner:
         def swaps() -> dict[str, Any]:
             nonlocal test
             test = swap_test(self.loop, recall, fixed, **common)  # type: ignore[arg-type]
-            alone = int((test.partner == torch.arange(len(far)).to(test.partner)).sum())
+            alone = int((~has_partner(test.partner)).sum())
             if 2 * alone > len(far):
                 self.unknown["swaps"] = (
                     f"{alone} of {len(far)} inputs have padding that no other one has, and only inputs of one length can be "

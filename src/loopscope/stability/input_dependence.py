@@ -18,7 +18,7 @@ from torch import Tensor
 from loopscope.errors import LoopscopeError
 from loopscope.loop import Loop, Tree, batch_size, flatten, mask_of, select
 from loopscope.stability.arrival import SLACK, Ends, FixedPoints, follow
-from loopscope.stability.distances import distance, partners
+from loopscope.stability.distances import distance, has_partner, partners
 from loopscope.stability.starts import common, random_like
 
 NEAR = 0.1
@@ -174,7 +174,7 @@ class _Pairs:
     def __init__(self, fixed: FixedPoints, mask: Tensor | None, partner: Int[Tensor, "batch"]) -> None:
         self.fixed, self.mask, self.other = fixed, mask, fixed.take(partner)
         self.distance = distance(fixed.state, self.other.state, mask)
-        self.comparable = fixed.arrived & self.other.arrived & (partner != torch.arange(len(partner)).to(partner))
+        self.comparable = fixed.arrived & self.other.arrived & has_partner(partner)
 
     def judge(self, ends: Ends) -> Swap:
         own = distance(ends.state, self.fixed.state, self.mask)

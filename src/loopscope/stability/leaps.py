@@ -9,7 +9,7 @@ the changes for the next leap; time steppers of stiff systems know this as proje
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -26,7 +26,7 @@ LANDINGS = (15, 48, 152, 480)
 SETTLING = 5
 """True steps after each leap: thirty steps in all."""
 WATCHED = 3
-"""Of these the last so many are looked at after the last leap: in a cycle one of them is no picture of the others."""
+"""Of these the last so many are looked at in the end: in a cycle one of them is no picture of the others."""
 SMALL = 1e-3
 """Directions in which changes are smaller than this fraction of the largest are not told from rounding."""
 
@@ -38,7 +38,7 @@ class Landing:
     Args:
         iteration: the iterations that it stands for.
         state: the state.
-        before: of the last landing, the states of the iterations just before, in order.
+        before: after a leap, the states of the iterations just before, in order.
     """
 
     iteration: int
@@ -124,8 +124,7 @@ def leaps(loop: Loop, recalled: Tree, seed: int = 0, earlier: int | None = None)
         for before, after in pairwise(LANDINGS):
             landed = leap(states[-SETTLING - 1 :], after - before - SETTLING, mask)
             states = _steps(loop, landed, recalled, SETTLING)
-            landings.append(Landing(after, states[-1]))
-        landings[-1] = replace(landings[-1], before=states[-WATCHED:-1])
+            landings.append(Landing(after, states[-1], states[-WATCHED:-1]))
     return landings
 
 
