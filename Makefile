@@ -10,7 +10,8 @@ PREDICTION := prefix-sums prefix-sums-unseen small-sudoku chess chess-short
 study: .venv/installed
 	$(BIN)/loopscope study configs/quick.yaml
 
-# A study ends with 1 if a run failed, with 2 if it was refused, with 75 if it was stopped: the same command goes on.
+# A study ends with 1 if a run failed, with 2 if it was refused, with 70 if it crashed, with 75 if it was stopped: the same
+# command goes on.
 prediction: .venv/installed
 	for name in $(PREDICTION); do \
 		$(BIN)/loopscope study configs/prediction/$$name.yaml; status=$$?; test $$status -le 1 || exit $$status; \

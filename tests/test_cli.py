@@ -12,7 +12,7 @@ import pytest
 from commands import read_lines
 from safetensors.torch import load_file, save_file
 
-from loopscope.cli import COMMANDS, main, seconds
+from loopscope.cli import COMMANDS, CRASHED, main, seconds
 from loopscope.errors import RESUMABLE
 from loopscope.training.runs import RunFolder
 
@@ -88,6 +88,29 @@ def test_examine_and_compare(run, damaged, tmp_path, capsys):
     assert main(["examine", str(run), *options, "--compare", str(damaged), "--out", str(page)]) == 0
     assert str(run) in page.read_text()
     assert str(damaged) in page.read_text()
+
+
+def test_an_examination_of_more_is_not_overwritten(run, tmp_path, capsys):
+    def examined(*options):
+        capsys.readouterr()
+        assert main(["examine", str(run), *(f"--examination.{option}" for option in options)]) == 0
+        return " ".join(capsys.readouterr().err.split())
+
+    whole = ("effort=quick", "iterations=30", "examples=6")
+    examined(*whole)
+    before, page = (run / "examination.json").read_text(), (run / "report.html").read_bytes()
+    for less in (("iterations=29",), ("examples=5",), ("prediction=true",)):
+        said = examined(*whole, *less)
+        assert "holds an examination of effort quick, 6 inputs and at most 30 iterations, which is kept" in said
+        assert (run / "examination.json").read_text() == before
+        assert (run / "report.html").read_bytes() == page
+    out = tmp_path / "less.json"
+    less = [f"--examination.{option}" for option in (*whole, "iterations=29")]
+    assert main(["examine", str(run), *less, "--out", str(out)]) == 0
+    assert json.loads(out.read_text())["settings"]["iterations"] == 29
+    (run / "examination.json").write_text("{}")
+    assert "not written" not in examined(*whole, "iterations=29")
+    assert json.loads((run / "examination.json").read_text())["settings"]["iterations"] == 29
 
 
 def test_forecast_of_a_run_is_of_its_easy_problems_from_where_training_ended(run, capsys):
@@ -371,3 +394,14 @@ def test_what_is_no_duration_is_refused(text, tmp_path, capsys):
     plan = tmp_path / "plan.yaml"
     plan.write_text("task: prefix-sums\ngrid: {model.norm: [pre]}\n")
     assert "is no duration" in refused(capsys, ["study", plan, f"--time-limit={text}"])
+
+
+def test_a_crash_has_a_status_of_its_own(tmp_path):
+    """Whoever goes on past runs that failed, which is status 1, does not go on past a program that fell."""
+    (tmp_path / "mine.py").write_text("def make():\n    return 1 / 0\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "loopscope.cli", "examine", "mine:make"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == CRASHED
+    assert "ZeroDivisionError" in done.stderr
+    assert "please report the lines above" in done.stderr.splitlines()[-1]

@@ -197,6 +197,15 @@ def test_select_join_and_where_work_example_by_example():
     assert torch.equal(chosen["high"][1], other["high"][1])
 
 
+@pytest.mark.parametrize("other", [None, 3, "text", numpy.zeros(2)])
+def test_what_is_no_tensor_is_refused_wherever_it_lies(other):
+    """An example cannot be taken out of it."""
+    with pytest.raises(
+        LoopscopeError, match=f"got {type(other).__name__}: convert with torch.as_tensor; keep what has no batch"
+    ):
+        batch_size({"tokens": torch.zeros(2, 3), "options": [other]})
+
+
 def test_batch_size_refuses_trees_that_disagree():
     with pytest.raises(LoopscopeError, match=r"share their first dimension.*\(2, 3\), \(4,\)"):
         batch_size((torch.zeros(2, 3), torch.zeros(4)))

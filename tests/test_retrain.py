@@ -215,6 +215,11 @@ def test_mistakes_are_one_line(trained, tmp_path, capsys, unchecked):
     other = {**rows[0].settings, "training": {**rows[0].settings["training"], "seed": 7}}
     changed = written(tmp_path / "changed", [replace(rows[0], settings=other), *rows[1:]])
     assert "with other settings than" in refused(changed, "--runs", 3, out=done)
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    (damaged / "plan.json").write_text("3")
+    said = refused(population, "--runs", 1, out=damaged)
+    assert f"plan.json is damaged (it is 3, expected a list): choose another --out, or remove {damaged}" in said
 
 
 def test_a_retraining_that_was_killed_before_its_note_was_whole_is_begun_anew(trained, tmp_path):

@@ -262,7 +262,9 @@ def test_evidence_goes_before_the_record_at_its_own_tolerance_alone(run: RunFold
         assert main(["solve", str(run.path), "1101", "--max-iterations", "3", *options]) in (0, 1)
         assert ("confiden" in capsys.readouterr().out) is as_confident
     run.trust.write_text("{}")
-    assert "trust.json is not what loopscope trust writes" in refusal(capsys, ["solve", run.path, "1101"])
+    assert "trust.json is damaged (settings is missing): make it again by loopscope trust" in refusal(
+        capsys, ["solve", run.path, "1101"]
+    )
 
 
 SHIPPED_PROBLEMS = {

@@ -186,6 +186,24 @@ def test_the_command_writes_what_it_prints(run, capsys) -> None:
     assert not list(run.path.glob(".*partial"))
 
 
+def test_a_measurement_of_more_is_not_overwritten_and_a_damaged_one_is(run, tmp_path, capsys) -> None:
+    assert main(["trust", str(run.path)]) == 0
+    before, out = run.trust.read_text(), tmp_path / "less.json"
+    capsys.readouterr()
+    for less in (["--iterations", "3"], ["--examples", "5"]):
+        assert main(["trust", str(run.path), *less]) == 0
+        said = " ".join(capsys.readouterr().err.split())
+        assert "holds a measurement of 6 examples of 8 bits over 60 iterations, which is kept; --out FILE" in said
+        assert run.trust.read_text() == before
+        assert main(["trust", str(run.path), *less, "--out", str(out)]) == 0
+        assert out.is_file()
+    capsys.readouterr()
+    run.trust.write_text("{}")
+    assert main(["trust", str(run.path), "--iterations", "3"]) == 0
+    assert "not written" not in capsys.readouterr().err
+    assert read_json(run.trust)["settings"]["evaluation"]["iterations"] == 3
+
+
 def test_on_other_data(run, tmp_path, capsys) -> None:
     out = tmp_path / "longer.json"
     assert (

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
@@ -25,6 +26,7 @@ from loopscope.training.settings import tidy
 if TYPE_CHECKING:
     from loopscope.evaluation import AccuracyCurve, EvaluationConfig
     from loopscope.models import FixedDepthTransformer, LoopedTransformer
+    from loopscope.stability import ExaminationConfig
     from loopscope.studies import StudyFolder, StudyOutcome, StudyPlan
     from loopscope.studies.processes import Machines
     from loopscope.subjects import Subject
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 
 # What is shown may hold brackets and colons of its own (paths, errors): none of it is markup.
 console = Console(stderr=True, markup=False, emoji=False)
+CRASHED = 70
+"""Exit status of a crash (the system's code for an internal error of a program)."""
 POPULATION = "ledger.jsonl"
 """The file of a population in its folder."""
 
@@ -123,10 +127,9 @@ def evaluate_command(options: Namespace) -> int:
     config = evaluation_of(settings)
     stored = {} if other_data else run.curves()
     splits = settings.data.evaluation_splits()
-    kept = _fuller(stored, config, splits) if out == run.evaluation else None
+    kept = _fuller_evaluation(stored, config, splits) if out == run.evaluation else None
     if kept is not None:
-        # Said first: whoever wants this one written need not wait for its end.
-        say(f"not written: {out} holds {kept}, which is kept; --out FILE writes this one, or remove that one first")
+        _say_kept(out, kept)
     with iteration_progress(console, "evaluate", iterations_to_run(splits, config)) as on_iteration:
         curves = evaluate(opened.model, settings.data, config, on_iteration, splits)
     show(curves_table(str(run.path), curves, settings.training.max_iterations))
@@ -139,21 +142,34 @@ def evaluate_command(options: Namespace) -> int:
     return 0
 
 
-def _fuller(stored: Mapping[str, Any], config: EvaluationConfig, splits: Mapping[str, Split]) -> str | None:
-    """Return what a stored evaluation has that another one would lack, in words, or None where that is nothing.
-
-    Args:
-        stored: the curves of the stored one, by split.
-        config: of the other one.
-        splits: what the other one is of.
-    """
+def _fuller_evaluation(stored: Mapping[str, Any], config: EvaluationConfig, splits: Mapping[str, Split]) -> str | None:
+    """Return what ``_fuller`` does of the curves of a stored evaluation; one of every iteration has more than others."""
     if config.until_settled and any(curve.get("steps") is None for curve in stored.values()):
         return "an evaluation of every iteration"
-    for name, curve in stored.items():
-        iterations, examples = len(curve["answer_accuracy"]), curve["examples"]
+    extents = {name: (curve["examples"], len(curve["answer_accuracy"])) for name, curve in stored.items()}
+    return _fuller(extents, config, splits, "an evaluation")
+
+
+def _fuller(
+    stored: Mapping[str, tuple[int, int]], config: EvaluationConfig, splits: Mapping[str, Split], what: str
+) -> str | None:
+    """Return what is stored of a split that another measurement would see less of, in words, or None where that is nothing.
+
+    Args:
+        stored: the examples and the iterations that are stored, by split.
+        config: of the other one.
+        splits: what the other one is of.
+        what: what is stored, such as "an evaluation".
+    """
+    for name, (examples, iterations) in stored.items():
         if name in splits and (config.iterations < iterations or min(config.examples, len(splits[name])) < examples):
-            return f"an evaluation of {examples} examples of {name} over {iterations} iterations"
+            return f"{what} of {examples} examples of {name} over {iterations} iterations"
     return None
+
+
+def _say_kept(place: Path, kept: str) -> None:
+    """Say, before it is measured, what will not be written; whoever wants it to be need not wait for its end."""
+    say(f"not written: {place} holds {kept}, which is kept; --out FILE writes this one, or remove that one first")
 
 
 @dataclass(frozen=True)
@@ -243,7 +259,7 @@ def trust_command(options: Namespace) -> int:
     from loopscope.reports.sheet import in_terminal
     from loopscope.reports.terminal import iteration_progress
     from loopscope.reports.trust import risk_figure, trust_sheets
-    from loopscope.trust import measure
+    from loopscope.trust import extents, measure
 
     opened = _open_for_evaluation(options, ("iterations", "examples"))
     run, settings = opened.run, opened.settings
@@ -252,14 +268,18 @@ def trust_command(options: Namespace) -> int:
     out = _place_for(run, run.trust, options.out, opened.other_data)
     check_choice("the ending of --out", out.suffix, [".json"])
     splits, config = settings.data.evaluation_splits(), settings.evaluation
+    kept = _fuller(extents(run.trust), config, splits, "a measurement") if out == run.trust else None
+    if kept is not None:
+        _say_kept(out, kept)
     with iteration_progress(console, "trust", iterations_to_run(splits, config)) as on_iteration:
         measured = measure(opened.model, settings.data, config, on_iteration, splits)
     values = {"settings": settings.to_dict(), "splits": {name: split.to_json() for name, split in measured.items()}}
     for sheet in trust_sheets(str(run.path), config.iterations, values["splits"]):
         show(in_terminal(sheet))
-    write_text(out, json.dumps(values, allow_nan=False) + "\n")
-    write_bytes(out.with_suffix(".png"), png(risk_figure(values["splits"])))
-    say(f"written: {out} and {out.with_suffix('.png')}")
+    if kept is None:
+        write_text(out, json.dumps(values, allow_nan=False) + "\n")
+        write_bytes(out.with_suffix(".png"), png(risk_figure(values["splits"])))
+        say(f"written: {out} and {out.with_suffix('.png')}")
     return 0
 
 
@@ -289,19 +309,36 @@ def examine_command(options: Namespace) -> int:
         check_choice("the ending of --out", page.suffix, [".html"] if options.compare else WRITERS)
     other = Examination.load(RunFolder(Path(options.compare)).examination) if options.compare else None
     subject = _subject_of(options)
+    kept = _fuller_examination(run, subject, config)
+    if kept is not None:
+        _say_kept(run.examination, kept)
     with part_progress(console, f"examine {options.subject}") as on_part:
         examination = examine_subject(subject, config, on_part)
     print(examination)
-    if run.config.is_file():
+    if run.config.is_file() and kept is None:
         examination.save(run.examination)
     if other is not None:
         page = page or Path("comparison.html")
         write_comparison(page, {options.subject: examination, options.compare: other})
         say(f"side by side: {page}")
-    elif page is not None:
+    elif page is not None and (options.out or kept is None):
         examination.save(page)
         say(f"written: {page}")
     return 0
+
+
+def _fuller_examination(run: RunFolder, subject: Subject, config: ExaminationConfig) -> str | None:
+    """Return what examination of a run is stored that one by another config would have less of, in words, or None."""
+    from loopscope.loop import batch_size
+    from loopscope.stability import Examination
+
+    try:
+        stored = Examination.load(run.examination).settings if run.examination.is_file() else None
+    except LoopscopeError:
+        return None  # damaged, or of an earlier version: it is made again
+    if stored is None or not config.sees_less(stored, batch_size(subject.inputs)):
+        return None
+    return "an examination of effort {effort}, {inputs} inputs and at most {iterations} iterations".format_map(stored)
 
 
 def forecast_command(options: Namespace) -> int:
@@ -612,7 +649,7 @@ def _trust_parser() -> ArgumentParser:
         "Measure what tells a run's right answers from its wrong ones, example by example: whether the state "
         "arrived, its residual, its contraction, the estimated error, the softmax confidence. With --data options it is "
         "measured on other data than the run's own. loopscope solve then says how often answers like the one it gives "
-        "were right.",
+        "were right. A measurement of more iterations or examples that is there already is not overwritten.",
     )
     _add_evaluation_options(parser, "trust.json")
     return parser
@@ -646,7 +683,8 @@ def _examine_parser() -> ArgumentParser:
 
     parser = _new_parser(
         "Measure the three axes of stability of a looped model, and say whether it will keep its answers over "
-        "many more iterations than it was trained with.",
+        "many more iterations than it was trained with. A run's examination of more effort, inputs or iterations that is "
+        "there already is not overwritten.",
     )
     _add_subject(parser)
     parser.add_argument(
@@ -900,5 +938,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
+def entry() -> int:
+    """Do what ``main`` does for the shell, where a crash must not have the status of a command that failed."""
+    try:
+        return main()
+    except Exception:
+        traceback.print_exc()
+        print(
+            "loopscope: an unforeseen error: unless it lies in code of your own, please report the lines above",
+            file=sys.stderr,
+        )
+        return CRASHED
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(entry())

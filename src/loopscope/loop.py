@@ -140,13 +140,16 @@ def batch_size(tree: Tree) -> int:
     """Return the number of examples in a tree.
 
     Raises:
-        LoopscopeError: the tree holds no tensor but arrays or numbers, or its tensors disagree about the batch.
+        LoopscopeError: the tree holds something else than tensors, or they disagree about the batch.
     """
     tensors = leaves(tree)
     others = [leaf for leaf in pytree.tree_leaves(tree) if not isinstance(leaf, Tensor)]
-    if others and (not tensors or any(hasattr(leaf, "__array__") for leaf in others)):
+    if others:
         kinds = ", ".join(sorted({type(leaf).__name__ for leaf in others}))
-        raise LoopscopeError(f"expected torch tensors, batch first, got {kinds}: convert with torch.as_tensor")
+        raise LoopscopeError(
+            f"expected torch tensors, batch first, got {kinds}: convert with torch.as_tensor; keep what has no batch inside "
+            "the model"
+        )
     sizes = {leaf.shape[0] if leaf.ndim else None for leaf in tensors}
     if len(sizes) != 1 or None in sizes:
         shapes = [tuple(leaf.shape) for leaf in tensors]

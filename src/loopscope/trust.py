@@ -19,13 +19,14 @@ from torch import Tensor
 
 from loopscope.errors import LoopscopeError
 from loopscope.evaluation import SETTLED, EvaluationConfig, answers_right, batches
-from loopscope.files import read_json
+from loopscope.files import read_json_as
 from loopscope.loop import Loop, eval_mode, mask_of, select
 from loopscope.ranking import auc, interval
 from loopscope.risk import perfect_area, random_area, risk_curve
 from loopscope.shapes import misfit
 from loopscope.stability.arrival import ASSUMED_RATE, Ends, Step, follow
 from loopscope.tasks.task import Split, Task
+from loopscope.training.settings import settings_from
 
 DIGITS = 4
 """Significant digits that are kept of a signal, so that what is stored gives the numbers that are reported."""
@@ -114,20 +115,48 @@ def joined(parts: Sequence[Evidence]) -> Evidence:
     )
 
 
+@dataclass(frozen=True)
+class _Measured:
+    """What trust.json holds."""
+
+    settings: dict[str, Any]
+    splits: dict[str, dict[str, Any]]
+
+
+def _read(path: Path) -> _Measured:
+    remedy = "make it again by loopscope trust, or remove it"
+    measured = _Measured(**read_json_as(path, _Measured, remedy))
+    if not measured.splits:
+        raise LoopscopeError(f"{path} is of no split: {remedy}")
+    return measured
+
+
+def _evidence(measured: _Measured, path: Path) -> dict[str, Evidence]:
+    try:
+        return {name: evidence_from(split.get("evidence", {})) for name, split in measured.splits.items()}
+    except LoopscopeError as error:
+        raise LoopscopeError(f"{path}: {error}") from error
+
+
 def read_evidence(path: Path) -> Evidence:
     """Return the evidence of all splits that ``loopscope trust`` wrote.
 
     Raises:
         LoopscopeError: the file holds none.
     """
-    values = read_json(path)
-    splits = values.get("splits") if isinstance(values, dict) else None
-    if not splits or misfit(splits, dict[str, dict[str, Any]]):
-        raise LoopscopeError(f"{path} is not what loopscope trust writes: make it again, or remove it")
+    return joined(list(_evidence(_read(path), path).values()))
+
+
+def extents(path: Path) -> dict[str, tuple[int, int]]:
+    """Return the examples and the iterations that ``loopscope trust`` measured, by split; nothing of a file that is damaged."""
+    if not path.is_file():
+        return {}
     try:
-        return joined([evidence_from(split.get("evidence", {})) for split in splits.values()])
-    except LoopscopeError as error:
-        raise LoopscopeError(f"{path}: {error}") from error
+        measured = _read(path)
+        iterations = settings_from(measured.settings).evaluation.iterations
+        return {name: (len(evidence), iterations) for name, evidence in _evidence(measured, path).items()}
+    except LoopscopeError:
+        return {}
 
 
 SIGNALS: dict[str, Callable[[Evidence], Doubt]] = {

@@ -15,7 +15,7 @@ from statistics import median
 from typing import Any, Literal, get_args
 
 from loopscope.errors import LoopscopeError, check_choice, check_count, check_positive
-from loopscope.files import read_json, write_json
+from loopscope.files import read_json_as, write_json
 from loopscope.stability.verdict import TESTED_ON, Axis, Status, Verdict, fitted_on, priors_of
 
 SCHEMA = 1
@@ -57,6 +57,23 @@ class ExaminationConfig:
         check_count(examples=self.examples, iterations=self.iterations)
         if not 0 < self.tolerance < 1:
             raise LoopscopeError(f"tolerance is {self.tolerance}, expected a number between 0 and 1, such as 1e-4")
+
+    def sees_less(self, settings: Mapping[str, Any], available: int) -> bool:
+        """Return whether an examination of these settings has something that one by this config would not have.
+
+        Args:
+            settings: those of an ``Examination``.
+            available: inputs that there are to examine.
+        """
+        if settings["prediction"]:
+            return False
+        efforts = get_args(Effort)
+        return (
+            self.prediction
+            or efforts.index(self.effort) < efforts.index(settings["effort"])
+            or min(self.examples, available) < settings["inputs"]
+            or self.iterations < settings["iterations"]
+        )
 
 
 @dataclass(frozen=True)
@@ -201,11 +218,7 @@ class Examination:
         Raises:
             LoopscopeError: there is no such file, it is damaged, or of another schema.
         """
-        values = read_json(Path(path))
-        if not isinstance(values, dict):
-            raise LoopscopeError(
-                f"{path} holds {type(values).__name__}, expected an examination: examine the model again"
-            )
+        values = read_json_as(Path(path), dict[str, Any], "examine the model again")
         try:
             return cls.from_dict(values)
         except LoopscopeError as error:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from loopscope.errors import LoopscopeError, check_positive
-from loopscope.files import make_folder, read_json, vacant, write_json
+from loopscope.files import make_folder, read_json_as, vacant, write_json
 from loopscope.studies.ledger import Record
 from loopscope.studies.machine import this_machine
 from loopscope.studies.plan import PlannedRun, StudyPlan
@@ -140,7 +140,7 @@ def claim(folder: Path, plan: StudyPlan) -> None:
     """
     note, names = folder / "plan.json", [run.name for run in plan.runs]
     if note.is_file():
-        if read_json(note) != names:
+        if read_json_as(note, list[str], f"choose another --out, or remove {folder}, its runs included") != names:
             raise LoopscopeError(
                 f"{folder} is of other runs: give the --runs and the --seed that it was begun with, or choose another --out"
             )
