@@ -19,6 +19,7 @@ from loopscope.studies.signals import (
     LEAP,
     LEAP_ANSWER,
     LEAP_COLLAPSE,
+    LEAP_KEEPS,
     LEAP_KEPT,
     LONG_RUN,
     NORM_RATIO,
@@ -80,13 +81,21 @@ def test_leaps_see_a_drift_end_far_beyond_the_iterations_that_were_run():
     drifting = replace(growing(1.0, broken_from=100.0), step=lambda state, recalled: state + state.sign())
     found = measure_signals(drifting, TASK, SPLIT, trained_iterations=10, iterations=20)
     assert found[EASY_ACCURACY].value == found[LONG_RUN].value == 1
-    assert found[LEAP].value == found[LEAP_KEPT].value == found[LEAP_ANSWER].value == 0
+    assert found[LEAP].value == found[LEAP_KEPT].value == found[LEAP_ANSWER].value == found[LEAP_KEEPS].value == 0
     assert found[LEAP_COLLAPSE].value == pytest.approx(math.sqrt(48 * 152))
     early = measure_signals(replace(drifting, read=growing(1.0, 13.0).read), TASK, SPLIT, 10, 20)
     assert early[LEAP_COLLAPSE].value == pytest.approx(math.sqrt(10 * 15))
     kept = measure_signals(growing(1.0, broken_from=100.0), TASK, SPLIT, trained_iterations=10, iterations=20)
-    assert kept[LEAP].value == kept[LEAP_KEPT].value == kept[LEAP_ANSWER].value == 1
+    assert kept[LEAP].value == kept[LEAP_KEPT].value == kept[LEAP_ANSWER].value == kept[LEAP_KEEPS].value == 1
     assert kept[LEAP_COLLAPSE].value is None
+
+
+def test_a_cycle_that_is_right_where_leaps_land_is_not_said_to_keep_its_answers():
+    """Sign and answer turn every step: iteration 480 is right as every even one, 479 is wrong."""
+    turning = replace(growing(1.0, broken_from=4000.0), step=lambda state, recalled: -state)
+    found = measure_signals(turning, TASK, SPLIT, trained_iterations=10, iterations=20)
+    assert found[LEAP_KEPT].value == 1
+    assert found[LEAP_KEEPS].value == 0
 
 
 def test_a_longer_look_goes_to_30_iterations_where_training_used_fewer():

@@ -53,10 +53,11 @@ LEAP = "easy accuracy after leaps"
 LEAP_ANSWER = "answers kept after leaps"
 LEAP_KEPT = "accuracy kept after leaps"
 LEAP_COLLAPSE = "collapse after leaps"
+LEAP_KEEPS = "keeps its answers after leaps"
 LONG_RUN = "running on"
 OF_WEIGHTS = (STATE_RADIUS, WEIGHT_RATIO)
 """The signals that no iteration changes."""
-OF_LEAPS = (LEAP, LEAP_ANSWER, LEAP_KEPT, LEAP_COLLAPSE)
+OF_LEAPS = (LEAP, LEAP_ANSWER, LEAP_KEPT, LEAP_COLLAPSE, LEAP_KEEPS)
 """The signals of leaps, which take the same steps however many were trained."""
 FURTHER = 30
 """Iterations of a longer look at models that were trained with fewer: the most that a forecast may see."""
@@ -199,11 +200,19 @@ def _accuracy(loop: Loop, task: Task, split: Split, recalled: Tree, state: Tree)
 
 
 def _after_leaps(loop: Loop, task: Task, split: Split, iterations: int, seed: int) -> dict[str, Signal]:
-    """Return what leaps say, by name: the accuracy far ahead, what is kept until there, and when half is lost."""
+    """Return what leaps say, by name: the accuracy far ahead, what is kept until there, when half is lost, and whether
+    that is to keep its answers (1) or not (0), as ``loopscope forecast`` says it.
+    """
     rule, answers = rule_of_split(task, split), answers_of(task)
     said = forecast(loop, task.inputs(split.problems), rule, iterations, seed, answers)
     last = said.points[-1]
-    values = {LEAP: last.right, LEAP_KEPT: said.kept, LEAP_ANSWER: last.same, LEAP_COLLAPSE: said.collapse}
+    values = {
+        LEAP: last.right,
+        LEAP_KEPT: said.kept,
+        LEAP_ANSWER: last.same,
+        LEAP_COLLAPSE: said.collapse,
+        LEAP_KEEPS: float(said.keeps),
+    }
     return {name: _signal(value, said.seconds) for name, value in values.items()}
 
 
