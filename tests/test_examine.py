@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -144,6 +145,29 @@ def test_a_rotation_is_unstable():
     assert exam.unknown["resolvent"] == "no orbit arrived: it is defined at a fixed point"
 
 
+def logistic(rates):
+    """Return z -> r z (1 - z) with the rates as inputs: chaotic at 4, arriving at 1 - 1/r below 3."""
+    step = lambda z, r: r * z * (1 - z)  # noqa: E731
+    return loop_of(step, start=lambda r: torch.full_like(r, 0.3)), torch.tensor(rates)[:, None]
+
+
+@pytest.mark.parametrize("inputs", [8, 17, 64])
+def test_chaos_is_unstable_however_many_inputs_show_it(inputs):
+    """Eight orbits are followed further, at most; the others are like them."""
+    exam = ls.examine(*logistic([4.0] * inputs), iterations=120)
+    assert exam.verdict is ls.Verdict.UNSTABLE
+    assert exam.axes[0].numbers["fraction arrived"] == 0
+    assert ("like those followed further" in exam.axes[0].reason) is (inputs > 8)
+    assert exam.advice.startswith("Orbits are chaotic")
+
+
+def test_half_of_the_orbits_is_half_though_few_of_the_others_are_followed():
+    """In order, as inputs of rising difficulty would be."""
+    exam = ls.examine(*logistic([2.5] * 16 + [4.0] * 32 + [2.5] * 16), iterations=120)
+    assert exam.axes[0].numbers["fraction arrived"] == pytest.approx(0.5)
+    assert "32 fixed point, 8 chaotic, 24 like those followed further" in exam.axes[0].reason
+
+
 def test_a_flip_is_a_cycle_that_damping_would_stop():
     exam = quick(loop_of(lambda z, e: -z, start=torch.clone))
     assert exam.reachability["counts"] == {"cycle": 12}
@@ -182,17 +206,34 @@ def test_a_state_that_wanders_where_it_is_read_the_same_is_restless():
     assert flipped.axes[0].numbers["fraction of answers that stand"] == 0.0
 
 
-def test_answers_of_states_that_are_no_numbers_do_not_stand():
-    exam = quick(loop_of(lambda z, e: 3 * z + e), iterations=200)
+def test_answers_of_states_that_are_no_numbers_do_not_stand_and_are_not_right():
+    exam = quick(loop_of(lambda z, e: 3 * z + e), iterations=200, targets=lambda logits, rows: rows >= 0)
     assert exam.axes[0].numbers["fraction of answers that stand"] == 0.0
+    assert (exam.curves.accuracy[0], exam.curves.accuracy[-1], exam.settings["accuracy"]) == (1, 0, 0)
 
 
 def test_advice_on_instability_is_about_orbits_that_were_decided():
     """Undecided orbits are the most here, yet it is the drift that made reachability fail."""
     axes = tuple(Axis(name, Status.FAILS, {}, "") for name in ("reachability", "input-dependence", "geometry"))
-    reachability = {"counts": {"undecided": 5, "drift": 4, "fixed point": 2, "cycle": 1}, "growth": [math.log(2) / 100]}
+    labels = [*["undecided"] * 5, *["drift"] * 4, *["fixed point"] * 2, "cycle"]
+    growth = [math.log(2) / 100 if label == "drift" else 0.0 for label in labels]
+    reachability = {"counts": Counter(labels), "labels": labels, "growth": growth}
     advice = advise(ls.Verdict.UNSTABLE, axes, reachability, None, None, False, {})
     assert advice.startswith("The state's norm grows 2x per 100 iterations")
+
+
+@pytest.mark.parametrize(
+    ("needed", "said"),
+    [
+        ([*range(1, 10), None], "Half of the inputs have settled after 5 iterations, 9 of 10 after 9:"),
+        ([*range(1, 9), None, None], "Half of the inputs have settled after 5 iterations:"),
+        ([7, None, None], "It settles:"),
+    ],
+)
+def test_inputs_that_never_settled_are_among_those_of_which_half_did(needed, said):
+    axes = tuple(Axis(name, Status.HOLDS, {}, "") for name in ("reachability", "input-dependence", "geometry"))
+    advice = advise(ls.Verdict.EXTRAPOLATES, axes, {"iterations_to_tolerance": needed}, None, 1.0, False, {})
+    assert advice.startswith(said)
 
 
 def test_advice_on_a_radius_near_one_does_not_ask_for_more_iterations():

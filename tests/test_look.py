@@ -45,6 +45,18 @@ def test_a_pass_ends_where_the_loop_does():
         run_pass(STAYS, INPUTS, 0)
 
 
+def test_a_state_that_diverged_keeps_no_answer_and_has_no_slowest_tokens():
+    """Squares from 1 stay, those from 3 leave the numbers within ten steps; each readout of theirs would be the same."""
+    squares = FunctionLoop(
+        lambda x: x, lambda e: e, lambda state, e: state * state * e, lambda state: (state - state).unsqueeze(1)
+    )
+    inputs = torch.tensor([[1.0, 1.0], [3.0, 1.0]])
+    seen = run_pass(squares, inputs, 10)
+    assert slowest_tokens(squares, seen).isnan().tolist() == [False, True]
+    assert after_random_start(toward_own(0.5), run_pass(toward_own(0.5), inputs, 4), 4).same_answer.all()
+    assert after_swap(squares, seen, 10).same_answer.tolist() == [False, False]
+
+
 def test_a_swapped_state_comes_home_or_stays():
     """z -> z/2 + e goes to its own fixed point 2 e, by half each step; z -> z stays where it is put."""
     home = FunctionLoop(lambda x: x, lambda e: 2 * e, lambda state, e: state / 2 + e, lambda state: state.unsqueeze(1))

@@ -9,7 +9,7 @@ from loopscope.errors import LoopscopeError
 from loopscope.linear import step_jacobian
 from loopscope.loop import FunctionLoop, flatten
 from loopscope.stability.normalized import normalized
-from loopscope.stability.orbits import Orbit, classify, cycles, exponent, recurrence
+from loopscope.stability.orbits import Orbit, classify, cycles, exponent, recurrence, spread
 from loopscope.stability.reachability import trace
 
 F64 = torch.float64
@@ -254,8 +254,20 @@ def test_budgets():
     assert some.labels == (Orbit.CHAOTIC, Orbit.CHAOTIC, Orbit.UNDECIDED)
     assert some.reasons[2] == "not followed further"
     assert some.iterations.tolist() == [200, 200, 0]
+    assert some.weight.tolist() == [1.5, 1.5, 0]
+    assert none.weight.tolist() == [1, 1, 1]
     with pytest.raises(LoopscopeError, match="window of 0 or more"):
         classify(loop, r, path, window=-1)
+
+
+def test_those_followed_are_spread_over_those_that_are_left_and_stand_for_them():
+    loop = loop_of(lambda z, r: r * z * (1 - z), lambda r: torch.full_like(r, 0.3))
+    r = column(2.8, *[4.0] * 6, 2.8, 3.9)  # two that arrive, seven that are chaotic
+    found = classify(loop, r, trace(loop, r, iterations=200), window=200, at_most=3)
+    assert [row for row, spent in enumerate(found.iterations.tolist()) if spent] == [1, 3, 5]
+    assert found.weight.tolist() == pytest.approx([1, 7 / 3, 0, 7 / 3, 0, 7 / 3, 0, 1, 0])
+    assert spread(torch.arange(5), 9).tolist() == list(range(5))
+    assert spread(torch.arange(5), 0).tolist() == []
 
 
 def test_examples_do_not_disturb_each_other_and_seeds_repeat():

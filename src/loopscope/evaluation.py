@@ -224,7 +224,7 @@ def answers_right(
     answers: Int[Tensor, "batch columns"],
     real: Bool[Tensor, "batch tokens"] | None = None,
 ) -> Bool[Tensor, "batch"]:
-    """Return which whole answers are right.
+    """Return which whole answers are right; logits that are no numbers are no answer.
 
     Args:
         task: gives the rule for being right.
@@ -233,7 +233,7 @@ def answers_right(
         answers: their answers.
         real: true where a token is real; padding is neither right nor wrong.
     """
-    right = task.correct(logits, problems, answers)
+    right = task.correct(logits, problems, answers) & ~logits.isnan().any(-1)
     return (right if real is None else right | ~real).all(1)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from itertools import compress
 from statistics import median
 from typing import Any
 
@@ -30,10 +32,10 @@ def _restless(reachability: Mapping[str, Any]) -> str:
 def _unstable(reachability: Mapping[str, Any], trained: int | None) -> str:
     common = _commonest(reachability)
     if common == "drift":
-        growth = median(_known(reachability["growth"]) or [0.0])
-        factor = 2.718281828 ** (100 * growth)
+        drifting = [label == common for label in reachability["labels"]]
+        growth = median(_known(compress(reachability["growth"], drifting)) or [0.0])
         return (
-            f"The state's norm grows {factor:.3g}x per 100 iterations while its direction settles: add outer "
+            f"The state's norm grows {math.exp(100 * growth):.3g}x per 100 iterations while its direction settles: add outer "
             "normalization, or normalize the state before the readout."
         )
     if common == "cycle":
@@ -114,6 +116,13 @@ def _between(axis: Axis) -> str:
     )
 
 
+def _settled_by(needed: Sequence[float | None], fraction: float) -> float | None:
+    """Return the iterations after which so many of the inputs have settled, or None where fewer do."""
+    settled = sorted(_known(needed))
+    place = math.ceil(fraction * len(needed)) - 1
+    return settled[place] if 0 <= place < len(settled) else None
+
+
 def advise(
     verdict: Verdict,
     axes: tuple[Axis, Axis, Axis],
@@ -146,11 +155,10 @@ def advise(
         return _fragile(axes[2])
     if verdict is Verdict.UNKNOWN:
         return _unknown(axes, prediction, reasons)
-    needed = sorted(value for value in _known(reachability["iterations_to_tolerance"]) if value > 0)
-    when = (
-        f"Half of the inputs have settled after {needed[len(needed) // 2]:.0f} iterations" if needed else "It settles"
-    )
-    where = f", 9 of 10 after {needed[int(0.9 * (len(needed) - 1))]:.0f}" if needed else ""
+    needed = reachability["iterations_to_tolerance"]
+    half, most = (_settled_by(needed, fraction) for fraction in (0.5, 0.9))
+    when = f"Half of the inputs have settled after {half:.0f} iterations" if half else "It settles"
+    where = f", 9 of 10 after {most:.0f}" if most else ""
     if verdict is Verdict.EXTRAPOLATES:
         return f"{when}{where}: stop each input when its residual is small, and give hard ones as long as they need."
     if easy_accuracy is None:

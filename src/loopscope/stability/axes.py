@@ -68,12 +68,14 @@ def judge_axes(
 
 
 def _judge_reach(trajectory: Trajectory, orbits: Orbits) -> Axis:
-    decided = torch.tensor([label is not Orbit.UNDECIDED for label in orbits.labels])
-    enough = 2 * int(decided.sum()) > len(decided)
-    arrived = float(trajectory.arrived[decided].double().mean()) if enough else None
-    counts = Counter(label.value for label in orbits.labels)
+    decided = torch.tensor([label is not Orbit.UNDECIDED for label in orbits.labels]).to(orbits.weight) * orbits.weight
+    enough = 2 * float(decided.sum()) > len(decided)
+    arrived = float((decided * trajectory.arrived).sum() / decided.sum()) if enough else None
+    seen = [label.value for label, weight in zip(orbits.labels, orbits.weight.tolist(), strict=True) if weight]
+    reason = f"of {len(orbits.labels)} orbits: {', '.join(f'{n} {label}' for label, n in Counter(seen).most_common())}"
+    if len(seen) < len(orbits.labels):
+        reason += f", {len(orbits.labels) - len(seen)} like those followed further"
     left = left_at(trajectory)
-    reason = f"of {len(orbits.labels)} orbits: {', '.join(f'{n} {label}' for label, n in counts.most_common())}"
     if bool(left.any()):
         first = int(left[left > 0].min())
         reason += f"; {int((left > 0).sum())} came near a fixed point and left again, the first at {first}"

@@ -621,6 +621,7 @@ class _Examiner:
                 iterations=self.iterations,
                 start=ends.state,
                 tolerance=self.config.tolerance,
+                stop=self.late,
                 answers=self.answers,
             )
             labels = classify(wrapped, recalled, found, window=0, at_most=0, seed=self.config.seed)

@@ -78,6 +78,8 @@ class Orbits:
         recurrence: distance to which the orbit returns, over its spread (root mean square over time).
         recurrence_lag: iterations after which it does; 0 where not measured.
         iterations: further evaluations of the step that were spent on each example.
+        weight: how many orbits each one's label stands for: of those that only following further would tell, the followed
+            ones stand for the others, too, which stand for none.
     """
 
     labels: tuple[Orbit, ...]
@@ -93,6 +95,7 @@ class Orbits:
     recurrence: Float[Tensor, "batch"]
     recurrence_lag: Int[Tensor, "batch"]
     iterations: Int[Tensor, "batch"]
+    weight: Float[Tensor, "batch"]
 
 
 def cycles(
@@ -287,7 +290,8 @@ def classify(
         recalled: the recalled input of the trajectory.
         trajectory: from `trace`.
         window: the budget of further iterations per orbit.
-        at_most: examples to follow further; all by default. Those beyond stay undecided.
+        at_most: examples to follow further, evenly spread over those that are left; all by default. The others stay
+            undecided.
         seed: for the tangent vector and the projection.
 
     Raises:
@@ -301,10 +305,18 @@ def classify(
     if len(rows):
         real = _real(trajectory.state, mask_of(loop, recalled))
         evidence.find_cycles(rows, _rows_of(trajectory, rows), real[rows], trajectory.tolerance)
-        followed = evidence.open()[:at_most]
+        left = evidence.open()
+        followed = left if at_most is None else spread(left, at_most)
         if len(followed):
+            evidence.stand_for(followed, left)
             evidence.follow(loop, recalled, trajectory, followed, real[followed], window, seed)
     return evidence.orbits()
+
+
+def spread(rows: Int[Tensor, "rows"], at_most: int) -> Int[Tensor, "some"]:
+    """Return at most so many of some rows, evenly spread over them: inputs may stand in an order, as of difficulty."""
+    some = min(at_most, len(rows))
+    return rows[torch.arange(some, device=rows.device) * len(rows) // max(some, 1)]
 
 
 def _real(state: Tree, mask: Tensor | None) -> Tensor:
@@ -330,6 +342,7 @@ class _Evidence:
             torch.full_like(like, math.nan) for _ in range(4)
         )
         self.leaves = torch.zeros_like(like, dtype=torch.bool)
+        self.weight = torch.ones_like(like)
         self.period, self.lag, self.iterations = (torch.zeros_like(like, dtype=torch.long) for _ in range(3))
         self.device = like.device
 
@@ -339,6 +352,10 @@ class _Evidence:
     def open(self) -> Tensor:
         rows = [row for row, label in enumerate(self.labels) if label is None]
         return torch.tensor(rows, dtype=torch.long, device=self.device)
+
+    def stand_for(self, followed: Tensor, left: Tensor) -> None:
+        self.weight[left] = 0
+        self.weight[followed] = len(left) / len(followed)
 
     def read_history(self, trajectory: Trajectory) -> None:
         rate, error = self.growth.rate, self.growth.error
@@ -427,4 +444,5 @@ class _Evidence:
             recurrence=self.recurrence,
             recurrence_lag=self.lag,
             iterations=self.iterations,
+            weight=self.weight,
         )

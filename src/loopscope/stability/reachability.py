@@ -117,7 +117,8 @@ class _Recorder:
             self.answers(self._logits), self.answers(logits), step.mask
         ).to(self.prediction_changes.dtype)
         if self.solved is not None and self.correct is not None:
-            self.solved[step.index, step.rows] = self.correct(logits, step.rows)
+            # What is no number reads as the first class: a state that diverged would be right where that is the answer.
+            self.solved[step.index, step.rows] = self.correct(logits, step.rows) & step.residual.isfinite()
         turned = torch.linalg.vector_norm(unit - self._directions, dim=1)
         self.direction_residual[step.index, step.rows] = turned / self.token_real[step.rows].sum(1).sqrt()
         self._logits, self._directions = logits, unit

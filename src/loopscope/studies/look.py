@@ -69,14 +69,17 @@ def slope(residual: Float[Tensor, "steps batch"]) -> Float[Tensor, "batch"]:
 
 
 def slowest_tokens(loop: Loop, seen: Pass) -> Float[Tensor, "batch"]:
-    """Return the 90% quantile over real tokens of how far the last step moved each, over its norm."""
+    """Return the 90% quantile over real tokens of how far the last step moved each, over its norm.
+
+    NaN where a token is no longer finite: of the others alone it would be no quantile.
+    """
     mask = mask_of(loop, seen.recalled)
     change = token_norms(tree_map(lambda after, before: after - before, seen.last, seen.before), mask)
     size = token_norms(seen.last, mask)
-    moved = change / size.clamp_min(torch.finfo(size.dtype).eps)
-    if mask is not None:
-        moved = moved.masked_fill(~mask.flatten(1), torch.nan)
-    return moved.double().nanquantile(SLOWEST, dim=1)
+    moved = (change / size.clamp_min(torch.finfo(size.dtype).eps)).double()
+    real = torch.ones_like(moved, dtype=torch.bool) if mask is None else mask.flatten(1)
+    quantile = moved.masked_fill(~real, torch.nan).nanquantile(SLOWEST, dim=1)
+    return quantile.masked_fill((~moved.isfinite() & real).any(1), torch.nan)
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ class Return:
         left: distance from the pass's own end, over the distance at the start: 0 where the end is the input's own
             whatever the start, 1 where the state stays where it is put, NaN where the start is that end.
         same_answer: whether the answer is that of the pass's own end: what ``answers`` makes of a readout, or else what
-            all of its tokens decide.
+            all of its tokens decide. A state that is not finite has no answer.
     """
 
     left: Float[Tensor, "batch"]
@@ -115,4 +118,6 @@ def _ends(loop: Loop, seen: Pass, start: Tree, iterations: int, answers: Answers
         end = iterate(loop, start, seen.recalled, iterations)
         logits = [loop.read(state) for state in (seen.last, end)]
         own, other = (decisions(each, mask) if answers is None else answers(each) for each in logits)
-    return Return(distance(end, seen.last, mask) / distance(start, seen.last, mask), (own == other).all(1))
+    finite = flatten(end, mask).isfinite().all(1) & flatten(seen.last, mask).isfinite().all(1)
+    left = distance(end, seen.last, mask) / distance(start, seen.last, mask)
+    return Return(left, (own == other).all(1) & finite)
