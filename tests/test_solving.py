@@ -110,6 +110,18 @@ def test_answers_come_in_order_whatever_their_lengths() -> None:
     assert answer_of(BITS, problems[3], single, 1e-4) == answers[3]
 
 
+@pytest.mark.parametrize("iterations", [1, 3, 10, 500])
+def test_a_problem_has_one_answer_alone_or_among_others(iterations) -> None:
+    """Unsettled answers change from step to step: both must be those of the same one."""
+    shipped = open_answerer("prefix-sums")
+    problem = shipped.words.read("11010001110101100011010101110001")
+    *_, last = frames(shipped, problem, 1e-4, iterations)
+    (among,) = answer_all(shipped, [problem], 1e-4, iterations)
+    alone = answer_of(shipped, problem, last, 1e-4)
+    assert (among.line, among.right, among.iterations) == (alone.line, alone.right, alone.iterations)
+    assert among.unsure == pytest.approx(alone.unsure, rel=0.05, abs=1e-6)
+
+
 def test_too_few_iterations_are_not_settled_and_wrong() -> None:
     (answer,) = answer_all(BITS, [BITS.words.read("1" * 40)], 1e-4, 5)
     assert (answer.right, answer.settled, answer.iterations) == (False, False, 5)

@@ -156,17 +156,24 @@ def answer_all(answerer: Answerer, problems: Sequence[Problem], tolerance: float
             rows = places[begin : begin + BATCH]
             inputs = answerer.task.inputs(torch.stack([problems[place].tokens for place in rows]))
             solution = solve(answerer.model, inputs, tolerance=tolerance, max_iterations=max_iterations)
-            unsure = significant(unsureness(solution.output))
+            logits = _read_after_step(answerer.model, inputs, solution.state)
+            unsure = significant(unsureness(logits))
             for row, place in enumerate(rows):
                 found[place] = Answer(
-                    line=answerer.words.line(problems[place], solution.output[row]),
-                    right=answerer.words.right(problems[place], solution.output[row]),
+                    line=answerer.words.line(problems[place], logits[row]),
+                    right=answerer.words.right(problems[place], logits[row]),
                     settled=bool(solution.arrived[row]),
                     iterations=int(solution.iterations[row]),
                     residual=float(solution.residual[row]),
                     unsure=float(unsure[row]),
                 )
     return [found[place] for place in range(len(problems))]
+
+
+def _read_after_step(model: Loop, inputs: Tensor, state: Tensor) -> Float[Tensor, "batch tokens outputs"]:
+    """Return what is read one step on: a solution is the state before the last step, an iteration's answer that after it."""
+    with eval_mode(model), torch.no_grad():
+        return model.read(model.step(state, model.encode(inputs)))
 
 
 @dataclass(frozen=True)
