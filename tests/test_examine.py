@@ -357,7 +357,7 @@ def test_no_orbit_of_a_forecast_goes_further_than_training(effort, monkeypatch):
     assert odometer.longest == 7
     assert len(exam.curves.residual[1]) == exam.settings["iterations"] == 7
     assert exam.reachability["counts"] == {"undecided": 12}
-    assert "leave prediction mode" in exam.advice
+    assert "leave prediction mode to decide it. loopscope forecast (ls.forecast) says" in exam.advice
 
 
 def test_the_odometer_sees_longer_orbits():

@@ -102,8 +102,12 @@ def _unknown(axes: tuple[Axis, Axis, Axis], prediction: bool, reasons: Mapping[s
         return (
             f"{since}: {_between(axes[2])}. More iterations do not change that; a forecast says how far answers last."
         )
-    remedy = "leave prediction mode" if prediction else "allow more iterations, or give more inputs"
-    return f"{since}: {remedy} to decide it."
+    if prediction:
+        return (
+            f"{since}: leave prediction mode to decide it. loopscope forecast (ls.forecast) says from 30 iterations whether "
+            "answers last."
+        )
+    return f"{since}: allow more iterations, or give more inputs to decide it."
 
 
 def _between(axis: Axis) -> str:
