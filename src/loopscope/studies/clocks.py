@@ -55,13 +55,17 @@ def clocks(data: Compared, values: Mapping[str, Float[np.ndarray, "models _"]]) 
     falls = [(place, end.collapse) for place, end in enumerate(data.outcomes) if end.collapse is not None]
     later = [(place, at) for place, at in falls if at > data.members[place].trained_iterations]
     tasks = list(dict.fromkeys(data.members[place].task for place, _ in later))
-    found = _clocks(data, values, later, ALL)
+    groups = {ALL: later}
     if len(tasks) > 1:
-        parts = {task: [one for one in later if data.members[one[0]].task == task] for task in tasks}
-        rests = {f"{ALL} but {task}": [one for one in later if data.members[one[0]].task != task] for task in tasks}
-        for among, group in (parts | rests).items():
-            if len(group) >= FEWEST:
-                found.extend(_clocks(data, values, group, among))
+        groups |= {task: [one for one in later if data.members[one[0]].task == task] for task in tasks}
+    if len(tasks) > 2:  # of two, one is all but the other
+        groups |= {f"{ALL} but {task}": [one for one in later if one not in groups[task]] for task in tasks}
+    found = [
+        clock
+        for among, group in groups.items()
+        if among == ALL or len(group) >= FEWEST
+        for clock in _clocks(data, values, group, among)
+    ]
     return found, len(later), len(falls) - len(later)
 
 
