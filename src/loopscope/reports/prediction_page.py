@@ -11,11 +11,10 @@ from loopscope.files import write_bytes, write_text
 from loopscope.reports.charts import draw_panels, png, svg
 from loopscope.reports.looks import add_legend, legend, mark_handle, mark_swatch, marked_line_handle, marked_swatch
 from loopscope.reports.page import note, page, picture, text
-from loopscope.reports.prediction import analysis_tables, guidance_table, headline
+from loopscope.reports.prediction import analysis_tables, headline
 from loopscope.reports.prediction_curves import curve_looks, curve_panels
 from loopscope.reports.prediction_figure import figure_looks, figure_panels
-from loopscope.reports.sheet import in_page
-from loopscope.studies.guidance import guidance
+from loopscope.reports.sheet import in_markdown, in_page
 from loopscope.studies.population import ALL_UP_TO, LATER_POINTS, Member
 from loopscope.studies.prediction import Analysis
 
@@ -82,18 +81,16 @@ def _curves(members: Sequence[Member], task: str) -> str:
 def _page(analysis: Analysis, members: Sequence[Member]) -> str:
     panels = figure_panels(analysis, members)
     drawings = [svg(draw_panels([panel])[0], "forecast against outcome") for panel in panels]
-    advice = [f"{in_page(guidance_table(found))}<p>{text(found.sentence)}</p>" for found in guidance(members)]
+    lines = "".join(f"<p>{text(line)}</p>" for line in headline(analysis).splitlines())
     return page(
         TITLE,
         "\n".join(
             [
-                f"<h1>{TITLE}</h1><p>{text(headline(analysis))}</p>",
+                f"<h1>{TITLE}</h1>{lines}",
                 picture(drawings, FORECASTS, legend=legend(figure_looks(analysis), mark_swatch)),
                 *map(in_page, analysis_tables(analysis)),
                 "<h2>Accuracy against iterations</h2>",
                 *(_curves(members, task) for task in analysis.fates),
-                "<h2>What to take for a new model</h2>",
-                *advice,
                 "<h2>What this does not show</h2>",
                 *map(note, LIMITS),
             ]
@@ -102,10 +99,11 @@ def _page(analysis: Analysis, members: Sequence[Member]) -> str:
 
 
 def write_analysis(folder: Path, analysis: Analysis, members: Sequence[Member]) -> list[Path]:
-    """Write the page of a population and its figures as PNG files; return what was written."""
+    """Write the page of a population, its tables as Markdown and its figures as PNG files; return what was written."""
     pictures: Mapping[str, Figure] = figures(analysis, members)
-    written = [folder / "report.html", *(folder / f"{name}.png" for name in pictures)]
+    written = [folder / "report.html", folder / "tables.md", *(folder / f"{name}.png" for name in pictures)]
     write_text(written[0], _page(analysis, members))
-    for path, figure in zip(written[1:], pictures.values(), strict=True):
+    write_text(written[1], "\n".join(map(in_markdown, analysis_tables(analysis))))
+    for path, figure in zip(written[2:], pictures.values(), strict=True):
         write_bytes(path, png(figure))
     return written
