@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from test_prediction import ITERATIONS, KEEPS, LOSES, NEVER, baseline, curve, made
+from examples_of_populations import ITERATIONS, KEEPS, LOSES, NEVER, baseline, curve, made
 
 from loopscope.reports.charts import INK, SHADE, draw_panels
 from loopscope.reports.looks import NORMS, Look, norm_dash, norm_look
