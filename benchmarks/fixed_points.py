@@ -18,15 +18,15 @@ Needs ``pip install loopscope[bench]``.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from setting import setting
+from telling import tell
+from timing import in_turn, median_ratio
 from torch import Tensor
 
 import loopscope as ls
@@ -61,7 +61,7 @@ class Row:
         solver: the solver.
         seconds: ours, median.
         torchdeq_seconds: theirs, median.
-        ratio: ours over theirs, median of pairs.
+        ratio: ours over theirs, the median of the rounds' ratios.
         needed: sum over the examples of the steps that each needed.
         computed_over_needed: steps that ours computed, over that.
         torchdeq_computed_over_needed: steps that theirs computed, over the steps that ours needed.
@@ -81,6 +81,19 @@ class Row:
     arrived: int
     torchdeq_arrived: int
     same_point: str
+
+
+COLUMNS: dict[str, Callable[[Row], str]] = {
+    "case": lambda row: row.case,
+    "solver": lambda row: row.solver,
+    "ours, s": lambda row: f"{row.seconds:.3g}",
+    "torchdeq, s": lambda row: f"{row.torchdeq_seconds:.3g}",
+    "ratio": lambda row: f"{row.ratio:.3g}",
+    "computed/needed": lambda row: f"{row.computed_over_needed:.3g}",
+    "torchdeq's": lambda row: f"{row.torchdeq_computed_over_needed:.3g}",
+    "arrived": lambda row: f"{row.arrived}, {row.torchdeq_arrived}",
+    "same point": lambda row: row.same_point,
+}
 
 
 def synthetic(examples: int, width: int) -> Case:
@@ -183,12 +196,6 @@ def torchdeqs(case: Case, solver: str, tolerance: float) -> Answer:
     return Answer(state, calls * len(start), calls * len(start))
 
 
-def timed(action: Callable[[], Answer]) -> tuple[float, Answer]:
-    began = time.perf_counter()
-    answer = action()
-    return time.perf_counter() - began, answer
-
-
 def residuals(case: Case, recalled: Tree, state: Tensor) -> Tensor:
     after = case.loop.step(state, recalled)
     sizes = [torch.linalg.vector_norm(part.flatten(1), dim=1) for part in (after - state, after, state)]
@@ -196,11 +203,15 @@ def residuals(case: Case, recalled: Tree, state: Tensor) -> Tensor:
 
 
 def compare(case: Case, solver: str, tolerance: float, repeats: int) -> Row:
-    pairs = []
-    for _ in range(repeats):
-        mine, answer = timed(lambda: ours(case, solver, tolerance))
-        other, theirs = timed(lambda: torchdeqs(case, solver, tolerance))
-        pairs.append((mine, other))
+    answers: dict[str, Answer] = {}
+    mine, other = in_turn(
+        [
+            lambda: answers.update(ours=ours(case, solver, tolerance)),
+            lambda: answers.update(theirs=torchdeqs(case, solver, tolerance)),
+        ],
+        repeats,
+    )
+    answer, theirs = answers["ours"], answers["theirs"]
     with torch.no_grad():
         recalled = case.loop.encode(case.inputs)
         here = residuals(case, recalled, answer.state) <= tolerance
@@ -213,9 +224,9 @@ def compare(case: Case, solver: str, tolerance: float, repeats: int) -> Row:
     return Row(
         case=case.name,
         solver=solver,
-        seconds=statistics.median(mine for mine, _ in pairs),
-        torchdeq_seconds=statistics.median(other for _, other in pairs),
-        ratio=statistics.median(mine / other for mine, other in pairs),
+        seconds=statistics.median(mine),
+        torchdeq_seconds=statistics.median(other),
+        ratio=median_ratio(mine, other),
         needed=answer.needed,
         computed_over_needed=answer.steps / answer.needed,
         torchdeq_computed_over_needed=theirs.steps / answer.needed,
@@ -244,27 +255,7 @@ def main() -> None:
     solvers = [args.solver] if args.solver else list(SOLVERS)
     rows = [compare(case, solver, args.tolerance, args.repeats) for case in cases for solver in solvers]
     ran = setting(examples=args.examples, tolerance=args.tolerance, repeats=args.repeats)
-    if args.json:
-        print(json.dumps({"setting": ran, "rows": [asdict(row) for row in rows]}, indent=2, allow_nan=False))
-        return
-    print(", ".join(f"{name} {value}" for name, value in ran.items()))
-    heads = (
-        "case",
-        "solver",
-        "ours s",
-        "torchdeq s",
-        "ratio",
-        "computed/needed",
-        "torchdeq's",
-        "arrived",
-        "same point",
-    )
-    print(f"{heads[0]:20} {heads[1]:9}" + "".join(f"{head:>16}" for head in heads[2:]))
-    for row in rows:
-        numbers = (row.seconds, row.torchdeq_seconds, row.ratio, row.computed_over_needed)
-        cells = [f"{number:.3g}" for number in (*numbers, row.torchdeq_computed_over_needed)]
-        cells += [f"{row.arrived}, {row.torchdeq_arrived}", row.same_point]
-        print(f"{row.case:20} {row.solver:9}" + "".join(f"{cell:>16}" for cell in cells))
+    tell(rows, COLUMNS, ran, args.json)
 
 
 if __name__ == "__main__":

@@ -12,18 +12,19 @@ disturbs least. A speedup of 1.3 would pay for wiring it into studies; it is bel
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from setting import setting
+from telling import tell
+from timing import in_turn, median_ratio
 from torch import Tensor
 from torch.func import functional_call, stack_module_state
-from training_step import SHAPES, OneLineParser, machine, positive, width
+from training_step import SHAPES, OneLineParser, positive, width
 
 from loopscope.models import LoopedTransformer, LoopedTransformerConfig
 from loopscope.training.config import TrainingConfig
@@ -46,7 +47,7 @@ class Row:
         compiled: whether the iteration is compiled where models train one after another; vmap runs eagerly.
         alone_ms: median processor milliseconds for one step of every model, one after another.
         stacked_ms: the same, stacked.
-        speedup: alone_ms over stacked_ms.
+        speedup: alone_ms over stacked_ms, the median of the rounds' ratios.
     """
 
     models: int
@@ -61,10 +62,17 @@ class Row:
     speedup: float
 
 
-def processor_milliseconds(action: Callable[[], object]) -> float:
-    begin = time.process_time()
-    action()
-    return 1000 * (time.process_time() - begin)
+COLUMNS: dict[str, Callable[[Row], str]] = {
+    "models": lambda row: str(row.models),
+    "width": lambda row: str(row.width),
+    "batch": lambda row: str(row.batch),
+    "iterations": lambda row: f"{row.free} + {row.gradient}",
+    "precision": lambda row: row.precision,
+    "mode": lambda row: "compiled" if row.compiled else "eager",
+    "one after another, ms": lambda row: f"{row.alone_ms:.0f}",
+    "stacked, ms": lambda row: f"{row.stacked_ms:.0f}",
+    "speedup": lambda row: f"{row.speedup:.2f}",
+}
 
 
 def make_models(count: int, size: int) -> list[LoopedTransformer]:
@@ -135,8 +143,7 @@ def measure(count: int, options: argparse.Namespace) -> Row:
     ways = [alone(one, problems, answers, options), stacked(other, problems, answers, options)]
     first, second = (way() for way in ways)
     torch.testing.assert_close(first, second, rtol=0.02, atol=0.02)  # the same models on the same batches
-    rounds = [[processor_milliseconds(way) for way in ways] for _ in range(options.repeats)]
-    apart, together = (statistics.median(times) for times in zip(*rounds, strict=True))
+    apart, together = in_turn(ways, options.repeats, clock=time.process_time)
     return Row(
         models=count,
         width=options.width,
@@ -145,9 +152,9 @@ def measure(count: int, options: argparse.Namespace) -> Row:
         gradient=options.gradient,
         precision=options.precision,
         compiled=options.mode == "compiled",
-        alone_ms=round(apart, 1),
-        stacked_ms=round(together, 1),
-        speedup=round(apart / together, 3),
+        alone_ms=round(1000 * statistics.median(apart), 1),
+        stacked_ms=round(1000 * statistics.median(together), 1),
+        speedup=round(median_ratio(apart, together), 3),
     )
 
 
@@ -162,7 +169,7 @@ def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--precision", choices=["float32", "bf16"], default="bf16", help="precision of both ways")
     parser.add_argument("--mode", choices=["eager", "compiled"], default="compiled", help="of one after another")
     parser.add_argument("--repeats", type=positive, default=7, help="rounds; medians are reported")
-    parser.add_argument("--json", action="store_true", help="print rows for machines instead of sentences")
+    parser.add_argument("--json", action="store_true", help="print JSON alone")
     return parser.parse_args(arguments)
 
 
@@ -171,17 +178,7 @@ def main() -> None:
     options = read_options()
     torch.set_num_threads(1)
     rows = [measure(count, options) for count in options.models]
-    if options.json:
-        json.dump([asdict(row) for row in rows], sys.stdout, indent=2)
-        print()
-        return
-    print(machine())
-    for row in rows:
-        print(
-            f"{row.models} models of width {row.width}, batch {row.batch}, {row.free} + {row.gradient} iterations, "
-            f"{row.precision}: one after another ({options.mode}) {row.alone_ms:.0f} ms, stacked {row.stacked_ms:.0f} ms, "
-            f"speedup {row.speedup:.2f}"
-        )
+    tell(rows, COLUMNS, setting(repeats=options.repeats), options.json)
 
 
 if __name__ == "__main__":
