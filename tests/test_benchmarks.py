@@ -22,7 +22,7 @@ PREFIX_SUMS = SHIPPED / "prefix-sums"
 
 SMALL = {
     "examination": "--block settles --effort quick --inputs 4 --width 32 --threads 1",
-    "fixed_points": f"--run {PREFIX_SUMS} --case trained --solver plain --examples 4 --repeats 1",
+    "fixed_points": "--case shipped --solver plain --examples 4 --repeats 1",
     "folding": "--width 32 --tokens 12 --batch 2 --threads 1 --repeats 3",
     "loading": "--tasks prefix-sums --width 32 --batch 2 --repeats 3",
     "spectrum": "--case small --examples 2 --iterations 3",
@@ -95,6 +95,22 @@ def test_its_json_has_the_form_of_all(told, name):
         assert set(row) == set(found["rows"][0])
         assert all(math.isfinite(number) for number in numbers(row))
         assert PLAUSIBLE[name](row), row
+
+
+def test_fixed_points_are_of_the_model_that_ships_unless_told(module, monkeypatch):
+    fixed_points = module("fixed_points")
+    monkeypatch.setattr(fixed_points, "train_prefix_sums", lambda: pytest.fail("trained, unasked"))
+    monkeypatch.setattr(fixed_points, "compare", lambda case, *_: case)
+    cases = []
+    monkeypatch.setattr(fixed_points, "tell", lambda rows, *_: cases.extend(rows))
+    monkeypatch.setattr(sys, "argv", ["fixed_points", "--examples", "2", "--width", "32", "--solver", "plain"])
+    fixed_points.main()
+    assert [case.name for case in cases] == ["untrained block, 81 x 32", "the model that ships, 64 x 64"]
+    shipped = fixed_points.ls.load_model(PREFIX_SUMS).state_dict()
+    assert all(torch.equal(value, shipped[name]) for name, value in cases[1].loop.state_dict().items())
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--case", "shipped", "--run", str(SHIPPED / "chess")])
+    with pytest.raises(SystemExit, match="reads 12 numbers a token, expected a model of prefix sums"):
+        fixed_points.main()
 
 
 def test_a_table_says_what_it_ran_on_and_has_a_line_a_row(told):
