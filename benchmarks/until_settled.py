@@ -3,11 +3,11 @@
     python benchmarks/until_settled.py                                # the models that come with the package
     python benchmarks/until_settled.py --run runs/sudoku --json       # a run of yours
 
-Each run is evaluated on the splits of its own data (those of the chess model are Lichess's puzzles: a folder with the
-file is named by LOOPSCOPE_DATA), once with every example run to the last iteration and once with each only until its
-state and prediction have settled. Seconds are the processor's, of one evaluation each; a step is one example's. An
-answer is what the task's rule looks at after the last iteration: each token's largest output, or the tokens chosen. It
-may change without becoming right or wrong.
+Each run is evaluated on the splits of its own data, once with every example run to the last iteration and once with each
+only until its state and prediction have settled. The sudoku model's puzzles are generated the first time, in minutes; the
+chess model's are Lichess's: a folder with the file is named by LOOPSCOPE_DATA. Seconds are the processor's, of one
+evaluation each; a step is one example's. An answer is what the task's rule looks at after the last iteration: each token's
+largest output, or the tokens chosen. It may change without becoming right or wrong.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from loopscope.subjects import trained
 from loopscope.tasks.task import Split, Task, answers_of
 from loopscope.training.runs import RunFolder
 
-DEFAULT_RUNS = ("prefix-sums", "chess")
+DEFAULT_RUNS = ("prefix-sums", "sudoku", "chess")
 
 
 @dataclass(frozen=True)

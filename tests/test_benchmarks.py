@@ -10,10 +10,12 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from loopscope.evaluation import EvaluationConfig
 from loopscope.solving import SHIPPED
 from loopscope.studies.machine import code, processor
 
@@ -111,6 +113,25 @@ def test_fixed_points_are_of_the_model_that_ships_unless_told(module, monkeypatc
     monkeypatch.setattr(sys, "argv", [*sys.argv, "--case", "shipped", "--run", str(SHIPPED / "chess")])
     with pytest.raises(SystemExit, match="reads 12 numbers a token, expected a model of prefix sums"):
         fixed_points.main()
+
+
+def test_until_settled_is_tried_on_every_model_that_ships(module):
+    shipped = {folder.parent.name for folder in SHIPPED.glob("*/config.yaml")}
+    assert set(module("until_settled").DEFAULT_RUNS) == shipped
+
+
+def test_points_are_of_the_last_iteration_and_most_points_of_any(module, monkeypatch):
+    until_settled = module("until_settled")
+
+    def found(model, task, split, config):
+        accuracy = [0.25, 0.5, 0.75] if config.until_settled else [0.25, 1.0, 0.5]
+        settled, steps = SimpleNamespace(examples=4), SimpleNamespace(computed=6, full=12)
+        curve = SimpleNamespace(answer_accuracy=accuracy, settled=settled, steps=steps)
+        return until_settled.Found(curve, torch.zeros(4, 2), torch.tensor([True, True, False, False]), 1.0)
+
+    monkeypatch.setattr(until_settled, "found", found)
+    row = until_settled.compare(PREFIX_SUMS, "a", None, None, range(4), EvaluationConfig())
+    assert (row.points, row.most_points, row.steps_saved) == (25, 50, 0.5)
 
 
 def test_a_table_says_what_it_ran_on_and_has_a_line_a_row(told):
