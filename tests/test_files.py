@@ -112,10 +112,11 @@ def test_a_last_line_cut_anywhere_loses_only_itself(tmp_path: Path, cut: int):
     path.write_bytes(content[:cut])
     whole = content[:cut].count(b"\n")
     complete_but_for_its_newline = content[cut : cut + 1] == b"\n"
-    assert read_lines(path) == ROWS[: whole + complete_but_for_its_newline]
-    assert drop_cut_line(path) == (cut not in (0, *line_ends(content)))
+    kept = ROWS[: whole + complete_but_for_its_newline]
+    assert read_lines(path) == kept
+    assert drop_cut_line(path) == (cut not in (0, *line_ends(content)) and not complete_but_for_its_newline)
     append_line(path, ROWS[0])
-    assert read_lines(path) == [*ROWS[:whole], ROWS[0]]
+    assert read_lines(path) == [*kept, ROWS[0]]
 
 
 def line_ends(content: bytes) -> list[int]:

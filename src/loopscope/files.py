@@ -154,12 +154,27 @@ def numbered_lines(path: Path) -> list[tuple[int, Any]]:
     return rows
 
 
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
+
+
 def drop_cut_line(path: Path) -> bool:
-    """Cut off a last line without its newline, so that the next append begins a line; return whether one was there."""
+    """End a file's last line, so that the next append begins one; return whether it was cut, and so dropped.
+
+    A last line that lacks no more than its newline, as editors leave it, is kept: ``numbered_lines`` reads it too. Rows
+    are mappings, no part of which is JSON.
+    """
     if not path.exists():
         return False
     content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if whole != content:
-        write_bytes(path, whole)
-    return whole != content
+    begin = content.rfind(b"\n") + 1
+    last = content[begin:]
+    if not last:
+        return False
+    whole = _is_json(last)
+    write_bytes(path, content + b"\n" if whole else content[:begin])
+    return not whole
