@@ -389,7 +389,7 @@ def test_durations(text, expected):
     assert seconds(text) == expected
 
 
-@pytest.mark.parametrize("text", ["", "m", "3 weeks", "-5s"])
+@pytest.mark.parametrize("text", ["", "m", "3 weeks", "-5s", "1h30", "9m5"])
 def test_what_is_no_duration_is_refused(text, tmp_path, capsys):
     plan = tmp_path / "plan.yaml"
     plan.write_text("task: prefix-sums\ngrid: {model.norm: [pre]}\n")

@@ -1,6 +1,7 @@
 """Studies: plans, the ledger, workers, resuming after a kill, failed runs, time limits."""
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -448,6 +449,8 @@ def test_a_foreign_line_in_the_ledger_is_named(tmp_path):
         ({"workers": "two"}, "workers is 'two'"),
         ({"examination": {"examples": "many"}}, "examination.examples: expected int, got many"),
         ({"examination": {"tolerance": 2}}, "tolerance is 2"),
+        ({"examination": {"time_limit": math.inf}}, "time_limit is inf, expected a finite number above 0"),
+        ({"training": {"learning_rate": math.inf}}, "learning_rate is inf, expected a finite number above 0"),
         ({"examination": 3}, "examination is 3, expected settings"),
         ({"data": 3}, "data is 3, expected settings"),
         ({"training": {"steps": "many"}}, "training.steps: expected int, got many"),

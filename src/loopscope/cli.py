@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import signal
@@ -76,7 +77,9 @@ def seconds(text: str) -> float:
     Raises:
         LoopscopeError: it is none.
     """
-    match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?", text.strip())
+    # Beside another part a number needs its unit: 1h30 would be read as 30 seconds, and meant as minutes.
+    given = text.strip()
+    match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", f"{given}s" if given.isdecimal() else given)
     if not match or not any(match.groups()):
         raise LoopscopeError(f"{text!r} is no duration: expected one such as 90, 30s, 9m or 1h30m")
     hours, minutes, rest = (int(part or 0) for part in match.groups())
@@ -446,7 +449,7 @@ def retrain_command(options: Namespace) -> int:
     from loopscope.studies.population import read_population
     from loopscope.studies.retrain import claim, compare_all, pick, retraining_plan
 
-    if options.tolerance < 0:
+    if not 0 <= options.tolerance < math.inf:
         raise LoopscopeError(f"--tolerance is {options.tolerance:g}, expected points of accuracy, 0 or more")
     ledger, folder = Path(options.folder) / POPULATION, StudyFolder(Path(options.out))
     picked = pick(read_population(ledger), options.runs, options.seed)
