@@ -447,6 +447,12 @@ def test_a_foreign_line_in_the_ledger_is_named(tmp_path):
         ({"examination": {"efort": "quick"}}, "did you mean effort?"),
         ({"workers": 0}, "workers is 0"),
         ({"workers": "two"}, "workers is 'two'"),
+        ({"workers": True}, "workers is True, expected a whole number"),
+        ({"name": ["a"]}, "name is ['a'], expected text"),
+        ({"title": {"a": 1}}, "title is {'a': 1}, expected text"),
+        ({"task": 3}, "task is 3, expected text"),
+        ({"task": None, "grid": {3: [1]}}, "name no task"),
+        ({"task": None, "also": [{3: 1}]}, "name no task"),
         ({"examination": {"examples": "many"}}, "examination.examples: expected int, got many"),
         ({"examination": {"tolerance": 2}}, "tolerance is 2"),
         ({"examination": {"time_limit": math.inf}}, "time_limit is inf, expected a finite number above 0"),
@@ -467,7 +473,9 @@ def test_a_mistake_in_a_plan_is_one_line(tmp_path, changes, said, unchecked):
 
 
 def test_an_empty_section_is_as_good_as_none(tmp_path):
-    plan = read_plan(written(tmp_path / "plan.yaml", training=None, grid={"model.norm": ["pre", "outer"]}, also=[]))
+    empty = dict.fromkeys(("name", "title", "training", "also", "signals", "workers"))
+    plan = read_plan(written(tmp_path / "plan.yaml", **empty, grid={"model.norm": ["pre", "outer"]}))
+    assert (plan.name, plan.title, plan.signals, plan.workers) == ("plan", "plan", False, 1)
     assert [run.name for run in plan.runs] == ["pre", "outer"]
     assert plan.runs[0].settings.model.norm == "pre"
 
