@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from loopscope.cli import COMMANDS, CRASHED, main, seconds
 from loopscope.errors import RESUMABLE
+from loopscope.subjects import from_function
 from loopscope.training.runs import RunFolder
 
 TINY = [
@@ -143,6 +144,23 @@ def test_any_importable_loop_is_examined(tmp_path, monkeypatch, capsys):
     assert "no function 'mak' (did you mean make?)" in refused(capsys, ["examine", "mine:mak"])
     assert "expected (loop, inputs)" in refused(capsys, ["examine", "mine:wrong"])
     assert "cannot import nothere" in refused(capsys, ["examine", "nothere:make"])
+
+
+def test_a_function_may_import_its_neighbours_and_change_the_path(tmp_path, monkeypatch):
+    (tmp_path / "beside.py").write_text("size = 3\n")
+    (tmp_path / "own.py").write_text(
+        "import sys, torch, loopscope as ls\n"
+        "sys.path.insert(0, 'mine')\n"
+        "def make():\n"
+        "    from beside import size\n"
+        "    loop = ls.FunctionLoop(lambda x: x, torch.zeros_like, lambda z, e: z / 2 + e, lambda z: z)\n"
+        "    return loop, torch.zeros(5, size)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", before := list(sys.path))
+    kept = list(before)
+    assert from_function("own:make").inputs.shape == (5, 3)
+    assert sys.path == ["mine", *kept]
 
 
 def test_help_names_every_command(capsys):
