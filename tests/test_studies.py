@@ -371,6 +371,20 @@ def test_a_time_limit_holds_whatever_the_runs_are_doing(tmp_path, monkeypatch):
     assert not outcome.records
 
 
+def test_a_crash_is_recorded_in_the_same_words_everywhere_and_shown_with_its_log(tmp_path, monkeypatch):
+    """A run that is trained again elsewhere is said to have failed alike where the records' words are the same."""
+    monkeypatch.setattr(DeafProcess, "poll", lambda process: News("ended", -signal.SIGKILL))
+    plan = read_plan(written(tmp_path / "tiny.yaml", also=[], grid={"model.norm": ["outer"]}))
+    shown = {}
+    folder = StudyFolder(tmp_path / "out")
+    outcome = run_study(
+        plan, folder, machines=DeafMachine(), show=lambda statuses: shown.update(error=statuses[0].error)
+    )
+    assert outcome.records["outer"].error == "the process ended with status -9"
+    log = folder.run("outer").path / "log.txt"
+    assert shown == {"error": f"the process ended with status -9; see {log}"}
+
+
 def test_a_second_interrupt_waits_for_nothing(tmp_path):
     """One that comes with the first, as `timeout` sends it to the process and to its group, is no second one."""
     plan, machines = read_plan(written(tmp_path / "tiny.yaml")), DeafMachine()
