@@ -89,6 +89,10 @@ def test_examine_and_compare(run, damaged, tmp_path, capsys):
     assert main(["examine", str(run), *options, "--compare", str(damaged), "--out", str(page)]) == 0
     assert str(run) in page.read_text()
     assert str(damaged) in page.read_text()
+    same = ["--compare", f"{damaged}/", "--out", str(page), "--examination.seed", "1"]
+    assert main(["examine", str(damaged), *options, *same]) == 0
+    for title in (f"{damaged}, now", f"{damaged}/, as stored"):
+        assert page.read_text().count(f"<h1>{title}</h1>") == 1
 
 
 def test_an_examination_of_more_is_not_overwritten(run, tmp_path, capsys):
@@ -239,6 +243,8 @@ def test_help_is_given_with_defaults(capsys, command, option, default):
         (["examine", ".near:make"], "names no function"),
         (["examine", "nothere", "--examination.efort", "quick"], "did you mean --examination.effort?"),
         (["examine", "nothere", "--examination.tolerance", "2"], "tolerance is 2"),
+        (["examine", "nothere", "--out", "nofolder/x.html"], "nofolder/x.html is no place for a file"),
+        (["data", "sudoku", "--out", "nofolder/x.csv"], "nofolder/x.csv is no place for a file"),
         (["examine", "nothere", "--out", "x.pdf"], "expected one of .json, .html"),
         (["examine", "nothere", "--compare", "other", "--out", "x.json"], "expected one of .html"),
         (["examine", "nothere", "--compare", "other"], "other/examination.json does not exist"),
@@ -342,6 +348,18 @@ def test_a_run_that_has_not_finished_is_refused(damaged, capsys):
     (damaged / "model" / "config.json").unlink()
     for command in ("evaluate", "examine"):
         assert "has not finished training" in refused(capsys, [command, damaged])
+
+
+def test_where_nothing_can_be_written_nothing_is_measured(damaged, capsys, monkeypatch):
+    def read_only(dir):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr("loopscope.files.TemporaryFile", read_only)
+    for command in ("evaluate", "trust", "examine"):
+        assert f"cannot write {damaged}" in refused(capsys, [command, damaged])
+    assert f"cannot write {damaged / 'page.html'}" in refused(
+        capsys, ["examine", "nothere:make", "--out", damaged / "page.html"]
+    )
 
 
 def test_training_that_diverges_ends_in_one_line(tmp_path, capsys):

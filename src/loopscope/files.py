@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import yaml
@@ -23,6 +24,18 @@ def explain_write(path: Path) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or str(error)
         raise LoopscopeError(f"cannot write {path}: {reason}; free space or choose another folder") from error
+
+
+def check_place(path: Path) -> None:
+    """Refuse a place where no file can be written, before the work whose result the file is to hold.
+
+    Raises:
+        LoopscopeError: it is a folder, there is no folder for it, or nothing can be written there.
+    """
+    if path.is_dir() or not path.parent.is_dir():
+        raise LoopscopeError(f"{path} is no place for a file: name one in a folder that exists")
+    with explain_write(path), TemporaryFile(dir=path.parent):
+        pass
 
 
 def make_folder(path: Path) -> Path:
