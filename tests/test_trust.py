@@ -156,6 +156,15 @@ def test_evidence_comes_back_from_json() -> None:
         evidence_from(values | {"error": [0.0]})
     with pytest.raises(LoopscopeError, match=r"is damaged \(error.0 is 'x', expected a number\)"):
         evidence_from(values | {"error": ["x"]})
+    for name, wrong, expected in (
+        ("right", None, "None, expected 0 or 1"),
+        ("arrived", 0.5, "0.5, expected 0 or 1"),
+        ("error", math.nan, "nan, expected a finite number or null"),
+        ("error", math.inf, "inf, expected a finite number or null"),
+        ("unsure", True, "True, expected a number"),
+    ):
+        with pytest.raises(LoopscopeError, match=rf"is damaged \({name}.0 is {expected}\)"):
+            evidence_from(values | {name: [wrong, *values[name][1:]]})
 
 
 def test_bands_hold_their_upper_edge() -> None:
