@@ -17,12 +17,13 @@ import resource
 import statistics
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import product
 
 import torch
-from rich.console import Console
-from rich.table import Table
+from setting import setting
+from telling import tell
 
 from loopscope.models import LoopedTransformer, LoopedTransformerConfig
 from loopscope.stability import examine
@@ -36,7 +37,7 @@ BLOCKS = {
     "drifts": ("none", "pre", 1.0),
 }
 """Untrained blocks: recall, normalization, and the factor on the initial input map of the recall."""
-INPUTS, TOKENS, WIDTH = 64, 81, 256
+TOKENS = 81
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,24 @@ class Row:
     parts: dict[str, float]
 
 
-def model_of(name: str) -> LoopedTransformer:
+def largest_parts(row: Row) -> str:
+    parts = sorted(((took, part) for part, took in row.parts.items() if part != "total"), reverse=True)
+    return ", ".join(f"{part} {took:.1f}" for took, part in parts[:5])
+
+
+COLUMNS: dict[str, Callable[[Row], str]] = {
+    "model": lambda row: row.model,
+    "effort": lambda row: row.effort,
+    "verdict": lambda row: row.verdict,
+    "arrived": lambda row: str(row.arrived),
+    "seconds": lambda row: f"{row.seconds:.1f}",
+    "GB": lambda row: f"{row.gigabytes:.2f}",
+    "within bars": lambda row: "yes" if row.within_bars else "no",
+    "largest parts": largest_parts,
+}
+
+
+def model_of(name: str, width: int) -> LoopedTransformer:
     """Return an untrained block by its name, or the model in a folder."""
     if name not in BLOCKS:
         return LoopedTransformer.from_pretrained(name)
@@ -61,7 +79,7 @@ def model_of(name: str) -> LoopedTransformer:
     torch.manual_seed(0)
     model = LoopedTransformer(
         LoopedTransformerConfig(
-            width=WIDTH, heads=8, recall=recall, norm=norm, inputs=10, outputs=9, grid=(9, 9), attention="full"
+            width=width, heads=8, recall=recall, norm=norm, inputs=10, outputs=9, grid=(9, 9), attention="full"
         )
     )
     if recall != "none":
@@ -70,12 +88,12 @@ def model_of(name: str) -> LoopedTransformer:
     return model
 
 
-def one(name: str, effort: str) -> dict[str, object]:
+def one(name: str, effort: str, inputs: int, width: int) -> dict[str, object]:
     """Examine once in this process."""
-    model = model_of(name)
-    digits = torch.randint(0, model.config.inputs, (INPUTS, TOKENS), generator=torch.Generator().manual_seed(0))
-    inputs = torch.nn.functional.one_hot(digits, model.config.inputs).float()
-    found = examine(model, inputs, trained_iterations=30, effort=effort)
+    model = model_of(name, width)
+    digits = torch.randint(0, model.config.inputs, (inputs, TOKENS), generator=torch.Generator().manual_seed(0))
+    problems = torch.nn.functional.one_hot(digits, model.config.inputs).float()
+    found = examine(model, problems, trained_iterations=30, effort=effort)
     return {
         "verdict": found.verdict,
         "arrived": sum(found.reachability["arrived"]),
@@ -85,10 +103,11 @@ def one(name: str, effort: str) -> dict[str, object]:
     }
 
 
-def measure(name: str, effort: str, repeats: int) -> Row:
+def measure(name: str, effort: str, options: argparse.Namespace) -> Row:
     """Examine in fresh processes."""
-    command = [sys.executable, __file__, "--one", name, effort]
-    runs = [json.loads(subprocess.run(command, check=True, capture_output=True).stdout) for _ in range(repeats)]
+    sizes = {"--inputs": options.inputs, "--width": options.width, "--threads": options.threads}
+    command = [sys.executable, __file__, "--one", name, effort, *(str(part) for pair in sizes.items() for part in pair)]
+    runs = [json.loads(subprocess.run(command, check=True, capture_output=True).stdout) for _ in range(options.repeats)]
     seconds = statistics.median(run["seconds"] for run in runs)
     gigabytes = max(run["gigabytes"] for run in runs)
     most_seconds, most_gigabytes = BARS[effort]
@@ -104,43 +123,26 @@ def measure(name: str, effort: str, repeats: int) -> Row:
     )
 
 
-def show(rows: list[Row]) -> None:
-    """Print the rows, and where the time of each went."""
-    table = Table("model", "effort", "verdict", "arrived", "seconds", "GB", "within bars", "largest parts", box=None)
-    for row in rows:
-        parts = sorted(((took, part) for part, took in row.parts.items() if part != "total"), reverse=True)
-        largest = ", ".join(f"{part} {took:.1f}" for took, part in parts[:5])
-        arrived = f"{row.arrived}"
-        table.add_row(
-            row.model,
-            row.effort,
-            row.verdict,
-            arrived,
-            f"{row.seconds:.1f}",
-            f"{row.gigabytes:.2f}",
-            "yes" if row.within_bars else "no",
-            largest,
-        )
-    Console(width=160).print(table)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="folder of a model that reads 81 tokens, such as runs/sudoku/model")
+    parser.add_argument("--block", nargs="+", default=list(BLOCKS), choices=list(BLOCKS), help="untrained blocks")
     parser.add_argument("--effort", nargs="+", default=list(BARS), choices=list(BARS))
+    parser.add_argument("--inputs", type=int, default=64)
+    parser.add_argument("--width", type=int, default=256, help="of the untrained blocks, a multiple of 32")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=1, help="examinations of each kind; the median counts")
-    parser.add_argument("--json", action="store_true", help="print a list of rows in place of the table")
+    parser.add_argument("--json", action="store_true", help="print JSON alone")
     parser.add_argument("--one", nargs=2, metavar=("MODEL", "EFFORT"), help=argparse.SUPPRESS)
     options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     if options.one:
-        print(json.dumps(one(*options.one)))
+        print(json.dumps(one(*options.one, options.inputs, options.width)))
         return
-    models = [options.model] if options.model else list(BLOCKS)
-    rows = [measure(name, effort, options.repeats) for name, effort in product(models, options.effort)]
-    if options.json:
-        print(json.dumps([asdict(row) for row in rows], indent=1))
-    else:
-        show(rows)
+    models = [options.model] if options.model else options.block
+    rows = [measure(name, effort, options) for name, effort in product(models, options.effort)]
+    ran = setting(inputs=options.inputs, width=options.width, repeats=options.repeats)
+    tell(rows, COLUMNS, ran, options.json)
 
 
 if __name__ == "__main__":

@@ -11,17 +11,78 @@ iterations, relative to their size.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-import time
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from setting import setting
+from telling import tell
+from timing import in_turn, median_ratio
+from torch import Tensor
 
 import loopscope as ls
-from loopscope.loop import Tree, iterate
+from loopscope.loop import iterate
 
 ITERATIONS = 15
+
+
+@dataclass(frozen=True)
+class Row:
+    """One shape.
+
+    Attributes:
+        width: width of the model.
+        tokens: tokens of an example.
+        batch: examples.
+        plain_ms: median milliseconds of an iteration of the model.
+        folded_ms: those of the folded one.
+        ratio: folded over plain, the median of the rounds' ratios.
+        apart: distance of their last states, relative to their size.
+    """
+
+    width: int
+    tokens: int
+    batch: int
+    plain_ms: float
+    folded_ms: float
+    ratio: float
+    apart: float
+
+
+COLUMNS: dict[str, Callable[[Row], str]] = {
+    "width": lambda row: str(row.width),
+    "tokens": lambda row: str(row.tokens),
+    "batch": lambda row: str(row.batch),
+    "plain, ms": lambda row: f"{row.plain_ms:.2f}",
+    "folded, ms": lambda row: f"{row.folded_ms:.2f}",
+    "ratio": lambda row: f"{row.ratio:.3f}",
+    "states apart": lambda row: f"{row.apart:.1e}",
+}
+
+
+@torch.no_grad()
+def measure(width: int, tokens: int, batch: int, repeats: int) -> Row:
+    torch.manual_seed(0)
+    where = {"grid": (9, 9), "attention": "full"} if tokens == 81 else {"grid": (0,), "attention": "local", "window": 5}
+    config = ls.LoopedTransformerConfig(
+        recall="internal", norm="outer", width=width, heads=width // 16, inputs=10, outputs=9, **where
+    )
+    plain = ls.LoopedTransformer(config).eval()
+    models = (plain, plain.fold().compile_step())
+    plain.compile_step()
+    inputs = torch.randn(batch, tokens, 10)
+
+    def run(model: ls.LoopedTransformer) -> Callable[[], Tensor]:
+        recalled = model.encode(inputs)
+        return lambda: iterate(model, model.start(recalled), recalled, ITERATIONS)
+
+    runs = [run(model) for model in models]
+    first, second = (run() for run in runs)  # compiles
+    seconds = in_turn(runs, repeats)
+    milliseconds = [1000 * statistics.median(times) / ITERATIONS for times in seconds]
+    apart = float((first - second).norm() / first.norm())
+    return Row(width, tokens, batch, *milliseconds, ratio=median_ratio(seconds[1], seconds[0]), apart=apart)
 
 
 def main() -> None:
@@ -34,43 +95,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print JSON alone")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    torch.manual_seed(0)
-    where = (
-        {"grid": (9, 9), "attention": "full"}
-        if args.tokens == 81
-        else {"grid": (0,), "attention": "local", "window": 5}
-    )
-    config = ls.LoopedTransformerConfig(
-        recall="internal", norm="outer", width=args.width, heads=args.width // 16, inputs=10, outputs=9, **where
-    )
-    plain = ls.LoopedTransformer(config).eval()
-    models = {"plain": plain, "folded": plain.fold().compile_step()}
-    plain.compile_step()
-    inputs = torch.randn(args.batch, args.tokens, 10)
-    states: dict[str, Tree] = {}
-    seconds: dict[str, list[float]] = {name: [] for name in models}
-    with torch.no_grad():
-        for repeat in range(args.repeats + 1):
-            for name, model in models.items():
-                recalled = model.encode(inputs)
-                began = time.perf_counter()
-                states[name] = iterate(model, model.start(recalled), recalled, ITERATIONS)
-                if repeat:  # the first compiles
-                    seconds[name].append((time.perf_counter() - began) / ITERATIONS)
-    found = {f"{name}_ms": 1000 * statistics.median(times) for name, times in seconds.items()}
-    found["ratio"] = statistics.median(
-        folded / plain for plain, folded in zip(seconds["plain"], seconds["folded"], strict=True)
-    )
-    found["apart"] = float((states["plain"] - states["folded"]).norm() / states["plain"].norm())
-    ran = setting(**{name: getattr(args, name) for name in ("width", "tokens", "batch", "repeats")})
-    if args.json:
-        print(json.dumps({"setting": ran, **found}, indent=2, allow_nan=False))
-        return
-    print(", ".join(f"{name} {value}" for name, value in ran.items()))
-    print(
-        f"an iteration: plain {found['plain_ms']:.1f} ms, folded {found['folded_ms']:.1f} ms, ratio {found['ratio']:.3f}; "
-        f"states apart {found['apart']:.1e}"
-    )
+    row = measure(args.width, args.tokens, args.batch, args.repeats)
+    tell([row], COLUMNS, setting(iterations=ITERATIONS, repeats=args.repeats), args.json)
 
 
 if __name__ == "__main__":

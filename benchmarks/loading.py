@@ -1,7 +1,7 @@
 """Whether data ever limit training: tokens a second that a task makes ready, against those that a training step takes.
 
     python benchmarks/loading.py
-    python benchmarks/loading.py --tasks sudoku --width 128 --batch 64 --repeats 200
+    python benchmarks/loading.py --tasks sudoku --width 128 --batch 64 --repeats 5 --json
 
 A batch is made as the trainer makes it: rows drawn, augmented, turned into what the model reads. A step is forward, backward
 and AdamW, compiled and in bf16, at about the mean number of iterations of training with at most 30.
@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
-from rich.console import Console
-from rich.table import Table
+from setting import setting
+from telling import tell
+from timing import in_turn, median_ratio
 
 from loopscope.models import LoopedTransformerConfig, build_model
 from loopscope.tasks import task_class
@@ -33,19 +34,36 @@ FREE, GRADIENT = 15, 8
 """About the means of the paper's counts of iterations without and with gradient."""
 
 
-def seconds(work: Callable[[int], object], repeats: int) -> float:
-    """Return the median seconds of a call, after one that does not count."""
-    work(0)
-    times = []
-    for number in range(repeats):
-        began = time.perf_counter()
-        work(number)
-        times.append(time.perf_counter() - began)
-    return statistics.median(times)
+LOADS = 40
+"""Batches made in a round, against one training step."""
 
 
-def measure(name: str, width: int, batch: int, repeats: int) -> tuple[float, float]:
-    """Return tokens a second of loading and of training."""
+@dataclass(frozen=True)
+class Row:
+    """One task.
+
+    Attributes:
+        task: its name.
+        loading: tokens a second that are made ready, in the median round.
+        training: tokens a second that a training step takes.
+        ratio: loading over training, the median of the rounds' ratios.
+    """
+
+    task: str
+    loading: float
+    training: float
+    ratio: float
+
+
+COLUMNS: dict[str, Callable[[Row], str]] = {
+    "task": lambda row: row.task,
+    "loading, tokens/s": lambda row: f"{row.loading:,.0f}",
+    "training, tokens/s": lambda row: f"{row.training:,.0f}",
+    "loading / training": lambda row: f"{row.ratio:,.0f}",
+}
+
+
+def measure(name: str, width: int, batch: int, repeats: int) -> Row:
     task = task_class(name.split(",")[0])(**TASKS[name])
     split = task.training_split()
 
@@ -59,15 +77,22 @@ def measure(name: str, width: int, batch: int, repeats: int) -> tuple[float, flo
     optimizer = make_optimizer(model, TrainingConfig())
     inputs, answers = load(0)
 
-    def train(step: int) -> None:
+    def load_many() -> None:
+        for step in range(LOADS):
+            load(step)
+
+    def train() -> None:
         with torch.autocast("cpu", torch.bfloat16):
             loss = task.loss(model(inputs, FREE, GRADIENT), answers)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
 
+    train()  # compiles
+    many, one = in_turn([load_many, train], repeats)
+    loads = [seconds / LOADS for seconds in many]
     tokens = batch * split.problems.shape[1]
-    return tokens / seconds(load, repeats), tokens / seconds(train, max(1, repeats // 40))
+    return Row(name, tokens / statistics.median(loads), tokens / statistics.median(one), median_ratio(one, loads))
 
 
 def main() -> None:
@@ -75,17 +100,13 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--repeats", type=int, default=200)
+    parser.add_argument("--repeats", type=int, default=5, help=f"rounds of {LOADS} batches and one training step")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", action="store_true", help="print JSON alone")
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
-    table = Table(title=f"tokens a second: width {chosen.width}, batch {chosen.batch}, {chosen.threads} threads")
-    for column in ("task", "loading", "training", "loading / training"):
-        table.add_column(column, justify="left" if column == "task" else "right")
-    for name in chosen.tasks:
-        loading, training = measure(name, chosen.width, chosen.batch, chosen.repeats)
-        table.add_row(name, f"{loading:,.0f}", f"{training:,.0f}", f"{loading / training:,.0f}")
-    Console().print(table)
+    rows = [measure(name, chosen.width, chosen.batch, chosen.repeats) for name in chosen.tasks]
+    tell(rows, COLUMNS, setting(width=chosen.width, batch=chosen.batch, repeats=chosen.repeats), chosen.json)
 
 
 if __name__ == "__main__":

@@ -16,20 +16,22 @@ from torch import Tensor, nn
 from loopscope.models import LoopedTransformer, LoopedTransformerConfig
 
 
-def axial_angles(grid: tuple[int, ...], head_width: int, base: float) -> Tensor:
-    """Return the rotary angle of every token and feature pair: [tokens, head_width / 2]."""
+def axial_table(grid: tuple[int, ...], head_width: int, base: float) -> tuple[Tensor, Tensor]:
+    """Return the rotary cosine and sine of every token and feature pair, each [tokens, head_width / 2].
+
+    Rounded from float64, as the package's are, so that in float64 both implementations differ by rounding of sums alone.
+    """
     pairs = head_width // 2 // len(grid)
-    frequencies = base ** (-torch.arange(pairs) / pairs)
+    frequencies = base ** (-torch.arange(pairs, dtype=torch.float64) / pairs)
     positions = torch.cartesian_prod(*[torch.arange(length) for length in grid]).view(-1, len(grid))
-    return (positions.unsqueeze(-1) * frequencies).flatten(1)
+    angles = (positions.unsqueeze(-1) * frequencies).flatten(1)
+    return angles.cos().float(), angles.sin().float()
 
 
-def rotate(features: Tensor, angles: Tensor) -> Tensor:
+def rotate(features: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
     """Turn the feature pairs (i, i + half) of [batch, heads, tokens, features] by their angles."""
-    first, second = features.chunk(2, dim=-1)
-    return torch.cat(
-        [first * angles.cos() - second * angles.sin(), first * angles.sin() + second * angles.cos()], dim=-1
-    )
+    (first, second), (cosine, sine) = features.chunk(2, dim=-1), table
+    return torch.cat([first * cosine - second * sine, first * sine + second * cosine], dim=-1)
 
 
 class PlainTransformer(nn.Module):
@@ -81,10 +83,10 @@ class PlainTransformer(nn.Module):
         """Return [batch, heads, tokens, features]."""
         return features.unflatten(-1, (self.config.heads, -1)).transpose(1, 2)
 
-    def attention(self, tokens: Tensor, angles: Tensor, mask: Tensor | None) -> Tensor:
+    def attention(self, tokens: Tensor, table: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
         """Return the attention update."""
-        query = self.query_norm(rotate(self.heads(self.query(tokens)), angles))
-        key = self.key_norm(rotate(self.heads(self.key(tokens)), angles))
+        query = self.query_norm(rotate(self.heads(self.query(tokens)), table))
+        key = self.key_norm(rotate(self.heads(self.key(tokens)), table))
         mixed = F.scaled_dot_product_attention(query, key, self.heads(self.value(tokens)), attn_mask=mask)
         return self.out(mixed.transpose(1, 2).flatten(2))
 
@@ -93,7 +95,7 @@ class PlainTransformer(nn.Module):
         assert free_iterations == 0
         config, tokens = self.config, inputs.shape[1]
         grid = (tokens,) if config.grid == (0,) else config.grid
-        angles = axial_angles(grid, config.width // config.heads, config.rope_base)
+        table = axial_table(grid, config.width // config.heads, config.rope_base)
         mask = None
         if config.attention == "local":
             distance = (torch.arange(tokens).unsqueeze(1) - torch.arange(tokens)).abs()
@@ -101,6 +103,6 @@ class PlainTransformer(nn.Module):
         embedding = self.embedding(inputs)
         state = embedding
         for _ in range(gradient_iterations):
-            state = self.norm(state + self.attention(self.recall(state, embedding), angles, mask))
+            state = self.norm(state + self.attention(self.recall(state, embedding), table, mask))
             state = self.norm(state + self.mlp(self.recall(state, embedding)))
         return self.readout(state)

@@ -6,20 +6,21 @@
 Rows: ours (all examples at once); torchdeq's power method (all at once, 100 products); curvlinops' Jacobian operator
 with scipy.sparse.linalg.eigs, one example after another, at several tolerances; dense torch.func.jacrev with numpy's
 eigvals where the matrix fits. The reference is the dense one where it fits, else SciPy at the tightest tolerance.
-Speed is given against SciPy at the loosest of its tolerances at which it, too, is within 1% for every example.
+Speed is given against SciPy at the loosest of its tolerances at which it, too, is within 1% for every example; each is timed once.
 Needs ``pip install loopscope[bench]``; a missing tool is named in its row.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from setting import setting
+from telling import tell
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -31,6 +32,8 @@ from loopscope.stability.spectrum import spectral_radius
 DENSE_LIMIT = 2000
 SCIPY_TOLERANCES = (1e-2, 1e-3, 1e-4, 1e-5)
 SCIPY_RESTARTS = 400
+SIZES = {"small": (32, 4), "large": (256, 9)}
+"""Width, and side of the grid, of the untrained blocks."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,21 @@ class Row:
     worst_error: float | None
     within_one_percent: str | None
     note: str
+
+
+def number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"
+
+
+COLUMNS: dict[str, Callable[[Row], str]] = {
+    "case": lambda row: row.case,
+    "method": lambda row: row.method,
+    "s/example": lambda row: number(row.seconds_per_example),
+    "x scipy": lambda row: number(row.speedup_over_scipy),
+    "worst error": lambda row: number(row.worst_error),
+    "within 1%": lambda row: row.within_one_percent or "-",
+    "note": lambda row: row.note,
+}
 
 
 @dataclass(frozen=True)
@@ -228,30 +246,20 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=30, help="steps before J is taken")
     parser.add_argument("--recall", default="internal", help="of the untrained blocks")
     parser.add_argument("--norm", default="outer", help="of the untrained blocks")
-    parser.add_argument("--model", help="folder of a trained looped transformer, instead of an untrained one")
+    parser.add_argument("--case", nargs="+", choices=tuple(SIZES), default=list(SIZES))
+    parser.add_argument("--model", help="folder of a trained looped transformer, instead of the large untrained one")
     parser.add_argument("--json", action="store_true", help="print JSON alone")
     args = parser.parse_args()
-    if args.model:
-        large = LoopedTransformer.from_pretrained(args.model).eval()
-        name = args.model
-    else:
-        large = untrained(args.recall, args.norm, width=256, side=9)
-        name = f"untrained {args.recall} {args.norm}, 81 x 256"
-    small = untrained(args.recall, args.norm, width=32, side=4)
     rows: list[Row] = []
-    for case_name, model in ((f"untrained {args.recall} {args.norm}, 16 x 32", small), (name, large)):
-        rows += compare(make_case(case_name, model, args.examples, args.iterations))
-    setting = {"threads": torch.get_num_threads(), "torch": torch.__version__, "examples": args.examples}
-    if args.json:
-        print(json.dumps({"setting": setting, "rows": [asdict(row) for row in rows]}, indent=2, allow_nan=False))
-        return
-    print(f"{args.examples} examples, {setting['threads']} threads, torch {setting['torch']}")
-    print(f"{'case':34} {'method':26} {'s/example':>10} {'x scipy':>8} {'worst err':>10} {'within 1%':>10}  note")
-    for row in rows:
-        numbers = [row.seconds_per_example, row.speedup_over_scipy, row.worst_error]
-        cells = ["-" if number is None else f"{number:.3g}" for number in numbers]
-        within = row.within_one_percent or "-"
-        print(f"{row.case:34} {row.method:26} {cells[0]:>10} {cells[1]:>8} {cells[2]:>10} {within:>10}  {row.note}")
+    for size in args.case:
+        if size == "large" and args.model:
+            name, model = args.model, LoopedTransformer.from_pretrained(args.model).eval()
+        else:
+            width, side = SIZES[size]
+            name = f"untrained {args.recall} {args.norm}, {side * side} x {width}"
+            model = untrained(args.recall, args.norm, width, side)
+        rows += compare(make_case(name, model, args.examples, args.iterations))
+    tell(rows, COLUMNS, setting(examples=args.examples, iterations=args.iterations), args.json)
 
 
 if __name__ == "__main__":

@@ -12,15 +12,11 @@ more); the roofline is the best rate of one large matrix product in the same pre
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import statistics
 import sys
-import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
 from typing import NoReturn
 
 import torch
@@ -28,7 +24,9 @@ import torch.nn.functional as F
 from plain import PlainTransformer
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
+from setting import setting
+from telling import tell
+from timing import in_turn, median_ratio
 from torch import nn
 
 from loopscope.models import LoopedTransformer, LoopedTransformerConfig
@@ -62,7 +60,7 @@ class Row:
         gflops: billions of operations per second, counting the matrix products that the step needs.
         roofline_gflops: the rate of one large matrix product in this precision.
         roofline_ratio: gflops over roofline_gflops.
-        speedup: milliseconds of the plain implementation over these.
+        speedup: milliseconds of the plain implementation over these, the median of the rounds' ratios.
     """
 
     implementation: str
@@ -96,10 +94,19 @@ class Variant:
     run: Callable[[], None]
 
 
-def milliseconds(action: Callable[[], object]) -> float:
-    begin = time.perf_counter()
-    action()
-    return 1000 * (time.perf_counter() - begin)
+COLUMNS: dict[str, Callable[[Row], str]] = {
+    "implementation": lambda row: row.implementation,
+    "width": lambda row: str(row.width),
+    "tokens": lambda row: str(row.tokens),
+    "batch": lambda row: str(row.batch),
+    "precision": lambda row: row.precision,
+    "mode": lambda row: "compiled" if row.compiled else "eager",
+    "ms": lambda row: f"{row.ms:.1f}",
+    "GFLOP/s": lambda row: f"{row.gflops:.1f}",
+    "roofline": lambda row: f"{row.roofline_gflops:.1f}",
+    "ratio": lambda row: f"{row.roofline_ratio:.0%}",
+    "x plain": lambda row: f"{row.speedup:.2f}",
+}
 
 
 def forward_operations(config: LoopedTransformerConfig, tokens: int, iterations: int) -> int:
@@ -116,8 +123,8 @@ def forward_operations(config: LoopedTransformerConfig, tokens: int, iterations:
 def roofline(precision: str) -> float:
     """Return the best rate of one large matrix product, in GFLOP/s."""
     left, right = (torch.randn(ROOFLINE_SIDE, ROOFLINE_SIDE).to(DTYPES[precision]) for _ in range(2))
-    fastest = min(milliseconds(lambda: left @ right) for _ in range(5))
-    return 2 * ROOFLINE_SIDE**3 / fastest / 1e6
+    (seconds,) = in_turn([lambda: left @ right], 5)
+    return 2 * ROOFLINE_SIDE**3 / min(seconds) / 1e9
 
 
 def training_step(
@@ -167,8 +174,7 @@ def measure(options: argparse.Namespace, width: int, tokens: int, batch: int, ra
     for variant in variants:
         variant.run()
         variant.run()
-    rounds = [[milliseconds(variant.run) for variant in variants] for _ in range(options.repeats)]
-    medians = [statistics.median(times) for times in zip(*rounds, strict=True)]
+    seconds = in_turn([variant.run for variant in variants], options.repeats)
     config = LoopedTransformerConfig(width=width, **SHAPES[tokens])
     operations = 3 * batch * forward_operations(config, tokens, options.iterations)  # backward is twice the forward
     return [
@@ -180,44 +186,16 @@ def measure(options: argparse.Namespace, width: int, tokens: int, batch: int, ra
             iterations=options.iterations,
             precision=variant.precision,
             compiled=variant.compiled,
-            ms=round(ms, 3),
-            gflops=round(operations / ms / 1e6, 2),
+            ms=round(1000 * took, 3),
+            gflops=round(rate, 2),
             roofline_gflops=round(rates[variant.precision], 2),
-            roofline_ratio=round(operations / ms / 1e6 / rates[variant.precision], 4),
-            speedup=round(medians[0] / ms, 3),
+            roofline_ratio=round(rate / rates[variant.precision], 4),
+            speedup=round(median_ratio(seconds[0], times), 3),
         )
-        for variant, ms in zip(variants, medians, strict=True)
+        for variant, times in zip(variants, seconds, strict=True)
+        for took in [statistics.median(times)]
+        for rate in [operations / took / 1e9]
     ]
-
-
-def machine() -> str:
-    """Return the processor, the threads and the version of PyTorch, on one line."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    name = names[0] if names else platform.processor() or platform.machine()
-    return f"{name}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}"
-
-
-def show(rows: list[Row], console: Console) -> None:
-    """Print the rows as a table."""
-    table = Table(title=f"One training step (forward, backward, AdamW): {machine()}")
-    for name in ("width", "tokens", "batch", "iterations", "implementation", "precision", "mode"):
-        table.add_column(name)
-    for name in ("ms", "GFLOP/s", "roofline", "ratio", "x plain"):
-        table.add_column(name, justify="right")
-    for number, row in enumerate(rows):
-        table.add_row(
-            *map(str, (row.width, row.tokens, row.batch, row.iterations, row.implementation, row.precision)),
-            "compiled" if row.compiled else "eager",
-            f"{row.ms:.1f}",
-            f"{row.gflops:.1f}",
-            f"{row.roofline_gflops:.1f}",
-            f"{row.roofline_ratio:.0%}",
-            f"{row.speedup:.2f}",
-            end_section=number + 1 == len(rows) or rows[number + 1].implementation == "plain",
-        )
-    console.print(table)
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -262,7 +240,7 @@ def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--iterations", type=positive, default=15, help="iterations, all with gradient")
     parser.add_argument("--repeats", type=positive, default=7, help="times that each variant is timed")
     parser.add_argument("--threads", type=positive, default=torch.get_num_threads(), help="CPU threads")
-    parser.add_argument("--json", action="store_true", help="print a list of rows in place of the table")
+    parser.add_argument("--json", action="store_true", help="print JSON alone")
     return parser.parse_args(arguments)
 
 
@@ -273,10 +251,8 @@ def main() -> None:
     cases = list(product(options.width, options.tokens, options.batch))
     progress = track(cases, description="cases", console=Console(stderr=True), transient=True)
     rows = [row for case in progress for row in measure(options, *case, rates)]
-    if options.json:
-        print(json.dumps([asdict(row) for row in rows], indent=1))
-    else:
-        show(rows, Console(width=140))
+    ran = setting(iterations=options.iterations, repeats=options.repeats)
+    tell(rows, COLUMNS, ran, options.json)
 
 
 if __name__ == "__main__":

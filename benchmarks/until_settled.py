@@ -3,24 +3,25 @@
     python benchmarks/until_settled.py                                # the models that come with the package
     python benchmarks/until_settled.py --run runs/sudoku --json       # a run of yours
 
-Each run is evaluated on the splits of its own data (those of the chess model are Lichess's puzzles: a folder with the
-file is named by LOOPSCOPE_DATA), once with every example run to the last iteration and once with each only until its
-state and prediction have settled. Seconds are the processor's, of one evaluation each; a step is one example's. An
-answer is what the task's rule looks at after the last iteration: each token's largest output, or the tokens chosen. It
-may change without becoming right or wrong.
+Each run is evaluated on the splits of its own data, once with every example run to the last iteration and once with each
+only until its state and prediction have settled. The sudoku model's puzzles are generated the first time, in minutes; the
+chess model's are Lichess's: a folder with the file is named by LOOPSCOPE_DATA. Seconds are the processor's, of one
+evaluation each; a step is one example's. An answer is what the task's rule looks at after the last iteration: each token's
+largest output, or the tokens chosen. It may change without becoming right or wrong.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import time
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Int
 from setting import setting
+from telling import tell
 from torch import Tensor
 
 from loopscope.evaluation import AccuracyCurve, EvaluationConfig, decisions, evaluate_split
@@ -31,7 +32,7 @@ from loopscope.subjects import trained
 from loopscope.tasks.task import Split, Task, answers_of
 from loopscope.training.runs import RunFolder
 
-DEFAULT_RUNS = ("prefix-sums", "chess")
+DEFAULT_RUNS = ("prefix-sums", "sudoku", "chess")
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,20 @@ class Row:
     rights_changed: int
     points: float
     most_points: float
+
+
+COLUMNS: dict[str, Callable[[Row], str]] = {
+    "run, split": lambda row: f"{Path(row.run).name}, {row.split}",
+    "examples": lambda row: str(row.examples),
+    "settled": lambda row: str(row.settled),
+    "steps saved": lambda row: f"{row.steps_saved:.1%}",
+    "full, s": lambda row: f"{row.seconds:.1f}",
+    "time ratio": lambda row: f"{row.time_ratio:.2f}",
+    "changed": lambda row: str(row.answers_changed),
+    "right": lambda row: str(row.rights_changed),
+    "points": lambda row: f"{row.points:+.2f}",
+    "most points": lambda row: f"{row.most_points:.2f}",
+}
 
 
 def recorded(model: LoopedTransformer, logits: Tensor) -> FunctionLoop:
@@ -148,18 +163,7 @@ def main() -> None:
         config = replace(settings.evaluation, iterations=args.iterations, examples=examples, until_settled=False)
         splits = {name: split.first(examples) for name, split in settings.data.evaluation_splits().items()}
         rows += [compare(run, name, model, settings.data, split, config) for name, split in splits.items()]
-    ran = setting(iterations=args.iterations)
-    if args.json:
-        print(json.dumps({"setting": ran, "rows": [asdict(row) for row in rows]}, indent=2, allow_nan=False))
-        return
-    print(", ".join(f"{name} {value}" for name, value in ran.items()))
-    heads = ("examples", "settled", "steps saved", "full s", "time ratio", "changed", "right", "points", "most points")
-    print(f"{'run, split':32}" + "".join(f"{head:>12}" for head in heads))
-    for row in rows:
-        cells = [str(row.examples), str(row.settled), f"{row.steps_saved:.1%}", f"{row.seconds:.1f}"]
-        cells += [f"{row.time_ratio:.2f}", str(row.answers_changed), str(row.rights_changed)]
-        cells += [f"{row.points:+.2f}", f"{row.most_points:.2f}"]
-        print(f"{Path(row.run).name + ', ' + row.split:32}" + "".join(f"{cell:>12}" for cell in cells))
+    tell(rows, COLUMNS, setting(iterations=args.iterations), args.json)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from loopscope.cli import COMMANDS, CRASHED, main, seconds
 from loopscope.errors import RESUMABLE
+from loopscope.subjects import from_function
 from loopscope.training.runs import RunFolder
 
 TINY = [
@@ -88,6 +89,10 @@ def test_examine_and_compare(run, damaged, tmp_path, capsys):
     assert main(["examine", str(run), *options, "--compare", str(damaged), "--out", str(page)]) == 0
     assert str(run) in page.read_text()
     assert str(damaged) in page.read_text()
+    same = ["--compare", f"{damaged}/", "--out", str(page), "--examination.seed", "1"]
+    assert main(["examine", str(damaged), *options, *same]) == 0
+    for title in (f"{damaged}, now", f"{damaged}/, as stored"):
+        assert page.read_text().count(f"<h1>{title}</h1>") == 1
 
 
 def test_an_examination_of_more_is_not_overwritten(run, tmp_path, capsys):
@@ -143,6 +148,23 @@ def test_any_importable_loop_is_examined(tmp_path, monkeypatch, capsys):
     assert "no function 'mak' (did you mean make?)" in refused(capsys, ["examine", "mine:mak"])
     assert "expected (loop, inputs)" in refused(capsys, ["examine", "mine:wrong"])
     assert "cannot import nothere" in refused(capsys, ["examine", "nothere:make"])
+
+
+def test_a_function_may_import_its_neighbours_and_change_the_path(tmp_path, monkeypatch):
+    (tmp_path / "beside.py").write_text("size = 3\n")
+    (tmp_path / "own.py").write_text(
+        "import sys, torch, loopscope as ls\n"
+        "sys.path.insert(0, 'mine')\n"
+        "def make():\n"
+        "    from beside import size\n"
+        "    loop = ls.FunctionLoop(lambda x: x, torch.zeros_like, lambda z, e: z / 2 + e, lambda z: z)\n"
+        "    return loop, torch.zeros(5, size)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", before := list(sys.path))
+    kept = list(before)
+    assert from_function("own:make").inputs.shape == (5, 3)
+    assert sys.path == ["mine", *kept]
 
 
 def test_help_names_every_command(capsys):
@@ -221,6 +243,8 @@ def test_help_is_given_with_defaults(capsys, command, option, default):
         (["examine", ".near:make"], "names no function"),
         (["examine", "nothere", "--examination.efort", "quick"], "did you mean --examination.effort?"),
         (["examine", "nothere", "--examination.tolerance", "2"], "tolerance is 2"),
+        (["examine", "nothere", "--out", "nofolder/x.html"], "nofolder/x.html is no place for a file"),
+        (["data", "sudoku", "--out", "nofolder/x.csv"], "nofolder/x.csv is no place for a file"),
         (["examine", "nothere", "--out", "x.pdf"], "expected one of .json, .html"),
         (["examine", "nothere", "--compare", "other", "--out", "x.json"], "expected one of .html"),
         (["examine", "nothere", "--compare", "other"], "other/examination.json does not exist"),
@@ -326,6 +350,18 @@ def test_a_run_that_has_not_finished_is_refused(damaged, capsys):
         assert "has not finished training" in refused(capsys, [command, damaged])
 
 
+def test_where_nothing_can_be_written_nothing_is_measured(damaged, capsys, monkeypatch):
+    def read_only(dir):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr("loopscope.files.TemporaryFile", read_only)
+    for command in ("evaluate", "trust", "examine"):
+        assert f"cannot write {damaged}" in refused(capsys, [command, damaged])
+    assert f"cannot write {damaged / 'page.html'}" in refused(
+        capsys, ["examine", "nothere:make", "--out", damaged / "page.html"]
+    )
+
+
 def test_training_that_diverges_ends_in_one_line(tmp_path, capsys):
     lines = failure(capsys, train(tmp_path / "run", "--training.learning_rate", "1e30"))
     assert "diverged at step" in lines[-1]
@@ -389,7 +425,7 @@ def test_durations(text, expected):
     assert seconds(text) == expected
 
 
-@pytest.mark.parametrize("text", ["", "m", "3 weeks", "-5s"])
+@pytest.mark.parametrize("text", ["", "m", "3 weeks", "-5s", "1h30", "9m5"])
 def test_what_is_no_duration_is_refused(text, tmp_path, capsys):
     plan = tmp_path / "plan.yaml"
     plan.write_text("task: prefix-sums\ngrid: {model.norm: [pre]}\n")

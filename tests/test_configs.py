@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 from types import ModuleType
 
-import pytest
 import torch
 
 from loopscope.models import build_model
@@ -16,14 +15,26 @@ from loopscope.training.runs import open_run
 from loopscope.training.settings import settings_from
 
 ROOT = Path(__file__).parent.parent
-CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+RUNS = {
+    "quick": 6,
+    "cpu/chess": 2,
+    "cpu/sudoku": 2,
+    "paper/chess": 54,
+    "paper/prefix-sums": 54,
+    "paper/sudoku": 72,
+    "prediction/chess": 7,
+    "prediction/chess-short": 16,
+    "prediction/prefix-sums": 96,
+    "prediction/prefix-sums-unseen": 60,
+    "prediction/small-sudoku": 26,
+}
+"""Runs of each config: a key that is lost from a grid loses some."""
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=[str(path.relative_to(ROOT)) for path in CONFIGS])
-def test_every_config_is_a_plan(path: Path) -> None:
-    plan = read_plan(path)
-    assert len({run.name for run in plan.runs}) == len(plan.runs) >= 2
-    assert all(run.settings.model.recall in ("none", "external", "internal") for run in plan.runs)
+def test_every_config_is_a_plan_of_its_runs() -> None:
+    folder = ROOT / "configs"
+    found = {str(path.relative_to(folder).with_suffix("")): path for path in folder.rglob("*.yaml")}
+    assert {name: len(read_plan(path).runs) for name, path in found.items()} == RUNS
 
 
 def ship_script() -> ModuleType:

@@ -178,6 +178,21 @@ def test_lists_and_numbers_are_read_as_train_reads_them(bits, tmp_path, capsys):
     assert {name: curve["examples"] for name, curve in splits.items()} == {"8 bits": 6, "20 bits": 3}
 
 
+def test_a_model_of_one_pass_is_asked_for_no_iterations(tmp_path, capsys):
+    model = {"width": 16, "heads": 2, "architecture": "fixed-depth", "recall": "none", "blocks": 2}
+    settings = settings_from(
+        {"task": "prefix-sums", "model": model, "data": {"test_bits": [8], "train_bits": 8, "strings": 40}}
+    )
+    run = open_run(tmp_path / "run", settings, resume=False)
+    build_model(settings.model).save_pretrained(run.model)
+    for option in (["--iterations", 3], ["--until-settled"]):
+        assert f"{option[0]} was given for {run.path}, whose model has one pass" in said(
+            capsys, run.path, *option, status=2
+        )
+    said(capsys, run.path, "--examples", 3, "--no-until-settled")
+    assert len(read_json(run.evaluation)["splits"]["8 bits"]["answer_accuracy"]) == 1
+
+
 def test_splits_are_made_once(bits, capsys, monkeypatch):
     from loopscope.tasks import PrefixSums
 
@@ -185,6 +200,9 @@ def test_splits_are_made_once(bits, capsys, monkeypatch):
     monkeypatch.setattr(PrefixSums, "evaluation_splits", lambda task: calls.append(1) or make(task))
     said(capsys, bits.path, "--iterations", 1)
     assert len(calls) == 1
+
+
+OF_A_RUN = "is where a part of a run belongs: name another file"
 
 
 @pytest.mark.parametrize(
@@ -199,10 +217,11 @@ def test_splits_are_made_once(bits, capsys, monkeypatch):
         (["--data.source", "shiped", "--out", "OUT"], "data.source"),
         (["--data.path", "nothere.csv", "--out", "OUT"], "nothere.csv does not exist"),
         (["--data.path", "CHESS", "--out", "OUT"], "CHESS"),
-        (
-            ["--data.source", "shipped", "--out", "RUN/evaluation.json"],
-            "where the evaluation of a run's own data belongs",
-        ),
+        (["--data.source", "shipped", "--out", "RUN/evaluation.json"], OF_A_RUN),
+        (["--data.source", "shipped", "--out", "RUN/seconds.json"], OF_A_RUN),
+        (["--out", "RUN/config.yaml"], OF_A_RUN),
+        (["--out", "RUN/model/config.json"], OF_A_RUN),
+        (["--out", "RUN/mine.yaml"], "the ending of --out is '.yaml', expected one of .json"),
         (["--data.source", "shipped", "--out", "nofolder/x.json"], "nofolder/x.json is no place for a file"),
         (["--out", "RUN"], "is no place for a file"),
     ],

@@ -5,6 +5,8 @@ import math
 import time
 from collections import Counter
 from dataclasses import replace
+from importlib import import_module
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +14,10 @@ import torch
 import loopscope as ls
 from loopscope.stability.advice import advise
 from loopscope.stability.examine import rule_of
+from loopscope.stability.normalized import normalized as normalized_loop
 from loopscope.stability.verdict import THRESHOLDS, Axis, Status
+
+examine_module = import_module("loopscope.stability.examine")
 
 COLD = torch.tensor([[0.5, 0.2], [-0.2, 0.4]])
 ANGLE = 1.0
@@ -308,6 +313,30 @@ def test_a_drift_is_judged_by_its_directions_too():
     assert "norm grows 1.2" in exam.advice or "norm grows 1.3" in exam.advice
     assert [axis.name for axis in exam.normalized_axes] == ["reachability", "input-dependence", "geometry"]
     assert exam.normalized_axes[0].status is not Status.FAILS
+
+
+def test_where_the_time_is_over_among_directions_they_say_so(monkeypatch):
+    clock = SimpleNamespace(ahead=0.0)
+    shifted = SimpleNamespace(perf_counter=lambda: time.perf_counter() + clock.ahead)
+    monkeypatch.setattr(examine_module, "time", shifted)
+
+    def normalized(*arguments):
+        clock.ahead = 1e4
+        return normalized_loop(*arguments)
+
+    monkeypatch.setattr(examine_module, "normalized", normalized)
+    exam = quick(DRIFT, iterations=400, time_limit=5e3)
+    assert exam.unknown["directions: orbits"] == "the time limit of 5000 s had passed after 1 iterations"
+    assert exam.unknown["directions: spectrum"] == "the time limit of 5000 s had passed"
+    assert not {"orbits", "spectrum"} & exam.unknown.keys()
+
+
+def test_inputs_that_the_effort_leaves_out_are_counted():
+    exam = quick(CONTRACTION, torch.cat([INPUTS, INPUTS[:3]]))
+    assert "\n12 of 15 inputs, at most 120 iterations, effort quick" in str(exam)
+    assert "\n12 inputs, at most" in str(quick(CONTRACTION))
+    older = {name: value for name, value in exam.settings.items() if name != "given"}
+    assert "\n12 inputs, at most" in str(replace(exam, settings=older))
 
 
 def test_a_counter_leaves_only_orbits():

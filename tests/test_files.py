@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from loopscope.errors import LoopscopeError
 from loopscope.files import (
     append_line,
+    check_place,
     drop_cut_line,
     make_folder,
     read_json,
@@ -65,6 +66,21 @@ def test_a_path_under_a_file_cannot_be_written(tmp_path):
     assert (tmp_path / "file").read_text() == "kept"
 
 
+def test_a_place_for_a_file_is_checked_before_there_is_one(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("kept")
+    for place in (tmp_path / "new", tmp_path / "file"):
+        check_place(place)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    for place in (tmp_path, tmp_path / "absent" / "new", tmp_path / "file" / "new"):
+        assert refusal(check_place, place) == f"{place} is no place for a file: name one in a folder that exists"
+
+    def read_only(dir):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr("loopscope.files.TemporaryFile", read_only)
+    assert "cannot write" in refusal(check_place, tmp_path / "new")
+
+
 def test_numbers_that_json_lacks_are_not_written(tmp_path):
     for write in (write_json, append_line):
         with pytest.raises(ValueError, match="not JSON compliant"):
@@ -112,10 +128,11 @@ def test_a_last_line_cut_anywhere_loses_only_itself(tmp_path: Path, cut: int):
     path.write_bytes(content[:cut])
     whole = content[:cut].count(b"\n")
     complete_but_for_its_newline = content[cut : cut + 1] == b"\n"
-    assert read_lines(path) == ROWS[: whole + complete_but_for_its_newline]
-    assert drop_cut_line(path) == (cut not in (0, *line_ends(content)))
+    kept = ROWS[: whole + complete_but_for_its_newline]
+    assert read_lines(path) == kept
+    assert drop_cut_line(path) == (cut not in (0, *line_ends(content)) and not complete_but_for_its_newline)
     append_line(path, ROWS[0])
-    assert read_lines(path) == [*ROWS[:whole], ROWS[0]]
+    assert read_lines(path) == [*kept, ROWS[0]]
 
 
 def line_ends(content: bytes) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -43,6 +44,16 @@ WHOLE_ROW = {
     "examined": {},
     "forecast": {},
     "signals": {},
+}
+
+
+WHOLE_CURVE = {
+    "examples": 3,
+    "answer_accuracy": [0.0, 1.0],
+    "best": 1.0,
+    "best_iteration": 2,
+    "last": 1.0,
+    "solved_then_broken": 0.0,
 }
 
 
@@ -226,6 +237,26 @@ def test_a_folder_is_no_population_and_a_file_is_no_folder_of_one(tmp_path, caps
     assert f"{tmp_path} is a folder, expected the file of a population" in said
     said = refusal(capsys, ["advise", tmp_path / "ledger.jsonl"])
     assert said.endswith(f"ledger.jsonl is a file, expected the folder of a population, such as {tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"settings": {"task": "x", "training": TRAINING}}, "settings.model.recall is missing"),
+        ({"evaluation": {"easy": {"examples": 3}}}, "'answer_accuracy' is missing"),
+        ({"evaluation": {"easy": {**WHOLE_CURVE, "best": "x"}}}, "curves.easy.best is 'x', expected a number"),
+        ({"examination": {"reachability": {}}}, "'spectrum' is missing"),
+        ({"forecast": {"reachability": []}}, "'spectrum' is missing"),
+    ],
+)
+def test_a_damaged_record_is_not_collected(tmp_path, capsys, changes, said, unchecked):
+    into, record = tmp_path / "into.jsonl", Record("a", "finished", SETTINGS, {}, evaluation={"easy": WHOLE_CURVE})
+    collect("study", [record], into)
+    kept = into.read_text()
+    Ledger(tmp_path / "ledger.jsonl").append(replace(record, **changes))
+    line = refusal(capsys, ["study", "collect", tmp_path, "--into", into])
+    assert f"the record of the run a is damaged ({said}" in line
+    assert into.read_text() == kept
 
 
 def test_only_a_study_that_ran_can_be_collected(tmp_path, capsys, unchecked):

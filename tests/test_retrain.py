@@ -200,7 +200,9 @@ def test_mistakes_are_one_line(trained, tmp_path, capsys, unchecked):
     assert "does not exist: make it with  loopscope study collect" in refused(tmp_path)
     assert "10 runs were asked for, and the ledger holds 3: ask for fewer by --runs" in refused(population)
     assert "runs is 0, expected a number above 0" in refused(population, "--runs", 0)
-    assert "--tolerance is -1, expected points" in refused(population, "--runs", 3, "--tolerance", -1)
+    for tolerance, shown in (("-1", "-1"), (".inf", "inf"), (".nan", "nan"), ("1e400", "inf")):
+        said = refused(population, "--runs", 3, "--tolerance", tolerance)
+        assert f"--tolerance is {shown}, expected points" in said
     assert "is not empty and holds no runs of this command" in refused(population, "--runs", 3, out=study.path)
     assert "is of other runs: give the --runs and the --seed" in refused(population, "--runs", 2, out=done)
     rows = read_population(population / "ledger.jsonl")

@@ -1,6 +1,7 @@
 """Studies: plans, the ledger, workers, resuming after a kill, failed runs, time limits."""
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -370,6 +371,20 @@ def test_a_time_limit_holds_whatever_the_runs_are_doing(tmp_path, monkeypatch):
     assert not outcome.records
 
 
+def test_a_crash_is_recorded_in_the_same_words_everywhere_and_shown_with_its_log(tmp_path, monkeypatch):
+    """A run that is trained again elsewhere is said to have failed alike where the records' words are the same."""
+    monkeypatch.setattr(DeafProcess, "poll", lambda process: News("ended", -signal.SIGKILL))
+    plan = read_plan(written(tmp_path / "tiny.yaml", also=[], grid={"model.norm": ["outer"]}))
+    shown = {}
+    folder = StudyFolder(tmp_path / "out")
+    outcome = run_study(
+        plan, folder, machines=DeafMachine(), show=lambda statuses: shown.update(error=statuses[0].error)
+    )
+    assert outcome.records["outer"].error == "the process ended with status -9"
+    log = folder.run("outer").path / "log.txt"
+    assert shown == {"error": f"the process ended with status -9; see {log}"}
+
+
 def test_a_second_interrupt_waits_for_nothing(tmp_path):
     """One that comes with the first, as `timeout` sends it to the process and to its group, is no second one."""
     plan, machines = read_plan(written(tmp_path / "tiny.yaml")), DeafMachine()
@@ -446,8 +461,16 @@ def test_a_foreign_line_in_the_ledger_is_named(tmp_path):
         ({"examination": {"efort": "quick"}}, "did you mean effort?"),
         ({"workers": 0}, "workers is 0"),
         ({"workers": "two"}, "workers is 'two'"),
+        ({"workers": True}, "workers is True, expected a whole number"),
+        ({"name": ["a"]}, "name is ['a'], expected text"),
+        ({"title": {"a": 1}}, "title is {'a': 1}, expected text"),
+        ({"task": 3}, "task is 3, expected text"),
+        ({"task": None, "grid": {3: [1]}}, "name no task"),
+        ({"task": None, "also": [{3: 1}]}, "name no task"),
         ({"examination": {"examples": "many"}}, "examination.examples: expected int, got many"),
         ({"examination": {"tolerance": 2}}, "tolerance is 2"),
+        ({"examination": {"time_limit": math.inf}}, "time_limit is inf, expected a finite number above 0"),
+        ({"training": {"learning_rate": math.inf}}, "learning_rate is inf, expected a finite number above 0"),
         ({"examination": 3}, "examination is 3, expected settings"),
         ({"data": 3}, "data is 3, expected settings"),
         ({"training": {"steps": "many"}}, "training.steps: expected int, got many"),
@@ -464,7 +487,9 @@ def test_a_mistake_in_a_plan_is_one_line(tmp_path, changes, said, unchecked):
 
 
 def test_an_empty_section_is_as_good_as_none(tmp_path):
-    plan = read_plan(written(tmp_path / "plan.yaml", training=None, grid={"model.norm": ["pre", "outer"]}, also=[]))
+    empty = dict.fromkeys(("name", "title", "training", "also", "signals", "workers"))
+    plan = read_plan(written(tmp_path / "plan.yaml", **empty, grid={"model.norm": ["pre", "outer"]}))
+    assert (plan.name, plan.title, plan.signals, plan.workers) == ("plan", "plan", False, 1)
     assert [run.name for run in plan.runs] == ["pre", "outer"]
     assert plan.runs[0].settings.model.norm == "pre"
 

@@ -1,4 +1,4 @@
-"""One iteration is compiled once with gradient and once without, whatever the counts, batches and lengths.
+"""One iteration is compiled once with gradient and once without, whatever the counts and batches, lines beyond 64 tokens apart.
 
 In processes of their own, because the compiler cannot trace the checks of shapes that tests switch on. Graphs are
 counted with a backend that runs them as they are: what is compiled, and how often, does not depend on the backend.
@@ -68,6 +68,17 @@ with torch.no_grad(), autocast():
     for tokens in (12, 64, 65, 200):
         model(torch.randn(2, tokens, 3), 2, 1)
 assert counter.frame_count == 3, counter.frame_count
+for tokens in (12, 64):
+    train(lambda inputs: model(inputs, 2, 2), 4, tokens)
+assert counter.frame_count == 4, counter.frame_count
+
+# Each precision is compiled apart.
+model, counter = fresh(**line)
+model.compile_step()
+for autocast in (autocast, partial(torch.autocast, "cpu", torch.bfloat16, enabled=not half)) * 2:
+    train(lambda inputs: model(inputs, 2, 2), 4, 12)
+assert counter.frame_count == 4, counter.frame_count
+autocast = partial(torch.autocast, "cpu", torch.bfloat16, enabled=half)
 
 # Solving: examples leave the batch as they arrive, down to the last one.
 model, counter = fresh(**line)

@@ -156,6 +156,15 @@ def test_evidence_comes_back_from_json() -> None:
         evidence_from(values | {"error": [0.0]})
     with pytest.raises(LoopscopeError, match=r"is damaged \(error.0 is 'x', expected a number\)"):
         evidence_from(values | {"error": ["x"]})
+    for name, wrong, expected in (
+        ("right", None, "None, expected 0 or 1"),
+        ("arrived", 0.5, "0.5, expected 0 or 1"),
+        ("error", math.nan, "nan, expected a finite number or null"),
+        ("error", math.inf, "inf, expected a finite number or null"),
+        ("unsure", True, "True, expected a number"),
+    ):
+        with pytest.raises(LoopscopeError, match=rf"is damaged \({name}.0 is {expected}\)"):
+            evidence_from(values | {name: [wrong, *values[name][1:]]})
 
 
 def test_bands_hold_their_upper_edge() -> None:
@@ -235,8 +244,8 @@ def test_on_other_data(run, tmp_path, capsys) -> None:
         (["--data.seed", "1"], "name another file by --out FILE"),
         (["--data.sed", "1", "--out", "x.json"], "did you mean --data.seed?"),
         (["--out", "OUT/x.png"], "the ending of --out is '.png', expected one of .json"),
-        (["--out", "RUN/evaluation.json"], "where the evaluation of a run's own data belongs"),
-        (["--out", "RUN/trust.json"], "where the trust of a run's own data belongs"),
+        (["--out", "RUN/evaluation.json"], "is where a part of a run belongs"),
+        (["--out", "RUN/trust.json"], "is where a part of a run belongs"),
         (["--examples", "0"], "examples is 0, expected a number above 0"),
         (["--until-settled"], "unknown option --until-settled"),
     ],

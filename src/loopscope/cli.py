@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
@@ -76,7 +77,9 @@ def seconds(text: str) -> float:
     Raises:
         LoopscopeError: it is none.
     """
-    match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?", text.strip())
+    # Beside another part a number needs its unit: 1h30 would be read as 30 seconds, and meant as minutes.
+    given = text.strip()
+    match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", f"{given}s" if given.isdecimal() else given)
     if not match or not any(match.groups()):
         raise LoopscopeError(f"{text!r} is no duration: expected one such as 90, 30s, 9m or 1h30m")
     hours, minutes, rest = (int(part or 0) for part in match.groups())
@@ -123,13 +126,14 @@ def evaluate_command(options: Namespace) -> int:
 
     opened = _open_for_evaluation(options, ("iterations", "examples", "until_settled"))
     run, settings, other_data = opened.run, opened.settings, opened.other_data
-    out = _place_for(run, run.evaluation, options.out, other_data)
+    if settings.model.architecture != "looped":
+        _refuse_of_one_pass(run.path, options, ("iterations", "until_settled"))
+    out = _place_for(run.evaluation, options.out, other_data)
     config = evaluation_of(settings)
     stored = {} if other_data else run.curves()
     splits = settings.data.evaluation_splits()
     kept = _fuller_evaluation(stored, config, splits) if out == run.evaluation else None
-    if kept is not None:
-        _say_kept(out, kept)
+    _keep_or_check(out, kept)
     with iteration_progress(console, "evaluate", iterations_to_run(splits, config)) as on_iteration:
         curves = evaluate(opened.model, settings.data, config, on_iteration, splits)
     show(curves_table(str(run.path), curves, settings.training.max_iterations))
@@ -140,6 +144,24 @@ def evaluate_command(options: Namespace) -> int:
         write_json(out, {"settings": settings.to_dict(), "splits": to_json(curves)})
         say(f"written: {out}")
     return 0
+
+
+def _refuse_of_one_pass(run: Path, options: Namespace, iterated: Sequence[str]) -> None:
+    """Refuse options that a model of one pass has no use for.
+
+    Args:
+        run: its folder.
+        options: as they were given.
+        iterated: the names of those options.
+
+    Raises:
+        LoopscopeError: one of them was given.
+    """
+    for name in iterated:
+        if options[name]:
+            raise LoopscopeError(
+                f"--{name.replace('_', '-')} was given for {run}, whose model has one pass and does not iterate: leave it out"
+            )
 
 
 def _fuller_evaluation(stored: Mapping[str, Any], config: EvaluationConfig, splits: Mapping[str, Split]) -> str | None:
@@ -167,8 +189,17 @@ def _fuller(
     return None
 
 
-def _say_kept(place: Path, kept: str) -> None:
-    """Say, before it is measured, what will not be written; whoever wants it to be need not wait for its end."""
+def _keep_or_check(place: Path, kept: str | None) -> None:
+    """Before it is measured, say what will not be written, or refuse a place for it where it cannot be.
+
+    Raises:
+        LoopscopeError: see ``check_place``.
+    """
+    from loopscope.files import check_place
+
+    if kept is None:
+        check_place(place)
+        return
     say(f"not written: {place} holds {kept}, which is kept; --out FILE writes this one, or remove that one first")
 
 
@@ -210,32 +241,55 @@ def _open_for_evaluation(options: Namespace, chosen: Sequence[str]) -> _Opened:
     return _Opened(run, with_data(settings, other_data), model, bool(other_data))
 
 
-def _place_for(run: RunFolder, own: Path, out: str | None, other: bool) -> Path:
+def _place_for(own: Path, out: str | None, other: bool) -> Path:
     """Return the file to write to what was measured on a run's own data or on others.
 
     Args:
-        run: the run.
         own: where it belongs of the run's own data.
         out: the file that was asked for.
         other: whether the data are others.
 
     Raises:
-        LoopscopeError: others are given without a file for them, the file is where what was measured on a run's own
-            data belongs, or there is no place for it.
+        LoopscopeError: others are given without a file for them; or see ``_asked_place``.
     """
-    if out is None:
-        if other:
-            raise LoopscopeError(
-                f"the data are not the run's own, whose {own.stem} is {own}: name another file by --out FILE"
-            )
-        return own
+    if out is not None:
+        return _asked_place(out, [".json"])
+    if other:
+        raise LoopscopeError(
+            f"the data are not the run's own, whose {own.stem} is {own}: name another file by --out FILE"
+        )
+    return own
+
+
+def _asked_place(out: str, endings: Iterable[str] | None = None) -> Path:
+    """Return the file that was asked for by --out.
+
+    Args:
+        out: its name.
+        endings: those that it may have; None for any.
+
+    Raises:
+        LoopscopeError: it has another one, is part of a run, or there is no place for it.
+    """
+    from loopscope.files import check_place
+
     place = Path(out)
-    folder = replace(run, path=place.resolve().parent)
-    if folder.config.is_file() and place.name in (folder.evaluation.name, folder.trust.name):
-        raise LoopscopeError(f"--out {out} is where the {place.stem} of a run's own data belongs: name another file")
-    if place.is_dir() or not place.parent.is_dir():
-        raise LoopscopeError(f"--out {out} is no place for a file: name one in a folder that exists")
+    check_place(place)
+    if _is_of_a_run(place):
+        raise LoopscopeError(f"--out {out} is where a part of a run belongs: name another file")
+    if endings is not None:
+        check_choice("the ending of --out", place.suffix, endings)
     return place
+
+
+def _is_of_a_run(place: Path) -> bool:
+    """Return whether a file is, or lies within, one of those that make a run's folder."""
+    from loopscope.training.runs import RunFolder
+
+    parts = [name for name, member in vars(RunFolder).items() if isinstance(member, property)]
+    place = place.resolve()
+    runs = [run for folder in place.parents if (run := RunFolder(folder)).config.is_file()]
+    return any(place.is_relative_to(getattr(run, part)) for run in runs for part in parts)
 
 
 def _settling(curve: AccuracyCurve, stored: dict[str, Any] | None) -> str:
@@ -265,12 +319,10 @@ def trust_command(options: Namespace) -> int:
     run, settings = opened.run, opened.settings
     if settings.model.architecture != "looped":
         raise LoopscopeError(f"{run.path} is of a {settings.model.architecture} model, which has no iterations")
-    out = _place_for(run, run.trust, options.out, opened.other_data)
-    check_choice("the ending of --out", out.suffix, [".json"])
+    out = _place_for(run.trust, options.out, opened.other_data)
     splits, config = settings.data.evaluation_splits(), settings.evaluation
     kept = _fuller(extents(run.trust), config, splits, "a measurement") if out == run.trust else None
-    if kept is not None:
-        _say_kept(out, kept)
+    _keep_or_check(out, kept)
     with iteration_progress(console, "trust", iterations_to_run(splits, config)) as on_iteration:
         measured = measure(opened.model, settings.data, config, on_iteration, splits)
     values = {"settings": settings.to_dict(), "splits": {name: split.to_json() for name, split in measured.items()}}
@@ -295,6 +347,7 @@ def _subject_of(options: Namespace) -> Subject:
 
 def examine_command(options: Namespace) -> int:
     """Examine a run, or any loop that an importable function returns."""
+    from loopscope.files import check_place
     from loopscope.reports import write_comparison
     from loopscope.reports.terminal import part_progress
     from loopscope.stability import Examination
@@ -304,27 +357,37 @@ def examine_command(options: Namespace) -> int:
 
     config = options.examination
     run = RunFolder(Path(options.subject))
-    page = Path(options.out) if options.out else (run.path / "report.html" if run.config.is_file() else None)
-    if page is not None:
-        check_choice("the ending of --out", page.suffix, [".html"] if options.compare else WRITERS)
+    page = _asked_place(options.out, [".html"] if options.compare else WRITERS) if options.out else None
     other = Examination.load(RunFolder(Path(options.compare)).examination) if options.compare else None
     subject = _subject_of(options)
+    is_run = run.config.is_file()
     kept = _fuller_examination(run, subject, config)
-    if kept is not None:
-        _say_kept(run.examination, kept)
+    if is_run:
+        _keep_or_check(run.examination, kept)
+    if page is None and (other is not None or (is_run and kept is None)):
+        page = run.path / "report.html" if is_run else Path("comparison.html")
+        check_place(page)
     with part_progress(console, f"examine {options.subject}") as on_part:
         examination = examine_subject(subject, config, on_part)
     print(examination)
-    if run.config.is_file() and kept is None:
+    if is_run and kept is None:
         examination.save(run.examination)
-    if other is not None:
-        page = page or Path("comparison.html")
-        write_comparison(page, {options.subject: examination, options.compare: other})
-        say(f"side by side: {page}")
-    elif page is not None and (options.out or kept is None):
+    if page is None:
+        return 0
+    if other is None:
         examination.save(page)
         say(f"written: {page}")
+    else:
+        write_comparison(page, dict(zip(_titles(options.subject, options.compare), (examination, other), strict=True)))
+        say(f"side by side: {page}")
     return 0
+
+
+def _titles(subject: str, compared: str) -> tuple[str, str]:
+    """Return what an examination is called beside a stored one, which may be an earlier one of the same run."""
+    if Path(subject).resolve() == Path(compared).resolve():
+        return f"{subject}, now", f"{compared}, as stored"
+    return subject, compared
 
 
 def _fuller_examination(run: RunFolder, subject: Subject, config: ExaminationConfig) -> str | None:
@@ -446,7 +509,7 @@ def retrain_command(options: Namespace) -> int:
     from loopscope.studies.population import read_population
     from loopscope.studies.retrain import claim, compare_all, pick, retraining_plan
 
-    if options.tolerance < 0:
+    if not 0 <= options.tolerance < math.inf:
         raise LoopscopeError(f"--tolerance is {options.tolerance:g}, expected points of accuracy, 0 or more")
     ledger, folder = Path(options.folder) / POPULATION, StudyFolder(Path(options.out))
     picked = pick(read_population(ledger), options.runs, options.seed)
@@ -524,11 +587,12 @@ def data_command(options: Namespace) -> int:
     from loopscope.tasks.data_report import reporter_of
 
     chosen = options[options.task]
-    report = reporter_of(options.task)(chosen.data, chosen.verify, None if chosen.out is None else Path(chosen.out))
+    out = None if chosen.out is None else _asked_place(chosen.out)
+    report = reporter_of(options.task)(chosen.data, chosen.verify, out)
     for table in data_tables(report):
         show(table)
-    if chosen.out is not None:
-        say(f"written: {chosen.out}")
+    if out is not None:
+        say(f"written: {out}")
     if not report.sound:
         say("these data are not sound: see the last table")
     return 0 if report.sound else 1

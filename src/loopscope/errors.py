@@ -1,5 +1,6 @@
 """The one exception that a user's mistake raises, and the checks of choices and numbers that most modules need."""
 
+import math
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import SupportsIndex
@@ -30,14 +31,16 @@ def check_choice(name: str, given: object, options: Iterable[str]) -> None:
 
 
 def check_positive(**values: float) -> None:
-    """Refuse values that are not above zero, by name.
+    """Refuse values that are not above zero, or not finite, by name.
 
     Raises:
         LoopscopeError: naming the first such value.
     """
     for name, value in values.items():
-        if not value > 0:
-            raise LoopscopeError(f"{name} is {value}, expected a number above 0")
+        if not 0 < value < math.inf:
+            raise LoopscopeError(
+                f"{name} is {value}, expected a {'finite ' if value == math.inf else ''}number above 0"
+            )
 
 
 def check_count(**values: int) -> None:

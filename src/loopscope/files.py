@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import yaml
@@ -23,6 +24,18 @@ def explain_write(path: Path) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or str(error)
         raise LoopscopeError(f"cannot write {path}: {reason}; free space or choose another folder") from error
+
+
+def check_place(path: Path) -> None:
+    """Refuse a place where no file can be written, before the work whose result the file is to hold.
+
+    Raises:
+        LoopscopeError: it is a folder, there is no folder for it, or nothing can be written there.
+    """
+    if path.is_dir() or not path.parent.is_dir():
+        raise LoopscopeError(f"{path} is no place for a file: name one in a folder that exists")
+    with explain_write(path), TemporaryFile(dir=path.parent):
+        pass
 
 
 def make_folder(path: Path) -> Path:
@@ -154,12 +167,27 @@ def numbered_lines(path: Path) -> list[tuple[int, Any]]:
     return rows
 
 
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
+
+
 def drop_cut_line(path: Path) -> bool:
-    """Cut off a last line without its newline, so that the next append begins a line; return whether one was there."""
+    """End a file's last line, so that the next append begins one; return whether it was cut, and so dropped.
+
+    A last line that lacks no more than its newline, as editors leave it, is kept: ``numbered_lines`` reads it too. Rows
+    are mappings, no part of which is JSON.
+    """
     if not path.exists():
         return False
     content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if whole != content:
-        write_bytes(path, whole)
-    return whole != content
+    begin = content.rfind(b"\n") + 1
+    last = content[begin:]
+    if not last:
+        return False
+    whole = _is_json(last)
+    write_bytes(path, content + b"\n" if whole else content[:begin])
+    return not whole

@@ -210,6 +210,11 @@ def flatten(state: Tree, mask: Tensor | None = None) -> Float[Tensor, "batch n"]
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
+def real_numbers(state: Tree, mask: Tensor | None = None) -> Float[Tensor, "batch n"]:
+    """Return one for each number of the flat state that belongs to a real token, zero for padding."""
+    return flatten(tree_map(torch.ones_like, state), mask)
+
+
 def unflatten(vectors: Float[Tensor, "batch n"], like: Tree) -> Tree:
     """Return a tree shaped as ``like`` whose floating leaves are filled from ``vectors``; the rest is ``like``'s."""
     flat, structure = pytree.tree_flatten(like)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -121,6 +122,19 @@ def on_split(model: Loop, settings: RunSettings, split: Split) -> Subject:
     return Subject(model, task.inputs(split.problems), rule, trained_iterations, answers_of(task))
 
 
+@contextmanager
+def _current_folder_first() -> Iterator[None]:
+    """Have modules looked for in the current folder first."""
+    here = os.getcwd()
+    sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        # What runs in between may have put entries of its own before it.
+        if here in sys.path:
+            sys.path.remove(here)
+
+
 def from_function(name: str) -> Subject:
     """Return what the function named package.module:function returns, looked for from the current folder too.
 
@@ -130,20 +144,18 @@ def from_function(name: str) -> Subject:
     module_name, _, function_name = name.partition(":")
     if not all(part.isidentifier() for part in module_name.split(".")):
         raise LoopscopeError(f"{name!r} names no function: give package.module:function or a run's folder")
-    sys.path.insert(0, os.getcwd())
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise LoopscopeError(
-            f"cannot import {module_name}: {error}; give package.module:function or a run's folder"
-        ) from error
-    finally:
-        sys.path.pop(0)
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        known = [entry for entry in dir(module) if not entry.startswith("_")]
-        raise LoopscopeError(f"{module_name} has no function {function_name!r}{nearest(function_name, known)}")
-    made = function()
+    with _current_folder_first():
+        try:
+            module = importlib.import_module(module_name)
+        except ImportError as error:
+            raise LoopscopeError(
+                f"cannot import {module_name}: {error}; give package.module:function or a run's folder"
+            ) from error
+        function = getattr(module, function_name, None)
+        if not callable(function):
+            known = [entry for entry in dir(module) if not entry.startswith("_")]
+            raise LoopscopeError(f"{module_name} has no function {function_name!r}{nearest(function_name, known)}")
+        made = function()
     if not isinstance(made, tuple) or not 2 <= len(made) <= 4 or not isinstance(made[0], Loop):
         raise LoopscopeError(
             f"{name}() returned {type(made).__name__}, expected (loop, inputs), with targets and trained iterations if you "

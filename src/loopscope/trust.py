@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -46,7 +46,7 @@ class Evidence:
         arrived: the framework's definition, at its tolerance of 1e-4 (``loopscope.stability.arrival``).
         residual: relative residual r of the last step.
         contraction: rate q per step, fitted to log r over the last 8 steps above rounding.
-        error: r / (1 - q), the relative distance that remains to the fixed point if the rate stays.
+        error: r / (1 - q), the relative distance that remains to the fixed point if the rate stays (``Ends.radius``).
         unsure: one minus the softmax confidence of the whole answer (see ``unsureness``).
         settling: the first iteration whose residual is within 1e-4, where ``loopscope solve`` stops.
         settled_right: whether the answer is right there; where it never settled, at the end.
@@ -84,13 +84,27 @@ class Evidence:
 FLAGS = ("right", "arrived", "settled_right")
 
 
+def _damage(values: Mapping[str, Sequence[float | None]]) -> str | None:
+    """Return what is wrong with values that are meant for ``evidence_from``, or None."""
+    if (wrong := misfit(values, dict[str, list[Any]])) is not None:
+        return wrong
+    for name, column in values.items():
+        kind: Any = Literal[0, 1] if name in FLAGS else float | None
+        for place, value in enumerate(column):
+            if (wrong := misfit(value, kind, f"{name}.{place}")) is not None:
+                return wrong
+            if value is not None and not math.isfinite(value):
+                return f"{name}.{place} is {value}, expected a finite number or null"
+    return None
+
+
 def evidence_from(values: Mapping[str, Sequence[float | None]]) -> Evidence:
     """Return the evidence that ``Evidence.to_json`` gave.
 
     Raises:
         LoopscopeError: it is damaged, a kind of evidence is missing, or there is less of one than of another.
     """
-    if (wrong := misfit(values, dict[str, list[float | bool | None]])) is not None:
+    if (wrong := _damage(values)) is not None:
         raise LoopscopeError(f"the evidence is damaged ({wrong}): make it again by loopscope trust")
     names = [field.name for field in fields(Evidence)]
     missing = [name for name in names if name not in values]
@@ -237,7 +251,10 @@ class _Settling:
 
 
 def _rates(ends: Ends) -> Float[Tensor, "batch"]:
-    """Return contraction rates; at rounding, where none may be known, the one that arrival assumes there."""
+    """Return contraction rates as they were fitted; at rounding, where none could be, the one that arrival assumes.
+
+    A rate of one or more stays what it is, though the error at rounding is taken by the assumed one: it was seen.
+    """
     return torch.where(ends.rate.isnan() & ends.at_floor, ASSUMED_RATE, ends.rate)
 
 

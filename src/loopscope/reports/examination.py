@@ -11,7 +11,9 @@ from loopscope.reports.charts import draw_panels, share_limits, svg
 from loopscope.reports.examination_figures import FIGURES, ExaminationFigure, Values
 from loopscope.reports.page import chip, note, page, picture, table, text
 from loopscope.reports.quantities import quantity_rows
+from loopscope.reports.rows import DASH
 from loopscope.stability import THRESHOLDS, Axis, Examination, Verdict
+from loopscope.stability.examination import inputs_seen, shown
 from loopscope.stability.verdict import TESTED_ON, priors_of
 
 QUESTIONS = {
@@ -32,16 +34,12 @@ TONES = {
 NOTHING = "<p>Nothing could be measured.</p>"
 
 
-def _number(value: float | None) -> str:
-    return "not known" if value is None else f"{value:.4g}"
-
-
 def _deciding(measure: str, value: float | None) -> str:
     """Return a deciding number beside its thresholds and their origin."""
     limit = THRESHOLDS[measure]
     above, below = ("≥", "≤") if limit.larger_is == "better" else ("≤", "≥")
     return (
-        f'<dt>{text(measure)} <b class="{limit.status(value)}">{_number(value)}</b></dt>'
+        f'<dt>{text(measure)} <b class="{limit.status(value)}">{shown(value)}</b></dt>'
         f"<dd>holds {above} {limit.holds:g}, fails {below} {limit.fails:g}; origin: {text(limit.origin)}. "
         f"{text(limit.why.capitalize())}.</dd>"
     )
@@ -67,7 +65,7 @@ def _settings(values: Values) -> str:
     training = f"trained with at most {trained}" if trained else "trained iterations not known"
     forecast = " (a forecast: no orbit goes beyond training)" if settings["prediction"] else ""
     said = (
-        f"{settings['inputs']} inputs, at most {settings['iterations']} iterations{forecast}; {training}; "
+        f"{inputs_seen(settings)}, at most {settings['iterations']} iterations{forecast}; {training}; "
         f"right at the end: {accuracy}; tolerance {settings['tolerance']:g}, effort {settings['effort']}, "
         f"{settings['dtype']}, seed {settings['seed']}; {values['seconds']['total']:.1f} s"
     )
@@ -186,7 +184,7 @@ def _compared_numbers(subjects: Sequence[_Subject]) -> str:
     found = [{(row[0], row[-1]): row[1] for row in quantity_rows(subject.values)} for subject in subjects]
     keys = list(dict.fromkeys(key for rows in found for key in rows))
     columns = ["quantity", *(subject.title for subject in subjects), "what it says"]
-    rows = [[name, *(one.get((name, meaning), "–") for one in found), meaning] for name, meaning in keys]
+    rows = [[name, *(one.get((name, meaning), DASH) for one in found), meaning] for name, meaning in keys]
     return table(columns, rows, texts=("quantity", "what it says"))
 
 

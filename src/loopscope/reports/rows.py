@@ -55,13 +55,13 @@ def at_fixed_points(examination: dict[str, Any] | None) -> bool:
 def _radius(examination: dict[str, Any] | None) -> str:
     radius = median_radius(examination)
     if radius is None:
-        return "–"
+        return DASH
     return f"{radius:.3f}{'' if at_fixed_points(examination) else '*'}"
 
 
 def _arrived(examination: dict[str, Any] | None) -> str:
     arrived = ((examination or {}).get("reachability") or {}).get("arrived", [])
-    return percent(sum(arrived) / len(arrived)) if arrived else "–"
+    return percent(sum(arrived) / len(arrived)) if arrived else DASH
 
 
 RADIUS_NOTE = "* taken at a state that is no fixed point; verdicts are provisional while thresholds are priors"
@@ -80,16 +80,16 @@ def study_table(records: Iterable[Record]) -> tuple[list[str], list[list[str]]]:
     for record in records:
         curves = record.evaluation or {}
         hardest = curves.get(splits[-1]) if splits else None
-        verdict = (record.examination or {}).get("verdict", "–")
+        verdict = (record.examination or {}).get("verdict", DASH)
         rows.append(
             [
                 record.run,
-                *(percent(curves[name]["last"]) if name in curves else "–" for name in splits),
-                percent(hardest["best"]) if hardest else "–",
-                str(hardest["best_iteration"]) if hardest else "–",
+                *(percent(curves[name]["last"]) if name in curves else DASH for name in splits),
+                percent(hardest["best"]) if hardest else DASH,
+                str(hardest["best_iteration"]) if hardest else DASH,
                 _arrived(record.examination),
                 _radius(record.examination),
-                f"{record.seconds['train']:.0f}" if "train" in record.seconds else "–",
+                f"{record.seconds['train']:.0f}" if "train" in record.seconds else DASH,
                 f"failed: {record.error}" if record.status == "failed" else verdict,
             ]
         )

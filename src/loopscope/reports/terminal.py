@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from loopscope.evaluation import AccuracyCurve
-from loopscope.reports.rows import RADIUS_NOTE, percent, study_table
+from loopscope.reports.rows import DASH, RADIUS_NOTE, percent, study_table
 from loopscope.studies import Record, RunStatus, StudyPlan
 from loopscope.tasks.data_report import DataReport
 
@@ -83,7 +83,7 @@ def curves_table(title: str, curves: Mapping[str, AccuracyCurve], trained_iterat
         table.add_column(name, justify="right", style="bold" if name == "best" else "")
     for name, curve in curves.items():
         accuracies = [percent(curve.answer_accuracy[i - 1]) for i in shown if i <= len(curve.answer_accuracy)]
-        padding = ["–"] * (len(shown) - len(accuracies))
+        padding = [DASH] * (len(shown) - len(accuracies))
         summary = [percent(curve.best), str(curve.best_iteration), percent(curve.solved_then_broken)]
         table.add_row(name, *accuracies, *padding, *summary)
     return table

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from loopscope.reports.charts import COLOURS, INK, SHADE, Panel, draw_panels, tidy
 from loopscope.reports.looks import DASHES, Look, add_legend, line_handle
-from loopscope.reports.rows import number, percent
+from loopscope.reports.rows import DASH, number, percent
 from loopscope.reports.sheet import Sheet
 from loopscope.risk import RiskCurve, risk_curve
 from loopscope.trust import SIGNALS, evidence_from
@@ -64,7 +64,7 @@ def signals_sheet(splits: Splits) -> Sheet:
     rows, ends = [], []
     for name, split in splits.items():
         for place, (signal, found) in enumerate(split["signals"].items()):
-            interval = "–" if found["low"] is None else f"{found['low']:.3f}-{found['high']:.3f}"
+            interval = DASH if found["low"] is None else f"{found['low']:.3f}-{found['high']:.3f}"
             rows.append(
                 [name if place == 0 else "", signal, number(found["auc"], 3), interval, number(found["area"], 3)]
             )
@@ -99,7 +99,7 @@ def bands_sheet(title: str, kind: str, edges: Sequence[float], splits: Splits) -
         evidence = evidence_from(split["evidence"])
         places = np.digitize(getattr(evidence, kind), edges, right=True)
         groups = [evidence.right[places == place] for place in range(len(bounds) - 1)]
-        rows.append([name, *(f"{percent(group.mean())} of {len(group)}" if len(group) else "–" for group in groups)])
+        rows.append([name, *(f"{percent(group.mean())} of {len(group)}" if len(group) else DASH for group in groups)])
     columns = ["split", *(_within(*pair) for pair in pairwise(bounds))]
     return Sheet(title, columns, rows, "% right, and of how many examples")
 

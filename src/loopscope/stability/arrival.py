@@ -46,7 +46,7 @@ FLOOR_IN_EPS = 16
 SLACK = 10.0
 """r / (1 - q) may be this many tolerances."""
 ASSUMED_RATE = 0.9
-"""The rate assumed for the error of a state at the rounding floor whose own could not be fitted (`rate` is NaN)."""
+"""The rate assumed for the error of a state at the rounding floor whose own is not known to be below one."""
 APPROACHED = 0.05
 """An orbit may count as on its way to a known fixed point within this fraction of the distance it started from."""
 LEFT_OVER = 0.25
@@ -85,7 +85,8 @@ class Ends(FixedPoints):
         norm: norm of the state after each evaluation, likewise.
         rate: contraction rate q per step, fitted to log r over the last steps above rounding.
         rate_error: half width of its 95% interval.
-        radius: r / (1 - q), the relative distance that remains to the fixed point; infinite where q >= 1.
+        radius: r / (1 - q), the relative distance that remains to the fixed point; infinite where q >= 1, but for states
+            at the rounding floor, for which q is then `ASSUMED_RATE`.
         scale: what r is relative to at the end: max(||z||, ||f(z)||, tiny).
         at_floor: the residual is at the rounding floor.
         diverged: the state stopped being finite.

@@ -34,7 +34,7 @@ class ExaminationConfig:
 
     Args:
         effort: quick (fewer inputs, Jacobian quantities of a few of them), standard or thorough (more of all).
-        examples: inputs to examine.
+        examples: inputs to examine; at most 12 are with effort quick, 64 with standard, 256 with thorough.
         iterations: budget of every orbit; in prediction mode the trained number of iterations instead.
         tolerance: relative residual within which a state may count as arrived.
         prediction: forecast from at most the trained number of steps along any orbit.
@@ -107,8 +107,9 @@ class Examination:
         normalized_axes: the same for directions alone, where orbits drift; None where they do not.
         settings: config, trained iterations, inputs, precision.
         curves: along the orbits.
-        reachability: per example: arrived, iterations_to_tolerance, rate, rate_error, radius, norm, start_norm, label,
-            period, lyapunov, lyapunov_error, growth; and a count of labels.
+        reachability: per example: arrived, iterations_to_tolerance, rate, rate_error, radius, norm, start_norm, labels,
+            reasons (for the labels), period, lyapunov, lyapunov_error, growth, left_at (the iteration at which an orbit left
+            a fixed point again that it had come near; 0 where it never did); and counts of the labels.
         spectrum: for the examples named in ``rows``: eigenvalue as [real, imaginary], radius, error, converged,
             defective, at_fixed_point, rate, rate_error, contradicted; further eigenvalues of the first example.
         basin: radii, and the fraction that came back (and the fraction known) from perturbed, random, foreign starts.
@@ -116,7 +117,7 @@ class Examination:
             of the variance, and the sensitivity along both paths with its finite checks.
         geometry: Lipschitz constant, resolvent, gradient norms, transient growth and the radial mode, for ``rows``.
         tokens: iteration at which each token settled, for the first few examples (0 padding, -1 never).
-        portrait: the first example's orbit in its two principal directions.
+        portrait: an orbit in its two principal directions: of the first example that arrived, or of the first of all.
         unknown: what could not be computed, and why.
         seconds: time by part.
     """
@@ -174,14 +175,14 @@ class Examination:
                 for line in _wrapped(axis.reason, f"{f'  of directions: {axis.name}':35} {axis.status.value:11} ")
             ),
             "",
-            f"residual at the end          {_number(self.curves.residual[1][-1])}",
-            f"norm of the state, median    {_number(middle(self.reachability['norm']))} "
-            f"(at the start {_number(middle(self.reachability['start_norm']))})",
-            f"spectral radius, median      {_number(middle(self.spectrum.get('radius')))}",
-            f"Lipschitz constant, relative {_number(middle(self.geometry.get('relative_lipschitz')))}",
+            f"residual at the end          {shown(self.curves.residual[1][-1])}",
+            f"norm of the state, median    {shown(middle(self.reachability['norm']))} "
+            f"(at the start {shown(middle(self.reachability['start_norm']))})",
+            f"spectral radius, median      {shown(middle(self.spectrum.get('radius')))}",
+            f"Lipschitz constant, relative {shown(middle(self.geometry.get('relative_lipschitz')))}",
             f"right at the end             {'not known' if accuracy is None else f'{100 * accuracy:.1f}%'}",
             "",
-            f"{settings['inputs']} inputs, at most {settings['iterations']} iterations, effort {settings['effort']}, "
+            f"{inputs_seen(settings)}, at most {settings['iterations']} iterations, effort {settings['effort']}, "
             f"{settings['dtype']}, seed {settings['seed']}, {self.seconds['total']:.1f} s",
         ]
         if self.unknown:
@@ -236,7 +237,14 @@ def middle(values: Sequence[float | None] | None) -> float | None:
     return median(known) if known else None
 
 
-def _number(value: float | None) -> str:
+def inputs_seen(settings: Mapping[str, Any]) -> str:
+    """Return how many inputs were examined, and of how many, where the effort left some out."""
+    given = settings.get("given", settings["inputs"])  # older files do not say
+    return f"{settings['inputs']} {'' if given == settings['inputs'] else f'of {given} '}inputs"
+
+
+def shown(value: float | None) -> str:
+    """Return a number as examinations print it."""
     return "not known" if value is None else f"{value:.4g}"
 
 

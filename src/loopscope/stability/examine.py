@@ -269,6 +269,11 @@ class _Examiner:
         """Return whether the time limit has passed."""
         return self.config.time_limit is not None and time.perf_counter() - self.began > self.config.time_limit
 
+    def _note_cut(self, trajectory: Trajectory) -> None:
+        """Keep that orbits ended where they were, once the time limit has passed."""
+        if self.late():
+            self.unknown["orbits"] = f"{self._over} after {int(trajectory.iterations.max())} iterations"
+
     def part(self, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """Do a part; where it cannot be done, or the time is over, keep the reason and go on."""
         if self.late():
@@ -324,8 +329,7 @@ class _Examiner:
             stop=self.late,
             answers=self.answers,
         )
-        if self.late():
-            self.unknown["orbits"] = f"{self._over} after {int(trajectory.iterations.max())} iterations"
+        self._note_cut(trajectory)
         window = 0 if self.config.prediction or self.late() else self.budget.window
         orbits = classify(
             self.loop, recalled, trajectory, window=window, at_most=self.budget.jacobians, seed=self.config.seed
@@ -375,6 +379,7 @@ class _Examiner:
         return {
             "effort": self.config.effort,
             "inputs": len(trajectory.arrived),
+            "given": self.config.examples,
             "swapped": min(budget.swapped, len(trajectory.arrived)),
             "jacobians": min(budget.jacobians, len(trajectory.arrived)),
             "iterations": self.iterations,
@@ -624,11 +629,14 @@ class _Examiner:
                 stop=self.late,
                 answers=self.answers,
             )
+            inner._note_cut(found)
             labels = classify(wrapped, recalled, found, window=0, at_most=0, seed=self.config.seed)
-            return judge_axes(found, labels, inner._axes_parts(recalled, ends.state, found))
+            axes = judge_axes(found, labels, inner._axes_parts(recalled, ends.state, found))
         except (LoopscopeError, RuntimeError) as error:
             self.unknown["directions"] = " ".join(str(error).split())[:300]
             return None
+        self.unknown |= {f"directions: {name}": reason for name, reason in inner.unknown.items()}
+        return axes
 
 
 def _token_median(values: Float[Tensor, "batch tokens"], mask: Tensor | None) -> Float[Tensor, "batch"]:

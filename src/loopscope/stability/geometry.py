@@ -14,7 +14,7 @@ from torch import Tensor
 
 from loopscope.errors import LoopscopeError
 from loopscope.linear import random_vectors, step_jacobian, unit
-from loopscope.loop import Loop, Tree, flatten, mask_of, norms, token_norms, tree_map, unflatten
+from loopscope.loop import Loop, Tree, flatten, mask_of, norms, real_numbers, token_norms, tree_map, unflatten
 from loopscope.stability.singular import (
     POWERS,
     PowerNorms,
@@ -154,7 +154,7 @@ def gradient_norms(
         for _ in range(iterations - 1):
             orbit.append(loop.step(orbit[-1], recalled))
     jacobian = step_jacobian(loop, orbit[-1], recalled)
-    real = _real(orbit[-1], recalled, loop)
+    real = real_numbers(orbit[-1], mask_of(loop, recalled))
     none = real.new_zeros(jacobian.batch)
     vectors, logs = [], torch.zeros(cotangents, jacobian.batch, dtype=torch.float64, device=real.device)
     for _ in range(cotangents):
@@ -219,12 +219,6 @@ def radial_mode(loop: Loop, state: Tree, recalled: Tree, gain: Tensor | None = N
         passed = token_norms(pulled, mask) / torch.where(size > 0, size, torch.ones_like(size))
         growth = norms(after, mask).log() - norms(state, mask).log()
     return RadialMode(gain=passed, known_gain=gain is not None, growth=growth)
-
-
-def _real(state: Tree, recalled: Tree, loop: Loop) -> Tensor:
-    """Return one for each number of the flat state that belongs to a real token, zero for padding."""
-    ones = tree_map(lambda leaf: torch.ones_like(leaf) if leaf.is_floating_point() else leaf, state)
-    return flatten(ones, mask_of(loop, recalled))
 
 
 def _slope(

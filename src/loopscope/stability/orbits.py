@@ -23,7 +23,7 @@ from torch import Tensor
 
 from loopscope.errors import LoopscopeError
 from loopscope.linear import step_jacobian
-from loopscope.loop import Loop, Tree, flatten, is_time_dependent, mask_of, select, tree_map, unflatten
+from loopscope.loop import Loop, Tree, flatten, is_time_dependent, mask_of, real_numbers, select, unflatten
 from loopscope.stability.arrival import SLACK, line, ratio, rounding_floor
 from loopscope.stability.reachability import HISTORY, Trajectory
 from loopscope.stability.starts import random_direction
@@ -303,7 +303,7 @@ def classify(
     evidence.read_history(trajectory)
     rows = evidence.open()
     if len(rows):
-        real = _real(trajectory.state, mask_of(loop, recalled))
+        real = real_numbers(trajectory.state, mask_of(loop, recalled))
         evidence.find_cycles(rows, _rows_of(trajectory, rows), real[rows], trajectory.tolerance)
         left = evidence.open()
         followed = left if at_most is None else spread(left, at_most)
@@ -317,10 +317,6 @@ def spread(rows: Int[Tensor, "rows"], at_most: int) -> Int[Tensor, "some"]:
     """Return at most so many of some rows, evenly spread over them: inputs may stand in an order, as of difficulty."""
     some = min(at_most, len(rows))
     return rows[torch.arange(some, device=rows.device) * len(rows) // max(some, 1)]
-
-
-def _real(state: Tree, mask: Tensor | None) -> Tensor:
-    return flatten(tree_map(torch.ones_like, state), mask)
 
 
 def _rows_of(trajectory: Trajectory, rows: Tensor) -> list[Tensor]:

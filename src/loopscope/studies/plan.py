@@ -13,6 +13,7 @@ from jsonargparse import ArgumentParser
 
 from loopscope.errors import LoopscopeError, nearest
 from loopscope.files import read_yaml_mapping
+from loopscope.shapes import misfit
 from loopscope.stability import ExaminationConfig
 from loopscope.training.settings import (
     SECTIONS,
@@ -37,6 +38,8 @@ KEYS = (
     "also",
     "workers",
 )
+PLAIN: dict[str, Any] = {"name": str | float, "title": str | float, "task": str, "signals": bool, "workers": int}
+"""Keys of plain values, and what these are to be: YAML reads a study named 7 as a number."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ def _check_grid(source: Path, grid: Any) -> dict[str, list[Any]]:
     for key, values in grid.items():
         if not isinstance(values, list) or not values:
             raise LoopscopeError(f"{source}: grid {key} is {values!r}, expected a list of at least one value")
-    return grid
+    return _named(grid)
 
 
 def _section(source: Path, name: str, values: Any) -> dict[str, Any]:
@@ -107,6 +110,11 @@ def _section(source: Path, name: str, values: Any) -> dict[str, Any]:
         return {}
     if not isinstance(values, dict):
         raise LoopscopeError(f"{source}: {name} is {values!r}, expected settings, each on a line as key: value")
+    return _named(values)
+
+
+def _named(values: dict[Any, Any]) -> dict[str, Any]:
+    """Return settings by names that are text: YAML reads some as numbers."""
     return {str(key): value for key, value in values.items()}
 
 
@@ -146,6 +154,11 @@ def read_plan(source: Path) -> StudyPlan:
     for key in values:
         if key not in KEYS:
             raise LoopscopeError(f"{source}: unknown key {key!r}{nearest(str(key), KEYS)}, expected {', '.join(KEYS)}")
+    # What is named and left empty takes its default, as sections do.
+    values = {key: value for key, value in values.items() if value is not None}
+    for key, kind in PLAIN.items():
+        if key in values and (wrong := misfit(values[key], kind, key)) is not None:
+            raise LoopscopeError(f"{source}: {wrong}")
     grid = _check_grid(source, values.get("grid"))
     also = values.get("also", [])
     if not isinstance(also, list) or not all(entry and isinstance(entry, dict) for entry in also):
@@ -153,7 +166,7 @@ def read_plan(source: Path) -> StudyPlan:
     task = values.get("task")
     base = {key: _section(source, key, values.get(key)) for key in ("data", *SECTIONS)}
     runs = []
-    for cell in [*_grid_cells(grid), *also]:
+    for cell in [*_grid_cells(grid), *map(_named, also)]:
         merged: dict[str, Any] = {"task": task, **base}
         try:
             if isinstance(task, str):
@@ -169,12 +182,10 @@ def read_plan(source: Path) -> StudyPlan:
         if names.count(name) > 1:
             raise LoopscopeError(f"{source}: two runs are named {name}: remove the repeated value")
     workers = values.get("workers", 1)
-    if not isinstance(workers, int) or workers < 1:
+    if workers < 1:
         raise LoopscopeError(f"{source}: workers is {workers!r}, expected how many runs to do at once, such as 2")
     examination = _examination(source, _section(source, "examination", values.get("examination")))
     signals = values.get("signals", False)
-    if not isinstance(signals, bool):
-        raise LoopscopeError(f"{source}: signals is {signals!r}, expected true or false")
     if signals and examination.prediction:
         raise LoopscopeError(
             f"{source}: with signals: true each model is examined in prediction mode beside its usual examination: "
@@ -184,7 +195,7 @@ def read_plan(source: Path) -> StudyPlan:
     return StudyPlan(
         name=name,
         title=str(values.get("title", name)),
-        varied=tuple(dict.fromkeys(key for cell in [grid, *also] for key in cell)),
+        varied=tuple(dict.fromkeys(key for cell in [grid, *also] for key in map(str, cell))),
         runs=tuple(runs),
         examination=examination,
         signals=signals,

@@ -242,6 +242,29 @@ def _lacks(settings: Mapping[str, Any], name: str) -> str | None:
     return misfit(value, NEEDED[name], f"settings.{name}")
 
 
+def _wrong(row: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with a row as JSON gives it, or None."""
+    return misfit(row, Member) or next((said for name in NEEDED if (said := _lacks(row["settings"], name))), None)
+
+
+def _row(study: str, record: Record) -> Member:
+    """Return what ``member`` does.
+
+    Raises:
+        LoopscopeError: the record, a line of a ledger that may be damaged, lacks something that rows are made of.
+    """
+    try:
+        row = member(study, record)
+        wrong = _wrong(asdict(row))
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        wrong = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+    if wrong is not None:
+        raise LoopscopeError(
+            f"the record of the run {record.run} is damaged ({wrong}): remove its line from the study's ledger"
+        )
+    return row
+
+
 def read_population(path: Path) -> list[Member]:
     """Return the rows of a file, in order.
 
@@ -258,8 +281,7 @@ def read_population(path: Path) -> list[Member]:
         raise LoopscopeError(f"{path} does not exist: make it with  loopscope study collect STUDY_FOLDER --into {path}")
     members = []
     for number, row in numbered_lines(path):
-        wrong = misfit(row, Member) or next((said for name in NEEDED if (said := _lacks(row["settings"], name))), None)
-        if wrong is not None:
+        if (wrong := _wrong(row)) is not None:
             raise LoopscopeError(
                 f"{path}, line {number} is no row of a population ({wrong}): loopscope study collect writes them"
             )
@@ -277,11 +299,11 @@ def collect(study: str, records: Iterable[Record], into: Path) -> list[Member]:
     a study stand by name: how cells are divided depends on the order, which must not be that in which runs happened to end.
 
     Raises:
-        LoopscopeError: the file is there and damaged, or cannot be written.
+        LoopscopeError: a record is damaged, or the file is, or it cannot be written.
     """
     before = read_population(into) if into.exists() else []
     own = {row.run: row for row in before if row.study == study}
-    own |= {record.run: member(study, record) for record in records}
+    own |= {record.run: _row(study, record) for record in records}
     members = [*(row for row in before if row.study != study), *(own[run] for run in sorted(own))]
     make_folder(into.parent)
     lines = [json.dumps(asdict(row), separators=(",", ":"), allow_nan=False) for row in members]

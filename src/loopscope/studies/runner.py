@@ -191,11 +191,16 @@ def _check_measured(plan: StudyPlan, folder: StudyFolder) -> None:
     write_json(folder.measured, asked)
 
 
+def _log(run: RunFolder) -> Path:
+    """Return where what a run's process wrote on standard error is."""
+    return run.path / "log.txt"
+
+
 def _job(plan: StudyPlan, run: RunFolder, planned: PlannedRun) -> Job:
     path = run.path.absolute()
     return Job(
         arguments=(str(path), json.dumps(_measured(plan))),
-        log=str(path / "log.txt"),
+        log=str(_log(run).absolute()),
         threads=planned.settings.training.threads,
         folder=os.getcwd(),
         environment={
@@ -379,17 +384,16 @@ def _goes_on_elsewhere(status: RunStatus, news: News) -> bool:
     return news.state == "lost" and status.losses < LOSSES
 
 
-def _why_failed(folder: StudyFolder, worker: _Worker, news: News) -> str | None:
-    """Return why a run failed, in one line, or None if it finished."""
-    log = folder.run(worker.planned.name).path / "log.txt"
+def _why_failed(worker: _Worker, news: News) -> str | None:
+    """Return why a run failed, in one line that is the same wherever it runs, or None if it finished."""
     if news.state == "lost":
         return (
-            f"its machine, or the Ray worker there, died {worker.status.losses} times while it ran; see {log}; "
+            f"its machine, or the Ray worker there, died {worker.status.losses} times while it ran; "
             "--retry-failed does it again"
         )
     if news.status == 0:
         return None
-    return news.error or f"the process ended with status {news.status}; see {log}"
+    return news.error or f"the process ended with status {news.status}"
 
 
 def _finish(folder: StudyFolder, worker: _Worker, news: News) -> None:
@@ -397,11 +401,14 @@ def _finish(folder: StudyFolder, worker: _Worker, news: News) -> None:
     if news.state == "ended" and news.status in (RESUMABLE, -signal.SIGTERM):
         worker.status.state = "stopped"
         return
+    why = _why_failed(worker, news)
     try:
-        record = record_of(folder, worker.planned, _why_failed(folder, worker, news))
+        record = record_of(folder, worker.planned, why)
     except LoopscopeError as error:
         record = _failed(worker.planned, error)
     _note(folder, record, worker.status)
+    if why is not None and news.error is None:
+        worker.status.error = f"{record.error}; see {_log(folder.run(worker.planned.name))}"
 
 
 def _note(folder: StudyFolder, record: Record, status: RunStatus) -> None:

@@ -1,0 +1,39 @@
+"""How every benchmark tells what it found: JSON of one form for machines, a table for people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+WIDTH = 180
+"""Characters of a line, also where the output is no terminal."""
+
+
+def tell(
+    rows: Sequence[Any], columns: Mapping[str, Callable[[Any], str]], ran: Mapping[str, object], as_json: bool
+) -> None:
+    """Print what was measured.
+
+    Args:
+        rows: the rows, dataclasses.
+        columns: by the head of each column of the table, the cell of a row.
+        ran: the setting.
+        as_json: print {"setting": ..., "rows": [...]} alone.
+    """
+    if as_json:
+        print(json.dumps({"setting": ran, "rows": [asdict(row) for row in rows]}, indent=2, allow_nan=False))
+        return
+    table = Table(box=None)
+    for head, cell in columns.items():
+        cells = [cell(row) for row in rows]
+        table.add_column(head, justify="right" if all(text[:1] in "0123456789+-" for text in cells) else "left")
+    for row in rows:
+        table.add_row(*[cell(row) for cell in columns.values()])
+    console = Console(width=WIDTH, markup=False, highlight=False)
+    console.print(", ".join(f"{name} {value}" for name, value in ran.items()), soft_wrap=True)
+    console.print(table)
