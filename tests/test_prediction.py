@@ -15,6 +15,8 @@ from sklearn.metrics import roc_auc_score
 
 from loopscope.cli import POPULATION, main
 from loopscope.errors import LoopscopeError
+from loopscope.reports.prediction import analysis_tables
+from loopscope.reports.sheet import in_markdown
 from loopscope.stability.verdict import FITTED, TESTED_ON
 from loopscope.studies.clocks import ALL, MEDIAN_CLOCK
 from loopscope.studies.guidance import guidance
@@ -198,12 +200,24 @@ def test_the_published_verdicts_are_those_of_the_published_models(heading, mode)
     }
 
 
-def test_no_fitted_threshold_is_taken_of_those_that_the_published_models_set():
+@pytest.fixture(scope="module")
+def published_analysis():
+    return analyse(read_population(ROOT / "results" / "prediction" / POPULATION))
+
+
+def test_no_fitted_threshold_is_taken_of_those_that_the_published_models_set(published_analysis):
     """Where one is, it belongs into FITTED; what stands there must be what they set."""
-    members = [one for one in read_population(ROOT / "results" / "prediction" / POPULATION) if one.looped]
-    found = analyse(members).thresholds
+    found = published_analysis.thresholds
     assert [one.measure for one in found.numbers if one.taken] == [one.measure for one in FITTED] == []
     assert found.population == TESTED_ON
+
+
+def test_the_published_tables_are_those_that_analyse_makes_of_the_published_models(published_analysis):
+    """Whole rows: what stands in a document is copied from tables.md, headings included."""
+    made_rows = set("\n".join(map(in_markdown, analysis_tables(published_analysis))).splitlines())
+    rows = [line for line in (ROOT / "docs" / "results.md").read_text().splitlines() if line.startswith("|")]
+    assert len(rows) >= 20
+    assert [row for row in rows if not row.startswith("|---") and row not in made_rows] == []
 
 
 def test_collapse_is_the_first_fall_below_half_after_the_best():
