@@ -466,7 +466,6 @@ def test_a_foreign_line_in_the_ledger_is_named(tmp_path):
         ({"title": {"a": 1}}, "title is {'a': 1}, expected text"),
         ({"task": 3}, "task is 3, expected text"),
         ({"task": None, "grid": {3: [1]}}, "name no task"),
-        ({"task": None, "also": [{3: 1}]}, "name no task"),
         ({"examination": {"examples": "many"}}, "examination.examples: expected int, got many"),
         ({"examination": {"tolerance": 2}}, "tolerance is 2"),
         ({"examination": {"time_limit": math.inf}}, "time_limit is inf, expected a finite number above 0"),
