@@ -179,6 +179,14 @@ def test_a_threshold_that_the_prior_misses_is_found_on_other_cells_and_taken():
     assert found.other_half[1].right == 1
 
 
+def test_a_threshold_that_changes_nothing_leaves_the_prior():
+    """All models are where both agree, however the gap between them is cut."""
+    found = study(population(lambda generator, holds: row(fraction_arrived=float(holds))))
+    one = named(found, "fraction arrived")
+    assert one.prior.value == one.held_out.value == 1
+    assert one.why_not == "the same as the prior"
+
+
 def test_noise_sets_no_threshold():
     found = study(population(lambda generator, holds: row(radius=generator.uniform(0.2, 0.9))))
     one = named(found, "radius")

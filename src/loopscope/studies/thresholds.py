@@ -384,4 +384,4 @@ def _why_not(held_out: Estimate, pairs: Sequence[tuple[float | None, float | Non
             return f"too few models {place}"
         if new < old:
             return f"worse than the prior {place}"
-    return None
+    return None if any(old != new for old, new in pairs) else "the same as the prior"
