@@ -65,7 +65,7 @@ def test_fates():
 
 def test_verdicts_are_counted_by_what_became_of_the_models():
     """Whatever the verdict was when a model was examined, it is today's rule that counts."""
-    said = {0.0: made("a", LOSES), 0.7: made("b", KEEPS, 0.8)}
+    said = {0.0: made("a", LOSES), 0.95: made("b", KEEPS, 0.8)}
     members = [
         replace(member, examined={"verdict": "extrapolates", "numbers": {"fraction arrived": arrived}})
         for arrived, member in said.items()
@@ -205,10 +205,15 @@ def published_analysis():
     return analyse(read_population(ROOT / "results" / "prediction" / POPULATION))
 
 
-def test_no_fitted_threshold_is_taken_of_those_that_the_published_models_set(published_analysis):
-    """Where one is, it belongs into FITTED; what stands there must be what they set."""
+def test_the_fitted_thresholds_are_those_that_are_taken_of_what_the_published_models_set(published_analysis):
     found = published_analysis.thresholds
-    assert [one.measure for one in found.numbers if one.taken] == [one.measure for one in FITTED] == []
+    taken = {one.measure: one.fitted for one in found.numbers if one.taken}
+    assert list(taken) == [one.measure for one in FITTED] == ["fraction arrived"]
+    for used in FITTED:
+        assert (used.holds, used.fails) == pytest.approx(
+            (taken[used.measure].holds, taken[used.measure].fails), abs=5e-4
+        )
+        assert used.origin == taken[used.measure].origin
     assert found.population == TESTED_ON
 
 

@@ -17,6 +17,7 @@ from loopscope.reports.prediction_page import DOTTED, LEVELS, SHADED, THINNED, c
 from loopscope.studies.outcomes import Fate
 from loopscope.studies.population import Member, ThinCurve
 from loopscope.studies.prediction import analyse
+from loopscope.studies.predictors import MADE_ON
 from loopscope.studies.signals import LEAP_KEEPS, LEAP_KEPT
 
 
@@ -129,6 +130,7 @@ def population() -> list[Member]:
         made("b", KEEPS, 0.2, seed=1, **{LEAP_KEPT: 0.96, LEAP_KEEPS: 0.0}),
         made("c", LOSES, norm="pre", task="chess", **{LEAP_KEPT: 0.3}),
         made("d", NEVER, norm="pre", **{LEAP_KEPT: 0.4}),
+        replace(made("e", KEEPS, 0.9, seed=2, **{LEAP_KEPT: 0.97, LEAP_KEEPS: 1.0}), study=MADE_ON),
         made("e", KEEPS, rate=3e-3),
         made("f", None),
         baseline(KEEPS, 0.1),
@@ -139,7 +141,7 @@ def test_what_leaps_forecast_is_drawn_as_it_is(population):
     """No fitted probability; open where a cycle is seen; of what was not leapt there is nothing."""
     _, drawn = draw_panels(figure_panels(analyse(population), population), columns=2)
     (axes,) = [axes for axes in drawn if axes.get_title(loc="left").startswith("Accuracy kept after leaps")]
-    assert axes.get_title(loc="left") == "Accuracy kept after leaps, 4 models"
+    assert axes.get_title(loc="left") == "Accuracy kept after leaps, 4 unseen models"
     points = {
         (round(float(line.get_xdata()[0]), 6), round(float(line.get_ydata()[0]), 6)): line
         for line in axes.get_lines()

@@ -13,6 +13,7 @@ from loopscope.reports.looks import MARKS, Look
 from loopscope.studies.outcomes import Fate, outcomes
 from loopscope.studies.population import Member
 from loopscope.studies.prediction import STANDING, Analysis
+from loopscope.studies.predictors import unseen
 from loopscope.studies.signals import LEAP_KEEPS, LEAP_KEPT
 
 FATE_COLOURS = {
@@ -58,13 +59,13 @@ def _forecasts(analysis: Analysis, name: str, marks: dict[str, str]) -> Panel:
 
 
 def _leaps(members: Sequence[Member], marks: dict[str, str]) -> Panel:
-    """Return what is forecast to be left, for which nothing is fitted, against what is."""
+    """Return what is forecast to be left of models that leaps were not made on, for which nothing is fitted, against what is."""
     said: dict[bool, list[Point]] = {True: [], False: []}
     for member, end in zip(members, outcomes(members), strict=True):
-        leapt = member.signals.get(LEAP_KEPT, {}).get("value")
-        if leapt is not None and end.kept is not None:
+        leapt = member.signal(LEAP_KEPT)
+        if leapt is not None and end.kept is not None and unseen(member):
             # A cycle may be right at the last iteration and wrong just before: forecast then says that it loses answers.
-            swings = leapt >= HOLDS and member.signals.get(LEAP_KEEPS, {}).get("value") == 0
+            swings = leapt >= HOLDS and member.signal(LEAP_KEEPS) == 0
             said[swings].append((member.task, end.fate, 100 * leapt, 100 * end.kept))
 
     def draw(axes: Axes) -> None:
@@ -77,7 +78,7 @@ def _leaps(members: Sequence[Member], marks: dict[str, str]) -> Panel:
         _scatter(axes, said[True], marks, mfc="none", mec=None, mew=1.4)
         axes.set_xlim(-3, 103)
         percent_axis(axes)
-        title = f"{LEAP_KEPT.capitalize()}, {sum(map(len, said.values()))} models"
+        title = f"{LEAP_KEPT.capitalize()}, {sum(map(len, said.values()))} unseen models"
         tidy(axes, "forecast: accuracy left, % of the best on the way", KEPT, title)
 
     return Panel(draw, WIDTH, HEIGHT)
