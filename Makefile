@@ -1,5 +1,5 @@
 # make study: set everything up and run the first study.   make test: set everything up and run the tests.
-# make prediction: train the population that forecasts are tested on (7.4 hours of one core in all), and analyse it. It goes on
+# make prediction: train the population that forecasts are tested on (6 hours of one core in all), and analyse it. It goes on
 # past runs that fail, which are results of their study and collected as such, and stops where a study was stopped or refused.
 PYTHON ?= python3
 BIN := .venv/bin

@@ -15,7 +15,7 @@ import loopscope as ls
 from loopscope.stability.advice import advise
 from loopscope.stability.examine import rule_of
 from loopscope.stability.normalized import normalized as normalized_loop
-from loopscope.stability.verdict import THRESHOLDS, Axis, Status
+from loopscope.stability.verdict import TESTED_ON, THRESHOLDS, Axis, Status
 
 examine_module = import_module("loopscope.stability.examine")
 
@@ -619,7 +619,7 @@ def test_the_terminal_report_fits_one_screen(loop, verdict):
 
 def test_a_report_names_the_models_behind_a_fitted_threshold(monkeypatch, tmp_path):
     exam = quick(CONTRACTION)
-    assert "(provisional: its thresholds are priors)" in str(exam)
+    assert f"thresholds fitted on half of {TESTED_ON}: fraction arrived" in str(exam).splitlines()
     fitted = replace(THRESHOLDS["radius"], origin="90 models of prefix sums, width 64")
     monkeypatch.setitem(THRESHOLDS, "radius", fitted)
     lines = str(exam).splitlines()

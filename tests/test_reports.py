@@ -6,18 +6,20 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
+from typing import get_args
 
 import examples_of_examinations as examples
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from loopscope.models.config import NormName, RecallName
 from loopscope.reports import write_comparison
-from loopscope.reports.charts import INK, Panel, draw_panels, share_limits, size_axis, svg
+from loopscope.reports.charts import INK, ORDERED, Panel, draw_panels, ordered_colours, share_limits, size_axis, svg
 from loopscope.reports.examination import missing_rows
 from loopscope.reports.examination_figures import FIGURES, board_shape
 from loopscope.reports.interactive import explore_figure
-from loopscope.reports.looks import looks
+from loopscope.reports.looks import NORMS, RECALLS, looks, norm_dash, norm_look
 from loopscope.reports.page import Html, table, text
 from loopscope.reports.quantities import quantity_rows
 from loopscope.reports.rows import study_table
@@ -216,6 +218,33 @@ def test_any_varied_settings_have_looks(tmp_path):
     assert next(iter(found.values())).label == "learning rate 0.001 + width 16 + pre"
     single = "task: prefix-sums\nname: one\nmodel: {heads: 2, width: 16}\ngrid: {training.seed: [0, 1]}"
     assert {look.label for look in looks(examples.plan(tmp_path, single)).values()} == {"one"}
+
+
+@pytest.mark.parametrize("setting", ["recall", "norm"])
+def test_a_recall_and_a_normalization_look_the_same_in_every_study(tmp_path, setting):
+    """Whichever others a study has beside it, and in whatever order."""
+    names = {"recall": RECALLS, "norm": NORMS}[setting]
+    found: dict[str, set[str]] = {}
+    for some in (names, names[::-1], names[1:], names[:1] + names[2:]):
+        yaml = f"task: prefix-sums\nmodel: {{heads: 2}}\ngrid: {{model.{setting}: [{', '.join(some)}]}}"
+        for look in looks(examples.plan(tmp_path, yaml)).values():
+            found.setdefault(look.label, set()).add(look.colour)
+    assert found.keys() == set(names)
+    assert all(len(colours) == 1 for colours in found.values())
+    assert len(set.union(*found.values())) == len(names)
+
+
+def test_every_normalization_has_its_own_look_beside_a_recall_too(tmp_path):
+    assert set(NORMS) == set(get_args(NormName))
+    assert set(RECALLS) == set(get_args(RecallName))
+    yaml = (
+        "task: prefix-sums\nmodel: {heads: 2}\ngrid: {model.recall: [none, internal], model.norm: [peri, gru, outer]}"
+    )
+    found = looks(examples.plan(tmp_path, yaml))
+    for norm in ("peri", "gru", "outer"):
+        beside = found[f"none-{norm}"]
+        assert (norm_dash(norm), norm_look(norm).mark) == (beside.dash, beside.mark)
+    assert len({norm_look(norm) for norm in (*NORMS, "another")}) == len(NORMS) + 1
 
 
 def test_the_middle_of_seeds_is_their_median_as_far_as_all_ran():
@@ -417,6 +446,35 @@ def test_a_drawing_takes_the_pages_colours_and_is_the_same_every_time():
     assert "var(--ink)" in drawing
     assert "a &lt; b" in drawing
     assert drawing == svg(figure, "name")
+
+
+def test_a_drawing_is_as_fine_as_a_screen_and_leaves_its_words_as_they_are():
+    def draw(axes):
+        axes.plot([0, 1, 2], [0, 1 / 3, 1 / 7])
+        axes.set_title("0.00125 of 1")
+
+    drawing = svg(draw_panels([Panel(draw)])[0], "name")
+    digits = [len(found) for path in re.findall(r' d="([^"]*)"', drawing) for found in re.findall(r"\.(\d+)", path)]
+    assert max(digits) == 2
+    assert "0.00125 of 1" in drawing
+
+
+def test_panels_fill_rows_and_what_is_left_stays_empty():
+    panels = [Panel(lambda axes, name=name: axes.set_title(name) and None, 2 + name, 3) for name in range(3)]
+    figure, axes = draw_panels(panels, columns=2)
+    assert [one.get_title() for one in axes] == ["0", "1", "2"]
+    assert figure.axes == axes
+    assert tuple(figure.get_size_inches()) == (4 + 3, 6)
+    figure.draw_without_rendering()
+    first, second, third = (one.get_position() for one in axes)
+    assert third.y1 < first.y0
+    assert first.x1 < second.x0
+
+
+def test_colours_of_numbers_in_order_are_as_many_as_asked_for_and_differ():
+    for count in (1, 2, 6, 9):
+        assert len(set(ordered_colours(count))) == count
+    assert ordered_colours(6) == list(ORDERED)
 
 
 def test_cells_are_escaped_once():

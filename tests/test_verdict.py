@@ -7,6 +7,7 @@ import pytest
 
 from loopscope.stability.verdict import (
     ANSWERS_STAND,
+    TESTED_ON,
     THRESHOLDS,
     Axis,
     Status,
@@ -95,7 +96,7 @@ def test_one_number_is_enough_to_fail_and_one_missing_to_leave_it_open(radius, l
 
 
 @pytest.mark.parametrize(
-    ("arrived", "expected"), [(0.95, "holds"), (0.7, "borderline"), (0.5, "fails"), (None, "unknown")]
+    ("arrived", "expected"), [(0.95, "holds"), (0.902, "borderline"), (0.7, "fails"), (None, "unknown")]
 )
 @pytest.mark.parametrize("stand", [0.0, 1.0, None])
 def test_only_states_decide_reachability(arrived, stand, expected):
@@ -136,10 +137,12 @@ def test_thresholds_that_were_fitted_name_their_models(monkeypatch):
         judge("reachability", {"fraction arrived": 1.0}, ""),
         judge("geometry", {"radius": 0.5, "relative Lipschitz constant": 1.0}, ""),
     )
-    assert fitted_on(axes) == {}
-    assert priors_of(axes) == "its thresholds are priors"
+    assert fitted_on(axes[1:]) == {}
+    assert priors_of(axes[1:]) == "its thresholds are priors"
+    half = f"half of {TESTED_ON}"
+    assert fitted_on(axes) == {half: ["fraction arrived"]}
     monkeypatch.setitem(THRESHOLDS, "radius", replace(THRESHOLDS["radius"], origin="24 models of chess"))
-    assert fitted_on(axes) == {"24 models of chess": ["radius"]}
+    assert fitted_on(axes) == {half: ["fraction arrived"], "24 models of chess": ["radius"]}
     assert priors_of(axes) == "some of its thresholds are priors"
 
 

@@ -16,11 +16,14 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6bb1", "#a6761d")
+ORDERED = ("#2c3dd9", "#734baf", "#a94a86", "#ec496a", "#e98348", "#eab401")
+"""Of numbers in order: from blue to yellow, dark to light; far apart for colour-blind people too, on white and on black."""
 INK, SHADE = "#1c2331", "#8a94a7"
 """Of text and axes, and of what stands behind the data."""
 THEMED = {INK: "var(--ink)", SHADE: "var(--shade)", COLOURS[0]: "var(--blue)"}
@@ -58,16 +61,26 @@ class Panel:
     height: float = 3.3
 
 
-def draw_panels(panels: Sequence[Panel]) -> tuple[Figure, list[Axes]]:
-    """Return one figure with the panels side by side, and their axes."""
+def draw_panels(panels: Sequence[Panel], columns: int | None = None) -> tuple[Figure, list[Axes]]:
+    """Return one figure with the panels, and their axes.
+
+    Args:
+        panels: what is drawn.
+        columns: panels in a row; all of them if None.
+    """
+    columns = columns or len(panels)
+    rows = [panels[first : first + columns] for first in range(0, len(panels), columns)]
+    widths = [max(row[place].width for row in rows if place < len(row)) for place in range(columns)]
+    heights = [max(panel.height for panel in row) for row in rows]
     with mpl.rc_context(RC):
-        size = (sum(panel.width for panel in panels), max(panel.height for panel in panels))
-        figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06))
-        ratios = [panel.width for panel in panels]
-        row = figure.subplots(1, len(panels), squeeze=False, width_ratios=ratios)[0]
-        for axes, panel in zip(row, panels, strict=True):
+        figure = Figure(figsize=(sum(widths), sum(heights)), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06))
+        grid = figure.subplots(len(rows), columns, squeeze=False, width_ratios=widths, height_ratios=heights)
+        drawn, empty = list(grid.flat[: len(panels)]), grid.flat[len(panels) :]
+        for axes, panel in zip(drawn, panels, strict=True):
             panel.draw(axes)
-    return figure, list(row)
+        for axes in empty:
+            axes.remove()
+    return figure, drawn
 
 
 def share_limits(group: Sequence[Axes]) -> None:
@@ -94,12 +107,20 @@ def svg(figure: Figure, label: str) -> str:
     drawn = buffer.getvalue()
     width, height = (72 * inches for inches in figure.get_size_inches())
     inside = drawn[drawn.index(">", drawn.index("<svg")) + 1 :]
+    # A hundredth of a point is finer than any screen; six digits would be half of a page of many curves.
+    inside = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), inside)
     # Groups' names repeat from figure to figure, and a page's names must not; nothing refers to them.
     inside = re.sub(r'<g id="[^"]*"', "<g", inside).replace("xlink:href", "href")
     for colour, themed in THEMED.items():
         inside = inside.replace(colour, themed)
     shape = f'viewBox="0 0 {width:.0f} {height:.0f}" style="max-width:{1.12 * width / 72 * 96:.0f}px"'
     return f'<svg role="img" aria-label="{label}" {shape}>{inside}'
+
+
+def ordered_colours(count: int) -> list[str]:
+    """Return so many colours for numbers in order: those of ``ORDERED``, evenly spread."""
+    ramp = LinearSegmentedColormap.from_list("ordered", ORDERED)
+    return [to_hex(ramp(place)) for place in np.linspace(0, 1, count)]
 
 
 def png(figure: Figure) -> bytes:
@@ -161,7 +182,12 @@ def size_axis(axes: Axes, values: np.ndarray) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(_power))
 
 
-def percent_axis(axes: Axes) -> None:
-    """Make the vertical axis one of percentages, with room for lines at both ends."""
-    axes.set_ylim(-3, 103)
-    axes.set_yticks(range(0, 101, 20))
+def percent_axis(axes: Axes, top: int = 100) -> None:
+    """Make the vertical axis one of percentages, with room for lines at both ends.
+
+    Args:
+        axes: the axes.
+        top: the highest percentage, a multiple of 20.
+    """
+    axes.set_ylim(-0.03 * top, 1.03 * top)
+    axes.set_yticks(range(0, top + 1, 20 if top > 40 else 10))

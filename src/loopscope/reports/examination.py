@@ -75,7 +75,7 @@ def _settings(values: Values) -> str:
 def _verdict(exam: Examination) -> str:
     provisional = (
         note(
-            f"Provisional: {priors_of(exam.axes)}, tested on {TESTED_ON}; those that some of these set were no better on the others."
+            f"Provisional: {priors_of(exam.axes)}, tested on {TESTED_ON}; what some of these set for them was no better on the others."
         )
         if exam.provisional
         else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,13 +10,21 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from loopscope.reports.charts import COLOURS, INK, THEMED
+from loopscope.reports.page import text
 from loopscope.studies import StudyPlan
 
 DASHES = ("", "6 2.5", "1.5 2", "7 2 1.5 2", "3 1.5")
 """Lengths of line and gap, in line widths: solid, dashed, dotted, dash-dotted, short dashes."""
+RECALLS = ("internal", "external", "none")
+NORMS = ("outer", "pre", "gru", "sandwich", "peri")
+"""Recalls and normalizations by the places of their colours, dashes and marks, which are the same in every figure. A figure
+colours by one of the two; of normalizations, cold colours (blue, green, purple) bound the state, warm ones do not.
+"""
+FIXED = {"model.recall": RECALLS, "model.norm": NORMS}
+"""Settings whose values have their places whatever a study varies; those of others are taken as they come."""
 MARKS = {"o": "●", "s": "■", "^": "▲", "D": "◆", "v": "▼", "X": "✖"}
 """Marks of matplotlib, and how a page shows them; the last one is the baseline's."""
-BASELINE_DASH = "1 3"
+BASELINE_DASH = "9 3"
 
 
 @dataclass(frozen=True)
@@ -27,7 +35,7 @@ class Look:
         label: the settings in which it differs from others.
         colour: by the first varied setting.
         dash: by the other ones; lengths of line and gap, empty for a solid line.
-        mark: matplotlib's marker, by the same.
+        mark: matplotlib's marker, by the same; empty for none.
     """
 
     label: str
@@ -51,6 +59,28 @@ def _words(key: str, value: Any) -> str:
     return value if isinstance(value, str) else f"{key.rpartition('.')[2].replace('_', ' ')} {value}"
 
 
+def _order(keys: Sequence[str], seen: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Return the values of some settings in the order of their colours, dashes and marks, each once."""
+    fixed = [(name,) for name in FIXED.get(keys[0], ())] if len(keys) == 1 else []
+    return list(dict.fromkeys([*fixed, *seen]))
+
+
+def norm_look(norm: str) -> Look:
+    """Return how a normalization is drawn where a figure colours by it; all unknown ones alike."""
+    place = NORMS.index(norm) if norm in NORMS else len(NORMS)
+    return Look(norm, COLOURS[place], "", list(MARKS)[place])
+
+
+def norm_dash(norm: str) -> str:
+    """Return the dash of a normalization where colours stand for something else."""
+    return DASHES[NORMS.index(norm) if norm in NORMS else -1]
+
+
+def baseline_look(blocks: int) -> Look:
+    """Return how models of fixed depth are drawn."""
+    return Look(f"fixed depth, {blocks} blocks", INK, BASELINE_DASH, list(MARKS)[-1])
+
+
 def looks(plan: StudyPlan) -> dict[str, Look]:
     """Return the look of each run by name: of all planned runs, so that it stays while a study grows."""
     settings = {run.name: run.settings.to_dict() for run in plan.runs}
@@ -59,15 +89,16 @@ def looks(plan: StudyPlan) -> dict[str, Look]:
     keys = [key for key in plan.varied if key.rpartition(".")[2] != "seed"]
     values = {name: tuple(_words(key, _value(own, key)) for key in keys) for name, own in looped.items()}
     varying = [i for i in range(len(keys)) if len({own[i] for own in values.values()}) > 1]
-    firsts = list(dict.fromkeys(own[i] for own in values.values() for i in varying[:1]))
-    rests = list(dict.fromkeys(tuple(own[i] for i in varying[1:]) for own in values.values()))
+    varied = [keys[i] for i in varying]
+    firsts = _order(varied[:1], (tuple(own[i] for i in varying[:1]) for own in values.values()))
+    rests = _order(varied[1:], (tuple(own[i] for i in varying[1:]) for own in values.values()))
     found = {}
     for name, whole in settings.items():
         if name in fixed:
-            found[name] = Look(f"fixed depth, {whole['model']['blocks']} blocks", INK, BASELINE_DASH, list(MARKS)[-1])
+            found[name] = baseline_look(whole["model"]["blocks"])
             continue
         own = values[name]
-        colour = firsts.index(own[varying[0]]) if varying else 0
+        colour = firsts.index(tuple(own[i] for i in varying[:1]))
         rest = rests.index(tuple(own[i] for i in varying[1:]))
         label = " + ".join(own[i] for i in varying) or plan.name
         found[name] = Look(
@@ -86,6 +117,11 @@ def line_handle(look: Look) -> Line2D:
     return Line2D([], [], lw=2, label=look.label, **look.line)
 
 
+def marked_line_handle(look: Look) -> Line2D:
+    """Return a look's line with its mark on it for a legend of matplotlib."""
+    return Line2D([], [], lw=2, marker=look.mark, mec="white", ms=7, label=look.label, **look.line)
+
+
 def mark_handle(look: Look) -> Line2D:
     """Return a look's mark for a legend of matplotlib."""
     return Line2D([], [], ls="", marker=look.mark, color=look.colour, label=look.label)
@@ -99,11 +135,29 @@ def add_legend(figure: Figure, handles: Sequence[Line2D]) -> None:
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9, handlelength=3)
 
 
+def legend(shown: Sequence[Look], draw: Callable[[Look], str]) -> str:
+    """Return a page's legend: each look as ``swatch`` or ``mark_swatch`` draws it, and its label."""
+    entries = "".join(f"<span>{draw(look)}{text(look.label)}</span>" for look in shown)
+    return f'<div class="legend">{entries}</div>'
+
+
 def swatch(look: Look) -> str:
     """Return a short piece of a look's line, for a page's legend and tables."""
+    return _swatch(look, "")
+
+
+def marked_swatch(look: Look) -> str:
+    """Return a short piece of a look's line with its mark on it, for a page's legend."""
+    if not look.mark:
+        return swatch(look)
+    place = f'x="17" y="9.2" font-size="12" text-anchor="middle" fill="{_themed(look)}"'
+    return _swatch(look, f"<text {place}>{MARKS[look.mark]}</text>")
+
+
+def _swatch(look: Look, over: str) -> str:
     dash = " ".join(f"{2 * float(part):g}" for part in look.dash.split())
     line = f'<line x1="1" x2="33" y1="5" y2="5" stroke="{_themed(look)}" stroke-width="2.4" stroke-dasharray="{dash}"/>'
-    return f'<svg class="swatch" width="34" height="10" aria-hidden="true">{line}</svg>'
+    return f'<svg class="swatch" width="34" height="10" aria-hidden="true">{line}{over}</svg>'
 
 
 def mark_swatch(look: Look) -> str:

@@ -2,159 +2,118 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import accumulate
 
-from loopscope.models.residual import BOUNDING
-from loopscope.reports.rows import DASH, number, percent
+from loopscope.reports.models_tables import fate_columns, models_tables
+from loopscope.reports.rows import DASH, interval, interval_of, number, percent
 from loopscope.reports.sheet import Sheet
+from loopscope.reports.unseen_tables import unseen_tables
 from loopscope.stability.verdict import PRIORS, Threshold
+from loopscope.studies.clocks import MEDIAN_CLOCK
 from loopscope.studies.guidance import Counted, Guidance
-from loopscope.studies.outcomes import Fate
-from loopscope.studies.prediction import IN_FULL, LOGGED, MEDIAN_CLOCK, STANDING, Analysis, CellRow
-from loopscope.studies.statistics import Estimate
-from loopscope.studies.tallies import Tally
+from loopscope.studies.prediction import IN_FULL, LEAPT, STANDING, Analysis
 from loopscope.studies.thresholds import PRIOR_WORDS
+from loopscope.studies.unseen import ALL, OnUnseen
 
 
-def shown(given: Estimate) -> str:
-    """Return an estimate with its interval and how many models it stands on."""
-    if given.value is None:
-        return given.note or DASH
-    within = "" if given.low is None else f" [{number(given.low)}, {number(given.high)}]"
-    return f"{number(given.value)}{within} ({given.models})"
-
-
-def _fates(analysis: Analysis) -> Sheet:
-    names = [fate.value for fate in Fate]
-    rows = [
-        [task, str(sum(counts.values())), *(str(counts.get(name, 0)) for name in names)]
-        for task, counts in analysis.fates.items()
-    ]
-    caption = f"{analysis.models} models in {analysis.cells} cells of the grid"
-    return Sheet("What became of the models", ["task", "models", *names], rows, caption)
-
-
-def _in_words(fates: Mapping[str, int]) -> str:
-    return ", ".join(f"{fates[fate.value]} {fate.value}" for fate in Fate if fate.value in fates)
-
-
-def _tally(one: Tally) -> list[str]:
-    solve = DASH if one.solve is None else str(one.solve)
-    means = [percent(one.easy), percent(one.hard)]
-    return [one.choice, str(one.models), solve, _in_words(one.fates), *means, number(one.state_radius)]
-
-
-def _tallies(analysis: Analysis) -> list[Sheet]:
-    columns = ["models", "solve", "fates", "easy %", "hard %", "W_state"]
-    caption = (
-        "Mean accuracies at the last iteration, over all of a row's models (what failed counts as 0); the largest spectral "
-        f"radius of W_state. The normalizations {', '.join(BOUNDING)} bound the state."
-    )
-    return [
-        Sheet(f"{task}, by {choice}", [choice, *columns], list(map(_tally, group)), caption)
-        for task, groups in analysis.tallies.items()
-        for choice, group in groups.items()
-    ]
-
-
-def _performances(analysis: Analysis) -> Sheet:
+def _performances(analysis: Analysis) -> list[Sheet]:
     rows = [
         [
             one.name,
-            shown(one.area),
-            DASH if one.ahead is None else shown(one.ahead),
-            shown(one.hard),
-            shown(one.brier),
-            number(one.seconds, 3),
+            str(one.area.models),
+            interval(one.area),
+            number(one.hard.value),
+            number(one.brier.value),
             percent(one.share),
         ]
         for one in analysis.performances
     ]
-    columns = [
-        "predictor", "area for holding", "ahead", "rank with hard accuracy", "Brier", "seconds", "% of running on"
-    ]  # fmt: skip
-    framework = sum(one.kind == "framework" for one in analysis.performances)
-    return Sheet(
-        "Forecasts, from the trained iterations on easy problems",
-        columns,
-        rows,
-        "Area under the ROC curve, among models that solve their task; 95% intervals over cells; in brackets the models. "
-        "Several numbers: by a rule fitted on other cells. Ahead: by how much the area is larger than that of the best "
-        f"rival that sees as much, {' or '.join(analysis.best_rivals.values()) or DASH}. The last two: medians over models.",
-        [framework - 1],
-    )
-
-
-def _calibration(analysis: Analysis) -> list[Sheet]:
+    framework = [one for one in analysis.performances if one.kind == "framework"]
+    leads = [
+        [one.name, one.rival, interval(one.ahead), str(one.ahead.models)]
+        for one in framework
+        if one.rival is not None and one.ahead is not None
+    ]
     return [
         Sheet(
-            f"Calibration of {name}",
-            ["forecast", "models", "mean forecast", "held"],
-            [
-                [
-                    f"{number(one.low, 1)} to {number(one.high, 1)}",
-                    str(one.models),
-                    number(one.forecast),
-                    number(one.held),
-                ]
-                for one in bins
-            ],
-        )
-        for name, bins in analysis.calibration.items()
+            "Forecasts, on easy problems",
+            ["predictor", "models", "area for holding", "rank", "Brier", "% of running on"],
+            rows,
+            "From the trained iterations, but for leaps and what says otherwise. Area under the ROC curve, among models "
+            "that solve their task, of which there are so many; of leaps on those that they were not made on. 95% intervals "
+            "over cells. Several numbers: by a rule fitted on other cells. Rank: correlation with the hard accuracy, over "
+            "all models. The last one: median over models of the share of the time.",
+            [len(framework) - 1],
+        ),
+        Sheet(
+            "Ahead of the best rival",
+            ["predictor", "best rival that sees as much", "ahead", "models"],
+            leads,
+            "By how much the area is larger, on the same models and resamplings; the rival is the best on these models.",
+        ),
     ]
+
+
+def _calibration(analysis: Analysis) -> Sheet:
+    rows = [
+        [
+            name,
+            f"{percent(one.low)} to {percent(one.high)}",
+            str(one.models),
+            percent(one.forecast),
+            percent(one.held),
+        ]
+        for name, bins in analysis.calibration.items()
+        for one in bins
+    ]
+    return Sheet(
+        "Calibration",
+        ["predictor", "forecast %", "models", "mean forecast %", "held %"],
+        rows,
+        "The probability of holding, by a rule fitted on other cells, and how many of these models that solve did hold.",
+        [last - 1 for last in accumulate(map(len, analysis.calibration.values()))],
+    )
 
 
 def _transfers(analysis: Analysis) -> Sheet:
     tasks = list(dict.fromkeys(one.task for one in analysis.transfers))
-    found = {(one.name, one.task): shown(one.area) for one in analysis.transfers}
+    fates = {task: [one.fate for one in analysis.placed if one.task == task and one.fate.solves] for task in tasks}
+    found = {(one.name, one.task): interval_of(one.area, len(fates[one.task])) for one in analysis.transfers}
     names = dict.fromkeys(one.name for one in analysis.transfers)
     rows = [[name, *(found[name, task] for task in tasks)] for name in names]
-    return Sheet(f"Across tasks: fitted on {analysis.source}", ["predictor", *tasks], rows, "Area for holding.")
+    counted = {task: sum(fate.holds for fate in own) for task, own in fates.items()}
+    heads = [f"{task} ({counted[task]} hold, {len(fates[task]) - counted[task]} do not)" for task in tasks]
+    return Sheet(
+        f"Across tasks: fitted on {analysis.source}",
+        ["predictor", *heads],
+        rows,
+        "Area for holding, and of how many models, where not of all of these.",
+    )
 
 
 def _clocks(analysis: Analysis) -> Sheet:
-    rows = [[one.name, shown(one.octaves), shown(one.gain)] for one in analysis.clocks]
+    rows = [
+        [one.name, one.among, str(one.octaves.models), interval(one.octaves), interval(one.gain)]
+        for one in analysis.clocks
+    ]
     caption = (
         f"{analysis.collapsed} models fall below half of their best after the trained iterations, {analysis.earlier} before. "
-        f"Gain: by how much the error is less than that of {MEDIAN_CLOCK} on the same models."
+        f"Error: median, in octaves. Gain: by how much it is less than that of {MEDIAN_CLOCK} on the same models."
     )
-    return Sheet("When it is lost", ["told by", "median error, octaves", "gain"], rows, caption)
-
-
-def _seeds(values: Sequence[float | None]) -> str:
-    known = [value for value in values if value is not None]
-    if not known:
-        return "failed"
-    mean = percent(sum(known) / len(known))
-    return f"{mean} ({', '.join('failed' if value is None else f'{100 * value:.0f}' for value in values)})"
-
-
-def _cell(row: CellRow) -> list[str]:
-    settings = f"{row.recall} {row.norm} {row.learning_rate:g} {row.iterations}"
-    accuracies = [_seeds(values) for values in (row.best, row.easy, row.hard)]
-    return [settings, *accuracies, *map(number, row.logged), _in_words(row.fates)]
-
-
-def _cells(analysis: Analysis) -> list[Sheet]:
-    columns = ["recall, norm, learning rate, iterations", "best easy %", "easy %", "hard %", *LOGGED, "fates"]
-    caption = (
-        "Most iterations in training. Mean of the best and at the last iteration (every seed); medians of what the paper logs, "
-        "after the trained iterations."
-    )
-    return [
-        Sheet(f"{task}, by cell", columns, [_cell(row) for row in analysis.cells_table if row.task == task], caption)
-        for task in analysis.fates
-    ]
+    ends = [place for place, one in enumerate(analysis.clocks) if one.name == MEDIAN_CLOCK]
+    return Sheet("When it is lost", ["told by", "among", "models", "error", "gain"], rows, caption, ends)
 
 
 def _verdicts(analysis: Analysis) -> list[Sheet]:
-    fates = [fate.value for fate in Fate]
     return [
         Sheet(
             f"The verdict, from {mode}, and what became of the models",
-            ["verdict", *fates],
-            [[verdict, *(str(counts.get(fate, 0)) for fate in fates)] for verdict, counts in said.items()],
+            ["it says" if mode == LEAPT else "verdict", *fate_columns(said.values())],
+            [
+                [verdict, *(str(counts.get(fate, 0)) for fate in fate_columns(said.values()))]
+                for verdict, counts in sorted(said.items())
+            ],
         )
         for mode, said in analysis.verdicts.items()
     ]
@@ -167,35 +126,31 @@ def _limits(threshold: Threshold | None) -> str:
 def _thresholds(analysis: Analysis) -> list[Sheet]:
     """Return what the models say of thresholds, number by number, and how verdicts come true under priors and fitted ones."""
     found = analysis.thresholds
-    numbers = [
+    accuracies = [
         [
             one.measure,
-            _limits(PRIORS[one.measure]),
-            shown(one.prior),
-            shown(one.held_out),
-            shown(one.gain),
-            _limits(one.fitted),
-            " and ".join(map(number, one.other_half)),
+            interval(one.prior),
+            interval(one.held_out),
+            interval(one.gain),
             "taken" if one.why_not is None else one.why_not,
         ]
         for one in found.numbers
     ]
-    columns = [
-        "number", "prior: holds / fails", "prior", "fitted on other cells", "gain", "fitted on half: holds / fails",
-        "other half: prior and fitted", "taken or why not",
-    ]  # fmt: skip
+    limits = [
+        [one.measure, _limits(PRIORS[one.measure]), _limits(one.fitted), *map(number, one.other_half)]
+        for one in found.numbers
+    ]
     scores = [
-        [one.mode, cells, one.thresholds, shown(one.balanced), percent(one.decided), percent(one.right)]
+        [one.mode, cells, one.thresholds, interval(one.balanced), percent(one.decided), percent(one.right)]
         for cells, group in (("all", found.verdicts), ("second half", found.other_half))
         for one in group
     ]
-    fates = [fate.value for fate in Fate]
     said = [
         Sheet(
             f"The verdict, from {one.mode}, by thresholds: {one.thresholds}",
-            ["verdict", *fates],
+            ["verdict", *fate_columns(one.counts.values())],
             [
-                [verdict, *(number(counts.get(fate, 0.0), 1) for fate in fates)]
+                [verdict, *(number(counts.get(fate, 0.0), 1) for fate in fate_columns(one.counts.values()))]
                 for verdict, counts in one.counts.items()
             ],
             "Means over the divisions of the cells.",
@@ -206,10 +161,16 @@ def _thresholds(analysis: Analysis) -> list[Sheet]:
     return [
         Sheet(
             "Thresholds fitted on some cells and tested on others",
-            columns,
-            numbers,
+            ["number", "prior", "fitted on other cells", "gain", "taken or why not"],
+            accuracies,
             "Balanced accuracy for holding, among models that solve their task and of which the number is known; what is "
-            "not decided counts a half. A threshold that is taken belongs into the table of "
+            "not decided counts a half.",
+        ),
+        Sheet(
+            "Thresholds fitted on half of the cells",
+            ["number", "prior: holds / fails", "fitted: holds / fails", "prior on the other half", "fitted there"],
+            limits,
+            "The last two: balanced accuracy. A threshold that is taken belongs into the table of "
             f"loopscope.stability.verdict, with the origin: half of {found.population}.",
         ),
         Sheet(
@@ -224,19 +185,42 @@ def _thresholds(analysis: Analysis) -> list[Sheet]:
 
 def analysis_tables(analysis: Analysis) -> list[Sheet]:
     """Return everything that an analysis found, as tables."""
-    tables = [_fates(analysis), *_tallies(analysis), _performances(analysis), *_calibration(analysis)]
-    if analysis.transfers:
-        tables.append(_transfers(analysis))
-    return [*tables, _clocks(analysis), *_verdicts(analysis), *_thresholds(analysis), *_cells(analysis)]
+    return [
+        *models_tables(analysis),
+        *unseen_tables(analysis),
+        *_performances(analysis),
+        _calibration(analysis),
+        *([_transfers(analysis)] if analysis.transfers else []),
+        _clocks(analysis),
+        *_verdicts(analysis),
+        *_thresholds(analysis),
+        *map(_advice, analysis.guidance),
+    ]
+
+
+def _advice(found: Guidance) -> Sheet:
+    sheet = guidance_table(found)
+    return replace(sheet, caption=f"{found.sentence} {sheet.caption}")
+
+
+def _words_come_true(one: OnUnseen) -> str:
+    counted = None if one.right is None else one.right[ALL]
+    return "" if counted is None or not counted.models else f"  {one.name}: {counted.right} of {counted.models}"
 
 
 def headline(analysis: Analysis) -> str:
-    """Return how the framework compares with its best rival, in a line."""
-    known = [one for one in analysis.performances if one.kind == "framework" and one.ahead is not None]
-    if not known:
-        return "Too few models of either outcome to compare the framework with its rivals."
-    said = "; ".join(f"{one.name} {shown(one.ahead)}" for one in known if one.ahead and one.name in STANDING)
-    return f"Area under the curve, ahead of the best rival that sees as much ({', '.join(analysis.best_rivals.values())}): {said}"
+    """Return what is reported first, in a few short lines: what came true, and how far ahead of rivals the framework is."""
+    came_true = [line for one in analysis.unseen if (line := _words_come_true(one))]
+    leads = [
+        f"  {one.name}: {interval(one.ahead)}"
+        for one in analysis.performances
+        if one.ahead is not None and one.name in STANDING
+    ]
+    lines = [
+        *(["What was said of unseen models that solve their task came true:", *came_true] if came_true else []),
+        *(["Area under the curve, ahead of the best rival that sees as much:", *leads] if leads else []),
+    ]
+    return "\n".join(lines) or "Too few models of either outcome to compare the framework with its rivals."
 
 
 def _counted(one: Counted) -> list[str]:
@@ -249,7 +233,7 @@ def guidance_table(found: Guidance) -> Sheet:
     groups = {**{f"{name}: ": group for name, group in found.by_choice.items()}, "": found.pairs}
     rows = [[f"{prefix}{row[0]}", *row[1:]] for prefix, group in groups.items() for row in map(_counted, group)]
     return Sheet(
-        found.task,
+        f"{found.task}: what solved and kept it",
         ["choice", "models", "solve", "hold", "extrapolate", "holds, at least %", "hard %"],
         rows,
         "At least: lower end of the 95% interval of the fraction that solves and holds.",

@@ -1,30 +1,20 @@
-"""The figures of a population: forecasts against what the models did, and the field's favourite signal likewise."""
+"""The figure of a population: forecasts against what the models did, and the field's favourite signal likewise."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from loopscope.forecast import HOLDS
-from loopscope.reports.charts import (
-    COLOURS,
-    INK,
-    SHADE,
-    Panel,
-    draw_panels,
-    iteration_axis,
-    percent_axis,
-    shade_training,
-    tidy,
-)
-from loopscope.reports.looks import MARKS, add_legend
-from loopscope.studies.outcomes import Fate
+from loopscope.reports.charts import COLOURS, INK, SHADE, Panel, percent_axis, tidy
+from loopscope.reports.looks import MARKS, Look
+from loopscope.studies.outcomes import Fate, outcomes
 from loopscope.studies.population import Member
-from loopscope.studies.prediction import STANDING, Analysis, Placed
+from loopscope.studies.prediction import STANDING, Analysis
+from loopscope.studies.predictors import unseen
+from loopscope.studies.signals import LEAP_KEEPS, LEAP_KEPT
 
 FATE_COLOURS = {
     Fate.EXTRAPOLATES: COLOURS[0],
@@ -32,108 +22,99 @@ FATE_COLOURS = {
     Fate.LOSES: COLOURS[1],
     Fate.NEVER: SHADE,
 }
+WIDTH, HEIGHT = 4.2, 3.9
+KEPT = "easy accuracy left, % of its best"
+Point = tuple[str, Fate, float, float]
+"""A model: its task, its fate, and where it stands."""
 
 
-def figure_panels(analysis: Analysis) -> list[Panel]:
-    """Return each model's forecast against the accuracy it kept, and W_state's radius against hard accuracy.
+def _marks(tasks: Sequence[str]) -> dict[str, str]:
+    return dict(zip(dict.fromkeys(tasks), MARKS, strict=False))
 
-    Models that do not solve their task have no forecast, those without recall no W_state.
-    """
-    marks = _marks(analysis)
 
-    def scatter(axes: Axes, points: Sequence[tuple[Placed, float, float]]) -> None:
-        for one, x, y in points:
-            axes.plot([x], [100 * y], marks[one.task], c=FATE_COLOURS[one.fate], ms=6, alpha=0.75, clip_on=False)
+def _scatter(axes: Axes, points: Sequence[Point], marks: dict[str, str], **style: Any) -> None:
+    """Draw models, those that never learned behind all others."""
+    for task, fate, x, y in points:
+        colour, behind = FATE_COLOURS[fate], fate is Fate.NEVER
+        shown: dict[str, Any] = {"mfc": colour, "mec": "white", "mew": 0.5, **style}
+        axes.plot([x], [y], marks[task], c=colour, ms=6.5, alpha=0.8, clip_on=False, zorder=2.5 + (not behind), **shown)
+
+
+def _forecasts(analysis: Analysis, name: str, marks: dict[str, str]) -> Panel:
+    """Return the probability of holding by a predictor's fitted rule against what is left."""
+    points = [
+        (one.task, one.fate, 100 * forecast, 100 * one.kept)
+        for one in analysis.placed
+        if (forecast := one.forecasts[name]) is not None and one.kept is not None
+    ]
+
+    def draw(axes: Axes) -> None:
+        axes.axhline(100 * HOLDS, c=SHADE, lw=1)
+        _scatter(axes, points, marks)
+        axes.set_xlim(-3, 103)
         percent_axis(axes)
+        tidy(axes, "forecast: probability of holding, %", KEPT, f"{name.capitalize()}, {len(points)} models")
 
-    def forecasts(name: str) -> Panel:
-        def draw(axes: Axes) -> None:
-            points = [
-                (one, 100 * forecast, one.kept)
-                for one in analysis.placed
-                if (forecast := one.forecasts[name]) is not None and one.kept is not None
-            ]
-            scatter(axes, points)
-            axes.axhline(100 * HOLDS, c=SHADE, lw=1)
-            axes.set_xlim(-3, 103)
-            title = f"{name.capitalize()}, {len(points)} models"
-            tidy(axes, "forecast: probability of holding, %", "easy accuracy left, % of its best", title)
+    return Panel(draw, WIDTH, HEIGHT)
 
-        return Panel(draw, width=4.0, height=3.8)
 
-    def radii(axes: Axes) -> None:
-        points = [
-            (one, one.state_radius, one.hard)
-            for one in analysis.placed
-            if one.state_radius is not None and one.hard is not None
-        ]
-        scatter(axes, points)
+def _leaps(members: Sequence[Member], marks: dict[str, str]) -> Panel:
+    """Return what is forecast to be left of models that leaps were not made on, for which nothing is fitted, against what is."""
+    said: dict[bool, list[Point]] = {True: [], False: []}
+    for member, end in zip(members, outcomes(members), strict=True):
+        leapt = member.signal(LEAP_KEPT)
+        if leapt is not None and end.kept is not None and unseen(member):
+            # A cycle may be right at the last iteration and wrong just before: forecast then says that it loses answers.
+            swings = leapt >= HOLDS and member.signal(LEAP_KEEPS) == 0
+            said[swings].append((member.task, end.fate, 100 * leapt, 100 * end.kept))
+
+    def draw(axes: Axes) -> None:
+        edge = 100 * HOLDS
+        axes.axhline(edge, c=SHADE, lw=1)
+        axes.axvline(edge, c=SHADE, lw=1)
+        for sides, low, high in (([-3, edge], edge, 103), ([edge, 103], -3, edge)):
+            axes.fill_between(sides, low, high, color=SHADE, alpha=0.18, lw=0)
+        _scatter(axes, said[False], marks)
+        _scatter(axes, said[True], marks, mfc="none", mec=None, mew=1.4)
+        axes.set_xlim(-3, 103)
+        percent_axis(axes)
+        title = f"{LEAP_KEPT.capitalize()}, {sum(map(len, said.values()))} unseen models"
+        tidy(axes, "forecast: accuracy left, % of the best on the way", KEPT, title)
+
+    return Panel(draw, WIDTH, HEIGHT)
+
+
+def _radii(analysis: Analysis, marks: dict[str, str]) -> Panel:
+    points = [
+        (one.task, one.fate, one.state_radius, 100 * one.hard)
+        for one in analysis.placed
+        if one.state_radius is not None and one.hard is not None
+    ]
+
+    def draw(axes: Axes) -> None:
         axes.axvline(1, c=SHADE, lw=1)
+        _scatter(axes, points, marks)
+        percent_axis(axes)
         title = f"W_state, {len(points)} models"
         tidy(axes, "spectral radius of W_state", "hardest right at the last iteration, %", title)
 
-    return [*map(forecasts, STANDING), Panel(radii, width=4.0, height=3.8)]
+    return Panel(draw, WIDTH, HEIGHT)
 
 
-def curve_panels(members: Sequence[Member], hardest: bool) -> list[Panel]:
-    """Return mean accuracy against iterations of one task's models, a panel for each recall, a line per normalization.
+def figure_panels(analysis: Analysis, members: Sequence[Member]) -> list[Panel]:
+    """Return forecasts of each model against the accuracy it kept, and W_state's radius against hard accuracy.
 
-    Args:
-        members: the models.
-        hardest: whether on the hardest problems, rather than the easy ones.
+    Fitted rules stand for models that solve their task alone; those without recall have no W_state.
     """
-    looped = [member for member in members if member.looped and member.easy is not None]
-    recalls = list(dict.fromkeys(member.settings["model"]["recall"] for member in looped))
-    norms = list(dict.fromkeys(member.settings["model"]["norm"] for member in looped))
-    trained = max((member.trained_iterations for member in looped), default=0)
-
-    def panel(recall: str) -> Panel:
-        def draw(axes: Axes) -> None:
-            shade_training(axes, trained)
-            longest = 2
-            for norm, colour in zip(norms, COLOURS, strict=False):
-                own = [member for member in looped if _kind(member) == (recall, norm)]
-                curves = [member.hard if hardest else member.easy for member in own]
-                if not own:
-                    continue
-                at = max((curve.iterations for curve in curves if curve is not None), key=len)
-                same = [curve.accuracy for curve in curves if curve is not None and curve.iterations == at]
-                axes.plot(at, 100 * np.mean(same, axis=0), c=colour, lw=1.8)
-                longest = max(longest, at[-1])
-            iteration_axis(axes, longest)
-            percent_axis(axes)
-            title = "no recall" if recall == "none" else f"{recall} recall"
-            tidy(axes, "iterations", f"{'hardest' if hardest else 'easy'} problems right, %", title)
-
-        return Panel(draw, width=4.0, height=3.0)
-
-    return list(map(panel, recalls))
+    marks = _marks([one.task for one in analysis.placed])
+    looped = [member for member in members if member.looped]
+    fitted = [_forecasts(analysis, name, marks) for name in STANDING if name != LEAP_KEPT]
+    return [*fitted, _leaps(looped, marks), _radii(analysis, marks)]
 
 
-def _kind(member: Member) -> tuple[str, str]:
-    return member.settings["model"]["recall"], member.settings["model"]["norm"]
-
-
-def _marks(analysis: Analysis) -> dict[str, str]:
-    return dict(zip(dict.fromkeys(one.task for one in analysis.placed), MARKS, strict=False))
-
-
-def figure_handles(analysis: Analysis) -> list[Line2D]:
-    """Return the legend of ``figure_panels``."""
-    marks = _marks(analysis)
-    fates = [fate for fate in FATE_COLOURS if any(one.fate is fate for one in analysis.placed)]
-    handles = [Line2D([], [], ls="", marker="o", color=FATE_COLOURS[fate], label=fate.value) for fate in fates]
-    return [*handles, *(Line2D([], [], ls="", marker=mark, color=INK, label=task) for task, mark in marks.items())]
-
-
-def curve_handles(members: Sequence[Member]) -> list[Line2D]:
-    """Return the legend of ``curve_panels``."""
-    norms = dict.fromkeys(member.settings["model"]["norm"] for member in members if member.looped)
-    return [Line2D([], [], lw=2, color=colour, label=norm) for norm, colour in zip(norms, COLOURS, strict=False)]
-
-
-def drawing(panels: Sequence[Panel], handles: Sequence[Line2D]) -> Figure:
-    """Return panels side by side with their legend below."""
-    figure, _ = draw_panels(panels)
-    add_legend(figure, handles)
-    return figure
+def figure_looks(analysis: Analysis) -> list[Look]:
+    """Return the legend of ``figure_panels``: fates by their colours, tasks by their marks."""
+    seen = {one.fate for one in analysis.placed}
+    fates = [Look(fate.value, colour, "", "o") for fate, colour in FATE_COLOURS.items() if fate in seen]
+    marks = _marks([one.task for one in analysis.placed])
+    return [*fates, *(Look(task, INK, "", mark) for task, mark in marks.items())]

@@ -9,28 +9,34 @@ from matplotlib.figure import Figure
 
 from loopscope.files import write_bytes, write_text
 from loopscope.reports.charts import draw_panels, png, svg
+from loopscope.reports.looks import add_legend, legend, mark_handle, mark_swatch, marked_line_handle, marked_swatch
 from loopscope.reports.page import note, page, picture, text
-from loopscope.reports.prediction import analysis_tables, guidance_table, headline
-from loopscope.reports.prediction_figure import (
-    curve_handles,
-    curve_panels,
-    drawing,
-    figure_handles,
-    figure_panels,
-)
-from loopscope.reports.sheet import in_page
-from loopscope.studies.guidance import guidance
-from loopscope.studies.population import Member
+from loopscope.reports.prediction import analysis_tables, headline
+from loopscope.reports.prediction_curves import curve_looks, curve_panels
+from loopscope.reports.prediction_figure import figure_looks, figure_panels
+from loopscope.reports.sheet import in_markdown, in_page
+from loopscope.studies.population import ALL_UP_TO, LATER_POINTS, Member
 from loopscope.studies.prediction import Analysis
 
 TITLE = "Does the framework predict?"
 FORECASTS = (
-    "Each mark is a model. Left: the probability of keeping its answers that was forecast from the iterations of training, by "
-    "a rule fitted on other cells of the grid, against the share of its best easy accuracy that is left at the last iteration; "
-    "above the line it holds. Right: the field's favourite signal, against accuracy on the hardest problems."
+    "Each mark is a model. The first two panels: the probability of keeping its answers, by a rule fitted on other cells of the "
+    "grid, forecast by all three axes from the iterations of training and by a brief look from 30, against the share of its "
+    "best easy accuracy that is left at the last iteration; above the line it holds. The third, of models that leaps were not made on: the share that leaps from 30 "
+    "iterations forecast to be left, for which nothing is fitted. Right of the upright line loopscope forecast says that "
+    "answers are kept, but for open marks, which it sees swing; where it is shaded, that is wrong. Grey marks are of models "
+    "that never learned their task. The fourth: the field's favourite signal, against accuracy on the hardest problems."
 )
-CURVES = (
-    "Mean over learning rates, seeds and trained iterations. Shaded is the most of these: all else is extrapolation."
+CURVES = "Thin: each model, of any learning rate and seed. Thick: the mean of those that look alike."
+SHADED = "Shaded is what training used: all else is extrapolation."
+DOTTED = (
+    "Colours say how many iterations training used at most, dashes the normalization; the dot is where these iterations end: "
+    "all after it is extrapolation."
+)
+LEVELS = "Level across: models of fixed depth, which have one accuracy."
+THINNED = (
+    f"Every iteration is drawn up to {ALL_UP_TO}, later ones at some {LATER_POINTS} points alone: the curve of a model that swings "
+    "from one iteration to the next is aliased there. Its range can be read off, its rhythm cannot."
 )
 LIMITS = (
     "Small models: what holds for width 64 and one block need not hold for wider or deeper ones.",
@@ -45,43 +51,46 @@ LIMITS = (
 
 def figures(analysis: Analysis, members: Sequence[Member]) -> dict[str, Figure]:
     """Return the page's figures by the names of their files."""
-    found = {"forecast": drawing(figure_panels(analysis), figure_handles(analysis))}
+    figure, _ = draw_panels(figure_panels(analysis, members), columns=2)
+    add_legend(figure, list(map(mark_handle, figure_looks(analysis))))
+    found = {"forecast": figure}
     for task in analysis.fates:
         own = [member for member in members if member.task == task]
         for name, hardest in (("easy", False), ("hardest", True)):
-            found[f"{task}-{name}"] = drawing(curve_panels(own, hardest), curve_handles(own))
+            figure, _ = draw_panels(curve_panels(own, hardest))
+            add_legend(figure, list(map(marked_line_handle, curve_looks(own))))
+            found[f"{task}-{name}"] = figure
     return found
+
+
+def curves_caption(members: Sequence[Member]) -> str:
+    """Return how to read the curves of one task's models."""
+    looped = [member for member in members if member.looped]
+    trained = DOTTED if len({member.trained_iterations for member in looped}) > 1 else SHADED
+    levels = [LEVELS] if len(looped) < len(members) else []
+    return " ".join([CURVES, trained, *levels, THINNED])
 
 
 def _curves(members: Sequence[Member], task: str) -> str:
     own = [member for member in members if member.task == task]
     panels = [*curve_panels(own, False), *curve_panels(own, True)]
-    norms = "".join(
-        f'<span><b class="swatch" style="color:{line.get_color()}" aria-hidden="true">━</b>{text(line.get_label())}</span>'
-        for line in curve_handles(own)
-    )
     drawings = [svg(draw_panels([panel])[0], "accuracy against iterations") for panel in panels]
-    return picture(drawings, CURVES, title=task, legend=f'<div class="legend">{norms}</div>')
+    return picture(drawings, curves_caption(own), title=task, legend=legend(curve_looks(own), marked_swatch))
 
 
 def _page(analysis: Analysis, members: Sequence[Member]) -> str:
-    drawings = [svg(draw_panels([panel])[0], "forecast against outcome") for panel in figure_panels(analysis)]
-    marks = "".join(
-        f'<span><b class="swatch" style="color:{mark.get_color()}" aria-hidden="true">●</b>{text(mark.get_label())}</span>'
-        for mark in figure_handles(analysis)[: -len(analysis.fates)]
-    )
-    advice = [f"{in_page(guidance_table(found))}<p>{text(found.sentence)}</p>" for found in guidance(members)]
+    panels = figure_panels(analysis, members)
+    drawings = [svg(draw_panels([panel])[0], "forecast against outcome") for panel in panels]
+    lines = "".join(f"<p>{text(line)}</p>" for line in headline(analysis).splitlines())
     return page(
         TITLE,
         "\n".join(
             [
-                f"<h1>{TITLE}</h1><p>{text(headline(analysis))}</p>",
-                picture(drawings, FORECASTS, legend=f'<div class="legend">{marks}</div>'),
+                f"<h1>{TITLE}</h1>{lines}",
+                picture(drawings, FORECASTS, legend=legend(figure_looks(analysis), mark_swatch)),
                 *map(in_page, analysis_tables(analysis)),
                 "<h2>Accuracy against iterations</h2>",
                 *(_curves(members, task) for task in analysis.fates),
-                "<h2>What to take for a new model</h2>",
-                *advice,
                 "<h2>What this does not show</h2>",
                 *map(note, LIMITS),
             ]
@@ -90,10 +99,11 @@ def _page(analysis: Analysis, members: Sequence[Member]) -> str:
 
 
 def write_analysis(folder: Path, analysis: Analysis, members: Sequence[Member]) -> list[Path]:
-    """Write the page of a population and its figures as PNG files; return what was written."""
+    """Write the page of a population, its tables as Markdown and its figures as PNG files; return what was written."""
     pictures: Mapping[str, Figure] = figures(analysis, members)
-    written = [folder / "report.html", *(folder / f"{name}.png" for name in pictures)]
+    written = [folder / "report.html", folder / "tables.md", *(folder / f"{name}.png" for name in pictures)]
     write_text(written[0], _page(analysis, members))
-    for path, figure in zip(written[1:], pictures.values(), strict=True):
+    write_text(written[1], "\n".join(map(in_markdown, analysis_tables(analysis))))
+    for path, figure in zip(written[2:], pictures.values(), strict=True):
         write_bytes(path, png(figure))
     return written

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +15,17 @@ from loopscope.files import make_folder, read_json, write_bytes, write_text
 from loopscope.reports.charts import Panel, draw_panels, png, svg
 from loopscope.reports.examination import TONES, write_examination
 from loopscope.reports.interactive import explore
-from loopscope.reports.looks import Look, add_legend, distinct, line_handle, looks, mark_handle, mark_swatch, swatch
+from loopscope.reports.looks import (
+    Look,
+    add_legend,
+    distinct,
+    legend,
+    line_handle,
+    looks,
+    mark_handle,
+    mark_swatch,
+    swatch,
+)
 from loopscope.reports.page import Html, chip, note, page, picture, table, text
 from loopscope.reports.rows import RADIUS_NOTE, split_names, study_table
 from loopscope.reports.study_figures import accuracy_panels, orbit_panels, radius_panel, radius_records
@@ -63,11 +73,6 @@ def _counts(plan: StudyPlan, records: Sequence[Record]) -> str:
     return f"{said}, {len(waiting)} not done yet ({', '.join(waiting)})." if waiting else f"{said}."
 
 
-def _legend(shown: Sequence[Look], draw: Callable[[Look], str]) -> str:
-    entries = "".join(f"<span>{draw(look)}{text(look.label)}</span>" for look in shown)
-    return f'<div class="legend">{entries}</div>'
-
-
 def _figure(images: Path, name: str, panels: Sequence[Panel], shown: Sequence[Look], caption: str) -> str:
     """Write a figure as one PNG file; return it for the page, each panel by itself so that narrow screens stack them."""
     handle, drawn = (mark_handle, mark_swatch) if name == "radius" else (line_handle, swatch)
@@ -75,7 +80,7 @@ def _figure(images: Path, name: str, panels: Sequence[Panel], shown: Sequence[Lo
     add_legend(figure, [handle(look) for look in shown])
     write_bytes(images / f"{name}.png", png(figure))
     drawings = [svg(draw_panels([panel])[0], name) for panel in panels]
-    return picture(drawings, caption, legend=_legend(shown, drawn))
+    return picture(drawings, caption, legend=legend(shown, drawn))
 
 
 def _figures(plan: StudyPlan, images: Path, records: Sequence[Record]) -> dict[str, str]:

@@ -30,6 +30,16 @@ class Fate(StrEnum):
     NEVER = "never learned"
     FAILED = "failed"
 
+    @property
+    def solves(self) -> bool:
+        """Whether a model of this fate solves its task."""
+        return self in (Fate.EXTRAPOLATES, Fate.HOLDS, Fate.LOSES)
+
+    @property
+    def holds(self) -> bool:
+        """Whether it solves its task and keeps that to the last iteration."""
+        return self in (Fate.EXTRAPOLATES, Fate.HOLDS)
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -53,12 +63,12 @@ class Outcome:
     @property
     def solves(self) -> bool:
         """Whether the model solves its task."""
-        return self.fate in (Fate.EXTRAPOLATES, Fate.HOLDS, Fate.LOSES)
+        return self.fate.solves
 
     @property
     def holds(self) -> bool:
         """Whether a model that solves its task keeps that to the last iteration."""
-        return self.fate in (Fate.EXTRAPOLATES, Fate.HOLDS)
+        return self.fate.holds
 
 
 @dataclass(frozen=True)

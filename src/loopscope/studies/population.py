@@ -115,6 +115,10 @@ class Member:
         """The curve of the hardest split."""
         return next(reversed(self.curves.values()), None)
 
+    def signal(self, name: str) -> float | None:
+        """Return a signal's value; None where it was not measured, or is not known."""
+        return self.signals.get(name, {}).get("value")
+
     @property
     def cell(self) -> str:
         """The settings that the run shares with those that differ from it in their seed alone, as one text."""

@@ -8,64 +8,54 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from statistics import median
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from loopscope.errors import LoopscopeError
-from loopscope.forecast import HOLDS
-from loopscope.stability.leaps import LANDINGS
+from loopscope.ranking import auc
+from loopscope.studies.alone import Alone, each_alone
+from loopscope.studies.cells import CellRow, ModelRow, cells_table, models_table
+from loopscope.studies.clocks import Clock, clocks
+from loopscope.studies.costs import Cost, costs
+from loopscope.studies.guidance import Guidance, guidance
 from loopscope.studies.outcomes import Compared, Fate, Outcome, outcomes
 from loopscope.studies.population import Member
-from loopscope.studies.predictors import ALL_AXES, ALL_RIVALS, LOOK, PREDICTORS, RIVALS, Predictor
-from loopscope.studies.signals import (
-    AT_FURTHER,
-    COSINE,
-    LEAP,
-    LEAP_COLLAPSE,
-    LEAP_KEPT,
-    LONG_RUN,
-    NORM_RATIO,
-    STATE_RADIUS,
-    WEIGHT_RATIO,
-)
+from loopscope.studies.predictors import ALL_AXES, LOOK, PREDICTORS, RIVALS, Predictor
+from loopscope.studies.sensitivity import Swing, swings
+from loopscope.studies.signals import AT_FURTHER, LEAP_KEPT, LONG_RUN, STATE_RADIUS
 from loopscope.studies.statistics import (
-    FEWEST,
-    FOLDS,
     Bin,
     Estimate,
     classifier,
     cross_fit,
+    enough,
     estimate,
     estimate_ahead,
     estimate_auc,
     estimate_spearman,
     folds,
+    in_numbers,
+    middle_known,
     numbered,
-    regressor,
     reliability,
     too_few,
 )
-from loopscope.studies.tallies import BASELINE, Tally, tallies
+from loopscope.studies.tallies import Tally, tallies
 from loopscope.studies.thresholds import ThresholdStudy, judged, study_thresholds
+from loopscope.studies.unseen import Mistake, OnUnseen, in_words, leaps_say, mistakes, on_unseen
 
 STANDING = (ALL_AXES, f"{LOOK}{AT_FURTHER}", LEAP_KEPT)
 """The predictors that stand for the framework in figures and in a line: the whole of it, its cheap part, and leaps."""
-CLOCK = (ALL_AXES, LOOK, f"{LOOK}{AT_FURTHER}", ALL_RIVALS)
-"""The predictors whose numbers the collapse clock is set by."""
-LOGGED = (STATE_RADIUS, WEIGHT_RATIO, NORM_RATIO, COSINE)
-"""What the paper logs of a model."""
 AHEAD, IN_FULL = "prediction mode", "all iterations"
 """The two ways in which a study of prediction examines."""
 LEAPT = "leaps"
 """What ``loopscope forecast`` says, by a rule that nothing was fitted for."""
 DIVISIONS = 10
 """Ways in which the cells are divided into parts: with one, an area depends on its luck by 0.03."""
-MEDIAN_CLOCK = "their median"
 
 
 @dataclass(frozen=True)
@@ -82,6 +72,7 @@ class Performance:
         share: median of that time over the time of running the same problems on; likewise.
         ahead: by how much the area is larger than the best short rival's, for the framework's; None for rivals, and
             where no rival has an area.
+        rival: the rival of largest area among those that see as much, on the models that both know; likewise.
     """
 
     name: str
@@ -92,6 +83,7 @@ class Performance:
     seconds: float | None
     share: float | None
     ahead: Estimate | None = None
+    rival: str | None = None
 
 
 @dataclass(frozen=True)
@@ -107,50 +99,6 @@ class Transfer:
     name: str
     task: str
     area: Estimate
-
-
-@dataclass(frozen=True)
-class Clock:
-    """How well the iteration of collapse is told in advance.
-
-    Args:
-        name: what it is told by.
-        octaves: median error of the forecast iteration, as |log2| of the ratio.
-        gain: by how much that is less than what the median of the other models gives, on the same models.
-    """
-
-    name: str
-    octaves: Estimate
-    gain: Estimate
-
-
-@dataclass(frozen=True)
-class CellRow:
-    """A cell of the paper's tables; what is not known is None.
-
-    Args:
-        task: the task.
-        recall: the recall, or fixed depth for the baseline.
-        norm: the normalization.
-        learning_rate: the learning rate.
-        iterations: most iterations in training.
-        best: best easy accuracy, every seed.
-        easy: easy accuracy at the last iteration, every seed.
-        hard: hard accuracy at the last iteration, every seed.
-        fates: how many models of each fate; none of the baseline, which has nothing to lose.
-        logged: medians over the seeds of what the paper logs: ``LOGGED``, in its order.
-    """
-
-    task: str
-    recall: str
-    norm: str
-    learning_rate: float
-    iterations: int
-    best: list[float | None]
-    easy: list[float | None]
-    hard: list[float | None]
-    fates: dict[str, int]
-    logged: list[float | None]
 
 
 @dataclass(frozen=True)
@@ -187,18 +135,23 @@ class Analysis:
         fates: how many models of each fate, by task.
         tallies: the same and mean accuracies by task, by recall, by normalization and by both (see ``tallies``).
         performances: every predictor.
-        best_rivals: the rival of largest area, but for running on, among those that look no further than training did
-            (by an empty name), and among those that look further (by what their names end in).
         calibration: forecast against observed frequency, of each of ``STANDING``.
         source: the task that rules are fitted on for other tasks.
         transfers: every predictor on every other task.
-        clocks: the collapse clock.
+        clocks: the collapse clock, of all tasks, of each, and of all but each.
         collapsed: models that collapse after the trained iterations, on which the clock is tested.
         earlier: models that do so before.
         verdicts: how many models of each fate have each verdict, by mode (see ``said_and_done``).
         thresholds: what the models say of thresholds.
+        unseen: what is said of the models that leaps were not made on, by all that see as much.
+        mistakes: what leaps said of these and did not come true.
+        costs: what forecasts cost by task.
+        alone: what each measurement tells alone.
+        swings: models that hold by luck of the iteration at which they are read.
         cells_table: the paper's tables.
+        models_table: each model of the tasks whose models differ in their iterations of training.
         placed: every model that was evaluated.
+        guidance: what kept its answers, task by task.
     """
 
     models: int
@@ -206,7 +159,6 @@ class Analysis:
     fates: dict[str, dict[str, int]]
     tallies: dict[str, dict[str, list[Tally]]]
     performances: list[Performance]
-    best_rivals: dict[str, str]
     calibration: dict[str, list[Bin]]
     source: str
     transfers: list[Transfer]
@@ -215,8 +167,15 @@ class Analysis:
     earlier: int
     verdicts: dict[str, dict[str, dict[str, int]]]
     thresholds: ThresholdStudy
+    unseen: list[OnUnseen]
+    mistakes: list[Mistake]
+    costs: list[Cost]
+    alone: list[Alone]
+    swings: list[Swing]
     cells_table: list[CellRow]
+    models_table: list[ModelRow]
     placed: list[Placed]
+    guidance: list[Guidance]
 
 
 @dataclass(frozen=True)
@@ -246,8 +205,10 @@ def _fitted(
     usable: Bool[np.ndarray, "models"],
     fitted: Int[np.ndarray, "fitted"],
 ) -> Callable[[Int[np.ndarray, "tested"]], Float[np.ndarray, "tested"]] | None:
-    """Return the probability of holding by a rule fitted on the usable ones of some models; None if they are too few."""
-    fitted = fitted[usable[fitted]]
+    """Return the probability of holding by a rule fitted on the usable ones of some models, of which something is known;
+    None if they are too few.
+    """
+    fitted = fitted[usable[fitted] & ~np.isnan(values[fitted]).all(1)]
     if min(holds[fitted].sum(), (~holds[fitted]).sum()) < 2:
         return None
     rule = classifier().fit(values[fitted], holds[fitted])
@@ -275,9 +236,8 @@ def _scores(values: Float[np.ndarray, "models numbers"], probability: Float[np.n
 
 def _brier(data: _Data, probability: Float[np.ndarray, "models"]) -> Estimate:
     known = data.solves & np.isfinite(probability)
-    count = int(known.sum())
-    if min(int(data.holds[known].sum()), int((~data.holds[known]).sum())) < FEWEST:
-        return too_few(f"{int(data.holds[known].sum())} hold, {int((~data.holds[known]).sum())} do not", count)
+    if not enough(data.holds[known]):
+        return too_few(in_numbers(data.holds[known]), int(known.sum()))
     squares = (probability[known] - data.holds[known]) ** 2
     return estimate(lambda chosen: float(squares[chosen].mean()), data.cells[known])
 
@@ -286,17 +246,14 @@ def _performance(data: _Data, predictor: Predictor, probability: np.ndarray, sco
     known = np.isfinite(scores)
     judged = known & data.solves
     hard = np.array([end.hard for end in data.outcomes], dtype=float)
-    spent = [predictor.seconds(member) for member in data.members]
-    long_runs = [member.signals.get(LONG_RUN, {}).get("seconds") for member in data.members]
-    shares = [one / run for one, run in zip(spent, long_runs, strict=True) if one is not None and run]
     return Performance(
         predictor.name,
         predictor.kind,
         estimate_auc(scores[judged], data.holds[judged], data.cells[judged]),
         estimate_spearman(scores[known], hard[known], data.cells[known]),
         _brier(data, probability),
-        _median(spent),
-        _median(shares),
+        middle_known(map(predictor.seconds, data.members)),
+        middle_known(map(predictor.share, data.members)),
     )
 
 
@@ -305,29 +262,34 @@ def _calibration(data: _Data, probability: np.ndarray) -> list[Bin]:
     return reliability(probability[known], data.holds[known])
 
 
-def _ahead(data: _Data, ours: np.ndarray, theirs: np.ndarray) -> Estimate:
-    both = data.solves & np.isfinite(ours) & np.isfinite(theirs)
-    return estimate_ahead(ours[both], theirs[both], data.holds[both], data.cells[both])
+def _both_known(data: _Data, ours: np.ndarray, theirs: np.ndarray) -> Bool[np.ndarray, "models"]:
+    return data.solves & np.isfinite(ours) & np.isfinite(theirs)
 
 
-def _best_rivals(performances: Sequence[Performance]) -> dict[str, str]:
-    """Return the rival of largest area among those that see as much, by what they see (``Predictor.at``)."""
-    seen = {rival.name: rival.at for rival in RIVALS if rival.name != LONG_RUN}
-    best: dict[str, tuple[float, str]] = {}
-    for one in performances:
-        if one.name in seen and one.area.value is not None:
-            at = seen[one.name]
-            best[at] = max(best.get(at, (0.0, "")), (one.area.value, one.name))
-    return {at: name for at, (_, name) in best.items()}
+def _best_rival(data: _Data, predictor: Predictor, scores: dict[str, np.ndarray]) -> str | None:
+    """Return the rival of largest area among those that see as much, each on the models that both know; running on to the
+    end is none.
+    """
+    areas = {}
+    for rival in RIVALS:
+        if rival.at != predictor.at or rival.name == LONG_RUN:
+            continue
+        both = _both_known(data, scores[predictor.name], scores[rival.name])
+        if enough(data.holds[both]):
+            areas[rival.name] = auc(scores[rival.name][both], data.holds[both])
+    return max(areas, key=areas.__getitem__, default=None)
 
 
 def _compared(
-    data: _Data, performance: Performance, predictor: Predictor, best: dict[str, str], scores: dict[str, np.ndarray]
+    data: _Data, performance: Performance, predictor: Predictor, scores: dict[str, np.ndarray]
 ) -> Performance:
-    rival = best.get(predictor.at)
-    if rival is None or predictor.kind == "rival":
+    rival = _best_rival(data, predictor, scores) if predictor.kind == "framework" else None
+    if rival is None:
         return performance
-    return replace(performance, ahead=_ahead(data, scores[predictor.name], scores[rival]))
+    ours, theirs = scores[predictor.name], scores[rival]
+    both = _both_known(data, ours, theirs)
+    ahead = estimate_ahead(ours[both], theirs[both], data.holds[both], data.cells[both])
+    return replace(performance, ahead=ahead, rival=rival)
 
 
 def _transfers(data: _Data, values: dict[str, np.ndarray]) -> tuple[str, list[Transfer]]:
@@ -356,80 +318,15 @@ def _transfers(data: _Data, values: dict[str, np.ndarray]) -> tuple[str, list[Tr
     return source, found
 
 
-def _clocks(data: _Data, values: dict[str, np.ndarray]) -> tuple[list[Clock], int, int]:
-    """Tell the iteration of collapse of the models that collapse after training's iterations, from those of other cells."""
-    falls = [(place, end.collapse) for place, end in enumerate(data.outcomes) if end.collapse is not None]
-    later = [(place, at) for place, at in falls if at > data.members[place].trained_iterations]
-    places = np.array([place for place, _ in later], dtype=np.int64)
-    octave = np.log2(np.array([at for _, at in later], dtype=float))
-    cells = data.cells[places]
-    parts = _group_folds(cells)
-
-    def constant(fitted: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-        own = float(np.median(octave[fitted]))
-        return lambda tested: np.full(len(tested), own)
-
-    middle = cross_fit(constant, parts, len(places))
-    simplest = np.abs(middle - octave)
-
-    def clock(name: str, said: np.ndarray) -> Clock:
-        errors = np.abs(said - octave)
-        known = np.isfinite(errors) & np.isfinite(simplest)
-        if int(known.sum()) < FEWEST:
-            none = too_few(f"{len(places)} collapse", len(places))
-            return Clock(name, none, none)
-        own, other = errors[known], simplest[known]
-        return Clock(
-            name,
-            estimate(lambda chosen: float(np.median(own[chosen])), cells[known]),
-            estimate(lambda chosen: float(np.median(other[chosen]) - np.median(own[chosen])), cells[known]),
-        )
-
-    def ridge(numbers: np.ndarray) -> np.ndarray:
-        def fit(fitted: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-            rule = regressor().fit(numbers[fitted], octave[fitted])
-            return lambda tested: rule.predict(numbers[tested])
-
-        return cross_fit(fit, parts, len(places))
-
-    clocks = [clock(name, ridge(values[name][places])) for name in CLOCK]
-    clocks.append(clock(LEAP_COLLAPSE, np.array([_fall_in_octaves(data.members[place]) for place in places])))
-    clocks.append(clock(MEDIAN_CLOCK, middle))
-    return clocks, len(later), len(falls) - len(later)
-
-
-def _fall_in_octaves(member: Member) -> float:
-    """Return the binary logarithm of where leaps see half lost, of the end where they see it nowhere, NaN untaken."""
-    if LEAP not in member.signals:
-        return math.nan
-    return math.log2(_signal(member, LEAP_COLLAPSE) or LANDINGS[-1])
-
-
-def _group_folds(cells: Int[np.ndarray, "models"]) -> list[np.ndarray]:
-    """Return the models of each part of the cells: the cells in turn."""
-    distinct = np.unique(cells)
-    parts = min(FOLDS, len(distinct))
-    return [np.flatnonzero(np.isin(cells, distinct[part::parts])) for part in range(parts)] if parts > 1 else []
-
-
-def _signal(member: Member, name: str) -> float | None:
-    return member.signals.get(name, {}).get("value")
-
-
-def _median(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return median(known) if known else None
-
-
 def said_and_done(members: Sequence[Member], became: Sequence[Outcome]) -> dict[str, dict[str, dict[str, int]]]:
     """Return how many models of each fate have each verdict, by today's rule: in prediction mode, with all iterations,
-    and what leaps say of it.
+    and what leaps say of those that they were not made on.
     """
     found: dict[str, dict[str, dict[str, int]]] = {}
     for member, outcome in zip(members, became, strict=True):
         said = {mode: judged(numbers).value for mode, numbers in _examined(member).items() if numbers}
-        if (kept := _signal(member, LEAP_KEPT)) is not None:
-            said[LEAPT] = "keeps its answers" if kept >= HOLDS else "loses answers"
+        if (keeps := leaps_say(member)) is not None:
+            said[LEAPT] = in_words(keeps)
         for mode, words in said.items():
             counts = found.setdefault(mode, {}).setdefault(words, {})
             counts[outcome.fate.value] = counts.get(outcome.fate.value, 0) + 1
@@ -438,38 +335,6 @@ def said_and_done(members: Sequence[Member], became: Sequence[Outcome]) -> dict[
 
 def _examined(member: Member) -> dict[str, dict[str, Any]]:
     return {AHEAD: member.forecast, IN_FULL: member.examined}
-
-
-def cells_table(members: Sequence[Member], became: Sequence[Outcome]) -> list[CellRow]:
-    """Return the paper's tables: accuracy by task, recall, normalization, learning rate and iterations, every seed."""
-    grouped: dict[tuple[str, str, str, float, int], list[tuple[Member, Outcome]]] = {}
-    for member, outcome in zip(members, became, strict=True):
-        settings = member.settings
-        key = (
-            member.task,
-            settings["model"]["recall"] if member.looped else BASELINE,
-            settings["model"]["norm"],
-            float(settings["training"]["learning_rate"]),
-            settings["training"]["max_iterations"],
-        )
-        grouped.setdefault(key, []).append((member, outcome))
-    rows = []
-    for (task, recall, norm, rate, iterations), group in grouped.items():
-        rows.append(
-            CellRow(
-                task,
-                recall,
-                norm,
-                rate,
-                iterations,
-                [None if member.easy is None else member.easy.best for member, _ in group],
-                [outcome.easy for _, outcome in group],
-                [outcome.hard for _, outcome in group],
-                {} if recall == BASELINE else dict(Counter(outcome.fate.value for _, outcome in group)),
-                [_median(_signal(member, name) for member, _ in group) for name in LOGGED],
-            )
-        )
-    return rows
 
 
 def analyse(members: Sequence[Member]) -> Analysis:
@@ -490,9 +355,8 @@ def analyse(members: Sequence[Member]) -> Analysis:
     performances = [
         _performance(data, predictor, probabilities[predictor.name], scores[predictor.name]) for predictor in PREDICTORS
     ]
-    best = _best_rivals(performances)
     source, transfers = _transfers(data, values)
-    clocks, collapsed, earlier = _clocks(data, values)
+    told, collapsed, earlier = clocks(data, values)
     fates: dict[str, Counter[str]] = {}
     for member, outcome in zip(members, became, strict=True):
         fates.setdefault(member.task, Counter())[outcome.fate.value] += 1
@@ -502,14 +366,12 @@ def analyse(members: Sequence[Member]) -> Analysis:
         fates={task: dict(counts) for task, counts in fates.items()},
         tallies=tallies(everything, became_all),
         performances=[
-            _compared(data, one, predictor, best, scores)
-            for one, predictor in zip(performances, PREDICTORS, strict=True)
+            _compared(data, one, predictor, scores) for one, predictor in zip(performances, PREDICTORS, strict=True)
         ],
-        best_rivals=best,
         calibration={name: _calibration(data, probabilities[name]) for name in STANDING},
         source=source,
         transfers=transfers,
-        clocks=clocks,
+        clocks=told,
         collapsed=collapsed,
         earlier=earlier,
         verdicts=said_and_done(members, became),
@@ -518,7 +380,13 @@ def analyse(members: Sequence[Member]) -> Analysis:
             {AHEAD: [one.forecast for one in data.members], IN_FULL: [one.examined for one in data.members]},
             IN_FULL,
         ),
+        unseen=on_unseen(data, scores),
+        mistakes=mistakes(data),
+        costs=costs(data.members),
+        alone=each_alone(data),
+        swings=swings(members, became),
         cells_table=cells_table(everything, became_all),
+        models_table=models_table(members, became),
         placed=[
             Placed(
                 member.run,
@@ -532,8 +400,9 @@ def analyse(members: Sequence[Member]) -> Analysis:
                 },
                 end.kept,
                 end.hard,
-                _signal(member, STATE_RADIUS),
+                member.signal(STATE_RADIUS),
             )
             for place, (member, end) in enumerate(zip(data.members, data.outcomes, strict=True))
         ],
+        guidance=guidance(members),
     )

@@ -7,7 +7,7 @@ rule that is fitted. None of them looks at an outcome.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -41,6 +41,8 @@ REACHABILITY, INPUT_DEPENDENCE, GEOMETRY = "reachability", "input-dependence", "
 AXES = (REACHABILITY, INPUT_DEPENDENCE, GEOMETRY)
 ALL_AXES = "all three axes"
 ALL_RIVALS = "all short rivals"
+MADE_ON = "prediction-prefix-sums"
+"""The study on whose models leaps were made: what they say of these is no forecast."""
 LOOK = "a brief look"
 PARTS = {
     REACHABILITY: ("orbits",),
@@ -69,14 +71,20 @@ class Predictor:
     seconds: Callable[[Member], Number]
     at: str = ""
 
+    def share(self, member: Member) -> Number:
+        """Return what it costs over what running the same problems on costs; None where either was not measured."""
+        spent, whole = self.seconds(member), member.signals.get(LONG_RUN, {}).get("seconds")
+        return spent / whole if spent is not None and whole else None
+
+
+def unseen(member: Member) -> bool:
+    """Return whether leaps were made without a model's study."""
+    return member.study != MADE_ON
+
 
 def _log(value: Number) -> Number:
     """Return the logarithm to base 10; exactly zero, as a residual can be, counts as rounding."""
     return None if value is None or value < 0 else math.log10(max(value, 1e-8))
-
-
-def _signal(member: Member, name: str) -> Number:
-    return member.signals.get(name, {}).get("value")
 
 
 def _seconds_of(member: Member, parts: Sequence[str], signals: Sequence[str]) -> Number:
@@ -95,7 +103,7 @@ def _reachability(member: Member) -> list[Number]:
 
 def _input_dependence(member: Member) -> list[Number]:
     found = member.forecast
-    return [found.get("moved"), _signal(member, SWAP), found.get("variance share")]
+    return [found.get("moved"), member.signal(SWAP), found.get("variance share")]
 
 
 def _geometry(member: Member) -> list[Number]:
@@ -128,8 +136,8 @@ def _look(at: str) -> Predictor:
 
     def numbers(member: Member) -> list[Number]:
         return [
-            *(_log(_signal(member, name)) for name in in_logs),
-            *(_signal(member, name) for name in as_they_are),
+            *(_log(member.signal(name)) for name in in_logs),
+            *(member.signal(name) for name in as_they_are),
         ]
 
     def seconds(member: Member) -> Number:
@@ -143,11 +151,11 @@ def _look(at: str) -> Predictor:
 
 
 def _leap(name: str) -> Predictor:
-    """Return what leaps say: they too take 30 iterations."""
+    """Return what leaps say, of models that they were not made on: they too take 30 iterations."""
     return Predictor(
         name,
         "framework",
-        lambda member: [_signal(member, name)],
+        lambda member: [member.signal(name) if unseen(member) else None],
         lambda member: member.signals.get(name, {}).get("seconds"),
         AT_FURTHER,
     )
@@ -172,7 +180,7 @@ FRAMEWORK = (
     Predictor(
         f"{ALL_AXES} and {EASY_ACCURACY}",
         "framework",
-        lambda member: [*_all_axes(member), _signal(member, EASY_ACCURACY)],
+        lambda member: [*_all_axes(member), member.signal(EASY_ACCURACY)],
         lambda member: _seconds_of(member, ["total"], [SWAP, EASY_ACCURACY]),
     ),
 )
@@ -193,7 +201,6 @@ TURNED: dict[str, Callable[[Number], Number]] = {
     LONG_RUN: lambda value: value,
 }
 """The rival signals, turned so that larger means likelier to hold."""
-SHORT = tuple(name for name in TURNED if name != LONG_RUN)
 
 
 def _rival(name: str, turn: Callable[[Number], Number], at: str = "") -> Predictor:
@@ -201,27 +208,41 @@ def _rival(name: str, turn: Callable[[Number], Number], at: str = "") -> Predict
     return Predictor(
         signal,
         "rival",
-        lambda member: [turn(_signal(member, signal))],
+        lambda member: [turn(member.signal(signal))],
         lambda member: member.signals.get(signal, {}).get("seconds"),
         at,
     )
 
 
-def _short_seconds(member: Member) -> Number:
-    # All but the first two need the same pass, which is paid once.
-    spent = [member.signals.get(name, {}).get("seconds") for name in SHORT]
-    known = [value for value in spent if value is not None]
-    return max(known) if known else None
+def _together(name: str, turned: Mapping[str, Callable[[Number], Number]], at: str = "") -> Predictor:
+    """Return some rivals as one predictor.
+
+    Args:
+        name: the predictor's.
+        turned: the rivals' signals as they are named, and how each is turned.
+        at: as a predictor has it.
+    """
+
+    def seconds(member: Member) -> Number:
+        # Those that need a pass need the same one, which is paid once.
+        spent = [member.signals.get(signal, {}).get("seconds") for signal in turned]
+        return max((value for value in spent if value is not None), default=None)
+
+    return Predictor(
+        name, "rival", lambda member: [turn(member.signal(signal)) for signal, turn in turned.items()], seconds, at
+    )
 
 
+SHORT = {name: turn for name, turn in TURNED.items() if name != LONG_RUN}
+"""The rivals that see the trained iterations, or none."""
+TAKEN_AGAIN = {name: turn for name, turn in TURNED.items() if name not in OF_WEIGHTS}
+"""The rivals that are taken once more after further iterations."""
 RIVALS = (
     *(_rival(name, turn) for name, turn in TURNED.items()),
-    Predictor(
-        ALL_RIVALS,
-        "rival",
-        lambda member: [turn(_signal(member, name)) for name, turn in TURNED.items() if name in SHORT],
-        _short_seconds,
+    _together(ALL_RIVALS, SHORT),
+    *(_rival(name, turn, AT_FURTHER) for name, turn in TAKEN_AGAIN.items()),
+    _together(
+        f"{ALL_RIVALS}{AT_FURTHER}", {f"{name}{AT_FURTHER}": turn for name, turn in TAKEN_AGAIN.items()}, AT_FURTHER
     ),
-    *(_rival(name, turn, AT_FURTHER) for name, turn in TURNED.items() if name not in OF_WEIGHTS),
 )
 PREDICTORS = (*FRAMEWORK, *RIVALS)

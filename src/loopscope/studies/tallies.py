@@ -79,7 +79,7 @@ def grouped(ended: Iterable[Ended], choice: Choice) -> dict[str, list[Ended]]:
 
 
 def _tally(choice: str, group: Sequence[Ended], looped: bool) -> Tally:
-    radii = [member.signals.get(STATE_RADIUS, {}).get("value") for member, _ in group]
+    radii = [member.signal(STATE_RADIUS) for member, _ in group]
     return Tally(
         choice,
         len(group),

@@ -30,7 +30,7 @@ from loopscope.stability.verdict import (
 )
 from loopscope.studies.outcomes import Compared
 from loopscope.studies.population import Member
-from loopscope.studies.statistics import FEWEST, Estimate, estimate, too_few
+from loopscope.studies.statistics import Estimate, enough, estimate, in_numbers, too_few
 
 REACHABILITY = ("fraction arrived", ANSWERS_STAND)
 DEPENDENCE = ("fraction moved", "fraction shared")
@@ -103,7 +103,7 @@ def fit(
     """
     known = np.isfinite(values)
     values, holds = values[known], holds[known]
-    if min(holds.sum(), (~holds).sum()) < FEWEST:
+    if not enough(holds):
         return None
     sign = 1.0 if prior.larger_is == "better" else -1.0
     gap = best_gap(sign * values, holds)
@@ -262,9 +262,8 @@ class HeldOut:
         self, places: Int[np.ndarray, "judged"], said: Sequence[np.ndarray], weights: Sequence[float]
     ) -> Estimate:
         holds = self.data.holds[places]
-        kept, lost = int(holds.sum()), int((~holds).sum())
-        if min(kept, lost) < FEWEST:
-            return too_few(f"{kept} hold, {lost} do not", len(places))
+        if not enough(holds):
+            return too_few(in_numbers(holds), len(places))
 
         def statistic(chosen: Int[np.ndarray, "chosen"]) -> float:
             parts = zip(weights, said, strict=True)
