@@ -22,9 +22,10 @@ TITLE = "Does the framework predict?"
 FORECASTS = (
     "Each mark is a model. The first two panels: the probability of keeping its answers, by a rule fitted on other cells of the "
     "grid, forecast by all three axes from the iterations of training and by a brief look from 30, against the share of its "
-    "best easy accuracy that is left at the last iteration; above the line it holds. The third, of models that leaps were not made on: the share that leaps from 30 "
-    "iterations forecast to be left, for which nothing is fitted. Right of the upright line loopscope forecast says that "
-    "answers are kept, but for open marks, which it sees swing; where it is shaded, that is wrong. Grey marks are of models "
+    "best easy accuracy that is left at the last iteration; above the line it holds. The third, of models that leaps were not "
+    "made on: the share that leaps from 30 iterations forecast to be left, for which nothing is fitted. Right of the upright line "
+    "loopscope forecast says that answers are kept, but for open marks, which it sees swing; where it is shaded, that is wrong. "
+    "Grey marks are of models "
     "that never learned their task. The fourth: the field's favourite signal, against accuracy on the hardest problems."
 )
 CURVES = "Thin: each model, of any learning rate and seed. Thick: the mean of those that look alike."
