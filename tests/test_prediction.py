@@ -15,6 +15,7 @@ from sklearn.metrics import roc_auc_score
 
 from loopscope.cli import POPULATION, main
 from loopscope.errors import LoopscopeError
+from loopscope.reports.forecast import OF, RIGHT
 from loopscope.reports.prediction import analysis_tables
 from loopscope.reports.sheet import in_markdown
 from loopscope.stability.verdict import FITTED, TESTED_ON
@@ -37,6 +38,7 @@ from loopscope.studies.signals import (
 )
 from loopscope.studies.statistics import auc, cross_fit, estimate_auc, folds, interval, numbered, reliability, spearman
 from loopscope.studies.tallies import tallies
+from loopscope.studies.unseen import ALL as ALL_TASKS
 
 ROOT = Path(__file__).parent.parent
 
@@ -215,6 +217,11 @@ def test_the_fitted_thresholds_are_those_that_are_taken_of_what_the_published_mo
         )
         assert used.origin == taken[used.measure].origin
     assert found.population == TESTED_ON
+
+
+def test_forecast_names_its_record_among_the_published_models(published_analysis):
+    (leaps,) = [one.right[ALL_TASKS] for one in published_analysis.unseen if one.name == LEAP_KEPT]
+    assert (leaps.right, leaps.models) == (RIGHT, OF)
 
 
 def test_the_published_tables_are_those_that_analyse_makes_of_the_published_models(published_analysis):
