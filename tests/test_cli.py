@@ -354,6 +354,8 @@ def test_where_nothing_can_be_written_nothing_is_measured(damaged, capsys, monke
     def read_only(dir):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
+    for stored in ("evaluation", "trust", "examination"):  # what is there already might be kept, and nothing written
+        (damaged / f"{stored}.json").unlink(missing_ok=True)
     monkeypatch.setattr("loopscope.files.TemporaryFile", read_only)
     for command in ("evaluate", "trust", "examine"):
         assert f"cannot write {damaged}" in refused(capsys, [command, damaged])
