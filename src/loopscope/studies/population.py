@@ -119,6 +119,10 @@ class Member:
         """Return a signal's value; None where it was not measured, or is not known."""
         return self.signals.get(name, {}).get("value")
 
+    def signal_seconds(self, name: str) -> float | None:
+        """Return what a signal cost; None where it was not measured."""
+        return self.signals.get(name, {}).get("seconds")
+
     @property
     def cell(self) -> str:
         """The settings that the run shares with those that differ from it in their seed alone, as one text."""

@@ -73,7 +73,7 @@ class Predictor:
 
     def share(self, member: Member) -> Number:
         """Return what it costs over what running the same problems on costs; None where either was not measured."""
-        spent, whole = self.seconds(member), member.signals.get(LONG_RUN, {}).get("seconds")
+        spent, whole = self.seconds(member), member.signal_seconds(LONG_RUN)
         return spent / whole if spent is not None and whole else None
 
 
@@ -91,7 +91,7 @@ def _seconds_of(member: Member, parts: Sequence[str], signals: Sequence[str]) ->
     spent = member.forecast.get("seconds")
     if spent is None:
         return None
-    beside = [member.signals.get(name, {}).get("seconds") or 0.0 for name in signals]
+    beside = [member.signal_seconds(name) or 0.0 for name in signals]
     return sum(spent.get(part, 0.0) for part in dict.fromkeys(parts)) + sum(beside)
 
 
@@ -142,9 +142,7 @@ def _look(at: str) -> Predictor:
 
     def seconds(member: Member) -> Number:
         # Each of the two further passes counts the first one in, which is paid once.
-        first, swap, random = (
-            member.signals.get(f"{name}{at}", {}).get("seconds") for name in (LAST_RESIDUAL, SWAP, RANDOM)
-        )
+        first, swap, random = (member.signal_seconds(f"{name}{at}") for name in (LAST_RESIDUAL, SWAP, RANDOM))
         return None if first is None or swap is None or random is None else swap + random - first
 
     return Predictor(f"{LOOK}{at}", "framework", numbers, seconds, at)
@@ -156,7 +154,7 @@ def _leap(name: str) -> Predictor:
         name,
         "framework",
         lambda member: [member.signal(name) if unseen(member) else None],
-        lambda member: member.signals.get(name, {}).get("seconds"),
+        lambda member: member.signal_seconds(name),
         AT_FURTHER,
     )
 
@@ -209,7 +207,7 @@ def _rival(name: str, turn: Callable[[Number], Number], at: str = "") -> Predict
         signal,
         "rival",
         lambda member: [turn(member.signal(signal))],
-        lambda member: member.signals.get(signal, {}).get("seconds"),
+        lambda member: member.signal_seconds(signal),
         at,
     )
 
@@ -225,7 +223,7 @@ def _together(name: str, turned: Mapping[str, Callable[[Number], Number]], at: s
 
     def seconds(member: Member) -> Number:
         # Those that need a pass need the same one, which is paid once.
-        spent = [member.signals.get(signal, {}).get("seconds") for signal in turned]
+        spent = [member.signal_seconds(signal) for signal in turned]
         return max((value for value in spent if value is not None), default=None)
 
     return Predictor(
