@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 from pretended import CPU, GPU, MixedDevices, PretendedGpu, place
+from test_evaluate_command import finished
 from torch._subclasses.fake_tensor import FakeTensorDeviceMismatchError, FakeTensorMode
 
-from loopscope.evaluation import decisions
+from loopscope import subjects
+from loopscope.cli import main
+from loopscope.evaluation import EvaluationConfig, batches, decisions, evaluate_split
 from loopscope.fixed_points import solve
 from loopscope.fixed_points.solvers import Anderson, Broyden
+from loopscope.forecast import forecast
 from loopscope.loop import (
     FunctionLoop,
     check_step,
@@ -20,12 +28,16 @@ from loopscope.loop import (
     without_autocast,
 )
 from loopscope.models import build_model
-from loopscope.stability import examine
+from loopscope.solving import Answerer, answer_all, answer_of, frames
+from loopscope.stability import ExaminationConfig, examine
 from loopscope.stability.leaps import leap
 from loopscope.stability.starts import first_state
-from loopscope.tasks import Chess, PrefixSums, Split, Sudoku
+from loopscope.studies.signals import measure_signals
+from loopscope.studies.worker import Reporter, run_stages
+from loopscope.tasks import Chess, PrefixSums, Split, Sudoku, answers_of
+from loopscope.tasks.words import words_of
 from loopscope.training.settings import settings_from
-from loopscope.trust import unsureness
+from loopscope.trust import observe_split, unsureness
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*CUDA is not available")
 BITS = {"train_bits": 8, "test_bits": [8, 12], "strings": 60, "test_strings": 60}
@@ -35,6 +47,14 @@ TASKS = {
     "sudoku": Sudoku(source="shipped"),
     "chess": Chess(source="shipped"),
 }
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """Commands find a GPU, a pretended one."""
+    monkeypatch.setattr(subjects, "device", lambda: GPU)
+    with PretendedGpu() as mode:
+        yield mode
 
 
 def contracting(task: str, width: int = 16, **model):
@@ -130,7 +150,6 @@ def test_a_model_and_its_task_stay_on_their_device(task, recall, norm):
         return (*leaves(recalled), state, logits, decisions(logits), unsureness(logits), *judged)
 
     split = easy(task, 3)
-    split = easy(task, 3)
     with torch.no_grad():
         expected = seen(split)
         with PretendedGpu():
@@ -141,6 +160,70 @@ def test_a_model_and_its_task_stay_on_their_device(task, recall, norm):
 
 
 # What the commands do, with true numbers
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("until_settled", [False, True])
+def test_evaluation_on_a_gpu_gives_the_same_curve(task, until_settled):
+    """In batches as the CPU has them, or their sums would be rounded otherwise."""
+    config = EvaluationConfig(iterations=25, examples=12, batch_size=5, until_settled=until_settled)
+    model, split = contracting(task), easy(task, 12)
+    expected = evaluate_split(model, TASKS[task], split, config)
+    assert expected.settled.examples > 0
+    with PretendedGpu():
+        assert evaluate_split(model.to(GPU), TASKS[task], split, config) == expected
+
+
+def test_evaluation_leaves_a_loop_of_functions_and_its_split_where_they_are():
+    loop = FunctionLoop(
+        encode=lambda inputs: inputs + 0.5,
+        start=torch.zeros_like,
+        step=lambda state, recalled: 0.5 * state + 0.5 * recalled,
+        read=lambda state: torch.cat([0.5 - state, state - 0.5], -1),
+    )
+    config = EvaluationConfig(iterations=5)
+    split, task = easy("prefix-sums", 6), TASKS["prefix-sums"]
+    split = replace(split, difficulty=torch.arange(6.0))
+    expected = evaluate_split(loop, task, split, config)
+    with PretendedGpu():
+        assert evaluate_split(loop, task, split.to(GPU), config) == expected
+
+
+def test_a_gpu_takes_batches_as_large_as_they_are_asked_for():
+    config = EvaluationConfig(batch_size=60)
+    split = easy("sudoku", 100)
+    assert [part.stop - part.start for part in batches(split, config)] == [50, 50]  # of 4,096 tokens
+    with PretendedGpu():
+        assert [part.stop - part.start for part in batches(split.to(GPU), config)] == [60, 40]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_trust_on_a_gpu_sees_the_same(task):
+    config = EvaluationConfig(iterations=25, examples=12, batch_size=5)
+    model, split = contracting(task), easy(task, 12)
+    expected = observe_split(model, TASKS[task], split, config)
+    assert (expected.settling < 25).any()
+    with PretendedGpu():
+        found = observe_split(model.to(GPU), TASKS[task], split, config)
+    assert found.to_json() == expected.to_json()
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_answers_of_a_model_on_a_gpu_are_the_same(task):
+    words = words_of(task)
+    problems = [words.read(words.example)] * 2
+    model = contracting(task)
+
+    def answered(answerer):
+        *_, last = frames(answerer, problems[0], 1e-4, 60)
+        words.picture(problems[0], last.logits, last.since)
+        return answer_all(answerer, problems, 1e-4, 60), answer_of(answerer, problems[0], last, 1e-4)
+
+    answerer = Answerer(Path("run"), model, TASKS[task], words, None)
+    expected = answered(answerer)
+    assert expected[0][0].settled
+    with PretendedGpu():
+        assert answered(replace(answerer, model=model.to(GPU))) == expected
 
 
 @pytest.mark.parametrize("solver", [Anderson(), Broyden()])
@@ -210,12 +293,40 @@ def test_an_examination_of_an_orbit_that_wanders_is_the_same_on_a_gpu(name):
     assert found.curves == expected.curves
 
 
+@pytest.mark.parametrize("task", ["prefix-sums", "chess"])
+def test_a_forecast_on_a_gpu_is_the_same(task):
+    settings = settings_from({"task": task, "model": {"width": 16, "heads": 2, "recall": "external"}})
+    model, split = contracting(task), easy(task, 6)
+
+    def said():
+        subject = subjects.on_split(model, settings, split)
+        assert device_of(subject.inputs) == device_of_loop(model, CPU)
+        answers = answers_of(TASKS[task])
+        return forecast(subject.loop, subject.inputs, subject.targets, 6, 0, answers)
+
+    expected = said()
+    with PretendedGpu():
+        model.to(GPU)
+        found = said()
+    assert (found.points, found.late) == (expected.points, expected.late)
+
+
 def test_a_leap_solves_its_small_systems_on_the_cpu():
     """On a GPU least squares take full rank for granted, and modes that have died out have none."""
     states = [torch.tensor([[1.0 - 0.5**k, 0.0, 0.0]]) for k in range(6)]
     with PretendedGpu():
         landed = leap([state.to(GPU) for state in states], 40)
     assert landed.tolist()[0] == pytest.approx([1, 0, 0], abs=1e-6)
+
+
+def test_signals_on_a_gpu_are_the_same():
+    model, split = contracting("prefix-sums"), easy("prefix-sums", 6)
+    expected = measure_signals(model, TASKS["prefix-sums"], split, 6, 20)
+    with PretendedGpu():
+        found = measure_signals(model.to(GPU), TASKS["prefix-sums"], split, 6, 20)
+    assert {name: signal.value for name, signal in found.items()} == {
+        name: signal.value for name, signal in expected.items()
+    }
 
 
 # What is kept per device
@@ -270,3 +381,38 @@ def test_where_a_loop_and_a_tree_are():
     with PretendedGpu():
         assert device_of({"state": torch.ones(1, device="cuda")}) == GPU
         assert device_of_loop(model.to(GPU), CPU) == GPU
+
+
+# The commands themselves
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_commands_put_models_on_the_gpu_where_there_is_one(there, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    assert subjects.device().type == ("cuda" if there else "cpu")
+
+
+def test_every_command_of_a_run_works_on_a_gpu(tmp_path, gpu, capsys):
+    run = finished(tmp_path / "bits", task="prefix-sums", data=BITS, evaluation=SHORT)
+    assert next(subjects.trained(run)[1].parameters()).device == GPU
+    quick = ["--examination.effort", "quick", "--examination.iterations", "60"]
+    for arguments in (
+        ["evaluate", str(run.path)],
+        ["evaluate", str(run.path), "--until-settled", "--out", str(tmp_path / "settled.json")],
+        ["trust", str(run.path)],
+        ["examine", str(run.path), *quick],
+        ["forecast", str(run.path)],
+        ["solve", str(run.path), "0110101"],
+    ):
+        assert main(arguments) == (1 if arguments[0] == "solve" else 0), capsys.readouterr()
+    capsys.readouterr()
+
+
+def test_a_run_of_a_study_is_measured_on_a_gpu(tmp_path, gpu, capsys):
+    run = finished(tmp_path / "bits", task="prefix-sums", data=BITS, evaluation=SHORT)
+    config = ExaminationConfig("quick", examples=4, iterations=60)
+    run_stages(run, config, True, Reporter())
+    assert set(run.curves()) == {"8 bits", "12 bits"}
+    for file in (run.examination, run.forecast):
+        assert not any("devices" in reason for reason in json.loads(file.read_text())["unknown"].values())
+    assert (run.path / "signals.json").is_file()

@@ -119,14 +119,14 @@ def evaluate_command(options: Namespace) -> int:
     from loopscope.evaluation import evaluate, iterations_to_run, to_json
     from loopscope.files import write_json
     from loopscope.reports.terminal import curves_table, iteration_progress
-    from loopscope.subjects import evaluation_of
+    from loopscope.subjects import evaluation_of, evaluation_splits
 
     opened = _open_for_evaluation(options, ("iterations", "examples", "until_settled"))
     run, settings, other_data = opened.run, opened.settings, opened.other_data
     out = _place_for(run, run.evaluation, options.out, other_data)
     config = evaluation_of(settings)
     stored = {} if other_data else run.curves()
-    splits = settings.data.evaluation_splits()
+    splits = evaluation_splits(settings)
     kept = _fuller_evaluation(stored, config, splits) if out == run.evaluation else None
     if kept is not None:
         _say_kept(out, kept)
@@ -259,6 +259,7 @@ def trust_command(options: Namespace) -> int:
     from loopscope.reports.sheet import in_terminal
     from loopscope.reports.terminal import iteration_progress
     from loopscope.reports.trust import risk_figure, trust_sheets
+    from loopscope.subjects import evaluation_splits
     from loopscope.trust import extents, measure
 
     opened = _open_for_evaluation(options, ("iterations", "examples"))
@@ -267,7 +268,7 @@ def trust_command(options: Namespace) -> int:
         raise LoopscopeError(f"{run.path} is of a {settings.model.architecture} model, which has no iterations")
     out = _place_for(run, run.trust, options.out, opened.other_data)
     check_choice("the ending of --out", out.suffix, [".json"])
-    splits, config = settings.data.evaluation_splits(), settings.evaluation
+    splits, config = evaluation_splits(settings), settings.evaluation
     kept = _fuller(extents(run.trust), config, splits, "a measurement") if out == run.trust else None
     if kept is not None:
         _say_kept(out, kept)
