@@ -270,8 +270,7 @@ def test_an_examination_of_an_orbit_that_wanders_is_the_same_on_a_gpu(name):
     mask = torch.arange(4) < torch.tensor([[3], [3], [4], [4], [2], [2]])
 
     def start(recalled, generator):
-        drawn = torch.rand(len(recalled), 4, 3, generator=generator, device=generator.device, dtype=torch.float64)
-        return drawn.to(recalled)
+        return torch.rand(recalled.shape, generator=generator, device=recalled.device)
 
     def padded(recalled):
         return mask.to(recalled.device)[: len(recalled)] if len(recalled) == len(mask) else recalled[..., 0] > -9
