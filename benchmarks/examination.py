@@ -25,6 +25,7 @@ import torch
 from setting import setting
 from telling import tell
 
+from loopscope import subjects
 from loopscope.models import LoopedTransformer, LoopedTransformerConfig
 from loopscope.stability import examine
 
@@ -88,17 +89,24 @@ def model_of(name: str, width: int) -> LoopedTransformer:
     return model
 
 
+def peak() -> int:
+    """Return the most bytes that this process held, of the GPU's memory where one is used."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 2**10
+
+
 def one(name: str, effort: str, inputs: int, width: int) -> dict[str, object]:
     """Examine once in this process."""
-    model = model_of(name, width)
+    model = model_of(name, width).to(subjects.device())
     digits = torch.randint(0, model.config.inputs, (inputs, TOKENS), generator=torch.Generator().manual_seed(0))
-    problems = torch.nn.functional.one_hot(digits, model.config.inputs).float()
+    problems = torch.nn.functional.one_hot(digits, model.config.inputs).float().to(subjects.device())
     found = examine(model, problems, trained_iterations=30, effort=effort)
     return {
         "verdict": found.verdict,
         "arrived": sum(found.reachability["arrived"]),
         "seconds": found.seconds["total"],
-        "gigabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "gigabytes": peak() / 2**30,
         "parts": found.seconds,
     }
 

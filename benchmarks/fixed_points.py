@@ -33,6 +33,7 @@ from timing import in_turn, median_ratio
 from torch import Tensor
 
 import loopscope as ls
+from loopscope import subjects
 from loopscope.fixed_points.plain import compare_with_plain
 from loopscope.loop import FunctionLoop, Loop, Tree
 from loopscope.solving import SHIPPED
@@ -126,7 +127,9 @@ def untrained(examples: int, width: int) -> Case:
         step=lambda z, e: torch.addcmul(e["shift"], e["gain"], block.step(z, e["block"])),
         read=block.read,
     )
-    inputs = {"problem": torch.nn.functional.one_hot(digits, 10).float(), "gain": gain}
+    device = subjects.device()
+    block.to(device)
+    inputs = {"problem": torch.nn.functional.one_hot(digits, 10).float().to(device), "gain": gain.to(device)}
     return Case(f"untrained block, 81 x {width}", loop, inputs, 400)
 
 
@@ -136,12 +139,12 @@ def train_prefix_sums() -> ls.LoopedTransformer:
         recall="external", norm="outer", width=64, heads=4, inputs=1, outputs=2, grid=(0,), attention="local", window=5
     )
     torch.manual_seed(0)
-    model = ls.LoopedTransformer(config)
+    model = ls.LoopedTransformer(config).to(subjects.device())
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, betas=(0.9, 0.95))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, TRAINING_STEPS, pct_start=0.1)
     generator = torch.Generator().manual_seed(0)
     for _ in range(TRAINING_STEPS):
-        bits = torch.randint(0, 2, (128, 32), generator=generator)
+        bits = torch.randint(0, 2, (128, 32), generator=generator).to(subjects.device())
         free = int(torch.randint(0, 30, (), generator=generator))
         counted = int(torch.randint(1, 31 - free, (), generator=generator))
         logits = model(bits.unsqueeze(2) - 0.5, free, counted)
@@ -161,7 +164,8 @@ def prefix_sums(name: str, model: ls.LoopedTransformer, examples: int) -> Case:
         )
     share = torch.linspace(0, 0.5, examples).view(-1, 1, 1)
     bits = torch.rand(examples, 64, 1, generator=torch.Generator().manual_seed(0)) < share
-    return Case(f"{name}, 64 x {model.config.width}", model.eval(), bits.float() - 0.5, 300)
+    device = subjects.device()
+    return Case(f"{name}, 64 x {model.config.width}", model.eval().to(device), bits.float().to(device) - 0.5, 300)
 
 
 CASES: dict[str, Callable[[argparse.Namespace], Case]] = {

@@ -22,6 +22,7 @@ from timing import in_turn, median_ratio
 from torch import Tensor
 
 import loopscope as ls
+from loopscope import subjects
 from loopscope.loop import iterate
 
 ITERATIONS = 15
@@ -68,10 +69,10 @@ def measure(width: int, tokens: int, batch: int, repeats: int) -> Row:
     config = ls.LoopedTransformerConfig(
         recall="internal", norm="outer", width=width, heads=width // 16, inputs=10, outputs=9, **where
     )
-    plain = ls.LoopedTransformer(config).eval()
+    plain = ls.LoopedTransformer(config).eval().to(subjects.device())
     models = (plain, plain.fold().compile_step())
     plain.compile_step()
-    inputs = torch.randn(batch, tokens, 10)
+    inputs = torch.randn(batch, tokens, 10, device=subjects.device())
 
     def run(model: ls.LoopedTransformer) -> Callable[[], Tensor]:
         recalled = model.encode(inputs)

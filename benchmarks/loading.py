@@ -19,6 +19,7 @@ from setting import setting
 from telling import tell
 from timing import in_turn, median_ratio
 
+from loopscope import subjects
 from loopscope.models import LoopedTransformerConfig, build_model
 from loopscope.tasks import task_class
 from loopscope.training.config import TrainingConfig
@@ -65,14 +66,14 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
 
 def measure(name: str, width: int, batch: int, repeats: int) -> Row:
     task = task_class(name.split(",")[0])(**TASKS[name])
-    split = task.training_split()
+    split, device = task.training_split(), subjects.device()
 
     def load(step: int) -> tuple[torch.Tensor, torch.Tensor]:
         rows = batch_rows(0, step, batch, len(split))
         problems, answers = task.augment(split.problems[rows], split.answers[rows], generator_for(0, AUGMENT, step))
-        return task.inputs(problems), answers
+        return task.inputs(problems.to(device)), answers.to(device)
 
-    model = build_model(task.complete(LoopedTransformerConfig(width=width, heads=4)))
+    model = build_model(task.complete(LoopedTransformerConfig(width=width, heads=4))).to(device)
     model.compile_step()
     optimizer = make_optimizer(model, TrainingConfig())
     inputs, answers = load(0)
@@ -82,7 +83,7 @@ def measure(name: str, width: int, batch: int, repeats: int) -> Row:
             load(step)
 
     def train() -> None:
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16):
             loss = task.loss(model(inputs, FREE, GRADIENT), answers)
         loss.backward()
         optimizer.step()

@@ -95,11 +95,12 @@ class PlainTransformer(nn.Module):
         assert free_iterations == 0
         config, tokens = self.config, inputs.shape[1]
         grid = (tokens,) if config.grid == (0,) else config.grid
-        table = axial_table(grid, config.width // config.heads, config.rope_base)
+        cosine, sine = axial_table(grid, config.width // config.heads, config.rope_base)
+        table = cosine.to(inputs.device), sine.to(inputs.device)
         mask = None
         if config.attention == "local":
-            distance = (torch.arange(tokens).unsqueeze(1) - torch.arange(tokens)).abs()
-            mask = distance <= config.window
+            places = torch.arange(tokens, device=inputs.device)
+            mask = (places.unsqueeze(1) - places).abs() <= config.window
         embedding = self.embedding(inputs)
         state = embedding
         for _ in range(gradient_iterations):

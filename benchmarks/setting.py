@@ -8,17 +8,18 @@ from pathlib import Path
 
 import torch
 
-from loopscope.studies.machine import code, processor
+from loopscope.studies.machine import code, graphics, processor
 
 
 def setting(**options: object) -> dict[str, object]:
-    """Return the processor, the cores and threads, PyTorch's version, which code ran, and the options of the run.
+    """Return the processor, the GPU, the cores and threads, PyTorch's version, which code ran, and the options of the run.
 
     Call it once the number of threads is set. ``code`` is the hash of what of the package decides how a training ends,
     ``commit`` that of the benchmark, with ``-dirty`` where files differ from it, None where Git does not know.
     """
     return {
         "machine": processor(),
+        "gpu": graphics(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,

@@ -13,7 +13,6 @@ Needs ``pip install loopscope[bench]``; a missing tool is named in its row.
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -21,9 +20,11 @@ import numpy as np
 import torch
 from setting import setting
 from telling import tell
+from timing import clock_time
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from loopscope import subjects
 from loopscope.linear import step_jacobian
 from loopscope.loop import iterate, select
 from loopscope.models import LoopedTransformer, LoopedTransformerConfig
@@ -89,7 +90,7 @@ def ours(case: Case) -> tuple[np.ndarray, str]:
     products = found.products.double().mean().item()
     covered = int(found.converged.sum())
     note = f"{products:.0f} products an example, {covered}/{case.examples} converged, error <= {found.error.max():.1e}"
-    return found.radius.numpy(), note
+    return found.radius.cpu().numpy(), note
 
 
 def torchdeq_power_method(case: Case) -> tuple[np.ndarray, str]:
@@ -99,7 +100,7 @@ def torchdeq_power_method(case: Case) -> tuple[np.ndarray, str]:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         _, radius = power_method(case.model.step(state, case.recalled), state, n_iters=100)
-    return radius.detach().double().numpy(), "real Rayleigh quotient, 100 products"
+    return radius.detach().double().cpu().numpy(), "real Rayleigh quotient, 100 products"
 
 
 class OneStep(torch.nn.Module):
@@ -124,7 +125,7 @@ def curvlinops_scipy(case: Case, tolerance: float) -> tuple[np.ndarray, str]:
     for row in range(case.examples):
         rows = slice(row, row + 1)
         module = OneStep(case.model, case.state[rows], select(case.recalled, rows))
-        data = [(torch.zeros(1, 1), torch.zeros(1, case.size))]
+        data = [(case.state.new_zeros(1, 1), case.state.new_zeros(1, case.size))]
         operator = JacobianLinearOperator(module, [module.state], data, check_deterministic=False).to_scipy()
 
         def product(vector: np.ndarray, operator: LinearOperator = operator) -> np.ndarray:
@@ -162,17 +163,17 @@ def dense(case: Case) -> tuple[np.ndarray, str]:
         # Fused attention has no rule for many rows at once; the plain one has.
         with sdpa_kernel(SDPBackend.MATH):
             matrix = torch.func.jacrev(lambda point, one=one: one.function(point[None], one.context)[0])(one.point[0])
-        radii.append(np.abs(np.linalg.eigvals(matrix.detach().double().numpy())).max())
+        radii.append(np.abs(np.linalg.eigvals(matrix.detach().double().cpu().numpy())).max())
     return np.array(radii), f"n = {case.size}"
 
 
 def timed(measure: Callable[[], tuple[np.ndarray, str]]) -> tuple[float | None, np.ndarray | None, str]:
-    start = time.perf_counter()
+    start = clock_time()
     try:
         radii, note = measure()
     except ImportError as missing:
         return None, None, f"not installed here: {missing.name}; pip install loopscope[bench]"
-    return time.perf_counter() - start, radii, note
+    return clock_time() - start, radii, note
 
 
 def compare(case: Case) -> list[Row]:
@@ -233,7 +234,8 @@ def make_case(name: str, model: LoopedTransformer, examples: int, iterations: in
     generator = torch.Generator().manual_seed(0)
     tokens = int(np.prod(config.grid)) or 32  # a line of any length
     digits = torch.randint(0, config.inputs, (examples, tokens), generator=generator)
-    inputs = torch.nn.functional.one_hot(digits, config.inputs).float()
+    inputs = torch.nn.functional.one_hot(digits, config.inputs).float().to(subjects.device())
+    model.to(subjects.device())
     with torch.no_grad():
         recalled = model.encode(inputs)
         state = iterate(model, model.start(recalled), recalled, iterations)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
@@ -23,11 +22,12 @@ import torch
 import torch.nn.functional as F
 from setting import setting
 from telling import tell
-from timing import in_turn, median_ratio
+from timing import in_turn, median_ratio, processor_time
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
 from training_step import SHAPES, OneLineParser, positive, width
 
+from loopscope import subjects
 from loopscope.models import LoopedTransformer, LoopedTransformerConfig
 from loopscope.training.config import TrainingConfig
 from loopscope.training.trainer import make_optimizer
@@ -82,7 +82,8 @@ def make_models(count: int, size: int) -> list[LoopedTransformer]:
     models = []
     for seed in range(count):
         torch.manual_seed(seed)
-        models.append(LoopedTransformer(LoopedTransformerConfig(width=size, **SHAPES[TOKENS])))
+        model = LoopedTransformer(LoopedTransformerConfig(width=size, **SHAPES[TOKENS]))
+        models.append(model.to(subjects.device()))
     return models
 
 
@@ -101,7 +102,7 @@ def alone(
     def step() -> Tensor:
         losses = []
         for model, optimizer, inputs, answer in zip(models, optimizers, problems, answers, strict=True):
-            with torch.autocast("cpu", torch.bfloat16, enabled=options.precision == "bf16"):
+            with torch.autocast(problems.device.type, torch.bfloat16, enabled=options.precision == "bf16"):
                 logits = model(inputs, options.free, options.gradient)
             loss = F.cross_entropy(logits.float().flatten(0, 1), answer.flatten())
             loss.backward()
@@ -162,7 +163,7 @@ def stacked(
         return read(parameters, state)
 
     def step() -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16, enabled=options.precision == "bf16"):
+        with torch.autocast(problems.device.type, torch.bfloat16, enabled=options.precision == "bf16"):
             logits = forward()
         losses = F.cross_entropy(logits.float().flatten(0, 2), answers.flatten(), reduction="none")
         losses = losses.unflatten(0, (len(models), -1)).mean(1)
@@ -178,8 +179,9 @@ def measure(count: int, mode: str, options: argparse.Namespace) -> Row:
     """Return the row of so many models in one mode."""
     generator = torch.Generator().manual_seed(0)
     shape = (count, options.batch, TOKENS)
-    problems = torch.randn(*shape, SHAPES[TOKENS]["inputs"], generator=generator)
-    answers = torch.randint(SHAPES[TOKENS]["outputs"], shape, generator=generator)
+    device = subjects.device()
+    problems = torch.randn(*shape, SHAPES[TOKENS]["inputs"], generator=generator).to(device)
+    answers = torch.randint(SHAPES[TOKENS]["outputs"], shape, generator=generator).to(device)
     torch.compiler.reset()  # else the compiler would take another number of models for a dynamic size
     ways = [
         way(make_models(count, options.width), problems, answers, options, mode == "compiled")
@@ -188,7 +190,7 @@ def measure(count: int, mode: str, options: argparse.Namespace) -> Row:
     for _ in range(2):  # the first compiles; the second begins from weights that both have changed
         first, second = (way() for way in ways)
         torch.testing.assert_close(first, second, rtol=0.02, atol=0.02)  # the same models on the same batches
-    apart, together = in_turn(ways, options.repeats, clock=time.process_time)
+    apart, together = in_turn(ways, options.repeats, clock=processor_time)
     return Row(
         models=count,
         width=options.width,

@@ -4,9 +4,10 @@
     python benchmarks/training_step.py --width 256 --tokens 81 --batch 32
     python benchmarks/training_step.py --json > training_step.json
 
-Runs on the CPU. All variants of a case are timed in turn, again and again, and medians are reported, so that a busy
-machine slows all of them alike. GFLOP/s counts the matrix products that the step needs (a plain implementation does
-more); the roofline is the best rate of one large matrix product in the same precision, measured in the same run.
+Runs on the GPU that CUDA finds, else on the CPU. All variants of a case are timed in turn, again and again, and medians
+are reported, so that a busy machine slows all of them alike. GFLOP/s counts the matrix products that the step needs (a
+plain implementation does more); the roofline is the best rate of one large matrix product in the same precision,
+measured in the same run.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from telling import tell
 from timing import in_turn, median_ratio
 from torch import nn
 
+from loopscope import subjects
 from loopscope.models import LoopedTransformer, LoopedTransformerConfig
 from loopscope.training.config import TrainingConfig
 from loopscope.training.trainer import make_optimizer
@@ -41,7 +43,8 @@ SHAPES = {
 """The tasks' shapes by their number of tokens: prefix sums, chess, sudoku."""
 
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
-ROOFLINE_SIDE = 2048
+ROOFLINE_SIDE = {"cpu": 2048, "cuda": 8192}
+"""Of the matrices whose product gives the roofline: large for the device."""
 
 
 @dataclass(frozen=True)
@@ -122,9 +125,11 @@ def forward_operations(config: LoopedTransformerConfig, tokens: int, iterations:
 
 def roofline(precision: str) -> float:
     """Return the best rate of one large matrix product, in GFLOP/s."""
-    left, right = (torch.randn(ROOFLINE_SIDE, ROOFLINE_SIDE).to(DTYPES[precision]) for _ in range(2))
+    device = subjects.device()
+    side = ROOFLINE_SIDE[device.type]
+    left, right = (torch.randn(side, side, device=device).to(DTYPES[precision]) for _ in range(2))
     (seconds,) = in_turn([lambda: left @ right], 5)
-    return 2 * ROOFLINE_SIDE**3 / min(seconds) / 1e9
+    return 2 * side**3 / min(seconds) / 1e9
 
 
 def training_step(
@@ -132,11 +137,12 @@ def training_step(
 ) -> Callable[[], None]:
     """Return a function that does one step on random inputs of ``shape`` (batch, tokens)."""
     config = model.config
-    inputs = torch.randn(*shape, config.inputs)
-    answers = torch.randint(config.outputs, shape).flatten()
+    device = subjects.device()
+    inputs = torch.randn(*shape, config.inputs, device=device)
+    answers = torch.randint(config.outputs, shape, device=device).flatten()
 
     def step() -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             logits = model(inputs, 0, iterations)
         F.cross_entropy(logits.float().flatten(0, 1), answers).backward()
         optimizer.step()
@@ -149,17 +155,17 @@ def make_variants(options: argparse.Namespace, width: int, tokens: int, batch: i
     """Return all ways to run the step of one case, from the same weights; the plain one first."""
     torch.manual_seed(0)
     config = LoopedTransformerConfig(recall="internal", norm="outer", width=width, **SHAPES[tokens])
-    original = LoopedTransformer(config)
+    original = LoopedTransformer(config).to(subjects.device())
 
     def variant(model: nn.Module, optimizer: torch.optim.Optimizer, precision: str, compiled: bool) -> Variant:
         name = "plain" if isinstance(model, PlainTransformer) else "loopscope"
         step = training_step(model, optimizer, (batch, tokens), options.iterations, precision)
         return Variant(name, precision, compiled, step)
 
-    plain = PlainTransformer.like(original)
+    plain = PlainTransformer.like(original).to(subjects.device())
     variants = [variant(plain, torch.optim.AdamW(plain.parameters()), "float32", False)]
     for precision, mode in product(options.precision, options.mode):
-        model = LoopedTransformer(config)
+        model = LoopedTransformer(config).to(subjects.device())
         model.load_state_dict(original.state_dict())
         if mode == "compiled":
             model.compile_step()

@@ -5,15 +5,14 @@
 
 Each run is evaluated on the splits of its own data, once with every example run to the last iteration and once with each
 only until its state and prediction have settled. The sudoku model's puzzles are generated the first time, in minutes; the
-chess model's are Lichess's: a folder with the file is named by LOOPSCOPE_DATA. Seconds are the processor's, of one
-evaluation each; a step is one example's. An answer is what the task's rule looks at after the last iteration: each token's
-largest output, or the tokens chosen. It may change without becoming right or wrong.
+chess model's are Lichess's: a folder with the file is named by LOOPSCOPE_DATA. Seconds are the processor's (on a GPU
+the clock's), of one evaluation each; a step is one example's. An answer is what the task's rule looks at after the last
+iteration: each token's largest output, or the tokens chosen. It may change without becoming right or wrong.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,13 +21,14 @@ import torch
 from jaxtyping import Bool, Int
 from setting import setting
 from telling import tell
+from timing import processor_time
 from torch import Tensor
 
 from loopscope.evaluation import AccuracyCurve, EvaluationConfig, decisions, evaluate_split
 from loopscope.loop import FunctionLoop, Tree
 from loopscope.models import LoopedTransformer
 from loopscope.solving import SHIPPED
-from loopscope.subjects import trained
+from loopscope.subjects import evaluation_splits, trained
 from loopscope.tasks.task import Split, Task, answers_of
 from loopscope.training.runs import RunFolder
 
@@ -87,7 +87,7 @@ def recorded(model: LoopedTransformer, logits: Tensor) -> FunctionLoop:
     free = iter(range(len(logits)))
 
     def encode(inputs: Tensor) -> Tree:
-        return {"row": torch.tensor([next(free) for _ in inputs]), "own": model.encode(inputs)}
+        return {"row": torch.tensor([next(free) for _ in inputs], device=logits.device), "own": model.encode(inputs)}
 
     def read(state: Tree) -> Tensor:
         logits[state["row"]] = said = model.read(state["own"])
@@ -113,11 +113,11 @@ class Found:
 
 def found(model: LoopedTransformer, task: Task, split: Split, config: EvaluationConfig) -> Found:
     assert model.config.outputs is not None
-    logits = torch.empty(len(split), split.problems.shape[1], model.config.outputs)
+    logits = torch.empty(len(split), split.problems.shape[1], model.config.outputs, device=split.problems.device)
     loop = recorded(model.eval(), logits)
-    began = time.process_time()
+    began = processor_time()
     curve = evaluate_split(loop, task, split, config)
-    seconds = time.process_time() - began
+    seconds = processor_time() - began
     right = task.correct(logits, split.problems, split.answers).all(1)
     return Found(curve, (answers_of(task) or decisions)(logits), right, seconds)
 
@@ -161,7 +161,7 @@ def main() -> None:
             raise SystemExit("--run: expected a run of a looped model")
         examples = args.examples or settings.evaluation.examples
         config = replace(settings.evaluation, iterations=args.iterations, examples=examples, until_settled=False)
-        splits = {name: split.first(examples) for name, split in settings.data.evaluation_splits().items()}
+        splits = {name: split.first(examples) for name, split in evaluation_splits(settings).items()}
         rows += [compare(run, name, model, settings.data, split, config) for name, split in splits.items()]
     tell(rows, COLUMNS, setting(iterations=args.iterations), args.json)
 

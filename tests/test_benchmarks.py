@@ -14,7 +14,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from pretended import GPU, PretendedGpu
 
+from loopscope import subjects
 from loopscope.evaluation import EvaluationConfig
 from loopscope.solving import SHIPPED
 from loopscope.studies.machine import code, processor
@@ -97,6 +99,53 @@ def test_its_json_has_the_form_of_all(told, name):
         assert set(row) == set(found["rows"][0])
         assert all(math.isfinite(number) for number in numbers(row))
         assert PLAUSIBLE[name](row), row
+
+
+@pytest.mark.filterwarnings("ignore:CUDA is not available or torch_xla is imported:UserWarning")
+@pytest.mark.parametrize("name", sorted(SMALL.keys() - {"examination", "spectrum", "stacked"}))
+def test_it_runs_on_a_gpu(told, module, monkeypatch, name):
+    """Not tried: what starts processes, hands tensors to SciPy's relatives or maps over models, where nothing pretends."""
+    if name == "fixed_points":
+        pytest.importorskip("torchdeq")
+    monkeypatch.setattr(subjects, "device", lambda: GPU)
+    monkeypatch.setitem(module("training_step").ROOFLINE_SIDE, "cuda", 64)
+    with PretendedGpu():
+        found = json.loads(told(name, "--json"))
+    assert found["rows"]
+    assert all(PLAUSIBLE[name](row) for row in found["rows"])
+
+
+def test_an_examination_and_a_radius_are_measured_on_a_gpu(module, monkeypatch):
+    spectrum = module("spectrum")
+
+    def case():
+        return spectrum.make_case("small", spectrum.untrained("external", "outer", 32, 4), 2, 3)
+
+    expected, _ = spectrum.dense(case())
+    monkeypatch.setattr(subjects, "device", lambda: GPU)
+    with PretendedGpu():
+        assert module("examination").one("settles", "quick", 2, 32)["arrived"] == 2
+        there = case()
+        assert there.state.device == GPU
+        found, _ = spectrum.ours(there)
+    assert found == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_gpu_is_waited_for_and_named(module, monkeypatch):
+    timing, setting, waits = module("timing"), module("setting"), []
+    assert setting.setting()["gpu"] is None
+    assert (
+        timing.processor_time() < timing.clock_time()
+    )  # of a process that waited, and of a machine that was up before
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: waits.append(1))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"GPU {index}")
+    timing.in_turn([lambda: None], 2)
+    assert len(waits) == 4
+    before = timing.clock_time()
+    assert timing.processor_time() >= before
+    assert len(waits) == 6
+    assert setting.setting()["gpu"] == "GPU 0"
 
 
 def test_fixed_points_are_of_the_model_that_ships_unless_told(module, monkeypatch):

@@ -122,7 +122,7 @@ def evaluate_command(options: Namespace) -> int:
     from loopscope.evaluation import evaluate, iterations_to_run, to_json
     from loopscope.files import write_json
     from loopscope.reports.terminal import curves_table, iteration_progress
-    from loopscope.subjects import evaluation_of
+    from loopscope.subjects import evaluation_of, evaluation_splits
 
     opened = _open_for_evaluation(options, ("iterations", "examples", "until_settled"))
     run, settings, other_data = opened.run, opened.settings, opened.other_data
@@ -131,7 +131,7 @@ def evaluate_command(options: Namespace) -> int:
     out = _place_for(run.evaluation, options.out, other_data)
     config = evaluation_of(settings)
     stored = {} if other_data else run.curves()
-    splits = settings.data.evaluation_splits()
+    splits = evaluation_splits(settings)
     kept = _fuller_evaluation(stored, config, splits) if out == run.evaluation else None
     _keep_or_check(out, kept)
     with iteration_progress(console, "evaluate", iterations_to_run(splits, config)) as on_iteration:
@@ -313,6 +313,7 @@ def trust_command(options: Namespace) -> int:
     from loopscope.reports.sheet import in_terminal
     from loopscope.reports.terminal import iteration_progress
     from loopscope.reports.trust import risk_figure, trust_sheets
+    from loopscope.subjects import evaluation_splits
     from loopscope.trust import extents, measure
 
     opened = _open_for_evaluation(options, ("iterations", "examples"))
@@ -320,7 +321,7 @@ def trust_command(options: Namespace) -> int:
     if settings.model.architecture != "looped":
         raise LoopscopeError(f"{run.path} is of a {settings.model.architecture} model, which has no iterations")
     out = _place_for(run.trust, options.out, opened.other_data)
-    splits, config = settings.data.evaluation_splits(), settings.evaluation
+    splits, config = evaluation_splits(settings), settings.evaluation
     kept = _fuller(extents(run.trust), config, splits, "a measurement") if out == run.trust else None
     _keep_or_check(out, kept)
     with iteration_progress(console, "trust", iterations_to_run(splits, config)) as on_iteration:

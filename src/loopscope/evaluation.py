@@ -13,7 +13,7 @@ from torch import Tensor
 
 from loopscope.errors import check_positive
 from loopscope.fixed_points.residual import relative_residual, smallest_scale
-from loopscope.loop import Loop, eval_mode, flatten, mask_of, select
+from loopscope.loop import Loop, device_of_loop, eval_mode, flatten, mask_of, select
 from loopscope.tasks.task import Split, Task
 
 WITHIN_BEST = 0.01
@@ -34,7 +34,7 @@ class EvaluationConfig:
     Args:
         iterations: iterations to run; accuracy is taken after each.
         examples: most examples of a split.
-        batch_size: most examples run together; fewer where they are long (see ``batches``).
+        batch_size: most examples run together; fewer on a CPU where they are long (see ``batches``).
         until_settled: whether an example is run only until its state and its prediction have settled (see
             ``evaluate_split``), rather than to the last iteration.
     """
@@ -192,10 +192,12 @@ def _settled(right: Bool[Tensor, "examples"], residual: Float[Tensor, "examples"
 def batches(split: Split, config: EvaluationConfig) -> list[slice]:
     """Return the rows that are run together: as many examples as the config allows and a processor's cache holds.
 
-    Their states stay in the cache from one iteration to the next, which halves the time of long examples.
+    Their states stay in the cache from one iteration to the next, which halves the time of long examples. On a GPU
+    there is no such bound.
     """
     count = min(len(split), config.examples)
-    size = min(config.batch_size, max(1, CACHED_TOKENS // split.problems.shape[1]))
+    cached = max(1, CACHED_TOKENS // split.problems.shape[1])
+    size = min(config.batch_size, cached) if split.problems.device.type == "cpu" else config.batch_size
     return [slice(begin, min(begin + size, count)) for begin in range(0, count, size)]
 
 
@@ -259,13 +261,18 @@ class _Judged:
 
 
 class _Tally:
-    """What is right after each iteration, over all examples, and the examples' last residuals."""
+    """What is right after each iteration, over all examples, and the examples' last residuals.
 
-    def __init__(self, iterations: int, examples: int) -> None:
-        self.solved = torch.empty(iterations, examples, dtype=torch.bool)
-        self.residual = torch.empty(examples)
-        self.tokens_right, self.tokens = torch.zeros(2, iterations, dtype=torch.float64)
-        self.others: dict[str, Tensor] = defaultdict(lambda: torch.zeros(iterations, dtype=torch.float64))
+    It is kept where it is found, so that a GPU need not wait for it to be read.
+    """
+
+    def __init__(self, iterations: int, examples: int, device: torch.device) -> None:
+        self.solved = torch.empty(iterations, examples, dtype=torch.bool, device=device)
+        self.residual = torch.empty(examples, device=device)
+        self.tokens_right, self.tokens = torch.zeros(2, iterations, dtype=torch.float64, device=device)
+        self.others: dict[str, Tensor] = defaultdict(
+            lambda: torch.zeros(iterations, dtype=torch.float64, device=device)
+        )
 
     def add(self, at: slice, rows: Int[Tensor, "batch"], judged: _Judged) -> None:
         """Record some examples for the iterations ``at``."""
@@ -312,7 +319,7 @@ def evaluate_split(
     """Run a loop on a split and return its accuracy after every iteration.
 
     No more than two states are held at a time, and one bit per example and iteration. Padding (the loop's mask) counts neither as
-    right nor as wrong. A module is put in eval mode meanwhile.
+    right nor as wrong. A module is put in eval mode meanwhile; the split is taken to the device of its parameters.
 
     With ``config.until_settled`` an example leaves the batch once, for ``PATIENCE`` iterations in a row, its relative
     residual was within ``SETTLED`` and neither what its logits decide nor what is right about it changed. What is
@@ -326,17 +333,19 @@ def evaluate_split(
         on_iteration: called after each iteration of each batch, those that nothing is left to do in included.
     """
     split = split.first(config.examples)
-    tally, computed = _Tally(config.iterations, len(split)), 0
+    device = device_of_loop(loop, split.problems.device)
+    split = split.to(device)
+    tally, computed = _Tally(config.iterations, len(split), device), 0
     with eval_mode(loop):
         for part in batches(split, config):
-            rows = torch.arange(part.start, part.stop)
+            rows = torch.arange(part.start, part.stop, device=device)
             computed += _run(loop, task, split, rows, config, on_iteration or (lambda: None), tally)
     return summarize(
-        tally.solved,
-        tally.tokens_right / tally.tokens,
-        {name: right / len(split) for name, right in tally.others.items()},
-        split.difficulty,
-        tally.residual,
+        tally.solved.cpu(),
+        (tally.tokens_right / tally.tokens).cpu(),
+        {name: (right / len(split)).cpu() for name, right in tally.others.items()},
+        None if split.difficulty is None else split.difficulty.cpu(),
+        tally.residual.cpu(),
         Steps(computed, config.iterations * len(split)) if config.until_settled else None,
     )
 

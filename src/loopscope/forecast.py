@@ -13,7 +13,18 @@ from torch import Tensor
 
 from loopscope.errors import LoopscopeError, check_count, check_positive
 from loopscope.evaluation import decisions
-from loopscope.loop import Loop, Tree, batch_size, check_is_loop, check_read, eval_mode, flatten, mask_of
+from loopscope.loop import (
+    Loop,
+    Tree,
+    batch_size,
+    check_is_loop,
+    check_read,
+    device_of,
+    eval_mode,
+    flatten,
+    mask_of,
+    without_autocast,
+)
 from loopscope.stability.examine import Targets, check_targets, rule_of
 from loopscope.stability.leaps import LANDINGS, Landing, leaps
 from loopscope.stability.reachability import Answers, predictions
@@ -186,9 +197,9 @@ def forecast(
     check_positive(examples=examples)
     check_targets(targets, examples)
     began = time.perf_counter()
-    rows = torch.arange(examples)
-    with eval_mode(loop), torch.autocast("cpu", enabled=False), torch.no_grad():
+    with eval_mode(loop), without_autocast(), torch.no_grad():
         recalled = loop.encode(inputs)
+        rows = torch.arange(examples, device=device_of(recalled))
         real = mask_of(loop, recalled)
         correct = rule_of(targets, real)
         landings = leaps(loop, recalled, seed, trained_iterations)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -134,6 +134,17 @@ def leaves(tree: Tree) -> list[Tensor]:
 def floating_leaves(tree: Tree) -> list[Tensor]:
     """Return the floating tensors of a tree: those with norms and derivatives."""
     return [leaf for leaf in leaves(tree) if leaf.is_floating_point()]
+
+
+def device_of(tree: Tree) -> torch.device:
+    """Return the device of a tree's first tensor; the CPU of a tree without any."""
+    return next((leaf.device for leaf in leaves(tree)), torch.device("cpu"))
+
+
+def device_of_loop(loop: Loop, otherwise: torch.device) -> torch.device:
+    """Return the device of a loop's parameters; ``otherwise`` of a loop that is no module, or has none."""
+    parameters = loop.parameters() if isinstance(loop, torch.nn.Module) else iter(())
+    return next((parameter.device for parameter in parameters), otherwise)
 
 
 def batch_size(tree: Tree) -> int:
@@ -303,15 +314,16 @@ def check_step(loop: Loop, state: Tree, recalled: Tree) -> Tree:
         LoopscopeError: the state is another one afterwards, two evaluations from it differ, or what they return has
             another structure, other shapes or another precision.
     """
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with torch.no_grad(), random_state_kept(device_of(state)):
+        # The CPU's generator alone: a GPU's, which draws on, differs from one evaluation to the next anyway.
+        torch.default_generator.manual_seed(0)
         before = tree_map(torch.clone, state)
         first = loop.step(state, recalled)
         if not _same(before, state):
             raise LoopscopeError(
                 "the step writes over the state it is given (an operation in place, such as add_): it must return a new one"
             )
-        torch.manual_seed(1)
+        torch.default_generator.manual_seed(1)
         second = loop.step(state, recalled)
     if not _same(first, second):
         raise LoopscopeError(
@@ -384,3 +396,20 @@ def eval_mode(loop: Loop) -> Iterator[None]:
     finally:
         for module, mode in zip(modules, modes, strict=True):
             module.training = mode
+
+
+@contextmanager
+def without_autocast() -> Iterator[None]:
+    """Switch autocast off, on the CPU and on the accelerator where there is one."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    with ExitStack() as stack:
+        for kind in ("cpu", *([] if accelerator is None else [accelerator.type])):
+            stack.enter_context(torch.autocast(kind, enabled=False))
+        yield
+
+
+@contextmanager
+def random_state_kept(device: torch.device) -> Iterator[None]:
+    """Leave the global random state of the CPU, and of ``device`` where that is a GPU, as it was."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else [], device_type="cuda"):
+        yield

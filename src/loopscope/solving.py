@@ -16,7 +16,7 @@ from loopscope.errors import LoopscopeError
 from loopscope.evaluation import SETTLED
 from loopscope.fixed_points import solve
 from loopscope.fixed_points.residual import relative_residual, smallest_scale
-from loopscope.loop import Loop, eval_mode, flatten
+from loopscope.loop import Loop, device_of_loop, eval_mode, flatten
 from loopscope.models import LoopedTransformer
 from loopscope.subjects import trained
 from loopscope.tasks import TASKS
@@ -138,6 +138,11 @@ def read_record(run: RunFolder) -> Record | None:
     return Record(*counts)
 
 
+def _inputs(answerer: Answerer, tokens: Int[Tensor, "batch tokens"]) -> Float[Tensor, "batch tokens features"]:
+    """Return what the answerer's model reads of problems, where the model is."""
+    return answerer.task.inputs(tokens.to(device_of_loop(answerer.model, tokens.device)))
+
+
 def answer_all(answerer: Answerer, problems: Sequence[Problem], tolerance: float, max_iterations: int) -> list[Answer]:
     """Answer problems in batches of equal length; return the answers in order.
 
@@ -154,9 +159,9 @@ def answer_all(answerer: Answerer, problems: Sequence[Problem], tolerance: float
     for places in by_length.values():
         for begin in range(0, len(places), BATCH):
             rows = places[begin : begin + BATCH]
-            inputs = answerer.task.inputs(torch.stack([problems[place].tokens for place in rows]))
+            inputs = _inputs(answerer, torch.stack([problems[place].tokens for place in rows]))
             solution = solve(answerer.model, inputs, tolerance=tolerance, max_iterations=max_iterations)
-            logits = _read_after_step(answerer.model, inputs, solution.state)
+            logits = _read_after_step(answerer.model, inputs, solution.state).cpu()  # the rules are read there
             unsure = significant(unsureness(logits))
             for row, place in enumerate(rows):
                 found[place] = Answer(
@@ -212,16 +217,16 @@ def frames(answerer: Answerer, problem: Problem, tolerance: float, max_iteration
     model = answerer.model
     with eval_mode(model):
         with torch.no_grad():
-            recalled = model.encode(answerer.task.inputs(problem.tokens[None]))
+            recalled = model.encode(_inputs(answerer, problem.tokens[None]))
             state = model.start(recalled)
             smallest = smallest_scale(state, None)
-            logits = model.read(state)[0]
+            logits = model.read(state)[0].cpu()
         since = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
         for iteration in range(1, max_iterations + 1):
             with torch.no_grad():
                 before, state = state, model.step(state, recalled)
                 residual = float(relative_residual(flatten(before), flatten(state), smallest))
-                last, logits = logits, model.read(state)[0]
+                last, logits = logits, model.read(state)[0].cpu()
             since = torch.where(_changed(answerer, problem, last, logits), iteration, since)
             yield Frame(iteration, logits, since, residual)
             if residual <= tolerance:

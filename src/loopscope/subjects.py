@@ -10,12 +10,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from jsonargparse import ArgumentParser
 from torch import Tensor
 
 from loopscope.errors import LoopscopeError, nearest
 from loopscope.evaluation import EvaluationConfig, rule_of_split
-from loopscope.loop import Loop, Tree, select
+from loopscope.loop import Loop, Tree, device_of_loop, select
 from loopscope.models import FixedDepthTransformer, LoopedTransformer, load_model
 from loopscope.stability import Examination, ExaminationConfig, examine
 from loopscope.stability.reachability import Answers
@@ -43,8 +44,16 @@ class Subject:
     answers: Answers | None = None
 
 
+def device() -> torch.device:
+    """Return where a command puts a trained model: the GPU that CUDA gives first, else the CPU.
+
+    Examinations need double precision, which accelerators of other makes lack.
+    """
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def trained(run: RunFolder) -> tuple[RunSettings, LoopedTransformer | FixedDepthTransformer]:
-    """Return a run's settings and its model.
+    """Return a run's settings and its model, on the GPU where there is one.
 
     Raises:
         LoopscopeError: the folder holds no run, it has not finished, or its model is of other settings.
@@ -55,7 +64,7 @@ def trained(run: RunFolder) -> tuple[RunSettings, LoopedTransformer | FixedDepth
     model = load_model(run.model)
     if model.config != settings.model:
         raise LoopscopeError(f"{run.model} was built from another config than {run.config}: the folder mixes two runs")
-    return settings, model
+    return settings, model.to(device())
 
 
 def with_data(settings: RunSettings, given: Mapping[str, str]) -> RunSettings:
@@ -103,6 +112,11 @@ def evaluation_of(settings: RunSettings) -> EvaluationConfig:
     return config if settings.model.architecture == "looped" else replace(config, iterations=1, until_settled=False)
 
 
+def evaluation_splits(settings: RunSettings) -> dict[str, Split]:
+    """Return the splits that a run is evaluated on, where `trained` puts its model."""
+    return {name: split.to(device()) for name, split in settings.data.evaluation_splits().items()}
+
+
 def from_run(path: Path) -> Subject:
     """Return a run's model with the problems of its easy split.
 
@@ -116,8 +130,8 @@ def from_run(path: Path) -> Subject:
 
 
 def on_split(model: Loop, settings: RunSettings, split: Split) -> Subject:
-    """Return a run's model with the problems of a split of its task."""
-    task = settings.data
+    """Return a run's model with the problems of a split of its task, where the model is."""
+    task, split = settings.data, split.to(device_of_loop(model, split.problems.device))
     rule, trained_iterations = rule_of_split(task, split), settings.training.max_iterations
     return Subject(model, task.inputs(split.problems), rule, trained_iterations, answers_of(task))
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from loopscope.errors import LoopscopeError
 from loopscope.evaluation import SETTLED, EvaluationConfig, answers_right, batches
 from loopscope.files import read_json_as
-from loopscope.loop import Loop, eval_mode, mask_of, select
+from loopscope.loop import Loop, device_of_loop, eval_mode, mask_of, select
 from loopscope.ranking import auc, interval
 from loopscope.risk import perfect_area, random_area, risk_curve
 from loopscope.shapes import misfit
@@ -232,11 +232,12 @@ class _Judge:
 class _Settling:
     """Watches orbits for the first iteration at which each has settled, and for what it answers there."""
 
-    def __init__(self, judge: _Judge, batch: int, on_iteration: Callable[[], None]) -> None:
+    def __init__(self, judge: _Judge, on_iteration: Callable[[], None]) -> None:
         self.judge, self.on_iteration = judge, on_iteration
-        self.after = torch.full((batch,), math.inf, dtype=torch.float64)
-        self.right = torch.zeros(batch, dtype=torch.bool)
-        self.unsure = torch.zeros(batch, dtype=torch.float64)
+        none = judge.problems.new_zeros(len(judge.problems), dtype=torch.float64)
+        self.after = torch.full_like(none, math.inf)
+        self.right = torch.zeros_like(none, dtype=torch.bool)
+        self.unsure = none
 
     def __call__(self, step: Step) -> None:
         """Take in one iteration."""
@@ -266,7 +267,7 @@ def _observe(
     recalled = loop.encode(task.inputs(problems))
     real = mask_of(loop, recalled)
     judge = _Judge(loop, task, problems, answers, real)
-    settling = _Settling(judge, len(problems), on_iteration)
+    settling = _Settling(judge, on_iteration)
     ends = follow(loop, recalled, loop.start(recalled), iterations=iterations, tolerance=SETTLED, observe=settling)
     for _ in range(int(ends.iterations.max()), iterations):
         on_iteration()
@@ -274,14 +275,14 @@ def _observe(
     right, unsure = judge.right(logits), unsureness(logits, real)
     settled = settling.after.isfinite()
     return Evidence(
-        right=right.numpy(),
-        arrived=ends.arrived.numpy(),
+        right=right.cpu().numpy(),
+        arrived=ends.arrived.cpu().numpy(),
         residual=significant(ends.residual[-1]),
         contraction=significant(_rates(ends)),
         error=significant(ends.radius),
         unsure=significant(unsure),
-        settling=settling.after.numpy(),
-        settled_right=torch.where(settled, settling.right, right).numpy(),
+        settling=settling.after.cpu().numpy(),
+        settled_right=torch.where(settled, settling.right, right).cpu().numpy(),
         settled_unsure=significant(torch.where(settled, settling.unsure, unsure)),
     )
 
@@ -296,7 +297,8 @@ def observe_split(
 ) -> Evidence:
     """Run a loop on a split and return what was seen of each example.
 
-    An example whose residual stayed at rounding for 8 iterations is not run further.
+    An example whose residual stayed at rounding for 8 iterations is not run further. The split is taken to the device
+    of the loop's parameters, where it has some.
 
     Args:
         loop: any loop whose ``read`` gives the task's logits.
@@ -306,6 +308,7 @@ def observe_split(
         on_iteration: called as `loopscope.evaluation.evaluate_split` does.
     """
     told = on_iteration or (lambda: None)
+    split = split.to(device_of_loop(loop, split.problems.device))
     with eval_mode(loop):
         return joined([_observe(loop, task, split, part, config.iterations, told) for part in batches(split, config)])
 

@@ -26,10 +26,10 @@ from loopscope.loop import (
     Loop,
     Tree,
     batch_size,
+    device_of,
     flatten,
     floating_leaves,
     join,
-    leaves,
     mask_of,
     select,
     token_norms,
@@ -159,11 +159,6 @@ def step_in_parts(loop: Loop, state: Tree, recalled: Tree, numbers: int = CACHED
         return loop.step(state, recalled)
     parts = [slice(begin, begin + together) for begin in range(0, batch, together)]
     return join([loop.step(select(state, part), select(recalled, part)) for part in parts])
-
-
-def device_of(tree: Tree) -> torch.device:
-    """Return the device of a tree's first tensor."""
-    return leaves(tree)[0].device
 
 
 def difference(after: Tree, before: Tree) -> Tree:

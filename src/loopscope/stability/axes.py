@@ -34,7 +34,7 @@ def left_at(trajectory: Trajectory) -> Int[Tensor, "batch"]:
     Leaving is to end more than ten times the tolerance away.
     """
     inside = trajectory.residual <= trajectory.tolerance
-    last_inside = (inside * torch.arange(1, len(inside) + 1)[:, None]).amax(0)
+    last_inside = (inside * torch.arange(1, len(inside) + 1, device=inside.device)[:, None]).amax(0)
     left = inside.any(0) & ~trajectory.arrived & (trajectory.residual[-1] > 10 * trajectory.tolerance)
     return torch.where(left, last_inside + 1, 0)
 

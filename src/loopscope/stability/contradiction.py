@@ -83,7 +83,7 @@ def contradicted(
     """
     decay, rounding = last_decay(residual)
     observed = decay.log() - rounding - SLACK
-    allowed = (radius.radius + radius.error).double().log()
+    allowed = (radius.radius + radius.error).double().log().to(observed.device)
     suspects = arrived & (observed > allowed)
     rows = torch.nonzero(suspects).squeeze(1)
     if len(rows):

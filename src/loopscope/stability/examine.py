@@ -26,6 +26,7 @@ from loopscope.loop import (
     check_mask,
     check_read,
     check_step,
+    device_of,
     eval_mode,
     flatten,
     floating_leaves,
@@ -33,7 +34,9 @@ from loopscope.loop import (
     mask_of,
     norms,
     outer_gain_of,
+    random_state_kept,
     select,
+    without_autocast,
 )
 from loopscope.stability.advice import advise
 from loopscope.stability.arrival import follow
@@ -58,6 +61,7 @@ from loopscope.stability.reachability import Answers, Correct, Trajectory, predi
 from loopscope.stability.sensitivity import finite_input_change, input_sensitivity, start_sensitivity
 from loopscope.stability.singular import lipschitz, power_norms, resolvent_norm
 from loopscope.stability.spectrum import spectral_radius, top_eigenvalues
+from loopscope.stability.starts import first_state
 from loopscope.stability.verdict import Axis, is_provisional, verdict
 
 Targets = Tensor | Callable[[Tensor, Tensor], Tensor]
@@ -155,7 +159,7 @@ def examine(
     if trained_iterations is not None:
         check_count(trained_iterations=trained_iterations)
     check_targets(targets, config.examples)
-    with eval_mode(loop), torch.autocast("cpu", enabled=False), torch.random.fork_rng(devices=[]):
+    with eval_mode(loop), without_autocast(), random_state_kept(device_of(inputs)):
         return _Examiner(loop, inputs, targets, trained_iterations, config, on_part, answers).examine()
 
 
@@ -210,8 +214,9 @@ def rule_of(targets: Targets | None, mask: Tensor | None = None) -> Correct | No
                 f"targets have shape {tuple(targets.shape)}, expected that of the logits without their last dimension, "
                 f"{tuple(logits.shape[:-1])}; or give a function (logits, rows) -> right"
             )
-        _check_classes(targets, mask, max(logits.shape[-1], 2))
-        right = predictions(logits) == targets[rows]
+        wanted = targets.to(logits.device)
+        _check_classes(wanted, mask, max(logits.shape[-1], 2))
+        right = predictions(logits) == wanted[rows]
         if mask is not None and mask.shape == targets.shape:
             right = right | ~mask[rows]
         return right.reshape(len(rows), -1).all(1)
@@ -240,7 +245,7 @@ def _checked(rule: Correct) -> Correct:
                 f"the function that targets are returned {given}, expected torch.bool of shape ({len(rows)},): whether the "
                 "whole answer of each row is right"
             )
-        return right
+        return right.to(logits.device)
 
     return asked
 
@@ -311,7 +316,7 @@ class _Examiner:
             self.on_part("orbits")
         with torch.no_grad():
             recalled = self.loop.encode(self.inputs)
-            start = self.loop.start(recalled, torch.Generator().manual_seed(self.config.seed))
+            start = first_state(self.loop, recalled, self.config.seed)
             check_read(self.loop.read(start), batch_size(self.inputs))
         state_dtype(start)
         check_mask(self.loop, start, recalled)
@@ -613,7 +618,7 @@ class _Examiner:
         early = min(self.iterations, self.trained or FEWEST)
         with torch.no_grad():
             recalled = self.loop.encode(inputs)
-            start = self.loop.start(recalled, torch.Generator().manual_seed(self.config.seed))
+            start = first_state(self.loop, recalled, self.config.seed)
             ends = follow(self.loop, recalled, start, iterations=early, tolerance=self.config.tolerance)
         wrapped, problem = normalized(self.loop, inputs, ends.state)
         inner = _Examiner(wrapped, problem, None, self.trained, self.config, None, self.answers, began=self.began)

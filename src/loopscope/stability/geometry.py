@@ -14,7 +14,18 @@ from torch import Tensor
 
 from loopscope.errors import LoopscopeError
 from loopscope.linear import random_vectors, step_jacobian, unit
-from loopscope.loop import Loop, Tree, flatten, mask_of, norms, real_numbers, token_norms, tree_map, unflatten
+from loopscope.loop import (
+    Loop,
+    Tree,
+    device_of,
+    flatten,
+    mask_of,
+    norms,
+    real_numbers,
+    token_norms,
+    tree_map,
+    unflatten,
+)
 from loopscope.stability.singular import (
     POWERS,
     PowerNorms,
@@ -148,7 +159,7 @@ def gradient_norms(
     """
     if iterations < 1 or cotangents < 1:
         raise LoopscopeError(f"expected iterations >= 1 and cotangents >= 1, got {iterations} and {cotangents}")
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(device_of(recalled)).manual_seed(seed)
     with torch.no_grad():
         orbit = [loop.start(recalled, generator) if state is None else state]
         for _ in range(iterations - 1):

@@ -19,7 +19,7 @@ from torch import Tensor
 from loopscope.errors import LoopscopeError
 from loopscope.fixed_points.residual import state_dtype
 from loopscope.loop import Loop, Tree, check_independent, check_mask, check_step, flatten, is_time_dependent, mask_of
-from loopscope.stability.starts import moved
+from loopscope.stability.starts import first_state, moved
 
 LANDINGS = (15, 48, 152, 480)
 """The iterations looked at: those before the first leap, then each leap's, to about three times as many."""
@@ -62,8 +62,9 @@ def leap(states: Sequence[Tree], iterations: int, mask: Tensor | None = None) ->
 
 def _further(changes: Float[Tensor, "batch changes n"], iterations: int) -> Float[Tensor, "batch n"]:
     """Return the sum of the next ``iterations`` changes; 0 of an orbit that stands still or is not finite."""
-    # All that is needed of the long vectors is their products with each other: a few numbers per orbit.
-    products = changes @ changes.mT
+    # All that is needed of the long vectors is their products with each other: a few numbers per orbit, for the CPU,
+    # whose least squares alone allow for modes that cannot be told apart.
+    products = (changes @ changes.mT).cpu()
     finite = products.isfinite().all(2, keepdim=True).all(1, keepdim=True)
     products = products.where(finite, torch.zeros_like(products))
     squares, right = torch.linalg.eigh(products[:, :-1, :-1])
@@ -77,6 +78,7 @@ def _further(changes: Float[Tensor, "batch changes n"], iterations: int) -> Floa
     parts = torch.linalg.lstsq(modes, last).solution
     sums = _sum_of_powers(rates / rates.abs().clamp_min(1), iterations)
     weights = directions @ (modes @ (sums.unsqueeze(2) * parts)).real
+    weights, finite = weights.to(changes), finite.to(changes.device)
     return (weights.mT @ changes[:, :-1]).squeeze(1).where(finite.squeeze(2), torch.zeros(()).to(changes))
 
 
@@ -109,7 +111,7 @@ def leaps(loop: Loop, recalled: Tree, seed: int = 0, earlier: int | None = None)
     """
     with torch.no_grad():
         mask = mask_of(loop, recalled)
-        start = loop.start(recalled, torch.Generator().manual_seed(seed))
+        start = first_state(loop, recalled, seed)
         state_dtype(start)
         if is_time_dependent(start):
             raise LoopscopeError(

@@ -12,8 +12,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from loopscope.fixed_points.residual import state_dtype
-from loopscope.loop import Loop, Tree, flatten, mask_of, norms, token_norms, tree_map
-from loopscope.stability.arrival import Ends, Step, device_of, follow, ratio
+from loopscope.loop import Loop, Tree, device_of, flatten, mask_of, norms, token_norms, tree_map
+from loopscope.stability.arrival import Ends, Step, follow, ratio
+from loopscope.stability.starts import first_state
 
 HISTORY = 33
 """States kept per example that has not arrived: a cycle of period p is told from 2p + 1 of them."""
@@ -191,9 +192,8 @@ def trace(
         LoopscopeError: see `follow`.
     """
     if start is None:
-        generator = torch.Generator(device_of(recalled)).manual_seed(seed)
         with torch.no_grad(), torch.autocast(device_of(recalled).type, enabled=False):
-            start = loop.start(recalled, generator)
+            start = first_state(loop, recalled, seed)
     dtype = state_dtype(start)
     recorder = _Recorder(loop, token_norms(start).to(dtype), iterations, correct, answers)
     ends = follow(loop, recalled, start, iterations=iterations, tolerance=tolerance, observe=recorder, stop=stop)

@@ -1,4 +1,4 @@
-"""Other first states: perturbed, random, and those of other inputs."""
+"""First states: a loop's own, and others: perturbed, random, and those of other inputs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from loopscope.loop import Tree, batch_size, flatten, select, tree_map, unflatten
+from loopscope.loop import Loop, Tree, batch_size, device_of, flatten, select, tree_map, unflatten
+
+
+def first_state(loop: Loop, recalled: Tree, seed: int) -> Tree:
+    """Return the loop's own first state; a random one is drawn where the recalled input is, as PyTorch demands."""
+    return loop.start(recalled, torch.Generator(device_of(recalled)).manual_seed(seed))
 
 
 def random_direction(like: Tree, generator: torch.Generator, mask: Tensor | None = None) -> Float[Tensor, "batch n"]:

@@ -20,7 +20,7 @@ from loopscope.loop import Loop, Tree, flatten, iterate, mask_of, token_norms, t
 from loopscope.stability.arrival import line
 from loopscope.stability.distances import distance
 from loopscope.stability.reachability import Answers
-from loopscope.stability.starts import of_others, random_like
+from loopscope.stability.starts import first_state, of_others, random_like
 
 SLOWEST = 0.9
 """The slowest tokens: the quantile of the tokens' residuals that stands for them."""
@@ -51,7 +51,7 @@ def run_pass(loop: Loop, recalled: Tree, iterations: int, seed: int = 0) -> Pass
     check_positive(iterations=iterations)
     with torch.no_grad():
         mask = mask_of(loop, recalled)
-        start = loop.start(recalled, torch.Generator().manual_seed(seed))
+        start = first_state(loop, recalled, seed)
         smallest = smallest_scale(start, mask)
         first = min(iterations // 2, max(0, iterations - 2))
         before = state = iterate(loop, start, recalled, first)

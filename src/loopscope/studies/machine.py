@@ -23,6 +23,11 @@ def processor() -> str:
     return f"{names[0]}, {len(names)} cores" if names else platform.processor() or platform.machine()
 
 
+def graphics() -> str | None:
+    """Return the name of the first graphics processor, None where CUDA finds none."""
+    return torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
+
+
 TRAINING = ("evaluation.py", "fixed_points", "linear.py", "loop.py", "models", "tasks", "training")
 """What of the package decides which model a training ends with, and what its curves are."""
 
@@ -40,8 +45,7 @@ def code(package: Path = Path(loopscope.__file__).parent) -> str:
 
 def this_machine() -> str:
     """Return the processor, the first graphics processor where there is one, the version of torch, and the code."""
-    graphics = [torch.cuda.get_device_name(0)] if torch.cuda.is_available() else []
-    return "; ".join([processor(), *graphics, f"torch {version('torch')}", f"loopscope {code()}"])
+    return "; ".join([*filter(None, [processor(), graphics()]), f"torch {version('torch')}", f"loopscope {code()}"])
 
 
 def machines_file(run: RunFolder) -> Path:

@@ -24,7 +24,7 @@ from loopscope.evaluation import EvaluationConfig, answers_right, evaluate_split
 from loopscope.fixed_points.residual import smallest_scale
 from loopscope.forecast import forecast
 from loopscope.linear import random_vectors, step_jacobian
-from loopscope.loop import Loop, Tree, eval_mode, flatten, mask_of, norms, select
+from loopscope.loop import Loop, Tree, device_of_loop, eval_mode, flatten, mask_of, norms, select, without_autocast
 from loopscope.models.recall import ExternalRecall, InternalRecall
 from loopscope.studies.look import after_random_start, after_swap, run_pass, slope, slowest_tokens
 from loopscope.tasks import Split, Task, answers_of
@@ -136,7 +136,8 @@ def measure_signals(
     """
     check_positive(trained_iterations=trained_iterations, iterations=iterations)
     found, answers = _of_weights(loop), answers_of(task)
-    with eval_mode(loop), torch.autocast("cpu", enabled=False):
+    split = split.to(device_of_loop(loop, split.problems.device))
+    with eval_mode(loop), without_autocast():
         began = time.perf_counter()
         with torch.no_grad():
             recalled = loop.encode(task.inputs(split.problems))

@@ -28,6 +28,7 @@ from loopscope.studies.machine import note_machine
 from loopscope.studies.signals import forecast_split, measure_further, measure_signals, signals_file
 from loopscope.subjects import (
     evaluation_of,
+    evaluation_splits,
     examine_subject,
     from_run,
     on_split,
@@ -164,7 +165,7 @@ def run_stages(run: RunFolder, config: ExaminationConfig | None, signals: bool, 
         if outcome.stopped:
             raise StopRequested(outcome.stopped)
 
-    splits = settings.data.evaluation_splits()
+    splits = evaluation_splits(settings)
     evaluated = splits.keys() == run.curves().keys()
     looped = settings.model.architecture == "looped"
     if config is not None and signals and looped and not run.finished():

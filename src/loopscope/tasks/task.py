@@ -49,6 +49,11 @@ class Split:
         difficulty = None if self.difficulty is None else self.difficulty[:count]
         return Split(self.problems[:count], self.answers[:count], difficulty)
 
+    def to(self, device: torch.device) -> Split:
+        """Return the split on a device."""
+        difficulty = None if self.difficulty is None else self.difficulty.to(device)
+        return Split(self.problems.to(device), self.answers.to(device), difficulty)
+
 
 @runtime_checkable
 class Task(Protocol):
