@@ -35,6 +35,13 @@ def run(tmp_path_factory):
     return out
 
 
+@pytest.mark.parametrize("given", ["auto", "float32"])
+def test_training_says_which_precision_it_chose(tmp_path, monkeypatch, capsys, given):
+    monkeypatch.setattr("loopscope.training.precision.multiplies_bf16", lambda: False)
+    assert main(train(tmp_path / "run", "--training.precision", given, steps=1)) == 0
+    assert ("precision: float32" in capsys.readouterr().err) == (given == "auto")
+
+
 def refused(capsys, arguments):
     """Return the one line that a command says when it refuses."""
     (line,) = failure(capsys, arguments)

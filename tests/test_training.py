@@ -21,6 +21,7 @@ from loopscope.errors import LoopscopeError
 from loopscope.files import read_yaml_mapping
 from loopscope.models import build_model, load_model
 from loopscope.training.config import TrainingConfig
+from loopscope.training.precision import precision_here
 from loopscope.training.runs import RunFolder, open_run
 from loopscope.training.samplers import SAMPLERS, IterationCounts
 from loopscope.training.schedules import SCHEDULES
@@ -197,7 +198,7 @@ def test_each_epoch_uses_each_example_once_in_an_order_of_its_own(examples, batc
         ({"schedule": "cosin"}, r"schedule is 'cosin'.*did you mean cosine\?"),
         ({"objective": "deep"}, "objective is 'deep', expected one of progressive, full"),
         ({"sampler": "unifrom"}, r"did you mean uniform\?"),
-        ({"precision": "float16"}, "precision is 'float16', expected one of bf16, float32"),
+        ({"precision": "float16"}, "precision is 'float16', expected one of auto, bf16, float32"),
     ],
 )
 @pytest.mark.usefixtures("unchecked")
@@ -309,9 +310,33 @@ def test_training_follows_its_schedule_logs_each_step_and_learns(tmp_path):
     assert load_model(run.path).config == settings.model
 
 
-@pytest.mark.parametrize("precision", ["float32", "bf16"])
-def test_one_step_is_adamw_on_the_clipped_gradient_of_the_mean_loss(tmp_path, precision):
-    settings = tiny(steps=1, precision=precision, gradient_clip=0.05, batch_size=16)
+@pytest.mark.parametrize(
+    ("there", "accelerator", "expected"),
+    [
+        (["avx512_bf16"], None, "bf16"),
+        (["amx_tile"], None, "bf16"),
+        ([], None, "float32"),
+        (["cuda"], "cuda", "bf16"),
+        (["avx512_bf16"], "cuda", "float32"),  # a GPU that emulates bf16
+        (["avx512_bf16", "cuda"], "mps", "float32"),
+    ],
+)
+def test_precision_auto_is_bf16_where_the_machine_has_instructions_for_it(monkeypatch, there, accelerator, expected):
+    found = None if accelerator is None else torch.device(accelerator)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: found)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: "avx512_bf16" in there)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: "amx_tile" in there)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: "cuda" in there)
+    assert precision_here("auto") == expected
+    assert [precision_here(precision) for precision in ("bf16", "float32")] == ["bf16", "float32"]
+
+
+@pytest.mark.parametrize(
+    ("given", "precision"), [("float32", "float32"), ("bf16", "bf16"), ("auto", "float32"), ("auto", "bf16")]
+)
+def test_one_step_is_adamw_on_the_clipped_gradient_of_the_mean_loss(tmp_path, monkeypatch, given, precision):
+    monkeypatch.setattr("loopscope.training.precision.multiplies_bf16", lambda: precision == "bf16")
+    settings = tiny(steps=1, precision=given, gradient_clip=0.05, batch_size=16)
     run = open_run(tmp_path / "run", settings, resume=False)
     train(settings, run)
     (row,) = read_lines(run.metrics)

@@ -89,6 +89,7 @@ def seconds(text: str) -> float:
 def train_command(options: Namespace) -> int:
     """Train one model on one task."""
     from loopscope.reports.terminal import train_progress
+    from loopscope.training.precision import precision_here
     from loopscope.training.runs import RunFolder, open_run
     from loopscope.training.settings import complete
     from loopscope.training.trainer import main_process_first, train
@@ -103,6 +104,8 @@ def train_command(options: Namespace) -> int:
     if run.finished():
         say(f"{out} has finished training: evaluate it with  loopscope evaluate {out}")
         return 0
+    if is_main and settings.training.precision == "auto":
+        say(f"precision: {precision_here('auto')}")
     with (
         run.lock() if is_main else nullcontext(),
         catch_signals() as caught,

@@ -32,6 +32,7 @@ from loopscope.loop import (
     floating_leaves,
     is_time_dependent,
     mask_of,
+    real_numbers,
     select,
     tree_map,
     unflatten,
@@ -338,8 +339,7 @@ def _placed(point: Tensor, base: Tree, mask: Bool[Tensor, "batch *tokens"] | Non
     """Return the flat ``point`` with padding held at ``base``, so that derivatives stay among real tokens."""
     if mask is None:
         return point
-    real = flatten(tree_map(lambda leaf: torch.ones_like(leaf) if leaf.is_floating_point() else leaf, base), mask)
-    return torch.where(real > 0, point, flatten(base).to(point.dtype))
+    return torch.where(real_numbers(base, mask) > 0, point, flatten(base).to(point.dtype))
 
 
 def _refuse_undifferentiable(jacobian: Jacobian, what: str, variable: str) -> None:

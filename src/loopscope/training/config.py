@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 from loopscope.errors import LoopscopeError, check_choice, check_positive
 from loopscope.training.objectives import AT_FIXED_POINT, LAST_ITERATIONS, OBJECTIVES, UNROLLED
+from loopscope.training.precision import Precision
 from loopscope.training.samplers import SAMPLERS
 from loopscope.training.schedules import SCHEDULES
 
-Precision = Literal["bf16", "float32"]
 DEFAULT_SAMPLER = "uniform"
 TOLERANCE = 1e-3
 
@@ -42,7 +42,8 @@ class TrainingConfig:
             1e-3 if left out. For implicit, truncated and phantom.
         gradient_iterations: iterations with gradient from the fixed point on, among max_iterations; for truncated
             (1 if left out: the one-step gradient) and phantom (5).
-        precision: bf16 (autocast, float32 master weights) or float32.
+        precision: bf16 (autocast, float32 master weights), float32, or auto: bf16 on machines that have instructions
+            for it, where it is faster, else float32.
         compile: compile the step; takes half a minute once and pays from a few hundred steps on.
         seed: of initial weights, order of examples and counts of iterations.
         checkpoint_interval: steps between checkpoints.
@@ -63,7 +64,7 @@ class TrainingConfig:
     checkpoint_every: int | None = None
     tolerance: float | None = None
     gradient_iterations: int | None = None
-    precision: Precision = "bf16"
+    precision: Precision = "auto"
     compile: bool = True
     seed: int = 0
     checkpoint_interval: int = 100

@@ -30,6 +30,7 @@ from loopscope.models import build_model
 from loopscope.training.checkpoints import Progress, latest_checkpoint, load_checkpoint, save_checkpoint
 from loopscope.training.config import TrainingConfig
 from loopscope.training.objectives import LAST_ITERATIONS, AtFixedPoint, Unrolled
+from loopscope.training.precision import precision_here
 from loopscope.training.runs import RunFolder
 from loopscope.training.samplers import SAMPLERS, IterationCounts
 from loopscope.training.schedules import SCHEDULES
@@ -112,7 +113,7 @@ def _accelerator(settings: RunSettings) -> Accelerator:
     AcceleratorState._reset_state()
     return Accelerator(
         cpu=_on_cpu(),
-        mixed_precision="bf16" if settings.training.precision == "bf16" else "no",
+        mixed_precision="bf16" if precision_here(settings.training.precision) == "bf16" else "no",
         # Without recall, iterations without gradient cut the embedding off: it takes no part in such a step.
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=settings.model.recall == "none")],
     )
