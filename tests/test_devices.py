@@ -414,4 +414,4 @@ def test_a_run_of_a_study_is_measured_on_a_gpu(tmp_path, gpu, capsys):
     assert set(run.curves()) == {"8 bits", "12 bits"}
     for file in (run.examination, run.forecast):
         assert not any("devices" in reason for reason in json.loads(file.read_text())["unknown"].values())
-    assert (run.path / "signals.json").is_file()
+    assert run.signals.is_file()

@@ -16,7 +16,7 @@ from loopscope.cli import main
 from loopscope.errors import LoopscopeError
 from loopscope.studies import Ledger, Record, StudyFolder, read_plan
 from loopscope.studies.population import collect, kept_iterations, member, read_population, rounded, thin
-from loopscope.studies.signals import EASY_ACCURACY, LONG_RUN, STATE_RADIUS, signals_file
+from loopscope.studies.signals import EASY_ACCURACY, LONG_RUN, STATE_RADIUS
 
 TINY = {
     "name": "tiny",
@@ -73,7 +73,7 @@ def study(tmp_path_factory):
 def test_a_run_of_a_study_of_prediction_leaves_its_signals(study):
     _, folder = study
     for name, record in folder.ledger.records().items():
-        assert json.loads(signals_file(folder.run(name)).read_text()) == record.signals
+        assert json.loads(folder.run(name).signals.read_text()) == record.signals
         assert 0 <= record.signals[EASY_ACCURACY]["value"] <= 1
         assert record.signals[LONG_RUN]["seconds"] > 0
         assert (record.signals[STATE_RADIUS]["value"] is None) == (name == "none")

@@ -381,7 +381,7 @@ def test_a_crash_is_recorded_in_the_same_words_everywhere_and_shown_with_its_log
         plan, folder, machines=DeafMachine(), show=lambda statuses: shown.update(error=statuses[0].error)
     )
     assert outcome.records["outer"].error == "the process ended with status -9"
-    log = folder.run("outer").path / "log.txt"
+    log = folder.run("outer").log
     assert shown == {"error": f"the process ended with status -9; see {log}"}
 
 

@@ -48,14 +48,9 @@ def this_machine() -> str:
     return "; ".join([*filter(None, [processor(), graphics()]), f"torch {version('torch')}", f"loopscope {code()}"])
 
 
-def machines_file(run: RunFolder) -> Path:
-    """Return the file that says on which machines a run of a study was trained."""
-    return run.path / "machines.json"
-
-
 def note_machine(run: RunFolder) -> None:
     """Add this machine to those that a run is trained on, unless it is among them."""
-    file, here = machines_file(run), this_machine()
-    known = read_json_if_any(file, list[str], absent=[])
+    here = this_machine()
+    known = read_json_if_any(run.machines, list[str], absent=[])
     if here not in known:
-        write_json(file, [*known, here])
+        write_json(run.machines, [*known, here])

@@ -18,10 +18,9 @@ from loopscope.errors import RESUMABLE, LoopscopeError, check_positive
 from loopscope.files import explain_write, make_folder, read_json_as, read_json_if_any, write_json
 from loopscope.stability import Examination, ExaminationConfig
 from loopscope.studies.ledger import Ledger, Record
-from loopscope.studies.machine import machines_file
 from loopscope.studies.plan import PlannedRun, StudyPlan
 from loopscope.studies.processes import Job, Machines, News, Process, ThisMachine
-from loopscope.studies.signals import Signal, signals_file
+from loopscope.studies.signals import Signal
 from loopscope.training.runs import RunFolder, open_run
 from loopscope.training.settings import RunSettings, dotted, settings_from
 
@@ -191,16 +190,11 @@ def _check_measured(plan: StudyPlan, folder: StudyFolder) -> None:
     write_json(folder.measured, asked)
 
 
-def _log(run: RunFolder) -> Path:
-    """Return where what a run's process wrote on standard error is."""
-    return run.path / "log.txt"
-
-
 def _job(plan: StudyPlan, run: RunFolder, planned: PlannedRun) -> Job:
     path = run.path.absolute()
     return Job(
         arguments=(str(path), json.dumps(_measured(plan))),
-        log=str(_log(run).absolute()),
+        log=str(run.log.absolute()),
         threads=planned.settings.training.threads,
         folder=os.getcwd(),
         environment={
@@ -238,8 +232,8 @@ def record_of(folder: StudyFolder, planned: PlannedRun, error: str | None) -> Re
         evaluation=run.curves() or None,
         examination=_examination(run.examination),
         forecast=_examination(run.forecast),
-        signals=read_json_if_any(signals_file(run), dict[str, Signal]),
-        machines=read_json_if_any(machines_file(run), list[str], absent=[]),
+        signals=read_json_if_any(run.signals, dict[str, Signal]),
+        machines=read_json_if_any(run.machines, list[str], absent=[]),
     )
 
 
@@ -408,7 +402,7 @@ def _finish(folder: StudyFolder, worker: _Worker, news: News) -> None:
         record = _failed(worker.planned, error)
     _note(folder, record, worker.status)
     if why is not None and news.error is None:
-        worker.status.error = f"{record.error}; see {_log(folder.run(worker.planned.name))}"
+        worker.status.error = f"{record.error}; see {folder.run(worker.planned.name).log}"
 
 
 def _note(folder: StudyFolder, record: Record, status: RunStatus) -> None:

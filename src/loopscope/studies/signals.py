@@ -12,7 +12,6 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -28,7 +27,6 @@ from loopscope.loop import Loop, Tree, device_of_loop, eval_mode, flatten, mask_
 from loopscope.models.recall import ExternalRecall, InternalRecall
 from loopscope.studies.look import after_random_start, after_swap, run_pass, slope, slowest_tokens
 from loopscope.tasks import Split, Task, answers_of
-from loopscope.training.runs import RunFolder
 from loopscope.training.settings import RunSettings
 
 POWER_STEPS = 20
@@ -232,11 +230,6 @@ def _kept(loop: Loop, task: Task, split: Split, iterations: int) -> float:
     config = EvaluationConfig(iterations=iterations, examples=len(split), until_settled=True)
     curve = evaluate_split(loop, task, split, config)
     return curve.last / curve.best if curve.best > 0 else 0.0
-
-
-def signals_file(run: RunFolder) -> Path:
-    """Return where a run keeps its signals."""
-    return run.path / "signals.json"
 
 
 def forecast_split(settings: RunSettings, examples: int) -> Split:

@@ -25,7 +25,7 @@ from loopscope.evaluation import batches, evaluate_split, to_json
 from loopscope.files import read_json_if_any, write_json
 from loopscope.stability import ExaminationConfig
 from loopscope.studies.machine import note_machine
-from loopscope.studies.signals import forecast_split, measure_further, measure_signals, signals_file
+from loopscope.studies.signals import forecast_split, measure_further, measure_signals
 from loopscope.subjects import (
     evaluation_of,
     evaluation_splits,
@@ -125,7 +125,7 @@ def _measure(run: RunFolder, config: ExaminationConfig, reporter: Reporter) -> N
         model, settings.data, split, settings.training.max_iterations, settings.evaluation.iterations, config.seed
     )
     found |= measure_further(model, settings.data, split, settings.training.max_iterations, config.seed)
-    write_json(signals_file(run), {name: asdict(signal) for name, signal in found.items()})
+    write_json(run.signals, {name: asdict(signal) for name, signal in found.items()})
     reporter.send(1, 1)
 
 
@@ -185,7 +185,7 @@ def run_stages(run: RunFolder, config: ExaminationConfig | None, signals: bool, 
         looped and signals and not run.forecast.exists(),
         lambda: _examine(run, ahead, signals, run.forecast, reporter),
     )
-    timed("signals", looped and signals and not signals_file(run).exists(), lambda: _measure(run, config, reporter))
+    timed("signals", looped and signals and not run.signals.exists(), lambda: _measure(run, config, reporter))
 
 
 def main(arguments: list[str]) -> int:

@@ -75,6 +75,21 @@ class RunFolder:
         """The time that each stage took in a study."""
         return self.path / "seconds.json"
 
+    @property
+    def signals(self) -> Path:
+        """What a study measured of the model to predict from."""
+        return self.path / "signals.json"
+
+    @property
+    def machines(self) -> Path:
+        """The machines that a study trained it on."""
+        return self.path / "machines.json"
+
+    @property
+    def log(self) -> Path:
+        """What the study's process of the run wrote on standard error."""
+        return self.path / "log.txt"
+
     def settings(self) -> RunSettings:
         """Read the run's settings.
 
