@@ -74,6 +74,7 @@ class PretendedGpu(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.random_state = 0
+        self.laid_out: list[tuple[int, ...]] = []
         self._patches = ExitStack()
 
     def __enter__(self):
@@ -98,6 +99,9 @@ class PretendedGpu(TorchFunctionMode):
             return place(args[0]) == GPU
         if func in (Tensor.to, Tensor.cpu, Tensor.cuda):
             return self._moved(func, args, kwargs)
+        if func is Tensor.contiguous:
+            self.laid_out.append(tuple(args[0].shape))
+            return args[0]  # as it is: sums over another order in memory are rounded otherwise
         if func is Tensor.__iter__:
             return iter(self.__torch_function__(Tensor.unbind, types, args))
         if func in (Tensor.numpy, Tensor.__array__) and place(args[0]) == GPU:

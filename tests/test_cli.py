@@ -306,7 +306,9 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path, capsys):
 
 def test_a_run_is_not_trained_over(run, capsys):
     assert "add --resume" in refused(capsys, train(run))
-    assert "other settings (model)" in refused(capsys, train(run, "--resume", "--model.norm", "pre"))
+    assert "other settings (model.norm outer, not pre)" in refused(
+        capsys, train(run, "--resume", "--model.norm", "pre")
+    )
     assert main(train(run, "--resume")) == 0
     assert "has finished training" in capsys.readouterr().err
 

@@ -28,6 +28,7 @@ from loopscope.loop import (
     without_autocast,
 )
 from loopscope.models import build_model
+from loopscope.models.attention import full_attention
 from loopscope.solving import Answerer, answer_all, answer_of, frames
 from loopscope.stability import ExaminationConfig, examine
 from loopscope.stability.leaps import leap
@@ -157,6 +158,17 @@ def test_a_model_and_its_task_stay_on_their_device(task, recall, norm):
             found = seen(split.to(GPU))
             assert {tensor.device for tensor in found} == {GPU}
             assert all(torch.equal(here.cpu(), there) for here, there in zip(found, expected, strict=True))
+
+
+def test_keys_are_laid_out_for_the_fused_kernels_of_a_gpu():
+    """They come with their tokens last, as products take them; a fused kernel wants each one's features together."""
+    with PretendedGpu() as mode:
+        for device, laid_out in ((CPU, []), (GPU, [(2, 2, 9, 4)])):
+            query, key, value = (
+                torch.ones(*sizes, device=device) for sizes in ((2, 9, 2, 4), (2, 2, 4, 9), (2, 9, 2, 4))
+            )
+            full_attention(query, key, value)
+            assert mode.laid_out == laid_out
 
 
 # What the commands do, with true numbers

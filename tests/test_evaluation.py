@@ -153,6 +153,26 @@ def test_an_answer_is_right_where_all_of_its_real_tokens_are():
     assert answers_right(TASK, logits, answers, answers, real).tolist() == [True, True, False]
 
 
+@pytest.mark.parametrize("columns", [8, 1])
+def test_logits_that_are_no_numbers_are_never_right(columns):
+    """Be there a column for each token or one for the answer, as chess has it."""
+
+    class AllRight(PrefixSums):
+        def correct(self, logits, problems, answers):
+            return torch.ones(len(answers), columns, dtype=torch.bool)
+
+    def read(state):
+        logits = torch.zeros(3, 8, 2)
+        logits[0, 2, 1] = torch.nan
+        return logits
+
+    loop = FunctionLoop(encode=torch.clone, start=torch.clone, step=lambda state, recalled: state, read=read)
+    bits = torch.zeros(3, 8, dtype=torch.int64)
+    curve = evaluate_split(loop, AllRight(), Split(bits, bits), EvaluationConfig(iterations=2))
+    assert curve.answer_accuracy == pytest.approx([2 / 3] * 2)
+    assert curve.token_accuracy == pytest.approx([1 - 1 / (3 * columns)] * 2)
+
+
 def halving() -> FunctionLoop:
     """z <- (z + e) / 2 from 0: z_t = (1 - 2^-t) e. Where the first bit is set z grows by e: its residual is 1 / t."""
     return FunctionLoop(

@@ -222,6 +222,11 @@ def test_solve_says_when_it_did_not_converge() -> None:
     zero = solve(operator, torch.zeros(3, 50, dtype=torch.float64))
     assert zero.converged.all()
     assert zero.products == 0
+    rhs[1, 0] = torch.nan
+    unknown = solve(operator, rhs, tolerance=1e-8, max_iterations=10)
+    assert unknown.converged.tolist() == [False, False, True]
+    assert unknown.x[1].isnan().all()
+    assert torch.equal(unknown.x[2], solution.x[2])
 
 
 @settings(max_examples=20)

@@ -103,6 +103,65 @@ for objective, last in (("implicit", None), ("truncated", 3), ("phantom", 3)):
 """
 
 
+SHAPES_AND_COPIES = """
+from copy import deepcopy
+from functools import partial
+
+import torch
+from torch._dynamo.testing import CompileCounter
+
+import loopscope as ls
+from loopscope.linear import step_jacobian
+from loopscope.models import LoopedTransformer, LoopedTransformerConfig
+
+torch.set_num_threads(1)
+torch.manual_seed(0)
+torch_compile = torch.compile
+
+
+def fresh(width):
+    shape = {"grid": (3, 4), "attention": "full"}
+    return LoopedTransformer(LoopedTransformerConfig(width=width, heads=2, inputs=3, outputs=4, **shape))
+
+
+# Models of many shapes in one process are compiled all: the compiler alone would give up at eight.
+counter = CompileCounter()
+torch.compile = partial(torch_compile, backend=counter)
+for width in range(16, 16 + 9 * 8, 8):
+    with torch.no_grad():
+        fresh(width).compile_step()(torch.randn(2, 12, 3), 1, 1)
+assert counter.frame_count == 9, counter.frame_count
+
+# Several products go through the Jacobian of a compiled step; they are those of the step that was not compiled.
+model = fresh(16)
+inputs = torch.randn(3, 12, 3)
+recalled = model.encode(inputs)
+state, vectors = model.start(recalled), torch.randn(3, 12 * 16)
+plain = step_jacobian(model, state, recalled)
+torch.compile = partial(torch_compile, backend="aot_eager")
+compiled = step_jacobian(model.compile_step(), state, recalled)
+for product in ("vjp", "jvp", "vjp"):
+    torch.testing.assert_close(getattr(compiled, product)(vectors), getattr(plain, product)(vectors))
+assert compiled.product == plain.product
+assert not ls.examine(model, inputs, trained_iterations=4, effort="quick", iterations=40).unknown
+
+# A copy has weights of its own, and is not compiled.
+copied = deepcopy(model)
+with torch.no_grad():
+    for parameter in copied.parameters():
+        parameter.mul_(3)
+    other = LoopedTransformer(model.config)
+    other.load_state_dict(copied.state_dict())
+    assert torch.equal(copied.step(state, recalled), other.step(state, recalled))
+    assert not torch.equal(copied.step(state, recalled), model.step(state, recalled))
+assert step_jacobian(model, state, recalled, dtype=torch.float64).vjp(vectors).dtype == torch.float64
+"""
+
+
+def test_models_of_many_shapes_and_their_jacobians_and_copies():
+    subprocess.run([sys.executable, "-c", SHAPES_AND_COPIES], check=True, timeout=200)
+
+
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 def test_an_iteration_is_compiled_at_most_twice(precision):
     subprocess.run([sys.executable, "-c", COUNTED, precision], check=True, timeout=200)

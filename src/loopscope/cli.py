@@ -89,7 +89,6 @@ def seconds(text: str) -> float:
 def train_command(options: Namespace) -> int:
     """Train one model on one task."""
     from loopscope.reports.terminal import train_progress
-    from loopscope.training.precision import precision_here
     from loopscope.training.runs import RunFolder, open_run
     from loopscope.training.settings import complete
     from loopscope.training.trainer import main_process_first, train
@@ -105,13 +104,13 @@ def train_command(options: Namespace) -> int:
         say(f"{out} has finished training: evaluate it with  loopscope evaluate {out}")
         return 0
     if is_main and settings.training.precision == "auto":
-        say(f"precision: {precision_here('auto')}")
+        say(f"precision: {run.settings().training.precision}")
     with (
         run.lock() if is_main else nullcontext(),
         catch_signals() as caught,
         train_progress(console, settings.training.steps, shown=is_main) as on_step,
     ):
-        outcome = train(settings, run, on_step, caught)
+        outcome = train(run.settings(), run, on_step, caught)
     if outcome.stopped:
         say(f"stopped by {outcome.stopped} after step {outcome.step}: add --resume to go on")
         return RESUMABLE

@@ -235,8 +235,15 @@ def answers_right(
         answers: their answers.
         real: true where a token is real; padding is neither right nor wrong.
     """
-    right = task.correct(logits, problems, answers) & ~logits.isnan().any(-1)
+    right = _right(task, logits, problems, answers)
     return (right if real is None else right | ~real).all(1)
+
+
+def _right(task: Task, logits: Tensor, problems: Tensor, answers: Tensor) -> Bool[Tensor, "batch columns"]:
+    """Return what is right by the task's rule, which would take logits that are no numbers for an answer."""
+    right = task.correct(logits, problems, answers)
+    numbers = ~logits.isnan().any(-1)
+    return right & (numbers if numbers.shape == right.shape else numbers.all(1, keepdim=True))
 
 
 def rule_of_split(task: Task, split: Split) -> Callable[[Tensor, Tensor], Tensor]:
@@ -371,7 +378,7 @@ def _run(
         state = loop.step(before, recalled)
         computed += len(rows)
         logits = loop.read(state)
-        right = task.correct(logits, problems, answers)
+        right = _right(task, logits, problems, answers)
         padding = torch.zeros_like(right) if real is None else ~real
         judged = _Judged(right, padding, task.other_rules(logits, problems, answers))
         tally.add(slice(i, i + 1), rows, judged)

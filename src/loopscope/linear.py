@@ -9,8 +9,10 @@ for the whole batch, each example with its own convergence.
 from __future__ import annotations
 
 import copy
+import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from dataclasses import field as dataclass_field
 from functools import cached_property
@@ -267,7 +269,7 @@ def step_jacobian(
         state, recalled = context["state"], context["recalled"]
         mask = mask_of(loop, recalled)
         moved = _placed(point, state, mask)
-        with torch.autocast(point.device.type, enabled=False):
+        with _plain(point):
             value = flatten(loop.step(unflatten(moved, state), recalled), mask)
         return value.to(point.dtype)
 
@@ -305,14 +307,14 @@ def input_jacobian(
     def through_encode(point: Tensor, context: Tree) -> Tensor:
         state, recalled, inputs = context["state"], context["recalled"], context["inputs"]
         mask = mask_of(loop, recalled)
-        with torch.autocast(point.device.type, enabled=False):
+        with _plain(point):
             encoded = loop.encode(unflatten(_placed(point, inputs, mask), inputs))
             return value_of(encoded, state, mask, point.dtype)
 
     def at_recalled(point: Tensor, context: Tree) -> Tensor:
         state, recalled = context["state"], context["recalled"]
         mask = mask_of(loop, recalled)
-        with torch.autocast(point.device.type, enabled=False):
+        with _plain(point):
             return value_of(unflatten(_placed(point, recalled, mask), recalled), state, mask, point.dtype)
 
     if inputs is not None and floating_leaves(inputs):
@@ -328,6 +330,13 @@ def input_jacobian(
     jacobian = Jacobian(at_recalled, _point(recalled), {"state": state, "recalled": recalled}, AT_RECALLED)
     _refuse_undifferentiable(jacobian, "the step", "the recalled input")
     return jacobian
+
+
+@contextmanager
+def _plain(point: Tensor) -> Iterator[None]:
+    """Switch off autocast, and what is compiled: the graph of a compiled function serves a single backward pass."""
+    with torch.autocast(point.device.type, enabled=False), torch.compiler.set_stance("force_eager"):
+        yield
 
 
 def _point(tree: Tree) -> Tensor:
@@ -460,9 +469,9 @@ def solve(
         max_iterations: products for each example, those that measure the residual left out.
         restart: vectors kept before x is updated.
     """
-    x = torch.zeros_like(rhs)
     size = torch.linalg.vector_norm(rhs, dim=1)
-    relative = torch.where(size > 0, torch.ones_like(size), torch.zeros_like(size))
+    x = torch.zeros_like(rhs).masked_fill(size.isnan().unsqueeze(1), math.nan)
+    relative = torch.where(size > 0, torch.ones_like(size), size)  # of zeros 0, of what is not a number NaN
     active = torch.arange(rhs.shape[0], device=rhs.device)
     alive = size > 0
     residual, spent, products = rhs, 0, 0

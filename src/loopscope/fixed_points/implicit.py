@@ -15,7 +15,6 @@ time do not depend on how many iterations it took to get there.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -69,14 +68,8 @@ class Implicit:
         """Return f(state) with the implicit gradient."""
         state = detached(state)
         after = loop.step(state, recalled)
-        with _eager():
-            jacobian = step_jacobian(loop, state, recalled)
+        jacobian = step_jacobian(loop, state, recalled)
         return unflatten(_ImplicitFunction.apply(flatten(after), jacobian, self), after)
-
-
-def _eager() -> AbstractContextManager[object]:
-    """Run compiled functions uncompiled: the graph of a compiled one serves a single backward pass, a solve needs many."""
-    return torch.compiler.set_stance("force_eager")
 
 
 class _ImplicitFunction(torch.autograd.Function):
@@ -90,14 +83,13 @@ class _ImplicitFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         (gradient,), options = gradients, ctx.options
-        with _eager():
-            found = solve(
-                identity_minus_transpose(ctx.jacobian),
-                gradient.to(ctx.jacobian.point),
-                tolerance=options.tolerance,
-                max_iterations=options.max_iterations,
-                restart=options.restart,
-            )
+        found = solve(
+            identity_minus_transpose(ctx.jacobian),
+            gradient.to(ctx.jacobian.point),
+            tolerance=options.tolerance,
+            max_iterations=options.max_iterations,
+            restart=options.restart,
+        )
         if options.report is not None:
             options.report(found)
         return found.x.to(gradient), None, None

@@ -112,7 +112,10 @@ def full_attention(
     if value.dtype is torch.bfloat16 and value.device.type == "cpu":
         # The fused kernel's backward pass in bf16 takes four times as long there as these two products.
         return _mixture(query, key, value, None).transpose(1, 2)
-    return F.scaled_dot_product_attention(query, key.transpose(2, 3), value).transpose(1, 2)
+    key = key.transpose(2, 3)
+    if value.is_cuda:  # fused kernels refuse the order in memory that serves the products
+        key = key.contiguous()
+    return F.scaled_dot_product_attention(query, key, value).transpose(1, 2)
 
 
 def local_attention(

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -21,6 +22,9 @@ from loopscope.models.block import Block
 from loopscope.models.config import LoopedTransformerConfig
 from loopscope.models.pretrained import Pretrained, local_folder, read_config
 from loopscope.models.recall import FoldedLinear, FoldedRecall, InternalRecall, make_recall
+
+MOST_COMPILATIONS = 100
+"""Of one iteration, in a process: two or four for each shape of a model."""
 
 Positions = tuple[Float[Tensor, "2 tokens half"], Bool[Tensor, "strips queries keys"] | None]
 
@@ -170,12 +174,18 @@ class LoopedTransformer(_Transformer):
 
         It is compiled at most twice, with gradient and without, for every batch size. Where the grid leaves the number
         of tokens open, that holds for every number above one; lines of several strips (``window_mask``) run other
-        code than shorter ones, and are compiled apart.
+        code than shorter ones, and are compiled apart. A copy of the model is not compiled.
         """
+        # With so many shapes of models in one process the compiler gives up, telling a log alone; at eight unless told.
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_COMPILATIONS)
         assert self.config.grid is not None
         any_length = math.prod(self.config.grid) == 0
         self._run_iteration = partial(_run_compiled, torch.compile(self._iteration), any_length)
         return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy is made of: what is compiled computes with the weights of this model alone."""
+        return {**self.__dict__, "_run_iteration": self._iteration}
 
     def forward(
         self,

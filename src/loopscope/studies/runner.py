@@ -22,7 +22,7 @@ from loopscope.studies.plan import PlannedRun, StudyPlan
 from loopscope.studies.processes import Job, Machines, News, Process, ThisMachine
 from loopscope.studies.signals import Signal
 from loopscope.training.runs import RunFolder, open_run
-from loopscope.training.settings import RunSettings, dotted, settings_from
+from loopscope.training.settings import RunSettings, dotted, settings_from, with_precision
 
 POLL = 0.2
 GRACE = 20.0
@@ -226,7 +226,7 @@ def record_of(folder: StudyFolder, planned: PlannedRun, error: str | None) -> Re
     return Record(
         run=planned.name,
         status="finished" if error is None else "failed",
-        settings=planned.settings.to_dict(),
+        settings=run.settings().to_dict(),
         seconds=read_json_if_any(run.seconds, dict[str, float], absent={}),
         error=error,
         evaluation=run.curves() or None,
@@ -263,7 +263,8 @@ def _already_done(folder: StudyFolder, plan: StudyPlan, retry_failed: bool) -> s
     """
     records = folder.ledger.records()
     for run in plan.runs:
-        if _held_settings(folder, run, records.get(run.name)) not in (None, run.settings):
+        held = _held_settings(folder, run, records.get(run.name))
+        if held is not None and with_precision(run.settings, held.training.precision) != held:
             raise LoopscopeError(
                 f"{folder.path} holds the run {run.name} with other settings than {plan.source} gives it: "
                 "choose another --out, or give the study another name"

@@ -10,14 +10,13 @@ Precision = Literal["auto", "bf16", "float32"]
 
 
 def multiplies_bf16() -> bool:
-    """Return whether the GPU, or without any the processor, has instructions for products of bf16.
+    """Return whether the GPU that CUDA finds, or without any the processor, has instructions for products of bf16.
 
-    Without them bf16 is turned into float32 number by number: slower than float32 on a processor with AVX-512, many times
-    slower on others. Of accelerators, those of CUDA are known.
+    Without them bf16 is turned into float32 number by number: slower than float32 on a processor with AVX-512, many
+    times slower on others.
     """
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
-    if accelerator is not None:
-        return accelerator.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 

@@ -15,7 +15,8 @@ import yaml
 from loopscope.errors import LoopscopeError
 from loopscope.evaluation import AccuracyCurve
 from loopscope.files import explain_write, make_folder, read_json_as, read_yaml_mapping, vacant, write_text
-from loopscope.training.settings import RunSettings, settings_from
+from loopscope.training.precision import precision_here
+from loopscope.training.settings import RunSettings, dotted, settings_from, with_precision
 
 LOCK_POLL = 0.2
 
@@ -160,6 +161,8 @@ def _try_lock(file: IO[str]) -> bool:
 def open_run(path: Path, settings: RunSettings, resume: bool) -> RunFolder:
     """Make a run's folder, or open it again to resume.
 
+    A precision that is left to the machine is decided here, once: a run that resumes elsewhere keeps it.
+
     Raises:
         LoopscopeError: the folder holds a run and ``resume`` is false, or a run of other settings.
     """
@@ -167,15 +170,16 @@ def open_run(path: Path, settings: RunSettings, resume: bool) -> RunFolder:
     if run.config.is_file():
         if not resume:
             raise LoopscopeError(f"{path} already holds a run: add --resume to continue it, or choose another folder")
-        if (stored := run.settings()) != settings:
-            ours, theirs = settings.to_dict(), stored.to_dict()
-            differing = [name for name in ours if ours[name] != theirs[name]]
-            raise LoopscopeError(
-                f"{path} holds a run with other settings ({', '.join(differing)}): resume with the same ones"
-            )
+        stored = run.settings()
+        if (asked := with_precision(settings, stored.training.precision)) != stored:
+            now, then = dotted(asked.to_dict()), dotted(stored.to_dict())
+            names = [name for name in {**then, **now} if now.get(name) != then.get(name)]
+            differing = ", ".join(f"{name} {then.get(name)}, not {now.get(name)}" for name in names)
+            raise LoopscopeError(f"{path} holds a run with other settings ({differing}): resume with the same ones")
         return run
     if not vacant(run.config):
         raise LoopscopeError(f"{path} is not empty and holds no run: choose another folder")
     make_folder(path)
-    write_text(run.config, yaml.safe_dump(settings.to_dict(), sort_keys=False))
+    decided = with_precision(settings, precision_here("auto"))
+    write_text(run.config, yaml.safe_dump(decided.to_dict(), sort_keys=False))
     return run

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
@@ -16,6 +16,7 @@ from loopscope.models.config import LoopedTransformerConfig
 from loopscope.tasks import Task, task_class
 from loopscope.training.config import TrainingConfig
 from loopscope.training.objectives import AT_FIXED_POINT
+from loopscope.training.precision import Precision
 
 SECTIONS: dict[str, Any] = {
     "model": LoopedTransformerConfig,
@@ -118,6 +119,13 @@ def _expected_list(given: str) -> str:
     """Return what to say of a value where a list is expected: what was meant, where that is plain."""
     plain = re.fullmatch(r"[\w.-]+(,[\w.-]+)*", given)
     return f"expected a list in brackets, such as {f'[{given}]' if plain else '[1,2]'}, got {given}"
+
+
+def with_precision(settings: RunSettings, precision: Precision) -> RunSettings:
+    """Return the settings, with this precision where they leave it to the machine."""
+    if settings.training.precision != "auto":
+        return settings
+    return replace(settings, training=replace(settings.training, precision=precision))
 
 
 def dotted(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

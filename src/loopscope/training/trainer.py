@@ -104,8 +104,9 @@ def draw_counts(config: TrainingConfig, step: int) -> IterationCounts:
 
 
 def _on_cpu() -> bool:
-    # Unless told so, Accelerate joins no processes without a GPU: each would train alone, into the same folder.
-    return not torch.accelerator.is_available()
+    # Unless told so, Accelerate joins no processes without a GPU: each would train alone, into the same folder. Other
+    # accelerators than those of CUDA lack the double precision that objectives and the other commands need.
+    return not torch.cuda.is_available()
 
 
 def _accelerator(settings: RunSettings) -> Accelerator:
