@@ -35,6 +35,11 @@ def run(tmp_path_factory):
     return out
 
 
+def test_data_that_cannot_be_had_leave_no_run_behind(tmp_path, capsys):
+    assert "only 256 exist" in refused(capsys, train(tmp_path / "run", "--data.strings", "300"))
+    assert main(train(tmp_path / "run", steps=1)) == 0
+
+
 @pytest.mark.parametrize("given", ["auto", "float32"])
 def test_training_says_which_precision_it_chose(tmp_path, monkeypatch, capsys, given):
     monkeypatch.setattr("loopscope.training.precision.multiplies_bf16", lambda: False)

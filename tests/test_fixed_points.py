@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import loopscope as ls
 from loopscope.errors import LoopscopeError
+from loopscope.fixed_points import Truncated, fixed_point
 from loopscope.fixed_points.plain import compare_with_plain
 from loopscope.fixed_points.reaching import IDLE
 from loopscope.fixed_points.secants import AndersonMemory, combine, dots, move_up
@@ -167,8 +168,8 @@ def test_steps_computed_stay_near_the_steps_needed(solver):
     watched = from_zero(counting)
     found = ls.solve(watched, inputs, solver=SOLVERS[solver], tolerance=1e-8, max_iterations=2000)
     needed = int(found.iterations.sum())
-    # The first two are of one example, and tell whether the step is random.
-    assert (evaluated[:2], found.steps_computed) == ([1, 1], sum(evaluated[2:]))
+    # The first two are of one example, and tell whether the step is random; the next three, whether it mixes examples.
+    assert (evaluated[:5], found.steps_computed) == ([1, 1, 2, 2, 1], sum(evaluated[5:]))
     assert needed <= found.steps_computed <= IDLE * needed
     assert found.plain_steps == 0
     # Whole-batch stopping would have cost more.
@@ -177,7 +178,7 @@ def test_steps_computed_stay_near_the_steps_needed(solver):
     checked = ls.solve(
         watched, inputs, solver=SOLVERS[solver], tolerance=1e-8, max_iterations=2000, plain_iterations=2000
     )
-    assert checked.steps_computed + checked.plain_steps == sum(evaluated[2:])
+    assert checked.steps_computed + checked.plain_steps == sum(evaluated[5:])
     assert (checked.plain_steps > 0) == (solver != "plain")
 
 
@@ -467,7 +468,7 @@ def test_bad_input_is_refused_in_one_line():
         "the rounding of the state": {"tolerance": 1e-17},
         "max_iterations is 0": {"max_iterations": 0},
         "plain_iterations is -1": {"plain_iterations": -1},
-        "6 recalled": {"start": torch.zeros(5, 12, dtype=F64)},
+        "got 5 states for 6 inputs": {"start": torch.zeros(5, 12, dtype=F64)},
     }
     for message, options in cases.items():
         with pytest.raises(LoopscopeError, match=message) as caught:
@@ -499,3 +500,34 @@ def test_the_message_sums_up():
     counts = sorted(found.iterations.tolist())
     assert f"6 of 6 examples arrived (relative residual <= 0.0001) after {counts[0]} to {counts[-1]}" in str(found)
     assert math.isclose(found.tolerance, 1e-4)
+
+
+def foreign(step, start=torch.zeros_like):
+    return ls.FunctionLoop(encode=torch.clone, start=start, step=step, read=torch.clone)
+
+
+def test_a_step_that_mixes_examples_is_refused():
+    """Those that arrive leave, and the others would go elsewhere without them."""
+    with pytest.raises(LoopscopeError, match="the step mixes examples"):
+        ls.solve(foreign(lambda z, e: 0.5 * z.mean(0, keepdim=True) + e), torch.randn(8, 4))
+
+
+@pytest.mark.parametrize("solver", ["broyden", ls.Broyden])
+@pytest.mark.usefixtures("unchecked")
+def test_what_is_no_solver_is_refused(solver):
+    loop, inputs, _ = affine()
+    with pytest.raises(LoopscopeError, match=r"expected a solver such as .*: make one of its class"):
+        ls.solve(loop, inputs, solver=solver)
+
+
+@pytest.mark.parametrize(
+    ("loop", "inputs", "message"),
+    [
+        (foreign(lambda z, e: (0.5 * z + e).double()), torch.ones(3, 4), "the same precision"),
+        (foreign(lambda z, e: 0.5 * z + e), [[1.0, 2.0]], "convert with torch.as_tensor"),
+        (foreign(lambda z, e: 0.5 * z + e, lambda e: torch.zeros(1, 4)), torch.ones(3, 4), "got 1 states for 3 inputs"),
+    ],
+)
+def test_a_fixed_point_for_training_is_refused_in_one_line_too(loop, inputs, message):
+    with pytest.raises(LoopscopeError, match=message):
+        fixed_point(loop, inputs, gradient=Truncated(1))

@@ -273,6 +273,8 @@ def test_evidence_goes_before_the_record_at_its_own_tolerance_alone(run: RunFold
     for options, as_confident in (([], True), (["--tolerance", "1e-3"], False)):
         assert main(["solve", str(run.path), "1101", "--max-iterations", "3", *options]) in (0, 1)
         assert ("confiden" in capsys.readouterr().out) is as_confident
+        assert main(["solve", str(run.path), "1101", "--max-iterations", "2", *options]) in (0, 1)
+        assert "In validation answers had 3 iterations to settle" in " ".join(capsys.readouterr().out.split())
     run.trust.write_text("{}")
     assert "trust.json is damaged (settings is missing): make it again by loopscope trust" in refusal(
         capsys, ["solve", run.path, "1101"]

@@ -97,6 +97,8 @@ def train_command(options: Namespace) -> int:
     out = Path(options[options.task].out)
     with main_process_first() as is_main:
         absent = not RunFolder(out).config.is_file()
+        if absent:
+            settings.data.training_split()  # data that cannot be had are refused before there is a folder
         run = open_run(out, settings, resume=options[options.task].resume or not is_main)
     if is_main and absent and options[options.task].resume:
         say(f"{out} holds no run to resume: a new one begins")

@@ -279,6 +279,18 @@ def check_is_loop(given: Any) -> None:
         )
 
 
+def check_start(state: Tree, batch: int) -> None:
+    """Refuse first states that are not one for each input.
+
+    Raises:
+        LoopscopeError: there are more or fewer.
+    """
+    if (states := batch_size(state)) != batch:
+        raise LoopscopeError(
+            f"expected a first state for each input, got {states} states for {batch} inputs: see start"
+        )
+
+
 def check_read(logits: Any, batch: int) -> None:
     """Refuse a readout that is not one tensor of outputs per input.
 

@@ -23,7 +23,7 @@ from loopscope.tasks import TASKS
 from loopscope.tasks.task import Task
 from loopscope.tasks.words import Problem, Words, check_can_be_typed_in, words_of
 from loopscope.training.runs import RunFolder
-from loopscope.trust import Evidence, read_evidence, significant, unsureness
+from loopscope.trust import Evidence, extents, read_evidence, significant, unsureness
 
 SHIPPED = Path(__file__).parent / "shipped"
 """Trained models that come with the package: one run folder per task."""
@@ -59,6 +59,7 @@ class Answerer:
         record: how its answers fared in validation; None where the run was not evaluated.
         evidence: the same, example by example, of all splits; None where ``loopscope trust`` did not measure it, or
             where answers settle at another tolerance than there.
+        iterations: the iterations that validation gave each answer.
     """
 
     path: Path
@@ -67,6 +68,7 @@ class Answerer:
     words: Words
     record: Record | None
     evidence: Evidence | None = None
+    iterations: int = 0
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,15 @@ def open_answerer(name: str, tolerance: float = SETTLED) -> Answerer:
         raise LoopscopeError(f"{path} is of a {settings.model.architecture} model, which has no iterations to settle")
     record = read_record(run) if run.evaluation.is_file() else None
     evidence = read_evidence(run.trust) if run.trust.is_file() and tolerance == SETTLED else None
-    return Answerer(path, model, settings.data, words_of(settings.task), record, evidence)
+    words, iterations = words_of(settings.task), _validated(run, evidence)
+    return Answerer(path, model, settings.data, words, record, evidence, iterations)
+
+
+def _validated(run: RunFolder, evidence: Evidence | None) -> int:
+    """Return the iterations that validation gave each answer, 0 without one."""
+    if evidence is None:
+        return max((len(curve["answer_accuracy"]) for curve in run.curves().values()), default=0)
+    return max(iterations for _, iterations in extents(run.trust).values())
 
 
 def read_record(run: RunFolder) -> Record | None:

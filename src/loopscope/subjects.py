@@ -16,7 +16,7 @@ from torch import Tensor
 
 from loopscope.errors import LoopscopeError, nearest
 from loopscope.evaluation import EvaluationConfig, rule_of_split
-from loopscope.loop import Loop, Tree, device_of_loop, select
+from loopscope.loop import Loop, Tree, batch_size, device_of_loop, select
 from loopscope.models import FixedDepthTransformer, LoopedTransformer, load_model
 from loopscope.stability import Examination, ExaminationConfig, examine
 from loopscope.stability.reachability import Answers
@@ -180,6 +180,7 @@ def from_function(name: str) -> Subject:
 
 def first_examples(subject: Subject, examples: int) -> Subject:
     """Return a subject with no more than its first inputs."""
+    batch_size(subject.inputs)  # refuses what cannot be cut
     rows, targets = slice(0, examples), subject.targets
     inputs = select(subject.inputs, rows)
     return replace(subject, inputs=inputs, targets=targets[rows] if isinstance(targets, Tensor) else targets)

@@ -25,7 +25,7 @@ from loopscope.errors import LoopscopeError, check_positive
 from loopscope.fixed_points.reaching import Reached, reach
 from loopscope.fixed_points.solvers import PlainIteration, Solver
 from loopscope.linear import Jacobian, LinearSolution, identity_minus_transpose, solve, step_jacobian
-from loopscope.loop import Loop, Tree, detached, flatten, leaves, unflatten
+from loopscope.loop import Loop, Tree, batch_size, check_mask, check_start, detached, flatten, leaves, unflatten
 
 DEFAULT_SOLVER = PlainIteration()
 
@@ -168,14 +168,18 @@ def fixed_point(
         report: called with where the solver ended, before the gradient is attached.
 
     Raises:
-        LoopscopeError: see `loopscope.fixed_points.reaching.reach`.
+        LoopscopeError: see `loopscope.fixed_points.reaching.reach`; inputs that are no tensors or disagree about the batch,
+            another number of first states, or a mask that fits no part of the state.
     """
+    batch = batch_size(inputs)
     device = leaves(inputs)[0].device
     with torch.autocast(device.type, enabled=False):
         recalled = loop.encode(inputs)
         with torch.no_grad():
             fixed = detached(recalled)
             start = loop.start(fixed, torch.Generator(device).manual_seed(seed))
+        check_start(start, batch)
+        check_mask(loop, start, fixed)
         found = reach(loop, fixed, start, solver=solver, tolerance=tolerance, max_iterations=max_iterations)
         if report is not None:
             report(found)

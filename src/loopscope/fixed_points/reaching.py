@@ -65,6 +65,10 @@ def reach(loop: Loop, recalled: Tree, start: Tree, *, solver: Solver, tolerance:
             changes the state's shape, or tolerance and budget are out of bounds.
     """
     check_count(max_iterations=max_iterations)
+    if not isinstance(solver, Solver) or isinstance(solver, type):
+        raise LoopscopeError(
+            f"expected a solver such as PlainIteration() or Anderson(memory=6), got {solver!r}: make one of its class"
+        )
     check_precision(start, tolerance)
     if is_time_dependent(start) and not isinstance(solver, PlainIteration):
         raise LoopscopeError(
@@ -102,6 +106,10 @@ def _reach(loop: Loop, recalled: Tree, start: Tree, solver: Solver, tolerance: f
             raise LoopscopeError(
                 f"the step maps a state of {point.shape[1]} numbers to {value.shape[1]}; "
                 "it must return a state of the same structure and shapes"
+            )
+        if point.dtype != value.dtype:
+            raise LoopscopeError(
+                f"the step maps a state of {point.dtype} to {value.dtype}; it must return a state of the same precision"
             )
         now = relative_residual(point, value, smallest).cpu()
         leaving = going & ((now <= tolerance) | ~now.isfinite() | (index == max_iterations))

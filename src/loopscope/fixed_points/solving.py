@@ -7,9 +7,22 @@ import torch
 from loopscope.errors import LoopscopeError
 from loopscope.fixed_points.plain import compare_with_plain
 from loopscope.fixed_points.reaching import reach
+from loopscope.fixed_points.residual import check_precision
 from loopscope.fixed_points.solution import Solution
 from loopscope.fixed_points.solvers import PlainIteration, Solver
-from loopscope.loop import Loop, Tree, batch_size, check_is_loop, check_mask, check_step, eval_mode, leaves, select
+from loopscope.loop import (
+    Loop,
+    Tree,
+    batch_size,
+    check_independent,
+    check_is_loop,
+    check_mask,
+    check_start,
+    check_step,
+    eval_mode,
+    leaves,
+    select,
+)
 
 DEFAULT_SOLVER = PlainIteration()
 
@@ -48,8 +61,8 @@ def solve(
 
     Raises:
         LoopscopeError: no loop; see `loopscope.fixed_points.reaching.reach`; a mask that fits no part of the state; or what
-            `loopscope.loop.check_step` refuses, such as a random step (two steps of one example more, which
-            ``steps_computed`` leaves out).
+            `loopscope.loop.check_step` and `check_independent` refuse, a random step and one that mixes examples (seven
+            steps of an example more, which ``steps_computed`` leaves out).
     """
     check_is_loop(loop)
     if plain_iterations < 0:
@@ -60,9 +73,12 @@ def solve(
         recalled = loop.encode(inputs)
         if start is None:
             start = loop.start(recalled, torch.Generator(device).manual_seed(seed))
-        if batch_size(start):
+        check_start(start, batch)
+        check_precision(start, tolerance)
+        if batch:
             # A little noise lets examples arrive, at points that are none: two steps of one example tell.
             check_step(loop, select(start, slice(0, 1)), select(recalled, slice(0, 1)))
+            _check_pair(loop, start, recalled)
             check_mask(loop, start, recalled)
         found = reach(loop, recalled, start, solver=solver, tolerance=tolerance, max_iterations=max_iterations)
         arrived = found.residual <= tolerance
@@ -88,3 +104,10 @@ def solve(
         tolerance=tolerance,
         max_iterations=max_iterations,
     )
+
+
+def _check_pair(loop: Loop, start: Tree, recalled: Tree) -> None:
+    """Refuse a step that mixes examples, seen on the first two: where one leaves, the other would go elsewhere."""
+    start, recalled = select(start, slice(0, 2)), select(recalled, slice(0, 2))
+    first = loop.step(start, recalled)
+    check_independent(loop, first, loop.step(first, recalled), recalled)

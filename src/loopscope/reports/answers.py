@@ -47,6 +47,11 @@ def _how(settled: bool) -> str:
 
 def track_record(answerer: Answerer, answer: Answer) -> str:
     """Return how often such answers were right in validation, in a sentence."""
+    if not answer.settled and answer.iterations < answerer.iterations:
+        return (
+            f"In validation answers had {answerer.iterations} iterations to settle: what was counted there says nothing "
+            "of one that was cut off."
+        )
     if answerer.evidence is not None:
         return _record_of_alike(answer, *alike(answerer.evidence, answer.settled, answer.unsure))
     record = answerer.record

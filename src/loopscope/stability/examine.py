@@ -25,6 +25,7 @@ from loopscope.loop import (
     check_is_loop,
     check_mask,
     check_read,
+    check_start,
     check_step,
     device_of,
     eval_mode,
@@ -317,6 +318,7 @@ class _Examiner:
         with torch.no_grad():
             recalled = self.loop.encode(self.inputs)
             start = first_state(self.loop, recalled, self.config.seed)
+            check_start(start, batch_size(self.inputs))
             check_read(self.loop.read(start), batch_size(self.inputs))
         state_dtype(start)
         check_mask(self.loop, start, recalled)

@@ -30,7 +30,7 @@ def distinct_strings(count: int, length: int, generator: torch.Generator) -> Int
     """
     if length < 20 and 2**length < count:
         raise LoopscopeError(
-            f"{count} strings of {length} bits were asked for, but only {2**length} exist: ask for fewer"
+            f"{count} strings of {length} bits were asked for, but only {2**length} exist: ask for fewer strings, or more bits"
         )
     strings = torch.empty(0, length, dtype=torch.int64)
     while len(strings) < count:
