@@ -105,14 +105,15 @@ def train_command(options: Namespace) -> int:
     if run.finished():
         say(f"{out} has finished training: evaluate it with  loopscope evaluate {out}")
         return 0
+    decided = run.settings()
     if is_main and settings.training.precision == "auto":
-        say(f"precision: {run.settings().training.precision}")
+        say(f"precision: {decided.training.precision}")
     with (
         run.lock() if is_main else nullcontext(),
         catch_signals() as caught,
         train_progress(console, settings.training.steps, shown=is_main) as on_step,
     ):
-        outcome = train(run.settings(), run, on_step, caught)
+        outcome = train(decided, run, on_step, caught)
     if outcome.stopped:
         say(f"stopped by {outcome.stopped} after step {outcome.step}: add --resume to go on")
         return RESUMABLE
