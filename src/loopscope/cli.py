@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from loopscope.studies.processes import Machines
     from loopscope.subjects import Subject
     from loopscope.tasks import Split
-    from loopscope.tasks.words import Problem, Words
-    from loopscope.training.runs import RunFolder
+    from loopscope.tasks.text import Problem, Words
+    from loopscope.training.run_folder import RunFolder
     from loopscope.training.settings import RunSettings
 
 # What is shown may hold brackets and colons of its own (paths, errors): none of it is markup.
@@ -89,7 +89,7 @@ def seconds(text: str) -> float:
 def train_command(options: Namespace) -> int:
     """Train one model on one task."""
     from loopscope.reports.terminal import train_progress
-    from loopscope.training.runs import RunFolder, open_run
+    from loopscope.training.run_folder import RunFolder, open_run
     from loopscope.training.settings import complete
     from loopscope.training.trainer import main_process_first, train
 
@@ -236,7 +236,7 @@ def _open_for_evaluation(options: Namespace, chosen: Sequence[str]) -> _Opened:
         LoopscopeError: there is no such run, or no such data.
     """
     from loopscope.subjects import trained_for_evaluation, with_data
-    from loopscope.training.runs import RunFolder
+    from loopscope.training.run_folder import RunFolder
 
     run = RunFolder(Path(options.run))
     settings, model = trained_for_evaluation(run)
@@ -289,7 +289,7 @@ def _asked_place(out: str, endings: Iterable[str] | None = None) -> Path:
 
 def _is_of_a_run(place: Path) -> bool:
     """Return whether a file is, or lies within, one of those that make a run's folder."""
-    from loopscope.training.runs import RunFolder
+    from loopscope.training.run_folder import RunFolder
 
     parts = [name for name, member in vars(RunFolder).items() if isinstance(member, property)]
     place = place.resolve()
@@ -312,14 +312,14 @@ def _settling(curve: AccuracyCurve, stored: dict[str, Any] | None) -> str:
 
 def trust_command(options: Namespace) -> int:
     """Measure what tells a run's right answers from its wrong ones, on its own data or on others of its task."""
+    from loopscope.answers.trust import extents, measure
     from loopscope.evaluation import iterations_to_run
     from loopscope.files import write_bytes, write_text
-    from loopscope.reports.charts import png
-    from loopscope.reports.sheet import in_terminal
+    from loopscope.reports.kit.charts import png
+    from loopscope.reports.kit.sheet import in_terminal
     from loopscope.reports.terminal import iteration_progress
     from loopscope.reports.trust import risk_figure, trust_sheets
     from loopscope.subjects import evaluation_splits
-    from loopscope.trust import extents, measure
 
     opened = _open_for_evaluation(options, ("iterations", "examples"))
     run, settings = opened.run, opened.settings
@@ -359,7 +359,7 @@ def examine_command(options: Namespace) -> int:
     from loopscope.stability import Examination
     from loopscope.stability.examination import WRITERS
     from loopscope.subjects import examine_subject
-    from loopscope.training.runs import RunFolder
+    from loopscope.training.run_folder import RunFolder
 
     config = options.examination
     run = RunFolder(Path(options.subject))
@@ -398,8 +398,8 @@ def _titles(subject: str, compared: str) -> tuple[str, str]:
 
 def _fuller_examination(run: RunFolder, subject: Subject, config: ExaminationConfig) -> str | None:
     """Return what examination of a run is stored that one by another config would have less of, in words, or None."""
-    from loopscope.loop import batch_size
     from loopscope.stability import Examination
+    from loopscope.trees import batch_size
 
     try:
         stored = Examination.load(run.examination).settings if run.examination.is_file() else None
@@ -415,7 +415,7 @@ def forecast_command(options: Namespace) -> int:
     from loopscope.errors import check_positive
     from loopscope.forecast import forecast
     from loopscope.reports.forecast import forecast_sheet
-    from loopscope.reports.sheet import in_terminal
+    from loopscope.reports.kit.sheet import in_terminal
     from loopscope.subjects import first_examples
 
     check_positive(examples=options.examples)
@@ -442,7 +442,7 @@ def _machines(address: str | None, plan: StudyPlan, folder: StudyFolder) -> Iter
 
 def study_command(options: Namespace) -> int:
     """Train, evaluate and examine a grid of runs, and write one report."""
-    from loopscope.reports.study import write_report
+    from loopscope.reports.study.page import write_report
     from loopscope.reports.terminal import StudyDisplay, records_table
     from loopscope.studies import StudyFolder, read_plan, run_study
 
@@ -486,9 +486,9 @@ def analyse_command(options: Namespace) -> int:
     from dataclasses import asdict
 
     from loopscope.files import write_json
+    from loopscope.reports.kit.sheet import in_terminal
     from loopscope.reports.prediction import analysis_tables, headline
     from loopscope.reports.prediction_page import write_analysis
-    from loopscope.reports.sheet import in_terminal
     from loopscope.stability.examination import plain
     from loopscope.studies.population import read_population
     from loopscope.studies.prediction import analyse
@@ -508,8 +508,8 @@ def analyse_command(options: Namespace) -> int:
 def retrain_command(options: Namespace) -> int:
     """Train some models of a population again, and compare them with what the population says of them."""
     from loopscope.files import write_json
+    from loopscope.reports.kit.sheet import in_terminal
     from loopscope.reports.retrained import retrained_sheets, summary
-    from loopscope.reports.sheet import in_terminal
     from loopscope.reports.terminal import StudyDisplay
     from loopscope.studies import StudyFolder, run_study
     from loopscope.studies.population import read_population
@@ -537,8 +537,8 @@ def retrain_command(options: Namespace) -> int:
 
 def advise_command(options: Namespace) -> int:
     """Say which models of a population kept their answers, and how many say so."""
+    from loopscope.reports.kit.sheet import in_terminal
     from loopscope.reports.prediction import guidance_table
-    from loopscope.reports.sheet import in_terminal
     from loopscope.studies.guidance import guidance
     from loopscope.studies.population import read_population
 
@@ -550,9 +550,9 @@ def advise_command(options: Namespace) -> int:
 
 def solve_command(options: Namespace) -> int:
     """Answer problems with a trained model."""
+    from loopscope.answers.answerer import answer_all, answer_of, frames, open_answerer
     from loopscope.errors import check_positive
     from loopscope.reports.answers import answer_lines, show_answer, show_frames, show_last
-    from loopscope.solving import answer_all, answer_of, frames, open_answerer
 
     check_positive(tolerance=options.tolerance, max_iterations=options.max_iterations)
     limits = (options.tolerance, options.max_iterations)
@@ -590,7 +590,7 @@ def _typed_in(words: Words) -> list[Problem]:
 def data_command(options: Namespace) -> int:
     """Prepare a task's data, check them, and say what they hold."""
     from loopscope.reports.terminal import data_tables
-    from loopscope.tasks.data_report import reporter_of
+    from loopscope.tasks.data.report import reporter_of
 
     chosen = options[options.task]
     out = None if chosen.out is None else _asked_place(chosen.out)
@@ -639,7 +639,7 @@ def _train_parser() -> ArgumentParser:
 
 def _data_parser() -> ArgumentParser:
     from loopscope.tasks import TASKS
-    from loopscope.tasks.data_report import REPORTERS
+    from loopscope.tasks.data.report import REPORTERS
 
     parser = _new_parser(
         "Find, download or make a task's data, check every problem, and say what the data hold.",
