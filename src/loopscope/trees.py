@@ -50,7 +50,9 @@ def children(tree: Tree) -> dict[Any, Any] | None:
     if isinstance(tree, (list, tuple, ValuesView)):
         return dict(enumerate(tree))
     if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
-        return {field.name: getattr(tree, field.name) for field in dataclasses.fields(tree) if hasattr(tree, field.name)}
+        return {
+            field.name: getattr(tree, field.name) for field in dataclasses.fields(tree) if hasattr(tree, field.name)
+        }
     return None
 
 
@@ -232,6 +234,37 @@ def unflatten(vectors: Float[Tensor, "batch n"], like: Tree) -> Tree:
     return _map(fill, (like,), lambda context: False)
 
 
+def binary_scale(vectors: Tensor, dim: int = 1) -> Tensor:
+    """Return the power of two at or just below the largest absolute value along ``dim``, which is kept with size one.
+
+    Dividing by it is exact, and leaves numbers whose squares neither overflow nor vanish. It is 1 where the largest value is
+    zero or not finite.
+    """
+    if not vectors.shape[dim]:
+        return vectors.new_ones(
+            [1 if place == dim % vectors.ndim else size for place, size in enumerate(vectors.shape)]
+        )
+    largest = vectors.detach().abs().amax(dim, keepdim=True)
+    known = (largest > 0) & largest.isfinite()
+    # A subnormal scale would lose digits where it is divided by.
+    exponent = (torch.frexp(largest.where(known, 1))[1] - 1).clamp_min(-_LEAST_EXPONENT[largest.dtype])
+    return torch.where(known, torch.ldexp(torch.ones_like(largest), exponent), 1)
+
+
+_LEAST_EXPONENT = {torch.float32: 126, torch.float64: 1022}
+
+
+def scaled_norm(vectors: Tensor, dim: int = 1, keepdim: bool = False) -> Tensor:
+    """Return Euclidean norms along ``dim`` of float32 or float64 numbers whose squares may overflow or vanish.
+
+    >>> scaled_norm(torch.tensor([[3e30, 4e30], [3e-30, 4e-30]]))
+    tensor([5.0000e+30, 5.0000e-30])
+    """
+    scale = binary_scale(vectors, dim)
+    length = scale * torch.linalg.vector_norm(vectors / scale, dim=dim, keepdim=True)
+    return length if keepdim else length.squeeze(dim)
+
+
 def token_norms(state: Tree, mask: Tensor | None = None) -> Float[Tensor, "batch tokens"]:
     """Return the Euclidean norm of each token's part of the state.
 
@@ -239,19 +272,20 @@ def token_norms(state: Tree, mask: Tensor | None = None) -> Float[Tensor, "batch
     Leaves with the same number of tokens (a TRM's two states, say) are one vector per token together; others are
     set side by side. Padding has norm zero.
     """
-    squares = []
-    for leaf in floating_leaves(state):
-        leaf = masked(leaf, mask)
-        tokens = leaf.reshape(leaf.shape[0], -1, leaf.shape[-1] if leaf.ndim > 1 else 1)
-        squares.append(tokens.square().sum(-1))
-    if len({part.shape[1] for part in squares}) == 1:
-        return torch.stack(squares).sum(0).sqrt()
-    return torch.cat(squares, dim=1).sqrt()
+    tokens = [
+        masked(leaf, mask).reshape(leaf.shape[0], -1, leaf.shape[-1] if leaf.ndim > 1 else 1)
+        for leaf in floating_leaves(state)
+    ]
+    if len({part.shape[1] for part in tokens}) > 1:
+        return torch.cat([scaled_norm(part, -1) for part in tokens], dim=1)
+    scale = torch.stack([binary_scale(part, -1) for part in tokens]).amax(0)
+    squares = torch.stack([(part / scale).square().sum(-1) for part in tokens]).sum(0)
+    return squares.sqrt() * scale.squeeze(-1)
 
 
 def norms(state: Tree, mask: Tensor | None = None) -> Float[Tensor, "batch"]:
     """Return the Euclidean norm of each example's whole state, padding excluded."""
-    return torch.linalg.vector_norm(flatten(state, mask), dim=1)
+    return scaled_norm(flatten(state, mask))
 
 
 def is_time_dependent(state: Tree) -> bool:

@@ -6,12 +6,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from loopscope.trees import Tree, flatten
+from loopscope.trees import Tree, flatten, scaled_norm
 
 
 def distance(first: Tree, second: Tree, mask: Tensor | None = None) -> Float[Tensor, "batch"]:
     """Return the Euclidean distance of two states, per example."""
-    return torch.linalg.vector_norm(flatten(first, mask) - flatten(second, mask), dim=1)
+    return scaled_norm(flatten(first, mask) - flatten(second, mask))
 
 
 def partners(mask: Bool[Tensor, "batch *tokens"] | None, shift: int, batch: int) -> Int[Tensor, "batch"]:
