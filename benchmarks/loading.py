@@ -4,7 +4,8 @@
     python benchmarks/loading.py --tasks sudoku --width 128 --batch 64 --repeats 5 --json
 
 A batch is made as the trainer makes it: rows drawn, augmented, turned into what the model reads. A step is forward, backward
-and AdamW, compiled and in bf16 where the machine has instructions for it, at about the mean number of iterations of training with at most 30.
+and AdamW, compiled and in bf16 where the machine has instructions for it, at about the mean number of iterations of training
+with at most 30.
 """
 
 from __future__ import annotations
