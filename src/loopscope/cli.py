@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from loopscope.studies.processes import Machines
     from loopscope.subjects import Subject
     from loopscope.tasks import Split
-    from loopscope.tasks.text import Problem, Words
+    from loopscope.tasks.text import Problem, TextFormat
     from loopscope.training.run_folder import RunFolder
     from loopscope.training.settings import RunSettings
 
@@ -560,20 +560,20 @@ def solve_command(options: Namespace) -> int:
     if options.problem == "-":
         if options.watch:
             raise LoopscopeError("--watch shows one problem, not those of standard input: give one")
-        answers = answer_all(answerer, _typed_in(answerer.words), *limits)
+        answers = answer_all(answerer, _typed_in(answerer.text), *limits)
         for line in answer_lines(answers):
             print(line)
         return 1 if any(answer.right is False for answer in answers) else 0
-    problem = answerer.words.read(options.problem)
+    problem = answerer.text.read(options.problem)
     out = Console(highlight=False)
     show_form = show_frames if options.watch else show_last
-    last = show_form(out, answerer.words, problem, frames(answerer, problem, *limits))
+    last = show_form(out, answerer.text, problem, frames(answerer, problem, *limits))
     answer = answer_of(answerer, problem, last, options.tolerance)
     show_answer(out, answerer, answer)
     return 1 if answer.right is False else 0
 
 
-def _typed_in(words: Words) -> list[Problem]:
+def _typed_in(words: TextFormat) -> list[Problem]:
     """Return the problems of standard input, one per line."""
     problems = []
     for number, text in enumerate(sys.stdin, 1):
@@ -590,7 +590,7 @@ def _typed_in(words: Words) -> list[Problem]:
 def data_command(options: Namespace) -> int:
     """Prepare a task's data, check them, and say what they hold."""
     from loopscope.reports.terminal import data_tables
-    from loopscope.tasks.data.report import reporter_of
+    from loopscope.tasks.registry import reporter_of
 
     chosen = options[options.task]
     out = None if chosen.out is None else _asked_place(chosen.out)
@@ -639,7 +639,7 @@ def _train_parser() -> ArgumentParser:
 
 def _data_parser() -> ArgumentParser:
     from loopscope.tasks import TASKS
-    from loopscope.tasks.data.report import REPORTERS
+    from loopscope.tasks.registry import REPORTED
 
     parser = _new_parser(
         "Find, download or make a task's data, check every problem, and say what the data hold.",
@@ -647,7 +647,7 @@ def _data_parser() -> ArgumentParser:
     subcommands = parser.add_subcommands(dest="task", title="tasks")
     for name, task in TASKS.items():
         description = (
-            f"The data of the task {name}{'' if name in REPORTERS else ': made as needed, nothing to prepare'}."
+            f"The data of the task {name}{'' if name in REPORTED else ': made as needed, nothing to prepare'}."
         )
         sub = _new_parser(description)
         sub.add_argument("--verify", action="store_true", help="Prove every answer anew, trusting no file's columns.")
