@@ -30,6 +30,25 @@ class Place(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Ends:
+    """Which calls end an iteration.
+
+    Attributes:
+        name: of the submodule or method.
+        every: calls of it per iteration.
+        offset: calls of it before the first iteration.
+    """
+
+    name: str
+    every: int = 1
+    offset: int = 0
+
+    def iterations(self, calls: int) -> int:
+        """Return how many iterations have ended after so many calls."""
+        return max(0, calls - self.offset) // self.every
+
+
+@dataclass(frozen=True, eq=False)
 class Event:
     """A call that an open frame made, with the values that went in and came out.
 
@@ -103,24 +122,21 @@ class Recorder(Handler):
     """Writes a tape.
 
     Args:
-        name: of the submodule or method that ends an iteration.
-        every: calls of it per iteration.
-        offset: calls of it before the first iteration.
+        ends: which calls end an iteration.
     """
 
-    def __init__(self, name: str, every: int, offset: int) -> None:
+    def __init__(self, ends: Ends) -> None:
         self.tape = Tape()
-        self.name, self.every, self.offset = name, every, offset
+        self.ends = ends
         self._numbers: dict[int, tuple[int, int]] = {}
         self._seen: Counter[tuple[int, str]] = Counter()
 
     def call(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Write a call down; the one that ends an iteration begins the next stretch."""
         returned = self._written_down(name, function, args, kwargs, is_call=True)
-        if name == self.name:
+        if name == self.ends.name:
             self.tape.calls += 1
-            done, rest = divmod(self.tape.calls - self.offset, self.every)
-            self.tape.stretches = done if rest == 0 else self.tape.stretches
+            self.tape.stretches = self.ends.iterations(self.tape.calls)
         return returned
 
     def operation(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:

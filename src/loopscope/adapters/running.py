@@ -1,0 +1,65 @@
+"""Running a model as its owner does: with keywords, with caches off, or as a function of hers says."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from loopscope.adapters.plan import Run
+from loopscope.errors import LoopscopeError
+from loopscope.trees import Tree, children
+
+OUTPUTS = ("logits", "prediction", "predictions", "output", "last_hidden_state")
+"""What the logits are called among several outputs, the likeliest name first."""
+
+
+def takes_iterations(run: Callable[..., Any] | None) -> bool:
+    """Return whether a function ``run`` can be told how many iterations to run."""
+    return run is not None and len(inspect.signature(run).parameters) >= 3
+
+
+def runner(model: nn.Module, run: Callable[..., Any] | None) -> Callable[..., Any]:
+    """Return a function (model, inputs, iterations) -> output."""
+    if run is None:
+        keywords = _caches_off(model)
+        return lambda model, inputs, iterations=0: _call(model, inputs, keywords)
+    if takes_iterations(run):
+        return lambda model, inputs, iterations: run(model, inputs, iterations)
+    return lambda model, inputs, iterations=0: run(model, inputs)
+
+
+def logits_of(run: Callable[..., Any], rows: int) -> Run:
+    """Return a run that returns its logits alone."""
+    return lambda model, inputs, iterations: logits(run(model, inputs, iterations))
+
+
+def logits(output: Any) -> Tensor:
+    """Return the logits among a model's outputs: by their usual names, else the first tensor of two dimensions or more.
+
+    Raises:
+        LoopscopeError: there are none.
+    """
+    if isinstance(output, Tensor):
+        return output
+    parts = children(output) or {}
+    named = [parts[name] for name in OUTPUTS if isinstance(parts.get(name), Tensor)]
+    others = [part for part in parts.values() if isinstance(part, Tensor) and part.is_floating_point() and part.ndim > 1]
+    if not named and not others:
+        raise LoopscopeError(
+            f"the model returned {type(output).__name__}, expected logits: a tensor, or one among its outputs; give "
+            "run=lambda model, inputs: ... that returns them"
+        )
+    return (named or others)[0]
+
+
+def _call(model: nn.Module, inputs: Tree, keywords: Mapping[str, Any]) -> Any:
+    if isinstance(inputs, Mapping):
+        return model(**{**keywords, **inputs})
+    return model(*inputs, **keywords) if isinstance(inputs, (tuple, list)) else model(inputs, **keywords)
+
+
+def _caches_off(model: nn.Module) -> dict[str, Any]:
+    return {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
