@@ -50,7 +50,9 @@ def children(tree: Tree) -> dict[Any, Any] | None:
     if isinstance(tree, (list, tuple, ValuesView)):
         return dict(enumerate(tree))
     if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
-        return {field.name: getattr(tree, field.name) for field in dataclasses.fields(tree) if hasattr(tree, field.name)}
+        return {
+            field.name: getattr(tree, field.name) for field in dataclasses.fields(tree) if hasattr(tree, field.name)
+        }
     return None
 
 

@@ -119,7 +119,9 @@ class Watch(TorchFunctionMode):
         look_inside: tell the handler of functions within closed calls too.
     """
 
-    def __init__(self, callees: Mapping[str, Callee], handler: Handler, *, whole: bool, look_inside: bool = False) -> None:
+    def __init__(
+        self, callees: Mapping[str, Callee], handler: Handler, *, whole: bool, look_inside: bool = False
+    ) -> None:
         super().__init__()
         self.callees, self.handler = callees, handler
         self.whole, self.look_inside = whole, look_inside

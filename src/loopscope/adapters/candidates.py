@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,11 +12,20 @@ from torch import Tensor, nn
 
 from loopscope.adapters.calls import Callee, modules_of, replaced
 from loopscope.adapters.paths import tensors_by_path
+from loopscope.adapters.recording import ITERATIONS, seeded
+from loopscope.adapters.running import Run, runner
+from loopscope.errors import LoopscopeError
 from loopscope.trees import Tree
 
 SHOWN = 8
 """Candidates that an error message lists."""
-LIBRARIES = ("torch.", "transformers.modeling_utils", "transformers.generation", "transformers.integrations", "builtins")
+LIBRARIES = (
+    "torch.",
+    "transformers.modeling_utils",
+    "transformers.generation",
+    "transformers.integrations",
+    "builtins",
+)
 """Modules whose classes have methods that are no part of a model's forward."""
 
 
@@ -39,7 +48,11 @@ class Candidate:
     inside: tuple[str, ...]
 
     def __str__(self) -> str:
-        fed = "each fed by the one before" if self.self_fed == self.calls - 1 else f"{self.self_fed} fed by the one before"
+        fed = (
+            "each fed by the one before"
+            if self.self_fed == self.calls - 1
+            else f"{self.self_fed} fed by the one before"
+        )
         shapes = ", ".join(str(shape) for shape in self.shapes[:3])
         return f"{self.name}: {self.calls} calls, {fed if self.self_fed else 'none fed by the one before'}, returns {shapes}"
 
@@ -50,6 +63,7 @@ class _Count:
     self_fed: int = 0
     returned: list[Tensor] | None = None
     inside: tuple[str, ...] = ()
+    opened: set[str] = field(default_factory=set)
 
 
 def callables_of(model: nn.Module) -> dict[str, Callee]:
@@ -95,6 +109,7 @@ class Survey:
             count.calls += 1
             count.self_fed += any(one is other for one in taken for other in before)
             count.inside = tuple(self._stack)
+            count.opened.update(self._stack)
             self._stack.append(name)
             try:
                 returned = original(*args, **kwargs)
@@ -143,12 +158,27 @@ def find_loops(model: nn.Module, inputs: Tree, run: Callable[..., Any] | None = 
         ...     print(candidate)
         core: 4 calls, each fed by the one before, returns (2, 8)
     """
-    from loopscope.adapters.running import runner
+    return survey(model, runner(model, run), inputs).candidates()
 
-    survey = Survey(callables_of(model))
-    call = runner(model, run)
-    survey.run(lambda: call(model, inputs))
-    return survey.candidates()
+
+def survey(model: nn.Module, run: Run, inputs: Tree) -> Survey:
+    """Run a model once and count its calls.
+
+    Raises:
+        LoopscopeError: the model does not run on these inputs.
+    """
+    counted = Survey(callables_of(model))
+    with seeded(inputs, 0):
+        try:
+            counted.run(lambda: run(model, inputs, ITERATIONS))
+        except LoopscopeError:
+            raise
+        except Exception as error:
+            raise LoopscopeError(
+                f"the model does not run on these inputs: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}; "
+                "give what its forward takes, or run=lambda model, inputs: ... that runs it"
+            ) from error
+    return counted
 
 
 def listing(candidates: list[Candidate]) -> str:

@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from loopscope.adapters.calls import Watch, callee, find, modules_of
-from loopscope.adapters.candidates import Survey, callables_of, listing
+from loopscope.adapters.calls import find, modules_of
+from loopscope.adapters.candidates import Survey, listing, survey
 from loopscope.adapters.captured import CapturedLoop, DirectLoop, RerunLoop
-from loopscope.adapters.flow import Flow, Spot
-from loopscope.adapters.paths import tensors_by_path
-from loopscope.adapters.plan import Plan, Run
-from loopscope.adapters.running import logits, runner, takes_iterations
-from loopscope.adapters.tape import Ends, Recorder, Tape
-from loopscope.contexts import random_state_kept
+from loopscope.adapters.flow import Flow
+from loopscope.adapters.plan import make_plan
+from loopscope.adapters.proof import relative_gap, tolerance_for
+from loopscope.adapters.recording import Recording, Recordings, record_all, seeded
+from loopscope.adapters.running import Run, runner, takes_iterations
+from loopscope.adapters.tape import Ends
 from loopscope.errors import LoopscopeError, check_count
-from loopscope.trees import Tree, batch_size, device_of, join, norms, select
+from loopscope.trees import Tree
 
-ITERATIONS = 4
-"""Iterations of the recorded run, where it can be told how many."""
 FEWEST = 3
 """The first iteration may differ, and it takes two more to see that one hands over to the next."""
-TOLERANCE = 1e-5
-"""Relative difference, in float32, within which a state or the logits are the model's own."""
 
 
 def capture(
@@ -38,175 +33,154 @@ def capture(
     every: int = 1,
     offset: int = 0,
 ) -> CapturedLoop:
-    """Return any module as a loop, by the name of the submodule or method that is one iteration, or that ends one."""
+    """Return any module as a loop, by the name of the call that is one iteration or that ends one.
+
+    The model's own forward is run and recorded; what one iteration hands to the next is the state. The loop is then
+    proven to be the model, or refused. The model itself stays as it is.
+
+    Args:
+        model: the module, in eval mode.
+        at: the submodule ("layers.2") or method ("core_block_forward") whose call is one iteration or the last part of
+            one. `loopscope.find_loops` lists what is called repeatedly.
+        inputs: a few examples, batch first: a mapping of keywords, a tuple of arguments, or one tensor.
+        run: ``run(model, inputs)`` or ``run(model, inputs, iterations)`` that returns the logits, where that is not
+            ``model(inputs)``. With a number of iterations the proof covers 1, 2, 3 and 5 of them.
+        every: calls of ``at`` per iteration.
+        offset: calls of ``at`` before the first iteration.
+
+    Raises:
+        LoopscopeError: there is no such call, what it repeats is no loop, or the loop is not proven to be the model's.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> class Looped(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.embed, self.core, self.head = nn.Linear(3, 8), nn.Linear(8, 8), nn.Linear(8, 2)
+        ...
+        ...     def forward(self, x):
+        ...         e = self.embed(x)
+        ...         h = torch.zeros_like(e)
+        ...         for _ in range(4):
+        ...             h = torch.tanh(self.core(h + e))
+        ...         return self.head(h)
+        >>> torch.manual_seed(0).initial_seed()
+        0
+        >>> model, inputs = Looped().eval(), torch.randn(5, 3)
+        >>> loop = capture(model, "core", inputs)
+        >>> recalled = loop.encode(inputs)
+        >>> state = loop.start(recalled)
+        >>> for _ in range(4 - loop.iterations_before):
+        ...     state = loop.step(state, recalled)
+        >>> torch.equal(loop.read(state, recalled), model(inputs))
+        True
+    """
     check_count(every=every)
-    batch = batch_size(inputs)
-    call = runner(model, run)
-    told = takes_iterations(run)
+    if isinstance(offset, bool) or not isinstance(offset, int) or offset < 0:
+        raise LoopscopeError(f"offset is {offset!r}, expected a whole number, 0 or more")
+    if not isinstance(model, nn.Module):
+        raise LoopscopeError(f"the model is of type {type(model).__name__}, expected a torch.nn.Module")
+    if model.training:
+        raise LoopscopeError(
+            "the model is in training mode, where dropout makes every iteration random: call model.eval()"
+        )
+    own = runner(model, run)
+    counted = survey(model, own, inputs)
+    ends = _ends(model, at, every, offset, counted)
+    opened = counted.counts[ends.name].opened | {"forward"}
+    watched = tuple(name for name in (*modules_of(model), ends.name) if name not in opened or name == ends.name)
+    recordings = record_all(model, own, inputs, ends, tuple(dict.fromkeys(watched)))
+    _check_calls(at, recordings)
+    reasons: list[str] = []
+    for loop, flow in _attempts(model, own, recordings, ends, told=takes_iterations(run), reasons=reasons):
+        reason = _difference(loop, flow, recordings.main, inputs)
+        if reason is None:
+            loop.prove(inputs)
+            return loop
+        reasons.append(reason)
+    raise LoopscopeError(f"{at}: {reasons[-1]}")
 
-    def own(model: nn.Module, inputs: Tree, iterations: int) -> Tensor:
-        return logits(call(model, inputs, iterations))
 
+def _ends(model: nn.Module, at: str, every: int, offset: int, counted: Survey) -> Ends:
     found = find(model, at)
-    survey = Survey(callables_of(model))
-    with _fixed(inputs, seed=0):
-        survey.run(lambda: own(model, inputs, ITERATIONS))
     if found is None:
-        raise LoopscopeError(f"the model has no submodule or method {at!r}; {listing(survey.candidates())}")
+        raise LoopscopeError(f"the model has no submodule or method {at!r}; {listing(counted.candidates())}")
     ends = Ends(found.name, every, offset)
-    count = survey.counts.get(found.name)
-    calls = 0 if count is None else count.calls
-    if count is None or ends.iterations(calls) < FEWEST or (calls - offset) % every:
+    calls = counted.counts[found.name].calls if found.name in counted.counts else 0
+    if ends.iterations(calls) < FEWEST or (calls - offset) % every:
+        wanted = f"{every} for each of at least {FEWEST} iterations" if every > 1 else f"at least {FEWEST}"
         raise LoopscopeError(
-            f"{at} is called {calls} times, expected {f'{offset} + ' if offset else ''}{f'{every} x ' if every > 1 else ''}at least "
-            f"{FEWEST}; {listing(survey.candidates())}"
+            f"{at} is called {calls} times, expected {wanted}{f' after the first {offset}' if offset else ''}; "
+            f"{listing(counted.candidates())}"
         )
-    watched = tuple(name for name in modules_of(model) if name not in count.inside and name != "forward" or name == found.name)
-    if found.name not in watched:
-        watched = (*watched, found.name)
-    recording = _Recording(model, own, ends, watched)
-    one = recording.of(inputs, seed=0)
-    fewer = select(inputs, slice(0, batch - 1)) if batch > 1 else join([inputs, inputs])
-    two = recording.of(fewer, seed=0)
-    if one.tape.calls != two.tape.calls:
+    return ends
+
+
+def _check_calls(at: str, recordings: Recordings) -> None:
+    one, other = recordings.main, recordings.other_batch
+    if one.tape.calls != other.tape.calls:
         raise LoopscopeError(
-            f"{at} is called {one.tape.calls} times for {batch} inputs and {two.tape.calls} times for {batch_size(fewer)}: the number of "
-            "iterations depends on the data; give run=lambda model, inputs: ... that runs a fixed number"
+            f"{at} is called {one.tape.calls} times for {one.batch} inputs and {other.tape.calls} times for {other.batch}: the number "
+            "of iterations depends on the data; give run=lambda model, inputs: ... that runs a fixed number"
         )
-    other = recording.of(inputs, seed=1)
-    problems = []
-    for narrow in (True, False):
-        flow = Flow(one.tape, one.logits, narrow=narrow)
+
+
+def _attempts(
+    model: nn.Module, run: Run, recordings: Recordings, ends: Ends, *, told: bool, reasons: list[str]
+) -> Iterator[tuple[CapturedLoop, Flow]]:
+    """Yield the loops that the call may be, the cheapest first; what keeps one from being made goes to ``reasons``."""
+    for narrow in (True, False) if ends.every == 1 else (False,):
+        flow = Flow(recordings.main.tape, recordings.main.logits, narrow=narrow)
         try:
-            if narrow and (every > 1 or not flow.is_closed()):
-                continue
             flow.check()
-            flow.components
-        except LoopscopeError as error:
-            problems.append(str(error))
-            continue
-        for aligned in (True, False):
-            if aligned and not flow.first_is_like_the_others:
+            if narrow and not flow.is_closed():
                 continue
-            plan = _plan(flow, two.tape, other.tape, ends, direct=narrow, aligned=aligned, told=told, batches=(batch, batch_size(fewer)))
-            loop = (DirectLoop if narrow else RerunLoop)(model, plan, own)
-            error = _reproduces(loop, flow, one.logits, inputs)
-            if error is None:
-                return loop
-            problems.append(error)
-    raise LoopscopeError(problems[-1])
+            for aligned in (True, False) if flow.first_is_like_the_others else (False,):
+                plan = make_plan(flow, recordings, ends, aligned=aligned, told=told)
+                yield (DirectLoop if narrow else RerunLoop)(model, plan, run), flow
+        except LoopscopeError as error:
+            reasons.append(str(error))
 
 
-@dataclass(frozen=True)
-class _Recorded:
-    tape: Tape
-    logits: Tensor
-
-
-@dataclass(frozen=True)
-class _Recording:
-    model: nn.Module
-    run: Run
-    ends: Ends
-    watched: tuple[str, ...]
-
-    def of(self, inputs: Tree, *, seed: int) -> _Recorded:
-        recorder = Recorder(self.ends)
-        callees = {name: callee(self.model, name) for name in self.watched}
-        with _fixed(inputs, seed=seed), torch.no_grad(), Watch(callees, recorder, whole=False, look_inside=True).running():
-            output = self.run(self.model, inputs, ITERATIONS)
-        return _Recorded(recorder.tape, output)
-
-
-@contextmanager
-def _fixed(inputs: Tree, *, seed: int) -> Iterator[None]:
-    with random_state_kept(device_of(inputs)):
-        torch.manual_seed(seed)
-        yield
-
-
-def _grows(one: Tensor, two: Tensor, batches: tuple[int, int]) -> tuple[bool, ...]:
-    return tuple(a != b and a * batches[1] == b * batches[0] for a, b in zip(one.shape, two.shape, strict=True))
-
-
-def _plan(flow: Flow, two: Tape, other: Tape, ends: Ends, *, direct: bool, aligned: bool, told: bool, batches: tuple[int, int]) -> Plan:
-    tape = flow.tape
-    twins = {event.place: event for event in two.events}
-    grows, echoes = {}, {}
-    for event in tape.events:
-        if event.is_call and event.place in twins:
-            twin = twins[event.place]
-            for path, value in event.outputs.items():
-                if path in twin.outputs:
-                    given = [at for at, one in event.inputs.items() if one == value]
-                    if given:
-                        echoes[Spot(event.place, path)] = given[0]
-                    grows[Spot(event.place, path)] = _grows(tape.tensors[value], two.tensors[twin.outputs[path]], batches)
-    before = flow.before(aligned=aligned)
-    looped = flow.looped(aligned=aligned)
-    steady = flow.looped(aligned=False)
-    last = looped[-1]
-    arguments = {}
-    if direct:
-        for path, value in last.inputs.items():
-            arguments[path] = _grows(tape.tensors[value], two.tensors[twins[last.place].inputs[path]], batches)
-    batch_at = []
-    for part in flow.state:
-        one, less = tape.tensors[flow.value_made(part.made)], two.tensors[twins[part.made.place].outputs[part.made.path]]
-        where = [i for i, (a, b) in enumerate(zip(one.shape, less.shape, strict=True)) if (a, b) == batches]
-        if len(where) != 1:
-            raise LoopscopeError(
-                f"{part.made} has shape {tuple(one.shape)} for {batches[0]} inputs and {tuple(less.shape)} for {batches[1]}: no dimension of it "
-                "is the batch"
-            )
-        batch_at.append(where[0])
-    first = [flow.used(part.first_used[0]) if aligned else flow.made(part.first_made) for part in flow.state]
-    again = Flow(other, other.tensors[0], narrow=direct)
-    second = [again.used(part.first_used[0]) if aligned else again.made(part.first_made) for part in flow.state]
-    random = any(not torch.equal(a, b) for a, b in zip(first, second, strict=True))
-    return Plan(
-        ends=ends,
-        direct=direct,
-        aligned=aligned,
-        state=flow.state,
-        batch_at=tuple(batch_at),
-        before=tuple(event.place for event in before),
-        looped={a.place: b.place for a, b in zip(looped, steady, strict=True) if a.is_call},
-        for_step=frozenset(flow.for_step(aligned=aligned)),
-        for_start=frozenset(flow.for_start(aligned=aligned)),
-        for_read=frozenset(flow.for_read(aligned=aligned)),
-        grows=grows,
-        echoes=echoes,
-        argument_grows=arguments,
-        watched=tuple(dict.fromkeys(event.place.name for event in tape.events if event.is_call)),
-        hidden=tape.hidden,
-        random=random,
-        recorded=flow.iterations,
-        told=told,
+def _difference(loop: CapturedLoop, flow: Flow, recording: Recording, inputs: Tree) -> str | None:
+    """Return where a loop goes another way than the recorded run, None where it is the same throughout."""
+    plan, name = loop.plan, loop.plan.ends.name
+    states = [flow.first_values(flow.state, aligned=plan.aligned)]
+    if any(not value.isfinite().all() for value in states[0]):
+        return (
+            f"the first state holds {'uninitialized memory (torch.empty)' if plan.aligned else 'NaN'}: give run=lambda model, inputs: ... "
+            "that sets it first"
+        )
+    states += [[flow.made(part.made_in(k)) for part in flow.state] for k in range(plan.stretch, flow.iterations)]
+    with torch.no_grad(), seeded(inputs, 0):
+        recalled = loop.encode(inputs)
+        torch.manual_seed(0)
+        began = loop.start(recalled)
+        for number, (before, after) in enumerate(pairwise(states), start=1 + plan.stretch):
+            state = began if number == 1 + plan.stretch else loop.state_of(before)
+            found = loop.values_of(loop.step(state, recalled), recalled)
+            differences = [relative_gap(one, other) for one, other in zip(found, after, strict=True)]
+            if not max(differences) <= tolerance_for(after):
+                again = loop.values_of(loop.step(state, recalled), recalled)
+                if any(relative_gap(one, other) > 0 for one, other in zip(found, again, strict=True)):
+                    return "an iteration draws random numbers: set its noise to 0 (a random first state is fine)"
+                return (
+                    f"iteration {number} is not the map that iteration {1 + plan.stretch} is: what {name} makes differs by "
+                    f"{max(differences):.1e}{_changing(flow)}; name the call that ends the iteration, or give every= and offset="
+                )
+        difference = relative_gap(loop.read(loop.state_of(states[-1]), recalled), recording.logits)
+    if difference <= tolerance_for([recording.logits]):
+        return None
+    beside = ", ".join(str(spot) for spot in flow.handed_to_readout)
+    taken = f"takes {beside} from the last iteration beside the state" if beside else "takes more than the last state"
+    return (
+        f"the readout {taken}, so that the logits differ by {difference:.1e}; name the last call that makes a part of the state, "
+        f"{flow.state[-1].made.place.name}, or give run= that returns logits of the last state"
     )
 
 
-def _reproduces(loop: CapturedLoop, flow: Flow, own: Tensor, inputs: Tree) -> str | None:
-    """Return in which way a loop fails to be the recorded run, None where it is the same."""
-    plan = loop.plan
-    with torch.no_grad():
-        recalled = loop.encode(inputs)
-        for stretch in range(plan.stretch, flow.iterations):
-            before = [
-                flow.used(part.first_used[0]) if stretch == 0 else flow.made(part.made_in(stretch - 1)) for part in flow.state
-            ]
-            wanted = [flow.made(part.made_in(stretch)) for part in flow.state]
-            if stretch == 0:
-                state = loop.start(recalled)
-            else:
-                state = loop._state(before)
-            after = loop._values(loop.step(state, recalled))
-            for part, a, b in zip(flow.state, after, wanted, strict=True):
-                gap = float((a - b).norm() / b.norm().clamp_min(1e-30))
-                if not gap <= TOLERANCE:
-                    return f"iteration {stretch + 1} is not the same map: {part.name} differs by {gap:.2g}"
-        output = loop.read(loop._state(wanted), recalled)
-        gap = float((output - own).norm() / own.norm().clamp_min(1e-30))
-        if not gap <= TOLERANCE:
-            return f"the readout differs by {gap:.2g}"
-    return None
+def _changing(flow: Flow) -> str:
+    """Name the arguments that differ from call to call and are no part of the state."""
+    names = flow.changing_arguments()
+    return f", and it also takes {', '.join(names)}, which changes from call to call" if names else ""

@@ -15,9 +15,20 @@ from torch.autograd import forward_ad
 from loopscope.adapters.calls import Watch, callee
 from loopscope.adapters.flow import Spot
 from loopscope.adapters.gradients import WholeGradients
-from loopscope.adapters.paths import Blank, Echo, Path, map_with_path, tensors_by_path, with_leaves, worded
-from loopscope.adapters.plan import Plan, Run
+from loopscope.adapters.paths import (
+    Blank,
+    Echo,
+    Path,
+    leaves_by_path,
+    map_with_path,
+    tensors_by_path,
+    with_leaves,
+    worded,
+)
+from loopscope.adapters.plan import Plan
+from loopscope.adapters.proof import PROVEN_ITERATIONS, Proof, prove
 from loopscope.adapters.replay import Act, Player, Stopped
+from loopscope.adapters.running import Run
 from loopscope.adapters.tape import Place
 from loopscope.contexts import random_state_kept
 from loopscope.errors import LoopscopeError
@@ -94,7 +105,7 @@ class CapturedLoop(nn.Module, ABC):
             first.to(form.like.dtype).expand(form.filled(batch).movedim(0, at).shape)
             for first, form, at in zip(firsts, forms, plan.batch_at, strict=True)
         ]
-        return self._state(values)
+        return self.state_of(values)
 
     @abstractmethod
     def step(self, state: Tree, recalled: Tree) -> Tree:
@@ -108,10 +119,23 @@ class CapturedLoop(nn.Module, ABC):
             for place, steady in plan.looped.items():
                 now = place if stretch == plan.stretch else steady._replace(stretch=stretch)
                 script.setdefault(now, Act(answer=calls[place], answers=True))
-        for part, value in zip(plan.state, self._values(state), strict=True):
+        for part, value in zip(plan.state, self.values_of(state, recalled), strict=True):
             spot = part.made_in(plan.shortest - 1)
             script.setdefault(spot.place, Act()).give[spot.path] = value
-        return self._play(_inputs(recalled), script).output
+        return _full(self._play(_inputs(recalled), script).output)
+
+    def prove(self, inputs: Tree) -> Proof:
+        """Return a proof that this loop is the model, on other inputs or once more.
+
+        Args:
+            inputs: as ``encode`` takes them; with an ``attention_mask``, padding is tried too.
+
+        Raises:
+            LoopscopeError: it is not; the message says in which way, by how much, and what to do.
+        """
+        plan = self.plan
+        counts = PROVEN_ITERATIONS if plan.told else (plan.recorded,)
+        return prove(self, lambda inputs, iterations: self.run(self.model, inputs, iterations), inputs, counts)
 
     def mask(self, recalled: Tree) -> Bool[Tensor, "batch tokens"] | None:
         """Return which tokens are real, as the input ``attention_mask`` says; None where there is none."""
@@ -119,22 +143,33 @@ class CapturedLoop(nn.Module, ABC):
         given = inputs.get(PADDING) if isinstance(inputs, Mapping) else None
         return given > 0 if isinstance(given, Tensor) and given.ndim == 2 else None
 
-    def _state(self, values: list[Tensor]) -> Tree:
-        moved = [value.movedim(at, 0) for value, at in zip(values, self.plan.batch_at, strict=True)]
+    def state_of(self, values: list[Tensor]) -> Tree:
+        """Return the model's own tensors as a state: batch first, half precision as float32."""
+        moved = [_full(value.movedim(at, 0)) for value, at in zip(values, self.plan.batch_at, strict=True)]
         if len(moved) == 1:
             return moved[0]
         return dict(zip((part.name for part in self.plan.state), moved, strict=True))
 
-    def _values(self, state: Tree) -> list[Tensor]:
+    def values_of(self, state: Tree, recalled: Tree) -> list[Tensor]:
+        """Return a state as the model's own tensors."""
         parts = [state[part.name] for part in self.plan.state] if isinstance(state, Mapping) else [state]
-        return [part.movedim(0, at) for part, at in zip(parts, self.plan.batch_at, strict=True)]
+        forms = recalled["kept"].values["state"]
+        return [
+            part.to(form.like.dtype).movedim(0, at)
+            for part, form, at in zip(parts, forms, self.plan.batch_at, strict=True)
+        ]
 
     def _given(self, recalled: Tree, needed: frozenset[Spot]) -> dict[Place, Act]:
         """Return acts that answer the calls before the loop from what is recalled."""
         known = {**recalled["recalled"], **recalled["aside"].values}
         calls, script = recalled["kept"].values["calls"], {}
         for place in self.plan.before:
-            given = {spot.path: known[str(spot)] for spot in needed if spot.place == place and str(spot) in known}
+            blanks = dict(leaves_by_path(calls[place]))
+            given = {
+                spot.path: known[str(spot)].to(blanks[spot.path].like.dtype)
+                for spot in needed
+                if spot.place == place and str(spot) in known
+            }
             script[place] = Act(answer=with_leaves(calls[place], given), answers=True)
         return script
 
@@ -165,7 +200,7 @@ class RerunLoop(CapturedLoop):
         """Return the state one iteration of the model later."""
         plan = self.plan
         script = self._given(recalled, plan.for_step)
-        for part, value in zip(plan.state, self._values(state), strict=True):
+        for part, value in zip(plan.state, self.values_of(state, recalled), strict=True):
             if plan.aligned:
                 for spot in part.first_used or ():
                     script.setdefault(spot.place, Act()).put[spot.path] = value
@@ -174,7 +209,7 @@ class RerunLoop(CapturedLoop):
             after = plan.ends_at(part)
             script.setdefault(after.place, Act()).note_made.append(after.path)
         made = self._play(_inputs(recalled), script, wanted=len(plan.state)).made
-        return self._state([made[plan.ends_at(part)] for part in plan.state])
+        return self.state_of([made[plan.ends_at(part)] for part in plan.state])
 
 
 class DirectLoop(CapturedLoop):
@@ -183,19 +218,19 @@ class DirectLoop(CapturedLoop):
     def step(self, state: Tree, recalled: Tree) -> Tree:
         """Return the state one iteration of the model later."""
         plan = self.plan
-        values = self._values(state)
+        values = self.values_of(state, recalled)
         put = {spot.path: value for part, value in zip(plan.state, values, strict=True) for spot in part.used}
-        known, batch = {**recalled["recalled"], **recalled["aside"].values}, batch_size(state)
+        known = {**recalled["recalled"], **recalled["aside"].values}
 
         def argument(path: Path, leaf: Any) -> Any:
             if path in put:
                 return put[path]
-            return known[_argument(path)] if isinstance(leaf, Blank) else leaf
+            return known[_argument(path)].to(leaf.like.dtype) if isinstance(leaf, Blank) else leaf
 
         args, kwargs = map_with_path(argument, recalled["kept"].values["arguments"])
         with WholeGradients() if self._hides() else nullcontext():
             made = tensors_by_path(callee(self.model, plan.ends.name).function(*args, **kwargs))
-        return self._state([made[part.made.path] for part in plan.state])
+        return self.state_of([made[part.made.path] for part in plan.state])
 
 
 class _Sorted:
@@ -214,7 +249,7 @@ class _Sorted:
         """Count what the step takes as the recalled input; of a step that takes nothing, what it starts from."""
         made = {place: tensors_by_path(tree) for place, tree in returned.items()}
         if not self.numbers and not any(
-            any(self.plan.grows[place, path]) and made[place][path].is_floating_point() for place, path in self.for_step
+            any(self.plan.grows[Spot(place, path)]) and made[place][path].is_floating_point() for place, path in self.for_step
         ):
             self.counted = self.plan.for_start
 
@@ -251,11 +286,16 @@ class _Sorted:
         return map_with_path(sort, tree)
 
     def _keep(self, name: str, leaf: Tensor, *, counts: bool) -> None:
-        (self.numbers if counts and leaf.is_floating_point() else self.aside)[name] = leaf
+        (self.numbers if counts and leaf.is_floating_point() else self.aside)[name] = _full(leaf)
 
 
 def _argument(path: Path) -> str:
     return f"argument {worded(path[1:])}"
+
+
+def _full(tensor: Tensor) -> Tensor:
+    """Return a tensor in at least single precision: norms and residuals in half precision would say little."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
 def _inputs(recalled: Tree) -> Tree:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from loopscope.adapters.paths import Path, worded
+from loopscope.adapters.paths import Path, leaves_by_path, worded
 from loopscope.adapters.tape import Event, Place, Tape
 from loopscope.errors import LoopscopeError
 
@@ -192,6 +192,17 @@ class Flow:
         }
         return changed <= own
 
+    def changing_arguments(self) -> list[str]:
+        """Return the arguments of the call that ends an iteration, other than the state, that differ from call to call."""
+        own = {spot for part in self.state for spot in part.used}
+        one, two = (self.tape.in_stretch(k)[-1] for k in (1, 2))
+        before, after = (dict(leaves_by_path(event.arguments)) for event in (one, two))
+        return [
+            worded(path[1:])
+            for path, leaf in after.items()
+            if Spot(one.place, path) not in own and not equal(leaf, before.get(path))
+        ]
+
     # What each part of a run needs from the calls before the loop
 
     def looped(self, *, aligned: bool) -> list[Event]:
@@ -203,7 +214,7 @@ class Flow:
         inside = {event.place for event in self.looped(aligned=aligned)}
         return [event for event in self.tape.in_stretch(0) if event.is_call and event.place not in inside]
 
-    def for_step(self, *, aligned: bool) -> set[Spot]:
+    def for_step(self, *, aligned: bool) -> frozenset[Spot]:
         """Return what that iteration needs of them."""
         own = set() if aligned else {part.first_made for part in self.state}
         put = {spot for part in self.state for spot in part.first_used or ()} if aligned else set()
@@ -217,12 +228,12 @@ class Flow:
         values = {value for value in values - inside if not (value in self.makers and self._made(value) in own)}
         return self._calls_behind(values, self.before(aligned=aligned))
 
-    def for_start(self, *, aligned: bool) -> set[Spot]:
+    def for_start(self, *, aligned: bool) -> frozenset[Spot]:
         """Return what the first state needs of them; where the first iteration differs, it is run as a whole."""
         spots = [spot for part in self.state for spot in part.first_used or ()] if aligned else []
         return self._calls_behind({self.value_used(spot) for spot in spots}, self.before(aligned=aligned))
 
-    def for_read(self, *, aligned: bool) -> set[Spot]:
+    def for_read(self, *, aligned: bool) -> frozenset[Spot]:
         """Return what the readout needs of them."""
         return self._calls_behind(self._read(), self.before(aligned=aligned))
 
@@ -240,13 +251,20 @@ class Flow:
                 needed.update(event.inputs.values())
         return needed
 
-    def _calls_behind(self, values: set[int], calls: list[Event]) -> set[Spot]:
+    def _calls_behind(self, values: set[int], calls: list[Event]) -> frozenset[Spot]:
         places = {event.place for event in calls}
         early = {value for value in values if self._stretch(value) == 0}
         behind = self.tape.behind(early, until=lambda event: event.place in places)
-        return {self._made(v) for v in behind if v in self.makers and self.makers[v].place in places}
+        return frozenset(self._made(v) for v in behind if v in self.makers and self.makers[v].place in places)
 
     # Values
+
+    def first_values(self, state: tuple[Component, ...], *, aligned: bool) -> list[Tensor]:
+        """Return the first state of this run: before its first iteration, or after it."""
+        return [
+            self.used(part.first_used[0]) if aligned and part.first_used else self.made(part.first_made)
+            for part in state
+        ]
 
     def value_made(self, spot: Spot) -> int:
         """Return the value that an event returns at a path."""

@@ -56,6 +56,7 @@ class Player(Handler):
         self.used: dict[tuple[Place, Path], Tensor] = {}
         self.made: dict[tuple[Place, Path], Tensor] = {}
         self.kept: dict[Place, tuple[Any, Any]] = {}
+        self.output: Any = None
         self._seen: Counter[str] = Counter()
         self._stretch = self._calls = 0
 

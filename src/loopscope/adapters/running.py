@@ -8,35 +8,39 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from loopscope.adapters.plan import Run
 from loopscope.errors import LoopscopeError
 from loopscope.trees import Tree, children
+
+Run = Callable[[nn.Module, Tree, int], Tensor]
+"""Runs a model on inputs, for the number of iterations where it can be told one, and returns its logits."""
 
 OUTPUTS = ("logits", "prediction", "predictions", "output", "last_hidden_state")
 """What the logits are called among several outputs, the likeliest name first."""
 
 
 def takes_iterations(run: Callable[..., Any] | None) -> bool:
-    """Return whether a function ``run`` can be told how many iterations to run."""
+    """Return whether a function ``run`` can be told how many iterations to run: it takes three arguments."""
     return run is not None and len(inspect.signature(run).parameters) >= 3
 
 
-def runner(model: nn.Module, run: Callable[..., Any] | None) -> Callable[..., Any]:
-    """Return a function (model, inputs, iterations) -> output."""
-    if run is None:
-        keywords = _caches_off(model)
-        return lambda model, inputs, iterations=0: _call(model, inputs, keywords)
-    if takes_iterations(run):
-        return lambda model, inputs, iterations: run(model, inputs, iterations)
-    return lambda model, inputs, iterations=0: run(model, inputs)
+def runner(model: nn.Module, run: Callable[..., Any] | None) -> Run:
+    """Return a function that runs a model and returns its logits.
+
+    Args:
+        model: called with the inputs where there is no ``run``, without its cache.
+        run: ``run(model, inputs)`` or ``run(model, inputs, iterations)``.
+    """
+    keywords = {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
+
+    def logits(model: nn.Module, inputs: Tree, iterations: int) -> Tensor:
+        if run is None:
+            return logits_among(_call(model, inputs, keywords))
+        return logits_among(run(model, inputs, iterations) if takes_iterations(run) else run(model, inputs))
+
+    return logits
 
 
-def logits_of(run: Callable[..., Any], rows: int) -> Run:
-    """Return a run that returns its logits alone."""
-    return lambda model, inputs, iterations: logits(run(model, inputs, iterations))
-
-
-def logits(output: Any) -> Tensor:
+def logits_among(output: Any) -> Tensor:
     """Return the logits among a model's outputs: by their usual names, else the first tensor of two dimensions or more.
 
     Raises:
@@ -46,7 +50,9 @@ def logits(output: Any) -> Tensor:
         return output
     parts = children(output) or {}
     named = [parts[name] for name in OUTPUTS if isinstance(parts.get(name), Tensor)]
-    others = [part for part in parts.values() if isinstance(part, Tensor) and part.is_floating_point() and part.ndim > 1]
+    others = [
+        part for part in parts.values() if isinstance(part, Tensor) and part.is_floating_point() and part.ndim > 1
+    ]
     if not named and not others:
         raise LoopscopeError(
             f"the model returned {type(output).__name__}, expected logits: a tensor, or one among its outputs; give "
@@ -59,7 +65,3 @@ def _call(model: nn.Module, inputs: Tree, keywords: Mapping[str, Any]) -> Any:
     if isinstance(inputs, Mapping):
         return model(**{**keywords, **inputs})
     return model(*inputs, **keywords) if isinstance(inputs, (tuple, list)) else model(inputs, **keywords)
-
-
-def _caches_off(model: nn.Module) -> dict[str, Any]:
-    return {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}

@@ -12,7 +12,7 @@ from loopscope.fixed_points.reaching import reach
 from loopscope.fixed_points.residual import check_precision
 from loopscope.fixed_points.solution import Solution
 from loopscope.fixed_points.solvers import PlainIteration, Solver
-from loopscope.loop import Loop
+from loopscope.loop import Loop, readout
 from loopscope.trees import Tree, batch_size, leaves, select
 
 DEFAULT_SOLVER = PlainIteration()
@@ -81,7 +81,7 @@ def solve(
             same, spent = compare_with_plain(
                 loop, recalled, start, found.state, arrived, tolerance=tolerance, budget=plain_iterations
             )
-        output = loop.read(found.state)
+        output = readout(loop, found.state, recalled)
     return Solution(
         state=found.state,
         output=output,
