@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 import loopscope as ls
 from loopscope.checks import check_mask, check_read, check_step
 from loopscope.errors import LoopscopeError, nearest
-from loopscope.loop import FunctionLoop, readout, Loop, iterate, mask_of
+from loopscope.loop import FunctionLoop, Loop, iterate, mask_of, readout
 from loopscope.trees import (
     batch_size,
     flatten,

@@ -249,7 +249,8 @@ class _Sorted:
         """Count what the step takes as the recalled input; of a step that takes nothing, what it starts from."""
         made = {place: tensors_by_path(tree) for place, tree in returned.items()}
         if not self.numbers and not any(
-            any(self.plan.grows[Spot(place, path)]) and made[place][path].is_floating_point() for place, path in self.for_step
+            any(self.plan.grows[Spot(place, path)]) and made[place][path].is_floating_point()
+            for place, path in self.for_step
         ):
             self.counted = self.plan.for_start
 
