@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from jaxtyping import Bool
@@ -72,6 +72,8 @@ class CapturedLoop(nn.Module, ABC):
         for part in plan.state:
             script.setdefault(plan.ends_at(part).place, Act()).note_made.append(plan.ends_at(part).path)
         player = self._play(inputs, script, wanted=len(plan.before) + len(plan.looped) + len(plan.state))
+        if tuple(player.names[-len(plan.course) :]) != plan.course:
+            self._refuse_another_course()
         sorted_out = _Sorted(plan, batch)
         arguments = sorted_out.arguments(player.kept[plan.end][0]) if plan.direct else None
         sorted_out.count_what_the_step_takes({place: returned for place, (_, returned) in player.kept.items()})
@@ -186,11 +188,14 @@ class CapturedLoop(nn.Module, ABC):
             except Stopped:
                 return player
         if wanted is not None:
-            raise LoopscopeError(
-                f"the model took another course than on the inputs it was captured on: it ended before {self.plan.ends.name} was "
-                "called as expected; capture it again on inputs of this kind"
-            )
+            self._refuse_another_course()
         return player
+
+    def _refuse_another_course(self) -> NoReturn:
+        raise LoopscopeError(
+            f"the model took another course than on the inputs it was captured on, and did not call {self.plan.ends.name} as it did "
+            "there: capture it on inputs of this kind"
+        )
 
 
 class RerunLoop(CapturedLoop):

@@ -257,6 +257,16 @@ class Flow:
         behind = self.tape.behind(early, until=lambda event: event.place in places)
         return frozenset(self._made(v) for v in behind if v in self.makers and self.makers[v].place in places)
 
+    def course(self, *, aligned: bool) -> tuple[str, ...]:
+        """Return the names of what is called from where a state is put in place to the end of the step's iteration."""
+        looped = self.looped(aligned=aligned)
+        put = looped[:1] if aligned else [self._at[part.first_made.place] for part in self.state]
+        first = min(event.index if event.is_call else self._last_call_before(event.index) + 1 for event in put)
+        return tuple(self.tape.names[first : looped[-1].index + 1])
+
+    def _last_call_before(self, index: int) -> int:
+        return max((event.index for event in self.tape.events if event.is_call and event.index < index), default=-1)
+
     # Values
 
     def first_values(self, state: tuple[Component, ...], *, aligned: bool) -> list[Tensor]:
@@ -306,7 +316,7 @@ class Flow:
 
 def _kind(event: Event, stretch: int) -> tuple[Any, ...]:
     """What is compared between iterations: calls before the loop shift the first one's occurrences."""
-    return (event.place.name,) if stretch == 0 else (event.place.name, event.place.occurrence)
+    return (event.place.name,) if stretch == 0 else event.place[1:]
 
 
 def _paths(values: Mapping[Path, int], value: int) -> list[Path]:

@@ -33,6 +33,7 @@ class Plan:
         grows: which dimensions grow with the batch, of everything that calls return.
         echoes: the arguments that calls return as they were given them.
         argument_grows: the same of the arguments of the call that ends the iteration.
+        course: the names of what is called from where a state is put in place to the end of the step.
         watched: the submodules and methods whose calls are taken over.
         hidden: whether the step hides a part of itself from autograd.
         random: whether the first state is random.
@@ -53,6 +54,7 @@ class Plan:
     grows: Mapping[Spot, tuple[bool, ...]]
     echoes: Mapping[Spot, Path]
     argument_grows: Mapping[Path, tuple[bool, ...]]
+    course: tuple[str, ...]
     watched: tuple[str, ...]
     hidden: bool
     random: bool
@@ -115,6 +117,7 @@ def make_plan(flow: Flow, recordings: Recordings, ends: Ends, *, aligned: bool, 
         argument_grows={
             spot.path: batches.argument_grows(looped[-1], spot) for spot in _spots(looped[-1], looped[-1].inputs)
         },
+        course=flow.course(aligned=aligned),
         watched=tuple(dict.fromkeys(event.place.name for event in calls)),
         hidden=recordings.main.tape.hidden,
         random=_is_random(flow, recordings.other_seed, aligned=aligned),

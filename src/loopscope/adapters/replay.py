@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,8 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from loopscope.adapters.calls import Handler, operation_name
+from loopscope.adapters.gradients import GRAD_MODE
 from loopscope.adapters.paths import Blank, Echo, Path, map_with_path, tensors_by_path, with_leaves
-from loopscope.adapters.tape import Ends, Place
+from loopscope.adapters.tape import Ends, Place, Places
 
 
 class Stopped(BaseException):
@@ -52,31 +52,27 @@ class Player(Handler):
     """
 
     def __init__(self, ends: Ends, script: Mapping[Place, Act], batch: int, wanted: int | None = None) -> None:
-        self.ends, self.script, self.batch, self.wanted = ends, script, batch, wanted
+        self.places = Places(ends)
+        self.script, self.batch, self.wanted = script, batch, wanted
         self.used: dict[tuple[Place, Path], Tensor] = {}
         self.made: dict[tuple[Place, Path], Tensor] = {}
         self.kept: dict[Place, tuple[Any, Any]] = {}
         self.output: Any = None
-        self._seen: Counter[str] = Counter()
-        self._stretch = self._calls = 0
+        self.names: list[str] = []
 
     def call(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Answer a call as the script says."""
-        returned = self._act(name, function, args, kwargs)
-        if name == self.ends.name:
-            self._calls += 1
-            if (done := self.ends.iterations(self._calls)) > self._stretch:
-                self._stretch = done
-                self._seen.clear()
+        returned = self._act(self.places.of_call(name), function, args, kwargs)
+        self.places.returned(name)
         return returned
 
     def operation(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Answer an operation as the script says."""
-        return self._act(operation_name(function), function, args, dict(kwargs))
+        return self._act(self.places.of_operation(operation_name(function)), function, args, dict(kwargs))
 
-    def _act(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        place = Place(self._stretch, name, self._seen[name])
-        self._seen[name] += 1
+    def _act(self, place: Place, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if place.name != GRAD_MODE:
+            self.names.append(place.name)
         act = self.script.get(place)
         if act is None:
             return function(*args, **kwargs)

@@ -27,14 +27,13 @@ def runner(model: nn.Module, run: Callable[..., Any] | None) -> Run:
     """Return a function that runs a model and returns its logits.
 
     Args:
-        model: called with the inputs where there is no ``run``, without its cache.
+        model: called with the inputs where there is no ``run``.
         run: ``run(model, inputs)`` or ``run(model, inputs, iterations)``.
     """
-    keywords = {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
 
     def logits(model: nn.Module, inputs: Tree, iterations: int) -> Tensor:
         if run is None:
-            return logits_among(_call(model, inputs, keywords))
+            return logits_among(call(model, inputs))
         return logits_among(run(model, inputs, iterations) if takes_iterations(run) else run(model, inputs))
 
     return logits
@@ -61,7 +60,10 @@ def logits_among(output: Any) -> Tensor:
     return (named or others)[0]
 
 
-def _call(model: nn.Module, inputs: Tree, keywords: Mapping[str, Any]) -> Any:
+def call(model: nn.Module, inputs: Tree, **keywords: Any) -> Any:
+    """Call a model with inputs, its cache off: a mapping by keyword, a tuple or list in order, else one argument."""
+    if "use_cache" in inspect.signature(model.forward).parameters:
+        keywords["use_cache"] = False
     if isinstance(inputs, Mapping):
         return model(**{**keywords, **inputs})
     return model(*inputs, **keywords) if isinstance(inputs, (tuple, list)) else model(inputs, **keywords)
