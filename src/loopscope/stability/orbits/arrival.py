@@ -117,6 +117,7 @@ class Step:
         rows: the positions of these examples in the batch.
         before: their states before it.
         after: their states after it.
+        recalled: their recalled input.
         mask: their mask of real tokens.
         residual: relative residual of the step.
         change: norm of the change, per token.
@@ -127,6 +128,7 @@ class Step:
     rows: Int[Tensor, "active"]
     before: Tree
     after: Tree
+    recalled: Tree
     mask: Bool[Tensor, "active *grid"] | None
     residual: Float[Tensor, "active"]
     change: Float[Tensor, "active tokens"]
@@ -322,7 +324,7 @@ def follow(
             residual[index, rows], norm[index, rows] = now, whole_after.to(dtype)
             if observe is not None:
                 larger = torch.maximum(size, size_after).clamp_min(tiny)
-                observe(Step(index, rows, state, after, mask, now, change, larger))
+                observe(Step(index, rows, state, after, recalled, mask, now, change, larger))
             lost = ~now.isfinite()
             quiet = torch.where(now <= floor, quiet + 1, 0)
             if until == "arrival":
