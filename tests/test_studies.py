@@ -327,7 +327,7 @@ def test_a_time_limit_stops_cleanly_and_the_same_command_goes_on(tmp_path, capsy
     plan = written(tmp_path / "tiny.yaml", grid={"model.norm": ["outer"]}, also=[])
     command = ["study", str(plan), "--out", str(tmp_path / "out")]
     assert main([*command, "--time-limit", "1s"]) == RESUMABLE
-    assert "the same command goes on" in " ".join(capsys.readouterr().err.split())
+    assert "give the same command again" in " ".join(capsys.readouterr().err.split())
     assert main(command) == 0
 
 
