@@ -1,7 +1,7 @@
 """Draw a run's accuracy against iterations and difficulty, and one sudoku being solved:
 
-python docs/task_pictures.py chess src/loopscope/shipped/chess
-python docs/task_pictures.py sudoku src/loopscope/shipped/sudoku
+python docs/task_pictures.py chess src/loopscope/shipped/models/chess
+python docs/task_pictures.py sudoku src/loopscope/shipped/models/sudoku
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 
+from loopscope.answers.answerer import frames, open_answerer
 from loopscope.files import read_json
-from loopscope.solving import frames, open_answerer
-from loopscope.training.runs import RunFolder
+from loopscope.training.run_folder import RunFolder
 
 HERE = Path(__file__).parent / "pictures"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#4a5568")

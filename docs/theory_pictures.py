@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from loopscope.reports.charts import png
+from loopscope.reports.kit.charts import png
 from loopscope.reports.theory_figures import maps_figure, scalar_figure
 from loopscope.theory import spectral_maps
 

@@ -17,7 +17,7 @@ from loopscope.cli.arguments import parse_duration
 from loopscope.cli.main import COMMANDS, CRASHED
 from loopscope.errors import RESUMABLE
 from loopscope.subjects import from_function
-from loopscope.training.runs import RunFolder
+from loopscope.training.run_folder import RunFolder
 
 TINY = [
     *("--data.train_bits", "8", "--data.test_bits", "[8,16]", "--data.strings", "60", "--data.test_strings", "20"),
@@ -120,7 +120,10 @@ def test_an_examination_of_more_is_not_overwritten(run, tmp_path, capsys):
     before, page = (run / "examination.json").read_text(), (run / "report.html").read_bytes()
     for less in (("iterations=29",), ("examples=5",), ("prediction=true",)):
         said = examined(*whole, *less)
-        assert "holds an examination of effort quick, 6 inputs and at most 30 iterations, which covers more and is kept" in said
+        assert (
+            "holds an examination of effort quick, 6 inputs and at most 30 iterations, which covers more and is kept"
+            in said
+        )
         assert (run / "examination.json").read_text() == before
         assert (run / "report.html").read_bytes() == page
     out = tmp_path / "less.json"

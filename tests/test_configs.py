@@ -11,7 +11,7 @@ import torch
 
 from loopscope.models import build_model
 from loopscope.studies import read_plan
-from loopscope.training.runs import open_run
+from loopscope.training.run_folder import open_run
 from loopscope.training.settings import settings_from
 
 ROOT = Path(__file__).parent.parent

@@ -9,36 +9,31 @@ from pathlib import Path
 import pytest
 import torch
 from pretended import CPU, GPU, MixedDevices, PretendedGpu, place
-from test_evaluate_command import finished
+from small_runs import finished
 from torch._subclasses.fake_tensor import FakeTensorDeviceMismatchError, FakeTensorMode
 
 from loopscope import subjects
+from loopscope.answers.answerer import Answerer, answer_all, answer_of, frames
+from loopscope.answers.trust import observe_split, unsureness
+from loopscope.checks import check_step
 from loopscope.cli import main
+from loopscope.contexts import device_of_loop, random_state_kept, without_autocast
 from loopscope.evaluation import EvaluationConfig, batches, decisions, evaluate_split
 from loopscope.fixed_points import solve
 from loopscope.fixed_points.solvers import Anderson, Broyden
 from loopscope.forecast import forecast
-from loopscope.loop import (
-    FunctionLoop,
-    check_step,
-    device_of,
-    device_of_loop,
-    leaves,
-    random_state_kept,
-    without_autocast,
-)
+from loopscope.loop import FunctionLoop
 from loopscope.models import build_model
 from loopscope.models.attention import full_attention
-from loopscope.solving import Answerer, answer_all, answer_of, frames
 from loopscope.stability import ExaminationConfig, examine
 from loopscope.stability.leaps import leap
 from loopscope.stability.starts import first_state
 from loopscope.studies.signals import measure_signals
 from loopscope.studies.worker import Reporter, run_stages
 from loopscope.tasks import Chess, PrefixSums, Split, Sudoku, answers_of
-from loopscope.tasks.words import words_of
+from loopscope.tasks.text import words_of
 from loopscope.training.settings import settings_from
-from loopscope.trust import observe_split, unsureness
+from loopscope.trees import device_of, leaves
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*CUDA is not available")
 BITS = {"train_bits": 8, "test_bits": [8, 12], "strings": 60, "test_strings": 60}

@@ -16,8 +16,8 @@ from sklearn.metrics import roc_auc_score
 from loopscope.cli import POPULATION, main
 from loopscope.errors import LoopscopeError
 from loopscope.reports.forecast import OF, RIGHT
+from loopscope.reports.kit.sheet import in_markdown
 from loopscope.reports.prediction import analysis_tables
-from loopscope.reports.sheet import in_markdown
 from loopscope.stability.verdict import FITTED, TESTED_ON
 from loopscope.studies.clocks import ALL, MEDIAN_CLOCK
 from loopscope.studies.guidance import guidance

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from examples_of_populations import ITERATIONS, KEEPS, LOSES, NEVER, baseline, curve, made
 
-from loopscope.reports.charts import INK, SHADE, draw_panels
-from loopscope.reports.looks import NORMS, Look, norm_dash, norm_look
+from loopscope.reports.kit.charts import INK, SHADE, draw_panels
+from loopscope.reports.kit.styles import NORMS, Look, norm_dash, norm_look
 from loopscope.reports.prediction_curves import curve_looks, curve_panels
 from loopscope.reports.prediction_figure import FATE_COLOURS, figure_looks, figure_panels
 from loopscope.reports.prediction_page import DOTTED, LEVELS, SHADED, THINNED, curves_caption, figures, write_analysis

@@ -9,8 +9,8 @@ import pytest
 from examples_of_populations import KEEPS, LOSES, compared, curve, made, population
 from rich.console import Console
 
+from loopscope.reports.kit.sheet import Sheet, fit_widths, in_markdown, in_terminal
 from loopscope.reports.prediction import analysis_tables, headline
-from loopscope.reports.sheet import Sheet, fit_widths, in_markdown, in_terminal
 from loopscope.studies.alone import each_alone
 from loopscope.studies.cells import models_table
 from loopscope.studies.clocks import MEDIAN_CLOCK, clocks

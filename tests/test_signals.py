@@ -36,7 +36,7 @@ from loopscope.studies.signals import (
     recall_weights,
 )
 from loopscope.tasks import Chess
-from loopscope.tasks.prefix_sums import PrefixSums
+from loopscope.tasks.prefix_sums.task import PrefixSums
 from loopscope.training.settings import settings_from
 
 TASK = PrefixSums(train_bits=8, test_bits=(8,), strings=100)

@@ -14,9 +14,9 @@ from scipy.optimize import minimize
 from torch.autograd.functional import jacobian as jacobian_of
 
 from loopscope import FunctionLoop, LoopedTransformer, LoopedTransformerConfig, LoopscopeError, examine, theory
-from loopscope.linear import input_jacobian, step_jacobian
-from loopscope.loop import flatten, iterate, token_norms
-from loopscope.reports.charts import png
+from loopscope.jacobian import input_jacobian, step_jacobian
+from loopscope.loop import iterate
+from loopscope.reports.kit.charts import png
 from loopscope.reports.theory_figures import KINDS, kinds, maps_figure, scalar_figure
 from loopscope.stability import Status
 from loopscope.stability.examination import plain
@@ -24,6 +24,7 @@ from loopscope.stability.verdict import ANSWERS_STAND
 from loopscope.theory.__main__ import main
 from loopscope.theory.maps import AXES, NORMS, RECALLS, ScaledLoop, full_matrix, scaled_loop, with_unit_state
 from loopscope.theory.scalar import draw_gains
+from loopscope.trees import flatten, token_norms
 
 EVERY = [(recall, norm) for recall in RECALLS for norm in NORMS]
 RECALLED = [recall for recall in RECALLS if recall != "none"]

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from loopscope.errors import LoopscopeError
-from loopscope.shapes import misfit
+from loopscope.schema import misfit
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from loopscope.cli.command import Command
 from loopscope.cli.console import say, show
 from loopscope.cli.places import asked_place
 from loopscope.tasks import TASKS
-from loopscope.tasks.data_report import REPORTERS, reporter_of
+from loopscope.tasks.data.report import REPORTERS, reporter_of
 
 
 def make_parser() -> ArgumentParser:

@@ -13,10 +13,10 @@ from loopscope.cli.places import asked_place, keep_or_check
 from loopscope.cli.subject import add_subject, subject_of
 from loopscope.errors import LoopscopeError
 from loopscope.files import check_place
-from loopscope.loop import batch_size
 from loopscope.stability import Examination, ExaminationConfig
 from loopscope.subjects import Subject, examine_subject
-from loopscope.training.runs import RunFolder
+from loopscope.training.run_folder import RunFolder
+from loopscope.trees import batch_size
 
 
 def make_parser() -> ArgumentParser:

@@ -28,7 +28,7 @@ def run(options: Namespace) -> int:
     """Forecast a run, or any loop that an importable function returns; return the exit status."""
     from loopscope.forecast import forecast
     from loopscope.reports.forecast import forecast_sheet
-    from loopscope.reports.sheet import in_terminal
+    from loopscope.reports.kit.sheet import in_terminal
     from loopscope.subjects import first_examples
 
     check_positive(examples=options.examples)

@@ -11,7 +11,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from loopscope.subjects import trained_for_evaluation, with_data
 from loopscope.tasks import TASKS
-from loopscope.training.runs import RunFolder
+from loopscope.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from loopscope.evaluation import EvaluationConfig

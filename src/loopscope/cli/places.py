@@ -8,7 +8,7 @@ from pathlib import Path
 from loopscope.cli.console import say
 from loopscope.errors import LoopscopeError, check_choice
 from loopscope.files import check_place
-from loopscope.training.runs import RunFolder
+from loopscope.training.run_folder import RunFolder
 
 
 def asked_place(out: str, endings: Iterable[str] | None = None) -> Path:

@@ -10,7 +10,7 @@ from rich.console import Console
 from loopscope.cli.arguments import new_parser
 from loopscope.cli.command import Command
 from loopscope.errors import LoopscopeError, check_positive
-from loopscope.tasks.words import Problem, Words
+from loopscope.tasks.text import Problem, Words
 
 
 def make_parser() -> ArgumentParser:
@@ -33,8 +33,8 @@ def make_parser() -> ArgumentParser:
 
 def run(options: Namespace) -> int:
     """Answer one problem, or those of standard input; return the exit status."""
+    from loopscope.answers.answerer import answer_all, answer_of, frames, open_answerer
     from loopscope.reports.answers import answer_lines, show_answer, show_frames, show_last
-    from loopscope.solving import answer_all, answer_of, frames, open_answerer
 
     check_positive(tolerance=options.tolerance, max_iterations=options.max_iterations)
     limits = (options.tolerance, options.max_iterations)

@@ -62,7 +62,7 @@ def _machines(address: str | None, plan: StudyPlan, folder: StudyFolder) -> Iter
 
 def run(options: Namespace) -> int:
     """Run a study, or continue it; return the exit status."""
-    from loopscope.reports.study import write_report
+    from loopscope.reports.study.page import write_report
     from loopscope.reports.terminal import StudyDisplay, records_table
     from loopscope.studies import StudyFolder, read_plan, run_study
 

@@ -17,7 +17,7 @@ from loopscope.cli.console import console, say
 from loopscope.errors import RESUMABLE, LoopscopeError
 from loopscope.files import read_yaml_mapping
 from loopscope.tasks import TASKS
-from loopscope.training.runs import RunFolder, open_run
+from loopscope.training.run_folder import RunFolder, open_run
 from loopscope.training.settings import add_sections, check_keys, complete, dotted
 
 

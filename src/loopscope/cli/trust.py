@@ -28,14 +28,14 @@ def make_parser() -> ArgumentParser:
 
 def run(options: Namespace) -> int:
     """Measure a run on its own data or on other data of its task; return the exit status."""
+    from loopscope.answers.trust import extents, measure
     from loopscope.evaluation import iterations_to_run
     from loopscope.files import write_bytes, write_text
-    from loopscope.reports.charts import png
-    from loopscope.reports.sheet import in_terminal
+    from loopscope.reports.kit.charts import png
+    from loopscope.reports.kit.sheet import in_terminal
     from loopscope.reports.terminal import iteration_progress
     from loopscope.reports.trust import risk_figure, trust_sheets
     from loopscope.subjects import evaluation_splits
-    from loopscope.trust import extents, measure
 
     opened = open_measured_run(options, ("iterations", "examples"))
     folder, settings = opened.folder, opened.settings

@@ -9,9 +9,9 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from loopscope.solving import Answer, Answerer, Frame
-from loopscope.tasks.words import Problem, Words, legend
-from loopscope.trust import Counted, alike
+from loopscope.answers.answerer import Answer, Answerer, Frame
+from loopscope.answers.trust import Counted, alike
+from loopscope.tasks.text import Problem, Words, legend
 
 PRINTED = (1, 2, 4, 8, 16, 30, 60, 120, 250, 500)
 """The iterations that are printed where the output is no terminal."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from loopscope.forecast import Forecast
-from loopscope.reports.rows import percent
-from loopscope.reports.sheet import Sheet
+from loopscope.reports.kit.formats import percent
+from loopscope.reports.kit.sheet import Sheet
 
 RIGHT, OF = 71, 76
 """How often what is said came true, of unseen models that solve their task (docs/results.md)."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from loopscope.models.residual import BOUNDING
-from loopscope.reports.rows import number, percent
-from loopscope.reports.sheet import Sheet
+from loopscope.reports.kit.formats import number, percent
+from loopscope.reports.kit.sheet import Sheet
 from loopscope.studies.cells import LOGGED, CellRow, ModelRow
 from loopscope.studies.outcomes import Fate
 from loopscope.studies.prediction import Analysis

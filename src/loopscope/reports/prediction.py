@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import accumulate
 
+from loopscope.reports.kit.formats import DASH, interval, interval_of, number, percent
+from loopscope.reports.kit.sheet import Sheet
 from loopscope.reports.models_tables import fate_columns, models_tables
-from loopscope.reports.rows import DASH, interval, interval_of, number, percent
-from loopscope.reports.sheet import Sheet
 from loopscope.reports.unseen_tables import unseen_tables
 from loopscope.stability.verdict import PRIORS, Threshold
 from loopscope.studies.clocks import MEDIAN_CLOCK

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from loopscope.reports.charts import (
+from loopscope.reports.kit.charts import (
     SHADE,
     Panel,
     iteration_axis,
@@ -22,7 +22,7 @@ from loopscope.reports.charts import (
     shade_training,
     tidy,
 )
-from loopscope.reports.looks import NORMS, RECALLS, Look, baseline_look, norm_dash, norm_look
+from loopscope.reports.kit.styles import NORMS, RECALLS, Look, baseline_look, norm_dash, norm_look
 from loopscope.studies.population import Member, ThinCurve
 
 WIDTH, HEIGHT = 3.7, 3.1

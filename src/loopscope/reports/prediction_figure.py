@@ -8,8 +8,8 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from loopscope.forecast import HOLDS
-from loopscope.reports.charts import COLOURS, INK, SHADE, Panel, percent_axis, tidy
-from loopscope.reports.looks import MARKS, Look
+from loopscope.reports.kit.charts import COLOURS, INK, SHADE, Panel, percent_axis, tidy
+from loopscope.reports.kit.styles import MARKS, Look
 from loopscope.studies.outcomes import Fate, outcomes
 from loopscope.studies.population import Member
 from loopscope.studies.prediction import STANDING, Analysis

@@ -8,13 +8,13 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from loopscope.files import write_bytes, write_text
-from loopscope.reports.charts import draw_panels, png, svg
-from loopscope.reports.looks import add_legend, legend, mark_handle, mark_swatch, marked_line_handle, marked_swatch
-from loopscope.reports.page import note, page, picture, text
+from loopscope.reports.kit.charts import draw_panels, png, svg
+from loopscope.reports.kit.page import note, page, picture, text
+from loopscope.reports.kit.sheet import in_markdown, in_page
+from loopscope.reports.kit.styles import add_legend, legend, mark_handle, mark_swatch, marked_line_handle, marked_swatch
 from loopscope.reports.prediction import analysis_tables, headline
 from loopscope.reports.prediction_curves import curve_looks, curve_panels
 from loopscope.reports.prediction_figure import figure_looks, figure_panels
-from loopscope.reports.sheet import in_markdown, in_page
 from loopscope.studies.population import ALL_UP_TO, LATER_POINTS, Member
 from loopscope.studies.prediction import Analysis
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from loopscope.reports.rows import DASH, number
-from loopscope.reports.sheet import Sheet
+from loopscope.reports.kit.formats import DASH, number
+from loopscope.reports.kit.sheet import Sheet
 from loopscope.studies.retrain import Comparison, Retraining
 
 

@@ -13,7 +13,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from loopscope.reports.charts import COLOURS, INK, RC, SHADE, Panel, draw_panels, tidy
+from loopscope.reports.kit.charts import COLOURS, INK, RC, SHADE, Panel, draw_panels, tidy
 from loopscope.theory.maps import AXES, SpectralMap
 from loopscope.theory.scalar import REGIONS, ScalarRegion, draw_gains
 

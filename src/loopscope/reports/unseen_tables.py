@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from loopscope.reports.rows import DASH, interval, percent
-from loopscope.reports.sheet import Sheet
+from loopscope.reports.kit.formats import DASH, interval, percent
+from loopscope.reports.kit.sheet import Sheet
 from loopscope.studies.prediction import Analysis
 from loopscope.studies.predictors import MADE_ON
 from loopscope.studies.signals import FURTHER, LEAP_KEPT

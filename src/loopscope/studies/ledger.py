@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from loopscope.errors import LoopscopeError
 from loopscope.files import append_line, drop_cut_line, numbered_lines
-from loopscope.shapes import misfit
+from loopscope.schema import misfit
 
 
 @dataclass(frozen=True)

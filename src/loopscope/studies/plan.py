@@ -13,7 +13,7 @@ from jsonargparse import ArgumentParser
 
 from loopscope.errors import LoopscopeError, nearest
 from loopscope.files import read_yaml_mapping
-from loopscope.shapes import misfit
+from loopscope.schema import misfit
 from loopscope.stability import ExaminationConfig
 from loopscope.training.settings import (
     SECTIONS,

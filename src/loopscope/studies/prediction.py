@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from loopscope.errors import LoopscopeError
-from loopscope.ranking import auc
+from loopscope.metrics import auc
 from loopscope.studies.alone import Alone, each_alone
 from loopscope.studies.cells import CellRow, ModelRow, cells_table, models_table
 from loopscope.studies.clocks import Clock, clocks

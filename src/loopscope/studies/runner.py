@@ -21,7 +21,7 @@ from loopscope.studies.ledger import Ledger, Record
 from loopscope.studies.plan import PlannedRun, StudyPlan
 from loopscope.studies.processes import Job, Machines, News, Process, ThisMachine
 from loopscope.studies.signals import Signal
-from loopscope.training.runs import RunFolder, open_run
+from loopscope.training.run_folder import RunFolder, open_run
 from loopscope.training.settings import RunSettings, dotted, settings_from, with_precision
 
 POLL = 0.2

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from scipy import stats
 
 from loopscope.errors import LoopscopeError
-from loopscope.ranking import Statistic, auc, interval
+from loopscope.metrics import Statistic, auc, interval
 
 FEWEST = 5
 """Fewest models of each outcome (of all, for a rank correlation or an error) for a number to be given."""

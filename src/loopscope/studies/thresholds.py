@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from loopscope.stability.input_dependence import Outcome as Swapped
+from loopscope.stability.dependence.swap_test import Outcome as Swapped
 from loopscope.stability.verdict import (
     ANSWERS_STAND,
     PRIORS,

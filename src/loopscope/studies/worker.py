@@ -36,7 +36,7 @@ from loopscope.subjects import (
     trained_for_evaluation,
 )
 from loopscope.tasks import Split
-from loopscope.training.runs import RunFolder
+from loopscope.training.run_folder import RunFolder
 from loopscope.training.settings import RunSettings
 from loopscope.training.trainer import train
 

@@ -2,9 +2,9 @@
 
 from loopscope.errors import check_choice
 from loopscope.tasks.chess import Chess
-from loopscope.tasks.prefix_sums import PrefixSums
-from loopscope.tasks.small_sudoku import SmallSudoku
-from loopscope.tasks.sudoku import Sudoku
+from loopscope.tasks.prefix_sums.task import PrefixSums
+from loopscope.tasks.sudoku.small import SmallSudoku
+from loopscope.tasks.sudoku.task import Sudoku
 from loopscope.tasks.task import Split, Task, answers_of
 
 AnyTask = PrefixSums | SmallSudoku | Sudoku | Chess

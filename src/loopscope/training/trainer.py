@@ -31,7 +31,7 @@ from loopscope.training.checkpoints import Progress, latest_checkpoint, load_che
 from loopscope.training.config import TrainingConfig
 from loopscope.training.objectives import LAST_ITERATIONS, AtFixedPoint, Unrolled
 from loopscope.training.precision import precision_here
-from loopscope.training.runs import RunFolder
+from loopscope.training.run_folder import RunFolder
 from loopscope.training.samplers import SAMPLERS, IterationCounts
 from loopscope.training.schedules import SCHEDULES
 from loopscope.training.settings import RunSettings

@@ -23,10 +23,10 @@ from torch import Tensor
 
 from loopscope.errors import LoopscopeError
 from loopscope.files import make_folder
-from loopscope.tasks.cache import Arrays, cache_folder, cached, from_bytes
 from loopscope.tasks.chess.encoding import pack_ragged, unpack_boards
-from loopscope.tasks.progress import counting
-from loopscope.tasks.sources import open_text, write_text_file
+from loopscope.tasks.data.cache import Arrays, cache_folder, cached, from_bytes
+from loopscope.tasks.data.progress import counting
+from loopscope.tasks.data.sources import open_text, write_text_file
 
 COLUMNS = ("PuzzleId", "FEN", "Moves", "Rating")
 FORMAT = "chess 2"

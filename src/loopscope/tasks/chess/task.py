@@ -14,13 +14,14 @@ from torch import Tensor
 
 from loopscope.errors import LoopscopeError, check_choice, check_positive
 from loopscope.models.config import LoopedTransformerConfig
+from loopscope.shipped import DATA
 from loopscope.tasks.chess.encoding import PLANES, Answers, planes
 from loopscope.tasks.chess.puzzles import Puzzles, generated_file, read_puzzles
-from loopscope.tasks.sources import Remote, Source, data_file
+from loopscope.tasks.data.sources import Remote, Source, data_file
 from loopscope.tasks.task import Split
 
 LICHESS = Remote("https://database.lichess.org/lichess_db_puzzle.csv.zst", "lichess_db_puzzle.csv.zst")
-SHIPPED = Path(__file__).parents[1] / "shipped" / "chess_puzzles.csv.xz"
+SHIPPED = DATA / "chess_puzzles.csv.xz"
 """Made by this project, CC0; ``chess/generate.py`` says by which command."""
 FILES = ("lichess_db_puzzle.csv", "lichess_puzzles.csv")
 VALIDATION_SHARE = 0.2
