@@ -111,7 +111,7 @@ import torch
 from torch._dynamo.testing import CompileCounter
 
 import loopscope as ls
-from loopscope.linear import step_jacobian
+from loopscope.jacobian import step_jacobian
 from loopscope.models import LoopedTransformer, LoopedTransformerConfig
 
 torch.set_num_threads(1)
