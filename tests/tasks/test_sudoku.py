@@ -16,11 +16,12 @@ from loopscope.errors import LoopscopeError
 from loopscope.models import LoopedTransformerConfig
 from loopscope.tasks import Sudoku
 from loopscope.tasks.data.report import histogram, overlap
+from loopscope.tasks.sudoku import kernels
 from loopscope.tasks.sudoku.generator import FEWEST, MOST, generate, generated_puzzles
 from loopscope.tasks.sudoku.puzzles import breaches, cells, proof, read_puzzles, solved
 from loopscope.tasks.sudoku.rules import UNDECIDED, canonical_forms, solve, symmetry_classes
 from loopscope.tasks.sudoku.symmetries import Symmetries, random_relabellings, random_symmetries
-from loopscope.tasks.sudoku.task import kernels, reveal
+from loopscope.tasks.sudoku.task import reveal
 
 PUZZLE = "53..7....6..195....98....6.8...6...34..8.3..17...2...6.6....28....419..5....8..79"
 SOLUTION = "534678912672195348198342567859761423426853791713924856961537284287419635345286179"

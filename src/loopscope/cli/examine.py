@@ -37,7 +37,7 @@ def make_parser() -> ArgumentParser:
 
 def run(options: Namespace) -> int:
     """Examine a run, or any loop that an importable function returns; return the exit status."""
-    from loopscope.reports import write_comparison
+    from loopscope.reports.examination.page import write_comparison
     from loopscope.reports.terminal import part_progress
     from loopscope.stability.examination import WRITERS
 

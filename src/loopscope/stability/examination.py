@@ -10,6 +10,7 @@ import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal, get_args
@@ -248,10 +249,16 @@ def shown(value: float | None) -> str:
     return "not known" if value is None else f"{value:.4g}"
 
 
+def _write_page(path: Path, examination: Examination) -> None:
+    # Pages are drawn above this package: their module is found by name, and loaded only when a page is written.
+    import_module("loopscope.reports.examination.page").write_examination(path, examination)
+
+
 WRITERS: dict[str, Callable[[Path, Examination], None]] = {
     ".json": lambda path, examination: write_json(path, examination.to_dict()),
+    ".html": _write_page,
 }
-"""How ``save`` writes each kind of file. Pages are drawn above this package, which adds its writer here."""
+"""How ``save`` writes each kind of file."""
 
 
 def _axes(values: list[dict[str, Any]]) -> tuple[Axis, Axis, Axis]:
