@@ -1,4 +1,4 @@
-"""Make the pictures of docs/theory.md: python docs/theory_pictures.py (about a minute on one core)."""
+"""Make the pictures of docs/concepts/theory.md: python docs/theory_pictures.py (about a minute on one core)."""
 
 from pathlib import Path
 

@@ -168,7 +168,7 @@ def test_tallies_count_each_task_by_itself():
 
 def published(heading: str) -> list[list[str]]:
     """Return the cells of the table of the results' page whose first heading is given, blanks as they are."""
-    lines = (ROOT / "docs" / "results.md").read_text().splitlines()
+    lines = (ROOT / "docs" / "evidence" / "results.md").read_text().splitlines()
     start = next(place for place, line in enumerate(lines) if line.startswith(f"| {heading} |")) + 2
     rows = itertools.takewhile(lambda line: line.startswith("|"), lines[start:])
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in rows]
@@ -227,7 +227,9 @@ def test_forecast_names_its_record_among_the_published_models(published_analysis
 def test_the_published_tables_are_those_that_analyse_makes_of_the_published_models(published_analysis):
     """Whole rows: what stands in a document is copied from tables.md, headings included."""
     made_rows = set("\n".join(map(in_markdown, analysis_tables(published_analysis))).splitlines())
-    rows = [line for line in (ROOT / "docs" / "results.md").read_text().splitlines() if line.startswith("|")]
+    rows = [
+        line for line in (ROOT / "docs" / "evidence" / "results.md").read_text().splitlines() if line.startswith("|")
+    ]
     assert len(rows) >= 20
     assert [row for row in rows if not row.startswith("|---") and row not in made_rows] == []
 

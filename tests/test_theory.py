@@ -1,4 +1,4 @@
-"""What docs/theory.md claims, checked in numbers; the scalar regions against SciPy; the maps against an examination."""
+"""What docs/concepts/theory.md claims, checked in numbers; the scalar regions against SciPy; the maps against an examination."""
 
 import copy
 import math
@@ -121,7 +121,9 @@ def test_the_papers_numbers_but_one():
         for recall, row in papers.items()
         for sigma, theirs in zip(theory.SIGMAS, row, strict=True)
     }
-    assert off.pop(("external", 4.0)) == pytest.approx(0.023, abs=0.001)  # docs/theory.md says what is known of it
+    assert off.pop(("external", 4.0)) == pytest.approx(
+        0.023, abs=0.001
+    )  # docs/concepts/theory.md says what is known of it
     assert max(off.values()) < 0.0035
 
 

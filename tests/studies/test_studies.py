@@ -448,6 +448,24 @@ def test_a_foreign_line_in_the_ledger_is_named(tmp_path):
         ({"training": {"steps": "many"}}, "training.steps: expected int, got many"),
         ({"also": [{}]}, "expected a list of settings"),
         ({"grid": {3: [1]}}, "unknown setting '3'"),
+        ({"name": "../../x"}, "name is '../../x', expected the name of one folder"),
+        ({"name": "/etc"}, "expected the name of one folder"),
+        ({"name": ""}, "name is '', expected the name of one folder"),
+        ({"name": ".."}, "expected the name of one folder"),
+        ({"name": "a\0b"}, "expected the name of one folder"),
+        ({"name": "x" * 256}, "xxx'..., expected the name of one folder"),
+        ({"grid": {"training.seed": list(range(1001))}}, "the grid makes 1,002 runs, expected at most 1,000"),
+        (
+            {"grid": {f"training.{k}": list(range(1, 60)) for k in ("steps", "batch_size", "seed", "threads")}},
+            "12,117,362",
+        ),
+        (
+            {
+                "data": {"test_bits": [10**9 + n for n in range(20)]},
+                "grid": {"data.test_bits": [[10**9 + n for n in range(20)]]},
+            },
+            "has a name of 220 characters, expected at most 200",
+        ),
         ({"grid": {"training.learning_rate": ["1e-3", 0.001]}}, "two runs are named learning-rate0.001"),
     ],
 )

@@ -7,7 +7,7 @@ from loopscope.reports.kit.formats import percent
 from loopscope.reports.kit.sheet import Sheet
 
 RIGHT, OF = 71, 76
-"""How often what is said came true, of unseen models that solve their task (docs/results.md)."""
+"""How often what is said came true, of unseen models that solve their task (docs/evidence/results.md)."""
 
 
 def forecast_sheet(name: str, said: Forecast) -> Sheet:

@@ -145,7 +145,7 @@ TESTED_ON = "196 models of prefix sums, small sudoku and chess, width 64"
 FITTED: tuple[Threshold, ...] = (
     replace(PRIORS["fraction arrived"], holds=0.903, fails=0.9, origin=f"half of {TESTED_ON}"),
 )
-"""The thresholds that trained models set in place of a prior, as `loopscope study analyse` says (docs/prediction.md): of
+"""The thresholds that trained models set in place of a prior, as `loopscope study analyse` says (docs/evidence/prediction.md): of
 those that half of the models of ``TESTED_ON`` set, those that made the verdict come true more often on the other half."""
 
 THRESHOLDS: dict[str, Threshold] = PRIORS | {threshold.measure: threshold for threshold in FITTED}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from loopscope.errors import LoopscopeError, check_positive
-from loopscope.files import make_folder, read_json_as, vacant, write_json
+from loopscope.files import drop_leftovers, make_folder, read_json_as, vacant, write_json
 from loopscope.studies.ledger import Record
 from loopscope.studies.machine import this_machine
 from loopscope.studies.plan import PlannedRun, StudyPlan
@@ -148,6 +148,7 @@ def claim(folder: Path, plan: StudyPlan) -> None:
     if not vacant(note):
         raise LoopscopeError(f"{folder} is not empty and holds no runs of this command: choose another --out")
     make_folder(folder)
+    drop_leftovers(note)
     write_json(note, names)
 
 

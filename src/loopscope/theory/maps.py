@@ -3,7 +3,7 @@
 A small untrained block is scaled over a grid of two gains: the spectral radius of W_state, and a factor on what both
 sub-layers return. At each point of the grid the three axes are judged by the thresholds of an examination, from the
 same quantities; the map and the areas in which axes hold are the numerical counterpart of the theorems (framework,
-maps; docs/theory.md). Recall none has no W_state: there the first gain multiplies the argument of each sub-layer, the
+maps; docs/concepts/theory.md). Recall none has no W_state: there the first gain multiplies the argument of each sub-layer, the
 place that W_state has in internal recall.
 
 All points of a grid, with several inputs each, are one batch: the point that an example belongs to is a part of its

@@ -14,7 +14,7 @@ import yaml
 
 from loopscope.errors import LoopscopeError
 from loopscope.evaluation import AccuracyCurve
-from loopscope.files import explain_write, make_folder, read_json_as, read_yaml_mapping, vacant, write_text
+from loopscope.files import drop_leftovers, make_folder, open_lock, read_json_as, read_yaml_mapping, vacant, write_text
 from loopscope.models.pretrained import CONFIG, WEIGHTS
 from loopscope.training.precision import precision_here
 from loopscope.training.settings import RunSettings, dotted, settings_from, with_precision
@@ -157,8 +157,7 @@ class RunFolder:
         Raises:
             LoopscopeError: another process still holds it.
         """
-        with explain_write(self.locked):
-            file = open(self.locked, "w")  # noqa: SIM115 (closed below)
+        file = open_lock(self.locked)
         try:
             deadline = time.monotonic() + patience
             while not _try_lock(file):
@@ -178,7 +177,7 @@ class _Evaluation:
     splits: dict[str, AccuracyCurve]
 
 
-def _try_lock(file: IO[str]) -> bool:
+def _try_lock(file: IO[bytes]) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -208,6 +207,7 @@ def open_run(path: Path, settings: RunSettings, resume: bool) -> RunFolder:
     if not vacant(run.config):
         raise LoopscopeError(f"{path} is not empty and holds no run: choose another folder")
     make_folder(path)
+    drop_leftovers(run.config)
     decided = with_precision(settings, precision_here("auto"))
     write_text(run.config, yaml.safe_dump(decided.to_dict(), sort_keys=False))
     return run
