@@ -18,16 +18,11 @@ if TYPE_CHECKING:
         load_model,
     )
     from loopscope.reports.examination.page import write_comparison, write_examination
-    from loopscope.stability import (
-        Examination,
-        ExaminationConfig,
-        Landing,
-        Verdict,
-        examine,
-        leaps,
-        spectral_radius,
-        top_eigenvalues,
-    )
+    from loopscope.stability.examination import Examination, ExaminationConfig
+    from loopscope.stability.examine import examine
+    from loopscope.stability.leaps import Landing, leaps
+    from loopscope.stability.spectrum.eigenvalues import spectral_radius, top_eigenvalues
+    from loopscope.stability.verdict import Verdict
     from loopscope.tasks import Chess, PrefixSums, SmallSudoku, Split, Sudoku, Task
 
 __version__ = "0.1.0"
@@ -85,16 +80,11 @@ _HOMES = {
         "load_model",
     ),
     "loopscope.reports.examination.page": ("write_comparison", "write_examination"),
-    "loopscope.stability": (
-        "Examination",
-        "ExaminationConfig",
-        "Landing",
-        "Verdict",
-        "examine",
-        "leaps",
-        "spectral_radius",
-        "top_eigenvalues",
-    ),
+    "loopscope.stability.examination": ("Examination", "ExaminationConfig"),
+    "loopscope.stability.examine": ("examine",),
+    "loopscope.stability.leaps": ("Landing", "leaps"),
+    "loopscope.stability.spectrum.eigenvalues": ("spectral_radius", "top_eigenvalues"),
+    "loopscope.stability.verdict": ("Verdict",),
     "loopscope.tasks": ("Chess", "PrefixSums", "SmallSudoku", "Split", "Sudoku", "Task"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

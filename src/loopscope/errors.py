@@ -43,6 +43,16 @@ def check_positive(**values: float) -> None:
             )
 
 
+def check_tolerance(tolerance: float) -> None:
+    """Refuse a tolerance on a relative residual that every state meets, or none.
+
+    Raises:
+        LoopscopeError: it is not between 0 and 1.
+    """
+    if not 0 < tolerance < 1:
+        raise LoopscopeError(f"tolerance is {tolerance:g}, expected a number between 0 and 1, such as 1e-4")
+
+
 def check_count(**values: int) -> None:
     """Refuse values that are not whole numbers above zero, by name.
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from jsonargparse import ArgumentParser
 from torch import Tensor
 
 from loopscope.contexts import device_of_loop
@@ -19,11 +18,12 @@ from loopscope.errors import LoopscopeError, nearest
 from loopscope.evaluation import EvaluationConfig, rule_of_split
 from loopscope.loop import Loop
 from loopscope.models import FixedDepthTransformer, LoopedTransformer, load_model
+from loopscope.parsing import new_parser, one_line_errors, parse_arguments
 from loopscope.stability import Examination, ExaminationConfig, examine
 from loopscope.stability.orbits.trace import Answers
 from loopscope.tasks import Split, answers_of, task_class
 from loopscope.training.run_folder import RunFolder
-from loopscope.training.settings import RunSettings, one_line_errors
+from loopscope.training.settings import RunSettings
 from loopscope.trees import Tree, batch_size, select
 
 
@@ -86,11 +86,11 @@ def with_data(settings: RunSettings, given: Mapping[str, str]) -> RunSettings:
             close = nearest(f"--data.{name}", [f"--data.{known}" for known in own])
             raise LoopscopeError(f"the data of the task {settings.task} have no option --data.{name}{close}")
     dropped = {"path", "source"} if {"path", "source"} & given.keys() else set()
-    parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
+    parser = new_parser()
     parser.add_class_arguments(task_class(settings.task), "data")
     parser.set_defaults({f"data.{name}": value for name, value in own.items() if name not in dropped})
     with one_line_errors():
-        parsed = parser.parse_args([f"--data.{name}={value}" for name, value in given.items()])
+        parsed = parse_arguments(parser, [f"--data.{name}={value}" for name, value in given.items()])
         return replace(settings, data=parser.instantiate(parsed).data)
 
 

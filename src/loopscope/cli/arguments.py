@@ -11,15 +11,10 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from loopscope.cli.command import Command
 from loopscope.errors import LoopscopeError, check_choice, nearest
-from loopscope.training.settings import tidy
+from loopscope.parsing import parse_arguments, tidy
 
 PATHS = ("--out", "--config", "--compare")
 """Options that name a file or a folder."""
-
-
-def new_parser(description: str) -> ArgumentParser:
-    """Return an empty parser that raises its errors and accepts no abbreviated options."""
-    return ArgumentParser(exit_on_error=False, allow_abbrev=False, description=description)
 
 
 def parse_duration(text: str) -> float:
@@ -30,7 +25,7 @@ def parse_duration(text: str) -> float:
     """
     # A number after another part needs its unit: "1h30" would read as 30 seconds where minutes are meant.
     given = text.strip()
-    match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", f"{given}s" if given.isdecimal() else given)
+    match = re.fullmatch(r"(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s)?", f"{given}s" if given.isdecimal() else given)
     if not match or not any(match.groups()):
         raise LoopscopeError(f"{text!r} is not a duration: expected one such as 90, 30s, 9m or 1h30m")
     hours, minutes, rest = (int(part or 0) for part in match.groups())
@@ -53,10 +48,10 @@ def parse(command: Command, name: str, arguments: Sequence[str]) -> Namespace:
     _check_paths(arguments)
     _check_task(name, parser, arguments)
     try:
-        parsed = parser.parse_args(list(arguments))
+        parsed = parse_arguments(parser, arguments)
         expanded = command.expand(parsed, arguments)
         if expanded is not arguments:
-            parsed = parser.parse_args(list(expanded))
+            parsed = parse_arguments(parser, expanded)
         return parser.instantiate(parsed)
     except ArgumentError as error:
         raise LoopscopeError(_explain(error, parser, arguments)) from error

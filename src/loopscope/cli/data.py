@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from jsonargparse import ArgumentParser, Namespace
 
-from loopscope.cli.arguments import new_parser
 from loopscope.cli.command import Command
 from loopscope.cli.console import say, show
 from loopscope.cli.places import asked_place
+from loopscope.parsing import new_parser
 from loopscope.tasks import TASKS
 from loopscope.tasks.data.report import REPORTERS, reporter_of
 

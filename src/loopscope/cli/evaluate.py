@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ActionYesNo, ArgumentParser, Namespace
 
-from loopscope.cli.arguments import new_parser
 from loopscope.cli.command import Command
 from loopscope.cli.console import console, say, show
 from loopscope.cli.measured_run import add_measurement_options, larger_measurement, open_measured_run
 from loopscope.cli.places import keep_or_check, place_for
 from loopscope.errors import LoopscopeError
+from loopscope.parsing import new_parser
 
 if TYPE_CHECKING:
     from loopscope.evaluation import AccuracyCurve, EvaluationConfig

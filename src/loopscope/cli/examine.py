@@ -6,13 +6,13 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from loopscope.cli.arguments import new_parser
 from loopscope.cli.command import Command
 from loopscope.cli.console import console, say
 from loopscope.cli.places import asked_place, keep_or_check
 from loopscope.cli.subject import add_subject, subject_of
 from loopscope.errors import LoopscopeError
 from loopscope.files import check_place
+from loopscope.parsing import new_parser
 from loopscope.stability import Examination, ExaminationConfig
 from loopscope.subjects import Subject, examine_subject
 from loopscope.training.run_folder import RunFolder

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from jsonargparse import ArgumentParser, Namespace
 
-from loopscope.cli.arguments import new_parser
 from loopscope.cli.command import Command
 from loopscope.cli.console import show
 from loopscope.cli.subject import add_subject, subject_of
 from loopscope.errors import check_positive
+from loopscope.parsing import new_parser
 
 
 def make_parser() -> ArgumentParser:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -28,6 +30,15 @@ COMMANDS = {
     "study": "Train, evaluate and examine a grid of runs, and write one report.",
 }
 """The commands, each with its summary. The module ``loopscope.cli.NAME`` defines a command as ``COMMAND``."""
+
+
+UNUSABLE = (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM)
+"""Errors of the system that say that a name given by the user cannot be used."""
+
+
+def shortened(message: str) -> str:
+    """Return a message with the middle left out of words of hundreds of characters, such as endless numbers."""
+    return re.sub(r"\S{300,}", lambda word: f"{word[0][:80]}...{word[0][-20:]}", message)
 
 
 def load_command(name: str) -> Command:
@@ -77,16 +88,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from loopscope.cli.arguments import parse
 
         return command.run(parse(command, name, rest))
-    except LoopscopeError as error:
-        print(f"loopscope: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("loopscope: interrupted", file=sys.stderr)
-        return 130
     except BrokenPipeError:
         # The reader of our output has gone (as under `| head`). Python must not flush to it again on exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except LoopscopeError as error:
+        print(f"loopscope: {shortened(str(error))}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in UNUSABLE or error.filename is None:
+            raise
+        print(f"loopscope: cannot use {shortened(str(error.filename))}: {error.strerror}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("loopscope: interrupted", file=sys.stderr)
+        return 130
 
 
 def entry() -> int:

@@ -7,9 +7,9 @@ import sys
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
-from loopscope.cli.arguments import new_parser
 from loopscope.cli.command import Command
-from loopscope.errors import LoopscopeError, check_positive
+from loopscope.errors import LoopscopeError, check_positive, check_tolerance
+from loopscope.parsing import new_parser
 from loopscope.tasks.text import Problem, Words
 
 
@@ -36,7 +36,8 @@ def run(options: Namespace) -> int:
     from loopscope.answers.answerer import answer_all, answer_of, frames, open_answerer
     from loopscope.reports.answers import answer_lines, show_answer, show_frames, show_last
 
-    check_positive(tolerance=options.tolerance, max_iterations=options.max_iterations)
+    check_tolerance(options.tolerance)
+    check_positive(max_iterations=options.max_iterations)
     limits = (options.tolerance, options.max_iterations)
     answerer = open_answerer(options.run, options.tolerance)
     if options.problem == "-":

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
-from loopscope.cli.arguments import new_parser, parse_duration
+from loopscope.cli.arguments import parse_duration
 from loopscope.cli.command import Command
 from loopscope.cli.console import console, say, show
 from loopscope.errors import RESUMABLE
+from loopscope.parsing import new_parser
 
 if TYPE_CHECKING:
     from loopscope.studies import StudyFolder, StudyPlan

@@ -11,14 +11,14 @@ from types import FrameType
 
 from jsonargparse import ArgumentParser, Namespace
 
-from loopscope.cli.arguments import new_parser
 from loopscope.cli.command import Command
 from loopscope.cli.console import console, say
 from loopscope.errors import RESUMABLE, LoopscopeError
 from loopscope.files import read_yaml_mapping
+from loopscope.parsing import dotted, new_parser
 from loopscope.tasks import TASKS
 from loopscope.training.run_folder import RunFolder, open_run
-from loopscope.training.settings import add_sections, check_keys, complete, dotted
+from loopscope.training.settings import add_sections, check_keys, complete
 
 
 def make_parser() -> ArgumentParser:

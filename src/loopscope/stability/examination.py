@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Literal, get_args
 
-from loopscope.errors import LoopscopeError, check_choice, check_count, check_positive
+from loopscope.errors import LoopscopeError, check_choice, check_count, check_positive, check_tolerance
 from loopscope.files import read_json_as, write_json
 from loopscope.stability.verdict import TESTED_ON, Axis, Status, Verdict, fitted_on, priors_of
 
@@ -56,8 +56,7 @@ class ExaminationConfig:
             check_positive(time_limit=self.time_limit)
         check_choice("effort", self.effort, get_args(Effort))
         check_count(examples=self.examples, iterations=self.iterations)
-        if not 0 < self.tolerance < 1:
-            raise LoopscopeError(f"tolerance is {self.tolerance}, expected a number between 0 and 1, such as 1e-4")
+        check_tolerance(self.tolerance)
 
     def sees_less(self, settings: Mapping[str, Any], available: int) -> bool:
         """Return whether an examination of these settings has something that one by this config would not have.

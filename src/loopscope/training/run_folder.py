@@ -16,8 +16,9 @@ from loopscope.errors import LoopscopeError
 from loopscope.evaluation import AccuracyCurve
 from loopscope.files import drop_leftovers, make_folder, open_lock, read_json_as, read_yaml_mapping, vacant, write_text
 from loopscope.models.pretrained import CONFIG, WEIGHTS
+from loopscope.parsing import dotted
 from loopscope.training.precision import precision_here
-from loopscope.training.settings import RunSettings, dotted, settings_from, with_precision
+from loopscope.training.settings import RunSettings, settings_from, with_precision
 
 LOCK_POLL = 0.2
 
