@@ -38,7 +38,7 @@ def explain_write(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason, remedy = error.strerror or str(error), REMEDIES.get(error.errno or 0, "choose another folder")
-        if error.errno == errno.EEXIST and (link := _dangling_link(path)) is not None:
+        if error.errno in (errno.EEXIST, errno.ELOOP) and (link := _dangling_link(path)) is not None:
             reason, remedy = (
                 f"{link} is a link to a place that does not exist",
                 "remove the link or choose another folder",

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from commands import read_lines
@@ -244,6 +245,23 @@ def test_help_is_given_with_defaults(capsys, command, option, default):
         (["train", "prefix-sums", "--out", "x", "--training.steps", "-1"], "steps is -1"),
         (["train", "prefix-sums", "--out", "x", "--model.heads", "7"], "choose heads that divide it"),
         (["train", "prefix-sums"], "required"),
+        (
+            ["train", "prefix-sums", "--out", "x", "--training.steps", "1:30"],
+            "training.steps: expected numbers in base",
+        ),
+        (["train", "prefix-sums", "--out", "x", "--training.steps", ""], "training.steps: expected int, got ''"),
+        (["train", "prefix-sums", "--out", "x", "--training.seed", "1" + "0" * 400], "training.seed is 1000"),
+        (
+            ["train", "prefix-sums", "--out", "x", "--model.mlp_ratio", str(2**63)],
+            "model.mlp_ratio is 9223372036854775808",
+        ),
+        (
+            ["train", "prefix-sums", "--out", "x", "--model.rope_base", "1" + "0" * 400],
+            "model.rope_base: expected a number",
+        ),
+        (["evaluate", "nothere", "--iterations", "1:30"], "iterations: expected numbers in base 10, got 1:30"),
+        (["forecast", "nothere", "--examples", "9" * 5000], "examples: expected a number that fits in 64 bits"),
+        (["study", "nothere.yaml", "--workers", "1:30"], "workers: expected numbers in base 10, got 1:30"),
         (["study", "nothere.yaml"], "nothere.yaml does not exist"),
         (["evaluate", "nothere"], "holds no run"),
         (["examine", "nothere"], "holds no run"),
@@ -310,6 +328,89 @@ def test_a_config_file_gives_settings_and_options_win(tmp_path, run, capsys):
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert "cannot write" in refused(capsys, train(tmp_path / "file" / "run"))
+
+
+def test_a_config_file_does_not_count_in_base_60(tmp_path, capsys):
+    (tmp_path / "config.yaml").write_text("training: {steps: 1:30}\n")
+    config = ["train", "prefix-sums", "--out", tmp_path / "run", "--config", tmp_path / "config.yaml"]
+    assert "training.steps: expected numbers in base 10, got 1:30" in refused(capsys, config)
+    (tmp_path / "plan.yaml").write_text("task: prefix-sums\ntraining: {steps: 1:30}\ngrid: {model.norm: [pre]}\n")
+    assert "training.steps: expected numbers in base 10, got 1:30" in refused(capsys, ["study", tmp_path / "plan.yaml"])
+    (tmp_path / "plan.yaml").write_text("task: prefix-sums\ngrid: {training.steps: [1:30]}\n")
+    assert "training.steps: expected numbers in base 10, got 1:30" in refused(capsys, ["study", tmp_path / "plan.yaml"])
+
+
+LONG = "n" * 300
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "prefix-sums", "--out", LONG],
+        ["train", "prefix-sums", "--out", f"a/{LONG}/b"],
+        ["train", "prefix-sums", "--out", "x", "--config", LONG],
+        ["evaluate", LONG],
+        ["trust", LONG],
+        ["forecast", LONG],
+        ["examine", LONG],
+        ["examine", f"{LONG}:make"],
+        ["examine", "nothere", "--out", f"{LONG}.html"],
+        ["examine", "nothere", "--compare", LONG],
+        ["solve", LONG, "01"],
+        ["study", LONG],
+        ["data", "sudoku", "--data.path", LONG],
+        ["data", "sudoku", "--out", f"{LONG}.csv"],
+    ],
+)
+def test_names_that_are_too_long_are_one_line_of_readable_length(arguments, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    said = refused(capsys, arguments)
+    assert "File name too long" in said
+    assert len(said) < 300
+
+
+def test_an_endless_word_is_shortened_in_a_message(capsys):
+    assert (
+        refused(capsys, ["x" * 5000]) == f"loopscope: unknown command '{'x' * 79}...{'x' * 18}'; see loopscope --help"
+    )
+
+
+@pytest.mark.parametrize("place", ["link", "link/run"])
+def test_a_link_to_nothing_is_named(place, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    os.symlink("nowhere", "link")
+    assert refused(capsys, train(place)).endswith(
+        f"cannot write {place}: link is a link to a place that does not exist; remove the link or choose another folder"
+    )
+    Path("plan.yaml").write_text("task: prefix-sums\ngrid: {model.norm: [pre]}\n")
+    assert "link is a link to a place that does not exist; remove" in refused(
+        capsys, ["study", "plan.yaml", "--out", place]
+    )
+
+
+def test_a_run_without_its_weights_is_not_finished(damaged, run, capsys):
+    (damaged / "model" / "model.safetensors").unlink()
+    assert "has not finished training" in refused(capsys, ["evaluate", damaged])
+    assert main(train(damaged, "--resume")) == 0
+    said = capsys.readouterr().err
+    assert "trained: " in said
+    assert "has finished training" not in said
+    weights = [(folder / "model" / "model.safetensors").read_bytes() for folder in (damaged, run)]
+    assert weights[0] == weights[1]
+
+
+def test_help_says_that_code_of_the_current_folder_is_run(capsys):
+    for command in ("examine", "forecast"):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        shown = " ".join(capsys.readouterr().out.split())
+        assert "runs that code from the current folder" in shown
+
+
+def test_no_part_of_a_run_is_missing_from_its_list():
+    folder = RunFolder(Path("run"))
+    named = [getattr(folder, name) for name, member in vars(RunFolder).items() if isinstance(member, property)]
+    assert set(folder.parts()) == set(named) - {folder.report}
 
 
 def test_a_run_is_not_trained_over(run, capsys):

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from loopscope.errors import LoopscopeError
 from loopscope.files import append_line, drop_cut_line, numbered_lines, write_text
 from loopscope.fixed_points import Implicit
-from loopscope.models import FixedDepthTransformer, LoopedTransformer, LoopedTransformerConfig, build_model
+from loopscope.models import build_model
 from loopscope.training.checkpoints import Progress, keep_only, latest_checkpoint, load_checkpoint, save_checkpoint
 from loopscope.training.config import TrainingConfig
 from loopscope.training.objectives import LAST_ITERATIONS, AtFixedPoint, Unrolled
@@ -107,22 +107,6 @@ def _on_cpu() -> bool:
     # Unless told so, Accelerate joins no processes without a GPU: each would train alone, into the same folder. Other
     # accelerators than those of CUDA lack the double precision that objectives and the other commands need.
     return not torch.cuda.is_available()
-
-
-def _build(config: LoopedTransformerConfig) -> LoopedTransformer | FixedDepthTransformer:
-    """Return a new model.
-
-    Raises:
-        LoopscopeError: there is not enough memory for it.
-    """
-    try:
-        return build_model(config)
-    except (MemoryError, RuntimeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else "out of memory"
-        raise LoopscopeError(
-            f"a model of width {config.width} and mlp_ratio {config.mlp_ratio} cannot be built ({reason}): choose a smaller "
-            "one"
-        ) from error
 
 
 def _accelerator(settings: RunSettings) -> Accelerator:
@@ -214,7 +198,7 @@ def train(
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        model = _build(settings.model)
+        model = build_model(settings.model)
     if config.compile:
         model.compile_step()
     optimizer = make_optimizer(model, config)
