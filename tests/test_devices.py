@@ -21,7 +21,7 @@ from loopscope.contexts import device_of_loop, random_state_kept, without_autoca
 from loopscope.evaluation import EvaluationConfig, batches, decisions, evaluate_split
 from loopscope.fixed_points import solve
 from loopscope.fixed_points.solvers import Anderson, Broyden
-from loopscope.forecast import forecast
+from loopscope.forecasts.forecast import forecast
 from loopscope.loop import FunctionLoop
 from loopscope.models import build_model
 from loopscope.models.attention import full_attention

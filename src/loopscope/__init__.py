@@ -8,7 +8,7 @@ from loopscope.errors import LoopscopeError
 if TYPE_CHECKING:
     from loopscope.evaluation import AccuracyCurve, EvaluationConfig, evaluate
     from loopscope.fixed_points import Anderson, Broyden, DampedIteration, PlainIteration, Solution, solve
-    from loopscope.forecast import Forecast, forecast
+    from loopscope.forecasts.forecast import Forecast, forecast
     from loopscope.loop import FunctionLoop, Loop
     from loopscope.models import (
         FixedDepthTransformer,
@@ -70,7 +70,7 @@ __all__ = [
 _HOMES = {
     "loopscope.evaluation": ("AccuracyCurve", "EvaluationConfig", "evaluate"),
     "loopscope.fixed_points": ("Anderson", "Broyden", "DampedIteration", "PlainIteration", "Solution", "solve"),
-    "loopscope.forecast": ("Forecast", "forecast"),
+    "loopscope.forecasts.forecast": ("Forecast", "forecast"),
     "loopscope.loop": ("FunctionLoop", "Loop"),
     "loopscope.models": (
         "FixedDepthTransformer",

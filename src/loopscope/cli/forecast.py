@@ -26,7 +26,7 @@ def make_parser() -> ArgumentParser:
 
 def run(options: Namespace) -> int:
     """Forecast a run, or any loop that an importable function returns; return the exit status."""
-    from loopscope.forecast import forecast
+    from loopscope.forecasts.forecast import forecast
     from loopscope.reports.forecast import forecast_sheet
     from loopscope.reports.kit.sheet import in_terminal
     from loopscope.subjects import first_examples
