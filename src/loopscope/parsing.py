@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from argparse import SUPPRESS
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -22,12 +23,22 @@ def new_parser(description: str = "") -> ArgumentParser:
     return ArgumentParser(exit_on_error=False, allow_abbrev=False, description=description)
 
 
+def add_settings(parser: ArgumentParser, kind: type[Any], name: str) -> None:
+    """Add the fields of a dataclass to a parser as the options --name.field."""
+    parser.add_class_arguments(kind, name)
+    for action in parser._actions:
+        if action.option_strings == [f"--{name}"]:
+            action.help = (
+                SUPPRESS  # reads a file of its own, past the checks of settings; ``parse_arguments`` refuses it
+            )
+
+
 def parse_arguments(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
     """Return what a parser reads from a command line.
 
     Raises:
         ArgumentError: an argument is refused.
-        LoopscopeError: a number is too large, or in base 60.
+        LoopscopeError: a number is too large, or in base 60, or a group of settings is given as one.
     """
     try:
         parsed = parser.parse_args(list(arguments))
@@ -36,6 +47,10 @@ def parse_arguments(parser: ArgumentParser, arguments: Sequence[str]) -> Namespa
         raise LoopscopeError(f"{name}: expected a number that fits in 64 bits") from error
     command = f"{parsed.task}." if "task" in parsed else ""  # the options of a subcommand are named without it
     values = {name.removeprefix(command): value for name, value in dotted(parsed.as_dict()).items()}
+    groups = {name.partition(".")[0] for name in values if "." in name}
+    for name, _ in _options(arguments):
+        if name in groups:
+            raise LoopscopeError(f"--{name} is a group of options: give them one by one, as --{name}.NAME VALUE")
     _check_integers(values)
     _check_base_60(_options(arguments), values)
     return parsed

@@ -45,6 +45,9 @@ def parse(command: Command, name: str, arguments: Sequence[str]) -> Namespace:
     """
     parser = command.make_parser()
     parser.prog = f"loopscope {name}"
+    for choices in _subcommands(parser):
+        for task, subparser in choices.items():
+            subparser.prog = f"{parser.prog} {task}"
     _check_paths(arguments)
     _check_task(name, parser, arguments)
     try:

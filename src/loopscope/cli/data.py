@@ -7,7 +7,7 @@ from jsonargparse import ArgumentParser, Namespace
 from loopscope.cli.command import Command
 from loopscope.cli.console import say, show
 from loopscope.cli.places import asked_place
-from loopscope.parsing import new_parser
+from loopscope.parsing import add_settings, new_parser
 from loopscope.tasks import TASKS
 from loopscope.tasks.data.report import REPORTERS, reporter_of
 
@@ -24,7 +24,7 @@ def make_parser() -> ArgumentParser:
             "--verify", action="store_true", help="Prove every answer again instead of trusting the file's columns."
         )
         sub.add_argument("--out", type=str | None, help="File to write the whole data set to.")
-        sub.add_class_arguments(task, "data")
+        add_settings(sub, task, "data")
         subcommands.add_subcommand(name, sub, help=description)
     return parser
 

@@ -12,7 +12,7 @@ from loopscope.cli.places import asked_place, keep_or_check
 from loopscope.cli.subject import add_subject, subject_of
 from loopscope.errors import LoopscopeError
 from loopscope.files import check_place
-from loopscope.parsing import new_parser
+from loopscope.parsing import add_settings, new_parser
 from loopscope.stability import Examination, ExaminationConfig
 from loopscope.subjects import Subject, examine_subject
 from loopscope.training.run_folder import RunFolder
@@ -31,7 +31,7 @@ def make_parser() -> ArgumentParser:
         "--out", type=str | None, help="File to write, .html or .json; by default report.html in the run's folder."
     )
     parser.add_argument("--compare", type=str | None, help="Folder of an examined run to put beside this one.")
-    parser.add_class_arguments(ExaminationConfig, "examination", as_group=True)
+    add_settings(parser, ExaminationConfig, "examination")
     return parser
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from loopscope.errors import LoopscopeError, nearest
 from loopscope.files import read_yaml_mapping
-from loopscope.parsing import new_parser, one_line_errors, parse_mapping
+from loopscope.parsing import add_settings, new_parser, one_line_errors, parse_mapping
 from loopscope.schema import misfit
 from loopscope.stability import ExaminationConfig
 from loopscope.training.settings import (
@@ -157,7 +157,7 @@ def _examination(source: Path, values: dict[str, Any]) -> ExaminationConfig:
         if key not in known:
             raise LoopscopeError(f"{source}: unknown examination option {key!r}{nearest(key, known)}")
     parser = new_parser()
-    parser.add_class_arguments(ExaminationConfig, "examination")
+    add_settings(parser, ExaminationConfig, "examination")
     try:
         with one_line_errors():
             config: ExaminationConfig = parser.instantiate(parse_mapping(parser, {"examination": values})).examination

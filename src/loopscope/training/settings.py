@@ -11,7 +11,7 @@ from jsonargparse import ArgumentParser, Namespace
 from loopscope.errors import LoopscopeError, nearest
 from loopscope.evaluation import EvaluationConfig
 from loopscope.models.config import LoopedTransformerConfig
-from loopscope.parsing import dotted, new_parser, one_line_errors, parse_mapping
+from loopscope.parsing import add_settings, dotted, new_parser, one_line_errors, parse_mapping
 from loopscope.tasks import Task, task_class
 from loopscope.training.config import TrainingConfig
 from loopscope.training.objectives import AT_FIXED_POINT
@@ -77,9 +77,9 @@ class RunSettings:
 
 def add_sections(parser: ArgumentParser, task: str) -> None:
     """Add the options of the task's data, the model, training and evaluation to a parser."""
-    parser.add_class_arguments(task_class(task), "data")
+    add_settings(parser, task_class(task), "data")
     for name, section in SECTIONS.items():
-        parser.add_class_arguments(section, name)
+        add_settings(parser, section, name)
 
 
 def complete(task: str, parsed: Namespace) -> RunSettings:
