@@ -31,7 +31,7 @@ from loopscope.stability.starts import first_state
 from loopscope.studies.signals import measure_signals
 from loopscope.studies.worker import Reporter, run_stages
 from loopscope.tasks import Chess, PrefixSums, Split, Sudoku, answers_of
-from loopscope.tasks.text import words_of
+from loopscope.tasks.registry import text_format
 from loopscope.training.settings import settings_from
 from loopscope.trees import device_of, leaves
 
@@ -217,7 +217,7 @@ def test_trust_on_a_gpu_sees_the_same(task):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_answers_of_a_model_on_a_gpu_are_the_same(task):
-    words = words_of(task)
+    words = text_format(task)
     problems = [words.read(words.example)] * 2
     model = contracting(task)
 

@@ -209,6 +209,15 @@ def test_help_is_given_with_defaults(capsys, command, option, default):
     assert default in shown
 
 
+@pytest.mark.parametrize("command", ["train prefix-sums", "data sudoku", "evaluate"])
+def test_usage_names_the_command(capsys, command):
+    with pytest.raises(SystemExit):
+        main([*command.split(), "--help"])
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"usage: loopscope {command} [")
+    assert "Path to a configuration file" not in shown  # groups of options take no file: --config does
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -258,6 +267,10 @@ def test_help_is_given_with_defaults(capsys, command, option, default):
         (
             ["train", "prefix-sums", "--out", "x", "--model.rope_base", "1" + "0" * 400],
             "model.rope_base: expected a number",
+        ),
+        (
+            ["train", "prefix-sums", "--out", "x", "--model", "{width: 16}"],
+            "--model is a group of options: give them one",
         ),
         (["evaluate", "nothere", "--iterations", "1:30"], "iterations: expected numbers in base 10, got 1:30"),
         (["forecast", "nothere", "--examples", "9" * 5000], "examples: expected a number that fits in 64 bits"),

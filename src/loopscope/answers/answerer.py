@@ -23,8 +23,9 @@ from loopscope.loop import Loop
 from loopscope.models import LoopedTransformer
 from loopscope.subjects import trained
 from loopscope.tasks import TASKS
+from loopscope.tasks.registry import check_can_be_typed_in, text_format
 from loopscope.tasks.task import Task
-from loopscope.tasks.text import Problem, Words, check_can_be_typed_in, words_of
+from loopscope.tasks.text import Problem, TextFormat
 from loopscope.training.run_folder import RunFolder
 from loopscope.trees import flatten
 
@@ -56,7 +57,7 @@ class Answerer:
         path: its run folder.
         model: the model, or any loop that reads the task's inputs and gives its logits.
         task: its task.
-        words: how its problems are written.
+        text: how its problems and answers are written.
         record: how its answers fared in validation; None where the run was not evaluated, or where answers settle at
             another tolerance than there.
         evidence: the same, example by example, of all splits; None where ``loopscope trust`` did not measure it, or
@@ -68,7 +69,7 @@ class Answerer:
     path: Path
     model: Loop
     task: Task
-    words: Words
+    text: TextFormat
     record: Record | None
     evidence: Evidence | None = None
     iterations: int = 0
@@ -125,8 +126,8 @@ def open_answerer(name: str, tolerance: float = SETTLED) -> Answerer:
     counted = tolerance == SETTLED
     record = read_record(run) if counted and run.evaluation.is_file() else None
     evidence = read_evidence(run.trust) if counted and run.trust.is_file() else None
-    words, iterations = words_of(settings.task), _validated(run, evidence)
-    return Answerer(path, model, settings.data, words, record, evidence, iterations, tolerance)
+    text, iterations = text_format(settings.task), _validated(run, evidence)
+    return Answerer(path, model, settings.data, text, record, evidence, iterations, tolerance)
 
 
 def _validated(run: RunFolder, evidence: Evidence | None) -> int:
@@ -183,8 +184,8 @@ def answer_all(answerer: Answerer, problems: Sequence[Problem], tolerance: float
             unsure = significant(unsureness(logits))
             for row, place in enumerate(rows):
                 found[place] = Answer(
-                    line=answerer.words.line(problems[place], logits[row]),
-                    right=answerer.words.right(problems[place], logits[row]),
+                    line=answerer.text.line(problems[place], logits[row]),
+                    right=answerer.text.right(problems[place], logits[row]),
                     settled=bool(solution.arrived[row]),
                     iterations=int(solution.iterations[row]),
                     residual=float(solution.residual[row]),
@@ -226,7 +227,7 @@ def _changed(
     """Return which tokens' answers changed (see ``Frame``)."""
     if after.shape[-1] > 1:
         return before.argmax(-1) != after.argmax(-1)
-    line = answerer.words.line
+    line = answerer.text.line
     return torch.full(after.shape[:1], line(problem, before) != line(problem, after), device=after.device)
 
 
@@ -254,8 +255,8 @@ def frames(answerer: Answerer, problem: Problem, tolerance: float, max_iteration
 def answer_of(answerer: Answerer, problem: Problem, frame: Frame, tolerance: float) -> Answer:
     """Return the answer that a frame shows."""
     return Answer(
-        line=answerer.words.line(problem, frame.logits),
-        right=answerer.words.right(problem, frame.logits),
+        line=answerer.text.line(problem, frame.logits),
+        right=answerer.text.right(problem, frame.logits),
         settled=frame.residual <= tolerance,
         iterations=frame.iteration,
         residual=frame.residual,

@@ -9,7 +9,7 @@ from loopscope.cli.console import say, show
 from loopscope.cli.places import asked_place
 from loopscope.parsing import add_settings, new_parser
 from loopscope.tasks import TASKS
-from loopscope.tasks.data.report import REPORTERS, reporter_of
+from loopscope.tasks.registry import REPORTED, reporter_of
 
 
 def make_parser() -> ArgumentParser:
@@ -17,7 +17,7 @@ def make_parser() -> ArgumentParser:
     parser = new_parser("Find, download or make a task's data, check every problem, and describe the data.")
     subcommands = parser.add_subcommands(dest="task", title="tasks")
     for name, task in TASKS.items():
-        made = "" if name in REPORTERS else ": made when needed, nothing to prepare"
+        made = "" if name in REPORTED else ": made when needed, nothing to prepare"
         description = f"The data of the task {name}{made}."
         sub = new_parser(description)
         sub.add_argument(

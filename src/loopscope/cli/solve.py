@@ -10,7 +10,7 @@ from rich.console import Console
 from loopscope.cli.command import Command
 from loopscope.errors import LoopscopeError, check_positive, check_tolerance
 from loopscope.parsing import new_parser
-from loopscope.tasks.text import Problem, Words
+from loopscope.tasks.text import Problem, TextFormat
 
 
 def make_parser() -> ArgumentParser:
@@ -43,20 +43,20 @@ def run(options: Namespace) -> int:
     if options.problem == "-":
         if options.watch:
             raise LoopscopeError("--watch shows one problem, not those of standard input: give one problem")
-        answers = answer_all(answerer, _typed_in(answerer.words), *limits)
+        answers = answer_all(answerer, _typed_in(answerer.text), *limits)
         for line in answer_lines(answers):
             print(line)
         return 1 if any(answer.right is False for answer in answers) else 0
-    problem = answerer.words.read(options.problem)
+    problem = answerer.text.read(options.problem)
     out = Console(highlight=False)
     show_form = show_frames if options.watch else show_last
-    last = show_form(out, answerer.words, problem, frames(answerer, problem, *limits))
+    last = show_form(out, answerer.text, problem, frames(answerer, problem, *limits))
     answer = answer_of(answerer, problem, last, options.tolerance)
     show_answer(out, answerer, answer)
     return 1 if answer.right is False else 0
 
 
-def _typed_in(words: Words) -> list[Problem]:
+def _typed_in(form: TextFormat) -> list[Problem]:
     """Return the problems of standard input, one per line.
 
     Raises:
@@ -66,11 +66,11 @@ def _typed_in(words: Words) -> list[Problem]:
     for number, text in enumerate(sys.stdin, 1):
         if text.strip():
             try:
-                problems.append(words.read(text))
+                problems.append(form.read(text))
             except LoopscopeError as error:
                 raise LoopscopeError(f"line {number}: {error}") from error
     if not problems:
-        raise LoopscopeError(f"standard input holds no problem: expected one per line, such as {words.example}")
+        raise LoopscopeError(f"standard input holds no problem: expected one per line, such as {form.example}")
     return problems
 
 

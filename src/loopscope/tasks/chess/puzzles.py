@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -162,8 +163,8 @@ def _read(path: Path, most: int) -> Arrays:
         identity, fen, moves, rating = row
         if identity in seen:
             rejects["id seen before"] += 1
-        elif not rating.isascii() or not rating.isdigit() or int(rating) > 10_000:
-            rejects["rating is no number"] += 1
+        elif re.fullmatch("[0-9]{1,4}", rating) is None:
+            rejects["rating is not a number up to 9999"] += 1
         else:
             puzzles.append((" ".join(fen.split()), " ".join(moves.split())))
             ratings.append(int(rating))

@@ -17,7 +17,7 @@ FRAME = "+-------+-------+-------+"
 GIVEN = "bold white"
 
 
-class SudokuWords:
+class SudokuText:
     """A puzzle in 81 characters, 0 or . where a cell is empty; the answer in 81 digits."""
 
     example = "53..7....6..195....98....6.8...6...34..8.3..17...2...6.6....28....419..5....8..79"
