@@ -19,8 +19,7 @@ from loopscope.checks import check_step
 from loopscope.cli import main
 from loopscope.contexts import device_of_loop, random_state_kept, without_autocast
 from loopscope.evaluation import EvaluationConfig, batches, decisions, evaluate_split
-from loopscope.fixed_points import solve
-from loopscope.fixed_points.solvers import Anderson, Broyden
+from loopscope.fixed_points import Anderson, Broyden, solve
 from loopscope.forecasts.forecast import forecast
 from loopscope.loop import FunctionLoop
 from loopscope.models import build_model

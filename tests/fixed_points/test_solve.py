@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 import loopscope as ls
 from loopscope.errors import LoopscopeError
 from loopscope.fixed_points import Truncated, fixed_point
-from loopscope.fixed_points.plain import compare_with_plain
-from loopscope.fixed_points.reaching import IDLE
-from loopscope.fixed_points.secants import AndersonMemory, combine, dots, move_up
+from loopscope.fixed_points.anderson import AndersonMemory
+from loopscope.fixed_points.halting import OVERHEAD
+from loopscope.fixed_points.multisecant import combine, dots, move_up
+from loopscope.fixed_points.plain_comparison import compare_with_plain
 from loopscope.loop import FunctionLoop, iterate
 from loopscope.trees import select
 
@@ -171,7 +172,7 @@ def test_steps_computed_stay_near_the_steps_needed(solver):
     needed = int(found.iterations.sum())
     # The first two are of one example, and tell whether the step is random; the next three, whether it mixes examples.
     assert (evaluated[:5], found.steps_computed) == ([1, 1, 2, 2, 1], sum(evaluated[5:]))
-    assert needed <= found.steps_computed <= IDLE * needed
+    assert needed <= found.steps_computed <= OVERHEAD * needed
     assert found.plain_steps == 0
     # Whole-batch stopping would have cost more.
     assert 40 * int(found.iterations.max()) > 1.2 * found.steps_computed
