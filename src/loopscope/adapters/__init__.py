@@ -1,0 +1,1 @@
+"""Any other model as a loop."""
