@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import signal
@@ -40,8 +39,6 @@ if TYPE_CHECKING:
 console = Console(stderr=True, markup=False, emoji=False)
 CRASHED = 70
 """Exit status of a crash (the system's code for an internal error of a program)."""
-POPULATION = "ledger.jsonl"
-"""The file of a population in its folder."""
 
 
 def say(words: str) -> None:
@@ -467,87 +464,6 @@ def _goes_on(outcome: StudyOutcome) -> int:
     return RESUMABLE
 
 
-def collect_command(options: Namespace) -> int:
-    """Write a study's runs as compact rows of a file that can be committed."""
-    from loopscope.studies import StudyFolder
-    from loopscope.studies.population import collect
-
-    folder = StudyFolder(Path(options.folder))
-    records = folder.ledger.records()
-    if not records:
-        raise LoopscopeError(f"{folder.ledger.path} holds no run that ended: give the folder of a study")
-    members = collect(folder.path.resolve().name, records.values(), Path(options.into))
-    say(f"{len(records)} runs collected; {options.into} holds {len(members)}")
-    return 0
-
-
-def analyse_command(options: Namespace) -> int:
-    """Say from a population's rows alone whether the framework predicts."""
-    from dataclasses import asdict
-
-    from loopscope.files import write_json
-    from loopscope.reports.prediction import analysis_tables, headline
-    from loopscope.reports.prediction_page import write_analysis
-    from loopscope.reports.sheet import in_terminal
-    from loopscope.stability.examination import plain
-    from loopscope.studies.population import read_population
-    from loopscope.studies.prediction import analyse
-
-    folder = Path(options.folder)
-    members = read_population(folder / POPULATION)
-    analysis = analyse(members)
-    for sheet in analysis_tables(analysis):
-        show(in_terminal(sheet))
-    print(headline(analysis))
-    write_json(folder / "analysis.json", plain(asdict(analysis)))
-    written = [folder / "analysis.json", *write_analysis(folder, analysis, members)]
-    say(f"written: {', '.join(map(str, written))}")
-    return 0
-
-
-def retrain_command(options: Namespace) -> int:
-    """Train some models of a population again, and compare them with what the population says of them."""
-    from loopscope.files import write_json
-    from loopscope.reports.retrained import retrained_sheets, summary
-    from loopscope.reports.sheet import in_terminal
-    from loopscope.reports.terminal import StudyDisplay
-    from loopscope.studies import StudyFolder, run_study
-    from loopscope.studies.population import read_population
-    from loopscope.studies.retrain import claim, compare_all, pick, retraining_plan
-
-    if not 0 <= options.tolerance < math.inf:
-        raise LoopscopeError(f"--tolerance is {options.tolerance:g}, expected points of accuracy, 0 or more")
-    ledger, folder = Path(options.folder) / POPULATION, StudyFolder(Path(options.out))
-    picked = pick(read_population(ledger), options.runs, options.seed)
-    plan = retraining_plan(picked, ledger)
-    claim(folder.path, plan)
-    with StudyDisplay(console, plan) as display:
-        outcome = run_study(plan, folder, options.workers, retry_failed=options.retry_failed, show=display.show)
-    retraining = compare_all(picked, outcome.records, ledger, options.tolerance)
-    for sheet in retrained_sheets(retraining):
-        show(in_terminal(sheet))
-    print(summary(retraining))
-    out = folder.path / "retrained.json"
-    write_json(out, retraining.to_dict())
-    say(f"written: {out}")
-    if outcome.unfinished:
-        return _goes_on(outcome)
-    return 0 if retraining.within == len(retraining.runs) else 1
-
-
-def advise_command(options: Namespace) -> int:
-    """Say which models of a population kept their answers, and how many say so."""
-    from loopscope.reports.prediction import guidance_table
-    from loopscope.reports.sheet import in_terminal
-    from loopscope.studies.guidance import guidance
-    from loopscope.studies.population import read_population
-
-    for found in guidance(read_population(Path(options.folder) / POPULATION)):
-        show(in_terminal(guidance_table(found)))
-        print(found.sentence)
-    return 0
-
-
 def solve_command(options: Namespace) -> int:
     """Answer problems with a trained model."""
     from loopscope.errors import check_positive
@@ -793,60 +709,6 @@ def _study_parser() -> ArgumentParser:
     return parser
 
 
-def _collect_parser() -> ArgumentParser:
-    parser = _new_parser(
-        "Write a study's runs as compact rows of a file, in place of the rows of the same runs that it holds.",
-    )
-    parser.add_argument("folder", help="Folder of a study, such as studies/prediction-prefix-sums.")
-    parser.add_argument(
-        "--into", type=str, default="results/prediction/ledger.jsonl", help="File to write; all other rows stay."
-    )
-    return parser
-
-
-def _population_parser(description: str) -> ArgumentParser:
-    parser = _new_parser(description)
-    parser.add_argument(
-        "folder",
-        help=f"Folder of a population, such as results/prediction: its {POPULATION} is what loopscope study collect wrote.",
-    )
-    return parser
-
-
-def _analyse_parser() -> ArgumentParser:
-    return _population_parser(
-        "Compare what was forecast of a population's models with what they did, and with the forecasts of rival signals."
-    )
-
-
-def _retrain_parser() -> ArgumentParser:
-    parser = _population_parser(
-        "Train some models of a population again, picked at random, by the settings of their rows, and compare their "
-        "accuracy with what the rows say, which hold no losses. A retraining that was stopped, or killed, goes on where it "
-        "was when the same command is given again. With the machine, the torch and the code of the ledger they come out "
-        "exactly the same; with others they may not. The exit status is 1 where any of them is further from its row than the "
-        "tolerance, or has another end."
-    )
-    parser.add_argument("--runs", type=int, default=10, help="How many models to train again.")
-    parser.add_argument("--seed", type=int, default=0, help="Decides which: the same of the same ledger.")
-    parser.add_argument("--out", required=True, help="Folder for the runs and retrained.json.")
-    parser.add_argument("--workers", type=int, default=1, help="Models that are trained at once.")
-    parser.add_argument(
-        "--tolerance",
-        type=float,
-        default=5.0,
-        help="Points of accuracy: models that are nowhere further from the ledger are counted in the last line.",
-    )
-    parser.add_argument("--retry-failed", action="store_true", help="Train models again whose training failed here.")
-    return parser
-
-
-def _advise_parser() -> ArgumentParser:
-    return _population_parser(
-        "Say which recall, normalization and learning rate kept their answers in a population, with the counts behind it."
-    )
-
-
 COMMANDS: dict[str, tuple[Callable[[], ArgumentParser], Callable[[Namespace], int], str]] = {
     "data": (_data_parser, data_command, "Find, check and describe a task's data."),
     "train": (_train_parser, train_command, "Train one model on one task."),
@@ -860,18 +722,6 @@ COMMANDS: dict[str, tuple[Callable[[], ArgumentParser], Callable[[Namespace], in
     ),
     "examine": (_examine_parser, examine_command, "Measure stability and give a verdict, for a run or any loop."),
     "study": (_study_parser, study_command, "Train, evaluate and examine a grid of runs, with one report."),
-    "study collect": (_collect_parser, collect_command, "Gather a study's runs into a file that can be committed."),
-    "study analyse": (
-        _analyse_parser,
-        analyse_command,
-        "Compare forecasts of a population of models with what they did.",
-    ),
-    "study retrain": (
-        _retrain_parser,
-        retrain_command,
-        "Train some models of a population again, and compare.",
-    ),
-    "advise": (_advise_parser, advise_command, "Say what kept its answers in a population of models."),
 }
 
 

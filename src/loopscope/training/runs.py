@@ -67,19 +67,9 @@ class RunFolder:
         return self.path / "examination.json"
 
     @property
-    def forecast(self) -> Path:
-        """The three axes again, from no more than the iterations of training."""
-        return self.path / "forecast.json"
-
-    @property
     def seconds(self) -> Path:
         """The time that each stage took in a study."""
         return self.path / "seconds.json"
-
-    @property
-    def signals(self) -> Path:
-        """What a study measured of the model to predict from."""
-        return self.path / "signals.json"
 
     @property
     def machines(self) -> Path:
