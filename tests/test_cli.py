@@ -243,8 +243,6 @@ def test_help_is_given_with_defaults(capsys, command, option, default):
         (["evaluate", "nothere"], "holds no run"),
         (["examine", "nothere"], "holds no run"),
         (["study", "nothere.yaml", "--time-limitt", "3m"], "did you mean --time-limit?"),
-        (["study", "colect", "studies/tiny"], "did you mean collect?"),
-        (["study", "analyze", "results/prediction"], "did you mean analyse?"),
         (["study", "nothere"], "nothere does not exist"),
         (["train"], "task"),
         (["train", "prefix-sums", "--out", "x", "--model.window", "x"], "model.window: expected int, got x"),

@@ -219,7 +219,7 @@ OF_A_RUN = "is where a part of a run belongs: name another file"
         (["--data.path", "CHESS", "--out", "OUT"], "CHESS"),
         (["--data.source", "shipped", "--out", "RUN/evaluation.json"], OF_A_RUN),
         (["--data.source", "shipped", "--out", "RUN/seconds.json"], OF_A_RUN),
-        (["--out", "RUN/signals.json"], OF_A_RUN),
+        (["--out", "RUN/seconds.json"], OF_A_RUN),
         (["--out", "RUN/machines.json"], OF_A_RUN),
         (["--out", "RUN/config.yaml"], OF_A_RUN),
         (["--out", "RUN/model/config.json"], OF_A_RUN),

@@ -1,4 +1,4 @@
-"""Make the pictures of the documentation: python docs/pictures.py"""
+"""Draw the orbits of docs/how-it-works.md: python -m experiments.pictures.orbits"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#4a5568"
-HERE = Path(__file__).parent / "pictures"
+PICTURES = Path(__file__).parents[2] / "docs" / "pictures"
 TURN = 0.8 * np.array([[np.cos(0.9), -np.sin(0.9)], [np.sin(0.9), np.cos(0.9)]])
 ONE, OTHER = np.array([0.9, 0.2]), np.array([-0.7, -0.6])
 STARTS = np.array([[0.9, 0.9], [-0.9, 0.6], [0.1, -0.9]])
@@ -17,6 +17,7 @@ Step = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def orbit(step: Step, start: np.ndarray, recalled: np.ndarray, iterations: int = 40) -> np.ndarray:
+    """Return the states of an orbit, the first one included."""
     states = [start]
     for _ in range(iterations):
         states.append(step(states[-1], recalled))
@@ -24,7 +25,7 @@ def orbit(step: Step, start: np.ndarray, recalled: np.ndarray, iterations: int =
 
 
 def held_then_swapped(axes: Axes, step: Step) -> None:
-    """Draw orbits that settle while x is recalled, and what the settled state does when x' is recalled instead."""
+    """Draw orbits that settle while x is recalled, and the orbit of the settled state when x' is recalled instead."""
     for k, start in enumerate(STARTS):
         held = orbit(step, start, ONE)
         axes.plot(*held.T, "-o", c=BLUE, ms=2.5, lw=0.8, label=None if k else "x recalled")
@@ -42,7 +43,7 @@ def drifting(axes: Axes, step: Step) -> None:
 
 
 def orbits() -> Figure:
-    """Draw a loop with recall, one without, and one that drifts."""
+    """Draw a loop with recall, a loop without, and a loop that drifts."""
     figure = Figure(figsize=(12, 4.2), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     held_then_swapped(left, lambda z, e: np.tanh(TURN @ z + e))
@@ -59,5 +60,4 @@ def orbits() -> Figure:
 
 
 if __name__ == "__main__":
-    HERE.mkdir(exist_ok=True)
-    orbits().savefig(HERE / "orbits.png", dpi=100, metadata={"Software": None})
+    orbits().savefig(PICTURES / "orbits.png", dpi=100, metadata={"Software": None})

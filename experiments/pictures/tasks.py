@@ -1,7 +1,7 @@
-"""Draw a run's accuracy against iterations and difficulty, and one sudoku being solved:
+"""Draw a run's accuracy against iterations and difficulty, and the boards of one sudoku while it is solved:
 
-python docs/task_pictures.py chess src/loopscope/shipped/chess
-python docs/task_pictures.py sudoku src/loopscope/shipped/sudoku
+python -m experiments.pictures.tasks chess src/loopscope/shipped/chess
+python -m experiments.pictures.tasks sudoku src/loopscope/shipped/sudoku
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from loopscope.files import read_json
 from loopscope.solving import frames, open_answerer
 from loopscope.training.runs import RunFolder
 
-HERE = Path(__file__).parent / "pictures"
+PICTURES = Path(__file__).parents[2] / "docs" / "pictures"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#4a5568")
 DIFFICULTY = {"chess": "rating", "sudoku": "guesses that a solver needs"}
 BOARDS = (1, 8, 16, 30)
 EXAMPLE = "53..7....6..195....98....6.8...6...34..8.3..17...2...6.6....28....419..5....8..79"
-"""The puzzle of the documentation, which singles solve."""
+"""The puzzle in the documentation, which can be solved by singles."""
 
 
 def curves(axes: Axes, splits: dict[str, Any], trained: int) -> None:
-    """Draw accuracy at every iteration, one line per split, with the training range shaded."""
+    """Draw accuracy at every iteration, one line per split, with the iterations of training shaded."""
     axes.axvspan(1, trained, color="#4a5568", alpha=0.12, lw=0)
     for colour, (name, curve) in zip(COLOURS, splits.items(), strict=False):
         values = 100 * np.array(curve["answer_accuracy"])
@@ -46,7 +46,7 @@ def curves(axes: Axes, splits: dict[str, Any], trained: int) -> None:
 
 
 def by_difficulty(axes: Axes, splits: dict[str, Any], label: str) -> None:
-    """Draw accuracy after some iterations against difficulty, all splits together."""
+    """Draw accuracy after some iterations against difficulty, over all splits together."""
     bins = [part for curve in splits.values() for part in curve["by_difficulty"]]
     bins.sort(key=lambda part: (part["lowest"] + part["highest"]) / 2)
     places = [(part["lowest"] + part["highest"]) / 2 for part in bins]
@@ -73,7 +73,7 @@ def accuracy(task: str, run: RunFolder) -> Figure:
 
 
 def board(axes: Axes, given: np.ndarray, digits: np.ndarray, since: np.ndarray, title: str) -> None:
-    """Draw one sudoku board: givens black, digits that changed in the last iterations orange, the others blue."""
+    """Draw a sudoku board: givens in black, digits that changed since the last board in orange, other digits in blue."""
     for line in range(10):
         width = 1.6 if line % 3 == 0 else 0.5
         axes.plot([0, 9], [line, line], c="black", lw=width)
@@ -89,7 +89,7 @@ def board(axes: Axes, given: np.ndarray, digits: np.ndarray, since: np.ndarray, 
 
 
 def strip(run: RunFolder, puzzle: str) -> Figure:
-    """Draw a sudoku's board after some iterations and where it settled."""
+    """Draw the board of a sudoku after some iterations and when it has settled."""
     answerer = open_answerer(str(run.path))
     problem = answerer.words.read(puzzle)
     seen = list(frames(answerer, problem, 1e-4, 500))
@@ -112,16 +112,17 @@ def strip(run: RunFolder, puzzle: str) -> Figure:
 
 
 def main() -> None:
+    """Draw the pictures of a run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=list(DIFFICULTY))
     parser.add_argument("run", type=Path)
-    parser.add_argument("--puzzle", default=EXAMPLE, help="the sudoku that is drawn")
+    parser.add_argument("--puzzle", default=EXAMPLE, help="the sudoku to draw")
     options = parser.parse_args()
     run = RunFolder(options.run)
-    accuracy(options.task, run).savefig(HERE / f"{options.task}-accuracy.png", dpi=110)
+    accuracy(options.task, run).savefig(PICTURES / f"{options.task}-accuracy.png", dpi=110)
     if options.task == "sudoku":
         with torch.no_grad():
-            strip(run, options.puzzle).savefig(HERE / "sudoku-strip.png", dpi=110)
+            strip(run, options.puzzle).savefig(PICTURES / "sudoku-strip.png", dpi=110)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Draw risk against coverage of what ships, from each run's trust.json: python docs/trust_pictures.py"""
+"""Draw risk against coverage of the shipped models, from the trust.json of each: python -m experiments.pictures.trust"""
 
 from pathlib import Path
 
@@ -8,11 +8,10 @@ from loopscope.reports.trust import risk_figure
 from loopscope.solving import SHIPPED
 from loopscope.training.runs import RunFolder
 
-HERE = Path(__file__).parent / "pictures"
+PICTURES = Path(__file__).parents[2] / "docs" / "pictures"
 SHOWN = (("sudoku", "1-3 guesses"), ("sudoku", "10-99 guesses"), ("chess", "up to 1600"), ("chess", "2001-2400"))
 
 if __name__ == "__main__":
-    HERE.mkdir(exist_ok=True)
     stored = {task: read_json(RunFolder(SHIPPED / task).trust)["splits"] for task, _ in SHOWN}
     splits = {f"{task}, {name}": stored[task][name] for task, name in SHOWN}
-    (HERE / "trust.png").write_bytes(png(risk_figure(splits)))
+    (PICTURES / "trust.png").write_bytes(png(risk_figure(splits)))

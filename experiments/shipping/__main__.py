@@ -1,9 +1,8 @@
-"""Put a trained, evaluated and examined run into the package, with its model card:
+"""Put a trained, evaluated and examined run into the package, with a model card.
 
-    python docs/ship.py runs/chess "LOOPSCOPE_DATA=... loopscope train chess --config configs/cpu/chess-run.yaml --out runs/chess" \\
-        --licence "Lichess's puzzles, CC0"
+    python -m experiments.shipping runs/chess "loopscope study configs/cpu/chess.yaml" --licence "Lichess's puzzles, CC0"
 
-``loopscope solve chess`` then uses it. Only models trained on data that anyone can get, under a licence that allows it.
+``loopscope solve chess`` then uses it. Ship only models that were trained on public data whose licence allows it.
 """
 
 from __future__ import annotations
@@ -20,11 +19,11 @@ from loopscope.training.runs import RunFolder
 
 SHOWN = (1, 8, 16, 30, 60, 120, 250, 500)
 LARGEST = 2_000_000
-"""Bytes that the weights may take."""
+"""Largest size of the weights, in bytes."""
 
 
 def accuracy_table(splits: dict[str, Any]) -> list[str]:
-    """Return accuracy by iterations, and what settled, as the lines of a table."""
+    """Return accuracy after some iterations, and accuracy of the problems that settled, as the lines of a table."""
     longest = max(len(curve["answer_accuracy"]) for curve in splits.values())
     shown = [i for i in SHOWN if i <= longest]
     lines = [
@@ -62,11 +61,11 @@ def card(run: RunFolder, command: str, licence: str) -> str:
     axes = [f"| {axis['name']} | {axis['status']} | {axis['reason']} |" for axis in examination["axes"]]
     return "\n".join(
         [
-            f"# {settings.task}: the model that ships",
+            f"# {settings.task}: the shipped model",
             "",
             f"One block of width {config.width} with {config.recall} recall and {config.norm} normalization, trained for "
             f"{training.steps} steps of {training.batch_size} with at most {training.max_iterations} iterations, seed "
-            f"{training.seed}. Every setting is in `config.yaml`.",
+            f"{training.seed}. `config.yaml` holds every setting.",
             "",
             f"Data: {licence}.",
             "",
@@ -74,8 +73,8 @@ def card(run: RunFolder, command: str, licence: str) -> str:
             "",
             "## Accuracy",
             "",
-            "% of whole answers that are right after so many iterations, on problems that were not trained on. Settled: "
-            f"relative residual within 1e-4 at the last iteration. `{again}` makes it again.",
+            "Percentage of whole answers that are right after each number of iterations, on problems that the model was not "
+            f"trained on. Settled: relative residual within 1e-4 at the last iteration. Command: `{again}`.",
             "",
             *accuracy_table(splits),
             *(["", *other] if other else []),
@@ -84,19 +83,19 @@ def card(run: RunFolder, command: str, licence: str) -> str:
             "",
             f"{examination['verdict']}{' (provisional)' if examination['provisional'] else ''}: {examination['advice']}",
             "",
-            "| axis | says | because |",
+            "| axis | status | reason |",
             "|---|---|---|",
             *axes,
             "",
-            f"Effort {examination['settings']['effort']}, {examination['settings']['inputs']} inputs of the easy split; "
-            f"`loopscope examine RUN --examination.effort {examination['settings']['effort']}` makes it again.",
+            f"Effort {examination['settings']['effort']}, {examination['settings']['inputs']} inputs of the easy split. "
+            f"Command: `loopscope examine RUN --examination.effort {examination['settings']['effort']}`.",
             "",
         ]
     )
 
 
 def ship(run: RunFolder, command: str, licence: str, target: Path) -> Path:
-    """Copy what an answer needs, and write the card; return its folder."""
+    """Copy the files that answering needs, and write the card; return the folder."""
     folder = target / run.settings().task
     weights = run.model / "model.safetensors"
     if weights.stat().st_size > LARGEST:
@@ -114,10 +113,13 @@ def ship(run: RunFolder, command: str, licence: str, target: Path) -> Path:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Ship the run that the command line names."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.shipping", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run", type=Path)
-    parser.add_argument("command", help="what made the run")
-    parser.add_argument("--licence", required=True, help="the data, and the licence that allows it")
+    parser.add_argument("command", help="the command that made the run")
+    parser.add_argument("--licence", required=True, help="the data and their licence")
     options = parser.parse_args()
     print(ship(RunFolder(options.run), options.command, options.licence, SHIPPED))
 

@@ -1,4 +1,4 @@
-"""What is proved about loops, as numbers: the scalar model of recall, and maps of where each axis holds."""
+"""The theory in numbers: the scalar model of recall, and maps of where each axis holds (docs/theory.md)."""
 
 from experiments.theory.maps import Grid, SpectralMap, spectral_map, spectral_maps
 from experiments.theory.scalar import REGIONS, SIGMAS, Balance, ScalarRegion, balance, projected_balance

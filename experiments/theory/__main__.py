@@ -1,4 +1,4 @@
-"""Print what the scalar model and the maps say: python -m experiments.theory (about three minutes on one core)."""
+"""Print the tables of docs/theory.md: python -m experiments.theory (about three minutes on one core)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def scalar_table(points: int, seed: int) -> str:
 
 
 def area_table(grid: Grid, seeds: Sequence[int]) -> str:
-    """Return the areas of every recall and normalization as a table in Markdown: means over networks, in percent."""
+    """Return the areas of every recall and normalization, in percent and averaged over networks, as a table in Markdown."""
     lines = [
         f"| recall | norm | {' | '.join(AXES)} | all three | all three, by network |",
         "|---|---|---|---|---|---|---|",

@@ -1,4 +1,4 @@
-"""Figures of `experiments.theory`: the scalar stability regions, and the maps over the spectral regime."""
+"""Figures of the theory: the scalar stability regions, and the maps over the spectral regime."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from experiments.theory.scalar import REGIONS, ScalarRegion, draw_gains
 from loopscope.reports.charts import COLOURS, INK, RC, SHADE, Panel, draw_panels, tidy
 
 REACH = 4.0
-"""The scalar regions are drawn up to gains of this size."""
+"""Largest gain in the drawing of the scalar regions."""
 KINDS = {
     "all three": COLOURS[0],
     "reachability, input-dependence": COLOURS[5],
@@ -26,7 +26,7 @@ KINDS = {
     "reachability alone": COLOURS[1],
     "reachability does not hold": "#dfe3ea",
 }
-"""What can hold at a point of a map, and its colour."""
+"""What holds at a point of a map, and its colour."""
 
 
 def _region_panel(region: ScalarRegion, sigma: float, shown: int, seed: int) -> Panel:
@@ -51,12 +51,12 @@ def _region_panel(region: ScalarRegion, sigma: float, shown: int, seed: int) -> 
 
 
 def scalar_figure(sigma: float = 2.0, shown: int = 300, seed: int = 0) -> Figure:
-    """Return both stability regions of the scalar model, with gains from N(0, sigma² I) and where they are projected.
+    """Return both stability regions of the scalar model, with gains from N(0, sigma² I) and their projections.
 
     Args:
         sigma: standard deviation of each gain.
-        shown: gains drawn.
-        seed: of the draw.
+        shown: number of gains that are drawn.
+        seed: seed of the draw.
     """
     figure, row = draw_panels([_region_panel(region, sigma, shown, seed) for region in REGIONS.values()])
     handles, labels = row[0].get_legend_handles_labels()
@@ -97,10 +97,10 @@ def _draw_map(axes: Axes, found: SpectralMap) -> None:
 
 
 def maps_figure(maps: Sequence[SpectralMap]) -> Figure:
-    """Return the maps, one row per recall and one column per normalization.
+    """Return the maps, with one row per recall and one column per normalization.
 
-    Above each map stand the areas, in percent of its points: all three axes, then (R)eachability, (I)nput-dependence,
-    (G)eometry.
+    The text above each map gives the areas in percent of its points: all three axes, then (R)eachability,
+    (I)nput-dependence and (G)eometry.
     """
     by_pair: Mapping[tuple[str, str], SpectralMap] = {(found.recall, found.norm): found for found in maps}
     recalls, norms = (list(dict.fromkeys(names)) for names in zip(*by_pair, strict=True))

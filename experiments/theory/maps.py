@@ -1,13 +1,13 @@
 """Maps over the spectral regime: where does each axis of the framework hold, for untrained blocks?
 
-A small untrained block is scaled over a grid of two gains: the spectral radius of W_state, and a factor on what both
-sub-layers return. At each point of the grid the three axes are judged by the thresholds of an examination, from the
-same quantities; the map and the areas in which axes hold are the numerical counterpart of the theorems (framework,
-maps; docs/theory.md). Recall none has no W_state: there the first gain multiplies the argument of each sub-layer, the
-place that W_state has in internal recall.
+A small untrained block is scaled over a grid of two gains: the spectral radius of W_state, and a factor on the output of
+both sub-layers. At each point of the grid, the three axes are judged from the quantities and by the thresholds of an
+examination. The maps and the areas in which axes hold are the numerical counterpart of the theorems in docs/theory.md.
+Without recall there is no W_state, and the first gain multiplies the argument of each sub-layer, as W_state does in internal
+recall.
 
-All points of a grid, with several inputs each, are one batch: the point that an example belongs to is a part of its
-recalled input, as an index, so that no derivative is taken in it.
+All points of a grid, with several inputs each, form one batch. The recalled input of an example contains the index of its
+point, so no derivative is taken with respect to it.
 """
 
 from __future__ import annotations
@@ -37,22 +37,22 @@ NORMS: tuple[NormName, ...] = get_args(NormName)
 AXES = ("reachability", "input-dependence", "geometry")
 """The axes, in the order of the last dimension of `SpectralMap.holds`."""
 TRAINED_ITERATIONS = 30
-"""Iterations through which gradients are sent back: the most that the paper trains with."""
+"""Number of iterations through which gradients are propagated: the most that the paper trains with."""
 
 
 @dataclass(frozen=True)
 class Grid:
-    """The gains of a map, equally spaced in their logarithm, and the block that they scale.
+    """The gains of a map, evenly spaced on a log scale, and the block that they scale.
 
     Args:
         state_gains: lowest and highest spectral radius of W_state.
-        sublayer_gains: lowest and highest factor on what attention and MLP return, 1 being PyTorch's initialization.
-        points: gains along each side.
+        sublayer_gains: lowest and highest factor on the output of attention and MLP, where 1 is PyTorch's initialization.
+        points: number of gains along each side.
         width: numbers per token.
         tokens: tokens per input, on a line, with full attention.
-        inputs: Gaussian inputs at every point of the grid.
+        inputs: number of Gaussian inputs at every point of the grid.
         iterations: budget of every orbit.
-        tolerance: relative residual within which a state may count as arrived.
+        tolerance: relative residual at which a state may count as arrived.
     """
 
     state_gains: tuple[float, float] = (0.1, 10.0)
@@ -93,7 +93,7 @@ class SpectralMap:
         norm: pre, peri, outer, sandwich or gru.
         state_gains: along the first dimension of the grid.
         sublayer_gains: along the second.
-        axes: what each axis says at each point, row by row.
+        axes: the three axes at each point, row by row.
     """
 
     recall: str
@@ -110,7 +110,7 @@ class SpectralMap:
 
     @property
     def areas(self) -> dict[str, float]:
-        """The fraction of the grid's points at which each axis holds, and all three do."""
+        """The fraction of the grid's points at which each axis holds, and at which all three do."""
         holds = self.holds
         return {
             **{name: float(holds[..., k].mean()) for k, name in enumerate(AXES)},
@@ -120,12 +120,12 @@ class SpectralMap:
 
 @dataclass(frozen=True)
 class ScaledLoop:
-    """A looped transformer of one block at many pairs of gains: each example says which.
+    """A looped transformer of one block at many pairs of gains.
 
-    Inputs are a dict of the model's ``inputs`` and the ``point`` (index of the pair) of each example.
+    Inputs are a dict of the model's ``inputs`` and the ``point`` (index of the pair of gains) of each example.
 
     Args:
-        model: a looped transformer; its W_state should have spectral radius 1 (`with_unit_state`).
+        model: a looped transformer whose W_state has spectral radius 1 (see ``with_unit_state``).
         gains: pairs (gain of W_state, gain of the sub-layers).
     """
 
@@ -133,7 +133,7 @@ class ScaledLoop:
     gains: Float[Tensor, "points 2"]
 
     def encode(self, inputs: Tree) -> Tree:
-        """Return the model's recalled input beside the points."""
+        """Return the model's recalled input together with the points."""
         return {"model": self.model.encode(inputs["inputs"]), "point": inputs["point"]}
 
     def start(self, recalled: Tree, generator: torch.Generator | None = None) -> Tensor:
@@ -141,9 +141,9 @@ class ScaledLoop:
         return self.model.start(recalled["model"], generator)
 
     def step(self, state: Tensor, recalled: Tree) -> Tensor:
-        """Return the state after one iteration of the model with its gains scaled.
+        """Return the state after one iteration of the model with scaled gains.
 
-        R is linear in the state, so W_state is scaled by scaling what R is applied to.
+        Recall is linear in the state, so W_state is scaled by scaling the argument of recall.
         """
         model = self.model
         block: Any = model.blocks[0]
@@ -167,7 +167,7 @@ class ScaledLoop:
 
 
 def with_unit_state(model: LoopedTransformer) -> LoopedTransformer:
-    """Divide W_state by its spectral radius, in place where there is a W_state; return the model."""
+    """Divide W_state by its spectral radius in place, if the model has one; return the model."""
     if model.config.recall != "none":
         with torch.no_grad():
             recall: Any = model.recall
@@ -177,9 +177,9 @@ def with_unit_state(model: LoopedTransformer) -> LoopedTransformer:
 
 
 def scaled_loop(recall: str, norm: str, grid: Grid, seed: int = 0) -> tuple[ScaledLoop, Tree]:
-    """Return an untrained block at all points of the grid, and its inputs: example k of point p is row k * points² + p.
+    """Return an untrained block at all points of the grid, and its inputs.
 
-    The same seed draws the same inputs for every recall and normalization.
+    Example k of point p is row k * points² + p. The same seed draws the same inputs for every recall and normalization.
 
     Raises:
         LoopscopeError: there is no such recall or normalization.
@@ -210,19 +210,22 @@ def scaled_loop(recall: str, norm: str, grid: Grid, seed: int = 0) -> tuple[Scal
 
 
 def spectral_map(recall: str, norm: str, grid: Grid | None = None, seed: int = 0) -> SpectralMap:
-    """Judge the three axes at every point of a grid of gains (framework, maps over the spectral regime).
+    """Judge the three axes at every point of a grid of gains.
 
-    The numbers and thresholds are an examination's: the fraction of the inputs whose orbit arrives; the fractions of the
-    known swaps that moved and that share one point, unknown where fewer than half are known; the 90% quantile of the
-    spectral radius and the median relative Lipschitz constant over the fixed points that were reached, from Jacobians
-    formed in full, and the median growth of gradients. Unlike in an examination, an orbit that is undecided within the
-    budget has not arrived.
+    The numbers and thresholds are those of an examination:
+
+    - the fraction of inputs whose orbit arrives;
+    - the fractions of the known swaps that moved and that share one point, which are unknown if fewer than half are known;
+    - the 90% quantile of the spectral radius and the median relative Lipschitz constant over the fixed points that were
+      reached, from Jacobians formed in full, and the median growth of gradients.
+
+    Unlike in an examination, an orbit that is undecided within the budget counts as not arrived.
 
     Args:
         recall: none, external or internal.
         norm: pre, peri, outer, sandwich or gru.
-        grid: the gains and the size of the block; `Grid` by default.
-        seed: of the weights, the inputs and the cotangents.
+        grid: the gains and the size of the block; ``Grid()`` by default.
+        seed: seed of the weights, the inputs and the cotangents.
 
     Raises:
         LoopscopeError: there is no such recall or normalization.
@@ -234,7 +237,7 @@ def spectral_map(recall: str, norm: str, grid: Grid | None = None, seed: int = 0
     budget = {"iterations": grid.iterations, "tolerance": grid.tolerance}
     ends = follow(loop, recalled, loop.start(recalled), **budget)  # type: ignore[arg-type]
     points = grid.points**2
-    # Partners are inputs of one point: the batch holds all points of an input before those of the next.
+    # Partners have the same point: the batch holds all points of one input before those of the next.
     swap = swap_test(loop, recalled, ends, shift=points, **budget).recall  # type: ignore[arg-type]
     growth = gradient_norms(loop, recalled, TRAINED_ITERATIONS, seed=seed).slope.exp()
     radius, lipschitz = _fixed_point_numbers(loop, inputs, recalled, ends)
@@ -247,7 +250,7 @@ def spectral_map(recall: str, norm: str, grid: Grid | None = None, seed: int = 0
 
 
 def spectral_maps(grid: Grid | None = None, seed: int = 0) -> Iterator[SpectralMap]:
-    """Yield the map of every recall and normalization; see `spectral_map`."""
+    """Yield the map of every recall and normalization (see ``spectral_map``)."""
     for recall in RECALLS:
         for norm in NORMS:
             yield spectral_map(recall, norm, grid, seed)
@@ -258,7 +261,7 @@ def _fixed_point_numbers(
 ) -> tuple[Float[Tensor, "batch"], Float[Tensor, "batch"]]:
     """Return the spectral radius of J and the relative Lipschitz constant at each fixed point; NaN elsewhere.
 
-    A state of width x tokens numbers is small enough here for J and df/dx to be formed in full.
+    The state, of width x tokens numbers, is small enough for J and df/dx to be formed in full.
     """
     radius, lipschitz = (torch.full((len(ends.arrived),), torch.nan, dtype=torch.float64) for _ in range(2))
     rows = torch.nonzero(ends.arrived).squeeze(1)
@@ -269,7 +272,7 @@ def _fixed_point_numbers(
     through = input_jacobian(loop, state, recall, own)
     inward = full_matrix(through)
     radius[rows] = torch.linalg.eigvals(jacobian).abs().amax(1)
-    # A singular I - J has no answer: infinite, beyond every threshold.
+    # A singular I - J counts as infinite, beyond every threshold.
     response, singular = torch.linalg.solve_ex(torch.eye(jacobian.shape[1], dtype=torch.float64) - jacobian, inward)
     gain = torch.where(singular == 0, torch.linalg.matrix_norm(response.nan_to_num(), ord=2), torch.inf)
     where = own if "inputs" in through.context else recall
@@ -278,7 +281,7 @@ def _fixed_point_numbers(
 
 
 def full_matrix(jacobian: Jacobian) -> Float[Tensor, "batch m n"]:
-    """Return the Jacobians as matrices in float64: for small states, one vector-Jacobian product per row."""
+    """Return the Jacobians of small states as matrices in float64, by one vector-Jacobian product per row."""
     rows = [
         jacobian.vjp(row.expand(jacobian.batch, -1)) for row in torch.eye(jacobian.rows, dtype=jacobian.point.dtype)
     ]
@@ -292,7 +295,7 @@ def _judge(
     lipschitz: Float[Tensor, "inputs"],
     growth: Float[Tensor, "inputs"],
 ) -> tuple[Axis, Axis, Axis]:
-    """Return what the axes say at one point of the grid."""
+    """Return the three axes at one point of the grid."""
     radii = _known(radius)
     numbers = {
         "radius": float(np.quantile(radii, 0.9)) if radii else None,

@@ -1,4 +1,4 @@
-"""Make the pictures of docs/theory.md: python docs/theory_pictures.py (about a minute on one core)."""
+"""Draw the pictures of docs/theory.md: python -m experiments.theory.pictures (about a minute on one core)."""
 
 from pathlib import Path
 
@@ -8,10 +8,9 @@ from experiments.theory import spectral_maps
 from experiments.theory.figures import maps_figure, scalar_figure
 from loopscope.reports.charts import png
 
-HERE = Path(__file__).parent / "pictures"
+PICTURES = Path(__file__).parents[2] / "docs" / "pictures"
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    HERE.mkdir(exist_ok=True)
     for name, figure in (("scalar", scalar_figure()), ("maps", maps_figure(list(spectral_maps())))):
-        (HERE / f"theory-{name}.png").write_bytes(png(figure))
+        (PICTURES / f"theory-{name}.png").write_bytes(png(figure))

@@ -1,9 +1,9 @@
-"""The paper's scalar model of recall: two gains, two stability regions, and the projection onto each.
+"""The paper's scalar model of recall: two gains, two stability regions, and the projection onto each region.
 
-One number stands for the state, a for the gain of W_state, b for the slope of the sub-layer. An iteration multiplies a
-small change of the state by 1 + a b with internal recall (the identity path carries the state past the sub-layer) and
-by (1 + b) a with external recall (it does not). A loop is stable where that multiplier is at most one in modulus
-(paper, appendix). Projecting random gains onto each region says what training inside it would be like.
+The state is one number, a is the gain of W_state, and b is the slope of the sub-layer. An iteration multiplies a small change
+of the state by 1 + a b with internal recall, where the identity path carries the state past the sub-layer, and by (1 + b) a
+with external recall, where it does not. A loop is stable if the modulus of that multiplier is at most one (paper,
+appendix). Projecting random gains onto a region shows what training inside it would be like.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def external_multiplier(gains: Gains) -> Values:
 def project_internal(gains: Gains) -> Gains:
     """Return the nearest points with |1 + a b| <= 1, which is -2 <= a b <= 0.
 
-    Where a and b agree in sign, the nearest point of the two quadrants that remain is on the nearer axis, and the axes
-    belong to the region: the smaller gain becomes exactly zero. Elsewhere only the hyperbola a b = -2 can be in the way.
+    If a and b have the same sign, the nearest point of the region lies on the nearer axis, so the smaller gain becomes
+    exactly zero. Otherwise the nearest point lies on the hyperbola a b = -2, or the point is inside already.
     """
     smaller = np.abs(gains).argmin(1)
     on_axis = gains.copy()
@@ -68,10 +68,10 @@ def _within_hyperbola(points: Gains, bound: float) -> Gains:
 def _on_hyperbola(points: Gains) -> Gains:
     """Return the points of x y = 1 that are nearest to points p > 0, q > 0 with p q > 1.
 
-    The distance is stationary where x^4 - p x^3 + q x - 1 = 0. With p >= q (mirror the rest) the nearest point has
-    1 <= x <= p, and there the quartic has one root: its negative root -s has s = e2 / e1 and s x1 x2 x3 = 1, with e1, e2
-    the elementary symmetric functions of the other three, and three roots above 1 would make s and x1 x2 x3 exceed 1.
-    It is below zero at 1 and above at p, so halving finds that root.
+    The distance is stationary where x^4 - p x^3 + q x - 1 = 0. For p >= q (other points are mirrored), the nearest point
+    has 1 <= x <= p, and the quartic has exactly one root there: its negative root -s satisfies s = e2 / e1 and
+    s x1 x2 x3 = 1, where e1 and e2 are the elementary symmetric functions of the other three roots, and three roots above 1
+    would make both s and x1 x2 x3 exceed 1. The quartic is negative at 1 and positive at p, so bisection finds the root.
     """
     p, q = points.max(1), points.min(1)
     low, high = np.ones_like(p), p.copy()
@@ -90,9 +90,9 @@ class ScalarRegion:
 
     Args:
         recall: internal or external.
-        formula: the region in words of a and b.
-        multiplier: the derivative of one iteration in the state.
-        project: the nearest points of the region, in Euclidean distance; points inside stay as they are.
+        formula: the region as a formula in a and b.
+        multiplier: returns the derivative of one iteration with respect to the state.
+        project: returns the nearest points of the region in Euclidean distance. Points inside stay as they are.
     """
 
     recall: str
@@ -112,11 +112,11 @@ REGIONS = {
         ScalarRegion("external", "|(1 + b) a| ≤ 1", external_multiplier, project_external),
     )
 }
-"""The two regions of the paper's appendix, by the recall that they belong to."""
+"""The two regions of the paper's appendix, by recall."""
 
 
 def balance(gains: Gains) -> Values:
-    """Return min(|a|, |b|) / max(|a|, |b|): 1 where the gains are equal (the origin too), 0 on an axis."""
+    """Return min(|a|, |b|) / max(|a|, |b|), which is 1 for equal gains (and at the origin) and 0 on an axis."""
     sizes = np.abs(gains)
     largest = sizes.max(1)
     return np.divide(sizes.min(1), largest, out=np.ones_like(largest), where=largest > 0)
@@ -124,15 +124,15 @@ def balance(gains: Gains) -> Values:
 
 @dataclass(frozen=True)
 class Balance:
-    """What projecting random gains onto a region does to them.
+    """The effect of projecting random gains onto a region.
 
     Attributes:
-        recall: whose region.
+        recall: the recall that the region belongs to.
         sigma: standard deviation of each gain before the projection.
-        mean: mean balance after it.
-        standard_error: of that mean, from the number of points.
-        on_axis: fraction of the projected points with a gain that is exactly zero.
-        inside: fraction of the points that were in the region already.
+        mean: mean balance after the projection.
+        standard_error: standard error of that mean.
+        on_axis: fraction of the projected points with a gain of exactly zero.
+        inside: fraction of the points that were in the region before.
     """
 
     recall: str
@@ -144,7 +144,7 @@ class Balance:
 
 
 def draw_gains(sigma: float, points: int = 10_000, seed: int = 0) -> Gains:
-    """Return gains from N(0, sigma^2 I). One seed gives the same directions for every sigma.
+    """Return gains from N(0, sigma^2 I). The same seed gives the same directions for every sigma.
 
     Raises:
         LoopscopeError: sigma is not above zero, or fewer than two points.
@@ -156,13 +156,13 @@ def draw_gains(sigma: float, points: int = 10_000, seed: int = 0) -> Gains:
 
 
 def projected_balance(recall: str, sigma: float, points: int = 10_000, seed: int = 0) -> Balance:
-    """Project gains from N(0, sigma^2 I) onto a region and return how balanced they are then (paper, appendix).
+    """Project gains from N(0, sigma^2 I) onto a region and return their balance (paper, appendix).
 
     Args:
         recall: internal or external.
         sigma: standard deviation of each gain.
-        points: how many.
-        seed: of the draw.
+        points: number of gains.
+        seed: seed of the draw.
 
     Raises:
         LoopscopeError: there is no such region, or a number is out of range.

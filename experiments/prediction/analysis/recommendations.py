@@ -68,8 +68,8 @@ class Recommendation:
         rate = self.rates[0]
         return (
             f"{self.task}: {first.choice}, with which {first.retain} of {first.models} models solve the task and retain "
-            f"their accuracy. Learning rate {rate.choice}: {rate.retain} of {rate.models} of these models, "
-            f"{rate.extrapolate} of which solve the hardest split too. Their mean accuracy there is {100 * rate.hard:.0f}%."
+            f"their accuracy. At learning rate {rate.choice}, {rate.retain} of {rate.models} do, {rate.extrapolate} solve the "
+            f"hardest split too, and mean accuracy there is {100 * rate.hard:.0f}%."
         )
 
 
@@ -94,7 +94,7 @@ def _counted(ended: Sequence[Ended], choice: Choice) -> list[Counts]:
 
 
 def _pair(member: Member) -> str:
-    return f"{member.recall} recall with {member.norm} normalization"
+    return f"{'no' if member.recall == 'none' else member.recall} recall with {member.norm} normalization"
 
 
 def recommendations(members: Sequence[Member]) -> list[Recommendation]:

@@ -21,7 +21,7 @@ OUTCOME_COLOURS = {
     Outcome.DEGRADES: COLOURS[1],
     Outcome.NOT_LEARNED: SHADE,
 }
-WIDTH, HEIGHT = 4.2, 3.9
+WIDTH, HEIGHT = 4.8, 3.9
 LEFT = "easy accuracy left, % of its best"
 Place = tuple[str, Outcome, float, float]
 """Task and outcome of a model, and its coordinates."""

@@ -5,17 +5,52 @@ from __future__ import annotations
 from itertools import accumulate
 
 from experiments.prediction.analysis import FEATURED, Analysis
+from experiments.prediction.analysis.collapse_times import ALL as ALL_TASKS
 from experiments.prediction.analysis.collapse_times import MEDIAN
+from experiments.prediction.analysis.predictors import ALL_AXES, ALL_RIVALS
 from experiments.prediction.analysis.recommendations import Counts, Recommendation
 from experiments.prediction.analysis.thresholds import PRIOR, RETAINING
 from experiments.prediction.analysis.unseen import ALL, UnseenPerformance
 from experiments.prediction.analysis.verdicts import ALL_ITERATIONS, LEAPS
 from experiments.prediction.report.estimates import interval, interval_of
 from experiments.prediction.report.outcome_tables import outcome_columns, outcome_tables
-from experiments.prediction.report.unseen_tables import unseen_tables
+from experiments.prediction.report.unseen_tables import right_of, unseen_tables
+from experiments.prediction.signals import AT_BUDGET, LEAP_COLLAPSE, LEAP_KEPT, LONG_RUN
 from loopscope.reports.rows import DASH, number, percent
 from loopscope.reports.sheet import Sheet
 from loopscope.stability.verdict import PRIORS, Threshold
+
+
+def main_results(analysis: Analysis) -> Sheet:
+    """Return the main results: answers that came true, ranking, the iteration of collapse, and the verdict."""
+    right = {one.name: one.right[ALL] for one in analysis.unseen if one.right is not None}
+    found = {one.name: one for one in analysis.performances}
+    leaps, axes, rivals = (found[name] for name in (LEAP_KEPT, ALL_AXES, ALL_RIVALS))
+    times = {one.name: one.error for one in analysis.collapse_times.predictions if one.among == ALL_TASKS}
+    score = next(one for one in reversed(analysis.thresholds.verdicts) if one.mode == ALL_ITERATIONS)
+    rows = [
+        ["unseen models: the answer of loopscope forecast came true", right_of(right.get(LEAP_KEPT))],
+        ["unseen models: the same rule on running on to 30 iterations", right_of(right.get(f"{LONG_RUN}{AT_BUDGET}"))],
+        ["unseen models: the same rule on running on to the end", right_of(right.get(LONG_RUN))],
+        ["unseen models: area of the accuracy kept after leaps", interval(leaps.area)],
+        [
+            f"unseen models: its lead over the best rival that sees as much ({leaps.rival or 'none'})",
+            DASH if leaps.lead is None else interval(leaps.lead),
+        ],
+        ["all models: area of all three axes, trained iterations", interval(axes.area)],
+        ["all models: area of all short rivals, trained iterations", interval(rivals.area)],
+        ["iteration of collapse: median error of leaps, octaves", interval(times[LEAP_COLLAPSE])],
+        [f"iteration of collapse: median error of the {MEDIAN}, octaves", interval(times[MEDIAN])],
+        [f"verdict, {score.mode}, thresholds {score.thresholds}: balanced accuracy", interval(score.balanced)],
+        ["the same verdict: decided, and right of these", f"{percent(score.decided)}%, {percent(score.right)}%"],
+    ]
+    return Sheet(
+        "Main results",
+        ["result", "value"],
+        rows,
+        "Among models that solve their task. Areas are under the ROC curve for retained accuracy, with 95% intervals over "
+        "configurations.",
+    )
 
 
 def _performances(analysis: Analysis) -> list[Sheet]:
@@ -168,7 +203,7 @@ def _thresholds(analysis: Analysis) -> list[Sheet]:
     return [
         Sheet(
             "Thresholds fitted on some configurations and tested on others",
-            ["number", "prior", "fitted on others", "gain", "accepted?"],
+            ["number", "prior", "fitted on others", "gain", "accepted, or why not"],
             accuracies,
             "Balanced accuracy for retained accuracy, among models that solve their task and have the number. An undecided "
             "model counts half.",
@@ -194,6 +229,7 @@ def _thresholds(analysis: Analysis) -> list[Sheet]:
 def analysis_tables(analysis: Analysis) -> list[Sheet]:
     """Return everything that an analysis found, as tables."""
     return [
+        main_results(analysis),
         *outcome_tables(analysis),
         *unseen_tables(analysis),
         *_performances(analysis),

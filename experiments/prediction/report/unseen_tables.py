@@ -11,7 +11,8 @@ from loopscope.reports.rows import DASH, percent
 from loopscope.reports.sheet import Sheet
 
 
-def _right(one: Right | None) -> str:
+def right_of(one: Right | None) -> str:
+    """Return how often an answer came true, such as "71 of 76"."""
     return DASH if one is None or not one.models else f"{one.right} of {one.models}"
 
 
@@ -32,7 +33,7 @@ def _came_true(analysis: Analysis) -> Sheet:
     return Sheet(
         "Unseen models: how often the answer came true",
         ["answer from", *asked],
-        [[name, *(_right(right.get(task)) for task in asked)] for name, right in ruled],
+        [[name, *(right_of(right.get(task)) for task in asked)] for name, right in ruled],
         "Models that solve their task. The answer is that a model retains its accuracy if 90% of its best is left, a rule "
         "that was not fitted. The answer of leaps is that of loopscope forecast.",
     )

@@ -1,16 +1,27 @@
-"""Models that were made up so that what a population says of them is known."""
+"""Made-up models, so that what a population says about them is known."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 import numpy as np
-from loopscope.studies.outcomes import Compared, outcomes
-from loopscope.studies.population import Member, ThinCurve
-from loopscope.studies.signals import EASY_ACCURACY, LAST_RESIDUAL, LONG_RUN, STATE_RADIUS
-from loopscope.studies.statistics import numbered
+
+from experiments.prediction.__main__ import main
+from experiments.prediction.analysis.outcomes import Sample, results_of
+from experiments.prediction.analysis.statistics import numbered
+from experiments.prediction.population import Member, ThinCurve
+from experiments.prediction.signals import EASY_ACCURACY, LAST_RESIDUAL, LONG_RUN, STATE_RADIUS
 
 ITERATIONS = [1, 10, 20, 40, 80, 160, 320, 500]
+
+
+def refusal(capsys, arguments):
+    """Return the one line that a command of the experiment prints when it refuses its input."""
+    capsys.readouterr()
+    assert main([str(argument) for argument in arguments]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("experiments.prediction: ")
+    return line
 
 
 def curve(*accuracy: float) -> ThinCurve:
@@ -34,7 +45,7 @@ def made(
     residual: float = 1e-3,
     **signals: float,
 ) -> Member:
-    """Return a member whose forecast numbers are those of ``radius`` and ``residual`` alone."""
+    """Return a member whose numbers in prediction mode are those of ``radius`` and ``residual`` alone."""
     return Member(
         study=study,
         run=run,
@@ -47,8 +58,8 @@ def made(
         seconds={"train": 1.0},
         error="diverged" if easy is None else None,
         curves={} if easy is None else {"easy": easy, "hard": curve(*[hard] * len(ITERATIONS))},
-        examined={},
-        forecast={} if easy is None else {
+        examination={},
+        prediction_mode={} if easy is None else {
             "verdict": "unknown",
             "axes": {"reachability": "holds", "input-dependence": "unknown", "geometry": "fails"},
             "residual": [0.1, residual],
@@ -59,47 +70,47 @@ def made(
     )  # fmt: skip
 
 
-KEEPS = curve(0.1, 0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
-LOSES = curve(0.1, 0.5, 1.0, 1.0, 0.7, 0.4, 0.0, 0.0)
-NEVER = curve(0.0, 0.1, 0.2, 0.1, 0.1, 0.1, 0.1, 0.1)
+RETAINED = curve(0.1, 0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
+DEGRADED = curve(0.1, 0.5, 1.0, 1.0, 0.7, 0.4, 0.0, 0.0)
+UNLEARNED = curve(0.0, 0.1, 0.2, 0.1, 0.1, 0.1, 0.1, 0.1)
 
 
 def baseline(easy: ThinCurve, hard: float, task: str = "prefix-sums") -> Member:
     member = made("b", easy, hard, task=task, recall="none", norm="pre")
     model = {**member.settings["model"], "architecture": "fixed-depth", "blocks": 15}
-    return replace(member, settings={**member.settings, "model": model}, forecast={}, signals={})
+    return replace(member, settings={**member.settings, "model": model}, prediction_mode={}, signals={})
 
 
 def population(tasks: tuple[str, ...] = ("prefix-sums",)) -> list[Member]:
-    """Return models that hold where their radius is below 1; the residual is the same for all, easy accuracy noise.
+    """Return models that retain their accuracy if their radius is below 1. Residuals are equal, easy accuracy is noise.
 
-    Of those that lose, the iteration of collapse doubles with each tenth that the radius is nearer to 1.
+    For those that do not, the iteration of collapse doubles with each tenth that the radius is nearer to 1.
     """
     generator = np.random.default_rng(3)
     members = []
     for task in tasks:
-        for cell in range(24):
+        for configuration in range(24):
             for seed in range(2):
-                holds = cell % 2 == 0
-                place = cell % 8 // 2
-                radius = 0.7 + 0.05 * place if holds else 1.1 + 0.1 * place
+                retains = configuration % 2 == 0
+                place = configuration % 8 // 2
+                radius = 0.7 + 0.05 * place if retains else 1.1 + 0.1 * place
                 fallen = [0.1, 0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0]
-                if not holds:
+                if not retains:
                     fallen[6 - place :] = [0.0] * (2 + place)
                 members.append(
                     made(
-                        f"{task}{cell}-{seed}",
-                        KEEPS if holds else curve(*fallen),
-                        0.9 if holds else 0.0,
+                        f"{task}{configuration}-{seed}",
+                        RETAINED if retains else curve(*fallen),
+                        0.9 if retains else 0.0,
                         task=task,
-                        norm="outer" if holds else "pre",
-                        rate=1e-3 * (1 + cell),
+                        norm="outer" if retains else "pre",
+                        rate=1e-3 * (1 + configuration),
                         seed=seed,
                         radius=radius + 0.01 * generator.random(),
                         **{
                             LAST_RESIDUAL: 1e-3,
                             EASY_ACCURACY: generator.random(),
-                            LONG_RUN: float(holds),
+                            LONG_RUN: float(retains),
                             STATE_RADIUS: round(radius if seed else 2 - radius, 6),
                         },
                     )
@@ -107,6 +118,6 @@ def population(tasks: tuple[str, ...] = ("prefix-sums",)) -> list[Member]:
     return members
 
 
-def compared(members: list[Member]) -> Compared:
-    """Return members with what became of them, and no divisions: nothing is fitted."""
-    return Compared(members, outcomes(members), numbered([member.cell for member in members]), [])
+def sample(members: list[Member]) -> Sample:
+    """Return members with their results and no divisions: nothing is fitted."""
+    return Sample(members, results_of(members), numbered([member.configuration for member in members]), [])

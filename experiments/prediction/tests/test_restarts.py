@@ -1,4 +1,4 @@
-"""A brief look against loops whose every orbit is known."""
+"""Residuals and restarts of loops whose every orbit is known."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import math
 
 import pytest
 import torch
-from loopscope.studies.look import after_random_start, after_swap, run_pass, slope, slowest_tokens
 
+from experiments.prediction.restarts import after_random_start, after_swap, run_pass, slope, slowest_tokens
 from loopscope.errors import LoopscopeError
 from loopscope.loop import FunctionLoop
 

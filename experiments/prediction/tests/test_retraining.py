@@ -1,21 +1,21 @@
-"""Models trained again from the rows of a population: the same on one machine, and different where a row was altered."""
+"""Models trained again from the rows of a population: the same on one machine, different if a row was altered."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import pytest
 import yaml
-from commands import refusal
-from loopscope.studies.population import collect, member, read_population
-from loopscope.studies.retrain import claim, compare, name_of, pick, retraining_plan
 
-from loopscope.cli import main
+from experiments.prediction.__main__ import main
+from experiments.prediction.population import LEDGER, collect, member, read_population, write_population
+from experiments.prediction.retraining import claim, compare, name_of, pick, retraining_plan
+from experiments.prediction.tests.populations import refusal
 from loopscope.errors import RESUMABLE, LoopscopeError
 from loopscope.studies import StudyFolder, read_plan, run_study
-from loopscope.studies.machine import code, this_machine
+from loopscope.studies.machine import this_machine
 
 TINY = {
     "task": "prefix-sums",
@@ -31,7 +31,7 @@ RAISED = "internal"
 
 
 def altered(rows, at, points):
-    """Return rows where one run's easy accuracy at an iteration was so many points larger."""
+    """Return rows in which the easy accuracy of one run at an iteration is some points larger."""
     (row,) = [row for row in rows if row.run == RAISED]
     easy = row.curves["8 bits"]
     accuracy = list(easy.accuracy)
@@ -42,8 +42,7 @@ def altered(rows, at, points):
 
 def written(folder, rows):
     """Write a population's file."""
-    folder.mkdir(exist_ok=True)
-    (folder / "ledger.jsonl").write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows))
+    write_population(folder / LEDGER, rows)
     return folder
 
 
@@ -54,17 +53,17 @@ def trained(tmp_path_factory):
     source = folder / "tiny.yaml"
     source.write_text(yaml.safe_dump(TINY))
     study = StudyFolder(folder / "tiny")
-    outcome = run_study(replace(read_plan(source), examination=None), study)
-    collect("tiny", outcome.records.values(), folder / "population" / "ledger.jsonl")
+    run_study(replace(read_plan(source), examination=None), study)
+    collect(study, folder / "population" / LEDGER)
     out = folder / "again"
-    status = main(["study", "retrain", str(folder / "population"), "--runs", "3", "--workers", "2", "--out", str(out)])
+    status = main(["retrain", str(folder / "population"), "--runs", "3", "--workers", "2", "--out", str(out)])
     assert status == 0
     return study, folder / "population", out
 
 
 def again(population, out, *options):
-    """Compare with another population what a folder holds already."""
-    return main(["study", "retrain", str(population), "--runs", "3", "--out", str(out), *options])
+    """Compare the models that a folder already holds with another population."""
+    return main(["retrain", str(population), "--runs", "3", "--out", str(out), *options])
 
 
 def test_what_is_trained_again_is_exactly_the_same(trained):
@@ -76,7 +75,7 @@ def test_what_is_trained_again_is_exactly_the_same(trained):
         assert one["exact"]
         assert one["machines"] == [this_machine()]
         if one["note"]:
-            assert one["note"].startswith("failed alike: training diverged at step")
+            assert one["note"].startswith("failed in the same way: training diverged at step")
         else:
             assert one["differences"] == {"8 bits": 0, "16 bits": 0}
     first, second = study.ledger.records(), StudyFolder(out).ledger.records()
@@ -91,36 +90,36 @@ def test_what_is_trained_again_is_exactly_the_same(trained):
             assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
-def test_an_altered_row_is_said_to_differ(trained, tmp_path, capsys, monkeypatch):
+def test_an_altered_row_differs(trained, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     _, population, out = trained
     copy = shutil.copytree(out, tmp_path / "again")
-    rows = altered(read_population(population / "ledger.jsonl"), at=3, points=5)
+    rows = altered(read_population(population / LEDGER), at=3, points=5)
     unsaid = [replace(row, machines=[]) for row in rows]
     assert again(written(tmp_path / "altered", unsaid), copy) == 0
-    said = capsys.readouterr().out
-    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in said.splitlines() if "│" in line]
+    shown = capsys.readouterr().out
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in shown.splitlines() if "│" in line]
     assert [RAISED, "5.00 (0.00)", "0.00 (0.00)", "no"] in cells
     assert ["none", "0.00 (0.00)", "0.00 (0.00)", "yes"] in cells
-    assert f"Machine of the ledger: not recorded. This one: {this_machine()}." in " ".join(said.split())
-    assert "of 3 models trained again, 2 exactly the same, 3 within 5 points" in said
+    assert f"Machine of the ledger: not recorded. This machine: {this_machine()}." in " ".join(shown.split())
+    assert "3 models trained again: 2 exactly the same, 3 within 5 points" in shown
     assert json.loads((copy / "retrained.json").read_text())["exact"] == 2
     assert again(tmp_path / "altered", copy, "--tolerance", "4.9") == 1
     assert "2 exactly the same, 2 within 4.9 points" in capsys.readouterr().out
 
 
-def test_a_model_that_ends_otherwise_fails_the_command_at_any_tolerance(trained, tmp_path, capsys):
+def test_a_model_that_ends_in_another_way_fails_the_command_at_any_tolerance(trained, tmp_path, capsys):
     _, population, out = trained
     copy = shutil.copytree(out, tmp_path / "again")
-    rows = read_population(population / "ledger.jsonl")
+    rows = read_population(population / LEDGER)
     unlike = [replace(row, error="no memory") if row.status == "failed" else row for row in rows]
     assert again(written(tmp_path / "unlike", unlike), copy, "--tolerance", "100") == 1
-    assert "of 3 models trained again, 2 exactly the same, 2 within 100 points" in capsys.readouterr().out
+    assert "3 models trained again: 2 exactly the same, 2 within 100 points" in capsys.readouterr().out
 
 
-def test_curves_that_differ_beside_their_accuracies_are_not_the_same(trained):
+def test_curves_that_differ_in_more_than_accuracies_are_not_the_same(trained):
     study, population, _ = trained
-    (row,) = [row for row in read_population(population / "ledger.jsonl") if row.run == RAISED]
+    (row,) = [row for row in read_population(population / LEDGER) if row.run == RAISED]
     record = study.ledger.records()[RAISED]
     assert compare(row, record).exact
     easy = replace(row.curves["8 bits"], solved_then_broken=0.123)
@@ -131,7 +130,7 @@ def test_curves_that_differ_beside_their_accuracies_are_not_the_same(trained):
 
 def test_the_last_iteration_is_compared_by_itself(trained):
     study, population, _ = trained
-    (row,) = [row for row in read_population(population / "ledger.jsonl") if row.run == RAISED]
+    (row,) = [row for row in read_population(population / LEDGER) if row.run == RAISED]
     easy = row.curves["8 bits"]
     changed = replace(easy, last=easy.last + 0.3, best=easy.best + 0.4)
     found = compare(replace(row, curves={**row.curves, "8 bits": changed}), study.ledger.records()[RAISED])
@@ -139,15 +138,15 @@ def test_the_last_iteration_is_compared_by_itself(trained):
     assert found.last == {"8 bits": 30, "16 bits": 0}
 
 
-def test_what_failed_in_one_place_only_is_neither_the_same_nor_near(trained):
+def test_a_run_that_failed_in_one_place_only_is_neither_the_same_nor_near(trained):
     study, population, _ = trained
     records = study.ledger.records()
-    rows = {row.run: row for row in read_population(population / "ledger.jsonl")}
+    rows = {row.run: row for row in read_population(population / LEDGER)}
     (failed,) = [name for name, record in records.items() if record.status == "failed"]
     for row, record, said in (
         (rows[RAISED], records[failed], "finished in the ledger, failed (training diverged"),
         (rows[failed], records[RAISED], f"failed ({records[failed].error}) in the ledger, finished here"),
-        (rows[failed], replace(records[failed], error="no memory"), "failed otherwise: no memory"),
+        (rows[failed], replace(records[failed], error="no memory"), "failed in another way: no memory"),
         (replace(rows[RAISED], curves={}), records[RAISED], "other splits here: 8 bits, 16 bits"),
     ):
         found = compare(row, record)
@@ -158,7 +157,7 @@ def test_what_failed_in_one_place_only_is_neither_the_same_nor_near(trained):
 
 def test_runs_are_picked_by_the_seed(trained):
     _, population, _ = trained
-    (row, *_) = read_population(population / "ledger.jsonl")
+    (row, *_) = read_population(population / LEDGER)
     rows = [replace(row, run=f"r{i:02d}") for i in range(50)]
     first = pick(rows, 5, 0)
     assert list(first) == sorted(first) == [name_of(one) for one in first.values()]
@@ -167,24 +166,24 @@ def test_runs_are_picked_by_the_seed(trained):
     assert list(pick(rows, 50, 3)) == [f"tiny/r{i:02d}" for i in range(50)]
 
 
-def test_a_retraining_that_was_stopped_goes_on(trained, tmp_path, capsys, monkeypatch):
+def test_a_retraining_that_was_stopped_continues(trained, tmp_path, capsys, monkeypatch):
     _, population, _ = trained
     out = tmp_path / "again"
     with monkeypatch.context() as stopping:
         stopping.setattr("loopscope.studies.runner._run_all", lambda *given: "SIGINT")
         assert again(population, out) == RESUMABLE
     captured = capsys.readouterr()
-    assert "stopped by SIGINT, 3 runs left: the same command goes on" in captured.err
-    assert "of 0 models trained again" in captured.out
+    assert "stopped by SIGINT, 3 runs left: the same command continues" in captured.err
+    assert "0 models trained again" in captured.out
     assert len(json.loads((out / "retrained.json").read_text())["unfinished"]) == 3
     assert again(population, out) == 0
-    assert "of 3 models trained again, 3 exactly the same" in capsys.readouterr().out
+    assert "3 models trained again: 3 exactly the same" in capsys.readouterr().out
 
 
-def test_a_row_of_a_run_says_where_it_was_trained(trained):
+def test_a_row_names_the_machine_that_trained_the_model(trained):
     study, population, _ = trained
     assert all(record.machines == [this_machine()] for record in study.ledger.records().values())
-    for row in read_population(population / "ledger.jsonl"):
+    for row in read_population(population / LEDGER):
         assert row.machines == [this_machine()]
         assert member("tiny", study.ledger.records()[row.run]) == row
 
@@ -193,30 +192,30 @@ def test_mistakes_are_one_line(trained, tmp_path, capsys, unchecked):
     study, population, done = trained
 
     def refused(where, *options, out=tmp_path / "out"):
-        said = refusal(capsys, ["study", "retrain", where, "--out", out, *options])
+        said = refusal(capsys, ["retrain", where, "--out", out, *options])
         assert not (tmp_path / "out").exists()
         return said
 
-    assert "does not exist: make it with  loopscope study collect" in refused(tmp_path)
-    assert "10 runs were asked for, and the ledger holds 3: ask for fewer by --runs" in refused(population)
+    assert "does not exist: make it with  python -m experiments.prediction collect" in refused(tmp_path)
+    assert "10 runs were asked for, but the ledger holds 3: ask for fewer by --runs" in refused(population)
     assert "runs is 0, expected a number above 0" in refused(population, "--runs", 0)
-    for tolerance, shown in (("-1", "-1"), (".inf", "inf"), (".nan", "nan"), ("1e400", "inf")):
+    for tolerance, shown in (("-1", "-1"), ("inf", "inf"), ("nan", "nan"), ("1e400", "inf")):
         said = refused(population, "--runs", 3, "--tolerance", tolerance)
         assert f"--tolerance is {shown}, expected points" in said
     assert "is not empty and holds no runs of this command" in refused(population, "--runs", 3, out=study.path)
-    assert "is of other runs: give the --runs and the --seed" in refused(population, "--runs", 2, out=done)
-    rows = read_population(population / "ledger.jsonl")
+    assert "holds other runs: give the --runs and the --seed" in refused(population, "--runs", 2, out=done)
+    rows = read_population(population / LEDGER)
     twice = written(tmp_path / "twice", [rows[0], rows[0]])
     assert "holds a run twice" in refused(twice, "--runs", 2)
     foreign = written(tmp_path / "foreign", [replace(rows[0], run="../a")])
-    assert "is of the run '../a' of the study 'tiny'" in refused(foreign, "--runs", 1)
+    assert "names the run '../a' of the study 'tiny'" in refused(foreign, "--runs", 1)
     older = {**rows[0].settings, "model": {**rows[0].settings["model"], "width": "wide"}}
     strange = written(tmp_path / "strange", [replace(rows[0], settings=older)])
     said = refused(strange, "--runs", 1)
     assert f"run {name_of(rows[0])}: model.width" in said
     other = {**rows[0].settings, "training": {**rows[0].settings["training"], "seed": 7}}
     changed = written(tmp_path / "changed", [replace(rows[0], settings=other), *rows[1:]])
-    assert "with other settings than" in refused(changed, "--runs", 3, out=done)
+    assert "with other settings than in" in refused(changed, "--runs", 3, out=done)
     damaged = tmp_path / "damaged"
     damaged.mkdir()
     (damaged / "plan.json").write_text("3")
@@ -224,9 +223,9 @@ def test_mistakes_are_one_line(trained, tmp_path, capsys, unchecked):
     assert f"plan.json is damaged (it is 3, expected a list): choose another --out, or remove {damaged}" in said
 
 
-def test_a_retraining_that_was_killed_before_its_note_was_whole_is_begun_anew(trained, tmp_path):
+def test_a_retraining_that_was_killed_before_its_note_was_complete_begins_again(trained, tmp_path):
     _, population, _ = trained
-    ledger = population / "ledger.jsonl"
+    ledger = population / LEDGER
     plan = retraining_plan(pick(read_population(ledger), 2, seed=0), ledger)
     (tmp_path / ".plan.json.partial").write_text('["tiny')
     claim(tmp_path, plan)
@@ -234,23 +233,9 @@ def test_a_retraining_that_was_killed_before_its_note_was_whole_is_begun_anew(tr
 
 
 @pytest.mark.parametrize("bad", ["", ".", "..", "a/b", "/a"])
-def test_a_run_leads_out_of_no_folder(trained, bad):
+def test_a_name_that_leads_out_of_the_folder_is_refused(trained, bad):
     _, population, _ = trained
-    (row, *_) = read_population(population / "ledger.jsonl")
+    (row, *_) = read_population(population / LEDGER)
     for changed in (replace(row, run=bad), replace(row, study=bad)):
-        with pytest.raises(LoopscopeError, match="no names"):
+        with pytest.raises(LoopscopeError, match="expected names of folders"):
             name_of(changed)
-
-
-def test_the_code_of_training_has_a_name_of_its_own(tmp_path):
-    """Another sum is another code; the report's is none of it."""
-    for name in ("loop.py", "models/block.py", "reports/page.py"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("a + b")
-    names = []
-    for file in ("reports/page.py", "models/block.py"):
-        code.cache_clear()
-        names.append(code(tmp_path))
-        (tmp_path / file).write_text("b + a")
-    code.cache_clear()
-    assert names[0] == names[1] != code(tmp_path)

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from loopscope.studies.signals import (
-    AT_FURTHER,
+
+from experiments.prediction.signals import (
+    AT_BUDGET,
     COSINE,
     EASY_ACCURACY,
     LAST_RESIDUAL,
@@ -31,7 +32,6 @@ from loopscope.studies.signals import (
     power_iteration,
     recall_weights,
 )
-
 from loopscope.errors import LoopscopeError
 from loopscope.loop import FunctionLoop
 from loopscope.models import build_model
@@ -101,8 +101,8 @@ def test_a_cycle_that_is_right_where_leaps_land_is_not_said_to_keep_its_answers(
 def test_a_longer_look_goes_to_30_iterations_where_training_used_fewer():
     """Of norm 1 at first, 2^30 by then, and wrong from 2^12 on; at 10, training's own, it was right."""
     found = measure_further(growing(2.0, broken_from=4000.0), TASK, SPLIT, trained_iterations=10)
-    assert found[f"{NORM_RATIO}{AT_FURTHER}"].value == pytest.approx(2.0**30, rel=1e-5)
-    assert found[f"{EASY_ACCURACY}{AT_FURTHER}"].value == found[f"{LONG_RUN}{AT_FURTHER}"].value == 0
+    assert found[f"{NORM_RATIO}{AT_BUDGET}"].value == pytest.approx(2.0**30, rel=1e-5)
+    assert found[f"{EASY_ACCURACY}{AT_BUDGET}"].value == found[f"{LONG_RUN}{AT_BUDGET}"].value == 0
     assert not any(name.startswith(STATE_RADIUS) for name in found)
     assert measure_further(growing(2.0, broken_from=4000.0), TASK, SPLIT, trained_iterations=30) == {}
 

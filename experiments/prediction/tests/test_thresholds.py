@@ -1,4 +1,4 @@
-"""Thresholds fitted on populations that were made up so that the right ones are known."""
+"""Thresholds fitted on made-up populations whose right thresholds are known."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from loopscope.studies.outcomes import Compared, outcomes
-from loopscope.studies.population import Member, ThinCurve
-from loopscope.studies.statistics import folds, numbered
-from loopscope.studies.thresholds import (
-    ALL_WORDS,
+
+from experiments.prediction.analysis.outcomes import Sample, results_of
+from experiments.prediction.analysis.statistics import folds, numbered
+from experiments.prediction.analysis.thresholds import (
     FITTABLE,
-    TAKEN_WORDS,
+    FITTED_ACCEPTED,
+    FITTED_ALL,
     HeldOut,
     balanced_accuracy,
     best_gap,
     fit,
     judged,
     numbers_of_axes,
-    population_of,
+    population_in_words,
     study_thresholds,
 )
-
+from experiments.prediction.population import Member, ThinCurve
 from loopscope.stability.verdict import PRIORS, THRESHOLDS, Verdict
 
 MODE = "all iterations"
@@ -37,7 +37,7 @@ MOVED = {"moved": 16, "stayed": 0, "elsewhere": 0, "shared": 0, "unknown": 0}
 
 
 def row(accuracy: float = 1.0, swap: dict[str, int] | None = None, **numbers: float | None) -> dict:
-    """An examination's row in which all axes hold, but for some numbers."""
+    """Return the numbers of an examination in which all axes hold, except for the given numbers."""
     named = {name.replace("_", " "): value for name, value in numbers.items()}
     swap = {**MOVED, "moved": 0, **swap} if swap else MOVED
     known = sum(swap.values()) - swap["unknown"]
@@ -69,7 +69,7 @@ def test_a_row_is_judged_by_the_rule_of_an_examination(found, expected):
     assert judged(found).value == expected
 
 
-def test_the_end_is_the_end_where_it_was_kept():
+def test_accuracy_at_the_end_is_used_if_it_was_kept():
     assert numbers_of_axes(row(0.4))["easy accuracy"] == 0.4
     assert numbers_of_axes({**row(0.4), "right at the end": 0.95})["easy accuracy"] == 0.95
     assert judged({**row(0.4), "right at the end": 0.95}) is Verdict.EXTRAPOLATES
@@ -80,9 +80,9 @@ def test_the_end_is_the_end_where_it_was_kept():
     ("values", "holds", "expected"),
     [
         ([0.0, 0.0, 0.2, 0.9, 1.0], [0, 0, 0, 1, 1], (0.2, 0.9)),
-        # One that holds lies low: the cut that loses it alone is better than the one that keeps everything.
+        # One model that retains its accuracy lies low: the cut that misses it alone is better than the one that includes all.
         ([0.1, 0.2, 0.3, 0.4, 0.8, 0.9], [1, 0, 0, 0, 1, 1], (0.4, 0.8)),
-        # Two cuts are as good: between 0.1 and 0.2, and, wider, between 0.3 and 0.9.
+        # Two cuts are equally good: between 0.1 and 0.2, and, wider, between 0.3 and 0.9.
         ([0.1, 0.2, 0.3, 0.9], [0, 1, 0, 1], (0.3, 0.9)),
         ([0.5, 0.5], [0, 1], None),
         ([0.1, 0.2], [1, 1], None),
@@ -95,7 +95,7 @@ def test_the_best_gap(values, holds, expected):
 def test_a_fitted_threshold_holds_and_fails_at_the_gap_and_names_its_models():
     high, low = [0.8, 0.7, 0.6, 0.75, 0.65, np.nan], [0.2, 0.1, 0.15, 0.05]
     prior = PRIORS["fraction arrived"]
-    assert fit(prior, np.array(high + low), np.array([True] * 6 + [False] * 4), "x") is None  # four lose it: too few
+    assert fit(prior, np.array(high + low), np.array([True] * 6 + [False] * 4), "x") is None  # four degrade: too few
     more = np.array([*high, *low, 0.3]), np.array([True] * 6 + [False] * 5)
     found = fit(prior, *more, "7 models")
     assert (found.holds, found.fails, found.origin, found.larger_is) == (0.6, 0.3, "7 models", "better")
@@ -103,48 +103,51 @@ def test_a_fitted_threshold_holds_and_fails_at_the_gap_and_names_its_models():
     assert (turned.holds, turned.fails, turned.larger_is) == (-0.6, -0.3, "worse")
 
 
-def test_balanced_accuracy_weighs_outcomes_alike_and_counts_the_undecided_by_half():
+def test_balanced_accuracy_weighs_both_kinds_equally_and_counts_the_undecided_half():
     holds = np.array([True, True, True, False])
     assert balanced_accuracy(np.array([1.0, 1.0, 0.0, 0.0]), holds) == pytest.approx((2 / 3 + 1) / 2)
     assert balanced_accuracy(np.array([0.5] * 4), holds) == 0.5
     assert np.isnan(balanced_accuracy(np.ones(4), np.ones(4, dtype=bool)))
 
 
-def member(cell: int, seed: int, holds: bool, examined: dict, task: str = "prefix-sums") -> Member:
-    easy = [0.5, 1.0, 1.0 if holds else 0.1]
+def member(configuration: int, seed: int, retains: bool, examined: dict, task: str = "prefix-sums") -> Member:
+    easy = [0.5, 1.0, 1.0 if retains else 0.1]
     curve = ThinCurve(100, [1, 2, 3], easy, 1.0, 2, easy[-1], 0.0)
     settings = {
         "task": task,
         "model": {"recall": "internal", "norm": "outer", "width": 64},
-        "training": {"learning_rate": 1e-3 * (1 + cell), "seed": seed, "max_iterations": 2},
+        "training": {"learning_rate": 1e-3 * (1 + configuration), "seed": seed, "max_iterations": 2},
     }
-    return Member("s", f"{cell}-{seed}", "finished", settings, {}, None, {"easy": curve}, examined, examined, {})
+    return Member(
+        "s", f"{configuration}-{seed}", "finished", settings, {}, None, {"easy": curve}, examined, examined, {}
+    )
 
 
-def compared(members: list[Member]) -> Compared:
-    became, cells = outcomes(members), numbered([one.cell for one in members])
-    holds = np.array([one.holds for one in became])
-    return Compared(members, became, cells, [folds(holds.astype(int), cells, seed) for seed in range(3)])
+def sample(members: list[Member]) -> Sample:
+    results, configurations = results_of(members), numbered([one.configuration for one in members])
+    retains = np.array([one.retains for one in results]).astype(int)
+    return Sample(members, results, configurations, [folds(retains, configurations, seed) for seed in range(3)])
 
 
-def population(number, cells: int = 40) -> Compared:
-    """Return two models of each cell; every two cells hold, the next two lose it.
+def population(numbers, configurations: int = 40) -> Sample:
+    """Return two models of each configuration. Two configurations retain their accuracy, the next two do not, and so on.
 
     Args:
-        number: the examination's row, given a generator and whether the model holds.
+        numbers: returns the numbers of an examination, given a generator and whether the model retains its accuracy.
+        configurations: number of configurations.
     """
     generator = np.random.default_rng(0)
-    return compared(
+    return sample(
         [
-            member(cell, seed, cell % 4 < 2, number(generator, cell % 4 < 2))
-            for cell in range(cells)
+            member(place, seed, place % 4 < 2, numbers(generator, place % 4 < 2))
+            for place in range(configurations)
             for seed in range(2)
         ]
     )
 
 
-def study(data: Compared):
-    return study_thresholds(data, {MODE: [one.examined for one in data.members]}, MODE)
+def study(data: Sample):
+    return study_thresholds(data, {MODE: [one.examination for one in data.members]}, MODE)
 
 
 def named(found, measure):
@@ -152,11 +155,11 @@ def named(found, measure):
     return one
 
 
-def test_a_threshold_that_the_prior_misses_is_found_on_other_cells_and_taken():
-    """Models hold from three tenths of arrivals on; the prior asks for nine."""
+def test_a_threshold_that_the_prior_misses_is_found_on_other_configurations_and_accepted():
+    """Models retain their accuracy from 30% arrivals on, where the prior asks for 90%."""
 
-    def arrived(generator, holds):
-        return row(fraction_arrived=generator.uniform(0.3, 0.45) if holds else generator.uniform(0.0, 0.25))
+    def arrived(generator, retains):
+        return row(fraction_arrived=generator.uniform(0.3, 0.45) if retains else generator.uniform(0.0, 0.25))
 
     found = study(population(arrived))
     one = named(found, "fraction arrived")
@@ -170,71 +173,71 @@ def test_a_threshold_that_the_prior_misses_is_found_on_other_cells_and_taken():
     assert one.other_half[0] == 0.5
     assert one.other_half[1] > 0.9
     scores = {score.thresholds: score for score in found.verdicts}
-    assert scores[TAKEN_WORDS].balanced.value > 0.9 > 0.5 == scores["priors"].balanced.value
-    assert scores["priors"].counts == {"unstable": {"extrapolates": 40, "loses it": 40}}
-    taken = scores[TAKEN_WORDS].counts
-    assert taken["extrapolates"]["extrapolates"] > 35
-    assert sum(count for fates in taken.values() for count in fates.values()) == pytest.approx(80)
+    assert scores[FITTED_ACCEPTED].balanced.value > 0.9 > 0.5 == scores["priors"].balanced.value
+    assert scores["priors"].counts == {"unstable": {"extrapolates": 40, "degrades": 40}}
+    accepted = scores[FITTED_ACCEPTED].counts
+    assert accepted["extrapolates"]["extrapolates"] > 35
+    assert sum(count for outcomes in accepted.values() for count in outcomes.values()) == pytest.approx(80)
     assert [score.balanced.models for score in found.other_half] == [40, 40]
     assert found.other_half[1].right == 1
 
 
-def test_a_threshold_that_changes_nothing_leaves_the_prior():
-    """All models are where both agree, however the gap between them is cut."""
-    found = study(population(lambda generator, holds: row(fraction_arrived=float(holds))))
+def test_a_threshold_that_changes_nothing_is_not_accepted():
+    """Both thresholds agree on all models, wherever the gap between them is cut."""
+    found = study(population(lambda generator, retains: row(fraction_arrived=float(retains))))
     one = named(found, "fraction arrived")
     assert one.prior.value == one.held_out.value == 1
     assert one.why_not == "the same as the prior"
 
 
-def test_noise_sets_no_threshold():
-    found = study(population(lambda generator, holds: row(radius=generator.uniform(0.2, 0.9))))
+def test_noise_does_not_set_a_threshold():
+    found = study(population(lambda generator, retains: row(radius=generator.uniform(0.2, 0.9))))
     one = named(found, "radius")
     assert one.held_out.low < 0.5
-    assert one.why_not == "does not tell models of other cells apart"
-    assert {score.thresholds for score in found.verdicts} == {"priors", ALL_WORDS}
+    assert one.why_not == "does not tell models of other configurations apart"
+    assert {score.thresholds for score in found.verdicts} == {"priors", FITTED_ALL}
     assert [score.thresholds for score in found.other_half] == ["priors"]
 
 
-def test_a_number_that_the_verdict_is_right_without_sets_no_threshold():
-    """All models that lose it are unstable; of the others, the radius would call some fragile that hold."""
+def test_a_number_that_the_verdict_does_not_need_does_not_set_a_threshold():
+    """All models that degrade are unstable. The radius would call some of the others fragile."""
 
-    def number(generator, holds):
-        return row(fraction_arrived=float(holds), radius=generator.uniform(0.3, 0.7 if holds else 0.95))
+    def numbers(generator, retains):
+        return row(fraction_arrived=float(retains), radius=generator.uniform(0.3, 0.7 if retains else 0.95))
 
-    found = study(population(number))
+    found = study(population(numbers))
     one = named(found, "radius")
     assert one.held_out.value > one.prior.value
     assert one.held_out.low > 0.5
     assert one.why_not == "worse than the prior in the verdict"
 
 
-def test_no_cell_has_a_say_in_its_own_thresholds():
-    data = population(lambda generator, holds: row(fraction_arrived=generator.random(), radius=generator.random()))
-    held_out = HeldOut(data, [one.examined for one in data.members])
+def test_no_configuration_influences_its_own_thresholds():
+    data = population(lambda generator, retains: row(fraction_arrived=generator.random(), radius=generator.random()))
+    held_out = HeldOut(data, [one.examination for one in data.members])
     for parts, fits in zip(data.divisions, held_out.fits, strict=True):
         assert sorted(np.concatenate(parts)) == list(range(80))
         for tested, fitted in fits:
             assert set(fitted) >= {"fraction arrived", "radius"}
             others = np.setdiff1d(np.arange(80), tested)
-            assert not set(data.cells[tested]) & set(data.cells[others])
+            assert not set(data.configurations[tested]) & set(data.configurations[others])
             for measure in ("fraction arrived", "radius"):
                 seen = held_out.values[measure][others]
                 assert {fitted[measure].holds, fitted[measure].fails} <= set(seen)
 
 
-def test_models_that_were_not_examined_and_few_models_give_no_number():
-    data = population(lambda generator, holds: {} if holds else row(), cells=4)
+def test_models_that_were_not_examined_and_few_models_give_no_value():
+    data = population(lambda generator, retains: {} if retains else row(), configurations=4)
     found = study(data)
-    assert all(one.held_out.value is None and not one.taken for one in found.numbers)
+    assert all(one.held_out.value is None and not one.accepted for one in found.numbers)
     assert named(found, "radius").why_not.startswith("too few")
-    assert found.verdicts[0].counts == {"extrapolates": {"loses it": 4}}
-    empty = study(compared([replace(member(0, 0, True, {}), forecast={})]))
+    assert found.verdicts[0].counts == {"extrapolates": {"degrades": 4}}
+    empty = study(sample([replace(member(0, 0, True, {}), prediction_mode={})]))
     assert empty.verdicts[0].decided is None
     assert empty.verdicts[0].right is None
 
 
 def test_a_population_in_words():
-    models = [member(cell, 0, True, {}, task) for cell, task in enumerate(("prefix-sums", "sudoku", "sudoku"))]
-    assert population_of(models) == "3 models of prefix sums and sudoku, width 64"
+    models = [member(place, 0, True, {}, task) for place, task in enumerate(("prefix-sums", "sudoku", "sudoku"))]
+    assert population_in_words(models) == "3 models of prefix sums and sudoku, width 64"
     assert set(FITTABLE) < set(PRIORS)
