@@ -106,8 +106,8 @@ def ship(run: RunFolder, command: str, licence: str, target: Path) -> Path:
     measured = [run.trust] if run.trust.is_file() else []
     for part in (run.config, run.evaluation, run.examination, *measured):
         shutil.copyfile(part, folder / part.name)
-    for part in ("config.json", "model.safetensors"):
-        shutil.copyfile(run.model / part, folder / "model" / part)
+    for name in ("config.json", "model.safetensors"):
+        shutil.copyfile(run.model / name, folder / "model" / name)
     write_text(folder / "card.md", card(run, command, licence))
     return folder
 
