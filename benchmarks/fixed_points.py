@@ -35,8 +35,9 @@ from torch import Tensor
 import loopscope as ls
 from loopscope import subjects
 from loopscope.fixed_points.plain import compare_with_plain
-from loopscope.loop import FunctionLoop, Loop, Tree
-from loopscope.solving import SHIPPED
+from loopscope.loop import FunctionLoop, Loop
+from loopscope.shipped import MODELS
+from loopscope.trees import Tree
 
 SOLVERS: dict[str, Any] = {
     "plain": ls.PlainIteration(),
@@ -171,7 +172,7 @@ def prefix_sums(name: str, model: ls.LoopedTransformer, examples: int) -> Case:
 CASES: dict[str, Callable[[argparse.Namespace], Case]] = {
     "untrained": lambda args: untrained(args.examples, args.width),
     "shipped": lambda args: prefix_sums(
-        args.run or "the model that ships", ls.load_model(args.run or SHIPPED / "prefix-sums"), args.examples
+        args.run or "the model that ships", ls.load_model(args.run or MODELS / "prefix-sums"), args.examples
     ),
     "half-settles": lambda args: prefix_sums("settles on half", train_prefix_sums(), args.examples),
 }

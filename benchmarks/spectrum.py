@@ -25,10 +25,11 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from loopscope import subjects
-from loopscope.linear import step_jacobian
-from loopscope.loop import iterate, select
+from loopscope.jacobian import step_jacobian
+from loopscope.loop import iterate
 from loopscope.models import LoopedTransformer, LoopedTransformerConfig
-from loopscope.stability.spectrum import spectral_radius
+from loopscope.stability.spectrum.eigenvalues import spectral_radius
+from loopscope.trees import select
 
 DENSE_LIMIT = 2000
 SCIPY_TOLERANCES = (1e-2, 1e-3, 1e-4, 1e-5)

@@ -25,12 +25,13 @@ from timing import processor_time
 from torch import Tensor
 
 from loopscope.evaluation import AccuracyCurve, EvaluationConfig, decisions, evaluate_split
-from loopscope.loop import FunctionLoop, Tree
+from loopscope.loop import FunctionLoop
 from loopscope.models import LoopedTransformer
-from loopscope.solving import SHIPPED
+from loopscope.shipped import MODELS
 from loopscope.subjects import evaluation_splits, trained
 from loopscope.tasks.task import Split, Task, answers_of
-from loopscope.training.runs import RunFolder
+from loopscope.training.run_folder import RunFolder
+from loopscope.trees import Tree
 
 DEFAULT_RUNS = ("prefix-sums", "sudoku", "chess")
 
@@ -155,7 +156,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     rows = []
-    for run in [args.run] if args.run else [SHIPPED / name for name in DEFAULT_RUNS]:
+    for run in [args.run] if args.run else [MODELS / name for name in DEFAULT_RUNS]:
         settings, model = trained(RunFolder(run))
         if not isinstance(model, LoopedTransformer):
             raise SystemExit("--run: expected a run of a looped model")

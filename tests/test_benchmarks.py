@@ -18,11 +18,11 @@ from pretended import GPU, PretendedGpu
 
 from loopscope import subjects
 from loopscope.evaluation import EvaluationConfig
-from loopscope.solving import SHIPPED
+from loopscope.shipped import MODELS
 from loopscope.studies.machine import code, processor
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
-PREFIX_SUMS = SHIPPED / "prefix-sums"
+PREFIX_SUMS = MODELS / "prefix-sums"
 
 SMALL = {
     "examination": "--block settles --effort quick --inputs 4 --width 32 --threads 1",
@@ -68,6 +68,7 @@ def told(module, monkeypatch, capsys):
     def run(name: str, *options: str) -> str:
         monkeypatch.setattr(sys, "argv", [name, *SMALL[name].split(), *options])
         monkeypatch.setattr(torch, "compile", lambda run, **options: run)
+        monkeypatch.setitem(module("training_step").ROOFLINE_SIDE, "cpu", 64)
         capsys.readouterr()
         module(name).main()
         return capsys.readouterr().out
@@ -159,13 +160,13 @@ def test_fixed_points_are_of_the_model_that_ships_unless_told(module, monkeypatc
     assert [case.name for case in cases] == ["untrained block, 81 x 32", "the model that ships, 64 x 64"]
     shipped = fixed_points.ls.load_model(PREFIX_SUMS).state_dict()
     assert all(torch.equal(value, shipped[name]) for name, value in cases[1].loop.state_dict().items())
-    monkeypatch.setattr(sys, "argv", [*sys.argv, "--case", "shipped", "--run", str(SHIPPED / "chess")])
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--case", "shipped", "--run", str(MODELS / "chess")])
     with pytest.raises(SystemExit, match="reads 12 numbers a token, expected a model of prefix sums"):
         fixed_points.main()
 
 
 def test_until_settled_is_tried_on_every_model_that_ships(module):
-    shipped = {folder.parent.name for folder in SHIPPED.glob("*/config.yaml")}
+    shipped = {folder.parent.name for folder in MODELS.glob("*/config.yaml")}
     assert set(module("until_settled").DEFAULT_RUNS) == shipped
 
 

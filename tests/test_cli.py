@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from loopscope.cli import COMMANDS, CRASHED, main, seconds
 from loopscope.errors import RESUMABLE
 from loopscope.subjects import from_function
-from loopscope.training.runs import RunFolder
+from loopscope.training.run_folder import RunFolder
 
 TINY = [
     *("--data.train_bits", "8", "--data.test_bits", "[8,16]", "--data.strings", "60", "--data.test_strings", "20"),

@@ -8,18 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from loopscope.answers.answerer import Answerer, answer_all, answer_of, frames
-from loopscope.answers.trust import observe_split, unsureness
-from loopscope.checks import check_step
-from loopscope.contexts import device_of_loop, random_state_kept, without_autocast
-from loopscope.tasks.text import words_of
-from loopscope.trees import device_of, leaves
 from pretended import CPU, GPU, MixedDevices, PretendedGpu, place
 from small_runs import finished
 from torch._subclasses.fake_tensor import FakeTensorDeviceMismatchError, FakeTensorMode
 
 from loopscope import subjects
+from loopscope.answers.answerer import Answerer, answer_all, answer_of, frames
+from loopscope.answers.trust import observe_split, unsureness
+from loopscope.checks import check_step
 from loopscope.cli import main
+from loopscope.contexts import device_of_loop, random_state_kept, without_autocast
 from loopscope.evaluation import EvaluationConfig, batches, decisions, evaluate_split
 from loopscope.fixed_points import solve
 from loopscope.fixed_points.solvers import Anderson, Broyden
@@ -32,7 +30,9 @@ from loopscope.stability.leaps import leap
 from loopscope.stability.starts import first_state
 from loopscope.studies.worker import Reporter, do_stages, usual_stages
 from loopscope.tasks import Chess, PrefixSums, Split, Sudoku, answers_of
+from loopscope.tasks.registry import text_format
 from loopscope.training.settings import settings_from
+from loopscope.trees import device_of, leaves
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*CUDA is not available")
 BITS = {"train_bits": 8, "test_bits": [8, 12], "strings": 60, "test_strings": 60}
@@ -216,7 +216,7 @@ def test_trust_on_a_gpu_sees_the_same(task):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_answers_of_a_model_on_a_gpu_are_the_same(task):
-    words = words_of(task)
+    words = text_format(task)
     problems = [words.read(words.example)] * 2
     model = contracting(task)
 

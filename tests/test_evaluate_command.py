@@ -6,32 +6,14 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
-import torch
+from small_runs import finished
 
 from loopscope.cli import main
 from loopscope.files import read_json
 from loopscope.models import LoopedTransformer, build_model
-from loopscope.tasks.sudoku import SHIPPED, Sudoku
-from loopscope.training.runs import RunFolder, open_run
+from loopscope.tasks.sudoku.task import SHIPPED, Sudoku
+from loopscope.training.run_folder import RunFolder, open_run
 from loopscope.training.settings import settings_from
-
-
-def finished(path: Path, **settings) -> RunFolder:
-    """Return a finished run of an untrained model that contracts."""
-    values = {
-        "model": {"width": 16, "heads": 2, "recall": "external"},
-        "evaluation": {"iterations": 60, "examples": 6},
-        "training": {"compile": False},
-        **settings,
-    }
-    complete = settings_from(values)
-    run = open_run(path, complete, resume=False)
-    torch.manual_seed(0)
-    model = build_model(complete.model)
-    with torch.no_grad():
-        model.recall.state.weight.mul_(0.1)
-    model.save_pretrained(run.model)
-    return run
 
 
 @pytest.fixture

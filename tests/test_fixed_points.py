@@ -14,7 +14,8 @@ from loopscope.fixed_points import Truncated, fixed_point
 from loopscope.fixed_points.plain import compare_with_plain
 from loopscope.fixed_points.reaching import IDLE
 from loopscope.fixed_points.secants import AndersonMemory, combine, dots, move_up
-from loopscope.loop import FunctionLoop, iterate, select
+from loopscope.loop import FunctionLoop, iterate
+from loopscope.trees import select
 
 F64 = torch.float64
 SOLVERS = {

@@ -9,8 +9,9 @@ from torch import nn
 import loopscope as ls
 from loopscope.errors import LoopscopeError
 from loopscope.fixed_points import Implicit, Phantom, Truncated, fixed_point
-from loopscope.linear import LinearSolution
-from loopscope.loop import FunctionLoop, iterate, leaves
+from loopscope.gmres import LinearSolution
+from loopscope.loop import FunctionLoop, iterate
+from loopscope.trees import leaves
 
 F64 = torch.float64
 EXACT = Implicit(tolerance=1e-11)

@@ -7,20 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import loopscope as ls
+from loopscope.checks import check_mask, check_read, check_step
 from loopscope.errors import LoopscopeError, nearest
-from loopscope.loop import (
-    FunctionLoop,
-    Loop,
+from loopscope.loop import FunctionLoop, Loop, iterate, mask_of
+from loopscope.trees import (
     batch_size,
-    check_mask,
-    check_read,
-    check_step,
     flatten,
     is_time_dependent,
-    iterate,
     join,
     leaves,
-    mask_of,
     norms,
     select,
     token_norms,

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from loopscope.checks import check_step
 from loopscope.errors import LoopscopeError
-from loopscope.loop import Loop, check_step, iterate
+from loopscope.loop import Loop, iterate
 from loopscope.models import FixedDepthTransformer, LoopedTransformer, LoopedTransformerConfig, build_model
 from loopscope.models import transformer as transformer_module
 from loopscope.models.attention import (

@@ -6,7 +6,7 @@ import io
 
 from rich.console import Console
 
-from loopscope.reports.sheet import Sheet, fit_widths, in_markdown, in_terminal
+from loopscope.reports.kit.sheet import Sheet, fit_widths, in_markdown, in_terminal
 
 SHEET = Sheet("A title", ["name", "a | b"], [["one|two", "1"], ["three", ""]], "How to read it.")
 

@@ -1,4 +1,4 @@
-"""Draw the orbits of docs/how-it-works.md: python -m experiments.pictures.orbits"""
+"""Draw the orbits of docs/concepts/loop.md: python -m experiments.pictures.orbits"""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,7 @@
 """Draw a run's accuracy against iterations and difficulty, and the boards of one sudoku while it is solved:
 
-python -m experiments.pictures.tasks chess src/loopscope/shipped/chess
-python -m experiments.pictures.tasks sudoku src/loopscope/shipped/sudoku
+python -m experiments.pictures.tasks chess src/loopscope/shipped/models/chess
+python -m experiments.pictures.tasks sudoku src/loopscope/shipped/models/sudoku
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 
+from loopscope.answers.answerer import frames, open_answerer
 from loopscope.files import read_json
-from loopscope.solving import frames, open_answerer
-from loopscope.training.runs import RunFolder
+from loopscope.training.run_folder import RunFolder
 
 PICTURES = Path(__file__).parents[2] / "docs" / "pictures"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#4a5568")
@@ -91,14 +91,14 @@ def board(axes: Axes, given: np.ndarray, digits: np.ndarray, since: np.ndarray, 
 def strip(run: RunFolder, puzzle: str) -> Figure:
     """Draw the board of a sudoku after some iterations and when it has settled."""
     answerer = open_answerer(str(run.path))
-    problem = answerer.words.read(puzzle)
+    problem = answerer.text.read(puzzle)
     seen = list(frames(answerer, problem, 1e-4, 500))
     shown = [frame for frame in seen if frame.iteration in BOARDS or frame is seen[-1]]
     figure = Figure(figsize=(3 * len(shown), 3.3), layout="constrained")
     before = 0
     for axes, frame in zip(figure.subplots(1, len(shown)), shown, strict=True):
         since = (frame.since > before).int()
-        right = answerer.words.right(problem, frame.logits)
+        right = answerer.text.right(problem, frame.logits)
         digits = (frame.logits.argmax(-1) + 1).numpy()
         board(
             axes,

@@ -16,7 +16,7 @@ from experiments.prediction.population import LEDGER, collect, read_population
 from loopscope.errors import RESUMABLE, LoopscopeError
 from loopscope.evidence import EVIDENCE
 from loopscope.files import write_json
-from loopscope.reports.sheet import Sheet, in_markdown, in_terminal
+from loopscope.reports.kit.sheet import Sheet, in_markdown, in_terminal
 from loopscope.studies import StudyFolder, StudyOutcome, StudyPlan, read_plan, run_study
 from loopscope.studies.processes import Machines
 

@@ -18,7 +18,7 @@ import numpy as np
 from experiments.prediction.measurements import Measurements
 from loopscope.errors import LoopscopeError
 from loopscope.files import make_folder, numbered_lines, write_text
-from loopscope.shapes import misfit
+from loopscope.schema import misfit
 from loopscope.stability.examination import middle, plain
 from loopscope.studies import Record, StudyFolder
 

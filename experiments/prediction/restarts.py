@@ -17,11 +17,12 @@ from torch import Tensor
 from loopscope.errors import check_positive
 from loopscope.evaluation import decisions
 from loopscope.fixed_points.residual import relative_residual, smallest_scale
-from loopscope.loop import Loop, Tree, flatten, iterate, mask_of, token_norms, tree_map
-from loopscope.stability.arrival import line
+from loopscope.loop import Loop, iterate, mask_of
 from loopscope.stability.distances import distance
-from loopscope.stability.reachability import Answers
+from loopscope.stability.orbits.arrival import line
+from loopscope.stability.orbits.trace import Answers
 from loopscope.stability.starts import first_state, of_others, random_like
+from loopscope.trees import Tree, flatten, token_norms, tree_map
 
 SLOWEST = 0.9
 """The quantile of the tokens' residuals that stands for the slowest tokens."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from experiments.prediction.population import Member, ThinCurve, member
 from loopscope.errors import LoopscopeError, check_positive
-from loopscope.files import make_folder, read_json_as, vacant, write_json
+from loopscope.files import drop_leftovers, make_folder, read_json_as, vacant, write_json
 from loopscope.studies import PlannedRun, Record, StudyPlan
 from loopscope.studies.machine import this_machine
 from loopscope.training.settings import settings_from
@@ -154,6 +154,7 @@ def claim(folder: Path, plan: StudyPlan) -> None:
     if not vacant(note):
         raise LoopscopeError(f"{folder} is not empty and holds no runs of this command: choose another --out")
     make_folder(folder)
+    drop_leftovers(note)
     write_json(note, names)
 
 

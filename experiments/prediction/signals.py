@@ -19,15 +19,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from experiments.prediction.restarts import after_random_start, after_swap, run_pass, slope, slowest_tokens
+from loopscope.contexts import device_of_loop, eval_mode, without_autocast
 from loopscope.errors import LoopscopeError, check_positive
 from loopscope.evaluation import EvaluationConfig, answers_right, evaluate_split, rule_of_split
 from loopscope.fixed_points.residual import smallest_scale
 from loopscope.forecast import forecast
-from loopscope.linear import random_vectors, step_jacobian
-from loopscope.loop import Loop, Tree, device_of_loop, eval_mode, flatten, mask_of, norms, select, without_autocast
+from loopscope.jacobian import random_vectors, step_jacobian
+from loopscope.loop import Loop, mask_of
 from loopscope.models.recall import ExternalRecall, InternalRecall
 from loopscope.tasks import Split, Task, answers_of
 from loopscope.training.settings import RunSettings
+from loopscope.trees import Tree, flatten, norms, select
 
 POWER_STEPS = 20
 """Number of products J v in the plain power iteration."""

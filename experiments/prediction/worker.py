@@ -22,7 +22,7 @@ from loopscope.studies.worker import (
     work_through,
 )
 from loopscope.subjects import Subject, on_split, trained
-from loopscope.training.runs import RunFolder
+from loopscope.training.run_folder import RunFolder
 
 MODULE = "experiments.prediction.worker"
 """This module's name, for ``run_study``."""

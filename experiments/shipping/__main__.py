@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from loopscope.files import read_json, write_text
-from loopscope.reports.rows import percent
-from loopscope.solving import SHIPPED
-from loopscope.training.runs import RunFolder
+from loopscope.reports.kit.formats import percent
+from loopscope.shipped import MODELS
+from loopscope.training.run_folder import RunFolder
 
 SHOWN = (1, 8, 16, 30, 60, 120, 250, 500)
 LARGEST = 2_000_000
@@ -121,7 +121,7 @@ def main() -> None:
     parser.add_argument("command", help="the command that made the run")
     parser.add_argument("--licence", required=True, help="the data and their licence")
     options = parser.parse_args()
-    print(ship(RunFolder(options.run), options.command, options.licence, SHIPPED))
+    print(ship(RunFolder(options.run), options.command, options.licence, MODELS))
 
 
 if __name__ == "__main__":

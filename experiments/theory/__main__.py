@@ -1,4 +1,4 @@
-"""Print the tables of docs/theory.md: python -m experiments.theory (about three minutes on one core)."""
+"""Print the tables of docs/concepts/theory.md: python -m experiments.theory (about three minutes on one core)."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from experiments.theory.maps import AXES, SpectralMap
 from experiments.theory.scalar import REGIONS, ScalarRegion, draw_gains
-from loopscope.reports.charts import COLOURS, INK, RC, SHADE, Panel, draw_panels, tidy
+from loopscope.reports.kit.charts import COLOURS, INK, RC, SHADE, Panel, draw_panels, tidy
 
 REACH = 4.0
 """Largest gain in the drawing of the scalar regions."""

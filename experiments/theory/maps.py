@@ -2,7 +2,7 @@
 
 A small untrained block is scaled over a grid of two gains: the spectral radius of W_state, and a factor on the output of
 both sub-layers. At each point of the grid, the three axes are judged from the quantities and by the thresholds of an
-examination. The maps and the areas in which axes hold are the numerical counterpart of the theorems in docs/theory.md.
+examination. The maps and the areas in which axes hold are the numerical counterpart of the theorems in docs/concepts/theory.md.
 Without recall there is no W_state, and the first gain multiplies the argument of each sub-layer, as W_state does in internal
 recall.
 
@@ -22,15 +22,16 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from loopscope.errors import LoopscopeError, check_choice, check_positive
-from loopscope.linear import Jacobian, input_jacobian, step_jacobian
-from loopscope.loop import Loop, Tree, norms, select
+from loopscope.jacobian import Jacobian, input_jacobian, step_jacobian
+from loopscope.loop import Loop
 from loopscope.models import LoopedTransformer, LoopedTransformerConfig
 from loopscope.models.config import NormName, RecallName
-from loopscope.stability.arrival import Ends, follow
+from loopscope.stability.dependence.swap_test import Swap, swap_test
 from loopscope.stability.examination import middle
 from loopscope.stability.geometry import gradient_norms
-from loopscope.stability.input_dependence import Swap, swap_test
+from loopscope.stability.orbits.arrival import Ends, follow
 from loopscope.stability.verdict import Axis, Status, judge
+from loopscope.trees import Tree, norms, select
 
 RECALLS: tuple[RecallName, ...] = get_args(RecallName)
 NORMS: tuple[NormName, ...] = get_args(NormName)

@@ -1,4 +1,4 @@
-"""Draw the pictures of docs/theory.md: python -m experiments.theory.pictures (about a minute on one core)."""
+"""Draw the pictures of docs/concepts/theory.md: python -m experiments.theory.pictures (about a minute on one core)."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import torch
 
 from experiments.theory import spectral_maps
 from experiments.theory.figures import maps_figure, scalar_figure
-from loopscope.reports.charts import png
+from loopscope.reports.kit.charts import png
 
 PICTURES = Path(__file__).parents[2] / "docs" / "pictures"
 

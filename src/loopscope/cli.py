@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from loopscope.studies.processes import Machines
     from loopscope.subjects import Subject
     from loopscope.tasks import Split
-    from loopscope.tasks.words import Problem, Words
-    from loopscope.training.runs import RunFolder
+    from loopscope.tasks.text import Problem, TextFormat
+    from loopscope.training.run_folder import RunFolder
     from loopscope.training.settings import RunSettings
 
 # What is shown may hold brackets and colons of its own (paths, errors): none of it is markup.
@@ -86,7 +86,7 @@ def seconds(text: str) -> float:
 def train_command(options: Namespace) -> int:
     """Train one model on one task."""
     from loopscope.reports.terminal import train_progress
-    from loopscope.training.runs import RunFolder, open_run
+    from loopscope.training.run_folder import RunFolder, open_run
     from loopscope.training.settings import complete
     from loopscope.training.trainer import main_process_first, train
 
@@ -233,7 +233,7 @@ def _open_for_evaluation(options: Namespace, chosen: Sequence[str]) -> _Opened:
         LoopscopeError: there is no such run, or no such data.
     """
     from loopscope.subjects import trained_for_evaluation, with_data
-    from loopscope.training.runs import RunFolder
+    from loopscope.training.run_folder import RunFolder
 
     run = RunFolder(Path(options.run))
     settings, model = trained_for_evaluation(run)
@@ -286,7 +286,7 @@ def _asked_place(out: str, endings: Iterable[str] | None = None) -> Path:
 
 def _is_of_a_run(place: Path) -> bool:
     """Return whether a file is, or lies within, one of those that make a run's folder."""
-    from loopscope.training.runs import RunFolder
+    from loopscope.training.run_folder import RunFolder
 
     parts = [name for name, member in vars(RunFolder).items() if isinstance(member, property)]
     place = place.resolve()
@@ -309,14 +309,14 @@ def _settling(curve: AccuracyCurve, stored: dict[str, Any] | None) -> str:
 
 def trust_command(options: Namespace) -> int:
     """Measure what tells a run's right answers from its wrong ones, on its own data or on others of its task."""
+    from loopscope.answers.trust import extents, measure
     from loopscope.evaluation import iterations_to_run
     from loopscope.files import write_bytes, write_text
-    from loopscope.reports.charts import png
-    from loopscope.reports.sheet import in_terminal
+    from loopscope.reports.kit.charts import png
+    from loopscope.reports.kit.sheet import in_terminal
     from loopscope.reports.terminal import iteration_progress
     from loopscope.reports.trust import risk_figure, trust_sheets
     from loopscope.subjects import evaluation_splits
-    from loopscope.trust import extents, measure
 
     opened = _open_for_evaluation(options, ("iterations", "examples"))
     run, settings = opened.run, opened.settings
@@ -356,7 +356,7 @@ def examine_command(options: Namespace) -> int:
     from loopscope.stability import Examination
     from loopscope.stability.examination import WRITERS
     from loopscope.subjects import examine_subject
-    from loopscope.training.runs import RunFolder
+    from loopscope.training.run_folder import RunFolder
 
     config = options.examination
     run = RunFolder(Path(options.subject))
@@ -395,8 +395,8 @@ def _titles(subject: str, compared: str) -> tuple[str, str]:
 
 def _fuller_examination(run: RunFolder, subject: Subject, config: ExaminationConfig) -> str | None:
     """Return what examination of a run is stored that one by another config would have less of, in words, or None."""
-    from loopscope.loop import batch_size
     from loopscope.stability import Examination
+    from loopscope.trees import batch_size
 
     try:
         stored = Examination.load(run.examination).settings if run.examination.is_file() else None
@@ -412,7 +412,7 @@ def forecast_command(options: Namespace) -> int:
     from loopscope.errors import check_positive
     from loopscope.forecast import forecast
     from loopscope.reports.forecast import forecast_sheet
-    from loopscope.reports.sheet import in_terminal
+    from loopscope.reports.kit.sheet import in_terminal
     from loopscope.subjects import first_examples
 
     check_positive(examples=options.examples)
@@ -439,7 +439,7 @@ def _machines(address: str | None, plan: StudyPlan, folder: StudyFolder) -> Iter
 
 def study_command(options: Namespace) -> int:
     """Train, evaluate and examine a grid of runs, and write one report."""
-    from loopscope.reports.study import write_report
+    from loopscope.reports.study.page import write_report
     from loopscope.reports.terminal import StudyDisplay, records_table
     from loopscope.studies import StudyFolder, read_plan, run_study
 
@@ -466,9 +466,9 @@ def _goes_on(outcome: StudyOutcome) -> int:
 
 def solve_command(options: Namespace) -> int:
     """Answer problems with a trained model."""
+    from loopscope.answers.answerer import answer_all, answer_of, frames, open_answerer
     from loopscope.errors import check_positive
     from loopscope.reports.answers import answer_lines, show_answer, show_frames, show_last
-    from loopscope.solving import answer_all, answer_of, frames, open_answerer
 
     check_positive(tolerance=options.tolerance, max_iterations=options.max_iterations)
     limits = (options.tolerance, options.max_iterations)
@@ -476,20 +476,20 @@ def solve_command(options: Namespace) -> int:
     if options.problem == "-":
         if options.watch:
             raise LoopscopeError("--watch shows one problem, not those of standard input: give one")
-        answers = answer_all(answerer, _typed_in(answerer.words), *limits)
+        answers = answer_all(answerer, _typed_in(answerer.text), *limits)
         for line in answer_lines(answers):
             print(line)
         return 1 if any(answer.right is False for answer in answers) else 0
-    problem = answerer.words.read(options.problem)
+    problem = answerer.text.read(options.problem)
     out = Console(highlight=False)
     show_form = show_frames if options.watch else show_last
-    last = show_form(out, answerer.words, problem, frames(answerer, problem, *limits))
+    last = show_form(out, answerer.text, problem, frames(answerer, problem, *limits))
     answer = answer_of(answerer, problem, last, options.tolerance)
     show_answer(out, answerer, answer)
     return 1 if answer.right is False else 0
 
 
-def _typed_in(words: Words) -> list[Problem]:
+def _typed_in(words: TextFormat) -> list[Problem]:
     """Return the problems of standard input, one per line."""
     problems = []
     for number, text in enumerate(sys.stdin, 1):
@@ -506,7 +506,7 @@ def _typed_in(words: Words) -> list[Problem]:
 def data_command(options: Namespace) -> int:
     """Prepare a task's data, check them, and say what they hold."""
     from loopscope.reports.terminal import data_tables
-    from loopscope.tasks.data_report import reporter_of
+    from loopscope.tasks.registry import reporter_of
 
     chosen = options[options.task]
     out = None if chosen.out is None else _asked_place(chosen.out)
@@ -555,7 +555,7 @@ def _train_parser() -> ArgumentParser:
 
 def _data_parser() -> ArgumentParser:
     from loopscope.tasks import TASKS
-    from loopscope.tasks.data_report import REPORTERS
+    from loopscope.tasks.registry import REPORTED
 
     parser = _new_parser(
         "Find, download or make a task's data, check every problem, and say what the data hold.",
@@ -563,7 +563,7 @@ def _data_parser() -> ArgumentParser:
     subcommands = parser.add_subcommands(dest="task", title="tasks")
     for name, task in TASKS.items():
         description = (
-            f"The data of the task {name}{'' if name in REPORTERS else ': made as needed, nothing to prepare'}."
+            f"The data of the task {name}{'' if name in REPORTED else ': made as needed, nothing to prepare'}."
         )
         sub = _new_parser(description)
         sub.add_argument("--verify", action="store_true", help="Prove every answer anew, trusting no file's columns.")

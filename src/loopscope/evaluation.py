@@ -11,10 +11,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from loopscope.contexts import device_of_loop, eval_mode
 from loopscope.errors import check_positive
 from loopscope.fixed_points.residual import relative_residual, smallest_scale
-from loopscope.loop import Loop, device_of_loop, eval_mode, flatten, mask_of, select
+from loopscope.loop import Loop, mask_of
 from loopscope.tasks.task import Split, Task
+from loopscope.trees import flatten, select
 
 WITHIN_BEST = 0.01
 CACHED_TOKENS = 4096

@@ -11,23 +11,15 @@ from itertools import accumulate, pairwise
 import torch
 from torch import Tensor
 
+from loopscope.checks import check_is_loop, check_read
+from loopscope.contexts import eval_mode, without_autocast
 from loopscope.errors import LoopscopeError, check_count, check_positive
 from loopscope.evaluation import decisions
-from loopscope.loop import (
-    Loop,
-    Tree,
-    batch_size,
-    check_is_loop,
-    check_read,
-    device_of,
-    eval_mode,
-    flatten,
-    mask_of,
-    without_autocast,
-)
-from loopscope.stability.examine import Targets, check_targets, rule_of
+from loopscope.loop import Loop, mask_of
 from loopscope.stability.leaps import LANDINGS, Landing, leaps
-from loopscope.stability.reachability import Answers, predictions
+from loopscope.stability.orbits.trace import Answers, predictions
+from loopscope.stability.targets import Targets, check_targets, rule_of
+from loopscope.trees import Tree, batch_size, device_of, flatten
 
 HOLDS = 0.9
 """A loop holds if at least this fraction of its best accuracy is left; without targets, if as many answers are the same."""

@@ -14,15 +14,17 @@ import torch
 from jsonargparse import ArgumentParser
 from torch import Tensor
 
+from loopscope.contexts import device_of_loop
 from loopscope.errors import LoopscopeError, nearest
 from loopscope.evaluation import EvaluationConfig, rule_of_split
-from loopscope.loop import Loop, Tree, batch_size, device_of_loop, select
+from loopscope.loop import Loop
 from loopscope.models import FixedDepthTransformer, LoopedTransformer, load_model
 from loopscope.stability import Examination, ExaminationConfig, examine
-from loopscope.stability.reachability import Answers
+from loopscope.stability.orbits.trace import Answers
 from loopscope.tasks import Split, answers_of, task_class
-from loopscope.training.runs import RunFolder
+from loopscope.training.run_folder import RunFolder
 from loopscope.training.settings import RunSettings, one_line_errors
+from loopscope.trees import Tree, batch_size, select
 
 
 @dataclass(frozen=True)

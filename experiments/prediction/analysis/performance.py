@@ -35,7 +35,7 @@ from experiments.prediction.analysis.statistics import (
 from experiments.prediction.population import Member
 from experiments.prediction.signals import LONG_RUN
 from loopscope.errors import LoopscopeError
-from loopscope.ranking import auc
+from loopscope.metrics import auc
 
 DIVISIONS = 10
 """Number of ways to divide the configurations into parts. With a single one, an area depends on its luck by 0.03."""

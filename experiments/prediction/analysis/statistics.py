@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from scipy import stats
 
 from loopscope.errors import LoopscopeError
-from loopscope.ranking import Statistic, auc, interval
+from loopscope.metrics import Statistic, auc, interval
 
 MIN_MODELS = 5
 """Smallest number of models of each kind (or of all, for a correlation or an error) for which a statistic is reported."""

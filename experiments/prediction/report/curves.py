@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from experiments.prediction.population import Member, ThinCurve
-from loopscope.reports.charts import (
+from loopscope.reports.kit.charts import (
     SHADE,
     Panel,
     iteration_axis,
@@ -23,7 +23,7 @@ from loopscope.reports.charts import (
     shade_training,
     tidy,
 )
-from loopscope.reports.looks import NORMS, RECALLS, Look, baseline_look, norm_dash, norm_look
+from loopscope.reports.kit.styles import NORMS, RECALLS, Look, baseline_look, norm_dash, norm_look
 
 WIDTH, HEIGHT = 3.7, 3.1
 FIRST_MARK, APART, BESIDE = 1.9, 2.8, 1.22

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from experiments.prediction.analysis.statistics import Estimate
-from loopscope.reports.rows import DASH, number
+from loopscope.reports.kit.formats import DASH, number
 
 
 def interval(given: Estimate) -> str:

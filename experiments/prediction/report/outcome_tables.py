@@ -10,8 +10,8 @@ from experiments.prediction.analysis.configurations import LOGGED, Configuration
 from experiments.prediction.analysis.fluctuations import LATE
 from experiments.prediction.analysis.outcomes import Outcome
 from loopscope.models.residual import BOUNDING
-from loopscope.reports.rows import number, percent
-from loopscope.reports.sheet import Sheet
+from loopscope.reports.kit.formats import number, percent
+from loopscope.reports.kit.sheet import Sheet
 
 
 def outcome_columns(counts: Iterable[Mapping[str, float]]) -> list[str]:

@@ -13,10 +13,10 @@ from experiments.prediction.report.curves import curve_looks, curve_panels
 from experiments.prediction.report.scatter import figure_looks, figure_panels
 from experiments.prediction.report.tables import analysis_tables, summary
 from loopscope.files import write_bytes, write_text
-from loopscope.reports.charts import draw_panels, png, svg
-from loopscope.reports.looks import add_legend, legend, mark_handle, mark_swatch, marked_line_handle, marked_swatch
-from loopscope.reports.page import note, page, picture, text
-from loopscope.reports.sheet import in_markdown, in_page
+from loopscope.reports.kit.charts import draw_panels, png, svg
+from loopscope.reports.kit.page import note, page, picture, text
+from loopscope.reports.kit.sheet import in_markdown, in_page
+from loopscope.reports.kit.styles import add_legend, legend, mark_handle, mark_swatch, marked_line_handle, marked_swatch
 
 TITLE = "Does the framework predict?"
 FORECASTS = (

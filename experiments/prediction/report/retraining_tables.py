@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from experiments.prediction.retraining import Comparison, Retraining
-from loopscope.reports.rows import DASH, number
-from loopscope.reports.sheet import Sheet
+from loopscope.reports.kit.formats import DASH, number
+from loopscope.reports.kit.sheet import Sheet
 
 
 def _machines(runs: Sequence[Comparison]) -> str:

@@ -12,8 +12,8 @@ from experiments.prediction.analysis.outcomes import RETAINED, Outcome, results_
 from experiments.prediction.analysis.predictors import is_unseen
 from experiments.prediction.population import Member
 from experiments.prediction.signals import LEAP_KEEPS, LEAP_KEPT
-from loopscope.reports.charts import COLOURS, INK, SHADE, Panel, percent_axis, tidy
-from loopscope.reports.looks import MARKS, Look
+from loopscope.reports.kit.charts import COLOURS, INK, SHADE, Panel, percent_axis, tidy
+from loopscope.reports.kit.styles import MARKS, Look
 
 OUTCOME_COLOURS = {
     Outcome.EXTRAPOLATES: COLOURS[0],

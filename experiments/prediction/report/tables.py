@@ -16,8 +16,8 @@ from experiments.prediction.report.estimates import interval, interval_of
 from experiments.prediction.report.outcome_tables import outcome_columns, outcome_tables
 from experiments.prediction.report.unseen_tables import right_of, unseen_tables
 from experiments.prediction.signals import AT_BUDGET, LEAP_COLLAPSE, LEAP_KEPT, LONG_RUN
-from loopscope.reports.rows import DASH, number, percent
-from loopscope.reports.sheet import Sheet
+from loopscope.reports.kit.formats import DASH, number, percent
+from loopscope.reports.kit.sheet import Sheet
 from loopscope.stability.verdict import PRIORS, Threshold
 
 

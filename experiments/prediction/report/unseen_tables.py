@@ -7,8 +7,8 @@ from experiments.prediction.analysis.predictors import DEVELOPED_ON
 from experiments.prediction.analysis.unseen import ALL, Right
 from experiments.prediction.report.estimates import interval
 from experiments.prediction.signals import BUDGET, LEAP_KEPT
-from loopscope.reports.rows import DASH, percent
-from loopscope.reports.sheet import Sheet
+from loopscope.reports.kit.formats import DASH, percent
+from loopscope.reports.kit.sheet import Sheet
 
 
 def right_of(one: Right | None) -> str:

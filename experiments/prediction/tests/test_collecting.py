@@ -23,7 +23,7 @@ from loopscope.files import read_json, write_json
 from loopscope.stability import ExaminationConfig
 from loopscope.studies import Ledger, Record, StudyFolder, read_plan
 from loopscope.studies.worker import Reporter, StopRequested, do_stages
-from loopscope.training.runs import open_run
+from loopscope.training.run_folder import open_run
 
 TINY = {
     "name": "tiny",

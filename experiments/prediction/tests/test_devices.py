@@ -14,7 +14,7 @@ from loopscope.models import build_model
 from loopscope.stability import ExaminationConfig
 from loopscope.studies.worker import Reporter, do_stages
 from loopscope.tasks import PrefixSums
-from loopscope.training.runs import open_run
+from loopscope.training.run_folder import open_run
 from loopscope.training.settings import settings_from
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*CUDA is not available")

@@ -17,8 +17,8 @@ from experiments.prediction.report.page import DOTTED, LEVELS, SHADED, THINNED, 
 from experiments.prediction.report.scatter import OUTCOME_COLOURS, figure_looks, figure_panels
 from experiments.prediction.signals import LEAP_KEEPS, LEAP_KEPT
 from experiments.prediction.tests.populations import DEGRADED, ITERATIONS, RETAINED, UNLEARNED, baseline, curve, made
-from loopscope.reports.charts import INK, SHADE, draw_panels
-from loopscope.reports.looks import NORMS, Look, norm_dash, norm_look
+from loopscope.reports.kit.charts import INK, SHADE, draw_panels
+from loopscope.reports.kit.styles import NORMS, Look, norm_dash, norm_look
 
 
 def trained(member: Member, iterations: int) -> Member:

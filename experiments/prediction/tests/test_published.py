@@ -17,10 +17,11 @@ from experiments.prediction.population import LEDGER, read_population, write_pop
 from experiments.prediction.report.tables import analysis_tables
 from experiments.prediction.signals import LEAP_KEPT
 from loopscope.evidence import EVIDENCE, evidence
-from loopscope.reports.sheet import in_markdown
+from loopscope.reports.kit.sheet import in_markdown
 from loopscope.stability.verdict import FITTED, PRIORS, TESTED_ON
 
-ROOT = Path(__file__).parents[3]
+DOCS = Path(__file__).parents[3] / "docs"
+RESULTS, CHOOSING = DOCS / "evidence" / "results.md", DOCS / "guides" / "choosing.md"
 POPULATION = Path(__file__).parents[1] / "results" / LEDGER
 
 
@@ -36,7 +37,7 @@ def analysis(members):
 
 def published(heading: str) -> list[list[str]]:
     """Return the cells of the table in the results page that begins with a heading, blank cells included."""
-    lines = (ROOT / "docs" / "results.md").read_text().splitlines()
+    lines = RESULTS.read_text().splitlines()
     start = next(place for place, line in enumerate(lines) if line.startswith(f"| {heading} |")) + 2
     rows = itertools.takewhile(lambda line: line.startswith("|"), lines[start:])
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in rows]
@@ -68,17 +69,17 @@ def test_the_published_verdicts_are_those_of_the_population(heading, mode, membe
     }
 
 
-@pytest.mark.parametrize(("page", "least"), [("results", 20), ("choosing", 20)])
+@pytest.mark.parametrize(("page", "least"), [(RESULTS, 20), (CHOOSING, 20)])
 def test_the_published_tables_are_copied_from_those_of_the_analysis(page, least, analysis):
     """Whole rows, headings included."""
     made_rows = set("\n".join(map(in_markdown, analysis_tables(analysis))).splitlines())
-    rows = [line for line in (ROOT / "docs" / f"{page}.md").read_text().splitlines() if line.startswith("|")]
+    rows = [line for line in page.read_text().splitlines() if line.startswith("|")]
     assert len(rows) >= least
     assert [row for row in rows if not row.startswith("|---") and row not in made_rows] == []
 
 
 def test_the_page_on_choosing_gives_the_recommendations(analysis):
-    page = " ".join((ROOT / "docs" / "choosing.md").read_text().split())
+    page = " ".join(CHOOSING.read_text().split())
     assert all(one.sentence in page for one in analysis.recommendations)
 
 

@@ -36,7 +36,7 @@ from loopscope.errors import LoopscopeError
 from loopscope.loop import FunctionLoop
 from loopscope.models import build_model
 from loopscope.tasks import Chess
-from loopscope.tasks.prefix_sums import PrefixSums
+from loopscope.tasks.prefix_sums.task import PrefixSums
 from loopscope.training.settings import settings_from
 
 TASK = PrefixSums(train_bits=8, test_bits=(8,), strings=100)

@@ -10,8 +10,8 @@ import torch
 
 from experiments.shipping.__main__ import card, ship
 from loopscope.models import build_model
-from loopscope.solving import SHIPPED
-from loopscope.training.runs import RunFolder, open_run
+from loopscope.shipped import MODELS
+from loopscope.training.run_folder import RunFolder, open_run
 from loopscope.training.settings import settings_from
 
 
@@ -52,9 +52,9 @@ def test_a_shipped_run_has_a_card_and_the_files_that_answering_needs(tmp_path: P
 @pytest.mark.parametrize("task", ["chess", "prefix-sums", "sudoku"])
 def test_the_cards_in_the_package_are_those_that_the_script_writes(task: str) -> None:
     """Apart from the words about the data and the command, which are given by hand."""
-    run = RunFolder(SHIPPED / task)
+    run = RunFolder(MODELS / task)
     written = card(run, "COMMAND", "LICENCE").splitlines()
-    committed = (SHIPPED / task / "card.md").read_text().splitlines()
+    committed = (MODELS / task / "card.md").read_text().splitlines()
     assert len(written) == len(committed)
     differing = [line for line, other in zip(written, committed, strict=True) if line != other]
     assert differing == ["Data: LICENCE.", "    COMMAND"]

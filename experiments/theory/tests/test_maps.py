@@ -24,8 +24,8 @@ from experiments.theory.maps import (
 )
 from experiments.theory.tests.models import transformer
 from loopscope import LoopscopeError, examine
-from loopscope.linear import input_jacobian, step_jacobian
-from loopscope.reports.charts import png
+from loopscope.jacobian import input_jacobian, step_jacobian
+from loopscope.reports.kit.charts import png
 from loopscope.stability import Status
 from loopscope.stability.examination import plain
 from loopscope.stability.verdict import ANSWERS_STAND

@@ -100,7 +100,7 @@ def test_the_numbers_of_the_paper_except_one():
         for recall, row in papers.items()
         for sigma, theirs in zip(SIGMAS, row, strict=True)
     }
-    assert off.pop(("external", 4.0)) == pytest.approx(0.023, abs=0.001)  # docs/theory.md discusses it
+    assert off.pop(("external", 4.0)) == pytest.approx(0.023, abs=0.001)  # docs/concepts/theory.md discusses it
     assert max(off.values()) < 0.0035
 
 

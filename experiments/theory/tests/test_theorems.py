@@ -1,4 +1,4 @@
-"""The claims of docs/theory.md, checked in numbers."""
+"""The claims of docs/concepts/theory.md, checked in numbers."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from torch.autograd.functional import jacobian as jacobian_of
 from experiments.theory.maps import RECALLS, full_matrix
 from experiments.theory.tests.models import transformer
 from loopscope import FunctionLoop
-from loopscope.linear import input_jacobian, step_jacobian
-from loopscope.loop import flatten, iterate, token_norms
+from loopscope.jacobian import input_jacobian, step_jacobian
+from loopscope.loop import iterate
+from loopscope.trees import flatten, token_norms
 
 RECALLED = [recall for recall in RECALLS if recall != "none"]
 NORMALIZED = ["outer", "sandwich"]

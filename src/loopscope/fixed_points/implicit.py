@@ -21,11 +21,15 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from loopscope.checks import check_mask, check_start
 from loopscope.errors import LoopscopeError, check_positive
 from loopscope.fixed_points.reaching import Reached, reach
 from loopscope.fixed_points.solvers import PlainIteration, Solver
-from loopscope.linear import Jacobian, LinearSolution, identity_minus_transpose, solve, step_jacobian
-from loopscope.loop import Loop, Tree, batch_size, check_mask, check_start, detached, flatten, leaves, unflatten
+from loopscope.gmres import LinearSolution, identity_minus_transpose
+from loopscope.gmres import gmres as solve
+from loopscope.jacobian import Jacobian, step_jacobian
+from loopscope.loop import Loop
+from loopscope.trees import Tree, batch_size, detached, flatten, leaves, unflatten
 
 DEFAULT_SOLVER = PlainIteration()
 

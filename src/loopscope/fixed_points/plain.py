@@ -9,7 +9,8 @@ from torch import Tensor
 from loopscope.fixed_points.reaching import reach
 from loopscope.fixed_points.residual import smallest_scale
 from loopscope.fixed_points.solvers import PlainIteration
-from loopscope.loop import Loop, Tree, flatten, join, mask_of, select
+from loopscope.loop import Loop, mask_of
+from loopscope.trees import Tree, flatten, join, select
 
 CLOSE = 10.0
 """States within so many tolerances of each other cannot be told apart: what an arrival may be off (framework)."""

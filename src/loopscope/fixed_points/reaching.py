@@ -11,18 +11,8 @@ from torch import Tensor
 from loopscope.errors import LoopscopeError, check_count
 from loopscope.fixed_points.residual import check_precision, relative_residual, smallest_scale
 from loopscope.fixed_points.solvers import PlainIteration, Solver
-from loopscope.loop import (
-    Loop,
-    Tree,
-    batch_size,
-    flatten,
-    is_time_dependent,
-    leaves,
-    mask_of,
-    select,
-    tree_map,
-    unflatten,
-)
+from loopscope.loop import Loop, mask_of
+from loopscope.trees import Tree, batch_size, flatten, is_time_dependent, leaves, select, tree_map, unflatten
 
 IDLE = 1.02
 """Steps computed may be so many times the steps needed: below, examples that are done leave the batch together."""

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from loopscope.errors import LoopscopeError
-from loopscope.loop import Tree, flatten, floating_leaves, leaves
+from loopscope.trees import Tree, flatten, floating_leaves, leaves
 
 ZERO = torch.finfo(torch.float32).eps
 """A state whose root mean square is below this, or below this fraction of the first state's, is as good as zero."""

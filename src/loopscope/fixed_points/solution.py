@@ -9,7 +9,7 @@ from typing import Any
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from loopscope.loop import Tree
+from loopscope.trees import Tree
 
 
 @dataclass(frozen=True)

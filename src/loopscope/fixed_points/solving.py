@@ -4,25 +4,16 @@ from __future__ import annotations
 
 import torch
 
+from loopscope.checks import check_independent, check_is_loop, check_mask, check_start, check_step
+from loopscope.contexts import eval_mode
 from loopscope.errors import LoopscopeError
 from loopscope.fixed_points.plain import compare_with_plain
 from loopscope.fixed_points.reaching import reach
 from loopscope.fixed_points.residual import check_precision
 from loopscope.fixed_points.solution import Solution
 from loopscope.fixed_points.solvers import PlainIteration, Solver
-from loopscope.loop import (
-    Loop,
-    Tree,
-    batch_size,
-    check_independent,
-    check_is_loop,
-    check_mask,
-    check_start,
-    check_step,
-    eval_mode,
-    leaves,
-    select,
-)
+from loopscope.loop import Loop
+from loopscope.trees import Tree, batch_size, leaves, select
 
 DEFAULT_SOLVER = PlainIteration()
 

@@ -16,12 +16,13 @@ from torch._dynamo import maybe_mark_dynamic
 from torch.utils.checkpoint import checkpoint
 
 from loopscope.errors import LoopscopeError
-from loopscope.loop import iterate, tree_map
+from loopscope.loop import iterate
 from loopscope.models.attention import RMSNorm, rotary_table, window_mask
 from loopscope.models.block import Block
 from loopscope.models.config import LoopedTransformerConfig
 from loopscope.models.pretrained import Pretrained, local_folder, read_config
 from loopscope.models.recall import FoldedLinear, FoldedRecall, InternalRecall, make_recall
+from loopscope.trees import tree_map
 
 MOST_COMPILATIONS = 100
 """Of one iteration, in a process: two or four for each shape of a model."""

@@ -9,9 +9,9 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from loopscope.solving import Answer, Answerer, Frame
-from loopscope.tasks.words import Problem, Words, legend
-from loopscope.trust import Counted, alike
+from loopscope.answers.answerer import Answer, Answerer, Frame
+from loopscope.answers.trust import Counted, alike
+from loopscope.tasks.text import Problem, TextFormat, legend
 
 PRINTED = (1, 2, 4, 8, 16, 30, 60, 120, 250, 500)
 """The iterations that are printed where the output is no terminal."""
@@ -94,19 +94,19 @@ def show_answer(console: Console, answerer: Answerer, answer: Answer) -> None:
         console.print(sentence, soft_wrap=True, markup=False)
 
 
-def _view(words: Words, problem: Problem, frame: Frame) -> Group:
+def _view(words: TextFormat, problem: Problem, frame: Frame) -> Group:
     head = Text(f"iteration {frame.iteration}, residual {frame.residual:.1e}", style="bold")
     return Group(head, words.picture(problem, frame.logits, frame.since), legend())
 
 
-def show_last(console: Console, words: Words, problem: Problem, frames: Iterator[Frame]) -> Frame:
+def show_last(console: Console, words: TextFormat, problem: Problem, frames: Iterator[Frame]) -> Frame:
     """Show an answer when it has formed, coloured by when its parts settled; return its last frame."""
     *_, last = frames
     console.print(_view(words, problem, last))
     return last
 
 
-def show_frames(console: Console, words: Words, problem: Problem, frames: Iterator[Frame]) -> Frame:
+def show_frames(console: Console, words: TextFormat, problem: Problem, frames: Iterator[Frame]) -> Frame:
     """Show an answer as it forms: every iteration in a terminal, some of them elsewhere; return its last frame."""
     if console.is_terminal:
         with Live(console=console, auto_refresh=False) as live:

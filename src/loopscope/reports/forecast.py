@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from loopscope.evidence import evidence
 from loopscope.forecast import Forecast
-from loopscope.reports.rows import percent
-from loopscope.reports.sheet import Sheet
+from loopscope.reports.kit.formats import percent
+from loopscope.reports.kit.sheet import Sheet
 
 
 def forecast_sheet(name: str, said: Forecast) -> Sheet:

@@ -14,9 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from loopscope.evaluation import AccuracyCurve
-from loopscope.reports.rows import DASH, RADIUS_NOTE, percent, study_table
+from loopscope.reports.kit.formats import DASH, percent
+from loopscope.reports.study.table import RADIUS_NOTE, study_table
 from loopscope.studies import Record, RunStatus, StudyPlan
-from loopscope.tasks.data_report import DataReport
+from loopscope.tasks.data.report import DataReport
 
 LEFT_TO_THE_PAGE = ("best %", "at", "train s")
 """Columns that eighty characters have no room for."""

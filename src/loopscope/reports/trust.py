@@ -11,12 +11,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from loopscope.reports.charts import COLOURS, INK, SHADE, Panel, draw_panels, tidy
-from loopscope.reports.looks import DASHES, Look, add_legend, line_handle
-from loopscope.reports.rows import DASH, number, percent
-from loopscope.reports.sheet import Sheet
-from loopscope.risk import RiskCurve, risk_curve
-from loopscope.trust import SIGNALS, evidence_from
+from loopscope.answers.trust import SIGNALS, evidence_from
+from loopscope.metrics import RiskCurve, risk_curve
+from loopscope.reports.kit.charts import COLOURS, INK, SHADE, Panel, draw_panels, tidy
+from loopscope.reports.kit.formats import DASH, number, percent
+from loopscope.reports.kit.sheet import Sheet
+from loopscope.reports.kit.styles import DASHES, Look, add_legend, line_handle
 
 LOOKS = {
     name: Look(name, COLOURS[place % len(COLOURS)], DASHES[place % len(DASHES)], "o")

@@ -3,7 +3,7 @@
 from loopscope.stability.examination import Examination, ExaminationConfig
 from loopscope.stability.examine import examine
 from loopscope.stability.leaps import Landing, leaps
-from loopscope.stability.spectrum import spectral_radius, top_eigenvalues
+from loopscope.stability.spectrum.eigenvalues import spectral_radius, top_eigenvalues
 from loopscope.stability.verdict import THRESHOLDS, Axis, Status, Verdict
 
 __all__ = [

@@ -12,8 +12,8 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from loopscope.stability.examination import middle
-from loopscope.stability.orbits import Orbit, Orbits
-from loopscope.stability.reachability import Trajectory
+from loopscope.stability.orbits.classify import Orbit, Orbits
+from loopscope.stability.orbits.trace import Trajectory
 from loopscope.stability.verdict import (
     ANSWERS_STAND,
     Axis,

@@ -140,7 +140,7 @@ class Examination:
     seconds: Mapping[str, float]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values, with the version of their schema (docs/examination.md describes it)."""
+        """Return plain JSON values, with the version of their schema (docs/reference/examination.md describes it)."""
         return plain({"schema": SCHEMA, **asdict(self)})
 
     def save(self, path: str | Path) -> Path:

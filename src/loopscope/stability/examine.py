@@ -1,8 +1,7 @@
-"""Examining a loop: every quantity of the framework, each axis judged, one verdict."""
+"""Examine a loop: every quantity of the framework, each axis judged, one verdict."""
 
 from __future__ import annotations
 
-import inspect
 import math
 import time
 from collections import Counter
@@ -14,58 +13,34 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from loopscope.checks import check_independent, check_is_loop, check_mask, check_read, check_start, check_step
+from loopscope.contexts import eval_mode, random_state_kept, without_autocast
 from loopscope.errors import LoopscopeError, check_count
 from loopscope.fixed_points.residual import state_dtype
-from loopscope.linear import THROUGH_ENCODE
-from loopscope.loop import (
-    Loop,
-    Tree,
-    batch_size,
-    check_independent,
-    check_is_loop,
-    check_mask,
-    check_read,
-    check_start,
-    check_step,
-    device_of,
-    eval_mode,
-    flatten,
-    floating_leaves,
-    is_time_dependent,
-    mask_of,
-    norms,
-    outer_gain_of,
-    random_state_kept,
-    select,
-    without_autocast,
-)
+from loopscope.jacobian import THROUGH_ENCODE
+from loopscope.loop import Loop, mask_of, outer_gain_of
 from loopscope.stability.advice import advise
-from loopscope.stability.arrival import follow
 from loopscope.stability.axes import judge_axes, left_at, radii_at_fixed_points
-from loopscope.stability.basin import basin, fraction
-from loopscope.stability.contradiction import contradicted
+from loopscope.stability.dependence.distinct import distinct_fixed_points
+from loopscope.stability.dependence.sensitivity import finite_input_change, input_sensitivity, start_sensitivity
+from loopscope.stability.dependence.swap_test import Outcome, Swap, SwapTest, swap_test
+from loopscope.stability.dependence.variance import variance_share
 from loopscope.stability.distances import has_partner, in_pairs
 from loopscope.stability.examination import QUANTILES, Curves, Effort, Examination, ExaminationConfig, plain
 from loopscope.stability.geometry import agreement, gradient_norms, radial_mode
-from loopscope.stability.input_dependence import (
-    Outcome,
-    Swap,
-    SwapTest,
-    distinct_fixed_points,
-    swap_test,
-    variance_share,
-)
-from loopscope.stability.normalized import normalized
-from loopscope.stability.orbits import Orbit, Orbits, classify
-from loopscope.stability.portrait import portrait
-from loopscope.stability.reachability import Answers, Correct, Trajectory, predictions, quantiles, trace
-from loopscope.stability.sensitivity import finite_input_change, input_sensitivity, start_sensitivity
-from loopscope.stability.singular import lipschitz, power_norms, resolvent_norm
-from loopscope.stability.spectrum import spectral_radius, top_eigenvalues
+from loopscope.stability.orbits.arrival import follow
+from loopscope.stability.orbits.basin import basin, fraction
+from loopscope.stability.orbits.classify import Orbit, Orbits, classify
+from loopscope.stability.orbits.normalized import normalized
+from loopscope.stability.orbits.portrait import portrait
+from loopscope.stability.orbits.trace import Answers, Trajectory, quantiles, trace
+from loopscope.stability.spectrum.contradiction import contradicted
+from loopscope.stability.spectrum.eigenvalues import spectral_radius, top_eigenvalues
+from loopscope.stability.spectrum.singular_values import lipschitz, power_norms, resolvent_norm
 from loopscope.stability.starts import first_state
+from loopscope.stability.targets import Targets, check_targets, rule_of
 from loopscope.stability.verdict import Axis, is_provisional, verdict
-
-Targets = Tensor | Callable[[Tensor, Tensor], Tensor]
+from loopscope.trees import Tree, batch_size, device_of, flatten, floating_leaves, is_time_dependent, norms, select
 
 
 @dataclass(frozen=True)
@@ -102,10 +77,15 @@ BUDGETS: dict[str, _Budget] = {
 }
 """What each effort spends."""
 
+
 SHOWN_TOKENS = 8
 """Examples whose tokens' settling is kept for the page."""
+
+
 SPARE = 2.0
 """Secondary orbits may take this many times what the slowest of the primary ones took to arrive."""
+
+
 FEWEST = 50
 """Iterations that a secondary orbit may always take, within the budget."""
 
@@ -162,93 +142,6 @@ def examine(
     check_targets(targets, config.examples)
     with eval_mode(loop), without_autocast(), random_state_kept(device_of(inputs)):
         return _Examiner(loop, inputs, targets, trained_iterations, config, on_part, answers).examine()
-
-
-def check_targets(targets: Targets | None, examples: int) -> None:
-    """Refuse targets that are not one for each input.
-
-    Raises:
-        LoopscopeError: they are neither a tensor nor a function of two arguments; or their shape and the number of inputs
-            are named.
-    """
-    if targets is not None and not isinstance(targets, Tensor) and not callable(targets):
-        raise LoopscopeError(
-            f"targets are of type {type(targets).__name__}, expected a tensor of class indices (torch.as_tensor makes one) or "
-            "a function (logits, rows) -> right"
-        )
-    if isinstance(targets, Tensor) and targets.shape[:1] != (examples,):
-        raise LoopscopeError(
-            f"targets have shape {tuple(targets.shape)}, expected one entry for each of the {examples} inputs first"
-        )
-    if callable(targets) and not _takes_two(targets):
-        raise LoopscopeError(
-            f"the function that targets are takes {inspect.signature(targets)}, expected (logits, rows): rows are the places of "
-            "these logits among the inputs"
-        )
-
-
-def _takes_two(rule: Correct) -> bool:
-    try:
-        inspect.signature(rule).bind(None, None)
-    except TypeError:
-        return False
-    except ValueError:  # some built-in functions have no signature
-        return True
-    return True
-
-
-def rule_of(targets: Targets | None, mask: Tensor | None = None) -> Correct | None:
-    """Return the rule that says which examples are right: maps (logits, rows of the batch that they belong to) to that.
-
-    Args:
-        targets: as ``examine`` takes them.
-        mask: true where a token is real; with a target for each token, padding is neither right nor wrong.
-    """
-    if targets is None:
-        return None
-    if callable(targets):
-        return _checked(targets)
-
-    def compare(logits: Tensor, rows: Tensor) -> Tensor:
-        if logits.shape[:-1] != (len(rows), *targets.shape[1:]):
-            raise LoopscopeError(
-                f"targets have shape {tuple(targets.shape)}, expected that of the logits without their last dimension, "
-                f"{tuple(logits.shape[:-1])}; or give a function (logits, rows) -> right"
-            )
-        wanted = targets.to(logits.device)
-        _check_classes(wanted, mask, max(logits.shape[-1], 2))
-        right = predictions(logits) == wanted[rows]
-        if mask is not None and mask.shape == targets.shape:
-            right = right | ~mask[rows]
-        return right.reshape(len(rows), -1).all(1)
-
-    return compare
-
-
-def _check_classes(targets: Tensor, mask: Tensor | None, classes: int) -> None:
-    real = targets if mask is None or mask.shape != targets.shape else targets[mask]
-    wrong = real[(real < 0) | (real >= classes)]
-    if len(wrong):
-        raise LoopscopeError(
-            f"targets hold {wrong[0].item()}, expected classes from 0 to {classes - 1}: no answer would ever be right; where "
-            "tokens are padded give the loop a mask, else a function (logits, rows) -> right"
-        )
-
-
-def _checked(rule: Correct) -> Correct:
-    def asked(logits: Tensor, rows: Tensor) -> Tensor:
-        right = rule(logits, rows)
-        if not isinstance(right, Tensor) or right.dtype != torch.bool or right.shape != (len(rows),):
-            given = (
-                f"{right.dtype} of shape {tuple(right.shape)}" if isinstance(right, Tensor) else type(right).__name__
-            )
-            raise LoopscopeError(
-                f"the function that targets are returned {given}, expected torch.bool of shape ({len(rows)},): whether the "
-                "whole answer of each row is right"
-            )
-        return right.to(logits.device)
-
-    return asked
 
 
 def _swap_counts(swap: Swap) -> dict[str, int]:

@@ -13,20 +13,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from loopscope.errors import LoopscopeError
-from loopscope.linear import random_vectors, step_jacobian, unit
-from loopscope.loop import (
-    Loop,
-    Tree,
-    device_of,
-    flatten,
-    mask_of,
-    norms,
-    real_numbers,
-    token_norms,
-    tree_map,
-    unflatten,
-)
-from loopscope.stability.singular import (
+from loopscope.gmres import unit
+from loopscope.jacobian import random_vectors, step_jacobian
+from loopscope.loop import Loop, mask_of
+from loopscope.stability.spectrum.singular_values import (
     POWERS,
     PowerNorms,
     SingularValue,
@@ -35,6 +25,7 @@ from loopscope.stability.singular import (
     resolvent_norm,
     singular_value,
 )
+from loopscope.trees import Tree, device_of, flatten, norms, real_numbers, token_norms, tree_map, unflatten
 
 STEADY = math.log(10)
 """A gradient that changes by less than tenfold over the iterations is steady. Prior: no model was fitted."""

@@ -16,10 +16,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from loopscope.checks import check_independent, check_mask, check_step
 from loopscope.errors import LoopscopeError
 from loopscope.fixed_points.residual import state_dtype
-from loopscope.loop import Loop, Tree, check_independent, check_mask, check_step, flatten, is_time_dependent, mask_of
+from loopscope.loop import Loop, mask_of
 from loopscope.stability.starts import first_state, moved
+from loopscope.trees import Tree, flatten, is_time_dependent
 
 LANDINGS = (15, 48, 152, 480)
 """The iterations looked at: those before the first leap, then each leap's, to about three times as many."""

@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from loopscope.loop import Loop, Tree, batch_size, device_of, flatten, select, tree_map, unflatten
+from loopscope.loop import Loop
+from loopscope.trees import Tree, batch_size, device_of, flatten, select, tree_map, unflatten
 
 
 def first_state(loop: Loop, recalled: Tree, seed: int) -> Tree:

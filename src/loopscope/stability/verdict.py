@@ -148,7 +148,7 @@ FITTED: tuple[Threshold, ...] = tuple(
     replace(PRIORS[one.measure], holds=one.holds, fails=one.fails, origin=one.origin) for one in evidence().thresholds
 )
 """The thresholds that trained models set in place of a prior. Half of the models set them; they were accepted where the
-verdict came true more often with them on the other half (docs/prediction.md)."""
+verdict came true more often with them on the other half (docs/evidence/prediction.md)."""
 
 THRESHOLDS: dict[str, Threshold] = PRIORS | {threshold.measure: threshold for threshold in FITTED}
 """The thresholds by the number that they judge."""

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from loopscope.errors import LoopscopeError
 from loopscope.files import append_line, drop_cut_line, numbered_lines
-from loopscope.shapes import misfit
+from loopscope.schema import misfit
 
 FORMER = ("forecast", "signals")
 """Entries of records that earlier versions wrote. They are ignored, so that a study begun then can be continued."""

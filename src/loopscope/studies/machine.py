@@ -12,7 +12,7 @@ import torch
 
 import loopscope
 from loopscope.files import read_json_if_any, write_json
-from loopscope.training.runs import RunFolder
+from loopscope.training.run_folder import RunFolder
 
 
 def processor() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -13,7 +14,7 @@ from jsonargparse import ArgumentParser
 
 from loopscope.errors import LoopscopeError, nearest
 from loopscope.files import read_yaml_mapping
-from loopscope.shapes import misfit
+from loopscope.schema import misfit
 from loopscope.stability import ExaminationConfig
 from loopscope.training.settings import (
     SECTIONS,
@@ -24,6 +25,12 @@ from loopscope.training.settings import (
     with_setting,
 )
 
+LONGEST_NAME = 200
+"""Bytes in the name of a study or a run: file systems allow 255, and files beside it have longer ones."""
+MOST_RUNS = 1000
+"""Runs of one study."""
+SHOWN = 60
+"""Characters of a refused name that are shown."""
 KEYS = (
     "name",
     "title",
@@ -82,6 +89,34 @@ def _slug(key: str, value: Any) -> str:
     field = key.rpartition(".")[2].replace("_", "-")
     text = str(value) if isinstance(value, str) else f"{field}{value}"
     return re.sub(r"[^A-Za-z0-9.+-]+", "-", text)
+
+
+def _check_name(source: Path, name: str) -> None:
+    """Refuse a study's name that is not the name of one folder: the study would be written elsewhere.
+
+    Raises:
+        LoopscopeError: it holds a slash or a character that is not printable, is . or .., empty, or too long.
+    """
+    fits = name.isprintable() and not set(name) & {"/", "\\"} and name not in ("", ".", "..")
+    if not fits or len(name.encode(errors="replace")) > LONGEST_NAME:
+        shown = repr(name[:SHOWN]) + ("..." if len(name) > SHOWN else "")
+        raise LoopscopeError(
+            f"{source}: name is {shown}, expected the name of one folder: printable characters without a slash, at most "
+            f"{LONGEST_NAME} bytes"
+        )
+
+
+def _check_run_count(source: Path, grid: dict[str, list[Any]], also: list[Any]) -> None:
+    """Refuse grids of more runs than a study can have; each would be checked, one after the other, without a word.
+
+    Raises:
+        LoopscopeError: there are more than ``MOST_RUNS``.
+    """
+    count = math.prod(map(len, grid.values())) + len(also)
+    if count > MOST_RUNS:
+        raise LoopscopeError(
+            f"{source}: the grid makes {count:,} runs, expected at most {MOST_RUNS:,}: split it into several studies"
+        )
 
 
 def _grid_cells(grid: dict[str, list[Any]]) -> Iterator[dict[str, Any]]:
@@ -158,6 +193,7 @@ def read_plan(source: Path) -> StudyPlan:
     also = values.get("also", [])
     if not isinstance(also, list) or not all(entry and isinstance(entry, dict) for entry in also):
         raise LoopscopeError(f"{source}: also is {also!r}, expected a list of settings")
+    _check_run_count(source, grid, also)
     task = values.get("task")
     base = {key: _section(source, key, values.get(key)) for key in ("data", *SECTIONS)}
     runs = []
@@ -171,7 +207,13 @@ def read_plan(source: Path) -> StudyPlan:
             settings = settings_from(merged)
         except LoopscopeError as error:
             raise LoopscopeError(f"{source}: {error}") from error
-        runs.append(PlannedRun(_run_name(cell, settings.to_dict()), settings))
+        run_name = _run_name(cell, settings.to_dict())
+        if len(run_name) > LONGEST_NAME:
+            raise LoopscopeError(
+                f"{source}: the run {run_name[:SHOWN]}... has a name of {len(run_name)} characters, expected at most "
+                f"{LONGEST_NAME}: vary fewer settings at once"
+            )
+        runs.append(PlannedRun(run_name, settings))
     names = [run.name for run in runs]
     for name in names:
         if names.count(name) > 1:
@@ -181,6 +223,7 @@ def read_plan(source: Path) -> StudyPlan:
         raise LoopscopeError(f"{source}: workers is {workers!r}, expected how many runs to do at once, such as 2")
     examination = _examination(source, _section(source, "examination", values.get("examination")))
     name = str(values.get("name", source.stem))
+    _check_name(source, name)
     return StudyPlan(
         name=name,
         title=str(values.get("title", name)),

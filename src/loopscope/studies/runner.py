@@ -20,7 +20,7 @@ from loopscope.stability import Examination, ExaminationConfig
 from loopscope.studies.ledger import Ledger, Record
 from loopscope.studies.plan import PlannedRun, StudyPlan
 from loopscope.studies.processes import Job, Machines, News, Process, ThisMachine
-from loopscope.training.runs import RunFolder, open_run
+from loopscope.training.run_folder import RunFolder, open_run
 from loopscope.training.settings import RunSettings, dotted, settings_from, with_precision
 
 WORKER = "loopscope.studies.worker"

@@ -33,7 +33,7 @@ from loopscope.subjects import (
     from_run,
     trained_for_evaluation,
 )
-from loopscope.training.runs import RunFolder
+from loopscope.training.run_folder import RunFolder
 from loopscope.training.trainer import train
 
 REPORT_EVERY = 0.5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import get_args
 
@@ -84,8 +85,8 @@ class TrainingConfig:
         )
         if not 0 <= self.beta2 < 1:
             raise LoopscopeError(f"beta2 is {self.beta2}, expected a number from 0 up to but not 1, such as 0.95")
-        if self.weight_decay < 0:
-            raise LoopscopeError(f"weight_decay is {self.weight_decay}, expected a number of at least 0")
+        if not 0 <= self.weight_decay < math.inf:
+            raise LoopscopeError(f"weight_decay is {self.weight_decay}, expected a finite number of at least 0")
         check_choice("schedule", self.schedule, SCHEDULES)
         check_choice("objective", self.objective, OBJECTIVES)
         check_choice("sampler", self.sampler, SAMPLERS)

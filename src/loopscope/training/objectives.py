@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from loopscope.fixed_points import Gradient, Implicit, Phantom, Truncated, fixed_point
 from loopscope.fixed_points.reaching import Reached
-from loopscope.linear import LinearSolution
+from loopscope.gmres import LinearSolution
 from loopscope.training.samplers import IterationCounts
 
 UNROLLED = ("progressive", "full")

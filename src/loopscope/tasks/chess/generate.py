@@ -5,7 +5,7 @@ stage. Whether a position is a puzzle is decided by search, not by play: a mate 
 in two has none, and exactly one move after which every reply is met by a mating move. Run as a module, it writes them
 in Lichess's format, with the distance to mate as the rating:
 
-    python -m loopscope.tasks.chess.generate --mates 600 --seed 0 --out src/loopscope/tasks/shipped/chess_puzzles.csv.xz
+    python -m loopscope.tasks.chess.generate --mates 600 --seed 0 --out src/loopscope/shipped/data/chess_puzzles.csv.xz
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ import chess
 
 from loopscope.errors import check_positive
 from loopscope.tasks.chess.rules import codes_of, mating_moves
-from loopscope.tasks.progress import making
-from loopscope.tasks.sources import check_ending, write_text_file
+from loopscope.tasks.data.progress import making
+from loopscope.tasks.data.sources import check_ending, write_text_file
 
 PLIES = 160
 """Moves after which a game is given up."""

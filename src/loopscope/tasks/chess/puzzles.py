@@ -6,6 +6,7 @@ import csv
 import importlib.util
 import io
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -23,10 +24,10 @@ from torch import Tensor
 
 from loopscope.errors import LoopscopeError
 from loopscope.files import make_folder
-from loopscope.tasks.cache import Arrays, cache_folder, cached, from_bytes
 from loopscope.tasks.chess.encoding import pack_ragged, unpack_boards
-from loopscope.tasks.progress import counting
-from loopscope.tasks.sources import open_text, write_text_file
+from loopscope.tasks.data.cache import Arrays, cache_folder, cached, from_bytes
+from loopscope.tasks.data.progress import counting
+from loopscope.tasks.data.sources import open_text, write_text_file
 
 COLUMNS = ("PuzzleId", "FEN", "Moves", "Rating")
 FORMAT = "chess 2"
@@ -165,8 +166,8 @@ def _read(path: Path, most: int) -> Arrays:
         identity, fen, moves, rating = row
         if identity in seen:
             rejects["id seen before"] += 1
-        elif not rating.isascii() or not rating.isdigit() or int(rating) > 10_000:
-            rejects["rating is no number"] += 1
+        elif re.fullmatch("[0-9]{1,4}", rating) is None:
+            rejects["rating is not a number up to 9999"] += 1
         else:
             puzzles.append((" ".join(fen.split()), " ".join(moves.split())))
             ratings.append(int(rating))

@@ -12,8 +12,8 @@ import chess
 import numpy as np
 from jaxtyping import Int8
 
-from loopscope.tasks.cache import Arrays, to_bytes
 from loopscope.tasks.chess.encoding import move_code, unpack_boards
+from loopscope.tasks.data.cache import Arrays, to_bytes
 
 REASONS = ("", "illegal position", "illegal move", "fewer than two moves")
 """What the codes of rejects mean; the first marks a position that is kept."""

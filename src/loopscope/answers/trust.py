@@ -1,0 +1,438 @@
+"""Can an answer be trusted? Whether arrival, the residual or the estimated error tell right answers from wrong ones.
+
+Every example of a split is run for the same number of iterations. What can be seen of it without its answer makes the
+signals; beside them stands whether the answer is right (framework: does it tell right answers from wrong ones?).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from loopscope.contexts import device_of_loop, eval_mode
+from loopscope.errors import LoopscopeError
+from loopscope.evaluation import SETTLED, EvaluationConfig, answers_right, batches
+from loopscope.files import read_json_as
+from loopscope.loop import Loop, mask_of
+from loopscope.metrics import auc, interval, perfect_area, random_area, risk_curve
+from loopscope.schema import misfit
+from loopscope.stability.orbits.arrival import ASSUMED_RATE, Ends, Step, follow
+from loopscope.tasks.task import Split, Task
+from loopscope.training.settings import settings_from
+from loopscope.trees import select
+
+DIGITS = 4
+"""Significant digits that are kept of a signal, so that what is stored gives the numbers that are reported."""
+FEWEST = 5
+"""Fewest right and fewest wrong answers for an interval."""
+
+Doubt = Float[np.ndarray, "examples"]
+Flags = Bool[np.ndarray, "examples"]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What was seen of each example, and whether its answer is right. Infinite stands for what never came about.
+
+    Args:
+        right: whether the whole answer is right after the last iteration.
+        arrived: the framework's definition, at its tolerance of 1e-4 (``loopscope.stability.orbits.arrival``).
+        residual: relative residual r of the last step.
+        contraction: rate q per step, fitted to log r over the last 8 steps above rounding.
+        error: r / (1 - q), the relative distance that remains to the fixed point if the rate stays (``Ends.radius``).
+        unsure: one minus the softmax confidence of the whole answer (see ``unsureness``).
+        settling: the first iteration whose residual is within 1e-4, where ``loopscope solve`` stops.
+        settled_right: whether the answer is right there; where it never settled, at the end.
+        settled_unsure: one minus the softmax confidence at the same place.
+    """
+
+    right: Flags
+    arrived: Flags
+    residual: Doubt
+    contraction: Doubt
+    error: Doubt
+    unsure: Doubt
+    settling: Doubt
+    settled_right: Flags
+    settled_unsure: Doubt
+
+    def __len__(self) -> int:
+        return len(self.right)
+
+    def at(self, chosen: Flags) -> Evidence:
+        """Return the evidence of some examples."""
+        return Evidence(**{field.name: getattr(self, field.name)[chosen] for field in fields(self)})
+
+    def to_json(self) -> dict[str, list[Any]]:
+        """Return one list per kind of evidence: 1 and 0 for yes and no, null for infinite."""
+        return {
+            field.name: [
+                int(value) if isinstance(value, bool) else value if math.isfinite(value) else None
+                for value in getattr(self, field.name).tolist()
+            ]
+            for field in fields(self)
+        }
+
+
+FLAGS = ("right", "arrived", "settled_right")
+
+
+def _damage(values: Mapping[str, Sequence[float | None]]) -> str | None:
+    """Return what is wrong with values that are meant for ``evidence_from``, or None."""
+    if (wrong := misfit(values, dict[str, list[Any]])) is not None:
+        return wrong
+    for name, column in values.items():
+        kind: Any = Literal[0, 1] if name in FLAGS else float | None
+        for place, value in enumerate(column):
+            if (wrong := misfit(value, kind, f"{name}.{place}")) is not None:
+                return wrong
+            if value is not None and not math.isfinite(value):
+                return f"{name}.{place} is {value}, expected a finite number or null"
+    return None
+
+
+def evidence_from(values: Mapping[str, Sequence[float | None]]) -> Evidence:
+    """Return the evidence that ``Evidence.to_json`` gave.
+
+    Raises:
+        LoopscopeError: it is damaged, a kind of evidence is missing, or there is less of one than of another.
+    """
+    if (wrong := _damage(values)) is not None:
+        raise LoopscopeError(f"the evidence is damaged ({wrong}): make it again by loopscope trust")
+    names = [field.name for field in fields(Evidence)]
+    missing = [name for name in names if name not in values]
+    if missing or len({len(values[name]) for name in names}) > 1:
+        raise LoopscopeError(
+            f"expected lists of equal length of {', '.join(names)}{f', but there is no {missing[0]}' if missing else ''}"
+        )
+    return Evidence(
+        **{
+            name: np.array(values[name], dtype=bool)
+            if name in FLAGS
+            else np.array([math.inf if value is None else value for value in values[name]], dtype=np.float64)
+            for name in names
+        }
+    )
+
+
+def joined(parts: Sequence[Evidence]) -> Evidence:
+    """Return the evidence of several splits as one."""
+    return Evidence(
+        **{field.name: np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Evidence)}
+    )
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What trust.json holds."""
+
+    settings: dict[str, Any]
+    splits: dict[str, dict[str, Any]]
+
+
+def _read(path: Path) -> _Measured:
+    remedy = "make it again by loopscope trust, or remove it"
+    measured = _Measured(**read_json_as(path, _Measured, remedy))
+    if not measured.splits:
+        raise LoopscopeError(f"{path} is of no split: {remedy}")
+    return measured
+
+
+def _evidence(measured: _Measured, path: Path) -> dict[str, Evidence]:
+    try:
+        return {name: evidence_from(split.get("evidence", {})) for name, split in measured.splits.items()}
+    except LoopscopeError as error:
+        raise LoopscopeError(f"{path}: {error}") from error
+
+
+def read_evidence(path: Path) -> Evidence:
+    """Return the evidence of all splits that ``loopscope trust`` wrote.
+
+    Raises:
+        LoopscopeError: the file holds none.
+    """
+    return joined(list(_evidence(_read(path), path).values()))
+
+
+def extents(path: Path) -> dict[str, tuple[int, int]]:
+    """Return the examples and the iterations that ``loopscope trust`` measured, by split; nothing of a file that is damaged."""
+    if not path.is_file():
+        return {}
+    try:
+        measured = _read(path)
+        iterations = settings_from(measured.settings).evaluation.iterations
+        return {name: (len(evidence), iterations) for name, evidence in _evidence(measured, path).items()}
+    except LoopscopeError:
+        return {}
+
+
+SIGNALS: dict[str, Callable[[Evidence], Doubt]] = {
+    "arrived": lambda evidence: (~evidence.arrived).astype(np.float64),
+    "residual": lambda evidence: evidence.residual,
+    "contraction": lambda evidence: evidence.contraction,
+    "estimated error": lambda evidence: evidence.error,
+    "softmax": lambda evidence: evidence.unsure,
+    "settling time": lambda evidence: evidence.settling,
+}
+"""Each signal's doubt: the smaller, the more the answer is trusted."""
+
+
+def unsureness(
+    logits: Float[Tensor, "batch tokens outputs"], real: Bool[Tensor, "batch tokens"] | None = None
+) -> Float[Tensor, "batch"]:
+    """Return one minus the softmax confidence of each whole answer.
+
+    The confidence of a token is its largest probability, that of an answer the smallest of its real tokens: a chain
+    is as strong as its weakest link. Where a token has a single output, the softmax is over tokens and the answer is
+    the two highest, a move's squares in chess: the confidence is the probability that they hold together.
+
+    It is the sum of the other probabilities, in double precision: one minus a confidence near one would round to zero.
+
+    Args:
+        logits: what ``read`` returned.
+        real: true where a token is real.
+    """
+    logits = logits.double()
+    if logits.shape[-1] > 1:
+        others = logits.softmax(-1).sort(-1).values[..., :-1].sum(-1)
+        return (others if real is None else others.masked_fill(~real, 0.0)).amax(1)
+    scores = logits.squeeze(-1)
+    if real is not None:
+        scores = scores.masked_fill(~real, -math.inf)
+    return scores.softmax(-1).sort(-1).values[:, :-2].sum(-1)
+
+
+def significant(values: Tensor) -> Doubt:
+    """Return numbers to ``DIGITS`` significant digits; what is none becomes infinite."""
+    return np.array(
+        [float(f"{value:.{DIGITS - 1}e}") if math.isfinite(value) else math.inf for value in values.tolist()]
+    )
+
+
+class _Judge:
+    """Says which whole answers of a batch are right."""
+
+    def __init__(self, loop: Loop, task: Task, problems: Tensor, answers: Tensor, real: Tensor | None) -> None:
+        self.loop, self.task = loop, task
+        self.problems, self.answers, self.real = problems, answers, real
+
+    def right(self, logits: Tensor, rows: Tensor | slice = slice(None)) -> Bool[Tensor, "batch"]:
+        """Return what is right of the logits of some rows of the batch; padding is neither right nor wrong."""
+        real = None if self.real is None else self.real[rows]
+        return answers_right(self.task, logits, self.problems[rows], self.answers[rows], real)
+
+
+class _Settling:
+    """Watches orbits for the first iteration at which each has settled, and for what it answers there."""
+
+    def __init__(self, judge: _Judge, on_iteration: Callable[[], None]) -> None:
+        self.judge, self.on_iteration = judge, on_iteration
+        none = judge.problems.new_zeros(len(judge.problems), dtype=torch.float64)
+        self.after = torch.full_like(none, math.inf)
+        self.right = torch.zeros_like(none, dtype=torch.bool)
+        self.unsure = none
+
+    def __call__(self, step: Step) -> None:
+        """Take in one iteration."""
+        self.on_iteration()
+        now = (step.residual <= SETTLED) & self.after[step.rows].isinf()
+        if bool(now.any()):
+            rows = step.rows[now]
+            self.after[rows] = step.index + 1
+            logits = self.judge.loop.read(select(step.after, now))
+            self.right[rows] = self.judge.right(logits, rows)
+            self.unsure[rows] = unsureness(logits, None if self.judge.real is None else self.judge.real[rows])
+
+
+def _rates(ends: Ends) -> Float[Tensor, "batch"]:
+    """Return contraction rates as they were fitted; at rounding, where none could be, the one that arrival assumes.
+
+    A rate of one or more stays what it is, though the error at rounding is taken by the assumed one: it was seen.
+    """
+    return torch.where(ends.rate.isnan() & ends.at_floor, ASSUMED_RATE, ends.rate)
+
+
+def _observe(
+    loop: Loop, task: Task, split: Split, rows: slice, iterations: int, on_iteration: Callable[[], None]
+) -> Evidence:
+    """Run some examples of a split together."""
+    problems, answers = split.problems[rows], split.answers[rows]
+    recalled = loop.encode(task.inputs(problems))
+    real = mask_of(loop, recalled)
+    judge = _Judge(loop, task, problems, answers, real)
+    settling = _Settling(judge, on_iteration)
+    ends = follow(loop, recalled, loop.start(recalled), iterations=iterations, tolerance=SETTLED, observe=settling)
+    for _ in range(int(ends.iterations.max()), iterations):
+        on_iteration()
+    logits = loop.read(ends.state)
+    right, unsure = judge.right(logits), unsureness(logits, real)
+    settled = settling.after.isfinite()
+    return Evidence(
+        right=right.cpu().numpy(),
+        arrived=ends.arrived.cpu().numpy(),
+        residual=significant(ends.residual[-1]),
+        contraction=significant(_rates(ends)),
+        error=significant(ends.radius),
+        unsure=significant(unsure),
+        settling=settling.after.cpu().numpy(),
+        settled_right=torch.where(settled, settling.right, right).cpu().numpy(),
+        settled_unsure=significant(torch.where(settled, settling.unsure, unsure)),
+    )
+
+
+@torch.no_grad()
+def observe_split(
+    loop: Loop,
+    task: Task,
+    split: Split,
+    config: EvaluationConfig,
+    on_iteration: Callable[[], None] | None = None,
+) -> Evidence:
+    """Run a loop on a split and return what was seen of each example.
+
+    An example whose residual stayed at rounding for 8 iterations is not run further. The split is taken to the device
+    of the loop's parameters, where it has some.
+
+    Args:
+        loop: any loop whose ``read`` gives the task's logits.
+        task: gives inputs and the rule for being right.
+        split: the examples.
+        config: iterations, examples and batch size.
+        on_iteration: called as `loopscope.evaluation.evaluate_split` does.
+    """
+    told = on_iteration or (lambda: None)
+    split = split.to(device_of_loop(loop, split.problems.device))
+    with eval_mode(loop):
+        return joined([_observe(loop, task, split, part, config.iterations, told) for part in batches(split, config)])
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """How well one signal tells right answers from wrong ones.
+
+    Args:
+        auc: the chance that a right answer is trusted more than a wrong one, ties by half; None where all are right
+            or all wrong.
+        low: lower end of its 95% interval, from resampled examples; None where too few are right or wrong.
+        high: the upper end.
+        area: area under risk against coverage (``loopscope.metrics``).
+    """
+
+    auc: float | None
+    low: float | None
+    high: float | None
+    area: float
+
+
+def judge(doubt: Doubt, right: Flags, seed: int = 0) -> Judgement:
+    """Return how well a doubt tells right answers from wrong ones."""
+    area, value = risk_curve(doubt, right).area, auc(-doubt, right)
+    if math.isnan(value):
+        return Judgement(None, None, None, area)
+    if min(right.sum(), (~right).sum()) < FEWEST:
+        return Judgement(value, None, None, area)
+    low, high = interval(lambda chosen: auc(-doubt[chosen], right[chosen]), np.arange(len(right)), seed=seed)
+    return Judgement(value, low, high, area)
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A group of examples.
+
+    Args:
+        examples: how many.
+        right: those of them whose answers are right.
+    """
+
+    examples: int
+    right: int
+
+    @property
+    def accuracy(self) -> float | None:
+        """The fraction that is right; None of no example."""
+        return self.right / self.examples if self.examples else None
+
+
+def counted(right: Flags) -> Counted:
+    """Return how many examples there are, and how many are right."""
+    return Counted(len(right), int(right.sum()))
+
+
+def alike(evidence: Evidence, settled: bool, unsure: float) -> tuple[Counted, Counted]:
+    """Return the examples that ended as an answer did, settled or not, and those of them at least as sure as it.
+
+    Args:
+        evidence: of any examples.
+        settled: whether the answer's state settled.
+        unsure: one minus the answer's confidence, where it settled.
+    """
+    ended = evidence.settling < math.inf if settled else evidence.settling == math.inf
+    sure = ended & (evidence.settled_unsure <= unsure)
+    return counted(evidence.settled_right[ended]), counted(evidence.settled_right[sure])
+
+
+@dataclass(frozen=True)
+class SplitTrust:
+    """What tells right answers from wrong ones on one split.
+
+    Args:
+        all: all examples.
+        arrived: those that arrived, by the framework's definition.
+        others: those that did not.
+        perfect_area: area under risk against coverage of the best order.
+        random_area: of a random one.
+        signals: how well each signal of ``SIGNALS`` does.
+        evidence: what all this was counted from.
+    """
+
+    all: Counted
+    arrived: Counted
+    others: Counted
+    perfect_area: float
+    random_area: float
+    signals: dict[str, Judgement]
+    evidence: Evidence
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {
+            **{name: asdict(values[name]) for name in ("all", "arrived", "others")},
+            "perfect_area": self.perfect_area,
+            "random_area": self.random_area,
+            "signals": {name: asdict(judgement) for name, judgement in self.signals.items()},
+            "evidence": self.evidence.to_json(),
+        }
+
+
+def assess(evidence: Evidence) -> SplitTrust:
+    """Return what tells right answers from wrong ones in some evidence."""
+    right, wrong = evidence.right, int((~evidence.right).sum())
+    return SplitTrust(
+        all=counted(right),
+        arrived=counted(right[evidence.arrived]),
+        others=counted(right[~evidence.arrived]),
+        perfect_area=perfect_area(len(right), wrong),
+        random_area=random_area(len(right), wrong),
+        signals={name: judge(doubt(evidence), right) for name, doubt in SIGNALS.items()},
+        evidence=evidence,
+    )
+
+
+def measure(
+    loop: Loop,
+    task: Task,
+    config: EvaluationConfig,
+    on_iteration: Callable[[], None] | None,
+    splits: Mapping[str, Split],
+) -> dict[str, SplitTrust]:
+    """Return what tells right answers from wrong ones on each split."""
+    return {name: assess(observe_split(loop, task, split, config, on_iteration)) for name, split in splits.items()}

@@ -1,0 +1,367 @@
+"""Products with the Jacobians of a loop.
+
+J = df/dz of one example is a matrix of n x n numbers, n = tokens x width: 20,736 for sudoku at width 256. It is never
+formed. ``Jacobian`` offers v^T J (``vjp``) and J v (``jvp``) for a whole batch at once, each example on its own: J is
+block-diagonal over the batch.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from dataclasses import field as dataclass_field
+from functools import cached_property
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from loopscope.checks import check_step
+from loopscope.errors import LoopscopeError
+from loopscope.loop import Loop, mask_of
+from loopscope.trees import (
+    Tree,
+    batch_size,
+    detached,
+    flatten,
+    floating_leaves,
+    is_time_dependent,
+    real_numbers,
+    select,
+    tree_map,
+    unflatten,
+)
+
+THROUGH_ENCODE, AT_RECALLED = "inputs, through encode", "recalled input"
+"""What a derivative in the input is taken through."""
+
+
+DOUBLE_BACKWARD = "double backward"
+
+
+FORWARD_MODE = "forward mode"
+
+
+CENTRAL_DIFFERENCES = "central differences"
+
+
+@dataclass(frozen=True)
+class Jacobian:
+    """The Jacobian of a batched function at one point, per example, as products.
+
+    Attributes:
+        function: (flat point, context) -> flat value, example by example.
+        point: where the Jacobian is taken.
+        context: trees, batch first, of everything else that ``function`` needs.
+        path: what the derivative is taken through, in words.
+    """
+
+    function: Callable[[Tensor, Tree], Tensor]
+    point: Float[Tensor, "batch n"]
+    context: Tree
+    path: str = "state"
+    _product: list[str] = dataclass_field(default_factory=list, repr=False, compare=False)
+
+    @property
+    def batch(self) -> int:
+        """The number of examples."""
+        return self.point.shape[0]
+
+    @property
+    def size(self) -> int:
+        """The number of columns of each example's Jacobian."""
+        return self.point.shape[1]
+
+    @property
+    def rows(self) -> int:
+        """The number of rows of each example's Jacobian."""
+        return self._graph[1].shape[1]
+
+    @property
+    def value(self) -> Float[Tensor, "batch m"]:
+        """What the function returns at the point."""
+        return self._graph[1].detach()
+
+    @cached_property
+    def _graph(self) -> tuple[Tensor, Tensor]:
+        with torch.inference_mode(False), torch.enable_grad():
+            point = self.point.detach().requires_grad_()
+            value = self.function(point, self.context)
+        return point, value
+
+    @cached_property
+    def _pulled(self) -> tuple[Tensor, Tensor]:
+        """A cotangent u, and J^T u with its graph: linear in u, so its derivative along v is J v wherever u is."""
+        # Fused attention has no second derivative; the plain one has.
+        with torch.inference_mode(False), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+            point = self.point.detach().requires_grad_()
+            value = self.function(point, self.context)
+            cotangent = torch.zeros_like(value, requires_grad=True)
+            (pulled,) = torch.autograd.grad(value, point, cotangent, create_graph=True)
+        return cotangent, pulled
+
+    @property
+    def depends(self) -> bool:
+        """Whether autograd sees the value depend on the point."""
+        return self._graph[1].requires_grad
+
+    def vjp(self, vectors: Float[Tensor, "batch m"]) -> Float[Tensor, "batch n"]:
+        """Return v^T J for each example, through the one retained graph."""
+        point, value = self._graph
+        if not value.requires_grad:
+            return torch.zeros_like(point)
+        with torch.inference_mode(False):
+            (product,) = torch.autograd.grad(
+                value, point, vectors.to(value.dtype), retain_graph=True, allow_unused=True
+            )
+        return torch.zeros_like(point) if product is None else product.detach()
+
+    def jvp(self, vectors: Float[Tensor, "batch n"]) -> Float[Tensor, "batch m"]:
+        """Return J v for each example; ``product`` names how."""
+        return _PRODUCTS[self.product](self, vectors.to(self.point.dtype))
+
+    @property
+    def product(self) -> str:
+        """How J v is formed: double backward, else forward mode, else central differences.
+
+        The first two are tried on one example, and taken if they run and agree with ``vjp`` (u^T (J v) = (u^T J) v):
+        an operation without a rule, or with a wrong one, sends us to the next. Double backward comes first because its
+        graph is kept: a product costs a third or less of one in forward mode, which evaluates the step anew.
+        """
+        if not self._product:
+            self._product.append(_working_product(self.select(slice(0, 1))))
+        return self._product[0]
+
+    def at(self, state: Tree) -> Jacobian:
+        """Return the Jacobian of the same step at another state of the same examples."""
+        with torch.inference_mode(False):
+            state = detached(state)
+            return replace(self, point=_point(state), context={**self.context, "state": state})
+
+    def select(self, rows: Tensor | slice) -> Jacobian:
+        """Return the Jacobians of some examples (indices, a boolean mask or a slice of the batch)."""
+        with torch.inference_mode(False):
+            return replace(self, point=self.point[rows], context=select(self.context, rows))
+
+
+def _forward_mode(jacobian: Jacobian, vectors: Tensor) -> Tensor:
+    # Fused attention has no rule for forward mode; the plain one has.
+    with (
+        torch.inference_mode(False),
+        torch.no_grad(),
+        sdpa_kernel(SDPBackend.MATH),
+        forward_ad.dual_level(),
+        warnings.catch_warnings(),
+    ):
+        # The first use loads rules that PyTorch itself still scripts.
+        warnings.filterwarnings("ignore", message=".*torch.jit", category=DeprecationWarning)
+        value = jacobian.function(forward_ad.make_dual(jacobian.point, vectors), jacobian.context)
+        plain, tangent = forward_ad.unpack_dual(value)
+    return torch.zeros_like(plain) if tangent is None else tangent.detach()
+
+
+def _double_backward(jacobian: Jacobian, vectors: Tensor) -> Tensor:
+    if not jacobian.depends:
+        return torch.zeros_like(jacobian._graph[1])
+    cotangent, pulled = jacobian._pulled
+    if not pulled.requires_grad:  # the step is constant, or its derivative has been cut from the graph
+        return torch.zeros_like(cotangent)
+    with torch.inference_mode(False):
+        (product,) = torch.autograd.grad(pulled, cotangent, vectors, retain_graph=True)
+    return product.detach()
+
+
+def _central_differences(jacobian: Jacobian, vectors: Tensor) -> Tensor:
+    # Step eps^(1/3) of the point's size: where truncation and rounding balance.
+    point = jacobian.point
+    eps = torch.finfo(point.dtype).eps
+    length = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+    size = torch.linalg.vector_norm(point, dim=1, keepdim=True)
+    step = eps ** (1 / 3) * (1 + size) / torch.where(length > 0, length, torch.ones_like(length))
+    with torch.no_grad():
+        ahead = jacobian.function(point + step * vectors, jacobian.context)
+        behind = jacobian.function(point - step * vectors, jacobian.context)
+    return (ahead - behind) / (2 * step)
+
+
+_PRODUCTS: dict[str, Callable[[Jacobian, Tensor], Tensor]] = {
+    DOUBLE_BACKWARD: _double_backward,
+    FORWARD_MODE: _forward_mode,
+    CENTRAL_DIFFERENCES: _central_differences,
+}
+
+
+def _working_product(probe: Jacobian) -> str:
+    generator = torch.Generator().manual_seed(0)
+    right = random_vectors(probe.batch, probe.size, probe.point, generator)
+    left = random_vectors(probe.batch, probe.rows, probe.point, generator)
+    pulled = probe.vjp(left)
+    expected = (pulled * right).sum()
+    for name in (DOUBLE_BACKWARD, FORWARD_MODE):
+        try:
+            pushed = _PRODUCTS[name](probe, right)
+        except RuntimeError:  # an operation without this derivative
+            continue
+        scale = torch.linalg.vector_norm(pushed) + torch.linalg.vector_norm(pulled)
+        if torch.abs((left * pushed).sum() - expected) <= 1e-3 * scale:
+            return name
+    return CENTRAL_DIFFERENCES
+
+
+def random_vectors(batch: int, size: int, like: Tensor, generator: torch.Generator) -> Float[Tensor, "batch n"]:
+    """Return Gaussian unit vectors, drawn on the generator's device, with the dtype and device of ``like``."""
+    drawn = torch.randn(batch, size, generator=generator, device=generator.device, dtype=torch.float64)
+    return (drawn / torch.linalg.vector_norm(drawn, dim=1, keepdim=True)).to(like)
+
+
+def in_precision(loop: Loop, state: Tree, recalled: Tree, dtype: torch.dtype) -> tuple[Loop, Tree, Tree]:
+    """Return the loop and its tensors in another floating precision; the originals stay as they are.
+
+    A module is copied with its parameters; for other loops the step must accept tensors of ``dtype``.
+    """
+
+    def cast(leaf: Tree) -> Tree:
+        return leaf.to(dtype) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
+
+    if isinstance(loop, torch.nn.Module):
+        loop = copy.deepcopy(loop).to(dtype)
+    return loop, tree_map(cast, state), tree_map(cast, recalled)
+
+
+def step_jacobian(
+    loop: Loop,
+    state: Tree,
+    recalled: Tree,
+    *,
+    dtype: torch.dtype | None = None,
+) -> Jacobian:
+    """Return J = df/dz at ``state``, per example, acting on flat states Float[Tensor, "batch n"].
+
+    Padding is outside: its rows and columns are zero. Autocast is off. The state's precision is kept, but never below
+    float32.
+
+    Args:
+        loop: the loop.
+        state: where J is taken, batch first.
+        recalled: what ``loop.encode`` returned for the same examples.
+        dtype: another precision (torch.float64) for the loop and its tensors.
+
+    Raises:
+        LoopscopeError: the state has a counter (its loop is time-dependent), the step is random, changes the shape
+            of the state, or cannot be differentiated.
+    """
+    if is_time_dependent(state):
+        raise LoopscopeError(
+            "the state has a leaf that is not floating (a counter), so the loop depends on time and has no single "
+            "Jacobian; use residuals and orbits, or move the counter out of the state"
+        )
+    batch_size(state)
+    with torch.inference_mode(False):
+        state, recalled = detached(state), detached(recalled)
+        if dtype is not None:
+            loop, state, recalled = in_precision(loop, state, recalled, dtype)
+    # One example tells all that is checked here, at a fraction of the price.
+    check_step(loop, select(state, slice(0, 1)), select(recalled, slice(0, 1)))
+
+    def function(point: Tensor, context: Tree) -> Tensor:
+        state, recalled = context["state"], context["recalled"]
+        mask = mask_of(loop, recalled)
+        moved = _placed(point, state, mask)
+        with _plain(point):
+            value = flatten(loop.step(unflatten(moved, state), recalled), mask)
+        return value.to(point.dtype)
+
+    jacobian = Jacobian(function, _point(state), {"state": state, "recalled": recalled})
+    _refuse_undifferentiable(jacobian.select(slice(0, 1)), "the step", "the state")
+    return jacobian
+
+
+def input_jacobian(
+    loop: Loop,
+    state: Tree,
+    recalled: Tree,
+    inputs: Tree | None = None,
+    *,
+    dtype: torch.dtype | None = None,
+) -> Jacobian:
+    """Return df/dx at ``state``, per example; ``path`` says what x is.
+
+    x is the floating leaves of ``inputs``, taken through ``encode``, where there are such leaves and ``encode`` is
+    differentiable in them; else it is the floating leaves of ``recalled``.
+
+    Raises:
+        LoopscopeError: neither ``inputs`` nor ``recalled`` has a floating leaf.
+    """
+    with torch.inference_mode(False):
+        state, recalled, inputs = detached(state), detached(recalled), detached(inputs)
+        if dtype is not None:
+            tensors = {"recalled": recalled, "inputs": inputs}
+            loop, state, tensors = in_precision(loop, state, tensors, dtype)
+            recalled, inputs = tensors["recalled"], tensors["inputs"]
+
+    def value_of(recalled: Tree, state: Tree, mask: Tensor | None, dtype: torch.dtype) -> Tensor:
+        return flatten(loop.step(state, recalled), mask).to(dtype)
+
+    def through_encode(point: Tensor, context: Tree) -> Tensor:
+        state, recalled, inputs = context["state"], context["recalled"], context["inputs"]
+        mask = mask_of(loop, recalled)
+        with _plain(point):
+            encoded = loop.encode(unflatten(_placed(point, inputs, mask), inputs))
+            return value_of(encoded, state, mask, point.dtype)
+
+    def at_recalled(point: Tensor, context: Tree) -> Tensor:
+        state, recalled = context["state"], context["recalled"]
+        mask = mask_of(loop, recalled)
+        with _plain(point):
+            return value_of(unflatten(_placed(point, recalled, mask), recalled), state, mask, point.dtype)
+
+    if inputs is not None and floating_leaves(inputs):
+        context = {"state": state, "recalled": recalled, "inputs": inputs}
+        jacobian = Jacobian(through_encode, _point(inputs), context, THROUGH_ENCODE)
+        if jacobian.depends:
+            return jacobian
+    if not floating_leaves(recalled):
+        raise LoopscopeError(
+            "neither the inputs nor the recalled input has a floating tensor, so there is no derivative in the input; "
+            "let encode return the embedded input"
+        )
+    jacobian = Jacobian(at_recalled, _point(recalled), {"state": state, "recalled": recalled}, AT_RECALLED)
+    _refuse_undifferentiable(jacobian, "the step", "the recalled input")
+    return jacobian
+
+
+@contextmanager
+def _plain(point: Tensor) -> Iterator[None]:
+    """Switch off autocast, and what is compiled: the graph of a compiled function serves a single backward pass."""
+    with torch.autocast(point.device.type, enabled=False), torch.compiler.set_stance("force_eager"):
+        yield
+
+
+def _point(tree: Tree) -> Tensor:
+    flat = flatten(tree)
+    return flat.to(torch.promote_types(flat.dtype, torch.float32))
+
+
+def _placed(point: Tensor, base: Tree, mask: Bool[Tensor, "batch *tokens"] | None) -> Tensor:
+    """Return the flat ``point`` with padding held at ``base``, so that derivatives stay among real tokens."""
+    if mask is None:
+        return point
+    return torch.where(real_numbers(base, mask) > 0, point, flatten(base).to(point.dtype))
+
+
+def _refuse_undifferentiable(jacobian: Jacobian, what: str, variable: str) -> None:
+    """Tell a step that does not depend on ``variable`` (J = 0) from one whose graph was cut."""
+    if jacobian.depends:
+        return
+    generator = torch.Generator().manual_seed(0)
+    direction = random_vectors(jacobian.batch, jacobian.size, jacobian.point, generator)
+    if bool((_central_differences(jacobian, direction) != 0).any()):
+        raise LoopscopeError(
+            f"{what} changes with {variable} but carries no gradient to it; "
+            "remove torch.no_grad, detach or inference_mode from the step"
+        )

@@ -1,0 +1,1 @@
+"""What all reports share: pages, tables, charts, number formats and line styles."""

@@ -1,0 +1,169 @@
+"""How each configuration of a study is drawn: the same colour, dash and mark in every figure and table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from loopscope.reports.kit.charts import COLOURS, INK, THEMED
+from loopscope.reports.kit.page import text
+from loopscope.studies import StudyPlan
+
+DASHES = ("", "6 2.5", "1.5 2", "7 2 1.5 2", "3 1.5")
+"""Lengths of line and gap, in line widths: solid, dashed, dotted, dash-dotted, short dashes."""
+RECALLS = ("internal", "external", "none")
+NORMS = ("outer", "pre", "gru", "sandwich", "peri")
+"""Recalls and normalizations by the places of their colours, dashes and marks, which are the same in every figure. A figure
+colours by one of the two; of normalizations, cold colours (blue, green, purple) bound the state, warm ones do not.
+"""
+FIXED = {"model.recall": RECALLS, "model.norm": NORMS}
+"""Settings whose values have their places whatever a study varies; those of others are taken as they come."""
+MARKS = {"o": "●", "s": "■", "^": "▲", "D": "◆", "v": "▼", "X": "✖"}
+"""Marks of matplotlib, and how a page shows them; the last one is the baseline's."""
+BASELINE_DASH = "9 3"
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a configuration is drawn; runs that differ only in their seeds look alike.
+
+    Args:
+        label: the settings in which it differs from others.
+        colour: by the first varied setting.
+        dash: by the other ones; lengths of line and gap, empty for a solid line.
+        mark: matplotlib's marker, by the same; empty for none.
+    """
+
+    label: str
+    colour: str
+    dash: str
+    mark: str
+
+    @property
+    def line(self) -> dict[str, Any]:
+        """What matplotlib's plot takes."""
+        return {"color": self.colour, "ls": (0, tuple(map(float, self.dash.split()))) if self.dash else "-"}
+
+
+def _value(settings: Mapping[str, Any], key: str) -> Any:
+    section, _, name = key.rpartition(".")
+    return settings.get(section, {}).get(name) if section else settings.get(name)
+
+
+def _words(key: str, value: Any) -> str:
+    """Return a setting in words: names stand alone, numbers carry their option's name."""
+    return value if isinstance(value, str) else f"{key.rpartition('.')[2].replace('_', ' ')} {value}"
+
+
+def _order(keys: Sequence[str], seen: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Return the values of some settings in the order of their colours, dashes and marks, each once."""
+    fixed = [(name,) for name in FIXED.get(keys[0], ())] if len(keys) == 1 else []
+    return list(dict.fromkeys([*fixed, *seen]))
+
+
+def norm_look(norm: str) -> Look:
+    """Return how a normalization is drawn where a figure colours by it; all unknown ones alike."""
+    place = NORMS.index(norm) if norm in NORMS else len(NORMS)
+    return Look(norm, COLOURS[place], "", list(MARKS)[place])
+
+
+def norm_dash(norm: str) -> str:
+    """Return the dash of a normalization where colours stand for something else."""
+    return DASHES[NORMS.index(norm) if norm in NORMS else -1]
+
+
+def baseline_look(blocks: int) -> Look:
+    """Return how models of fixed depth are drawn."""
+    return Look(f"fixed depth, {blocks} blocks", INK, BASELINE_DASH, list(MARKS)[-1])
+
+
+def looks(plan: StudyPlan) -> dict[str, Look]:
+    """Return the look of each run by name: of all planned runs, so that it stays while a study grows."""
+    settings = {run.name: run.settings.to_dict() for run in plan.runs}
+    fixed = {name for name, values in settings.items() if values["model"]["architecture"] == "fixed-depth"}
+    looped = {name: values for name, values in settings.items() if name not in fixed}
+    keys = [key for key in plan.varied if key.rpartition(".")[2] != "seed"]
+    values = {name: tuple(_words(key, _value(own, key)) for key in keys) for name, own in looped.items()}
+    varying = [i for i in range(len(keys)) if len({own[i] for own in values.values()}) > 1]
+    varied = [keys[i] for i in varying]
+    firsts = _order(varied[:1], (tuple(own[i] for i in varying[:1]) for own in values.values()))
+    rests = _order(varied[1:], (tuple(own[i] for i in varying[1:]) for own in values.values()))
+    found = {}
+    for name, whole in settings.items():
+        if name in fixed:
+            found[name] = baseline_look(whole["model"]["blocks"])
+            continue
+        own = values[name]
+        colour = firsts.index(tuple(own[i] for i in varying[:1]))
+        rest = rests.index(tuple(own[i] for i in varying[1:]))
+        label = " + ".join(own[i] for i in varying) or plan.name
+        found[name] = Look(
+            label, COLOURS[colour % len(COLOURS)], DASHES[rest % len(DASHES)], list(MARKS)[rest % len(DASHES)]
+        )
+    return found
+
+
+def distinct(found: Iterable[Look]) -> list[Look]:
+    """Return each look once, in order."""
+    return list(dict.fromkeys(found))
+
+
+def line_handle(look: Look) -> Line2D:
+    """Return a look's line for a legend of matplotlib."""
+    return Line2D([], [], lw=2, label=look.label, **look.line)
+
+
+def marked_line_handle(look: Look) -> Line2D:
+    """Return a look's line with its mark on it for a legend of matplotlib."""
+    return Line2D([], [], lw=2, marker=look.mark, mec="white", ms=7, label=look.label, **look.line)
+
+
+def mark_handle(look: Look) -> Line2D:
+    """Return a look's mark for a legend of matplotlib."""
+    return Line2D([], [], ls="", marker=look.mark, color=look.colour, label=look.label)
+
+
+def add_legend(figure: Figure, handles: Sequence[Line2D]) -> None:
+    """Put a legend under a figure, in space that it adds."""
+    width, height = figure.get_size_inches()
+    columns = max(1, min(len(handles), int(width / 1.9)))
+    figure.set_size_inches(width, height + 0.22 * -(-len(handles) // columns) + 0.1)
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9, handlelength=3)
+
+
+def legend(shown: Sequence[Look], draw: Callable[[Look], str]) -> str:
+    """Return a page's legend: each look as ``swatch`` or ``mark_swatch`` draws it, and its label."""
+    entries = "".join(f"<span>{draw(look)}{text(look.label)}</span>" for look in shown)
+    return f'<div class="legend">{entries}</div>'
+
+
+def swatch(look: Look) -> str:
+    """Return a short piece of a look's line, for a page's legend and tables."""
+    return _swatch(look, "")
+
+
+def marked_swatch(look: Look) -> str:
+    """Return a short piece of a look's line with its mark on it, for a page's legend."""
+    if not look.mark:
+        return swatch(look)
+    place = f'x="17" y="9.2" font-size="12" text-anchor="middle" fill="{_themed(look)}"'
+    return _swatch(look, f"<text {place}>{MARKS[look.mark]}</text>")
+
+
+def _swatch(look: Look, over: str) -> str:
+    dash = " ".join(f"{2 * float(part):g}" for part in look.dash.split())
+    line = f'<line x1="1" x2="33" y1="5" y2="5" stroke="{_themed(look)}" stroke-width="2.4" stroke-dasharray="{dash}"/>'
+    return f'<svg class="swatch" width="34" height="10" aria-hidden="true">{line}{over}</svg>'
+
+
+def mark_swatch(look: Look) -> str:
+    """Return a look's mark, for a page's legend."""
+    return f'<b class="swatch" style="color:{_themed(look)}" aria-hidden="true">{MARKS[look.mark]}</b>'
+
+
+def _themed(look: Look) -> str:
+    return THEMED.get(look.colour, look.colour)

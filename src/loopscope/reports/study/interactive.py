@@ -1,0 +1,82 @@
+"""The figure to explore: accuracy against iterations, by plotly, whose script the page holds once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from loopscope.reports.kit.charts import COLOURS, INK, SHADE
+from loopscope.reports.kit.styles import Look
+from loopscope.reports.study.figures import accuracy_curves
+from loopscope.reports.study.table import split_names
+from loopscope.studies import Record
+
+QUIET = "#7d8795"
+"""Reads on white and on black: plotly's text cannot follow the page's theme."""
+PANEL, LINE, MARGIN = 250, 24, 130
+"""Heights in pixels: of a split's panel, of a line of the legend, of what lies around."""
+
+
+def explore_figure(records: Sequence[Record], looks: Mapping[str, Look], trained: int) -> go.Figure:
+    """Return accuracy against iterations, one row per split: point for values, click a name to hide it."""
+    splits = split_names(records)
+    figure = make_subplots(
+        rows=len(splits), cols=1, shared_xaxes=True, vertical_spacing=0.2 / len(splits), subplot_titles=splits
+    )
+    shown: set[str] = set()
+    for row, split in enumerate(splits, start=1):
+        curves = accuracy_curves(records, split)
+        longest = max(map(len, curves.values()))
+        for run, curve in curves.items():
+            look, level = looks[run], len(curve) == 1
+            dash = " ".join(f"{2 * float(part):g}px" for part in look.dash.split())
+            figure.add_scatter(
+                x=[1, longest] if level else None,
+                x0=None if level else 1,
+                y=[round(float(curve[0]), 2)] * 2 if level else [round(float(value), 2) for value in curve],
+                mode="lines",
+                name=look.label,
+                legendgroup=look.label,
+                showlegend=look.label not in shown,
+                line={"color": QUIET if look.colour == INK else look.colour, "dash": dash or "solid", "width": 2},
+                hovertemplate=f"{run}<br>iteration %{{x}}: %{{y:.1f}}%<extra></extra>",
+                row=row,
+                col=1,
+            )
+            shown.add(look.label)
+        figure.add_vrect(x0=1, x1=trained, fillcolor=SHADE, opacity=0.18, line_width=0, row=row, col=1)
+        figure.update_yaxes(title_text="right, %", range=[-3, 103], row=row, col=1)
+    # The legend's width is known only to the browser: there is room for two names in a line.
+    top = MARGIN + LINE * len(shown) // 2
+    height = PANEL * len(splits) + top
+    figure.update_xaxes(
+        type="log", tickvals=[1, 3, 10, 30, 100, 300, 1000, 3000, 10000], gridcolor="rgba(138,148,167,.25)"
+    )
+    figure.update_yaxes(gridcolor="rgba(138,148,167,.25)", zeroline=False)
+    figure.update_xaxes(title_text="iterations", row=len(splits), col=1)
+    figure.update_layout(
+        height=height,
+        margin={"l": 55, "r": 10, "t": 30, "b": top - 30},
+        legend={"orientation": "h", "yref": "container", "y": 0.01, "yanchor": "bottom", "x": 0},
+        font={"color": QUIET, "family": "system-ui, 'DejaVu Sans', sans-serif", "size": 13},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        modebar={"bgcolor": "rgba(0,0,0,0)", "color": QUIET, "activecolor": COLOURS[0]},
+        dragmode=False,  # a finger that scrolls the page must not zoom the figure
+    )
+    return figure
+
+
+def explore(records: Sequence[Record], looks: Mapping[str, Look], trained: int) -> str:
+    """Return the figure as HTML, with plotly's script."""
+    config = {
+        "responsive": True,
+        "displaylogo": False,
+        "modeBarButtons": [["zoom2d", "resetScale2d", "toImage"]],
+    }
+    html: str = explore_figure(records, looks, trained).to_html(
+        full_html=False, include_plotlyjs=True, div_id="explore", config=config
+    )
+    return html

@@ -1,0 +1,205 @@
+"""The page of a study: figures, the table of all runs, and how to make it again."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shlex
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from urllib.parse import quote
+
+from loopscope.files import make_folder, read_json, write_bytes, write_text
+from loopscope.reports.examination.page import TONES, write_examination
+from loopscope.reports.kit.charts import Panel, draw_panels, png, svg
+from loopscope.reports.kit.page import Html, chip, note, page, picture, table, text
+from loopscope.reports.kit.styles import (
+    Look,
+    add_legend,
+    distinct,
+    legend,
+    line_handle,
+    looks,
+    mark_handle,
+    mark_swatch,
+    swatch,
+)
+from loopscope.reports.study.figures import accuracy_panels, orbit_panels, radius_panel, radius_records
+from loopscope.reports.study.interactive import explore
+from loopscope.reports.study.table import RADIUS_NOTE, split_names, study_table
+from loopscope.shipped import MODELS
+from loopscope.stability import Examination
+from loopscope.studies import Record, StudyFolder, StudyPlan
+from loopscope.studies.machine import processor
+from loopscope.training.run_folder import RunFolder
+
+STAGES = ("train", "evaluate", "examine")
+CAPTIONS = {
+    "accuracy": "Answers right after so many iterations, one panel per split. The shaded range is what training used: "
+    "everything to its right is extrapolation.",
+    "residual": "How much one iteration still changes the state, and how large the state is. A residual that falls to the "
+    "floor is a fixed point; one that falls slowly while the norm grows is a drift.",
+    "radius": "Spectral radius of the step's Jacobian at the last state, against the accuracy that is left at the last "
+    "iteration; one mark per run. Open marks: the state there is no fixed point, so that the radius says less.",
+}
+SEEDS = " Thin lines: each seed; thick: their median."
+
+
+def _seconds(records: Sequence[Record]) -> str:
+    totals = {stage: sum(record.seconds.get(stage, 0.0) for record in records) for stage in STAGES}
+    return ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in totals.items())
+
+
+def headline(records: Sequence[Record]) -> str:
+    """Return in a sentence which run is best on the hardest split at the last iteration."""
+    splits = split_names(records)
+    done = [record for record in records if record.evaluation and splits[-1] in record.evaluation]
+    if not done:
+        return "No run has been evaluated yet."
+    best = max(done, key=lambda record: (record.evaluation or {})[splits[-1]]["last"])
+    curve = (best.evaluation or {})[splits[-1]]
+    return (
+        f"Best on {splits[-1]} at iteration {len(curve['answer_accuracy'])}: {best.run} with {100 * curve['last']:.1f}% of "
+        f"answers right, trained with at most {best.settings['training']['max_iterations']} iterations."
+    )
+
+
+def _counts(plan: StudyPlan, records: Sequence[Record]) -> str:
+    failed = sum(record.status == "failed" for record in records)
+    waiting = [run.name for run in plan.runs if run.name not in {record.run for record in records}]
+    said = f"{len(plan.runs)} runs: {len(records) - failed} finished, {failed} failed"
+    return f"{said}, {len(waiting)} not done yet ({', '.join(waiting)})." if waiting else f"{said}."
+
+
+def _figure(images: Path, name: str, panels: Sequence[Panel], shown: Sequence[Look], caption: str) -> str:
+    """Write a figure as one PNG file; return it for the page, each panel by itself so that narrow screens stack them."""
+    handle, drawn = (mark_handle, mark_swatch) if name == "radius" else (line_handle, swatch)
+    figure, _ = draw_panels(panels)
+    add_legend(figure, [handle(look) for look in shown])
+    write_bytes(images / f"{name}.png", png(figure))
+    drawings = [svg(draw_panels([panel])[0], name) for panel in panels]
+    return picture(drawings, caption, legend=legend(shown, drawn))
+
+
+def _figures(plan: StudyPlan, images: Path, records: Sequence[Record]) -> dict[str, str]:
+    """Write the figures that can be drawn so far; return them for the page, by name."""
+    styles, trained = looks(plan), trained_iterations(plan)
+    evaluated = [record for record in records if record.evaluation]
+    examined = [record for record in records if record.examination]
+    placed = radius_records(records)
+    found = {}
+    if evaluated:
+        found["accuracy"] = accuracy_panels(evaluated, styles, trained), evaluated, SEEDS
+    if examined:
+        found["residual"] = orbit_panels(examined, styles, trained), examined, SEEDS
+    if placed:
+        found["radius"] = [radius_panel(placed, styles)], placed, ""
+    drawn = {}
+    for name, (panels, shown, seeds) in found.items():
+        own = distinct(styles[record.run] for record in shown)
+        drawn[name] = _figure(images, name, panels, own, CAPTIONS[name] + (seeds if len(own) < len(shown) else ""))
+    return drawn
+
+
+def trained_iterations(plan: StudyPlan) -> int:
+    """Return the most iterations that any run trains with."""
+    return max(run.settings.training.max_iterations for run in plan.runs)
+
+
+def _runs_table(plan: StudyPlan, records: Sequence[Record]) -> str:
+    """Return the table of runs; names lead to the run's own page, verdicts have their colour."""
+    styles = looks(plan)
+    columns, rows = study_table(records)
+    tones = {verdict.value: tone for verdict, tone in TONES.items()}
+    for row, record in zip(rows, records, strict=True):
+        name = text(record.run)
+        if record.status == "finished" and record.examination is not None:
+            name = f'<a href="runs/{quote(record.run)}/report.html">{name}</a>'
+        row[0] = Html(f"{swatch(styles[record.run])}{name}")
+        if record.status == "failed":
+            row[-1] = Html(f"{chip('failed', 'fails')}: {text(record.error)}")
+        elif row[-1] in tones:
+            row[-1] = chip(row[-1], tones[row[-1]])
+    return table(columns, rows, texts=("run", "verdict"))
+
+
+def _again(plan: StudyPlan, records: Sequence[Record]) -> str:
+    """Return how the study is made again, and with what it was made."""
+    settings = json.dumps(plan.runs[0].settings.to_dict(), indent=1)
+    made_with = (
+        f"loopscope {version('loopscope')}, torch {version('torch')}, Python {platform.python_version()}; {processor()}; "
+        f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC. Time of all runs together: {_seconds(records)}."
+    )
+    return (
+        f"<pre>loopscope study {text(shlex.quote(str(plan.source)))}</pre>{note(made_with)}"
+        f"<details><summary>Settings of the first run</summary><pre>{text(settings)}</pre></details>"
+    )
+
+
+def _shipped() -> str:
+    """Return the models that come with the package: what they solve, how to ask them, and their cards."""
+    rows, cards = [], []
+    for folder in sorted(MODELS.glob("*/card.md")):
+        run = RunFolder(folder.parent)
+        settings = run.settings()
+        name, easy = next(iter(read_json(run.evaluation)["splits"].items()))
+        block = f"{settings.model.recall} + {settings.model.norm}, width {settings.model.width}"
+        said = f"{100 * easy['last']:.1f}% of {name} after {len(easy['answer_accuracy'])} iterations"
+        rows.append((settings.task, block, said, f"loopscope solve {settings.task}"))
+        card = text(folder.read_text())
+        cards.append(
+            f"<details><summary>Card of the model for {text(settings.task)}</summary><pre>{card}</pre></details>"
+        )
+    return table(("task", "model", "right", "ask it"), rows, texts=("task", "model", "right", "ask it")) + "".join(
+        cards
+    )
+
+
+def write_report(plan: StudyPlan, folder: StudyFolder, records: Mapping[str, Record]) -> Path:
+    """Write a study's page, its figures as PNG files, and a page for each run that was examined.
+
+    Args:
+        plan: the study.
+        folder: where it is kept; the page is ``report.html`` there.
+        records: the latest record of each run that ended.
+    """
+    rows = [records[run.name] for run in plan.runs if run.name in records]
+    # What a failed run left behind is no result: only the table names it.
+    finished = [record for record in rows if record.status == "finished"]
+    figures = _figures(plan, make_folder(folder.path / "figures"), finished)
+    for record in finished:
+        if record.examination is not None:
+            own = make_folder(folder.run(record.run).path) / "report.html"
+            write_examination(own, Examination.from_dict(record.examination), record.run)
+    parts = [
+        f"<h1>{text(plan.title)}</h1><p>{text(headline(finished))}</p>",
+        note(_counts(plan, rows)),
+        "<h2>Accuracy against iterations</h2>" + figures["accuracy"] if "accuracy" in figures else "",
+        "<h2>All runs</h2>",
+        _runs_table(plan, rows),
+        note(
+            "Accuracy in % of whole answers right at the last iteration; best and at: the best accuracy on the last split, "
+            f"and its iteration. {RADIUS_NOTE}. A run's name leads to its examination."
+        ),
+    ]
+    if "residual" in figures:
+        parts += ["<h2>Does the state settle?</h2>", figures["residual"]]
+    if "radius" in figures:
+        parts += ["<h2>Spectral radius against extrapolation</h2>", figures["radius"]]
+    if "accuracy" in figures:
+        parts += [
+            "<h2>Explore</h2>",
+            note("Point at a line for its values; click a name to hide it, twice to see it alone."),
+            explore(finished, looks(plan), trained_iterations(plan)),
+        ]
+    parts += [
+        "<h2>Models that come with the package</h2>",
+        note("Trained before, not by this study; each answers a problem that you type in."),
+        _shipped(),
+        "<h2>How to make it again</h2>",
+        _again(plan, rows),
+    ]
+    write_text(folder.report, page(plan.title, "\n".join(parts)))
+    return folder.report

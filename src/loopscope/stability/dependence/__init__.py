@@ -1,0 +1,1 @@
+"""Input-dependence: the swap test, distinct fixed points, the share of variance between inputs, sensitivity."""

@@ -1,0 +1,92 @@
+"""The number of distinct fixed points among inputs, as their number grows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from loopscope.loop import Loop, mask_of
+from loopscope.stability.orbits.arrival import SLACK, FixedPoints, follow
+from loopscope.stability.starts import common
+from loopscope.trees import Tree, flatten
+
+
+def distinct(fixed: FixedPoints, mask: Tensor | None = None) -> tuple[Int[Tensor, "arrived"], Int[Tensor, "batch"]]:
+    """Count the distinct fixed points among the first N arrived examples, for every N.
+
+    Greedy leader clustering in the order of the batch: an example that is within ten times the larger of the two state
+    errors of the leader of a cluster joins it (the nearest one), else it leads a new cluster.
+
+    Returns:
+        The number of clusters after each arrived example, and the cluster of each example (-1 where it has not
+        arrived).
+    """
+    flat = flatten(fixed.state, mask)
+    centers = torch.empty_like(flat)
+    leaders: list[int] = []
+    cluster = torch.full((len(flat),), -1, dtype=torch.long, device=flat.device)
+    counts = []
+    for row in torch.nonzero(fixed.arrived).squeeze(1).tolist():
+        if leaders:
+            # Through a matrix product the distance of near points would be lost to cancellation.
+            apart = torch.cdist(
+                centers[: len(leaders)], flat[row : row + 1], compute_mode="donot_use_mm_for_euclid_dist"
+            ).squeeze(1)
+            limit = SLACK * torch.maximum(fixed.error[leaders], fixed.error[row])
+            nearest = int((apart / limit.clamp_min(torch.finfo(limit.dtype).tiny)).argmin())
+            if apart[nearest] <= limit[nearest]:
+                cluster[row] = nearest
+        if cluster[row] < 0:
+            cluster[row] = len(leaders)
+            centers[len(leaders)] = flat[row]
+            leaders.append(row)
+        counts.append(len(leaders))
+    return torch.tensor(counts, dtype=torch.long), cluster
+
+
+@dataclass(frozen=True)
+class Growth:
+    """How many distinct fixed points there are among N inputs, as N grows over those that arrived.
+
+    Only growth under a common start is input-dependence: under own starts an autonomous network can also go to many.
+
+    Attributes:
+        own: with each input's own start.
+        common: with one start for all inputs.
+        own_cluster: the cluster of each example, -1 where it has not arrived.
+        common_cluster: likewise.
+    """
+
+    own: Int[Tensor, "own_arrived"]
+    common: Int[Tensor, "common_arrived"]
+    own_cluster: Int[Tensor, "batch"]
+    common_cluster: Int[Tensor, "batch"]
+
+
+def distinct_fixed_points(
+    loop: Loop,
+    recalled: Tree,
+    fixed: FixedPoints,
+    start: Tree,
+    *,
+    iterations: int,
+    tolerance: float = 1e-4,
+) -> Growth:
+    """Count distinct fixed points under own starts (given) and under a common start (one run).
+
+    Args:
+        loop: any loop.
+        recalled: its recalled input.
+        fixed: the fixed points reached from each input's own start.
+        start: those starts; the first example's is the common one.
+        iterations: the budget per orbit.
+        tolerance: see `follow`.
+    """
+    mask = mask_of(loop, recalled)
+    ends = follow(loop, recalled, common(start), iterations=iterations, tolerance=tolerance, toward=fixed)
+    own, own_cluster = distinct(fixed, mask)
+    shared, shared_cluster = distinct(ends, mask)
+    return Growth(own, shared, own_cluster, shared_cluster)

@@ -1,0 +1,199 @@
+"""Local input-dependence: how the fixed point moves with the input, along two paths, and the checks by finite changes.
+
+Through recall, with the start held, dz*/dx = (I - J)^{-1} df/dx: a linear solve with products alone. Through the
+start, with recall held, the derivative is zero at an attracting isolated fixed point. Here along random directions;
+the largest gain over all directions is geometry's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from loopscope.gmres import gmres as solve
+from loopscope.gmres import identity_minus
+from loopscope.jacobian import input_jacobian, step_jacobian
+from loopscope.loop import Loop, mask_of
+from loopscope.stability.orbits.arrival import Ends, FixedPoints, follow
+from loopscope.stability.starts import moved, random_direction
+from loopscope.trees import Tree, flatten, join, norms, select
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """dz*/dx u for random unit vectors u.
+
+    Attributes:
+        path: what x is: the inputs, through encode, or the recalled input.
+        direction: u.
+        response: dz*/dx u = (I - J)^{-1} df/dx u.
+        gain: ||dz*/dx u||.
+        relative: gain ||x|| / ||z*||.
+        residual: relative residual of the linear solve.
+        converged: it is within its tolerance.
+        at_fixed_point: the state had arrived; elsewhere the numbers are no derivative of a fixed point.
+    """
+
+    path: str
+    direction: Float[Tensor, "directions batch m"]
+    response: Float[Tensor, "directions batch n"]
+    gain: Float[Tensor, "directions batch"]
+    relative: Float[Tensor, "directions batch"]
+    residual: Float[Tensor, "directions batch"]
+    converged: Bool[Tensor, "directions batch"]
+    at_fixed_point: Bool[Tensor, "batch"]
+
+
+@dataclass(frozen=True)
+class FiniteChange:
+    """What a small change of the input, or of the start, did to the end, over its size.
+
+    Attributes:
+        gain: ||z*(+) - z*(-)|| / ||x(+) - x(-)||.
+        resolution: the errors of the two ends over the size of the change: a gain below it is zero as far as one sees.
+        disagreement: relative distance to the linear response; NaN where there is none to compare with.
+        arrived: both ends arrived.
+    """
+
+    gain: Float[Tensor, "batch"]
+    resolution: Float[Tensor, "batch"]
+    disagreement: Float[Tensor, "batch"]
+    arrived: Bool[Tensor, "batch"]
+
+
+def input_sensitivity(
+    loop: Loop,
+    recalled: Tree,
+    fixed: FixedPoints,
+    *,
+    inputs: Tree | None = None,
+    directions: int = 1,
+    tolerance: float = 1e-4,
+    max_iterations: int = 200,
+    seed: int = 0,
+) -> Sensitivity:
+    """Return the derivative of the fixed points in the input along random directions, products only.
+
+    Args:
+        loop: any loop without a counter in its state.
+        recalled: its recalled input.
+        fixed: the fixed points.
+        inputs: the inputs; where they are floating, x is taken there, else at the floating leaves of ``recalled``.
+        directions: random directions per example.
+        tolerance: of the linear solve.
+        max_iterations: products that the solve may take.
+        seed: for the directions.
+
+    Raises:
+        LoopscopeError: the loop depends on time, or neither inputs nor recalled are floating.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    through = input_jacobian(loop, fixed.state, recalled, inputs)
+    operator = identity_minus(step_jacobian(loop, fixed.state, recalled))
+    where = through.context.get("inputs", recalled)
+    mask = mask_of(loop, recalled)
+    drawn, solutions = [], []
+    for _ in range(directions):
+        drawn.append(random_direction(where, generator, mask))
+        solutions.append(solve(operator, through.jvp(drawn[-1]), tolerance=tolerance, max_iterations=max_iterations))
+    response = torch.stack([solution.x for solution in solutions])
+    gain = torch.linalg.vector_norm(response, dim=2)
+    tiny = torch.finfo(gain.dtype).tiny
+    return Sensitivity(
+        path=through.path,
+        direction=torch.stack(drawn),
+        response=response,
+        gain=gain,
+        relative=gain * norms(where, mask) / norms(fixed.state, mask).clamp_min(tiny),
+        residual=torch.stack([solution.residual for solution in solutions]),
+        converged=torch.stack([solution.converged for solution in solutions]),
+        at_fixed_point=fixed.arrived,
+    )
+
+
+def finite_input_change(
+    loop: Loop,
+    recalled: Tree,
+    fixed: FixedPoints,
+    sensitivity: Sensitivity,
+    *,
+    iterations: int,
+    inputs: Tree | None = None,
+    step: float = 1e-2,
+    tolerance: float = 1e-4,
+) -> FiniteChange:
+    """Change x along the first direction of ``sensitivity``, iterate on from z*, and compare with the linear response.
+
+    Args:
+        loop: any loop.
+        recalled: its recalled input.
+        fixed: the fixed points, where both orbits start.
+        sensitivity: from `input_sensitivity`, with the same ``inputs``.
+        iterations: the budget per orbit.
+        inputs: as given to `input_sensitivity`.
+        step: size of the change to either side, over ||x||.
+        tolerance: see `follow`.
+    """
+    through = input_jacobian(loop, fixed.state, recalled, inputs)
+    encodes = "inputs" in through.context
+    where = through.context["inputs"] if encodes else recalled
+    mask = mask_of(loop, recalled)
+    change = step * norms(where, mask)[:, None] * sensitivity.direction[0]
+    sides = [moved(where, sign * change) for sign in (1, -1)]
+    with torch.no_grad(), torch.autocast(change.device.type, enabled=False):
+        both = join([loop.encode(side) for side in sides]) if encodes else join(sides)
+    ends = follow(loop, both, join([fixed.state, fixed.state]), iterations=iterations, tolerance=tolerance)
+    return _compare(ends, change, mask, sensitivity.response[0])
+
+
+def start_sensitivity(
+    loop: Loop,
+    recalled: Tree,
+    start: Tree,
+    *,
+    iterations: int,
+    step: float = 1e-2,
+    tolerance: float = 1e-4,
+    seed: int = 0,
+    known: FixedPoints | None = None,
+) -> FiniteChange:
+    """Change the start along a random direction with recall held, and see whether the end moves.
+
+    Args:
+        loop: any loop.
+        recalled: its recalled input.
+        start: the first states.
+        iterations: the budget per orbit.
+        step: size of the change to either side, over ||z_0|| (over 1 where z_0 is zero).
+        tolerance: see `follow`.
+        seed: for the direction.
+        known: the fixed points, where orbits that are on their way there may end.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    mask = mask_of(loop, recalled)
+    size = norms(start, mask)
+    size = torch.where(size > 0, size, 1.0)
+    change = step * size[:, None] * random_direction(start, generator, mask)
+    sides = join([moved(start, sign * change) for sign in (1, -1)])
+    twice = None if known is None else known.take(torch.arange(len(size)).repeat(2))
+    ends = follow(loop, join([recalled, recalled]), sides, iterations=iterations, tolerance=tolerance, toward=twice)
+    return _compare(ends, change, mask, None)
+
+
+def _compare(ends: Ends, change: Tensor, mask: Tensor | None, response: Tensor | None) -> FiniteChange:
+    batch = len(change)
+    up, down = (flatten(select(ends.state, rows), mask) for rows in (slice(batch), slice(batch, None)))
+    size = 2 * torch.linalg.vector_norm(change, dim=1)
+    moved_by = (up - down) / size[:, None]
+    gain = torch.linalg.vector_norm(moved_by, dim=1)
+    disagreement = torch.full_like(gain, torch.nan)
+    if response is not None:
+        scale = torch.maximum(gain, torch.linalg.vector_norm(response, dim=1))
+        disagreement = torch.linalg.vector_norm(moved_by - response, dim=1) / scale.clamp_min(
+            torch.finfo(scale.dtype).tiny
+        )
+    resolution = (ends.error[:batch] + ends.error[batch:]) / size
+    return FiniteChange(gain, resolution, disagreement, ends.arrived[:batch] & ends.arrived[batch:])

@@ -1,0 +1,190 @@
+"""The swap test: does the fixed point follow the recalled input, or the start?"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from loopscope.errors import LoopscopeError
+from loopscope.loop import Loop, mask_of
+from loopscope.stability.distances import distance, has_partner, partners
+from loopscope.stability.orbits.arrival import Ends, FixedPoints, follow
+from loopscope.trees import Tree, batch_size, select
+
+NEAR = 0.1
+"""An end belongs to a fixed point if it is within this fraction of the distance between the two in question."""
+
+
+class Outcome(StrEnum):
+    """Where an orbit ended after something of another input, x', was put in place of x's own."""
+
+    MOVED = "moved"
+    STAYED = "stayed"
+    ELSEWHERE = "elsewhere"
+    SHARED = "shared"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Swap:
+    """The outcomes of one kind of swap, one pair (x, x') per example x.
+
+    Attributes:
+        outcomes: moved: ended at z*(x'); stayed: at z*(x); elsewhere; shared: the two are one; unknown: something had
+            not arrived, or too coarsely, or the two inputs differ in shape.
+        to_own: distance of the end to z*(x), over the distance D of the two fixed points; NaN where D is 0.
+        to_other: distance of the end to z*(x'), likewise.
+        arrived: whether the swapped orbit arrived.
+    """
+
+    outcomes: tuple[Outcome, ...]
+    to_own: Float[Tensor, "batch"]
+    to_other: Float[Tensor, "batch"]
+    arrived: Bool[Tensor, "batch"]
+
+    def fraction(self, outcome: Outcome) -> float | None:
+        """Return the fraction of pairs with this outcome among those known (among all pairs for unknown).
+
+        None where no outcome is known.
+        """
+        counts = Counter(self.outcomes)
+        if outcome is Outcome.UNKNOWN:
+            return counts[outcome] / len(self.outcomes)
+        known = len(self.outcomes) - counts[Outcome.UNKNOWN]
+        return counts[outcome] / known if known else None
+
+    @property
+    def fraction_moved(self) -> float | None:
+        """The fraction of the known pairs that moved; None unless half of the pairs are known."""
+        return self._fraction_of(Outcome.MOVED)
+
+    @property
+    def fraction_shared(self) -> float | None:
+        """The fraction of the known pairs whose point serves both inputs: one point to begin with, or the state stayed.
+
+        None unless half of the pairs are known.
+        """
+        return self._fraction_of(Outcome.SHARED, Outcome.STAYED)
+
+    def _fraction_of(self, *outcomes: Outcome) -> float | None:
+        unknown = self.outcomes.count(Outcome.UNKNOWN)
+        if 2 * unknown > len(self.outcomes):
+            return None
+        return sum(map(self.outcomes.count, outcomes)) / (len(self.outcomes) - unknown)
+
+    def take(self, rows: slice) -> Swap:
+        """Return the swaps of some pairs."""
+        return Swap(self.outcomes[rows], self.to_own[rows], self.to_other[rows], self.arrived[rows])
+
+
+@dataclass(frozen=True)
+class SwapTest:
+    """Both swap tests. A recall network gives (moved, stayed); an autonomous one gives (stayed, moved).
+
+    Attributes:
+        recall: the state z*(x) is held and x' recalled instead.
+        start: x stays recalled and the orbit starts from z*(x').
+        distance: D = ||z*(x) - z*(x')||.
+        partner: x' is the input of this example, x itself where no other one has the same real tokens.
+    """
+
+    recall: Swap
+    start: Swap
+    distance: Float[Tensor, "batch"]
+    partner: Int[Tensor, "batch"]
+
+    def fraction_shared(self, common_cluster: Int[Tensor, "batch"]) -> float | None:
+        """Return the fraction of the known pairs whose point serves both inputs, None unless half of the pairs are known.
+
+        A state that stays with another input recalled is no shared point where one start leads the two inputs to points
+        of their own: what is recalled chooses there, and the input whose state stayed has two points at least.
+
+        Args:
+            common_cluster: of each example, the fixed point that it goes to from the common start, as in `Growth`.
+        """
+        own = (
+            (common_cluster != common_cluster[self.partner])
+            & (common_cluster >= 0)
+            & (common_cluster[self.partner] >= 0)
+        )
+        pairs = zip(self.recall.outcomes, own.tolist(), strict=True)
+        outcomes = tuple(Outcome.ELSEWHERE if (one, apart) == (Outcome.STAYED, True) else one for one, apart in pairs)
+        return replace(self.recall, outcomes=outcomes).fraction_shared
+
+
+def swap_test(
+    loop: Loop,
+    recalled: Tree,
+    fixed: FixedPoints,
+    *,
+    iterations: int,
+    shift: int = 1,
+    tolerance: float = 1e-4,
+) -> SwapTest:
+    """Put another input in the place of the recalled one, then another input's fixed point in place of the start.
+
+    Two runs of at most ``iterations`` steps. (The start swap of a pair is the recall swap of the reversed pair, so that
+    over a rolled batch the two are independent samples.)
+
+    Args:
+        loop: any loop.
+        recalled: its recalled input.
+        fixed: the fixed points (`Ends` and `Trajectory` are such).
+        iterations: the budget per orbit.
+        shift: the partner of an example is the one ``shift`` places on, in a circle, of those with the same real tokens.
+        tolerance: see `follow`.
+
+    Raises:
+        LoopscopeError: ``shift`` pairs examples with themselves.
+    """
+    batch = batch_size(recalled)
+    if shift % batch == 0:
+        raise LoopscopeError(
+            f"a shift of {shift} in a batch of {batch} pairs each example with itself; give at least two inputs and a "
+            "shift that is no multiple of their number"
+        )
+    mask = mask_of(loop, recalled)
+    partner = partners(mask, shift, batch).to(fixed.arrived.device)
+    pairs = _Pairs(fixed, mask, partner)
+    ends = [
+        follow(loop, recall, start, iterations=iterations, tolerance=tolerance, until="arrival", toward=own)
+        for recall, start, own in (
+            (select(recalled, partner), fixed.state, pairs.other),
+            (recalled, pairs.other.state, fixed),
+        )
+    ]
+    return SwapTest(pairs.judge(ends[0]), pairs.judge(ends[1]), pairs.distance, partner)
+
+
+class _Pairs:
+    """The two fixed points of each pair, and what an end is to them."""
+
+    def __init__(self, fixed: FixedPoints, mask: Tensor | None, partner: Int[Tensor, "batch"]) -> None:
+        self.fixed, self.mask, self.other = fixed, mask, fixed.take(partner)
+        self.distance = distance(fixed.state, self.other.state, mask)
+        self.comparable = fixed.arrived & self.other.arrived & has_partner(partner)
+
+    def judge(self, ends: Ends) -> Swap:
+        own = distance(ends.state, self.fixed.state, self.mask)
+        other = distance(ends.state, self.other.state, self.mask)
+        near = NEAR * self.distance
+        shared = self.comparable & (self.distance <= self.fixed.error + self.other.error)
+        resolved = ends.error + torch.maximum(self.fixed.error, self.other.error) <= near
+        known = self.comparable & ends.arrived & resolved
+        outcomes = []
+        for row in range(len(own)):
+            if shared[row]:
+                outcomes.append(Outcome.SHARED)
+            elif not known[row]:
+                outcomes.append(Outcome.UNKNOWN)
+            elif other[row] <= near[row]:
+                outcomes.append(Outcome.MOVED)
+            else:
+                outcomes.append(Outcome.STAYED if own[row] <= near[row] else Outcome.ELSEWHERE)
+        apart = torch.where(self.distance > 0, self.distance, torch.nan)
+        return Swap(tuple(outcomes), own / apart, other / apart, ends.arrived)

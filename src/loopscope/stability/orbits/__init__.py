@@ -1,0 +1,1 @@
+"""Orbits: follow them, judge whether they arrive, classify those that do not, and sample the basin of attraction."""

@@ -1,0 +1,367 @@
+"""Following orbits and judging whether they arrive: the pass that every other quantity of the framework stands on.
+
+An orbit is followed once. Each step gives the relative residual r = ||f(z) - z|| / max(||z||, ||f(z)||, tiny) per
+example, where tiny is `ZERO` per number, so that an orbit that dies out arrives at zero. An example has **arrived**
+when r is within the tolerance, a contraction rate q fitted to the last steps is below one beyond its error, and the
+distance that this leaves to go, r / (1 - q), is within ten tolerances (framework, axis 1). The last condition is what
+refuses a drift, whose residual falls as 1/t and whose q creeps up to one. A residual at the rounding floor has arrived
+whatever its rate.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from scipy.special import stdtrit
+from torch import Tensor
+
+from loopscope.errors import LoopscopeError
+from loopscope.fixed_points.residual import ZERO, state_dtype
+from loopscope.loop import Loop, mask_of
+from loopscope.trees import (
+    Tree,
+    batch_size,
+    device_of,
+    flatten,
+    floating_leaves,
+    join,
+    select,
+    token_norms,
+    tree_map,
+    where,
+)
+
+FIT_STEPS = 8
+"""Steps over which the contraction rate is fitted."""
+CACHED_NUMBERS = 2**18
+"""Numbers of states that are stepped together: 12 boards of 81 x 256, whose intermediate values a cache holds."""
+FLOOR_IN_EPS = 16
+"""A relative residual of so many machine epsilons is rounding: the iteration can do no better."""
+SLACK = 10.0
+"""r / (1 - q) may be this many tolerances."""
+ASSUMED_RATE = 0.9
+"""The rate assumed for the error of a state at the rounding floor whose own is not known to be below one."""
+APPROACHED = 0.05
+"""An orbit may count as on its way to a known fixed point within this fraction of the distance it started from."""
+LEFT_OVER = 0.25
+"""The limit that the distance to a known fixed point tends to may be this fraction of what it is."""
+
+
+@dataclass(frozen=True)
+class FixedPoints:
+    """States that are meant to be fixed points, and how sure that is.
+
+    Attributes:
+        state: a state per example.
+        error: distance to the fixed point that it may still be off, in the units of the state.
+        arrived: whether it is a fixed point at all, within the tolerance.
+    """
+
+    state: Tree
+    error: Float[Tensor, "batch"]
+    arrived: Bool[Tensor, "batch"]
+
+    def take(self, rows: Tensor | slice) -> FixedPoints:
+        """Return the fixed points of some examples (indices, a boolean mask or a slice of the batch)."""
+        return FixedPoints(select(self.state, rows), self.error[rows], self.arrived[rows])
+
+
+@dataclass(frozen=True)
+class Ends(FixedPoints):
+    """Where orbits ended. Not-a-number stands for what could not be computed.
+
+    Attributes:
+        state: the states after the last step of each example; of a diverged one, its last finite state.
+        error: radius times scale.
+        arrived: the definition of the framework.
+        iterations: evaluations of the step that were spent, per example; fewer than asked for where it left early.
+        residual: relative residual of each evaluation; after an example has left, its last one is repeated.
+        norm: norm of the state after each evaluation, likewise.
+        rate: contraction rate q per step, fitted to log r over the last steps above rounding.
+        rate_error: half width of its 95% interval.
+        radius: r / (1 - q), the relative distance that remains to the fixed point; infinite where q >= 1, but for states
+            at the rounding floor, for which q is then `ASSUMED_RATE`.
+        scale: what r is relative to at the end: max(||z||, ||f(z)||, tiny).
+        at_floor: the residual is at the rounding floor.
+        diverged: the state stopped being finite.
+        approached: the orbit left early, on its way to a fixed point that was known: ``state``, ``error`` and
+            ``arrived`` are that one's.
+        tolerance: the tolerance on r.
+    """
+
+    iterations: Int[Tensor, "batch"]
+    residual: Float[Tensor, "iterations batch"]
+    norm: Float[Tensor, "iterations batch"]
+    rate: Float[Tensor, "batch"]
+    rate_error: Float[Tensor, "batch"]
+    radius: Float[Tensor, "batch"]
+    scale: Float[Tensor, "batch"]
+    at_floor: Bool[Tensor, "batch"]
+    diverged: Bool[Tensor, "batch"]
+    approached: Bool[Tensor, "batch"]
+    tolerance: float
+
+
+@dataclass(frozen=True)
+class Step:
+    """One evaluation of the step for the examples still on their way, as an observer sees it.
+
+    Attributes:
+        index: 0 for the evaluation that leads from the start to the first state.
+        rows: the positions of these examples in the batch.
+        before: their states before it.
+        after: their states after it.
+        mask: their mask of real tokens.
+        residual: relative residual of the step.
+        change: norm of the change, per token.
+        scale: what the change is relative to, per token: the larger norm of before and after, or tiny.
+    """
+
+    index: int
+    rows: Int[Tensor, "active"]
+    before: Tree
+    after: Tree
+    mask: Bool[Tensor, "active *grid"] | None
+    residual: Float[Tensor, "active"]
+    change: Float[Tensor, "active tokens"]
+    scale: Float[Tensor, "active tokens"]
+
+
+def ratio(change: Tensor, scale: Tensor) -> Tensor:
+    """Return change / max(scale, tiny), infinite where either is not finite."""
+    quotient = change / scale.clamp_min(torch.finfo(scale.dtype).tiny)
+    return torch.where(quotient.isfinite() & scale.isfinite(), quotient, torch.inf)
+
+
+def rounding_floor(dtype: torch.dtype) -> float:
+    """Return the relative residual that counts as rounding in ``dtype``."""
+    return FLOOR_IN_EPS * torch.finfo(dtype).eps
+
+
+def step_in_parts(loop: Loop, state: Tree, recalled: Tree, numbers: int = CACHED_NUMBERS) -> Tree:
+    """Return the states after one step, some examples at a time on a CPU, so that what lies between stays in its cache.
+
+    Args:
+        loop: a loop whose examples do not depend on each other.
+        state: the states.
+        recalled: their recalled inputs.
+        numbers: most numbers of the states that are stepped together, unless one example has more.
+    """
+    batch = batch_size(state)
+    together = max(1, numbers // max(1, sum(leaf[0].numel() for leaf in floating_leaves(state))))
+    if together >= batch or device_of(state).type != "cpu":
+        return loop.step(state, recalled)
+    parts = [slice(begin, begin + together) for begin in range(0, batch, together)]
+    return join([loop.step(select(state, part), select(recalled, part)) for part in parts])
+
+
+def difference(after: Tree, before: Tree) -> Tree:
+    """Return after - before; counters are passed on from ``after``."""
+    return tree_map(lambda new, old: new - old if new.is_floating_point() else new, after, before)
+
+
+def line(values: Float[Tensor, "points batch"], used: Bool[Tensor, "points batch"]) -> tuple[Tensor, Tensor]:
+    """Fit a straight line per example and return its slope per point with the half width of its 95% interval.
+
+    Args:
+        values: one column per example, at equally spaced points.
+        used: the points that count. Below two of them the slope is NaN, below three its error is infinite.
+    """
+    weight = used.to(torch.float64)
+    level = torch.where(used, values, 0).to(torch.float64)
+    count = weight.sum(0)
+    time = torch.arange(len(values), dtype=torch.float64, device=values.device)[:, None] * weight
+    time = (time - time.sum(0) / count) * weight
+    level = (level - level.sum(0) / count) * weight
+    spread = time.square().sum(0)
+    slope = (time * level).sum(0) / spread
+    noise = (level - slope * time).square().sum(0)
+    freedom = (count - 2).clamp_min(0)
+    quantile = torch.as_tensor(stdtrit(freedom.clamp_min(1).cpu().numpy(), 0.975), device=values.device)
+    error = quantile * (noise / freedom / spread).sqrt()
+    unfitted = count < 2
+    return slope.masked_fill(unfitted, torch.nan), error.masked_fill(count < 3, torch.inf)
+
+
+def contraction(residual: Float[Tensor, "iterations batch"], floor: float) -> tuple[Tensor, Tensor]:
+    """Return the contraction rate q per step and the half width of its 95% interval, per example.
+
+    log r is fitted over the last eight steps, or over the eight that lead to the rounding floor: at the floor itself
+    the residual says nothing about the map.
+    """
+    count = len(residual)
+    above = residual > floor
+    steps = torch.arange(1, count + 1, device=residual.device)[:, None]
+    # The first evaluation of the last stretch at the floor; the last one where there is no such stretch.
+    last = (above * steps).amax(0).clamp_max(count - 1)
+    window = last - torch.arange(FIT_STEPS - 1, -1, -1, device=residual.device)[:, None]
+    values = residual.gather(0, window.clamp_min(0))
+    logs = values.to(torch.float64).clamp_min(floor / FLOOR_IN_EPS).log()
+    slope, error = line(logs, (window >= 0) & values.isfinite())
+    rate = slope.exp()
+    return rate.to(residual.dtype), (rate * error).nan_to_num(nan=torch.inf, posinf=torch.inf).to(residual.dtype)
+
+
+def _judge(residual: Tensor, tolerance: float, floor: float) -> dict[str, Tensor]:
+    rate, error = contraction(residual, floor)
+    last = residual[-1]
+    at_floor = last <= floor
+    known = torch.where((rate < 1) | ~at_floor, rate, ASSUMED_RATE)
+    radius = torch.where(known < 1, last.clamp_min(floor) / (1 - known), torch.inf)
+    arrived = at_floor | ((last <= tolerance) & (rate + error < 1) & (radius <= SLACK * tolerance))
+    return {"rate": rate, "rate_error": error, "radius": radius, "at_floor": at_floor, "arrived": arrived}
+
+
+class _Approach:
+    """How near orbits come to fixed points that are known already."""
+
+    def __init__(self, known: FixedPoints, start: Tree, mask: Tensor | None) -> None:
+        self.points, self.arrived = flatten(known.state, mask), known.arrived
+        self.distances = [torch.linalg.vector_norm(flatten(start, mask) - self.points, dim=1)]
+        self.near = APPROACHED * self.distances[0]
+
+    def seen(self, rows: Int[Tensor, "active"], state: Tree, mask: Tensor | None) -> Bool[Tensor, "active"]:
+        """Take in the states after one more step; return which of their orbits are on their way.
+
+        That is: within `APPROACHED` of the distance at first, which falls at a rate below one beyond its error, and
+        not to a limit of its own (Aitken's), as it would on the way to a neighbour or along a line of fixed points.
+        """
+        now = torch.full_like(self.distances[0], torch.nan)
+        now[rows] = torch.linalg.vector_norm(flatten(state, mask) - self.points[rows], dim=1)
+        self.distances = [*self.distances[1 - FIT_STEPS :], now]
+        near = self.arrived[rows] & (now[rows] <= self.near[rows])
+        if len(self.distances) < FIT_STEPS or not bool(near.any()):
+            return torch.zeros_like(near)
+        history = torch.stack(self.distances)[:, rows]
+        slope, error = line(history.log(), history > 0)
+        first, middle, last = history[1], history[4], history[7]
+        limit = last - (last - middle).square() / (last - 2 * middle + first)
+        return near & (slope + error < 0) & (limit.abs() <= LEFT_OVER * last)
+
+
+def _check(recalled: Tree, start: Tree, iterations: int, tolerance: float) -> None:
+    if iterations < 1 or not 0 < tolerance < 1:
+        raise LoopscopeError(
+            f"expected at least one iteration and a tolerance between 0 and 1, got {iterations} and {tolerance}"
+        )
+    if batch_size(recalled) != batch_size(start):
+        raise LoopscopeError(
+            f"expected states and recalled inputs of the same batch, got {batch_size(start)} states and "
+            f"{batch_size(recalled)} recalled inputs"
+        )
+
+
+def follow(
+    loop: Loop,
+    recalled: Tree,
+    start: Tree,
+    *,
+    iterations: int,
+    tolerance: float = 1e-4,
+    until: Literal["rounding", "arrival"] = "rounding",
+    toward: FixedPoints | None = None,
+    observe: Callable[[Step], None] | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> Ends:
+    """Follow every example's orbit for at most ``iterations`` evaluations of the step.
+
+    An example leaves the batch when its state stops being finite, and when nothing more is to be learnt from it: with
+    ``until="rounding"`` after eight residuals in a row at the rounding floor, with ``until="arrival"`` as soon as it
+    has arrived. Where a fixed point is known that an orbit may go to, it leaves once it is clearly on its way there, and
+    is taken to have arrived: a slow orbit spends most of its steps on the last of the way.
+
+    Args:
+        loop: any loop.
+        recalled: its recalled input.
+        start: the first state.
+        iterations: the budget; no orbit is ever followed beyond it.
+        tolerance: relative residual within which a state may count as arrived.
+        until: when an example may leave.
+        toward: a known fixed point per example, for orbits that start elsewhere.
+        observe: called after every evaluation with what happened in it.
+        stop: called after every evaluation; once it says so, every orbit ends where it is.
+
+    Raises:
+        LoopscopeError: a budget or tolerance that is not positive, a state in half precision, batches that disagree.
+    """
+    _check(recalled, start, iterations, tolerance)
+    dtype, batch, device = state_dtype(start), batch_size(start), device_of(start)
+    floor = rounding_floor(dtype)
+    residual = torch.full((iterations, batch), math.nan, dtype=dtype, device=device)
+    norm = residual.clone()
+    verdicts = {name: torch.zeros(batch, dtype=dtype, device=device) for name in ("rate", "rate_error", "radius")}
+    verdicts |= {name: torch.zeros(batch, dtype=torch.bool, device=device) for name in ("at_floor", "arrived")}
+    diverged, approached = torch.zeros(2, batch, dtype=torch.bool, device=device)
+    spent = torch.zeros(batch, dtype=torch.long, device=device)
+    final_scale = torch.zeros(batch, dtype=dtype, device=device)
+    rows = torch.arange(batch, device=device)
+    quiet = torch.zeros(batch, dtype=torch.long, device=device)
+    left_rows, left_states = [], []
+
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        mask = mask_of(loop, recalled)
+        approach = None if toward is None else _Approach(toward, start, mask)
+        state = start
+        size = token_norms(state, mask)
+        width = flatten(start).shape[1]
+        tiny = ZERO * torch.linalg.vector_norm(size, dim=1, keepdim=True).clamp_min(math.sqrt(width))
+        for index in range(iterations):
+            after = step_in_parts(loop, state, recalled)
+            change = token_norms(difference(after, state), mask)
+            size_after = token_norms(after, mask)
+            whole, whole_after = (torch.linalg.vector_norm(part, dim=1) for part in (size, size_after))
+            scale = torch.maximum(whole, whole_after).clamp_min(tiny[:, 0])
+            now = ratio(torch.linalg.vector_norm(change, dim=1), scale).to(dtype)
+            residual[index, rows], norm[index, rows] = now, whole_after.to(dtype)
+            if observe is not None:
+                larger = torch.maximum(size, size_after).clamp_min(tiny)
+                observe(Step(index, rows, state, after, mask, now, change, larger))
+            lost = ~now.isfinite()
+            quiet = torch.where(now <= floor, quiet + 1, 0)
+            if until == "arrival":
+                history = residual[max(0, index + 1 - 4 * FIT_STEPS) : index + 1, rows]
+                done = now <= tolerance
+                done = done & _judge(history, tolerance, floor)["arrived"] if done.any() else done
+            else:
+                done = quiet >= FIT_STEPS
+            coming = torch.zeros_like(lost) if approach is None else approach.seen(rows, after, mask) & ~lost
+            over = index == iterations - 1 or (stop is not None and stop())
+            leaving = torch.ones_like(lost) if over else lost | done | coming
+            if leaving.any():
+                gone = rows[leaving]
+                for name, values in _judge(residual[: index + 1, gone], tolerance, floor).items():
+                    verdicts[name][gone] = values
+                diverged[gone], spent[gone], final_scale[gone] = lost[leaving], index + 1, scale[leaving].to(dtype)
+                residual[index:, gone], norm[index:, gone] = residual[index, gone], norm[index, gone]
+                left_rows.append(gone)
+                left_states.append(where(lost[leaving], select(state, leaving), select(after, leaving)))
+                approached[gone] = coming[leaving] & ~verdicts["arrived"][gone]
+                if leaving.all():
+                    break
+                stay = ~leaving
+                rows, quiet, size_after, tiny = rows[stay], quiet[stay], size_after[stay], tiny[stay]
+                after, recalled = select(after, stay), select(recalled, stay)
+                mask = None if mask is None else mask[stay]
+            state, size = after, size_after
+    ends = select(join(left_states), torch.argsort(torch.cat(left_rows)))
+    if toward is not None:
+        ends = where(approached, toward.state, ends)
+        verdicts["radius"] = torch.where(approached, (toward.error / final_scale).to(dtype), verdicts["radius"])
+        verdicts["arrived"] |= approached
+    return Ends(
+        state=ends,
+        error=verdicts["radius"] * final_scale,
+        iterations=spent,
+        residual=residual,
+        norm=norm,
+        scale=final_scale,
+        diverged=diverged,
+        approached=approached,
+        tolerance=tolerance,
+        **verdicts,
+    )

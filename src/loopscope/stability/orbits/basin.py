@@ -1,0 +1,130 @@
+"""The basin of attraction of a fixed point, sampled: which other starts come back to it?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from loopscope.errors import LoopscopeError
+from loopscope.loop import Loop, mask_of
+from loopscope.stability.distances import distance, has_partner, partners
+from loopscope.stability.orbits.arrival import SLACK, FixedPoints, follow
+from loopscope.stability.starts import moved, random_direction, random_like
+from loopscope.trees import Tree, batch_size, norms, select
+
+
+@dataclass(frozen=True)
+class Basin:
+    """Which starts came back: 1 where the orbit arrived at the same fixed point, 0 where it arrived at another or
+    diverged, NaN where that is unknown (it did not arrive within the budget, or too coarsely to tell; the fixed point
+    itself had not arrived; another input's state has another shape).
+
+    Attributes:
+        radii: distance of the perturbed starts from the fixed point, over its norm.
+        perturbed: from the fixed point plus a random vector of that radius.
+        random: from random states whose tokens have the norms of the fixed point's.
+        foreign: from the fixed points of other inputs.
+    """
+
+    radii: tuple[float, ...]
+    perturbed: Float[Tensor, "radii batch"]
+    random: Float[Tensor, "draws batch"]
+    foreign: Float[Tensor, "others batch"]
+
+
+def fraction(returned: Float[Tensor, "starts batch"]) -> tuple[Float[Tensor, "starts"], Float[Tensor, "starts"]]:
+    """Return, per start, the fraction that came back among those known (NaN if none is), and the fraction known."""
+    return returned.nanmean(1), (~returned.isnan()).to(returned.dtype).mean(1)
+
+
+def basin(
+    loop: Loop,
+    recalled: Tree,
+    fixed: FixedPoints,
+    *,
+    iterations: int,
+    radii: tuple[float, ...] = (0.01, 0.1, 1.0),
+    random: int = 1,
+    foreign: int = 1,
+    tolerance: float = 1e-4,
+    seed: int = 0,
+) -> Basin:
+    """Start elsewhere and see what comes back to the fixed points. One run of at most ``iterations`` steps per start.
+
+    Only examples whose fixed point has arrived are run.
+
+    Args:
+        loop: any loop.
+        recalled: its recalled input.
+        fixed: the fixed points (`Ends` and `Trajectory` are such).
+        iterations: the budget per orbit.
+        radii: relative radii of the perturbations.
+        random: random starts per example.
+        foreign: starts per example from other inputs' fixed points; at most one less than the batch is used.
+        tolerance: see `follow`.
+        seed: for perturbations and random states.
+
+    Raises:
+        LoopscopeError: a radius that is not positive.
+    """
+    if not all(radius > 0 for radius in radii):
+        raise LoopscopeError(f"expected radii above 0, got {radii}")
+    generator = torch.Generator().manual_seed(seed)
+    mask = mask_of(loop, recalled)
+    size = norms(fixed.state, mask)
+    batch = batch_size(fixed.state)
+
+    def back(start: Tree) -> tuple[Tensor, Tensor]:
+        return came_back(loop, recalled, fixed, start, iterations=iterations, tolerance=tolerance)
+
+    perturbed = []
+    for radius in radii:
+        away = radius * size[:, None] * random_direction(fixed.state, generator, mask)
+        returned, limit = back(moved(fixed.state, away))
+        # A start that could not be told from the fixed point in the first place proves nothing by returning.
+        perturbed.append(returned.masked_fill(limit >= radius * size, torch.nan))
+    drawn = [back(random_like(fixed.state, generator))[0] for _ in range(random)]
+    others = []
+    for shift in range(1, min(foreign, batch - 1) + 1):
+        partner = partners(mask, shift, batch).to(size.device)
+        valid = fixed.arrived[partner] & has_partner(partner)
+        others.append(back(select(fixed.state, partner))[0].masked_fill(~valid, torch.nan))
+    none = size.new_zeros(0, batch)
+    return Basin(
+        radii,
+        torch.stack(perturbed) if perturbed else none,
+        torch.stack(drawn) if drawn else none,
+        torch.stack(others) if others else none,
+    )
+
+
+def came_back(
+    loop: Loop, recalled: Tree, fixed: FixedPoints, start: Tree, *, iterations: int, tolerance: float
+) -> tuple[Float[Tensor, "batch"], Float[Tensor, "batch"]]:
+    """Return 1 where the orbit from ``start`` arrives at the fixed point, 0 where elsewhere, NaN where unknown.
+
+    Second, the distance within which two ends count as the same one: ten times the errors of both together (of the
+    fixed point alone, where the orbit ended on its way to it).
+    """
+    returned = torch.full_like(fixed.error, torch.nan)
+    limit = torch.full_like(fixed.error, torch.inf)
+    rows = torch.nonzero(fixed.arrived).squeeze(1)
+    if len(rows) == 0:
+        return returned, limit
+    recalled, points = select(recalled, rows), fixed.take(rows)
+    ends = follow(
+        loop,
+        recalled,
+        select(start, rows),
+        iterations=iterations,
+        tolerance=tolerance,
+        until="arrival",
+        toward=points,
+    )
+    limit[rows] = SLACK * (ends.error.masked_fill(ends.approached, 0) + points.error)
+    same = ends.arrived & (distance(ends.state, points.state, mask_of(loop, recalled)) <= limit[rows])
+    returned[rows] = torch.where(ends.diverged | ends.arrived, same.to(limit.dtype), torch.nan)
+    return returned, limit

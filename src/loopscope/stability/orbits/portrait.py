@@ -1,0 +1,85 @@
+"""An orbit in its two principal directions, for people to see a fixed point."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from loopscope.errors import LoopscopeError
+from loopscope.loop import Loop, mask_of
+from loopscope.stability.examination import ExaminationConfig
+from loopscope.stability.orbits.arrival import Step, follow
+from loopscope.stability.starts import random_like
+from loopscope.trees import Tree, flatten, join, select, tree_map
+
+LONGEST = 200
+"""Iterations shown: what happens later is too small to see."""
+
+
+def portrait(
+    loop: Loop, recalled: Tree, start: Tree, row: int, iterations: int, config: ExaminationConfig
+) -> dict[str, Any]:
+    """Return one example's orbit, and a second one from a random start, in the plane that shows most of them.
+
+    Args:
+        loop: any loop.
+        recalled: its recalled input.
+        start: its first states.
+        row: the example.
+        iterations: budget of an orbit.
+        config: tolerance and seed.
+
+    Returns:
+        ``path`` and ``foreign``: [x, y] per iteration, the start first; ``explained``: the share of the variance in
+        each direction; ``fixed_point``: where the first orbit arrived, or None.
+
+    Raises:
+        LoopscopeError: the first state is not finite.
+    """
+    one = slice(row, row + 1)
+    recall, first = select(recalled, one), select(start, one)
+    length = min(iterations, LONGEST)
+    other_first = random_like(first, torch.Generator().manual_seed(config.seed))
+    (path, other), arrived = _orbits(loop, recall, [first, other_first], length, config.tolerance)
+    if not len(path):
+        raise LoopscopeError(f"the first state of example {row} is not finite: look at encode and start")
+    center = path[-1]
+    both = torch.cat([path, other]) - center
+    # float64: late steps are many orders of magnitude smaller than the first. Two directions among many thousands come
+    # from the products of the points with each other at a fraction of what a decomposition of the points costs.
+    exact = both.double()
+    variance, vectors = torch.linalg.eigh(exact @ exact.T)
+    plane = F.normalize(exact.T @ vectors[:, -2:].flip(1), dim=0)
+    flat = exact.shape[1] < 2
+    if flat:
+        plane[:, 1] = 0
+    points = exact @ plane
+    variance = variance.clamp_min(0).flip(0)
+    share = (variance[:2] / variance.sum().clamp_min(torch.finfo(torch.float64).tiny)).tolist()
+    return {
+        "row": row,
+        "path": points[: len(path)],
+        "foreign": points[len(path) :],
+        "explained": share,
+        "fixed_point": points[len(path) - 1] if arrived else None,
+    }
+
+
+def _orbits(
+    loop: Loop, recalled: Tree, starts: list[Tree], iterations: int, tolerance: float
+) -> tuple[list[Float[Tensor, "time n"]], bool]:
+    """Return the finite states of an example's orbit from each start, and whether the first of them arrived."""
+    recalled, start = join([recalled] * len(starts)), tree_map(torch.clone, join(starts))
+    states = [[state] for state in flatten(start, mask_of(loop, recalled))]
+
+    def keep(step: Step) -> None:
+        for row, state in zip(step.rows.tolist(), flatten(step.after, step.mask), strict=True):
+            states[row].append(state)
+
+    ends = follow(loop, recalled, start, iterations=iterations, tolerance=tolerance, observe=keep)
+    paths = [torch.stack(path) for path in states]
+    return [path[path.isfinite().all(1)] for path in paths], bool(ends.arrived[0])

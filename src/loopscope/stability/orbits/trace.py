@@ -1,0 +1,216 @@
+"""Axis 1, reachability: does the iteration arrive? Everything that one pass over the orbits can tell."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from loopscope.fixed_points.residual import state_dtype
+from loopscope.loop import Loop, mask_of
+from loopscope.stability.orbits.arrival import Ends, Step, follow, ratio
+from loopscope.stability.starts import first_state
+from loopscope.trees import Tree, device_of, flatten, norms, token_norms, tree_map
+
+HISTORY = 33
+"""States kept per example that has not arrived: a cycle of period p is told from 2p + 1 of them."""
+
+Correct = Callable[[Tensor, Int[Tensor, "active"]], Bool[Tensor, "active"]]
+Answers = Callable[[Tensor], Tensor]
+"""Maps logits to what they predict, one row per example."""
+
+
+@dataclass(frozen=True)
+class Trajectory(Ends):
+    """One pass over the orbits. Histories have one row per evaluation of the step.
+
+    The state's norm and the residual of the readout stand beside the state's residual because a scale-invariant
+    readout hides a state that grows without bound (paper notes: readout blind spot).
+
+    Attributes:
+        start_norm: norm of the first state.
+        read_residual: relative change of read(state).
+        direction_residual: root mean square over tokens of the change of the token's unit vector.
+        prediction_changes: fraction of predictions (see ``trace``) that changed.
+        solved: which examples are right; None where ``correct`` was not given.
+        iterations_to_tolerance: evaluations until the residual is within the tolerance and stays there; -1 where
+            never.
+        token_residual: relative residual of each token; 0 for padding.
+        token_settled: evaluations until the token's residual is within the tolerance and stays there; -1 where never,
+            0 for padding.
+        unarrived: the examples that have neither arrived nor diverged.
+        recent: their last states, oldest first, each flattened (padding included).
+    """
+
+    start_norm: Float[Tensor, "batch"]
+    read_residual: Float[Tensor, "iterations batch"]
+    direction_residual: Float[Tensor, "iterations batch"]
+    prediction_changes: Float[Tensor, "iterations batch"]
+    solved: Bool[Tensor, "iterations batch"] | None
+    iterations_to_tolerance: Int[Tensor, "batch"]
+    token_residual: Float[Tensor, "iterations batch tokens"]
+    token_settled: Int[Tensor, "batch tokens"]
+    unarrived: Int[Tensor, "unarrived"]
+    recent: tuple[Float[Tensor, "unarrived n"], ...]
+
+
+def quantiles(
+    values: Float[Tensor, "*rows batch"], at: tuple[float, ...] = (0.1, 0.5, 0.9)
+) -> Float[Tensor, "levels *rows"]:
+    """Return quantiles over the examples (the last dimension); what could not be computed (NaN) is left out."""
+    levels = torch.tensor(at, dtype=values.dtype, device=values.device)
+    return torch.nanquantile(values, levels, dim=-1)
+
+
+def predictions(logits: Tensor) -> Tensor:
+    """Return what logits predict: the largest one's position in the last dimension, or the sign of a single one."""
+    return (logits > 0).squeeze(-1) if logits.shape[-1] == 1 else logits.argmax(-1)
+
+
+def directions(state: Tree, mask: Tensor | None = None) -> Float[Tensor, "batch tokens width"] | Tensor:
+    """Return each token's unit vector, flattened; zero where a token is zero or padding."""
+    return flatten(tree_map(_unit, state), mask)
+
+
+def _unit(leaf: Tensor) -> Tensor:
+    if not leaf.is_floating_point():
+        return leaf
+    tokens = leaf if leaf.ndim > 1 else leaf[:, None]
+    return torch.nn.functional.normalize(tokens, dim=-1, eps=torch.finfo(leaf.dtype).tiny).reshape(leaf.shape)
+
+
+class _Recorder:
+    """Collects, step by step, what `follow` does not already keep."""
+
+    def __init__(
+        self, loop: Loop, sizes: Tensor, iterations: int, correct: Correct | None, answers: Answers | None
+    ) -> None:
+        self.loop, self.correct, self.answers = loop, correct, answers or predictions
+        (batch, tokens), like = sizes.shape, sizes
+        self.read_residual = torch.full((iterations, batch), math.nan, dtype=like.dtype, device=like.device)
+        self.direction_residual = self.read_residual.clone()
+        self.prediction_changes = self.read_residual.clone()
+        self.solved = None if correct is None else torch.zeros(iterations, batch, dtype=torch.bool, device=like.device)
+        self.token_residual = torch.zeros(iterations, batch, tokens, dtype=like.dtype, device=like.device)
+        self.token_real = torch.ones(batch, tokens, dtype=torch.bool, device=like.device)
+        self.recent: deque[tuple[Tensor, Tensor]] = deque(maxlen=HISTORY)
+        self._known = torch.zeros(0, dtype=torch.long, device=like.device)
+        self._logits = self._directions = like
+
+    def __call__(self, step: Step) -> None:
+        if step.index == 0:
+            self._known = step.rows
+            self._logits = self.loop.read(step.before)
+            self._directions = directions(step.before, step.mask)
+            self.recent.append((step.rows, flatten(step.before)))
+            real = token_norms(tree_map(torch.ones_like, step.before), step.mask)
+            self.token_real[step.rows] = real > 0
+        if len(step.rows) < len(self._known):
+            stay = torch.isin(self._known, step.rows)
+            self._known, self._logits, self._directions = step.rows, self._logits[stay], self._directions[stay]
+        logits, unit = self.loop.read(step.after), directions(step.after, step.mask)
+        self.read_residual[step.index, step.rows] = _read_residual(self._logits, logits, step.mask)
+        self.prediction_changes[step.index, step.rows] = _changed(
+            self.answers(self._logits), self.answers(logits), step.mask
+        ).to(self.prediction_changes.dtype)
+        if self.solved is not None and self.correct is not None:
+            # What is no number reads as the first class: a state that diverged would be right where that is the answer.
+            self.solved[step.index, step.rows] = self.correct(logits, step.rows) & step.residual.isfinite()
+        turned = torch.linalg.vector_norm(unit - self._directions, dim=1)
+        self.direction_residual[step.index, step.rows] = turned / self.token_real[step.rows].sum(1).sqrt()
+        self._logits, self._directions = logits, unit
+        self.token_residual[step.index, step.rows] = ratio(step.change, step.scale).to(self.token_residual.dtype)
+        self.recent.append((step.rows, flatten(step.after)))
+
+
+def _repeat_last(history: Tensor, spent: Tensor) -> Tensor:
+    steps = torch.arange(len(history), device=history.device)[:, None]
+    index = torch.minimum(steps, spent - 1)
+    return history.gather(0, index.view(*index.shape, *[1] * (history.ndim - 2)).expand_as(history))
+
+
+def _first_to_stay(residual: Tensor, tolerance: float) -> Tensor:
+    """Return the number of evaluations after which a residual is within the tolerance for good; -1 where never."""
+    steps = torch.arange(1, len(residual) + 1, device=residual.device)
+    last_outside = ((residual > tolerance) * steps.view(-1, *[1] * (residual.ndim - 1))).amax(0)
+    return torch.where(last_outside < len(residual), last_outside + 1, -1)
+
+
+def _fits(mask: Tensor | None, values: Tensor) -> bool:
+    return mask is not None and values.shape[: mask.ndim] == mask.shape
+
+
+def _read_residual(before: Tensor, after: Tensor, mask: Tensor | None) -> Tensor:
+    mask = mask if _fits(mask, after) else None
+    change, old, new = (
+        torch.linalg.vector_norm(flatten(part, mask), dim=1) for part in (after - before, before, after)
+    )
+    return ratio(change, torch.maximum(old, new))
+
+
+def _changed(before: Tensor, after: Tensor, mask: Tensor | None) -> Tensor:
+    changed = before != after
+    if mask is not None and changed.shape == mask.shape:
+        return (changed & mask).sum(1).double() / mask.sum(1).clamp_min(1)
+    return changed.reshape(len(changed), -1).double().mean(1)
+
+
+def trace(
+    loop: Loop,
+    recalled: Tree,
+    *,
+    iterations: int,
+    start: Tree | None = None,
+    tolerance: float = 1e-4,
+    seed: int = 0,
+    correct: Correct | None = None,
+    stop: Callable[[], bool] | None = None,
+    answers: Answers | None = None,
+) -> Trajectory:
+    """Follow the orbits from ``start`` once and record everything about their arrival.
+
+    Costs ``iterations`` evaluations of step and read. An example whose residual has been at the rounding floor for
+    eight evaluations, or that is no longer finite, leaves the batch: its last values are repeated from there.
+
+    Args:
+        loop: any loop.
+        recalled: ``loop.encode(inputs)``.
+        iterations: the budget per orbit.
+        start: the first state; the loop's own by default.
+        tolerance: relative residual within which a state may count as arrived.
+        seed: for a random start.
+        correct: maps (logits, rows of the batch that they belong to) to which of these are right.
+        stop: see `follow`.
+        answers: what a readout predicts, one row per example; the largest logit's place, or a single one's sign, if
+            left out.
+
+    Raises:
+        LoopscopeError: see `follow`.
+    """
+    if start is None:
+        with torch.no_grad(), torch.autocast(device_of(recalled).type, enabled=False):
+            start = first_state(loop, recalled, seed)
+    dtype = state_dtype(start)
+    recorder = _Recorder(loop, token_norms(start).to(dtype), iterations, correct, answers)
+    ends = follow(loop, recalled, start, iterations=iterations, tolerance=tolerance, observe=recorder, stop=stop)
+    unarrived = torch.nonzero(~ends.arrived & ~ends.diverged).squeeze(1)
+    recent = tuple(states[torch.isin(rows, unarrived)] for rows, states in recorder.recent)
+    token_residual = _repeat_last(recorder.token_residual, ends.iterations)
+    return Trajectory(
+        **vars(ends),
+        start_norm=norms(start, mask_of(loop, recalled)),
+        read_residual=_repeat_last(recorder.read_residual, ends.iterations),
+        direction_residual=_repeat_last(recorder.direction_residual, ends.iterations),
+        prediction_changes=_repeat_last(recorder.prediction_changes, ends.iterations),
+        solved=None if recorder.solved is None else _repeat_last(recorder.solved, ends.iterations),
+        iterations_to_tolerance=_first_to_stay(ends.residual, tolerance),
+        token_residual=token_residual,
+        token_settled=_first_to_stay(token_residual, tolerance).masked_fill(~recorder.token_real, 0),
+        unarrived=unarrived,
+        recent=recent,
+    )

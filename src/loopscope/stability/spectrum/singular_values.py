@@ -1,0 +1,356 @@
+"""Largest singular values of J, of its powers, of (I - J)^{-1} and of (I - J)^{-1} df/dx, per example.
+
+Golub-Kahan-Lanczos bidiagonalization with full re-orthogonalization, from products alone; inverses are GMRES solves.
+Every number is a lower bound until it has converged: it is the gain of a vector that was tried.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from loopscope.errors import LoopscopeError
+from loopscope.gmres import gmres as solve
+from loopscope.gmres import identity_minus, identity_minus_transpose, orthogonalize, unit
+from loopscope.jacobian import Jacobian, input_jacobian, random_vectors, step_jacobian
+from loopscope.loop import Loop
+from loopscope.trees import Tree
+
+POWERS = (1, 2, 4, 8, 16, 32)
+"""The powers of J at which transient growth is measured (framework, axis 3)."""
+
+
+@dataclass(frozen=True)
+class SingularValue:
+    """The largest singular value of an operator, per example.
+
+    Attributes:
+        value: a lower bound, and the value where converged.
+        error: absolute; includes what inexact solves leave.
+        converged: the error is within the tolerance, and so were all linear solves.
+        solve_residual: the worst relative residual of a linear solve; zero where there was none.
+        path: what the derivative in the input is taken through, or "state".
+        product: how products J v were formed: double backward, forward mode or central differences.
+    """
+
+    value: Float[Tensor, "batch"]
+    error: Float[Tensor, "batch"]
+    converged: Bool[Tensor, "batch"]
+    solve_residual: Float[Tensor, "batch"]
+    path: str
+    product: str
+
+
+@dataclass(frozen=True)
+class PowerNorms:
+    """||J^k|| for several k, per example: a non-normal J grows before it shrinks.
+
+    Attributes:
+        powers: the k.
+        norms: lower bounds.
+        error: absolute, where converged; else how much the last step still raised the bound, or more.
+        converged: the error is within the tolerance.
+        largest: max over k.
+        at_power: the k of that maximum.
+    """
+
+    powers: tuple[int, ...]
+    norms: Float[Tensor, "batch powers"]
+    error: Float[Tensor, "batch powers"]
+    converged: Bool[Tensor, "batch powers"]
+    largest: Float[Tensor, "batch"]
+    at_power: Tensor
+
+
+SOLVES = 3
+"""Linear solves are so many times more accurate than the singular value asked for: they count twice in its error."""
+
+_FEWEST_STEPS = 6
+"""A random vector hardly meets a single large singular value: at first its gain looks settled at the bulk."""
+
+
+@dataclass(frozen=True)
+class _Map:
+    """A linear map on flat vectors, per example; each product also returns the relative residual of its solves."""
+
+    apply: Callable[[Tensor], tuple[Tensor, Tensor]]
+    adjoint: Callable[[Tensor], tuple[Tensor, Tensor]]
+    size: int
+    like: Tensor
+    path: str
+    product: str
+    narrow: Callable[[Tensor], _Map]
+
+
+def singular_value(
+    loop: Loop,
+    state: Tree,
+    recalled: Tree,
+    *,
+    tolerance: float = 1e-2,
+    max_steps: int = 40,
+    seed: int = 0,
+    dtype: torch.dtype | None = None,
+) -> SingularValue:
+    """Return ||J||, the largest singular value of J = df/dz at ``state``.
+
+    Args:
+        loop: the loop.
+        state: where J is taken, batch first.
+        recalled: what ``loop.encode`` returned for the same examples.
+        tolerance: relative, on the error.
+        max_steps: Lanczos steps, each a product with J and one with J^T.
+        seed: of the random start; the global random state is left alone.
+        dtype: another precision (torch.float64).
+
+    NaN, and not converged, where J is not finite.
+
+    Raises:
+        LoopscopeError: there is no Jacobian to speak of (see ``step_jacobian``), or an option is out of range.
+    """
+    jacobian = step_jacobian(loop, state, recalled, dtype=dtype)
+    return _largest(_power_map(jacobian, 1), tolerance, max_steps, seed)
+
+
+def resolvent_norm(
+    loop: Loop,
+    state: Tree,
+    recalled: Tree,
+    *,
+    tolerance: float = 1e-2,
+    max_steps: int = 20,
+    max_iterations: int = 200,
+    seed: int = 0,
+    dtype: torch.dtype | None = None,
+) -> SingularValue:
+    """Return ||(I - J)^{-1}||, the largest singular value of (I - J)^{-1} at ``state``.
+
+    How implicit gradients are amplified, and, to first order, how far a residual can be from the fixed point:
+    ||z - z*|| <= ||(I - J)^{-1}|| ||f(z) - z|| (framework, axis 3).
+
+    Arguments as for ``singular_value``; each of ``max_steps`` is a solve with I - J and one with its transpose, of at
+    most ``max_iterations`` products.
+
+    Raises:
+        LoopscopeError: as ``singular_value``.
+    """
+    jacobian = step_jacobian(loop, state, recalled, dtype=dtype)
+    inverse = _resolvent_map(jacobian, None, tolerance / SOLVES, max_iterations)
+    return _largest(inverse, tolerance, max_steps, seed)
+
+
+def lipschitz(
+    loop: Loop,
+    state: Tree,
+    recalled: Tree,
+    inputs: Tree | None = None,
+    *,
+    tolerance: float = 1e-2,
+    max_steps: int = 20,
+    max_iterations: int = 200,
+    seed: int = 0,
+    dtype: torch.dtype | None = None,
+) -> SingularValue:
+    """Return the largest singular value of dz*/dx = (I - J)^{-1} df/dx: the fixed point's local Lipschitz constant.
+
+    The start is held; x is the floating leaves of ``inputs``, through ``encode``, else those of ``recalled``:
+    ``path`` says which. Arguments as for ``resolvent_norm``; ``inputs`` is what ``recalled`` was encoded from.
+
+    Raises:
+        LoopscopeError: as ``singular_value``; or there is no floating input to differentiate in.
+    """
+    jacobian = step_jacobian(loop, state, recalled, dtype=dtype)
+    inward = input_jacobian(loop, state, recalled, inputs, dtype=dtype)
+    response = _resolvent_map(jacobian, inward, tolerance / SOLVES, max_iterations)
+    return _largest(response, tolerance, max_steps, seed)
+
+
+def power_norms(
+    loop: Loop,
+    state: Tree,
+    recalled: Tree,
+    *,
+    powers: tuple[int, ...] = POWERS,
+    tolerance: float = 1e-2,
+    products: int = 16,
+    seed: int = 0,
+    dtype: torch.dtype | None = None,
+) -> PowerNorms:
+    """Return lower bounds on ||J^k|| at ``state``, for each k in ``powers``.
+
+    Arguments as for ``singular_value``; ``products`` with J, and as many with J^T, are spent on each k, but at least
+    two Lanczos steps; up to twice as many steps on the k with the largest norm.
+
+    Raises:
+        LoopscopeError: as ``singular_value``.
+    """
+    if not powers or min(powers) < 1 or products < 1:
+        raise LoopscopeError(f"expected powers >= 1 and products >= 1, got powers={powers}, products={products}")
+    jacobian = step_jacobian(loop, state, recalled, dtype=dtype)
+    found = [
+        _largest(_power_map(jacobian, k), tolerance, max(2, products // k), seed + index, starts=1)
+        for index, k in enumerate(powers)
+    ]
+    bounds, error, converged = (
+        torch.stack([getattr(one, name) for one in found], dim=1) for name in ("value", "error", "converged")
+    )
+    # The largest is the number that is read: it is followed until it settles.
+    where = bounds.argmax(dim=1)
+    for index, k in enumerate(powers):
+        rows = torch.nonzero((where == index) & ~converged[:, index]).flatten()
+        if len(rows):
+            settled = _largest(_power_map(jacobian.select(rows), k), tolerance, 2 * products, seed + index)
+            higher = settled.value >= bounds[rows, index]
+            for all_rows, new in ((error, settled.error), (converged, settled.converged), (bounds, settled.value)):
+                all_rows[rows, index] = torch.where(higher, new, all_rows[rows, index])
+    largest, where = bounds.max(dim=1)
+    return PowerNorms(
+        powers=tuple(powers),
+        norms=bounds,
+        error=error,
+        converged=converged,
+        largest=largest,
+        at_power=torch.tensor(powers, device=where.device)[where],
+    )
+
+
+def _power_map(jacobian: Jacobian, power: int) -> _Map:
+    def repeated(product: Callable[[Tensor], Tensor]) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+        def apply(vectors: Tensor) -> tuple[Tensor, Tensor]:
+            for _ in range(power):
+                vectors = product(vectors)
+            return vectors, vectors.new_zeros(len(vectors))
+
+        return apply
+
+    return _Map(
+        apply=repeated(jacobian.jvp),
+        adjoint=repeated(jacobian.vjp),
+        size=jacobian.size,
+        like=jacobian.point,
+        path=jacobian.path,
+        product=jacobian.product,
+        narrow=lambda rows: _power_map(jacobian.select(rows), power),
+    )
+
+
+def _resolvent_map(jacobian: Jacobian, inward: Jacobian | None, tolerance: float, max_iterations: int) -> _Map:
+    """Return (I - J)^{-1}, or (I - J)^{-1} df/dx where ``inward`` is df/dx."""
+    forward, transpose = identity_minus(jacobian), identity_minus_transpose(jacobian)
+
+    def apply(vectors: Tensor) -> tuple[Tensor, Tensor]:
+        pushed = vectors if inward is None else inward.jvp(vectors)
+        solution = solve(forward, pushed, tolerance=tolerance, max_iterations=max_iterations)
+        return solution.x, solution.residual
+
+    def adjoint(vectors: Tensor) -> tuple[Tensor, Tensor]:
+        solution = solve(transpose, vectors, tolerance=tolerance, max_iterations=max_iterations)
+        return (solution.x if inward is None else inward.vjp(solution.x)), solution.residual
+
+    def narrow(rows: Tensor) -> _Map:
+        inner = None if inward is None else inward.select(rows)
+        return _resolvent_map(jacobian.select(rows), inner, tolerance, max_iterations)
+
+    first = jacobian if inward is None else inward
+    product = ", ".join(dict.fromkeys((first.product, jacobian.product)))
+    return _Map(apply, adjoint, first.size, first.point, first.path, product, narrow)
+
+
+def _largest(operator: _Map, tolerance: float, max_steps: int, seed: int, starts: int = 2) -> SingularValue:
+    """Find the largest singular value of A from one or two random starts at once (a band of that width).
+
+    Right vectors V are taken in turn: A V = U M with M upper triangular, and what A^T U holds beyond V joins the queue
+    of right vectors. One start may hardly meet the largest singular vector, and settle at the next.
+    """
+    if not 0 < tolerance < 1 or max_steps < 1:
+        raise LoopscopeError(f"expected 0 < tolerance < 1 and max_steps >= 1, got {tolerance} and {max_steps}")
+    batch, like = operator.like.shape[0], operator.like
+    eps = torch.finfo(like.dtype).eps
+    value, error, worst = (torch.zeros(batch, dtype=torch.float64) for _ in range(3))
+    active = torch.arange(batch)
+    rights = _starts(batch, operator.size, min(starts, operator.size), like, seed)
+    lefts: Tensor | None = None
+    matrix = torch.zeros(batch, 0, 0, dtype=torch.float64)
+    pulled = torch.zeros(batch, 0, rights.shape[1], dtype=torch.float64)
+    for step in range(1, min(max_steps, operator.size) + 1):
+        image, missing = operator.apply(rights[:, step - 1])
+        worst[active] = torch.maximum(worst[active], missing.double().cpu())
+        lefts = image.new_zeros(len(active), 0, image.shape[1]) if lefts is None else lefts
+        rest, above = orthogonalize(lefts, image)
+        left, length = unit(rest, eps * torch.linalg.vector_norm(image, dim=1))
+        lefts = torch.cat([lefts, left.unsqueeze(1)], dim=1)
+        matrix = _bordered(matrix, above, length)
+        back, missing = operator.adjoint(left)
+        worst[active] = torch.maximum(worst[active], missing.double().cpu())
+        rest, known = orthogonalize(rights, back)
+        right, length = unit(rest, eps * torch.linalg.vector_norm(back, dim=1))
+        rights = torch.cat([rights, right.unsqueeze(1)], dim=1)
+        pulled = _widened(pulled, known, length)
+        before = value[active]
+        value[active], error[active] = _top_triplet(matrix, pulled[:, :, step:], before)
+        error[active] += value[active] * (2 * worst[active] + 8 * eps)
+        going = torch.isfinite(value[active])
+        if step >= _FEWEST_STEPS:
+            going &= error[active] > tolerance * value[active]
+        if not bool(going.any()):
+            break
+        if not bool(going.all()):
+            rows = going.to(rights.device)
+            operator, rights, lefts = operator.narrow(rows), rights[rows], lefts[rows]
+            active, matrix, pulled = active[going], matrix[going], pulled[going]
+    converged = ((error <= tolerance * value) | (value == 0)) & torch.isfinite(value)
+    return SingularValue(
+        value=value.to(like.device),
+        error=error.to(like.device),
+        converged=converged.to(like.device),
+        solve_residual=worst.to(like.device),
+        path=operator.path,
+        product=operator.product,
+    )
+
+
+def _starts(batch: int, size: int, count: int, like: Tensor, seed: int) -> Tensor:
+    """Return ``count`` orthonormal random vectors for each example."""
+    generator = torch.Generator().manual_seed(seed)
+    starts = like.new_zeros(batch, count, size)
+    for index in range(count):
+        rest, _ = orthogonalize(starts[:, :index], random_vectors(batch, size, like, generator))
+        starts[:, index], _ = unit(rest, rest.new_zeros(batch))
+    return starts
+
+
+def _bordered(matrix: Tensor, above: Tensor, corner: Tensor) -> Tensor:
+    """Return [[M, above], [0, corner]]."""
+    size = matrix.shape[1]
+    grown = torch.zeros(matrix.shape[0], size + 1, size + 1, dtype=torch.float64)
+    grown[:, :size, :size] = matrix
+    grown[:, :size, size] = above.double().cpu()
+    grown[:, size, size] = corner.double().cpu()
+    return grown
+
+
+def _widened(pulled: Tensor, known: Tensor, new: Tensor) -> Tensor:
+    """Return [[T, 0], [known, new]]: the coefficients of A^T U on all right vectors."""
+    rows, columns = pulled.shape[1:]
+    grown = torch.zeros(pulled.shape[0], rows + 1, columns + 1, dtype=torch.float64)
+    grown[:, :rows, :columns] = pulled
+    grown[:, rows, :columns] = known.double().cpu()
+    grown[:, rows, columns] = new.double().cpu()
+    return grown
+
+
+def _top_triplet(matrix: Tensor, beyond: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the largest singular value of M and its error: the residual of its triplet, or what the last step added.
+
+    The residual is what A^T u holds on right vectors not yet taken: a singular value of A is that near.
+    """
+    finite = matrix.isfinite().all(2).all(1)
+    # LAPACK refuses a whole batch for one matrix that is not finite.
+    left, size, _ = torch.linalg.svd(matrix.masked_fill(~finite[:, None, None], 0))
+    top = size[:, 0].masked_fill(~finite, torch.nan)
+    residual = torch.linalg.vector_norm(torch.einsum("bij,bi->bj", beyond, left[:, :, 0]), dim=1)
+    return top, torch.maximum(residual, (top - before).clamp_min(0))

@@ -1,0 +1,1 @@
+"""Prefix sums modulo 2."""

@@ -1,0 +1,1 @@
+"""Sudoku on boards of nine by nine and smaller."""

@@ -1,0 +1,84 @@
+"""Sudoku as people write it: 81 characters, row by row."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from rich.text import Text
+from torch import Tensor
+
+from loopscope.errors import LoopscopeError
+from loopscope.tasks.sudoku.puzzles import breaches, solved, units
+from loopscope.tasks.text import Problem, colour
+
+FRAME = "+-------+-------+-------+"
+GIVEN = "bold white"
+
+
+class SudokuText:
+    """A puzzle in 81 characters, 0 or . where a cell is empty; the answer in 81 digits."""
+
+    example = "53..7....6..195....98....6.8...6...34..8.3..17...2...6.6....28....419..5....8..79"
+
+    def read(self, text: str) -> Problem:
+        """Return the puzzle; white space and the lines of a drawn frame (|, -, +) are left out."""
+        cells = "".join(character for character in text if not character.isspace() and character not in "|-+")
+        for place, character in enumerate(cells, 1):
+            if character not in "0123456789.":
+                raise LoopscopeError(
+                    f"{character!r} at place {place} is no cell: expected 1-9, and 0 or . where it is empty"
+                )
+        if len(cells) != 81:
+            raise LoopscopeError(f"{len(cells)} cells were given, expected 81: 9 rows of 9, such as {self.example}")
+        grid = np.array([0 if cell == "." else int(cell) for cell in cells], dtype=np.int8)
+        if wrong := breaches(grid):
+            raise LoopscopeError(f"no grid can hold this puzzle: {'; '.join(wrong)}")
+        _refuse_unsolvable(grid)
+        return Problem(cells.replace("0", "."), torch.from_numpy(grid))
+
+    def line(self, problem: Problem, logits: Float[Tensor, "81 9"]) -> str:
+        """Return the grid's 81 digits."""
+        return "".join(str(digit) for digit in self._grid(logits).tolist())
+
+    def right(self, problem: Problem, logits: Float[Tensor, "81 9"]) -> bool:
+        """Return whether the grid keeps the rules and the givens: any such grid is a solution."""
+        grid, given = self._grid(logits), problem.tokens.numpy()
+        return bool(solved(grid[None])[0]) and bool((grid[given > 0] == given[given > 0]).all())
+
+    def picture(self, problem: Problem, logits: Float[Tensor, "81 9"], since: Int[Tensor, "81"]) -> Text:
+        """Return the board: givens in bold, other digits coloured by when they settled, breaches of the rules on red."""
+        grid, given = self._grid(logits), problem.tokens.numpy()
+        wrong = _clashes(grid) | ((given > 0) & (grid != given))
+        text = Text()
+        for row in range(9):
+            text.append(f"{FRAME}\n" if row % 3 == 0 else "")
+            for column in range(9):
+                cell = 9 * row + column
+                text.append("| " if column % 3 == 0 else "")
+                style = GIVEN if given[cell] else colour(int(since[cell]))
+                text.append(str(grid[cell]), style=f"{GIVEN} on red" if wrong[cell] else style)
+                text.append(" ")
+            text.append("|\n")
+        return text.append(FRAME)
+
+    def _grid(self, logits: Float[Tensor, "81 9"]) -> np.ndarray:
+        return (logits.argmax(-1) + 1).to(torch.int8).cpu().numpy()
+
+
+def _clashes(grid: np.ndarray) -> np.ndarray:
+    """Return the cells whose digit stands a second time in their row, column or box."""
+    places = units(np.arange(81, dtype=np.int8)[None])[0]
+    digits = grid[places]
+    twice = (digits[:, :, None] == digits[:, None, :]).sum(2) > 1
+    same = np.zeros(81, dtype=bool)
+    same[places[twice]] = True
+    return same
+
+
+def _refuse_unsolvable(grid: np.ndarray) -> None:
+    """Refuse a puzzle that no search can solve."""
+    from loopscope.tasks.sudoku.rules import solve
+
+    if solve(grid[None], most_guesses=200_000).found[0] == 0:
+        raise LoopscopeError("the puzzle has no solution: a search over all grids finds none; check the givens")

@@ -1,0 +1,175 @@
+"""A run is a folder: config.yaml, metrics.jsonl, model/, state/, report.html, and what was measured as JSON."""
+
+from __future__ import annotations
+
+import fcntl
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+
+from loopscope.errors import LoopscopeError
+from loopscope.evaluation import AccuracyCurve
+from loopscope.files import drop_leftovers, make_folder, open_lock, read_json_as, read_yaml_mapping, vacant, write_text
+from loopscope.training.precision import precision_here
+from loopscope.training.settings import RunSettings, dotted, settings_from, with_precision
+
+LOCK_POLL = 0.2
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where the parts of a run are.
+
+    Args:
+        path: the folder.
+    """
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """Every setting of the run, resolved."""
+        return self.path / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON line per logged step."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def model(self) -> Path:
+        """The trained model: config.json and model.safetensors."""
+        return self.path / "model"
+
+    @property
+    def state(self) -> Path:
+        """What resuming needs."""
+        return self.path / "state"
+
+    @property
+    def evaluation(self) -> Path:
+        """Accuracy against iterations."""
+        return self.path / "evaluation.json"
+
+    @property
+    def trust(self) -> Path:
+        """What tells right answers from wrong ones."""
+        return self.path / "trust.json"
+
+    @property
+    def examination(self) -> Path:
+        """The three axes of stability."""
+        return self.path / "examination.json"
+
+    @property
+    def seconds(self) -> Path:
+        """The time that each stage took in a study."""
+        return self.path / "seconds.json"
+
+    @property
+    def machines(self) -> Path:
+        """The machines that a study trained it on."""
+        return self.path / "machines.json"
+
+    @property
+    def log(self) -> Path:
+        """What the study's process of the run wrote on standard error."""
+        return self.path / "log.txt"
+
+    def settings(self) -> RunSettings:
+        """Read the run's settings.
+
+        Raises:
+            LoopscopeError: the folder holds no run, or its config is damaged.
+        """
+        if not self.config.is_file():
+            raise LoopscopeError(
+                f"{self.path} holds no run: expected {self.config.name} there (loopscope train makes one)"
+            )
+        return settings_from(read_yaml_mapping(self.config))
+
+    def curves(self) -> dict[str, Any]:
+        """Return the accuracy curves by split, as far as the run was evaluated.
+
+        Raises:
+            LoopscopeError: its evaluation is damaged.
+        """
+        if not self.evaluation.exists():
+            return {}
+        found: dict[str, Any] = read_json_as(self.evaluation, _Evaluation, "remove it and evaluate again")["splits"]
+        return found
+
+    def finished(self) -> bool:
+        """Return whether training has finished and the model is there."""
+        return (self.model / "config.json").is_file()
+
+    @contextmanager
+    def lock(self, patience: float = 0.0) -> Iterator[None]:
+        """Hold the folder for this process; the system gives it back however the process ends.
+
+        Args:
+            patience: seconds to wait for another process that holds it, such as one that is just stopping.
+
+        Raises:
+            LoopscopeError: another process still holds it.
+        """
+        path = self.path / ".lock"
+        file = open_lock(path)
+        try:
+            deadline = time.monotonic() + patience
+            while not _try_lock(file):
+                if time.monotonic() >= deadline:
+                    raise LoopscopeError(f"{self.path} is in use by another process: wait for it or stop it")
+                time.sleep(LOCK_POLL)
+            yield
+        finally:
+            file.close()
+
+
+@dataclass(frozen=True)
+class _Evaluation:
+    """What evaluation.json holds."""
+
+    settings: dict[str, Any]
+    splits: dict[str, AccuracyCurve]
+
+
+def _try_lock(file: IO[bytes]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def open_run(path: Path, settings: RunSettings, resume: bool) -> RunFolder:
+    """Make a run's folder, or open it again to resume.
+
+    A precision that is left to the machine is decided here, once: a run that resumes elsewhere keeps it.
+
+    Raises:
+        LoopscopeError: the folder holds a run and ``resume`` is false, or a run of other settings.
+    """
+    run = RunFolder(path)
+    if run.config.is_file():
+        if not resume:
+            raise LoopscopeError(f"{path} already holds a run: add --resume to continue it, or choose another folder")
+        stored = run.settings()
+        if (asked := with_precision(settings, stored.training.precision)) != stored:
+            now, then = dotted(asked.to_dict()), dotted(stored.to_dict())
+            names = [name for name in {**then, **now} if now.get(name) != then.get(name)]
+            differing = ", ".join(f"{name} {then.get(name)}, not {now.get(name)}" for name in names)
+            raise LoopscopeError(f"{path} holds a run with other settings ({differing}): resume with the same ones")
+        return run
+    if not vacant(run.config):
+        raise LoopscopeError(f"{path} is not empty and holds no run: choose another folder")
+    make_folder(path)
+    drop_leftovers(run.config)
+    decided = with_precision(settings, precision_here("auto"))
+    write_text(run.config, yaml.safe_dump(decided.to_dict(), sort_keys=False))
+    return run

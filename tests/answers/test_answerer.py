@@ -1,0 +1,331 @@
+"""Problems that a user types in: what is refused, what is answered, and what is said of the answer."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from commands import refusal
+from rich.console import Console
+
+from loopscope.answers.answerer import (
+    Answer,
+    Answerer,
+    Record,
+    answer_all,
+    answer_of,
+    frames,
+    open_answerer,
+    read_record,
+)
+from loopscope.answers.trust import Evidence
+from loopscope.cli import main
+from loopscope.errors import LoopscopeError
+from loopscope.files import read_json
+from loopscope.loop import FunctionLoop
+from loopscope.models import build_model
+from loopscope.reports.answers import show_frames, show_last, track_record
+from loopscope.shipped import MODELS
+from loopscope.tasks import PrefixSums, Sudoku
+from loopscope.tasks.prefix_sums.text import PrefixSumsText
+from loopscope.tasks.registry import text_format
+from loopscope.tasks.sudoku.text import SudokuText
+from loopscope.tasks.text import colour
+from loopscope.training.run_folder import RunFolder, open_run
+from loopscope.training.settings import settings_from
+
+PUZZLE = SudokuText.example
+SOLUTION = "534678912672195348198342567859761423426853791713924856961537284287419635345286179"
+
+
+def parity_loop() -> FunctionLoop:
+    """Moves one bit's share of the running sum a place further each iteration: 32 bits take 31 iterations."""
+
+    def step(state: torch.Tensor, bits: torch.Tensor) -> torch.Tensor:
+        return (bits + torch.nn.functional.pad(state, (1, 0))[:, :-1]) % 2
+
+    return FunctionLoop(
+        encode=lambda inputs: inputs.squeeze(-1) + 0.5,
+        start=torch.clone,
+        step=step,
+        read=lambda state: torch.stack([0.5 - state, state - 0.5], -1),
+    )
+
+
+def sudoku_loop(solution: str) -> FunctionLoop:
+    """Goes half of the way to a grid that it knows, whatever is asked."""
+    logits = torch.nn.functional.one_hot(torch.tensor([int(digit) - 1 for digit in solution]), 9).float()
+    return FunctionLoop(
+        encode=lambda inputs: inputs,
+        start=lambda inputs: inputs[..., 1:],
+        step=lambda state, inputs: (state + logits) / 2,
+        read=lambda state: state,
+    )
+
+
+BITS = Answerer(Path("runs/bits"), parity_loop(), PrefixSums(), PrefixSumsText(), None)
+
+
+def sudoku(solution: str = SOLUTION) -> Answerer:
+    return Answerer(Path("runs/sudoku"), sudoku_loop(solution), Sudoku(), SudokuText(), Record(90, 88, 10, 1))
+
+
+@pytest.mark.parametrize(
+    ("task", "text", "sentence"),
+    [
+        ("prefix-sums", "0121", "'2' at place 3 is no bit"),
+        ("prefix-sums", " ", "no bits were given"),
+        ("sudoku", PUZZLE[:-1], "80 cells were given, expected 81"),
+        ("sudoku", PUZZLE.replace("9", "x", 1), "'x' at place 14 is no cell"),
+        ("sudoku", "55" + PUZZLE[2:], "row 1 holds the digit 5 more than once"),
+        ("sudoku", "5" + PUZZLE[1:9] + "5" + PUZZLE[10:], "column 1 holds the digit 5 more than once"),
+        # The first two cells of row 1 can only be 9 (row 1 lacks 8 and 9, column 1 and 2 hold 8).
+        ("sudoku", "..1234567" + "8" + "." * 8 + "..." + "." * 6 + "." * 54, "the puzzle has no solution"),
+    ],
+)
+def test_impossible_problems_are_refused_by_name(task: str, text: str, sentence: str) -> None:
+    with pytest.raises(LoopscopeError, match=sentence):
+        text_format(task).read(text)
+
+
+def test_a_framed_board_is_read_as_its_cells() -> None:
+    rows = [PUZZLE[9 * i : 9 * i + 9] for i in range(9)]
+    drawn = "\n".join(f"| {row[:3]} | {row[3:6]} | {row[6:]} |" for row in rows)
+    assert SudokuText().read(drawn).text == PUZZLE
+
+
+def test_answers_come_in_order_whatever_their_lengths() -> None:
+    texts = ["1101", "1", "0110", "10101010101010101010"]
+    problems = [BITS.text.read(text) for text in texts]
+    answers = answer_all(BITS, problems, 1e-4, 500)
+    assert [answer.line for answer in answers] == ["1001", "1", "0100", "11001100110011001100"]
+    assert all(answer.right and answer.settled for answer in answers)
+    single = list(frames(BITS, problems[3], 1e-4, 500))[-1]
+    assert answer_of(BITS, problems[3], single, 1e-4) == answers[3]
+
+
+@pytest.mark.parametrize("iterations", [1, 3, 10, 500])
+def test_a_problem_has_one_answer_alone_or_among_others(iterations) -> None:
+    """Unsettled answers change from step to step: both must be those of the same one."""
+    shipped = open_answerer("prefix-sums")
+    problem = shipped.text.read("11010001110101100011010101110001")
+    *_, last = frames(shipped, problem, 1e-4, iterations)
+    (among,) = answer_all(shipped, [problem], 1e-4, iterations)
+    alone = answer_of(shipped, problem, last, 1e-4)
+    assert (among.line, among.right, among.iterations) == (alone.line, alone.right, alone.iterations)
+    assert among.unsure == pytest.approx(alone.unsure, rel=0.05, abs=1e-6)
+
+
+def test_too_few_iterations_are_not_settled_and_wrong() -> None:
+    (answer,) = answer_all(BITS, [BITS.text.read("1" * 40)], 1e-4, 5)
+    assert (answer.right, answer.settled, answer.iterations) == (False, False, 5)
+
+
+def test_frames_say_when_each_bit_last_changed() -> None:
+    shown = list(frames(BITS, BITS.text.read("10000000"), 1e-4, 500))
+    assert shown[-1].since.tolist() == [0, 1, 2, 3, 4, 5, 6, 7]
+    assert shown[-1].residual <= 1e-4 < shown[-2].residual
+
+
+def test_a_grid_is_right_if_it_keeps_the_rules_and_the_givens() -> None:
+    words, problem = SudokuText(), SudokuText().read(PUZZLE)
+
+    def right(digits: str) -> bool:
+        logits = torch.nn.functional.one_hot(torch.tensor([int(digit) - 1 for digit in digits]), 9).float()
+        return words.right(problem, logits)
+
+    swapped = SOLUTION.translate(str.maketrans("12", "21"))
+    assert right(SOLUTION)
+    assert not right(swapped)  # keeps the rules, not the givens
+    assert not right(SOLUTION[:-1] + "1")
+    # Any completion counts where there are several.
+    assert words.right(words.read("." * 81), torch.nn.functional.one_hot(problem.tokens.long() * 0, 9).float()) is False
+
+
+def test_the_picture_marks_givens_and_breaches() -> None:
+    words, problem = SudokuText(), SudokuText().read(PUZZLE)
+    wrong = SOLUTION[:2] + "5" + SOLUTION[3:]
+    logits = torch.nn.functional.one_hot(torch.tensor([int(digit) - 1 for digit in wrong]), 9).float()
+    picture = words.picture(problem, logits, torch.full((81,), 40))
+    styles = {(str(picture.plain[span.start : span.end]), str(span.style)) for span in picture.spans}
+    assert ("5", "bold white on red") in styles
+    assert ("3", "bold white") in styles
+    assert ("6", colour(40)) in styles
+    assert picture.plain.count("\n") == 12
+
+
+def test_what_is_said_of_an_answer() -> None:
+    console = Console(file=io.StringIO(), width=80)
+    answerer = sudoku()
+    problem = answerer.text.read(PUZZLE)
+    last = show_last(console, answerer.text, problem, frames(answerer, problem, 1e-4, 500))
+    answer = answer_of(answerer, problem, last, 1e-4)
+    other = replace(answer, settled=False)
+    assert answer.right
+    assert track_record(answerer, answer) == "In validation, 88 of 90 answers that settled were right (97.8%)."
+    assert track_record(answerer, other) == "In validation, 1 of 10 answers that did not settle were right (10.0%)."
+    assert track_record(BITS, answer).endswith("loopscope trust runs/bits does.")
+    show_frames(console, answerer.text, problem, frames(answerer, problem, 1e-4, 500))
+    assert console.file.getvalue().count("iteration ") == 1 + 5  # the last; then 1, 2, 4, 8 and the last
+
+
+def test_what_is_said_of_an_answer_beside_others_as_confident() -> None:
+    right, unsure = np.array([True, True, False, True, False]), np.array([1e-6, 0.01, 0.2, 0.3, 0.4])
+    settling = np.array([9, 8, 7, math.inf, math.inf])
+    evidence = Evidence(right, settling < math.inf, unsure, unsure, unsure, unsure, settling, right, unsure)
+    answerer = replace(sudoku(), evidence=evidence)
+    answer = Answer("", None, True, 12, 1e-5, 0.01)
+    assert track_record(answerer, answer) == (
+        "In validation, 2 of 2 answers that settled and were at least as confident as this one (confidence 99.00%) were "
+        "right (100.0%); of all 3 that settled, 66.7%."
+    )
+    assert "2 of 3 answers that settled and" in track_record(answerer, replace(answer, unsure=0.5))
+    assert track_record(answerer, replace(answer, unsure=1e-9)) == (
+        "In validation no answer that settled was as confident as this one (confidence over 99.99%); of all 3 that "
+        "settled, 66.7% were right."
+    )
+    assert "1 of 1 answers that did not settle and" in track_record(
+        answerer, replace(answer, settled=False, unsure=0.3)
+    )
+    settled = replace(answerer, evidence=evidence.at(settling < math.inf))
+    assert track_record(settled, replace(answer, settled=False)) == (
+        "In validation no answer was one that did not settle (confidence 99.00%)."
+    )
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    """A finished run of an untrained model."""
+    settings = settings_from(
+        {
+            "task": "prefix-sums",
+            "model": {"width": 8, "heads": 2},
+            "data": {"strings": 20, "test_strings": 5},
+            "training": {"compile": False},
+        }
+    )
+    run = open_run(tmp_path / "run", settings, resume=False)
+    torch.manual_seed(0)
+    build_model(settings.model).save_pretrained(run.model)
+    return run
+
+
+def test_the_command_answers_one_and_many(run: RunFolder, capsys, monkeypatch) -> None:
+    assert main(["solve", str(run.path), "110101", "--max-iterations", "20"]) in (0, 1)
+    said = capsys.readouterr().out
+    assert "bits  110101" in said
+    assert "was not measured: loopscope trust" in " ".join(said.split())
+    monkeypatch.setattr("sys.stdin", io.StringIO("1101\n\n11\n"))
+    assert main(["solve", str(run.path), "-"]) in (0, 1)
+    lines = capsys.readouterr().out.splitlines()
+    assert [len(line.split("\t")[0]) for line in lines] == [4, 2]
+    assert all(len(line.split("\t")) == 5 for line in lines)
+
+
+def test_an_untrained_model_is_called_wrong(run: RunFolder, capsys) -> None:
+    assert main(["solve", str(run.path), "1011100111010100101", "--max-iterations", "3"]) == 1
+    assert "Wrong: the rules refute this answer." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["11", "--tolerance", "0"], "tolerance is 0.0, expected a number above 0"),
+        (["-", "--watch"], "--watch shows one problem"),
+        (["-"], "line 2: 'x' at place 1 is no bit"),
+        (["12"], "'2' at place 2 is no bit"),
+    ],
+)
+def test_mistakes_are_one_line(run: RunFolder, arguments: list[str], sentence: str, capsys, monkeypatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("11\nx\n"))
+    assert main(["solve", str(run.path), *arguments]) == 2
+    said = capsys.readouterr().err
+    assert sentence in said
+    assert said.count("\n") == 1
+
+
+def test_the_record_of_a_run_is_read_from_its_evaluation(run: RunFolder) -> None:
+    assert main(["evaluate", str(run.path), "--iterations", "3"]) == 0
+    record = open_answerer(str(run.path)).record
+    splits = json.loads(run.evaluation.read_text())["splits"].values()
+    assert record.settled + record.others == sum(curve["examples"] for curve in splits)
+    assert record.settled_right + record.others_right == sum(round(c["last"] * c["examples"]) for c in splits)
+    stored = json.loads(run.evaluation.read_text())
+    for curve in stored["splits"].values():
+        curve["settled"] = None
+    run.evaluation.write_text(json.dumps(stored))
+    assert read_record(run) is None
+
+
+def test_evidence_goes_before_the_record_at_its_own_tolerance_alone(run: RunFolder, capsys) -> None:
+    assert main(["evaluate", str(run.path), "--iterations", "3"]) == 0
+    assert main(["trust", str(run.path), "--iterations", "3"]) == 0
+    answerer = open_answerer(str(run.path))
+    assert len(answerer.evidence) == sum(split["all"]["examples"] for split in read_json(run.trust)["splits"].values())
+    assert open_answerer(str(run.path), 1e-3).evidence is None
+    capsys.readouterr()
+    for options, as_confident in (([], True), (["--tolerance", "1e-3"], False)):
+        assert main(["solve", str(run.path), "1101", "--max-iterations", "3", *options]) in (0, 1)
+        assert ("confiden" in capsys.readouterr().out) is as_confident
+        assert main(["solve", str(run.path), "1101", "--max-iterations", "2", *options]) in (0, 1)
+        assert "In validation answers had 3 iterations to settle" in " ".join(capsys.readouterr().out.split())
+    run.trust.write_text("{}")
+    assert "trust.json is damaged (settings is missing): make it again by loopscope trust" in refusal(
+        capsys, ["solve", run.path, "1101"]
+    )
+
+
+SHIPPED_PROBLEMS = {
+    "prefix-sums": ("11010001110101100011010101110001", "10011110100110111101100110100001"),
+    "sudoku": (PUZZLE, SOLUTION),
+    "chess": ("r1bqkb1r/pppp1ppp/2n2n2/4p2Q/2B1P3/8/PPPP1PPP/RNB1K1NR w KQkq - 4 4", "Qxf7# (h5f7)"),
+}
+
+
+@pytest.mark.parametrize("task", SHIPPED_PROBLEMS)
+def test_what_ships_answers_at_once_and_says_how_far_to_trust_it(task: str, capsys) -> None:
+    problem, answer = SHIPPED_PROBLEMS[task]
+    assert main(["solve", task, problem]) == 0
+    said = capsys.readouterr().out
+    assert f"\n{answer}\n" in said
+    assert "Solved, and confirmed by the rules." in said
+    assert re.search("answers? that (settled|did not settle)", said)
+
+
+def test_every_shipped_model_has_its_card_and_is_small() -> None:
+    folders = sorted(folder for folder in MODELS.iterdir() if folder.is_dir())
+    assert [folder.name for folder in folders] == sorted(SHIPPED_PROBLEMS)
+    for folder in folders:
+        assert (folder / "model" / "model.safetensors").stat().st_size < 2_000_000
+        card = (folder / "card.md").read_text()
+        assert "## Accuracy" in card
+        assert "## Examination" in card
+        assert open_answerer(folder.name).record.settled > 0
+
+
+def test_a_task_without_a_shipped_model_is_named(capsys, monkeypatch, tmp_path) -> None:
+    (tmp_path / "chess").mkdir()
+    monkeypatch.setattr("loopscope.shipped.MODELS", tmp_path)
+    assert main(["solve", "sudoku", PUZZLE]) == 2
+    assert "no model ships for the task sudoku (chess): give a run's folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("by_name", [True, False])
+def test_a_task_that_nobody_types_in_is_refused_by_its_name_and_with_a_run(by_name: bool, tmp_path, capsys) -> None:
+    settings = settings_from(
+        {"task": "small-sudoku", "model": {"width": 8, "heads": 2}, "training": {"compile": False}}
+    )
+    small = open_run(tmp_path / "small", settings, resume=False)
+    build_model(settings.model).save_pretrained(small.model)
+    said = refusal(capsys, ["solve", "small-sudoku" if by_name else small.path, "1" * 36])
+    assert "problems of small-sudoku cannot be typed in, only those of prefix-sums, sudoku, chess:" in said
+    # Neither a task of another rule nor a run, which would be refused as well.
+    assert "did you mean" not in said
+    assert "give a run's folder" not in said
