@@ -6,7 +6,7 @@ BIN := .venv/bin
 
 PREDICTION := prefix-sums prefix-sums-unseen small-sudoku chess chess-short
 
-.PHONY: study prediction test lint clean
+.PHONY: study prediction test lint docs clean
 study: .venv/installed
 	$(BIN)/loopscope study configs/quick.yaml
 
@@ -19,8 +19,12 @@ prediction: .venv/installed
 	done
 	$(BIN)/loopscope study analyse results/prediction
 
-test: .venv/installed lint
+test: .venv/installed lint docs
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
+
+# The site, in build/site; a broken link or a docstring that cannot be rendered is an error.
+docs: .venv/installed
+	$(BIN)/mkdocs build --quiet --strict
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -91,14 +91,14 @@ def board(axes: Axes, given: np.ndarray, digits: np.ndarray, since: np.ndarray, 
 def strip(run: RunFolder, puzzle: str) -> Figure:
     """Draw a sudoku's board after some iterations and where it settled."""
     answerer = open_answerer(str(run.path))
-    problem = answerer.words.read(puzzle)
+    problem = answerer.text.read(puzzle)
     seen = list(frames(answerer, problem, 1e-4, 500))
     shown = [frame for frame in seen if frame.iteration in BOARDS or frame is seen[-1]]
     figure = Figure(figsize=(3 * len(shown), 3.3), layout="constrained")
     before = 0
     for axes, frame in zip(figure.subplots(1, len(shown)), shown, strict=True):
         since = (frame.since > before).int()
-        right = answerer.words.right(problem, frame.logits)
+        right = answerer.text.right(problem, frame.logits)
         digits = (frame.logits.argmax(-1) + 1).numpy()
         board(
             axes,

@@ -20,7 +20,7 @@ from loopscope.cli import main
 from loopscope.contexts import device_of_loop, random_state_kept, without_autocast
 from loopscope.evaluation import EvaluationConfig, batches, decisions, evaluate_split
 from loopscope.fixed_points import Anderson, Broyden, solve
-from loopscope.forecast import forecast
+from loopscope.forecasts.forecast import forecast
 from loopscope.loop import FunctionLoop
 from loopscope.models import build_model
 from loopscope.models.attention import full_attention
@@ -30,7 +30,7 @@ from loopscope.stability.starts import first_state
 from loopscope.studies.signals import measure_signals
 from loopscope.studies.worker import Reporter, run_stages
 from loopscope.tasks import Chess, PrefixSums, Split, Sudoku, answers_of
-from loopscope.tasks.text import words_of
+from loopscope.tasks.registry import text_format
 from loopscope.training.settings import settings_from
 from loopscope.trees import device_of, leaves
 
@@ -216,7 +216,7 @@ def test_trust_on_a_gpu_sees_the_same(task):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_answers_of_a_model_on_a_gpu_are_the_same(task):
-    words = words_of(task)
+    words = text_format(task)
     problems = [words.read(words.example)] * 2
     model = contracting(task)
 

@@ -15,7 +15,6 @@ from loopscope.models import (
     LoopedTransformerConfig,
     build_model,
     load_model,
-    pretrained,
 )
 
 LOOPED = LoopedTransformerConfig(width=16, heads=2, inputs=3, outputs=4, grid=(2, 3), attention="full", norm="gru")
@@ -145,7 +144,7 @@ def test_a_name_is_fetched_from_the_hub(saved, monkeypatch):
         asked.append((name, allow_patterns))
         return str(saved)
 
-    monkeypatch.setattr(pretrained, "snapshot_download", download)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     assert load_model("someone/sudoku").config == LOOPED
     assert asked == [("someone/sudoku", ["config.json", "model.safetensors"])]
 
@@ -154,7 +153,7 @@ def test_a_name_that_the_hub_does_not_give_is_refused(monkeypatch):
     def download(name, allow_patterns):
         raise LocalEntryNotFoundError("no connection\nand a long story")
 
-    monkeypatch.setattr(pretrained, "snapshot_download", download)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     assert "someone/sudoku is neither a folder nor a model that the hub can give: no connection" in refusal(
         "someone/sudoku"
     )
@@ -176,7 +175,7 @@ def test_push_to_hub_uploads_what_from_pretrained_reads(saved, monkeypatch):
             same = all(torch.equal(value, model.state_dict()[name]) for name, value in uploaded.state_dict().items())
             calls.append(("upload", repo_id, same))
 
-    monkeypatch.setattr(pretrained, "HfApi", Api)
+    monkeypatch.setattr("huggingface_hub.HfApi", Api)
     assert model.push_to_hub("someone/sudoku", private=True, token="secret") == "https://hub.example/someone/sudoku"
     assert calls == [
         ("token", "secret"),

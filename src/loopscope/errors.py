@@ -70,6 +70,16 @@ def check_fraction(**values: float) -> None:
             raise LoopscopeError(f"{name} is {_shown(value)}, expected a number above 0 and at most 1")
 
 
+def check_tolerance(tolerance: float) -> None:
+    """Refuse a tolerance on a relative residual that every state meets, or none.
+
+    Raises:
+        LoopscopeError: it is not between 0 and 1.
+    """
+    if not 0 < tolerance < 1:
+        raise LoopscopeError(f"tolerance is {tolerance:g}, expected a number between 0 and 1, such as 1e-4")
+
+
 def check_count(**values: int) -> None:
     """Refuse values that are not whole numbers above zero, by name. True and False are not numbers.
 

@@ -300,7 +300,7 @@ def test_a_time_limit_stops_cleanly_and_the_same_command_goes_on(tmp_path, capsy
     plan = written(tmp_path / "tiny.yaml", grid={"model.norm": ["outer"]}, also=[])
     command = ["study", str(plan), "--out", str(tmp_path / "out")]
     assert main([*command, "--time-limit", "1s"]) == RESUMABLE
-    assert "the same command goes on" in " ".join(capsys.readouterr().err.split())
+    assert "give the same command again" in " ".join(capsys.readouterr().err.split())
     assert main(command) == 0
 
 
@@ -464,7 +464,7 @@ def test_a_foreign_line_in_the_ledger_is_named(tmp_path):
                 "data": {"test_bits": [10**9 + n for n in range(20)]},
                 "grid": {"data.test_bits": [[10**9 + n for n in range(20)]]},
             },
-            "has a name of 220 characters, expected at most 200",
+            "has a name of 230 characters, expected at most 200",
         ),
         ({"grid": {"training.learning_rate": ["1e-3", 0.001]}}, "two runs are named learning-rate0.001"),
     ],

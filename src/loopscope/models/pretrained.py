@@ -8,8 +8,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import ClassVar, TypeVar
 
-from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
@@ -31,6 +29,9 @@ def local_folder(source: str | Path) -> Path:
             return folder
     if Path(source).exists() or str(source).startswith((".", "/")):
         raise LoopscopeError(f"{source} holds no model: expected {CONFIG} and {WEIGHTS} there or in its folder model/")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
     try:
         return Path(snapshot_download(str(source), allow_patterns=[CONFIG, WEIGHTS]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
@@ -114,6 +115,8 @@ class Pretrained(nn.Module):
 
     def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
         """Upload config.json and model.safetensors to a repository on the Hugging Face hub; return its address."""
+        from huggingface_hub import HfApi
+
         api = HfApi(token=token)
         address = api.create_repo(repo_id, private=private, exist_ok=True)
         with TemporaryDirectory() as folder:

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch._dynamo import maybe_mark_dynamic
 from torch.utils.checkpoint import checkpoint
 
 from loopscope.errors import LoopscopeError
@@ -222,6 +221,8 @@ def _run_compiled(
     mask: Tensor | None,
 ) -> Tensor:
     """Run a compiled iteration on tensors made alike, so that the compiler meets one kind with gradient, one without."""
+    from torch._dynamo import maybe_mark_dynamic  # takes a second to load, and is needed only where code is compiled
+
     # Under autocast the first state is in half precision, all others in the precision of the norms: float32.
     state = state.to(torch.promote_types(state.dtype, torch.float32))
     if not torch.is_grad_enabled():

@@ -6,7 +6,6 @@ machines see the study's folder under the same path, since each run's files are 
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import signal
@@ -22,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from loopscope.errors import LoopscopeError
+from loopscope.extras import check_installed
 from loopscope.files import explain_write, make_folder
 from loopscope.studies import processes
 from loopscope.studies.processes import Job, News, WorkerProcess
 
-INSTALL = 'pip install "loopscope[cluster]"'
 FORMS = "expected HOST:PORT, as `ray start --head` says it, or auto: the cluster that this machine is part of"
 DOOR_PATIENCE = 3.0
 """Seconds in which the port of a cluster has to answer."""
@@ -264,8 +263,7 @@ def join_cluster(address: str, folder: Path, threads: int) -> Iterator[Cluster]:
     Raises:
         LoopscopeError: Ray is not installed, no cluster answers, or a machine may not do the study's runs.
     """
-    if importlib.util.find_spec("ray") is None:
-        raise LoopscopeError(f"several machines are joined by Ray, which is not installed: {INSTALL}")
+    check_installed("ray", "a study on several machines")
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # read when Ray is imported
     _check_address(address)
     import ray

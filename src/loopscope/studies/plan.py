@@ -10,17 +10,15 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser
-
 from loopscope.errors import LoopscopeError, nearest
 from loopscope.files import read_yaml_mapping
+from loopscope.parsing import add_settings, new_parser, one_line_errors, parse_mapping
 from loopscope.schema import misfit
 from loopscope.stability import ExaminationConfig
 from loopscope.training.settings import (
     SECTIONS,
     RunSettings,
     check_keys,
-    one_line_errors,
     settings_from,
     with_setting,
 )
@@ -158,11 +156,11 @@ def _examination(source: Path, values: dict[str, Any]) -> ExaminationConfig:
     for key in values:
         if key not in known:
             raise LoopscopeError(f"{source}: unknown examination option {key!r}{nearest(key, known)}")
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(ExaminationConfig, "examination")
+    parser = new_parser()
+    add_settings(parser, ExaminationConfig, "examination")
     try:
         with one_line_errors():
-            config: ExaminationConfig = parser.instantiate(parser.parse_object({"examination": values})).examination
+            config: ExaminationConfig = parser.instantiate(parse_mapping(parser, {"examination": values})).examination
     except LoopscopeError as error:
         raise LoopscopeError(f"{source}: {error}") from error
     return config

@@ -16,13 +16,14 @@ from typing import Any, Literal
 
 from loopscope.errors import RESUMABLE, LoopscopeError, check_positive
 from loopscope.files import explain_write, make_folder, read_json_as, read_json_if_any, write_json
+from loopscope.parsing import dotted
 from loopscope.stability import Examination, ExaminationConfig
 from loopscope.studies.ledger import Ledger, Record
 from loopscope.studies.plan import PlannedRun, StudyPlan
 from loopscope.studies.processes import Job, Machines, News, Process, ThisMachine
 from loopscope.studies.signals import Signal
 from loopscope.training.run_folder import RunFolder, open_run
-from loopscope.training.settings import RunSettings, dotted, settings_from, with_precision
+from loopscope.training.settings import RunSettings, settings_from, with_precision
 
 POLL = 0.2
 GRACE = 20.0

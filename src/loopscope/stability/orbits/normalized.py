@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from loopscope.loop import Loop, mask_of
-from loopscope.trees import Tree, tree_map
+from loopscope.trees import Tree, scaled_norm, tree_map
 
 _BITS = {torch.float32: torch.int32, torch.float64: torch.int64}
 
@@ -64,7 +64,7 @@ def normalized(loop: Loop, inputs: Tree, state: Tree) -> tuple[NormalizedLoop, d
 
 
 def _norm(leaf: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(leaf, dim=-1, keepdim=True) if leaf.ndim > 1 else leaf.abs()
+    return scaled_norm(leaf, -1, keepdim=True) if leaf.ndim > 1 else leaf.abs()
 
 
 def _size_bits(leaf: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from loopscope.fixed_points.residual import state_dtype
 from loopscope.loop import Loop, mask_of
 from loopscope.stability.orbits.arrival import Ends, Step, follow, ratio
 from loopscope.stability.starts import first_state
-from loopscope.trees import Tree, device_of, flatten, norms, token_norms, tree_map
+from loopscope.trees import Tree, device_of, flatten, norms, scaled_norm, token_norms, tree_map
 
 HISTORY = 33
 """States kept per example that has not arrived: a cycle of period p is told from 2p + 1 of them."""
@@ -147,9 +147,7 @@ def _fits(mask: Tensor | None, values: Tensor) -> bool:
 
 def _read_residual(before: Tensor, after: Tensor, mask: Tensor | None) -> Tensor:
     mask = mask if _fits(mask, after) else None
-    change, old, new = (
-        torch.linalg.vector_norm(flatten(part, mask), dim=1) for part in (after - before, before, after)
-    )
+    change, old, new = (scaled_norm(flatten(part, mask)) for part in (after - before, before, after))
     return ratio(change, torch.maximum(old, new))
 
 

@@ -64,7 +64,7 @@ def test_a_full_evaluation_is_kept_and_compared_with(bits, tmp_path, capsys):
     full = bits.evaluation.read_text()
     words = said(capsys, bits.path, "--until-settled")
     assert f"not written: {bits.evaluation}" in words
-    assert words.count("accuracy at the last iteration +0.00 points from that of every iteration") == 2
+    assert words.count("accuracy at the last iteration +0.00 points from running every iteration") == 2
     assert bits.evaluation.read_text() == full
     # Other examples, or another last iteration: nothing to compare with.
     for option in ("--examples", "--iterations"):
@@ -80,7 +80,7 @@ def test_a_full_evaluation_is_kept_and_compared_with(bits, tmp_path, capsys):
         assert steps["full"] == 6 * 60
         assert steps["computed"] < steps["full"]
         percent = 100 * (1 - steps["computed"] / steps["full"])
-        assert f"{name}: {percent:.1f}% of the steps saved, {steps['computed']} computed instead of 360" in words
+        assert f"{name}: {percent:.1f}% of the iterations saved: {steps['computed']} computed instead of 360" in words
 
 
 def test_an_evaluation_until_settled_is_written_where_none_is_there_and_gives_way_to_a_full_one(bits, capsys):
@@ -97,8 +97,8 @@ def test_an_evaluation_of_more_is_not_overwritten(bits, tmp_path, capsys, less):
     said(capsys, bits.path)
     before, out = bits.evaluation.read_text(), tmp_path / "less.json"
     assert (
-        f"not written: {bits.evaluation} holds an evaluation of 6 examples of 8 bits over 60 iterations, which is kept; "
-        "--out FILE writes this one"
+        f"not written: {bits.evaluation} holds an evaluation of 6 examples of 8 bits over 60 iterations, which covers more and is "
+        "kept; --out FILE writes this result elsewhere"
     ) in said(capsys, bits.path, *less)
     assert bits.evaluation.read_text() == before
     assert "not written" not in said(capsys, bits.path, *less, "--out", out)
@@ -119,8 +119,8 @@ def test_the_config_may_ask_for_it_and_the_option_forbid_it(tmp_path, capsys):
     run = finished(
         tmp_path / "run", task="prefix-sums", data=data, evaluation={"iterations": 30, "until_settled": True}
     )
-    assert "steps saved" in said(capsys, run.path)
-    assert "steps saved" not in said(capsys, run.path, "--no-until-settled")
+    assert "iterations saved" in said(capsys, run.path)
+    assert "iterations saved" not in said(capsys, run.path, "--no-until-settled")
 
 
 def test_a_config_from_before_this_option_is_read(bits):
@@ -168,7 +168,7 @@ def test_a_model_of_one_pass_is_asked_for_no_iterations(tmp_path, capsys):
     run = open_run(tmp_path / "run", settings, resume=False)
     build_model(settings.model).save_pretrained(run.model)
     for option in (["--iterations", 3], ["--until-settled"]):
-        assert f"{option[0]} was given for {run.path}, whose model has one pass" in said(
+        assert f"{option[0]} was given for {run.path}, whose model has a single pass" in said(
             capsys, run.path, *option, status=2
         )
     said(capsys, run.path, "--examples", 3, "--no-until-settled")
@@ -184,13 +184,13 @@ def test_splits_are_made_once(bits, capsys, monkeypatch):
     assert len(calls) == 1
 
 
-OF_A_RUN = "is where a part of a run belongs: name another file"
+OF_A_RUN = "names a file that belongs to a run: choose another file"
 
 
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--data.seed", "1"], "name another file by --out FILE"),
+        (["--data.seed", "1"], "name a file with --out FILE"),
         (["--data.pth", "x", "--out", "OUT"], "unknown option --data.pth (did you mean --data.path?)"),
         (["--until-setled"], "did you mean --until-settled?"),
         (["--data.test_bits", "[8]", "--out", "OUT"], "the data of the task sudoku have no option --data.test_bits"),

@@ -7,12 +7,15 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from commands import read_lines
 from safetensors.torch import load_file, save_file
 
-from loopscope.cli import COMMANDS, CRASHED, main, seconds
+from loopscope.cli import main
+from loopscope.cli.arguments import parse_duration
+from loopscope.cli.main import COMMANDS, CRASHED
 from loopscope.errors import RESUMABLE
 from loopscope.subjects import from_function
 from loopscope.training.run_folder import RunFolder
@@ -118,7 +121,10 @@ def test_an_examination_of_more_is_not_overwritten(run, tmp_path, capsys):
     before, page = (run / "examination.json").read_text(), (run / "report.html").read_bytes()
     for less in (("iterations=29",), ("examples=5",), ("prediction=true",)):
         said = examined(*whole, *less)
-        assert "holds an examination of effort quick, 6 inputs and at most 30 iterations, which is kept" in said
+        assert (
+            "holds an examination of effort quick, 6 inputs and at most 30 iterations, which covers more and is kept"
+            in said
+        )
         assert (run / "examination.json").read_text() == before
         assert (run / "report.html").read_bytes() == page
     out = tmp_path / "less.json"
@@ -203,6 +209,15 @@ def test_help_is_given_with_defaults(capsys, command, option, default):
     assert default in shown
 
 
+@pytest.mark.parametrize("command", ["train prefix-sums", "data sudoku", "evaluate"])
+def test_usage_names_the_command(capsys, command):
+    with pytest.raises(SystemExit):
+        main([*command.split(), "--help"])
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"usage: loopscope {command} [")
+    assert "Path to a configuration file" not in shown  # groups of options take no file: --config does
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -239,12 +254,31 @@ def test_help_is_given_with_defaults(capsys, command, option, default):
         (["train", "prefix-sums", "--out", "x", "--training.steps", "-1"], "steps is -1"),
         (["train", "prefix-sums", "--out", "x", "--model.heads", "7"], "choose heads that divide it"),
         (["train", "prefix-sums"], "required"),
+        (
+            ["train", "prefix-sums", "--out", "x", "--training.steps", "1:30"],
+            "training.steps: expected numbers in base",
+        ),
+        (["train", "prefix-sums", "--out", "x", "--training.steps", ""], "training.steps: expected int, got ''"),
+        (["train", "prefix-sums", "--out", "x", "--training.seed", "1" + "0" * 400], "training.seed is 1000"),
+        (
+            ["train", "prefix-sums", "--out", "x", "--model.mlp_ratio", str(2**63)],
+            "model.mlp_ratio is 9223372036854775808",
+        ),
+        (
+            ["train", "prefix-sums", "--out", "x", "--model.rope_base", "1" + "0" * 400],
+            "model.rope_base: expected a number",
+        ),
+        (
+            ["train", "prefix-sums", "--out", "x", "--model", "{width: 16}"],
+            "--model is a group of options: give them one",
+        ),
+        (["evaluate", "nothere", "--iterations", "1:30"], "iterations: expected numbers in base 10, got 1:30"),
+        (["forecast", "nothere", "--examples", "9" * 5000], "examples: expected a number that fits in 64 bits"),
+        (["study", "nothere.yaml", "--workers", "1:30"], "workers: expected numbers in base 10, got 1:30"),
         (["study", "nothere.yaml"], "nothere.yaml does not exist"),
         (["evaluate", "nothere"], "holds no run"),
         (["examine", "nothere"], "holds no run"),
         (["study", "nothere.yaml", "--time-limitt", "3m"], "did you mean --time-limit?"),
-        (["study", "colect", "studies/tiny"], "did you mean collect?"),
-        (["study", "analyze", "results/prediction"], "did you mean analyse?"),
         (["study", "nothere"], "nothere does not exist"),
         (["train"], "task"),
         (["train", "prefix-sums", "--out", "x", "--model.window", "x"], "model.window: expected int, got x"),
@@ -281,7 +315,7 @@ def test_a_config_that_is_not_yaml_is_refused(tmp_path, capsys):
         ("modle: {norm: pre}", "did you mean model.norm?"),
         ("training: {seed: many}", "training.seed: expected int, got many"),
         ("- 1", "holds list"),
-        ("task: sudoku", "is of the task sudoku, but prefix-sums was asked for"),
+        ("task: sudoku", "is for the task sudoku, but prefix-sums was asked for"),
     ],
 )
 def test_a_config_file_with_a_mistake_is_one_line(tmp_path, capsys, text, said):
@@ -307,6 +341,89 @@ def test_a_config_file_gives_settings_and_options_win(tmp_path, run, capsys):
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert "cannot write" in refused(capsys, train(tmp_path / "file" / "run"))
+
+
+def test_a_config_file_does_not_count_in_base_60(tmp_path, capsys):
+    (tmp_path / "config.yaml").write_text("training: {steps: 1:30}\n")
+    config = ["train", "prefix-sums", "--out", tmp_path / "run", "--config", tmp_path / "config.yaml"]
+    assert "training.steps: expected numbers in base 10, got 1:30" in refused(capsys, config)
+    (tmp_path / "plan.yaml").write_text("task: prefix-sums\ntraining: {steps: 1:30}\ngrid: {model.norm: [pre]}\n")
+    assert "training.steps: expected numbers in base 10, got 1:30" in refused(capsys, ["study", tmp_path / "plan.yaml"])
+    (tmp_path / "plan.yaml").write_text("task: prefix-sums\ngrid: {training.steps: [1:30]}\n")
+    assert "training.steps: expected numbers in base 10, got 1:30" in refused(capsys, ["study", tmp_path / "plan.yaml"])
+
+
+LONG = "n" * 300
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "prefix-sums", "--out", LONG],
+        ["train", "prefix-sums", "--out", f"a/{LONG}/b"],
+        ["train", "prefix-sums", "--out", "x", "--config", LONG],
+        ["evaluate", LONG],
+        ["trust", LONG],
+        ["forecast", LONG],
+        ["examine", LONG],
+        ["examine", f"{LONG}:make"],
+        ["examine", "nothere", "--out", f"{LONG}.html"],
+        ["examine", "nothere", "--compare", LONG],
+        ["solve", LONG, "01"],
+        ["study", LONG],
+        ["data", "sudoku", "--data.path", LONG],
+        ["data", "sudoku", "--out", f"{LONG}.csv"],
+    ],
+)
+def test_names_that_are_too_long_are_one_line_of_readable_length(arguments, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    said = refused(capsys, arguments)
+    assert "File name too long" in said
+    assert len(said) < 300
+
+
+def test_an_endless_word_is_shortened_in_a_message(capsys):
+    assert (
+        refused(capsys, ["x" * 5000]) == f"loopscope: unknown command '{'x' * 79}...{'x' * 18}'; see loopscope --help"
+    )
+
+
+@pytest.mark.parametrize("place", ["link", "link/run"])
+def test_a_link_to_nothing_is_named(place, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    os.symlink("nowhere", "link")
+    assert refused(capsys, train(place)).endswith(
+        f"cannot write {place}: link is a link to a place that does not exist; remove the link or choose another folder"
+    )
+    Path("plan.yaml").write_text("task: prefix-sums\ngrid: {model.norm: [pre]}\n")
+    assert "link is a link to a place that does not exist; remove" in refused(
+        capsys, ["study", "plan.yaml", "--out", place]
+    )
+
+
+def test_a_run_without_its_weights_is_not_finished(damaged, run, capsys):
+    (damaged / "model" / "model.safetensors").unlink()
+    assert "has not finished training" in refused(capsys, ["evaluate", damaged])
+    assert main(train(damaged, "--resume")) == 0
+    said = capsys.readouterr().err
+    assert "trained: " in said
+    assert "has finished training" not in said
+    weights = [(folder / "model" / "model.safetensors").read_bytes() for folder in (damaged, run)]
+    assert weights[0] == weights[1]
+
+
+def test_help_says_that_code_of_the_current_folder_is_run(capsys):
+    for command in ("examine", "forecast"):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        shown = " ".join(capsys.readouterr().out.split())
+        assert "runs that code from the current folder" in shown
+
+
+def test_no_part_of_a_run_is_missing_from_its_list():
+    folder = RunFolder(Path("run"))
+    named = [getattr(folder, name) for name, member in vars(RunFolder).items() if isinstance(member, property)]
+    assert set(folder.parts()) == set(named) - {folder.report}
 
 
 def test_a_run_is_not_trained_over(run, capsys):
@@ -406,15 +523,15 @@ def test_a_full_disk_loses_nothing(tmp_path, run, capsys, monkeypatch):
 
 def test_a_run_to_resume_that_is_not_there_begins_and_says_so(tmp_path, capsys):
     out = tmp_path / "rnu"
-    said = f"{out} holds no run to resume: a new one begins"
+    said = f"{out} holds no run to resume: starting a new one"
     assert main(train(out, "--resume", steps=1)) == 0
     assert said in capsys.readouterr().err
     assert main(train(out, "--resume", steps=1)) == 0
-    assert "a new one begins" not in capsys.readouterr().err
+    assert "starting a new one" not in capsys.readouterr().err
     (tmp_path / "thesis.tex").write_text("")
     assert "is not empty and holds no run" in refused(capsys, train(tmp_path, "--resume"))
     assert main(train(tmp_path / "new", steps=1)) == 0
-    assert "a new one begins" not in capsys.readouterr().err
+    assert "starting a new one" not in capsys.readouterr().err
 
 
 def test_a_signal_leaves_a_checkpoint_and_the_run_resumes(tmp_path):
@@ -438,14 +555,14 @@ def test_a_signal_leaves_a_checkpoint_and_the_run_resumes(tmp_path):
 
 @pytest.mark.parametrize(("text", "expected"), [("90", 90), ("30s", 30), ("9m", 540), ("1h30m", 5400), ("2h", 7200)])
 def test_durations(text, expected):
-    assert seconds(text) == expected
+    assert parse_duration(text) == expected
 
 
 @pytest.mark.parametrize("text", ["", "m", "3 weeks", "-5s", "1h30", "9m5"])
 def test_what_is_no_duration_is_refused(text, tmp_path, capsys):
     plan = tmp_path / "plan.yaml"
     plan.write_text("task: prefix-sums\ngrid: {model.norm: [pre]}\n")
-    assert "is no duration" in refused(capsys, ["study", plan, f"--time-limit={text}"])
+    assert "is not a duration" in refused(capsys, ["study", plan, f"--time-limit={text}"])
 
 
 def test_a_crash_has_a_status_of_its_own(tmp_path):
