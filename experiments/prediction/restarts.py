@@ -17,7 +17,7 @@ from torch import Tensor
 from loopscope.errors import check_positive
 from loopscope.evaluation import decisions
 from loopscope.fixed_points.residual import relative_residual, smallest_scale
-from loopscope.loop import Loop, iterate, mask_of
+from loopscope.loop import Loop, iterate, mask_of, readout
 from loopscope.stability.distances import distance
 from loopscope.stability.orbits.arrival import line
 from loopscope.stability.orbits.trace import Answers
@@ -117,7 +117,7 @@ def _restart(loop: Loop, seen: Pass, start: Tree, iterations: int, answers: Answ
     mask = mask_of(loop, seen.recalled)
     with torch.no_grad():
         end = iterate(loop, start, seen.recalled, iterations)
-        logits = [loop.read(state) for state in (seen.last, end)]
+        logits = [readout(loop, state, seen.recalled) for state in (seen.last, end)]
         own, other = (decisions(each, mask) if answers is None else answers(each) for each in logits)
     finite = flatten(end, mask).isfinite().all(1) & flatten(seen.last, mask).isfinite().all(1)
     left = distance(end, seen.last, mask) / distance(start, seen.last, mask)

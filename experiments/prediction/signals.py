@@ -25,7 +25,7 @@ from loopscope.evaluation import EvaluationConfig, answers_right, evaluate_split
 from loopscope.fixed_points.residual import smallest_scale
 from loopscope.forecasts.forecast import forecast
 from loopscope.jacobian import random_vectors, step_jacobian
-from loopscope.loop import Loop, mask_of
+from loopscope.loop import Loop, mask_of, readout
 from loopscope.models.recall import ExternalRecall, InternalRecall
 from loopscope.tasks import Split, Task, answers_of
 from loopscope.training.settings import RunSettings
@@ -196,7 +196,9 @@ def measure_further(loop: Loop, task: Task, split: Split, trained_iterations: in
 
 def _accuracy(loop: Loop, task: Task, split: Split, recalled: Tree, state: Tree) -> float:
     with torch.no_grad():
-        right = answers_right(task, loop.read(state), split.problems, split.answers, mask_of(loop, recalled))
+        right = answers_right(
+            task, readout(loop, state, recalled), split.problems, split.answers, mask_of(loop, recalled)
+        )
     return float(right.double().mean())
 
 

@@ -1,1 +1,0 @@
-"""Any other model as a loop."""
