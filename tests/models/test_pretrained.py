@@ -111,8 +111,11 @@ def test_missing_weights_are_named(saved):
         ("[1, 2]", "holds list, expected a JSON object of model options"),
         (json.dumps({"widht": 16}), "unknown model option 'widht' (did you mean width?)"),
         (json.dumps({"norm": "inner"}), "norm is 'inner', expected one of pre, peri, outer, sandwich, gru"),
-        (json.dumps({"width": "wide"}), "config.json: "),
-        (json.dumps({"grid": 9}), "config.json: "),
+        (json.dumps({"width": "wide"}), "config.json: width is 'wide', expected a whole number"),
+        (json.dumps({"grid": 9}), "config.json: grid is 9, expected positive lengths"),
+        (json.dumps({"outputs": True}), "config.json: outputs is True, expected a whole number"),
+        (json.dumps({"mlp_ratio": 2**63}), "config.json: mlp_ratio is 9223372036854775808, expected a whole number"),
+        (json.dumps({"rope_base": 10**400}), "expected a finite number of at least 1, such as the default 10000"),
     ],
 )
 @pytest.mark.usefixtures("unchecked")
@@ -123,7 +126,9 @@ def test_damaged_configs_are_refused(saved, text, complaint):
 
 
 def test_a_model_of_another_architecture_is_refused(saved):
-    assert "of a looped model, expected fixed-depth" in refusal(saved, FixedDepthTransformer.from_pretrained)
+    assert "describes a looped model, expected fixed-depth: use build_model or load_model" in refusal(
+        saved, FixedDepthTransformer.from_pretrained
+    )
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path):
@@ -154,7 +159,7 @@ def test_a_name_that_the_hub_does_not_give_is_refused(monkeypatch):
         raise LocalEntryNotFoundError("no connection\nand a long story")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
-    assert "someone/sudoku is neither a folder nor a model that the hub can give: no connection" in refusal(
+    assert "someone/sudoku is neither a folder nor a model on the Hugging Face hub: no connection" in refusal(
         "someone/sudoku"
     )
 
