@@ -34,11 +34,11 @@ class EvaluationConfig:
     """How a model is evaluated.
 
     Args:
-        iterations: iterations to run; accuracy is taken after each.
+        iterations: iterations to run; accuracy is measured after each.
         examples: most examples of a split.
-        batch_size: most examples run together; fewer on a CPU where they are long (see ``batches``).
-        until_settled: whether an example is run only until its state and its prediction have settled (see
-            ``evaluate_split``), rather than to the last iteration.
+        batch_size: most examples in a batch; long examples come in smaller batches on a CPU.
+        until_settled: whether each example stops once its state and its prediction have settled, instead of running to
+            the last iteration.
     """
 
     iterations: int = 500

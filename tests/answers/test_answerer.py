@@ -237,7 +237,9 @@ def test_an_untrained_model_is_called_wrong(run: RunFolder, capsys) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["11", "--tolerance", "0"], "tolerance is 0.0, expected a number above 0"),
+        (["11", "--tolerance", "0"], "tolerance is 0, expected a number above 0 and below 1, such as 1e-4"),
+        (["11", "--tolerance", "1000"], "tolerance is 1000, expected a number above 0 and below 1, such as 1e-4"),
+        (["-", "--tolerance", "1"], "tolerance is 1, expected a number above 0 and below 1, such as 1e-4"),
         (["-", "--watch"], "--watch shows one problem"),
         (["-"], "line 2: 'x' at place 1 is no bit"),
         (["12"], "'2' at place 2 is no bit"),
@@ -271,9 +273,12 @@ def test_evidence_goes_before_the_record_at_its_own_tolerance_alone(run: RunFold
     assert len(answerer.evidence) == sum(split["all"]["examples"] for split in read_json(run.trust)["splits"].values())
     assert open_answerer(str(run.path), 1e-3).evidence is None
     capsys.readouterr()
+    assert open_answerer(str(run.path), 1e-3).record is None
     for options, as_confident in (([], True), (["--tolerance", "1e-3"], False)):
         assert main(["solve", str(run.path), "1101", "--max-iterations", "3", *options]) in (0, 1)
-        assert ("confiden" in capsys.readouterr().out) is as_confident
+        said = " ".join(capsys.readouterr().out.split())
+        assert ("confiden" in said) is as_confident
+        assert ("settle at a tolerance of 0.001 are right was not measured" in said) is not as_confident
         assert main(["solve", str(run.path), "1101", "--max-iterations", "2", *options]) in (0, 1)
         assert "In validation answers had 3 iterations to settle" in " ".join(capsys.readouterr().out.split())
     run.trust.write_text("{}")

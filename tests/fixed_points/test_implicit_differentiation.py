@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import loopscope as ls
-from loopscope.errors import LoopscopeError
+from loopscope.errors import LoopscopeError, LoopscopeWarning
 from loopscope.fixed_points import Implicit, Phantom, Truncated, fixed_point
 from loopscope.gmres import LinearSolution
 from loopscope.loop import FunctionLoop, iterate
@@ -217,7 +217,9 @@ def test_memory_does_not_grow_with_the_iterations(gradient):
     def at(iterations):
         # A tolerance out of reach, so that all iterations are taken.
         return saved_bytes(
-            lambda: fixed_point(loop, inputs, gradient=gradient, tolerance=3e-16, max_iterations=iterations)
+            lambda: fixed_point(
+                loop, inputs, gradient=gradient, tolerance=3e-16, max_iterations=iterations, report=lambda run: None
+            )
         )
 
     few, many = at(16), at(256)
@@ -247,7 +249,7 @@ def test_training_with_it_lowers_the_loss():
     optimizer = torch.optim.AdamW(loop.parameters(), lr=1e-2)
     for _ in range(8):
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            state = fixed_point(loop, inputs, gradient=Implicit(), max_iterations=40)
+            state = fixed_point(loop, inputs, gradient=Implicit(), max_iterations=40, report=lambda run: None)
             assert state.dtype == torch.float32
             logits = loop.read(state)
         loss = nn.functional.cross_entropy(logits.float().flatten(0, 1), answers.flatten())
@@ -274,3 +276,95 @@ def test_bad_options_are_refused():
     # Backpropagation through the last steps has no trouble with a counter.
     fixed_point(counting, inputs, gradient=Truncated(2), tolerance=1e-6)["z"].sum().backward()
     torch.testing.assert_close(inputs.grad, torch.full((2, 3), 1.5))
+
+
+def foreign(step, start=torch.zeros_like):
+    return FunctionLoop(encode=torch.clone, start=start, step=step, read=torch.clone)
+
+
+@pytest.mark.parametrize(
+    ("loop", "inputs", "message"),
+    [
+        (foreign(lambda z, e: (0.5 * z + e).double()), torch.ones(3, 4), "the same precision"),
+        (foreign(lambda z, e: 0.5 * z + e), [[1.0, 2.0]], "convert with torch.as_tensor"),
+        (foreign(lambda z, e: 0.5 * z + e, lambda e: torch.zeros(1, 4)), torch.ones(3, 4), "got 1 states for 3 inputs"),
+    ],
+)
+def test_a_fixed_point_for_training_is_refused_in_one_line_too(loop, inputs, message):
+    with pytest.raises(LoopscopeError, match=message):
+        fixed_point(loop, inputs, gradient=Truncated(1))
+
+
+def contraction(rate):
+    return FunctionLoop(encode=lambda x: x, start=torch.zeros_like, step=lambda z, e: rate * z + e, read=lambda z: z)
+
+
+def test_a_gradient_where_the_orbit_has_not_arrived_is_warned_of_once():
+    loop, inputs = contraction(0.99), torch.ones(3, 2, dtype=F64, requires_grad=True)
+    residual = 0.99**99 * (1 - 0.99) / (1 - 0.99**100)
+    message = rf"3 of 3 examples have not reached their fixed points within 100 .*residuals up to {residual:.1e}"
+    with pytest.warns(LoopscopeWarning, match=message):
+        fixed_point(loop, inputs, gradient=Truncated())
+    fixed_point(loop, inputs, gradient=Truncated())  # any warning is an error here
+    with pytest.warns(LoopscopeWarning, match="3 of 3"):
+        fixed_point(contraction(0.99), inputs, gradient=Truncated())
+
+
+def test_a_gradient_at_a_diverged_state_is_warned_of():
+    inputs = torch.tensor([[1.0], [0.0]], requires_grad=True)
+    with pytest.warns(LoopscopeWarning, match=r"1 of 2 examples .*, 1 diverged\)"):
+        state = fixed_point(contraction(100.0), inputs, gradient=Implicit(), max_iterations=500)
+    assert state.isfinite().all()
+
+
+def test_who_asks_for_a_report_is_not_warned():
+    runs, inputs = [], torch.ones(3, 2, dtype=F64)
+    fixed_point(contraction(0.99), inputs, gradient=Truncated(), report=runs.append)
+    assert (runs[0].residual > 1e-4).all()
+
+
+def test_a_linear_solve_that_did_not_converge_is_warned_of_once():
+    loop = Tanh()
+    inputs = torch.randn(5, 3, generator=generator(2), dtype=F64)
+    with pytest.warns(
+        LoopscopeWarning, match=r"the implicit gradients of 5 of 5 examples are inexact: .* within 2 products"
+    ):
+        gradients(loop, inputs, solved(loop, Implicit(max_iterations=2)))
+    gradients(loop, inputs, solved(loop, Implicit(max_iterations=2)))
+
+
+def test_a_loop_without_a_hash_is_warned_of_every_time():
+    class Unhashable:
+        __hash__ = None
+
+        def encode(self, inputs):
+            return inputs
+
+        def start(self, recalled, generator=None):
+            return torch.zeros_like(recalled)
+
+        def step(self, state, recalled):
+            return 0.99 * state + recalled
+
+        def read(self, state):
+            return state
+
+    for _ in range(2):
+        with pytest.warns(LoopscopeWarning, match="1 of 1 examples"):
+            fixed_point(Unhashable(), torch.ones(1, 1), gradient=Truncated())
+
+
+@pytest.mark.parametrize("options", [{"seed": 1.5}, {"seed": 2**64}, {"tolerance": "x"}, {"max_iterations": True}])
+@pytest.mark.usefixtures("unchecked")
+def test_options_that_are_not_numbers_are_refused_in_one_line(options):
+    (name,) = options
+    with pytest.raises(LoopscopeError, match=f"^{name} is "):
+        fixed_point(contraction(0.5), torch.ones(2, 1), gradient=Truncated(), **options)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_what_is_not_a_loop_and_an_empty_batch_are_refused():
+    with pytest.raises(LoopscopeError, match="NoneType is no"):
+        fixed_point(None, torch.ones(2, 1), gradient=Truncated())
+    with pytest.raises(LoopscopeError, match="the batch is empty"):
+        fixed_point(contraction(0.5), torch.ones(0, 1), gradient=Truncated())

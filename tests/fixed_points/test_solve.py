@@ -1,4 +1,4 @@
-"""Solvers against fixed points in closed form, textbook iterations, and the same examples solved alone."""
+"""Solving against fixed points in closed form, and against the same examples solved alone."""
 
 import json
 import math
@@ -7,80 +7,23 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from known_fixed_points import (
+    ACCELERATED,
+    F64,
+    PROBLEMS,
+    SOLVERS,
+    affine,
+    from_zero,
+    generator,
+    matrix_of,
+    tanh,
+)
 
 import loopscope as ls
 from loopscope.errors import LoopscopeError
-from loopscope.fixed_points import Truncated, fixed_point
-from loopscope.fixed_points.anderson import AndersonMemory
 from loopscope.fixed_points.halting import OVERHEAD
-from loopscope.fixed_points.multisecant import combine, dots, move_up
-from loopscope.fixed_points.plain_comparison import compare_with_plain
 from loopscope.loop import FunctionLoop, iterate
 from loopscope.trees import select
-
-F64 = torch.float64
-SOLVERS = {
-    "plain": ls.PlainIteration(),
-    "damped": ls.DampedIteration(0.7),
-    "anderson": ls.Anderson(),
-    "anderson-1": ls.Anderson(memory=1),
-    "broyden": ls.Broyden(),
-    "broyden-3": ls.Broyden(memory=3),
-}
-ACCELERATED = {name: solver for name, solver in SOLVERS.items() if name != "plain"}
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def from_zero(step, **others) -> FunctionLoop:
-    return FunctionLoop(
-        encode=lambda x: x, start=lambda e: torch.zeros_like(e["u"]), step=step, read=lambda z: z, **others
-    )
-
-
-def matrix_of(size, seed=0, dtype=F64):
-    """A non-normal matrix of spectral radius one, complex pairs included."""
-    matrix = torch.randn(size, size, generator=generator(seed), dtype=F64)
-    return (matrix / torch.linalg.eigvals(matrix).abs().max()).to(dtype)
-
-
-def affine(size=12, batch=6, dtype=F64, rates=(0.2, 0.95)):
-    """z <- q W z + u, with its own q for each example: (loop, inputs, fixed points)."""
-    matrix = matrix_of(size, dtype=dtype)
-    inputs = {
-        "q": torch.linspace(*rates, batch, dtype=dtype),
-        "u": torch.randn(batch, size, generator=generator(1), dtype=F64).to(dtype),
-    }
-    exact = torch.linalg.solve(
-        torch.eye(size, dtype=F64) - inputs["q"].double()[:, None, None] * matrix, inputs["u"].double()
-    )
-    return from_zero(lambda z, e: e["q"][:, None] * (z @ matrix.T) + e["u"]), inputs, exact
-
-
-def tanh(size=12, batch=6, dtype=F64):
-    """z <- tanh(q W z + u); the fixed points by Newton's method."""
-    matrix = matrix_of(size, dtype=dtype)
-    _, inputs, _ = affine(size, batch, dtype, rates=(0.2, 0.9))
-    exact = torch.zeros(batch, size, dtype=F64)
-    for row in range(batch):
-        scaled, shift, z = inputs["q"][row].double() * matrix.double(), inputs["u"][row].double(), exact[row]
-        for _ in range(50):
-            value = torch.tanh(scaled @ z + shift)
-            slope = (1 - value**2)[:, None] * scaled
-            z = z + torch.linalg.solve(torch.eye(size, dtype=F64) - slope, value - z)
-        exact[row] = z
-    return from_zero(lambda z, e: torch.tanh(e["q"][:, None] * (z @ matrix.T) + e["u"])), inputs, exact
-
-
-def cosine(dtype=F64):
-    inputs = {"u": torch.linspace(-1, 2, 4, dtype=dtype)[:, None]}
-    loop = FunctionLoop(encode=lambda x: x, start=lambda e: e["u"], step=lambda z, e: torch.cos(z), read=lambda z: z)
-    return loop, inputs, torch.full((4, 1), 0.7390851332151607, dtype=F64)
-
-
-PROBLEMS = {"affine": affine, "tanh": tanh, "cosine": cosine}
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)
@@ -191,7 +134,7 @@ def test_a_cycle_does_not_arrive_and_damping_ends_it():
     assert not plain.arrived.any()
     assert plain.iterations.tolist() == [40, 40]
     assert plain.same_as_plain == (None, None)
-    assert "2 did not within 40 iterations" in plain.message
+    assert "2 did not arrive within 40 iterations" in plain.message
     damped = ls.solve(loop, inputs, solver=ls.DampedIteration(0.5), plain_iterations=40)
     torch.testing.assert_close(damped.state, inputs)
     # Plain iteration never gets anywhere: nothing can be said.
@@ -215,7 +158,8 @@ def test_what_stops_being_finite_leaves_and_the_rest_goes_on(solver):
     assert "2 diverged" in found.message
     assert found.output is not None
     text = json.dumps(found.to_dict(), allow_nan=False)
-    assert json.loads(text)["residual"][1] is None
+    assert json.loads(text)["last_residual"][1] is None
+    assert json.loads(text)["residual"][2] is None
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -281,156 +225,6 @@ def test_counters_pass_through_plain_iteration_alone():
             ls.solve(loop, inputs, solver=solver)
 
 
-SINES = FunctionLoop(encode=lambda x: x, start=torch.clone, step=lambda z, e: z + 0.5 * torch.sin(z), read=lambda z: z)
-
-
-@pytest.mark.parametrize("solver", [ls.Anderson(), ls.Anderson(memory=2), ls.Broyden(), ls.DampedIteration(0.5)])
-def test_another_fixed_point_than_plain_iterations_is_noticed(solver):
-    # Multiples of pi are fixed: the odd ones attract, the even ones repel.
-    starts = torch.linspace(-9, 9, 181, dtype=F64)[:, None] + 0.003
-    truth = iterate(SINES, starts, starts, 3000)
-    found = ls.solve(SINES, starts, solver=solver, tolerance=1e-9, plain_iterations=500)
-    assert found.arrived.all()
-    same = [bool(here) for here in ((found.state - truth).abs() < 1e-6)]
-    assert list(found.same_as_plain) == same
-    if isinstance(solver, ls.DampedIteration):
-        assert all(same)
-    else:
-        assert 20 < sum(same) < 170
-        assert f"{181 - sum(same)} arrived at another fixed point" in found.message
-        # Unasked, nothing is claimed.
-        unasked = ls.solve(SINES, starts, solver=solver, tolerance=1e-9)
-        assert unasked.same_as_plain == (None,) * 181
-
-
-def test_a_repelling_answer_near_the_attracting_one_is_noticed():
-    # Fixed points: 1, with slope 1 + sqrt(gap) / 2, and 1 - gap, with slope 1 - sqrt(gap) / 2.
-    gap = torch.tensor([[1e-3], [1e-2], [0.1], [0.5]], dtype=F64)
-    loop = FunctionLoop(
-        encode=lambda x: x,
-        start=lambda e: 1 - 0.6 * e,
-        step=lambda z, e: z + 0.5 * (z - 1) * (z - 1 + e) / e.sqrt(),
-        read=lambda z: z,
-    )
-    start = 1 - 0.6 * gap
-    attracting = iterate(loop, start, gap, 20000)
-    torch.testing.assert_close(attracting, 1 - gap)
-    everywhere = torch.ones(4, dtype=torch.bool)
-    for answer, expected in ((attracting, True), (torch.ones_like(gap) - 1e-13, False)):
-        same, spent = compare_with_plain(loop, gap, start, answer, everywhere, tolerance=1e-10, budget=20000)
-        assert same == (expected,) * 4
-        assert spent > 0
-
-
-def test_slow_contractions_are_told_from_two_points():
-    # q = 0.99: at arrival both are off by up to 100 tolerances, yet it is one fixed point.
-    loop = from_zero(lambda z, e: e["q"] * z + e["u"])
-    inputs = {"u": torch.tensor([[1.0], [-2.0]], dtype=F64), "q": torch.tensor([[0.99], [0.9]], dtype=F64)}
-    found = ls.solve(
-        loop, inputs, solver=ls.DampedIteration(0.3), tolerance=1e-4, max_iterations=5000, plain_iterations=5000
-    )
-    assert found.same_as_plain == (True, True)
-    short = ls.solve(
-        loop, inputs, solver=ls.DampedIteration(0.3), tolerance=1e-4, max_iterations=5000, plain_iterations=150
-    )
-    assert short.same_as_plain[0] is None
-
-
-def textbook_broyden(function, z, count):
-    """Broyden's first method with a dense Jacobian of f(z) - z that begins at -I."""
-    jacobian, residual, states = -torch.eye(len(z), dtype=F64), function(z) - z, [z]
-    for _ in range(count):
-        step = torch.linalg.solve(jacobian, -residual)
-        z = z + step
-        new = function(z) - z
-        jacobian = jacobian + torch.outer(new - residual - jacobian @ step, step) / (step @ step)
-        residual = new
-        states.append(z)
-    return states
-
-
-def textbook_anderson(function, z, count, memory):
-    """Anderson's method by a least-squares solve over the weights of the last values."""
-    states, values = [z], [function(z)]
-    for _ in range(count):
-        kept = slice(max(0, len(states) - memory - 1), None)
-        residuals = torch.stack([value - state for value, state in zip(values[kept], states[kept], strict=True)])
-        differences = residuals[1:] - residuals[:-1]
-        weights = torch.zeros(len(residuals), dtype=F64)
-        weights[-1] = 1
-        if len(differences):
-            gamma = torch.linalg.lstsq(differences.T, residuals[-1]).solution
-            weights[1:] -= gamma
-            weights[:-1] += gamma
-        states.append(weights @ torch.stack(values[kept]))
-        values.append(function(states[-1]))
-    return states
-
-
-@pytest.mark.parametrize("memory", [1, 3, 20])
-def test_the_textbook_methods(memory):
-    loop, inputs, _ = tanh(batch=3)
-    for count in range(1, 9):
-        broyden = ls.solve(loop, inputs, solver=ls.Broyden(20), tolerance=1e-14, max_iterations=count + 1)
-        anderson = ls.solve(loop, inputs, solver=ls.Anderson(memory, 1e-15), tolerance=1e-14, max_iterations=count + 1)
-        for row in range(3):
-            one = select(inputs, slice(row, row + 1))
-
-            def function(z, one=one):
-                return loop.step(z[None], one)[0]
-
-            start = torch.zeros(12, dtype=F64)
-            torch.testing.assert_close(broyden.state[row], textbook_broyden(function, start, count)[-1])
-            expected = textbook_anderson(function, start, count, memory)[-1]
-            torch.testing.assert_close(anderson.state[row], expected, rtol=1e-6, atol=1e-9)
-
-
-@pytest.mark.parametrize("solver", [ls.Anderson(memory=12, regularization=1e-14), ls.Broyden(memory=30)])
-def test_affine_loops_end_in_finitely_many_evaluations(solver):
-    # Even where plain iteration does not converge: Anderson is GMRES (n evaluations), Broyden takes at most 2 n.
-    loop, inputs, exact = affine(size=12, batch=4, rates=(0.5, 1.0))
-    found = ls.solve(loop, inputs, solver=solver, tolerance=1e-9, max_iterations=30, plain_iterations=50)
-    assert found.arrived.all(), str(found)
-    torch.testing.assert_close(found.state, exact, rtol=0, atol=1e-6)
-    assert (found.iterations <= (16 if isinstance(solver, ls.Anderson) else 28)).all()
-    assert found.same_as_plain[3] is None
-
-
-def test_fewer_evaluations_where_plain_iteration_is_slow():
-    loop, inputs, _ = affine(size=30, batch=8, rates=(0.98, 0.99))
-    counts = {
-        name: ls.solve(loop, inputs, solver=solver, tolerance=1e-8, max_iterations=5000).iterations
-        for name, solver in SOLVERS.items()
-    }
-    assert (4 * counts["anderson"] < counts["plain"]).all()
-    assert (4 * counts["broyden"] < counts["plain"]).all()
-
-
-def test_an_example_that_is_misled_starts_over_from_its_best_state():
-    memory = AndersonMemory(torch.zeros(2, 3, dtype=F64), 4, 1e-8)
-    points = torch.randn(3, 2, 3, generator=generator(), dtype=F64)
-    values = points + torch.tensor([[1.0, 1.0], [0.5, 0.4], [50.0, 0.3]], dtype=F64)[..., None]
-    assert memory.correction(points[0], values[0]) is None
-    memory.correction(points[1], values[1])
-    next_points = values[2] + memory.correction(points[2], values[2])
-    torch.testing.assert_close(next_points[0], values[1, 0])
-    assert memory.used.sum(1).tolist() == [0, 2]
-    # From there it begins anew, with a plain step; the jump back taught nothing.
-    after = next_points + 0.2
-    assert not memory.correction(next_points, after)[0].any()
-
-
-def test_long_and_short_vectors_are_multiplied_alike():
-    for size in (7, 3000):
-        basis = torch.randn(3, 4, size, generator=generator(), dtype=F64)
-        vectors, weights = basis[:, 0] + 1, basis[:, :, 0]
-        torch.testing.assert_close(dots(basis, vectors), torch.einsum("bmn,bn->bm", basis, vectors))
-        torch.testing.assert_close(combine(weights, basis), torch.einsum("bm,bmn->bn", weights, basis))
-        kept = torch.tensor([0, 2])
-        expected = basis[kept].clone()
-        assert torch.equal(move_up(basis, kept), expected)
-
-
 def test_a_looped_transformer():
     config = ls.LoopedTransformerConfig(
         recall="internal", norm="outer", width=16, heads=2, inputs=4, outputs=3, grid=(3, 3), attention="full"
@@ -466,10 +260,11 @@ def test_random_starts_are_drawn_from_the_seed():
 def test_bad_input_is_refused_in_one_line():
     loop, inputs, _ = affine()
     cases = {
-        "tolerance below 1": {"tolerance": 0.0},
+        "tolerance is 0.0, expected a number above 0 and below 1": {"tolerance": 0.0},
+        "tolerance is 1000, expected a number above 0 and below 1": {"tolerance": 1000},
         "the rounding of the state": {"tolerance": 1e-17},
         "max_iterations is 0": {"max_iterations": 0},
-        "plain_iterations is -1": {"plain_iterations": -1},
+        "plain_iterations is -1, expected a whole number of at least 0": {"plain_iterations": -1},
         "got 5 states for 6 inputs": {"start": torch.zeros(5, 12, dtype=F64)},
     }
     for message, options in cases.items():
@@ -522,14 +317,159 @@ def test_what_is_no_solver_is_refused(solver):
         ls.solve(loop, inputs, solver=solver)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
-    ("loop", "inputs", "message"),
+    ("options", "message"),
     [
-        (foreign(lambda z, e: (0.5 * z + e).double()), torch.ones(3, 4), "the same precision"),
-        (foreign(lambda z, e: 0.5 * z + e), [[1.0, 2.0]], "convert with torch.as_tensor"),
-        (foreign(lambda z, e: 0.5 * z + e, lambda e: torch.zeros(1, 4)), torch.ones(3, 4), "got 1 states for 3 inputs"),
+        ({"seed": 1.5}, "seed is 1.5, expected a whole number"),
+        ({"seed": None}, "seed is None, expected a whole number"),
+        ({"seed": 2**64}, "seed is 18446744073709551616, expected a whole number"),
+        ({"seed": True}, "seed is True, expected a whole number"),
+        ({"tolerance": "x"}, "tolerance is 'x', expected a number above 0 and below 1"),
+        ({"tolerance": None}, "tolerance is None, expected a number above 0 and below 1"),
+        ({"tolerance": math.nan}, "tolerance is nan, expected a number above 0 and below 1"),
+        ({"max_iterations": True}, "max_iterations is True, expected a whole number above 0"),
+        ({"max_iterations": 1.5}, "max_iterations is 1.5, expected a whole number above 0"),
+        ({"plain_iterations": None}, "plain_iterations is None, expected a whole number of at least 0"),
     ],
 )
-def test_a_fixed_point_for_training_is_refused_in_one_line_too(loop, inputs, message):
-    with pytest.raises(LoopscopeError, match=message):
-        fixed_point(loop, inputs, gradient=Truncated(1))
+def test_options_that_are_not_numbers_are_refused_in_one_line(options, message):
+    loop, inputs, _ = affine()
+    with pytest.raises(LoopscopeError, match=message) as caught:
+        ls.solve(loop, inputs, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_empty_batch_is_refused():
+    loop, inputs, _ = affine()
+    with pytest.raises(LoopscopeError, match=r"the batch is empty \(shapes \[\(0,\), \(0, 12\)\]\)"):
+        ls.solve(loop, select(inputs, slice(0, 0)))
+
+
+@pytest.mark.parametrize(
+    ("read", "given"),
+    [(lambda z: (z, z), "tuple"), (lambda z: z[:2], r"shape \(2, 12\)"), (lambda z: z[:, 0], r"shape \(6,\)")],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_a_readout_that_is_not_one_tensor_of_outputs_per_input_is_refused(read, given):
+    loop, inputs, _ = affine()
+    with pytest.raises(
+        LoopscopeError, match=rf"read returned .*{given}, expected a tensor of shape \(6, \.\.\., outputs\)"
+    ):
+        ls.solve(FunctionLoop(encode=loop.encode, start=loop.start, step=loop.step, read=read), inputs)
+
+
+def chaotic(size=32, batch=5):
+    """z <- tanh(4 z W + u), which has no attracting fixed point."""
+    matrix = 4 * torch.randn(size, size, generator=generator(), dtype=F64) / size**0.5
+    return from_zero(lambda z, e: torch.tanh(z @ matrix + e["u"])), {
+        "u": torch.randn(batch, size, generator=generator(1), dtype=F64)
+    }
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_the_state_with_the_smallest_residual_is_returned(solver):
+    loop, inputs = chaotic()
+    visited = []
+
+    def watching(z, e):
+        after = loop.step(z, e)
+        if len(z) == 5:
+            size = torch.maximum(z.norm(dim=1), after.norm(dim=1))
+            visited.append(((after - z).norm(dim=1) / size, z))
+        return after
+
+    found = ls.solve(from_zero(watching), inputs, solver=SOLVERS[solver], tolerance=1e-14, max_iterations=40)
+    residuals, states = (torch.stack(part) for part in zip(*visited, strict=True))
+    assert len(residuals) == 40
+    smallest, place = residuals.min(0)
+    torch.testing.assert_close(found.residual, smallest, rtol=1e-12, atol=0)
+    assert found.best_iteration.tolist() == (place + 1).tolist()
+    torch.testing.assert_close(found.state, states[place, torch.arange(5)], rtol=0, atol=0)
+    torch.testing.assert_close(found.last_residual, residuals[-1], rtol=1e-12, atol=0)
+    torch.testing.assert_close(found.last_state, states[-1], rtol=0, atol=0)
+    assert (found.residual < found.last_residual).sum() >= 4
+    row = int(smallest.argmin())
+    said = f"(smallest residual {float(smallest[row]):.1e}, at iteration {int(place[row]) + 1})"
+    assert said in found.message
+    assert found.to_dict()["best_iteration"] == (place + 1).tolist()
+
+
+def test_of_an_example_that_arrived_the_best_state_is_the_last_one():
+    loop, inputs, _ = affine()
+    found = ls.solve(loop, inputs)
+    assert torch.equal(found.state, found.last_state)
+    assert torch.equal(found.residual, found.last_residual)
+    assert torch.equal(found.best_iteration, found.iterations)
+
+
+def test_of_an_example_that_diverged_the_best_finite_state_is_returned():
+    loop = foreign(lambda z, e: z * z + e, start=lambda e: torch.full_like(e, 0.45))
+    found = ls.solve(loop, torch.tensor([[0.3]]))  # slows down near 1/2, then runs away: z + 0.3 = z^2 has no solution
+    assert found.diverged.all()
+    assert 1 < int(found.best_iteration) < int(found.iterations) - 3
+    torch.testing.assert_close(found.state, torch.tensor([[0.5]]), rtol=0, atol=0.1)
+    assert found.last_residual.isinf().all()
+
+
+def test_a_readout_that_is_not_finite_is_named_with_the_iteration():
+    def read(z):
+        logits = torch.where(z > 1.9, math.nan, z)
+        return torch.cat([torch.full_like(z, -math.inf), logits], dim=1)
+
+    loop = FunctionLoop(encode=lambda x: x, start=torch.zeros_like, step=lambda z, e: 0.5 * z + e, read=read)
+    found = ls.solve(loop, torch.tensor([[1.0], [0.5]]))
+    assert found.arrived.all()
+    # The option that is masked from the start is no fault.
+    assert found.output_valid.tolist() == [False, True]
+    assert f"The readout of 1 examples is NaN or infinite, at iteration {int(found.iterations[0])}." in found.message
+    assert found.to_dict()["output_valid"] == [False, True]
+
+
+@pytest.mark.parametrize(("infinity", "valid"), [(math.inf, False), (-math.inf, False), (1.0, True)])
+def test_a_readout_that_becomes_infinite_is_named(infinity, valid):
+    loop = FunctionLoop(
+        encode=lambda x: x,
+        start=torch.zeros_like,
+        step=lambda z, e: 0.5 * z + e,
+        read=lambda z: torch.where(z > 1.9, infinity, z),
+    )
+    found = ls.solve(loop, torch.tensor([[1.0]]))
+    assert found.output_valid.tolist() == [valid]
+    assert ("readout" in found.message) is not valid
+
+
+def test_the_rounding_of_a_step_is_named_where_it_keeps_an_orbit_from_arriving():
+    matrix = -0.68 * torch.linalg.qr(torch.randn(64, 64, generator=generator()))[0]
+
+    def step(z, e):
+        return (z.bfloat16() @ matrix.T.bfloat16()).float() + e["u"]
+
+    inputs = {"u": torch.randn(4, 64, generator=generator(1))}
+    found = ls.solve(from_zero(step), inputs)
+    assert not found.arrived.any()
+    assert found.noise_floor.precision == "bfloat16"
+    assert "like that of bfloat16, in a state of float32" in found.message
+    assert "raise the tolerance" in found.message
+    assert found.to_dict()["noise_floor"]["precision"] == "bfloat16"
+    coarse = ls.solve(from_zero(step), inputs, tolerance=found.noise_floor.residual)
+    assert coarse.arrived.all()
+    assert coarse.noise_floor is None
+
+
+def test_float32_inside_a_float64_state_is_named_and_double_is_not_recommended():
+    matrix = matrix_of(16, dtype=torch.float32)
+    loop = from_zero(lambda z, e: torch.tanh(0.9 * z.float() @ matrix.T + e["u"].float()).double())
+    inputs = {"u": torch.randn(3, 16, generator=generator(1), dtype=F64)}
+    found = ls.solve(loop, inputs, tolerance=1e-12, max_iterations=200)
+    assert (~found.arrived).any()
+    assert "like that of float32, in a state of float64" in found.message
+    assert ".double()" not in found.message
+
+
+def test_a_loop_that_does_not_contract_is_not_blamed_on_rounding():
+    loop, inputs = chaotic()
+    found = ls.solve(loop, inputs, max_iterations=30)
+    assert found.noise_floor.precision == "float64"
+    assert "examine the loop" in found.message
+    assert "rounding" not in found.message

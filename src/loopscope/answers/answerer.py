@@ -15,7 +15,7 @@ from torch import Tensor
 from loopscope import shipped
 from loopscope.answers.trust import Evidence, extents, read_evidence, significant, unsureness
 from loopscope.contexts import device_of_loop, eval_mode
-from loopscope.errors import LoopscopeError
+from loopscope.errors import LoopscopeError, check_tolerance
 from loopscope.evaluation import SETTLED
 from loopscope.fixed_points import solve
 from loopscope.fixed_points.residual import relative_residual, smallest_scale
@@ -58,10 +58,12 @@ class Answerer:
         model: the model, or any loop that reads the task's inputs and gives its logits.
         task: its task.
         text: how its problems and answers are written.
-        record: how its answers fared in validation; None where the run was not evaluated.
+        record: how its answers fared in validation; None where the run was not evaluated, or where answers settle at
+            another tolerance than there.
         evidence: the same, example by example, of all splits; None where ``loopscope trust`` did not measure it, or
             where answers settle at another tolerance than there.
         iterations: the iterations that validation gave each answer.
+        tolerance: the relative residual at which answers settle.
     """
 
     path: Path
@@ -71,6 +73,7 @@ class Answerer:
     record: Record | None
     evidence: Evidence | None = None
     iterations: int = 0
+    tolerance: float = SETTLED
 
 
 @dataclass(frozen=True)
@@ -102,9 +105,11 @@ def open_answerer(name: str, tolerance: float = SETTLED) -> Answerer:
         tolerance: the relative residual at which its answers are to settle.
 
     Raises:
-        LoopscopeError: there is no such run or shipped model; its model has no iterations; or nobody types in problems
+        LoopscopeError: the tolerance is not between 0 and 1; there is no such run or shipped model; its model has no
+            iterations; or nobody types in problems
             of its task.
     """
+    check_tolerance(tolerance)
     path = shipped.MODELS / name if name in TASKS and not Path(name).exists() else Path(name)
     if path.parent == shipped.MODELS and not path.is_dir():
         # Where no run of the task could be solved either, asking for one would mislead.
@@ -117,10 +122,12 @@ def open_answerer(name: str, tolerance: float = SETTLED) -> Answerer:
     settings, model = trained(run)
     if not isinstance(model, LoopedTransformer):
         raise LoopscopeError(f"{path} is of a {settings.model.architecture} model, which has no iterations to settle")
-    record = read_record(run) if run.evaluation.is_file() else None
-    evidence = read_evidence(run.trust) if run.trust.is_file() and tolerance == SETTLED else None
+    # What was counted in validation holds for its own tolerance alone.
+    counted = tolerance == SETTLED
+    record = read_record(run) if counted and run.evaluation.is_file() else None
+    evidence = read_evidence(run.trust) if counted and run.trust.is_file() else None
     text, iterations = text_format(settings.task), _validated(run, evidence)
-    return Answerer(path, model, settings.data, text, record, evidence, iterations)
+    return Answerer(path, model, settings.data, text, record, evidence, iterations, tolerance)
 
 
 def _validated(run: RunFolder, evidence: Evidence | None) -> int:

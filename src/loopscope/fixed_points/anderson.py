@@ -35,11 +35,11 @@ class Anderson:
     Example:
         >>> import loopscope as ls, torch
         >>> expanding = ls.FunctionLoop(
-        ...     encode=lambda x: x, start=torch.zeros_like, step=lambda z, x: 1.3 * z + x, read=lambda z: z
+        ...     encode=lambda x: x, start=torch.zeros_like, step=lambda z, x: 1.5 * z + x, read=lambda z: z
         ... )
         >>> found = ls.solve(expanding, torch.tensor([[3.0]]), solver=ls.Anderson(), tolerance=1e-6)
-        >>> found.state, found.iterations  # plain iteration leaves the fixed point, -3 / 0.3
-        (tensor([[-10.]]), tensor([3]))
+        >>> found.state, found.iterations  # plain iteration leaves the fixed point, -3 / 0.5
+        (tensor([[-6.]]), tensor([3]))
     """
 
     memory: int = 6

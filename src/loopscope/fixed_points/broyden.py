@@ -30,11 +30,11 @@ class Broyden:
     Example:
         >>> import loopscope as ls, torch
         >>> expanding = ls.FunctionLoop(
-        ...     encode=lambda x: x, start=torch.zeros_like, step=lambda z, x: 21.0 * z + x, read=lambda z: z
+        ...     encode=lambda x: x, start=torch.zeros_like, step=lambda z, x: 1.5 * z + x, read=lambda z: z
         ... )
-        >>> found = ls.solve(expanding, torch.tensor([[3.0]]), solver=ls.Broyden())
-        >>> found.state, found.iterations  # plain iteration leaves the fixed point, -3 / 20
-        (tensor([[-0.1500]]), tensor([3]))
+        >>> found = ls.solve(expanding, torch.tensor([[3.0]]), solver=ls.Broyden(), tolerance=1e-6)
+        >>> found.state, found.iterations  # plain iteration leaves the fixed point, -3 / 0.5
+        (tensor([[-6.]]), tensor([3]))
     """
 
     memory: int = 16

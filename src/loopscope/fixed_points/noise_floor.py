@@ -54,15 +54,15 @@ NUMBERS_AT_ONCE = 2**22
 RESIDUAL_PER_NOISE = 8.0
 """Residuals level off at up to this many times the error of one step. Measured: 1 to 5 on random loops of spectral radius up
 to 0.7, and up to 9 at 0.9."""
-ROUNDOFF = {
-    "float64": 2.0**-53,
-    "float32": 2.0**-24,
-    "float16": 2.0**-11,
-    "bfloat16": 2.0**-8,
+ROUNDING = {
+    "float64": 0.42 * 2.0**-53,
+    "float32": 0.42 * 2.0**-24,
+    "float16": 0.42 * 2.0**-11,
+    "bfloat16": 0.42 * 2.0**-8,
 }
-"""Unit roundoff of the floating types in use."""
-COARSER = 512.0
-"""A step whose error is this many times the unit roundoff of its state computes in a lower precision than the state's."""
+"""Root mean square relative error of rounding to a floating type: 0.42 of its unit roundoff, for numbers of all sizes."""
+COARSER = 1000.0
+"""A step whose error is this many times that of rounding its state computes in a lower precision than the state has."""
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,9 @@ class NoiseFloor:
     @property
     def precision(self) -> str:
         """The floating type whose rounding is nearest to the step's: that of the state unless it is far coarser."""
-        if self.noise < COARSER * ROUNDOFF[self.state]:
+        if self.noise < COARSER * ROUNDING[self.state]:
             return self.state
-        return min(ROUNDOFF, key=lambda name: abs(math.log(ROUNDOFF[name] / self.noise)))
+        return min(ROUNDING, key=lambda name: abs(math.log(ROUNDING[name] / self.noise)))
 
     @property
     def is_coarser(self) -> bool:
@@ -110,20 +110,20 @@ def measure_noise_floor(loop: Loop, state: Tree, recalled: Tree, *, seed: int = 
     Example:
         >>> import loopscope as ls
         >>> def step(z, x):
-        ...     return torch.tanh((0.5 * z).bfloat16() + x).float()
+        ...     return (0.5 * z + x).bfloat16().float()
         >>> loop = ls.FunctionLoop(encode=lambda x: x, start=torch.zeros_like, step=step, read=lambda z: z)
         >>> inputs = torch.linspace(-1, 1, 200).view(2, 100)
         >>> floor = measure_noise_floor(loop, inputs, inputs)
         >>> floor.precision, f"{floor.noise:.0e}"
-        ('bfloat16', '1e-03')
+        ('bfloat16', '2e-03')
     """
     kept = slice(0, EXAMPLES)
     state, recalled = select(state, kept), select(recalled, kept)
     coarsest = max((leaf.dtype for leaf in floating_leaves(state)), key=lambda dtype: torch.finfo(dtype).eps)
-    least = torch.finfo(coarsest).eps / 4
+    name = str(coarsest).removeprefix("torch.")
     with torch.no_grad(), torch.autocast(device_of(state).type, enabled=False):
         found = _noise(_Differences(loop, state, recalled, seed))
-    return NoiseFloor(max(found, least), str(coarsest).removeprefix("torch."))
+    return NoiseFloor(max(found, ROUNDING[name]), name)
 
 
 def _noise(differences: _Differences) -> float:
@@ -147,7 +147,7 @@ class _Differences:
         self.real = real_numbers(state, mask) > 0
         value = loop.step(state, recalled)
         self.point = flatten(state).double()
-        self.sizes = flatten(tree_map(lambda *pair: _larger_size([masked(leaf, mask) for leaf in pair]), state, value))
+        self.sizes = flatten(tree_map(lambda before, after: _larger_size(before, after, mask), state, value))
         norm = _root_mean_square(flatten(value, mask).double())
         self.scale = torch.where(norm > 0, norm, 1).unsqueeze(1)
         batch, numbers = self.point.shape
@@ -183,10 +183,12 @@ class _Differences:
             yield (differences / self.scale[rows]).abs()[self.real[rows]]
 
 
-def _larger_size(pair: list[Tensor]) -> Tensor:
-    """Return the larger root mean square of two tensors of one shape, per example, in that shape."""
-    before, after = (_root_mean_square(leaf.reshape(len(leaf), -1).double()) for leaf in pair)
-    return torch.maximum(before, after).view(-1, *[1] * (pair[0].ndim - 1)).expand_as(pair[0])
+def _larger_size(before: Tensor, after: Tensor, mask: Tensor | None) -> Tensor:
+    """Return the larger root mean square of a state's tensor before and after the step, per example, in its shape."""
+    if not before.is_floating_point():
+        return before
+    sizes = [_root_mean_square(masked(leaf, mask).reshape(len(leaf), -1).double()) for leaf in (before, after)]
+    return torch.maximum(*sizes).view(-1, *[1] * (before.ndim - 1)).expand_as(before)
 
 
 def _root_mean_square(flat: Float[Tensor, "batch n"]) -> Float[Tensor, "batch"]:

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from loopscope.answers.answerer import Answer, Answerer, Frame
 from loopscope.answers.trust import Counted, alike
+from loopscope.evaluation import SETTLED
 from loopscope.tasks.text import Problem, TextFormat, legend
 
 PRINTED = (1, 2, 4, 8, 16, 30, 60, 120, 250, 500)
@@ -51,6 +52,11 @@ def track_record(answerer: Answerer, answer: Answer) -> str:
         return (
             f"In validation answers had {answerer.iterations} iterations to settle: what was counted there says nothing "
             "of one that was cut off."
+        )
+    if answerer.tolerance != SETTLED:
+        return (
+            f"How often answers that settle at a tolerance of {answerer.tolerance:g} are right was not measured: validation "
+            f"counts at {SETTLED:g}."
         )
     if answerer.evidence is not None:
         return _record_of_alike(answer, *alike(answerer.evidence, answer.settled, answer.unsure))

@@ -10,11 +10,12 @@ import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal, get_args
 
-from loopscope.errors import LoopscopeError, check_choice, check_count, check_positive
+from loopscope.errors import LoopscopeError, check_choice, check_count, check_positive, check_tolerance
 from loopscope.files import read_json_as, write_json
 from loopscope.stability.verdict import TESTED_ON, Axis, Status, Verdict, fitted_on, priors_of
 
@@ -55,8 +56,7 @@ class ExaminationConfig:
             check_positive(time_limit=self.time_limit)
         check_choice("effort", self.effort, get_args(Effort))
         check_count(examples=self.examples, iterations=self.iterations)
-        if not 0 < self.tolerance < 1:
-            raise LoopscopeError(f"tolerance is {self.tolerance}, expected a number between 0 and 1, such as 1e-4")
+        check_tolerance(self.tolerance)
 
     def sees_less(self, settings: Mapping[str, Any], available: int) -> bool:
         """Return whether an examination of these settings has something that one by this config would not have.
@@ -248,10 +248,16 @@ def shown(value: float | None) -> str:
     return "not known" if value is None else f"{value:.4g}"
 
 
+def _write_page(path: Path, examination: Examination) -> None:
+    # Pages are drawn above this package: their module is found by name, and loaded only when a page is written.
+    import_module("loopscope.reports.examination.page").write_examination(path, examination)
+
+
 WRITERS: dict[str, Callable[[Path, Examination], None]] = {
     ".json": lambda path, examination: write_json(path, examination.to_dict()),
+    ".html": _write_page,
 }
-"""How ``save`` writes each kind of file. Pages are drawn above this package, which adds its writer here."""
+"""How ``save`` writes each kind of file."""
 
 
 def _axes(values: list[dict[str, Any]]) -> tuple[Axis, Axis, Axis]:

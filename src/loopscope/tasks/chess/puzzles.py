@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import io
 import os
 import re
@@ -23,6 +22,7 @@ from jaxtyping import Int8, Int16, Int32, Integer
 from torch import Tensor
 
 from loopscope.errors import LoopscopeError
+from loopscope.extras import check_installed
 from loopscope.files import make_folder
 from loopscope.tasks.chess.encoding import pack_ragged, unpack_boards
 from loopscope.tasks.data.cache import Arrays, cache_folder, cached, from_bytes
@@ -71,15 +71,12 @@ class Puzzles:
 
 
 def require_rules() -> None:
-    """Refuse to go on without python-chess.
+    """Refuse to continue without python-chess.
 
     Raises:
         LoopscopeError: it is not installed.
     """
-    if importlib.util.find_spec("chess") is None:
-        raise LoopscopeError(
-            'the rules of chess come from python-chess, which is not installed: pip install "loopscope[chess]"'
-        )
+    check_installed("chess", "the task chess")
 
 
 def _rows(path: Path, most: int) -> Iterator[list[str]]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, TextIO
 
 from loopscope.errors import LoopscopeError, check_choice
+from loopscope.extras import require
 from loopscope.files import write_bytes
 from loopscope.tasks.data.cache import cache_folder
 from loopscope.tasks.data.download import download
@@ -45,12 +46,12 @@ LONGEST_LINE = 200_000
 
 
 class _ZstdStream(io.RawIOBase):
-    """The content of a .zst file of one frame or several; a file that ends within a frame raises EOFError."""
+    """The content of a .zst file of one frame or several; one that is cut or damaged raises EOFError."""
 
     def __init__(self, file: io.BufferedReader) -> None:
-        import zstandard
-
+        zstandard = require("zstandard", "reading a .zst file")
         self._file = file
+        self._damage: type[Exception] = zstandard.ZstdError
         self._decompressor = zstandard.ZstdDecompressor()
         self._frame = self._decompressor.decompressobj()
         self._within_frame = False
@@ -68,7 +69,10 @@ class _ZstdStream(io.RawIOBase):
                 return 0
             if self._frame.eof:
                 self._frame = self._decompressor.decompressobj()
-            self._ready = memoryview(self._frame.decompress(compressed))
+            try:
+                self._ready = memoryview(self._frame.decompress(compressed))
+            except self._damage as error:
+                raise EOFError(str(error)) from error
             self._within_frame = not self._frame.eof
         count = min(len(buffer), len(self._ready))
         buffer[:count] = self._ready[:count]
@@ -125,8 +129,6 @@ def open_text(path: Path) -> Iterator[TextIO]:
         LoopscopeError: here or while the body reads: the file is missing or unreadable, its content is not what its
             ending says, it is cut or damaged, or it is not UTF-8.
     """
-    import zstandard
-
     try:
         with open(path, "rb") as file, _decompressed(_compression(path, file), file) as content:
             yield _BoundedText(path, content)
@@ -134,7 +136,7 @@ def open_text(path: Path) -> Iterator[TextIO]:
         raise LoopscopeError(f"{path} does not exist") from error
     except UnicodeDecodeError as error:
         raise LoopscopeError(f"{path} is not UTF-8 text ({error.reason}): convert it to UTF-8") from error
-    except (EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError) as error:
+    except (EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error) as error:
         reason = " ".join(str(error).split())
         raise LoopscopeError(f"{path} is cut or damaged ({reason}): download it again") from error
     except OSError as error:
