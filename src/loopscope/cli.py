@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from loopscope.errors import RESUMABLE, LoopscopeError, check_choice, nearest
-from loopscope.training.settings import tidy
+from loopscope.training.settings import REPLACED, tidy
 
 if TYPE_CHECKING:
     from loopscope.evaluation import AccuracyCurve, EvaluationConfig
@@ -904,14 +904,14 @@ def _option_names(parser: ArgumentParser, arguments: Sequence[str]) -> list[str]
 def _with_config(parsed: Namespace, arguments: Sequence[str]) -> list[str]:
     """Return the arguments of ``train`` with the settings of its config file put before those given by hand."""
     from loopscope.files import read_yaml_mapping
-    from loopscope.training.settings import check_keys, dotted
+    from loopscope.training.settings import check_keys, current_settings, dotted
 
     source = Path(parsed[parsed.task].config)
     values = {key: value for key, value in read_yaml_mapping(source).items() if value is not None}
     if (task := values.pop("task", parsed.task)) != parsed.task:
         raise LoopscopeError(f"{source} is of the task {task}, but {parsed.task} was asked for")
-    settings = dotted(values)
     try:
+        settings = dotted(current_settings(values))
         check_keys(parsed.task, settings)
     except LoopscopeError as error:
         raise LoopscopeError(f"{source}: {error}") from error
@@ -935,7 +935,8 @@ def _parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
         unknown = [part for part in message.split() if part.startswith("--")] if "nrecognized" in message else []
         if unknown:
             name = unknown[0].split("=")[0]
-            message = f"unknown option {name}{nearest(name, _option_names(parser, arguments))}"
+            hint = REPLACED.get(name.removeprefix("--"))
+            message = f"unknown option {name}{f': {hint}' if hint else nearest(name, _option_names(parser, arguments))}"
         raise LoopscopeError(message) from error
 
 

@@ -87,10 +87,10 @@ def test_a_config_is_completed_where_it_was_left_empty():
     task = PrefixSums()
     completed = task.complete(LoopedTransformerConfig()).require_complete()
     assert (completed.inputs, completed.outputs, completed.grid) == (1, 2, (0,))
-    assert (completed.attention, completed.window) == ("local", 5)
+    assert (completed.attention, completed.kernel_size) == ("local", 5)
     full = task.complete(LoopedTransformerConfig(attention="full"))
-    assert (full.attention, full.window) == ("full", None)
-    assert task.complete(LoopedTransformerConfig(attention="local", window=9)).window == 9
+    assert (full.attention, full.kernel_size) == ("full", None)
+    assert task.complete(LoopedTransformerConfig(attention="local", kernel_size=9)).kernel_size == 9
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from loopscope.errors import LoopscopeError, nearest
 from loopscope.evaluation import EvaluationConfig
-from loopscope.models.config import LoopedTransformerConfig
+from loopscope.models.config import LoopedTransformerConfig, current_options
 from loopscope.tasks import Task, task_class
 from loopscope.training.config import TrainingConfig
 from loopscope.training.objectives import AT_FIXED_POINT
@@ -23,6 +23,11 @@ SECTIONS: dict[str, Any] = {
     "training": TrainingConfig,
     "evaluation": EvaluationConfig,
 }
+
+REPLACED = {
+    "model.window": "it was replaced by model.kernel_size, the number of positions that a token sees, such as 5"
+}
+"""What to do instead of giving a setting of older versions."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +159,18 @@ def check_keys(task: str, keys: Iterable[str]) -> None:
     known = option_names(task)
     for key in keys:
         if key not in known:
-            raise LoopscopeError(f"unknown setting {key!r} for the task {task}{nearest(key, known)}")
+            hint = f": {REPLACED[key]}" if key in REPLACED else nearest(key, known)
+            raise LoopscopeError(f"unknown setting {key!r} for the task {task}{hint}")
+
+
+def current_settings(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a run with those of older versions translated (see ``current_options``).
+
+    Raises:
+        LoopscopeError: an older setting cannot be translated.
+    """
+    model = values.get("model")
+    return {**values, "model": current_options(model)} if isinstance(model, Mapping) else dict(values)
 
 
 def settings_from(values: Mapping[str, Any]) -> RunSettings:
@@ -164,7 +180,7 @@ def settings_from(values: Mapping[str, Any]) -> RunSettings:
         LoopscopeError: no task, an unknown key, or a value that is refused.
     """
     # A section that is named and left empty, as YAML allows, takes its defaults.
-    values = {key: {} if value is None else value for key, value in values.items()}
+    values = current_settings({key: {} if value is None else value for key, value in values.items()})
     task = values.pop("task", None)
     if not isinstance(task, str):
         raise LoopscopeError("the settings name no task: give one, such as task: prefix-sums")

