@@ -360,7 +360,8 @@ ARCHITECTURES: dict[str, type[_Transformer]] = {
 def build_model(config: LoopedTransformerConfig) -> LoopedTransformer | FixedDepthTransformer:
     """Return a new model of the architecture that the config names.
 
-    Weights are drawn from PyTorch's global generator, with PyTorch's default initialization.
+    Weights are drawn from PyTorch's global generator, with PyTorch's default initialization except for the GRU cell
+    (see ``Gru`` in loopscope.models.residual).
 
     Args:
         config: a complete config.
