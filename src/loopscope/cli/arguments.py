@@ -66,7 +66,10 @@ def _explain(error: ArgumentError, parser: ArgumentParser, arguments: Sequence[s
     if not unknown:
         return message
     name = unknown[0].split("=")[0]
-    return f"unknown option {name}{nearest(name, _option_names(parser, arguments))}"
+    from loopscope.training.settings import REPLACED  # only a refusal needs it
+
+    hint = REPLACED.get(name.removeprefix("--"))
+    return f"unknown option {name}{f': {hint}' if hint else nearest(name, _option_names(parser, arguments))}"
 
 
 def _option_names(parser: ArgumentParser, arguments: Sequence[str]) -> list[str]:
