@@ -48,6 +48,12 @@ def check_tolerance(tolerance: float) -> None:
 
     Raises:
         LoopscopeError: it is not between 0 and 1.
+
+    Example:
+        >>> check_tolerance(1000)
+        Traceback (most recent call last):
+            ...
+        loopscope.errors.LoopscopeError: tolerance is 1000, expected a number between 0 and 1, such as 1e-4
     """
     if not 0 < tolerance < 1:
         raise LoopscopeError(f"tolerance is {tolerance:g}, expected a number between 0 and 1, such as 1e-4")
