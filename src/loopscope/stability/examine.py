@@ -18,14 +18,14 @@ from loopscope.contexts import eval_mode, random_state_kept, without_autocast
 from loopscope.errors import LoopscopeError, check_count
 from loopscope.fixed_points.residual import state_dtype
 from loopscope.jacobian import THROUGH_ENCODE
-from loopscope.loop import Loop, mask_of, outer_gain_of
+from loopscope.loop import Loop, mask_of, outer_gain_of, readout
 from loopscope.stability.advice import advise
 from loopscope.stability.axes import judge_axes, left_at, radii_at_fixed_points
 from loopscope.stability.dependence.distinct import distinct_fixed_points
 from loopscope.stability.dependence.sensitivity import finite_input_change, input_sensitivity, start_sensitivity
 from loopscope.stability.dependence.swap_test import Outcome, Swap, SwapTest, swap_test
 from loopscope.stability.dependence.variance import variance_share
-from loopscope.stability.distances import has_partner, in_pairs
+from loopscope.stability.distances import in_pairs, why_alone
 from loopscope.stability.examination import QUANTILES, Curves, Effort, Examination, ExaminationConfig, plain
 from loopscope.stability.geometry import agreement, gradient_norms, radial_mode
 from loopscope.stability.orbits.arrival import follow
@@ -212,7 +212,7 @@ class _Examiner:
             recalled = self.loop.encode(self.inputs)
             start = first_state(self.loop, recalled, self.config.seed)
             check_start(start, batch_size(self.inputs))
-            check_read(self.loop.read(start), batch_size(self.inputs))
+            check_read(readout(self.loop, start, recalled), batch_size(self.inputs))
         state_dtype(start)
         check_mask(self.loop, start, recalled)
         check_step(self.loop, start, recalled)
@@ -296,7 +296,7 @@ class _Examiner:
         """Return what axes 2 and 3, the spectrum and the basin need beyond the orbits."""
         # Arrived examples first: what is taken at a fixed point should be one.
         arrived, others = (torch.nonzero(chosen).squeeze(1) for chosen in (trajectory.arrived, ~trajectory.arrived))
-        order = torch.cat([in_pairs(arrived, mask_of(self.loop, recalled)), others])
+        order = torch.cat([in_pairs(arrived, recalled, mask_of(self.loop, recalled)), others])
         near, far = order[: self.budget.jacobians], order[: self.budget.swapped]
         limit = _secondary_budget(trajectory, self.iterations)
         if is_time_dependent(start):
@@ -325,12 +325,8 @@ class _Examiner:
         def swaps() -> dict[str, Any]:
             nonlocal test
             test = swap_test(self.loop, recall, fixed, **common)  # type: ignore[arg-type]
-            alone = int((~has_partner(test.partner)).sum())
-            if 2 * alone > len(far):
-                self.unknown["swaps"] = (
-                    f"{alone} of {len(far)} inputs have padding that no other one has, and only inputs of one length can be "
-                    "swapped; give more inputs, or some of each length"
-                )
+            if alone := why_alone(test.partner, recall, mask_of(self.loop, recall)):
+                self.unknown["swaps"] = alone
             return {
                 "recall_swap": _swap_counts(test.recall),
                 "start_swap": _swap_counts(test.start),
