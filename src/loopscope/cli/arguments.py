@@ -22,6 +22,10 @@ def parse_duration(text: str) -> float:
 
     Raises:
         LoopscopeError: the text is not a duration.
+
+    Example:
+        >>> parse_duration("1h30m")
+        5400.0
     """
     # A number after another part needs its unit: "1h30" would read as 30 seconds where minutes are meant.
     given = text.strip()
