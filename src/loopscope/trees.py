@@ -265,37 +265,6 @@ def scaled_norm(vectors: Tensor, dim: int = 1, keepdim: bool = False) -> Tensor:
     return length if keepdim else length.squeeze(dim)
 
 
-def binary_scale(vectors: Tensor, dim: int = 1) -> Tensor:
-    """Return the power of two at or just below the largest absolute value along ``dim``, which is kept with size one.
-
-    Dividing by it is exact, and leaves numbers whose squares neither overflow nor vanish. It is 1 where the largest value is
-    zero or not finite.
-    """
-    if not vectors.shape[dim]:
-        return vectors.new_ones(
-            [1 if place == dim % vectors.ndim else size for place, size in enumerate(vectors.shape)]
-        )
-    largest = vectors.detach().abs().amax(dim, keepdim=True)
-    known = (largest > 0) & largest.isfinite()
-    # A subnormal scale would lose digits where it is divided by.
-    exponent = (torch.frexp(largest.where(known, 1))[1] - 1).clamp_min(-_LEAST_EXPONENT[largest.dtype])
-    return torch.where(known, torch.ldexp(torch.ones_like(largest), exponent), 1)
-
-
-_LEAST_EXPONENT = {torch.float32: 126, torch.float64: 1022}
-
-
-def scaled_norm(vectors: Tensor, dim: int = 1, keepdim: bool = False) -> Tensor:
-    """Return Euclidean norms along ``dim`` of float32 or float64 numbers whose squares may overflow or vanish.
-
-    >>> scaled_norm(torch.tensor([[3e30, 4e30], [3e-30, 4e-30]]))
-    tensor([5.0000e+30, 5.0000e-30])
-    """
-    scale = binary_scale(vectors, dim)
-    length = scale * torch.linalg.vector_norm(vectors / scale, dim=dim, keepdim=True)
-    return length if keepdim else length.squeeze(dim)
-
-
 def token_norms(state: Tree, mask: Tensor | None = None) -> Float[Tensor, "batch tokens"]:
     """Return the Euclidean norm of each token's part of the state.
 

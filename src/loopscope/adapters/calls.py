@@ -110,7 +110,9 @@ class Watch(TorchFunctionMode):
         look_inside: tell the handler of functions within closed calls too.
     """
 
-    def __init__(self, callees: Mapping[str, Callee], handler: Handler, *, whole: bool, look_inside: bool = False) -> None:
+    def __init__(
+        self, callees: Mapping[str, Callee], handler: Handler, *, whole: bool, look_inside: bool = False
+    ) -> None:
         super().__init__()
         self.callees, self.handler = callees, handler
         self.whole, self.look_inside = whole, look_inside
@@ -192,5 +194,3 @@ def resolve(model: nn.Module, name: str, listing: Callable[[], str]) -> Callee:
     if callee is None:
         raise LoopscopeError(f"the model has no submodule or method {name!r}; {listing()}")
     return callee
-
-

@@ -143,7 +143,13 @@ class Recorder(Handler):
         return number
 
     def _written_down(
-        self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], *, is_call: bool
+        self,
+        name: str,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        *,
+        is_call: bool,
     ) -> Any:
         stretch = self.tape.stretches
         place = Place(stretch, name, self._seen[stretch, name])
