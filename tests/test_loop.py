@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 import loopscope as ls
 from loopscope.checks import check_mask, check_read, check_step
 from loopscope.errors import LoopscopeError, nearest
-from loopscope.loop import FunctionLoop, Loop, iterate, mask_of
+from loopscope.loop import FunctionLoop, Loop, iterate, mask_of, readout
 from loopscope.trees import (
     batch_size,
     flatten,
@@ -267,3 +267,33 @@ def test_a_random_step_is_refused_and_the_random_state_is_left_alone():
 def test_the_nearest_option_is_named_only_where_one_is_near():
     assert nearest("interal", ["internal", "external"]) == " (did you mean internal?)"
     assert nearest("zzz", ["internal", "external"]) == ""
+
+
+def test_a_readout_gets_the_recalled_input_where_it_asks_for_it():
+    class Module(torch.nn.Module):
+        def read(self, state, recalled):
+            return state + recalled
+
+    state, recalled = torch.zeros(2, 3), torch.ones(2, 3)
+    for read, expected in [
+        (lambda state: state, state),
+        (lambda state, recalled: state + recalled, recalled),
+        (lambda state, recalled=None: state + recalled, recalled),
+        (lambda state, e: state + e, recalled),
+        (lambda state, temperature=2.0: state / temperature, state),
+        (lambda state, *, temperature=2.0: state / temperature, state),
+        (torch.clone, state),
+        (Module().read, recalled),
+    ]:
+        loop = FunctionLoop(lambda x: x, torch.zeros_like, lambda z, e: z, read)
+        assert torch.equal(readout(loop, state, recalled), expected)
+
+
+def test_every_verb_reads_with_the_recalled_input():
+    """The state alone says nothing here: z tends to 0 and only the recalled input tells the examples apart."""
+    inputs = torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 1.0]])
+    loop = FunctionLoop(lambda x: x, torch.zeros_like, lambda z, e: z / 2, lambda z, recalled: z + recalled)
+    targets = inputs.argmax(1)
+    assert torch.equal(ls.solve(loop, inputs).output, inputs)
+    assert ls.forecast(loop, inputs, targets).points[-1].right == 1
+    assert ls.examine(loop, inputs, targets, effort="quick").curves.accuracy[-1] == 1

@@ -14,7 +14,7 @@ from torch import Tensor
 from loopscope.contexts import device_of_loop, eval_mode
 from loopscope.errors import check_positive
 from loopscope.fixed_points.residual import relative_residual, smallest_scale
-from loopscope.loop import Loop, mask_of
+from loopscope.loop import Loop, mask_of, readout
 from loopscope.tasks.task import Split, Task
 from loopscope.trees import flatten, select
 
@@ -379,7 +379,7 @@ def _run(
         before = state
         state = loop.step(before, recalled)
         computed += len(rows)
-        logits = loop.read(state)
+        logits = readout(loop, state, recalled)
         right = _right(task, logits, problems, answers)
         padding = torch.zeros_like(right) if real is None else ~real
         judged = _Judged(right, padding, task.other_rules(logits, problems, answers))

@@ -201,7 +201,7 @@ OF_A_RUN = "names a file that belongs to a run: choose another file"
         (["--data.path", "CHESS", "--out", "OUT"], "CHESS"),
         (["--data.source", "shipped", "--out", "RUN/evaluation.json"], OF_A_RUN),
         (["--data.source", "shipped", "--out", "RUN/seconds.json"], OF_A_RUN),
-        (["--out", "RUN/signals.json"], OF_A_RUN),
+        (["--out", "RUN/seconds.json"], OF_A_RUN),
         (["--out", "RUN/machines.json"], OF_A_RUN),
         (["--out", "RUN/config.yaml"], OF_A_RUN),
         (["--out", "RUN/model/config.json"], OF_A_RUN),

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loopscope.errors import LoopscopeError
 import loopscope as ls
+from loopscope.errors import LoopscopeError
 from loopscope.loop import FunctionLoop
 from loopscope.models import LoopedTransformer, LoopedTransformerConfig
 from loopscope.stability.dependence.distinct import distinct, distinct_fixed_points

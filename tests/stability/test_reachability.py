@@ -359,7 +359,7 @@ class TestBasin:
     def test_other_shapes_are_unknown_and_radii_positive(self):
         mask = torch.tensor([[True, True], [True, False], [True, True]])
         loop = loop_of(lambda z, e: 0.5 * z + e, padding=lambda e: e[:, :, 0] > 0)
-        e = mask[:, :, None].to(F64)
+        e = mask[:, :, None] * torch.tensor([1.0, 2.0, 3.0], dtype=F64)[:, None, None]
         found = basin(loop, e, trace(loop, e, iterations=100), iterations=100, foreign=1)
         assert torch.isnan(found.foreign[0]).tolist() == [False, True, False]
         with pytest.raises(LoopscopeError, match="radii above 0"):

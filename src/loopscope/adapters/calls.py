@@ -11,7 +11,6 @@ from torch import nn
 from torch.overrides import TorchFunctionMode, _get_current_function_mode
 
 from loopscope.adapters.gradients import pass_through
-from loopscope.errors import LoopscopeError
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -58,6 +57,16 @@ def find(model: nn.Module, name: str) -> Callee | None:
     if attribute == "forward":
         return next(callee for callee in modules_of(model).values() if callee.owner is holder)
     return Callee(name, holder, attribute) if callable(found) else None
+
+
+def callee(model: nn.Module, name: str) -> Callee:
+    """Return the submodule or method of a name that `find` has given."""
+    if name == "forward":
+        return Callee(name, model, "forward")
+    owner, _, attribute = name.rpartition(".")
+    holder = model.get_submodule(owner)
+    held = getattr(holder, attribute)
+    return Callee(name, held, "forward") if isinstance(held, nn.Module) else Callee(name, holder, attribute)
 
 
 @contextmanager
@@ -173,24 +182,3 @@ class Watch(TorchFunctionMode):
                 stack.enter_context(replaced(callee, self._taken_over(name, callee.function)))
             stack.enter_context(self)
             yield
-
-
-def call_model(model: nn.Module, inputs: Any) -> Any:
-    """Call a model with inputs: a mapping by keyword, a tuple or list in order, all else as the one argument."""
-    if isinstance(inputs, Mapping):
-        return model(**inputs)
-    return model(*inputs) if isinstance(inputs, (tuple, list)) else model(inputs)
-
-
-def resolve(model: nn.Module, name: str, listing: Callable[[], str]) -> Callee:
-    """Return the submodule or method that ``name`` stands for.
-
-    Raises:
-        LoopscopeError: the model has none of that name; ``listing`` says which there are.
-    """
-    if not isinstance(model, nn.Module):
-        raise LoopscopeError(f"the model is of type {type(model).__name__}, expected a torch.nn.Module")
-    callee = find(model, name)
-    if callee is None:
-        raise LoopscopeError(f"the model has no submodule or method {name!r}; {listing()}")
-    return callee

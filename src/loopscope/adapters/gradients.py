@@ -14,7 +14,9 @@ import torch
 from torch.nn import Parameter
 from torch.overrides import TorchFunctionMode
 
-HIDING = ("_set_grad_enabled", "detach", "detach_", "requires_grad_")
+GRAD_MODE = "_set_grad_enabled"
+"""The function behind ``no_grad`` and ``enable_grad``."""
+HIDING = (GRAD_MODE, "detach", "detach_", "requires_grad_")
 """Functions that hide a part of a step from autograd."""
 
 
@@ -30,7 +32,7 @@ def pass_through(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Ma
     """Call a function of PyTorch; where it would hide its argument from autograd, return the argument itself."""
     if not hides(function):
         return function(*args, **kwargs)
-    if function.__name__ == "_set_grad_enabled":
+    if function.__name__ == GRAD_MODE:
         return None
     if _property(function) is torch.Tensor.requires_grad:
         # Activations pretend to need no gradient, as they do where the model runs itself.

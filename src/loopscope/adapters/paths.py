@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -13,9 +14,49 @@ Path = tuple[Any, ...]
 """Where a leaf is: keys, positions and field names from the outside in."""
 
 
+@dataclass(frozen=True)
+class Blank:
+    """The place of a tensor of which nothing but its form is needed.
+
+    Attributes:
+        sizes: per dimension; of one that grows with the batch, its size for one example.
+        grows: which dimensions grow with the batch.
+        like: a number of its precision, on its device.
+    """
+
+    sizes: tuple[int, ...]
+    grows: tuple[bool, ...]
+    like: Tensor
+
+    @staticmethod
+    def of(tensor: Tensor, grows: tuple[bool, ...], batch: int) -> Blank:
+        """Return the place of ``tensor``, which belongs to a batch."""
+        sizes = tuple(size // batch if g else size for size, g in zip(tensor.shape, grows, strict=True))
+        return Blank(sizes, grows, tensor.detach().new_zeros(()))
+
+    def filled(self, batch: int) -> Tensor:
+        """Return zeros of this form for a batch."""
+        return self.like.expand([size * batch if g else size for size, g in zip(self.sizes, self.grows, strict=True)])
+
+
+@dataclass(frozen=True)
+class Echo:
+    """The place of a tensor that a call returns as it was given it.
+
+    Attributes:
+        path: of the argument.
+    """
+
+    path: Path
+
+
+def _parts(tree: Tree) -> dict[Any, Any] | None:
+    return None if isinstance(tree, (Blank, Echo)) else children(tree)
+
+
 def leaves_by_path(tree: Tree, path: Path = ()) -> Iterator[tuple[Path, Any]]:
     """Yield each leaf of a nest with its path, in a fixed order."""
-    parts = children(tree)
+    parts = _parts(tree)
     if parts is None:
         yield path, tree
         return
@@ -30,7 +71,7 @@ def tensors_by_path(tree: Tree) -> dict[Path, Tensor]:
 
 def map_with_path(function: Callable[[Path, Any], Any], tree: Tree, path: Path = ()) -> Tree:
     """Return a nest of the same containers with ``function(path, leaf)`` in each leaf's place."""
-    parts = children(tree)
+    parts = _parts(tree)
     if parts is None:
         return function(path, tree)
     mapped = {key: map_with_path(function, part, (*path, key)) for key, part in parts.items()}

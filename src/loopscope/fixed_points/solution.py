@@ -27,7 +27,7 @@ from loopscope.fixed_points.plain_comparison import compare_with_plain
 from loopscope.fixed_points.plain_iteration import PlainIteration
 from loopscope.fixed_points.residual import check_precision
 from loopscope.fixed_points.solver import Solver, check_solver
-from loopscope.loop import Loop
+from loopscope.loop import Loop, readout
 from loopscope.trees import Tree, leaves, select
 
 DEFAULT_SOLVER = PlainIteration()
@@ -223,7 +223,7 @@ def solve(
             same, spent = compare_with_plain(
                 loop, recalled, start, found.state, arrived, tolerance=tolerance, budget=plain_iterations
             )
-        output = loop.read(found.state)
+        output = readout(loop, found.state, recalled)
         floor = _floor_of(loop, recalled, found, ~arrived & ~diverged)
     return Solution(
         state=found.state,
@@ -253,7 +253,7 @@ def _checked_readout(loop: Loop, start: Tree, recalled: Tree, batch: int, tolera
     check_step(loop, select(start, slice(0, 1)), select(recalled, slice(0, 1)))
     _check_pair(loop, start, recalled)
     check_mask(loop, start, recalled)
-    first = loop.read(start)
+    first = readout(loop, start, recalled)
     check_read(first, batch)
     return first
 

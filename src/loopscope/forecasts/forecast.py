@@ -15,7 +15,7 @@ from loopscope.checks import check_is_loop, check_read
 from loopscope.contexts import eval_mode, without_autocast
 from loopscope.errors import LoopscopeError, check_count, check_positive
 from loopscope.evaluation import decisions
-from loopscope.loop import Loop, mask_of
+from loopscope.loop import Loop, mask_of, readout
 from loopscope.stability.leaps import LANDINGS, Landing, leaps
 from loopscope.stability.orbits.trace import Answers, predictions
 from loopscope.stability.targets import Targets, check_targets, rule_of
@@ -199,7 +199,7 @@ def forecast(
         late = [Landing(end.iteration - len(end.before) + place, state) for place, state in enumerate(end.before)]
         points, first = [], None
         for landing in [*landings, *late]:
-            logits = loop.read(landing.state)
+            logits = readout(loop, landing.state, recalled)
             check_read(logits, examples)
             answered = _answers(logits, real) if answers is None else _checked(answers(logits), examples)
             first = answered if first is None else first

@@ -18,7 +18,7 @@ from loopscope.contexts import eval_mode, random_state_kept, without_autocast
 from loopscope.errors import LoopscopeError, check_count
 from loopscope.fixed_points.residual import state_dtype
 from loopscope.jacobian import THROUGH_ENCODE
-from loopscope.loop import Loop, mask_of, outer_gain_of
+from loopscope.loop import Loop, mask_of, outer_gain_of, readout
 from loopscope.stability.advice import advise
 from loopscope.stability.axes import judge_axes, left_at, radii_at_fixed_points
 from loopscope.stability.dependence.distinct import distinct_fixed_points
@@ -212,7 +212,7 @@ class _Examiner:
             recalled = self.loop.encode(self.inputs)
             start = first_state(self.loop, recalled, self.config.seed)
             check_start(start, batch_size(self.inputs))
-            check_read(self.loop.read(start), batch_size(self.inputs))
+            check_read(readout(self.loop, start, recalled), batch_size(self.inputs))
         state_dtype(start)
         check_mask(self.loop, start, recalled)
         check_step(self.loop, start, recalled)

@@ -43,9 +43,7 @@ class RunFolder:
             self.evaluation,
             self.trust,
             self.examination,
-            self.forecast,
             self.seconds,
-            self.signals,
             self.machines,
             self.log,
             self.locked,
@@ -87,19 +85,9 @@ class RunFolder:
         return self.path / "examination.json"
 
     @property
-    def forecast(self) -> Path:
-        """The three axes measured from at most the trained number of iterations."""
-        return self.path / "forecast.json"
-
-    @property
     def seconds(self) -> Path:
         """Seconds that each stage took in a study."""
         return self.path / "seconds.json"
-
-    @property
-    def signals(self) -> Path:
-        """Signals of the model that a study predicts from."""
-        return self.path / "signals.json"
 
     @property
     def machines(self) -> Path:

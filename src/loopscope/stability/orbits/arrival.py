@@ -1,8 +1,7 @@
 """Following orbits and judging whether they arrive: the pass that every other quantity of the framework stands on.
 
 An orbit is followed once. Each step gives the relative residual r = ||f(z) - z|| / max(||z||, ||f(z)||, tiny) per
-example, where tiny is `ZERO` of the norm of the first state or of the one after it, so that an orbit that dies out arrives at
-zero. An example has **arrived**
+example, where tiny is `ZERO` of the norm of the first state, so that an orbit that dies out arrives at zero. An example has **arrived**
 when r is within the tolerance, a contraction rate q fitted to the last steps is below one beyond its error, and the
 distance that this leaves to go, r / (1 - q), is within ten tolerances (framework, axis 1). The last condition is what
 refuses a drift, whose residual falls as 1/t and whose q creeps up to one. A residual at the rounding floor has arrived
@@ -118,6 +117,7 @@ class Step:
         rows: the positions of these examples in the batch.
         before: their states before it.
         after: their states after it.
+        recalled: their recalled input.
         mask: their mask of real tokens.
         residual: relative residual of the step.
         change: norm of the change, per token.
@@ -128,6 +128,7 @@ class Step:
     rows: Int[Tensor, "active"]
     before: Tree
     after: Tree
+    recalled: Tree
     mask: Bool[Tensor, "active *grid"] | None
     residual: Float[Tensor, "active"]
     change: Float[Tensor, "active tokens"]
@@ -310,21 +311,20 @@ def follow(
         approach = None if toward is None else _Approach(toward, start, mask)
         state = start
         size = token_norms(state, mask)
-        tiny = torch.zeros_like(size[:, :1])
+        # Relative to the first state, so that residuals do not depend on its unit. An orbit that starts at zero needs no
+        # such bound: if zero were its fixed point, it would stay there.
+        tiny = ZERO * scaled_norm(size, keepdim=True)
         for index in range(iterations):
             after = step_in_parts(loop, state, recalled)
             change = token_norms(difference(after, state), mask)
             size_after = token_norms(after, mask)
             whole, whole_after = (scaled_norm(part) for part in (size, size_after))
-            scale = torch.maximum(whole, whole_after)
-            # What is zero is told by the first state that is not: a loop may start at zero, and work at any scale.
-            tiny = torch.where(tiny > 0, tiny, ZERO * scale[:, None])
-            scale = scale.clamp_min(tiny[:, 0])
+            scale = torch.maximum(whole, whole_after).clamp_min(tiny[:, 0])
             now = ratio(scaled_norm(change), scale).to(dtype)
             residual[index, rows], norm[index, rows] = now, whole_after.to(dtype)
             if observe is not None:
                 larger = torch.maximum(size, size_after).clamp_min(tiny)
-                observe(Step(index, rows, state, after, mask, now, change, larger))
+                observe(Step(index, rows, state, after, recalled, mask, now, change, larger))
             lost = ~now.isfinite()
             quiet = torch.where(now <= floor, quiet + 1, 0)
             if until == "arrival":

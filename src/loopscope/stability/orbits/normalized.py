@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from loopscope.loop import Loop, mask_of
+from loopscope.loop import Loop, mask_of, readout
 from loopscope.trees import Tree, scaled_norm, tree_map
 
 _BITS = {torch.float32: torch.int32, torch.float64: torch.int64}
@@ -43,9 +43,9 @@ class NormalizedLoop:
         """Return N(f(N(z), e))."""
         return _rescaled(self.loop.step(_rescaled(state, recalled["sizes"]), recalled["recalled"]), recalled["sizes"])
 
-    def read(self, state: Tree) -> Tensor:
+    def read(self, state: Tree, recalled: dict[str, Tree]) -> Tensor:
         """Return the loop's prediction."""
-        return self.loop.read(state)
+        return readout(self.loop, state, recalled["recalled"])
 
     def mask(self, recalled: dict[str, Tree]) -> Tensor | None:
         """Return the loop's mask of real tokens, or None where every token is real."""

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from loopscope.fixed_points.residual import state_dtype
-from loopscope.loop import Loop, mask_of
+from loopscope.loop import Loop, mask_of, readout
 from loopscope.stability.orbits.arrival import Ends, Step, follow, ratio
 from loopscope.stability.starts import first_state
 from loopscope.trees import Tree, device_of, flatten, norms, scaled_norm, token_norms, tree_map
@@ -105,7 +105,7 @@ class _Recorder:
     def __call__(self, step: Step) -> None:
         if step.index == 0:
             self._known = step.rows
-            self._logits = self.loop.read(step.before)
+            self._logits = readout(self.loop, step.before, step.recalled)
             self._directions = directions(step.before, step.mask)
             self.recent.append((step.rows, flatten(step.before)))
             real = token_norms(tree_map(torch.ones_like, step.before), step.mask)
@@ -113,7 +113,7 @@ class _Recorder:
         if len(step.rows) < len(self._known):
             stay = torch.isin(self._known, step.rows)
             self._known, self._logits, self._directions = step.rows, self._logits[stay], self._directions[stay]
-        logits, unit = self.loop.read(step.after), directions(step.after, step.mask)
+        logits, unit = readout(self.loop, step.after, step.recalled), directions(step.after, step.mask)
         self.read_residual[step.index, step.rows] = _read_residual(self._logits, logits, step.mask)
         self.prediction_changes[step.index, step.rows] = _changed(
             self.answers(self._logits), self.answers(logits), step.mask
