@@ -18,7 +18,7 @@ from loopscope.contexts import eval_mode, random_state_kept, without_autocast
 from loopscope.errors import LoopscopeError, check_count
 from loopscope.fixed_points.residual import state_dtype
 from loopscope.jacobian import THROUGH_ENCODE
-from loopscope.loop import Loop, mask_of, outer_gain_of, readout
+from loopscope.loop import Loop, is_time_dependent, mask_of, outer_gain_of, readout
 from loopscope.stability.advice import advise
 from loopscope.stability.axes import judge_axes, left_at, radii_at_fixed_points
 from loopscope.stability.dependence.distinct import distinct_fixed_points
@@ -40,7 +40,7 @@ from loopscope.stability.spectrum.singular_values import lipschitz, power_norms,
 from loopscope.stability.starts import first_state
 from loopscope.stability.targets import Targets, check_targets, rule_of
 from loopscope.stability.verdict import Axis, is_provisional, verdict
-from loopscope.trees import Tree, batch_size, device_of, flatten, floating_leaves, is_time_dependent, norms, select
+from loopscope.trees import Tree, batch_size, device_of, flatten, floating_leaves, norms, select
 
 
 @dataclass(frozen=True)
@@ -299,7 +299,7 @@ class _Examiner:
         order = torch.cat([in_pairs(arrived, recalled, mask_of(self.loop, recalled)), others])
         near, far = order[: self.budget.jacobians], order[: self.budget.swapped]
         limit = _secondary_budget(trajectory, self.iterations)
-        if is_time_dependent(start):
+        if is_time_dependent(self.loop, start, recalled):
             reason = "the state carries a counter: only residuals and orbits are defined for such a loop"
             names = ("input-dependence", "basin", "spectrum", "geometry")
             self.unknown.update(dict.fromkeys(names, reason))
