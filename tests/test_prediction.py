@@ -73,8 +73,8 @@ def test_verdicts_are_counted_by_what_became_of_the_models():
         for arrived, member in said.items()
     ]
     found = said_and_done([*members, made("c", None)], outcomes([*members, made("c", None)]))
-    assert found[IN_FULL] == {"unstable": {"loses it": 1}, "unknown": {"extrapolates": 1}}
-    assert found[AHEAD] == {"unknown": {"loses it": 1, "extrapolates": 1}}
+    assert found[IN_FULL] == {"unstable": {"loses it": 1}, "undecided": {"extrapolates": 1}}
+    assert found[AHEAD] == {"undecided": {"loses it": 1, "extrapolates": 1}}
     assert LEAPT not in found
 
 

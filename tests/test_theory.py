@@ -18,8 +18,8 @@ from loopscope.jacobian import input_jacobian, step_jacobian
 from loopscope.loop import iterate
 from loopscope.reports.kit.charts import png
 from loopscope.reports.theory_figures import KINDS, kinds, maps_figure, scalar_figure
+from loopscope.schema import to_plain
 from loopscope.stability import Status
-from loopscope.stability.examination import plain
 from loopscope.stability.verdict import ANSWERS_STAND
 from loopscope.theory.__main__ import main
 from loopscope.theory.maps import AXES, NORMS, RECALLS, ScaledLoop, full_matrix, scaled_loop, with_unit_state
@@ -241,7 +241,7 @@ def test_areas_count_what_holds_and_a_map_is_plain():
     for axes in found.axes:
         for axis in axes:
             assert all(value is None or not math.isnan(value) for value in axis.numbers.values())
-    assert plain(vars(found)["state_gains"]) == pytest.approx([0.1, 1.0, 10.0])
+    assert to_plain(vars(found)["state_gains"]) == pytest.approx([0.1, 1.0, 10.0])
     again = theory.spectral_map("external", "outer", SMALL, seed=1)
     assert again == found
 

@@ -407,7 +407,9 @@ def _fuller_examination(run: RunFolder, subject: Subject, config: ExaminationCon
         return None  # damaged, or of an earlier version: it is made again
     if stored is None or not config.sees_less(stored, batch_size(subject.inputs)):
         return None
-    return "an examination of effort {effort}, {inputs} inputs and at most {iterations} iterations".format_map(stored)
+    return (
+        f"an examination of effort {stored.effort}, {stored.inputs} inputs and at most {stored.iterations} iterations"
+    )
 
 
 def forecast_command(options: Namespace) -> int:
@@ -489,7 +491,7 @@ def analyse_command(options: Namespace) -> int:
     from loopscope.reports.kit.sheet import in_terminal
     from loopscope.reports.prediction import analysis_tables, headline
     from loopscope.reports.prediction_page import write_analysis
-    from loopscope.stability.examination import plain
+    from loopscope.schema import to_plain
     from loopscope.studies.population import read_population
     from loopscope.studies.prediction import analyse
 
@@ -499,7 +501,7 @@ def analyse_command(options: Namespace) -> int:
     for sheet in analysis_tables(analysis):
         show(in_terminal(sheet))
     print(headline(analysis))
-    write_json(folder / "analysis.json", plain(asdict(analysis)))
+    write_json(folder / "analysis.json", to_plain(asdict(analysis)))
     written = [folder / "analysis.json", *write_analysis(folder, analysis, members)]
     say(f"written: {', '.join(map(str, written))}")
     return 0

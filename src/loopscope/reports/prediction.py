@@ -177,7 +177,7 @@ def _thresholds(analysis: Analysis) -> list[Sheet]:
             "How the verdict comes true",
             ["from", "cells", "thresholds", "balanced accuracy", "decided %", "right of these %"],
             scores,
-            "Among models that solve their task. Extrapolates, keeps its answer, path dependent and restless say that it holds.",
+            "Among models that solve their task. All but unstable, input-independent, fragile and undecided say that it holds.",
         ),
         *said,
     ]

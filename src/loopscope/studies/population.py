@@ -17,8 +17,9 @@ import numpy as np
 
 from loopscope.errors import LoopscopeError
 from loopscope.files import make_folder, numbered_lines, write_text
-from loopscope.schema import misfit
-from loopscope.stability.examination import middle, plain
+from loopscope.schema import misfit, to_plain
+from loopscope.stability import Examination
+from loopscope.stability.results import middle
 from loopscope.studies.ledger import Record
 
 ALL_UP_TO = 32
@@ -172,55 +173,56 @@ def _middle_log(values: Sequence[float | None] | None) -> float | None:
     return middle([math.log10(value) for value in values or [] if value is not None and value > 0])
 
 
-def numbers_of(examination: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what forecasts are made from, of an examination's JSON, over its inputs.
+def numbers_of(examination: Examination) -> dict[str, Any]:
+    """Return what forecasts are made from, of an examination, over its inputs.
 
     Statuses and deciding numbers of the axes; curves of the median residual and norm and of the accuracy, as far as every
-    point is kept (``ALL_UP_TO``); fractions
-    and medians of what is known per input, logarithms to base 10; seconds by part.
+    point is kept (``ALL_UP_TO``); fractions and medians of what is known per input, logarithms to base 10; seconds by part.
     """
-    reach, spectrum = examination["reachability"], examination["spectrum"]
-    dependence, geometry, curves = examination["input_dependence"], examination["geometry"], examination["curves"]
-    return plain(
+    reach, spectrum, settings = examination.reachability, examination.spectrum, examination.settings
+    dependence, geometry, curves = examination.input_dependence, examination.geometry, examination.curves
+    swaps, basin, lipschitz = dependence.swaps, examination.basin, geometry.lipschitz
+    found: dict[str, Any] = to_plain(
         rounded(
             {
-                "verdict": examination["verdict"],
-                "axes": {axis["name"]: axis["status"] for axis in examination["axes"]},
-                "numbers": {name: value for axis in examination["axes"] for name, value in axis["numbers"].items()},
-                "iterations": examination["settings"]["iterations"],
-                "inputs": examination["settings"]["inputs"],
-                "residual": curves["residual"][1][:ALL_UP_TO],
-                "norm": curves["norm"][1][:ALL_UP_TO],
-                "accuracy": (curves["accuracy"] or [])[:ALL_UP_TO],
-                "right at the end": examination["settings"]["accuracy"],
-                "prediction changes": curves["prediction_changes"][:ALL_UP_TO],
-                "labels": reach["counts"],
-                "arrived": _mean(reach["arrived"]),
-                "rate": middle(reach["rate"]),
-                "growth": middle(reach["growth"]),
-                "lyapunov": middle(reach["lyapunov"]),
-                "radius": middle(spectrum.get("radius")),
-                "radius error": middle(spectrum.get("error")),
-                "at fixed points": _mean(spectrum.get("at_fixed_point")),
-                "moved": dependence.get("moved"),
-                "recall swap": dependence.get("recall_swap"),
-                "start swap": dependence.get("start_swap"),
-                "variance share": (dependence.get("variance") or {}).get("share"),
-                "returned": _mean(examination["basin"].get("returned")),
-                "log gradient growth": _middle_log(geometry.get("gradient_growth")),
-                "log relative lipschitz": _middle_log(geometry.get("relative_lipschitz")),
-                "log resolvent": _middle_log(geometry.get("resolvent")),
-                "seconds": examination["seconds"],
+                "verdict": examination.verdict.value,
+                "axes": {axis.name: axis.status.value for axis in examination.axes},
+                "numbers": {name: value for axis in examination.axes for name, value in axis.numbers.items()},
+                "iterations": settings.iterations,
+                "inputs": settings.inputs,
+                "residual": curves.residual[1][:ALL_UP_TO],
+                "norm": curves.norm[1][:ALL_UP_TO],
+                "accuracy": (curves.accuracy or [])[:ALL_UP_TO],
+                "right at the end": settings.accuracy,
+                "prediction changes": curves.prediction_changes[:ALL_UP_TO],
+                "labels": reach.counts,
+                "arrived": _mean(reach.arrived),
+                "rate": middle(reach.rate),
+                "growth": middle(reach.growth),
+                "lyapunov": middle(reach.lyapunov),
+                "radius": middle(spectrum.radius if spectrum else None),
+                "radius error": middle(spectrum.error if spectrum else None),
+                "at fixed points": _mean(spectrum.at_fixed_point if spectrum else None),
+                "moved": swaps.moved if swaps else None,
+                "recall swap": swaps.recall if swaps else None,
+                "start swap": swaps.start if swaps else None,
+                "variance share": dependence.variance.share if dependence.variance else None,
+                "returned": _mean(basin.returned if basin else None),
+                "log gradient growth": _middle_log(geometry.gradients.growth if geometry.gradients else None),
+                "log relative lipschitz": _middle_log(lipschitz.relative if lipschitz else None),
+                "log resolvent": _middle_log(geometry.resolvent.value if geometry.resolvent else None),
+                "seconds": examination.seconds,
             }
         )
     )
+    return found
 
 
 def member(study: str, record: Record) -> Member:
     """Return the row of a run; a failed one, which may have stopped anywhere, has no curves."""
     finished = record.status == "finished"
     examinations = (record.examination, record.forecast) if finished else (None, None)
-    examined, forecast = ({} if one is None else numbers_of(one) for one in examinations)
+    examined, forecast = ({} if one is None else numbers_of(Examination.from_dict(one)) for one in examinations)
     return Member(
         study=study,
         run=record.run,

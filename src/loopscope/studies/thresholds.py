@@ -38,7 +38,7 @@ GEOMETRY = ("radius", "relative Lipschitz constant", "gradient growth per iterat
 FITTABLE = ("fraction arrived", "fraction shared", *GEOMETRY)
 """The numbers whose failing is to mean that answers are lost. The fraction moved tells a path,
 answers that stand and accuracy an answer."""
-KEEPS = (Verdict.EXTRAPOLATES, Verdict.KEEPS_ITS_ANSWER, Verdict.PATH_DEPENDENT, Verdict.RESTLESS)
+KEEPS = (Verdict.STABLE_AND_ACCURATE, Verdict.STABLE, Verdict.PATH_DEPENDENT, Verdict.UNSETTLED)
 """The verdicts that say that answers are kept (from a loop's own start)."""
 SAYS = {Status.HOLDS: 1.0, Status.FAILS: 0.0}
 """What a status says of holding; others are undecided."""
@@ -299,7 +299,7 @@ class HeldOut:
 
 
 def _says(one: Verdict) -> float:
-    return UNDECIDED if one is Verdict.UNKNOWN else float(one in KEEPS)
+    return UNDECIDED if one is Verdict.UNDECIDED else float(one in KEEPS)
 
 
 def balanced_accuracy(said: Float[np.ndarray, "models"], holds: Bool[np.ndarray, "models"]) -> float:
