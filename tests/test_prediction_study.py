@@ -245,8 +245,8 @@ def test_a_folder_is_no_population_and_a_file_is_no_folder_of_one(tmp_path, caps
         ({"settings": {"task": "x", "training": TRAINING}}, "settings.model.recall is missing"),
         ({"evaluation": {"easy": {"examples": 3}}}, "'answer_accuracy' is missing"),
         ({"evaluation": {"easy": {**WHOLE_CURVE, "best": "x"}}}, "curves.easy.best is 'x', expected a number"),
-        ({"examination": {"reachability": {}}}, "'spectrum' is missing"),
-        ({"forecast": {"reachability": []}}, "'spectrum' is missing"),
+        ({"examination": {"reachability": {}}}, "the examination is of schema None"),
+        ({"forecast": {"schema": 2, "verdict": "stable"}}, "the examination is damaged (provisional is missing)"),
     ],
 )
 def test_a_damaged_record_is_not_collected(tmp_path, capsys, changes, said, unchecked):

@@ -72,7 +72,7 @@ def test_a_row_is_judged_by_the_rule_of_an_examination(found, expected):
 def test_the_end_is_the_end_where_it_was_kept():
     assert numbers_of_axes(row(0.4))["easy accuracy"] == 0.4
     assert numbers_of_axes({**row(0.4), "right at the end": 0.95})["easy accuracy"] == 0.95
-    assert judged({**row(0.4), "right at the end": 0.95}) is Verdict.EXTRAPOLATES
+    assert judged({**row(0.4), "right at the end": 0.95}) is Verdict.STABLE_AND_ACCURATE
     assert set(numbers_of_axes({})) == set(THRESHOLDS)
 
 

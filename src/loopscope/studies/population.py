@@ -262,7 +262,7 @@ def _row(study: str, record: Record) -> Member:
     try:
         row = member(study, record)
         wrong = _wrong(asdict(row))
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, IndexError, KeyError, LoopscopeError, TypeError, ValueError) as error:
         wrong = f"{error} is missing" if isinstance(error, KeyError) else str(error)
     if wrong is not None:
         raise LoopscopeError(
