@@ -13,7 +13,7 @@ import torch
 import loopscope as ls
 from loopscope.stability.advice import advise
 from loopscope.stability.orbits.normalized import normalized as normalized_loop
-from loopscope.stability.results import GeometryResult, InputDependenceResult, ReachabilityResult
+from loopscope.stability.results import AnswerResult, GeometryResult, InputDependenceResult, ReachabilityResult
 from loopscope.stability.targets import rule_of
 from loopscope.stability.verdict import TESTED_ON, THRESHOLDS, Axis, Status
 
@@ -223,9 +223,75 @@ def reached(inputs):
         **dict.fromkeys(("iterations_to_tolerance", "rate", "rate_error", "distance_left"), unknown),
         **dict.fromkeys(("norm", "start_norm", "lyapunov", "lyapunov_error", "growth"), unknown),
         **dict.fromkeys(("labels", "reasons"), [""] * inputs),
-        **dict.fromkeys(("period", "left_at"), none),
+        **dict.fromkeys(("period", "left_at", "readout_broken_at"), none),
+        answered=[True] * inputs,
         counts={},
     )
+
+
+def test_nan_is_never_right_and_never_kept():
+    nowhere = loop_of(CONTRACTION.step, read=lambda z: z * math.nan)
+    exam = quick(nowhere, targets=torch.zeros(12, dtype=torch.long))
+    assert exam.verdict is ls.Verdict.UNSTABLE
+    assert exam.settings.accuracy == 0
+    assert exam.axes[0].numbers == {"fraction arrived": 0.0, "fraction of answers that stand": 0.0}
+    assert "the readout of 12 turns NaN or infinite, the first at iteration 1" in exam.axes[0].reason
+    assert exam.advice.startswith("The state arrives, but its readout gives no answer (NaN")
+    assert exam.answers == AnswerResult([None] * 12, None, None, None)
+    # A user's own rule may call it right, too.
+    assert quick(nowhere, targets=lambda logits, rows: rows >= 0).settings.accuracy == 0
+
+
+def test_minus_infinity_for_some_classes_is_a_mask_and_for_all_no_answer():
+    masked = loop_of(CONTRACTION.step, read=lambda z: torch.stack([z[:, 0], torch.full_like(z[:, 0], -math.inf)], 1))
+    exam = quick(masked, targets=torch.zeros(12, dtype=torch.long))
+    assert exam.verdict is ls.Verdict.STABLE_AND_ACCURATE
+    assert exam.reachability.readout_broken_at == [0] * 12
+    none = quick(loop_of(CONTRACTION.step, read=lambda z: torch.full_like(z, -math.inf)))
+    assert none.verdict is ls.Verdict.UNSTABLE
+    assert none.axes[0].numbers["fraction of answers that stand"] == 0
+
+
+@pytest.mark.parametrize("value", [math.nan, -math.inf])
+def test_a_readout_that_breaks_at_iteration_200_is_named_with_the_iteration(value):
+    """The state settles, all but a number that counts; the readout of some inputs breaks when it has come to 200."""
+    start = lambda e: torch.cat([torch.zeros_like(e), torch.zeros(len(e), 1)], 1)  # noqa: E731
+    step = lambda z, e: torch.cat([z[:, :2] / 2 + e, z[:, 2:] + 1], 1)  # noqa: E731
+    read = lambda z: z[:, :2].masked_fill(z[:, 2:] >= 200, value)  # noqa: E731
+    exam = quick(ls.FunctionLoop(lambda x: x, start, step, read), iterations=250)
+    assert exam.reachability.readout_broken_at == [200] * 12
+    assert "the readout of 12 turns NaN or infinite, the first at iteration 200" in exam.axes[0].reason
+    assert exam.axes[0].numbers["fraction of answers that stand"] == 0
+    assert exam.answers.all is None
+
+
+def test_a_state_that_overflows_breaks_its_readout_at_that_iteration():
+    exam = quick(loop_of(lambda z, e: 1.34 * z + e), iterations=400)
+    state, overflow = torch.zeros_like(INPUTS), torch.zeros(12, dtype=torch.long)
+    for iteration in range(1, 401):
+        state = 1.34 * state + INPUTS
+        overflow[(overflow == 0) & ~state.isfinite().all(1)] = iteration
+    assert exam.reachability.readout_broken_at == overflow.tolist()
+
+
+def test_answers_are_final_from_the_iteration_after_which_they_never_change():
+    """The second class overtakes the first when the state, which grows by one, has passed the input."""
+    step = lambda z, e: torch.minimum(z + 1, torch.full_like(z, 40))  # noqa: E731
+    read = lambda z: torch.stack([torch.full_like(z[:, 0], 0.5), z[:, 0] - z[:, 1]], 1)  # noqa: E731
+    start = lambda e: torch.cat([torch.zeros_like(e), e], 1)  # noqa: E731
+    wait = torch.tensor([2.0, 4, 6, 8, 10, 12, 14, 16, 18, 60])[:, None]
+    loop = ls.FunctionLoop(lambda x: x, start, lambda z, e: torch.cat([step(z[:, :1], e), z[:, 1:]], 1), read)
+    exam = quick(loop, wait, iterations=100)
+    # The last answer never changes: it stands from the first iteration on.
+    assert exam.answers.final_at == [3, 5, 7, 9, 11, 13, 15, 17, 19, 1]
+    assert (exam.answers.half, exam.answers.nine_tenths, exam.answers.all) == (9, 17, 19)
+    assert "answers final                50% by iteration 9, 90% by iteration 17, all by iteration 19" in str(exam)
+
+
+def test_answers_that_change_until_the_end_are_not_final():
+    flips = quick(loop_of(lambda z, e: -z, start=torch.clone))
+    assert flips.answers == AnswerResult([None] * 12, None, None, None)
+    assert "answers final                fewer than 50%" in str(flips)
 
 
 def test_advice_on_instability_is_about_orbits_that_were_decided():
@@ -478,6 +544,8 @@ def test_targets_of_another_shape_are_refused(shape):
         ([0] * 12, "targets are of type list, expected a tensor"),
         (torch.full((12,), -100), "targets hold -100, expected classes from 0 to 1"),
         (torch.full((12,), 2), "targets hold 2, expected classes from 0 to 1"),
+        (torch.full((12,), 0.5), "targets hold 0.5, expected class indices: whole numbers from 0"),
+        (torch.full((12,), math.nan), "targets hold nan, expected class indices"),
         (
             lambda logits, rows: logits > 0,
             r"returned torch.bool of shape \(12, 2\), expected torch.bool of shape \(12,\)",

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from itertools import compress
 from statistics import median
 
-from loopscope.stability.results import ReachabilityResult, known
+from loopscope.stability.results import ReachabilityResult, known, reached_by
 from loopscope.stability.verdict import THRESHOLDS, Axis, Status, Verdict
 
 INPUT_INDEPENDENT = (
@@ -76,6 +76,8 @@ def _unsettled(reachability: ReachabilityResult) -> str:
 
 
 def _unstable(reachability: ReachabilityResult, trained: int | None) -> str:
+    if (broken := _broken_readouts(reachability)) is not None:
+        return broken
     common = _commonest(reachability)
     if common == "drift":
         drifting = [label == common for label in reachability.labels]
@@ -96,6 +98,21 @@ def _unstable(reachability: ReachabilityResult, trained: int | None) -> str:
     return (
         f"Orbits are {common}: the state never settles. Stop at {limit}, or train again with outer normalization, "
         "a lower learning rate or more random iteration counts."
+    )
+
+
+def _broken_readouts(reachability: ReachabilityResult) -> str | None:
+    """Return what to do where readouts give no answer although states arrive, if this is more common than other ends."""
+    settled = [label == "fixed point" for label in reachability.labels]
+    lost = [fixed and not answered for fixed, answered in zip(settled, reachability.answered, strict=True)]
+    others = sum(n for label, n in reachability.counts.items() if label not in ("fixed point", "undecided"))
+    if sum(lost) <= others:
+        return None
+    first = min(compress(reachability.readout_broken_at, lost))
+    since = f"from iteration {first} on" if first else "at every state"
+    return (
+        f"The state arrives, but its readout gives no answer (NaN, or minus infinity for every class) {since}. Look at read: "
+        "the logarithm of zero, a division by zero, an overflow."
     )
 
 
@@ -156,13 +173,6 @@ def _between(axis: Axis) -> str:
 
 def _settled(needed: Sequence[float | None]) -> str:
     """Return by when half and nine tenths of the inputs have settled."""
-    half, most = (_settled_by(needed, fraction) for fraction in (0.5, 0.9))
+    half, most = (reached_by(needed, fraction) for fraction in (0.5, 0.9))
     when = f"Half of the inputs have settled after {half:.0f} iterations" if half else "The state settles"
     return f"{when}, 9 of 10 after {most:.0f}" if most else when
-
-
-def _settled_by(needed: Sequence[float | None], fraction: float) -> float | None:
-    """Return the iterations after which this fraction of the inputs has settled, or None where fewer do."""
-    settled = sorted(known(needed))
-    place = math.ceil(fraction * len(needed)) - 1
-    return settled[place] if 0 <= place < len(settled) else None

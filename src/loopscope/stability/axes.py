@@ -12,7 +12,7 @@ from torch import Tensor
 from loopscope.stability.orbits.classify import Orbit, Orbits
 from loopscope.stability.orbits.trace import Trajectory
 from loopscope.stability.parts.measure import Measurements
-from loopscope.stability.parts.reachability import left_at
+from loopscope.stability.parts.reachability import left_at, readout_broken_at
 from loopscope.stability.results import GeometryResult, InputDependenceResult, SpectrumResult, known, middle
 from loopscope.stability.verdict import (
     ANSWERS_STAND,
@@ -31,7 +31,7 @@ PATH_DEPENDENT = (
 
 
 def answers_stand(trajectory: Trajectory) -> Bool[Tensor, "batch"]:
-    """Return whose answer never changed in the last half of the longest orbit; a diverged state has no answer."""
+    """Return whose answer never changed in the last half of the longest orbit; what diverged or is NaN has no answer."""
     return (trajectory.prediction_changes[_half(trajectory) :] == 0).all(0) & ~trajectory.diverged
 
 
@@ -57,7 +57,8 @@ def judge_axes(trajectory: Trajectory, orbits: Orbits, measured: Measurements) -
 def _judge_reachability(trajectory: Trajectory, orbits: Orbits) -> Axis:
     decided = torch.tensor([label is not Orbit.UNDECIDED for label in orbits.labels]).to(orbits.weight) * orbits.weight
     enough = 2 * float(decided.sum()) > len(decided)
-    arrived = float((decided * trajectory.arrived).sum() / decided.sum()) if enough else None
+    answered = trajectory.answered[-1]
+    arrived = float((decided * (trajectory.arrived & answered)).sum() / decided.sum()) if enough else None
     seen = [label.value for label, weight in zip(orbits.labels, orbits.weight.tolist(), strict=True) if weight]
     reason = f"of {len(orbits.labels)} orbits: {', '.join(f'{n} {label}' for label, n in Counter(seen).most_common())}"
     if len(seen) < len(orbits.labels):
@@ -66,6 +67,10 @@ def _judge_reachability(trajectory: Trajectory, orbits: Orbits) -> Axis:
     if bool(left.any()):
         first = int(left[left > 0].min())
         reason += f"; {int((left > 0).sum())} came near a fixed point and left again, the first at {first}"
+    broken = readout_broken_at(trajectory)
+    if bool((broken > 0).any()):
+        since = int(broken[broken > 0].min())
+        reason += f"; the readout of {int((broken > 0).sum())} turns NaN or infinite, the first at iteration {since}"
     stand = float(answers_stand(trajectory).double().mean())
     if not bool(trajectory.arrived.all()):
         reason += f"; {100 * stand:.0f}% of the answers never changed after iteration {_half(trajectory)}"

@@ -13,6 +13,7 @@ from loopscope.files import read_json_as, write_json
 from loopscope.schema import from_plain, to_plain
 from loopscope.stability.old_examinations import from_schema_1
 from loopscope.stability.results import (
+    AnswerResult,
     BasinResult,
     Curves,
     GeometryResult,
@@ -46,6 +47,7 @@ class Examination:
         settings: what was examined, and how.
         curves: what happens along the orbits.
         reachability: whether each orbit arrives, and what it does instead.
+        answers: when answers became final; None in examinations of schema 1.
         spectrum: eigenvalues of the Jacobian where orbits ended.
         basin: how far from its fixed point an orbit may start and still return.
         input_dependence: whether the fixed point is this input's own.
@@ -83,6 +85,7 @@ class Examination:
     portrait: PortraitResult | None
     unknown: dict[str, str]
     seconds: dict[str, float]
+    answers: AnswerResult | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values, with the version of their schema (docs/examination.md describes it)."""
@@ -126,6 +129,7 @@ class Examination:
             f"spectral radius, median      {shown(middle(self.spectrum.radius if self.spectrum else None))}",
             f"Lipschitz constant, relative {shown(middle(lipschitz.relative if lipschitz else None))}",
             f"right at the end             {'not known' if accuracy is None else f'{100 * accuracy:.1f}%'}",
+            *([f"answers final                {_final(self.answers)}"] if self.answers else []),
             "",
             f"{inputs_seen(settings)}, at most {settings.iterations} iterations, effort {settings.effort}, "
             f"{settings.dtype}, seed {settings.seed}, {self.seconds['total']:.1f} s",
@@ -169,6 +173,13 @@ class Examination:
 def _wrapped(sentence: str, label: str = "") -> list[str]:
     """Return a sentence behind its label, in lines that fit the screen."""
     return textwrap.wrap(sentence, COLUMNS, initial_indent=label, subsequent_indent=" " * len(label))
+
+
+def _final(answers: AnswerResult) -> str:
+    """Return by which iteration how many answers are final."""
+    shares = (("50%", answers.half), ("90%", answers.nine_tenths), ("all", answers.all))
+    reached = ", ".join(f"{share} by iteration {by:.0f}" for share, by in shares if by is not None)
+    return reached or "fewer than 50%"
 
 
 def inputs_seen(settings: Settings) -> str:

@@ -22,6 +22,7 @@ from loopscope.stability.orbits.trace import Answers, trace
 from loopscope.stability.parts.directions import judge_directions
 from loopscope.stability.parts.measure import measure
 from loopscope.stability.parts.progress import Progress
+from loopscope.stability.parts.reachability import answers as final_answers
 from loopscope.stability.parts.reachability import curves, reachability, settled_tokens
 from loopscope.stability.parts.sample import Sample, orbit_budget
 from loopscope.stability.results import Effort, PortraitResult, Settings
@@ -169,6 +170,7 @@ def _judged(sample: Sample, orbits: Orbits, answers: Answers | None, progress: P
         portrait=picture,
         unknown=progress.unknown,
         seconds=progress.seconds,
+        answers=final_answers(trajectory),
     )
 
 

@@ -7,6 +7,7 @@ over the inputs: 10%, 50%, 90%.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import median
@@ -20,6 +21,18 @@ Effort = Literal["quick", "standard", "thorough"]
 def known(values: Sequence[float | None] | None) -> list[float]:
     """Return the numbers that are known."""
     return [value for value in values or [] if value is not None]
+
+
+def reached_by(iterations: Sequence[float | None], fraction: float) -> float | None:
+    """Return the iteration by which this fraction of the inputs is done, or None where fewer ever are.
+
+    Args:
+        iterations: when each input was done; None where it never was.
+        fraction: of the inputs, above 0.
+    """
+    done = sorted(known(iterations))
+    place = math.ceil(fraction * len(iterations)) - 1
+    return done[place] if 0 <= place < len(done) else None
 
 
 def middle(values: Sequence[float | None] | None) -> float | None:
@@ -102,6 +115,8 @@ class ReachabilityResult:
         growth: growth of log norm per iteration, at the end.
         left_at: the iteration at which an orbit left a fixed point that it had come near; 0 where it never did.
         counts: inputs by label.
+        readout_broken_at: the first iteration at which a number of the readout turned NaN or infinite; 0 where none did.
+        answered: whether the readout gives an answer at the end, which it does not where it is NaN.
     """
 
     arrived: list[bool]
@@ -119,6 +134,25 @@ class ReachabilityResult:
     growth: Numbers
     left_at: list[int]
     counts: dict[str, int]
+    readout_broken_at: list[int] = field(default_factory=list)
+    answered: list[bool] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class AnswerResult:
+    """When answers became final: the iteration after which they never changed again, within the budget of the orbits.
+
+    Args:
+        final_at: per input; None where the answer still changed in the last iteration, or the readout gives none.
+        half: the iteration by which 50% of the answers are final; None where fewer are.
+        nine_tenths: the same for 90%.
+        all: the same for all answers.
+    """
+
+    final_at: Numbers
+    half: float | None
+    nine_tenths: float | None
+    all: float | None
 
 
 @dataclass(frozen=True)

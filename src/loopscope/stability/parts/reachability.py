@@ -12,7 +12,7 @@ from torch import Tensor
 from loopscope.schema import to_plain
 from loopscope.stability.orbits.classify import Orbits
 from loopscope.stability.orbits.trace import Trajectory, quantiles
-from loopscope.stability.results import Curves, Numbers, ReachabilityResult
+from loopscope.stability.results import AnswerResult, Curves, Numbers, ReachabilityResult, reached_by
 
 QUANTILES = (0.1, 0.5, 0.9)
 SHOWN_TOKENS = 8
@@ -49,6 +49,34 @@ def reachability(trajectory: Trajectory, orbits: Orbits) -> ReachabilityResult:
         growth=to_plain(orbits.growth),
         left_at=to_plain(left_at(trajectory)),
         counts=dict(Counter(label.value for label in orbits.labels)),
+        readout_broken_at=to_plain(readout_broken_at(trajectory)),
+        answered=to_plain(trajectory.answered[-1]),
+    )
+
+
+def readout_broken_at(trajectory: Trajectory) -> Int[Tensor, "batch"]:
+    """Return the iteration at which a number of the readout first turned NaN or infinite; 0 where none did.
+
+    A readout that is NaN at the first state is broken from the first iteration on.
+    """
+    broken = trajectory.broken | ~trajectory.answered
+    first = broken.int().argmax(0) + 1
+    return torch.where(broken.any(0), first, 0)
+
+
+def answers(trajectory: Trajectory) -> AnswerResult:
+    """Return when answers became final."""
+    # What has no answer (NaN) changes: there is nothing that could be kept.
+    changed = (trajectory.prediction_changes != 0) | trajectory.diverged
+    steps = torch.arange(1, len(changed) + 1, device=changed.device)[:, None]
+    last = (changed * steps).amax(0).clamp_min(1)
+    final = torch.where(changed[-1], math.nan, last.double())
+    final_at: Numbers = to_plain(final)
+    return AnswerResult(
+        final_at=final_at,
+        half=reached_by(final_at, 0.5),
+        nine_tenths=reached_by(final_at, 0.9),
+        all=reached_by(final_at, 1.0),
     )
 
 
