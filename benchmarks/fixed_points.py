@@ -34,7 +34,7 @@ from torch import Tensor
 
 import loopscope as ls
 from loopscope import subjects
-from loopscope.fixed_points.plain import compare_with_plain
+from loopscope.fixed_points.plain_comparison import compare_with_plain
 from loopscope.loop import FunctionLoop, Loop
 from loopscope.shipped import MODELS
 from loopscope.trees import Tree

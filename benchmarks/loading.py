@@ -4,7 +4,8 @@
     python benchmarks/loading.py --tasks sudoku --width 128 --batch 64 --repeats 5 --json
 
 A batch is made as the trainer makes it: rows drawn, augmented, turned into what the model reads. A step is forward, backward
-and AdamW, compiled and in bf16, at about the mean number of iterations of training with at most 30.
+and AdamW, compiled and in bf16 where the machine has instructions for it, at about the mean number of iterations of training
+with at most 30.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from loopscope import subjects
 from loopscope.models import LoopedTransformerConfig, build_model
 from loopscope.tasks import task_class
 from loopscope.training.config import TrainingConfig
+from loopscope.training.precision import precision_here
 from loopscope.training.trainer import AUGMENT, batch_rows, generator_for, make_optimizer
 
 TASKS = {
@@ -83,7 +85,7 @@ def measure(name: str, width: int, batch: int, repeats: int) -> Row:
             load(step)
 
     def train() -> None:
-        with torch.autocast(device.type, torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision_here("auto") == "bf16"):
             loss = task.loss(model(inputs, FREE, GRADIENT), answers)
         loss.backward()
         optimizer.step()

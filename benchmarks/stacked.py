@@ -30,6 +30,7 @@ from training_step import SHAPES, OneLineParser, positive, width
 from loopscope import subjects
 from loopscope.models import LoopedTransformer, LoopedTransformerConfig
 from loopscope.training.config import TrainingConfig
+from loopscope.training.precision import precision_here
 from loopscope.training.trainer import make_optimizer
 
 TOKENS = 32
@@ -213,7 +214,9 @@ def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch", type=positive, default=128, help="examples of each model per step")
     parser.add_argument("--free", type=positive, default=5, help="iterations without gradient")
     parser.add_argument("--gradient", type=positive, default=8, help="iterations with gradient")
-    parser.add_argument("--precision", choices=["float32", "bf16"], default="bf16", help="precision of both ways")
+    parser.add_argument(
+        "--precision", choices=["float32", "bf16"], default=precision_here("auto"), help="precision of both ways"
+    )
     modes = ["eager", "compiled"]
     parser.add_argument("--mode", nargs="+", choices=modes, default=modes, help="of one iteration, either way")
     parser.add_argument("--repeats", type=positive, default=7, help="rounds; medians are reported")

@@ -7,7 +7,8 @@
 Runs on the GPU that CUDA finds, else on the CPU. All variants of a case are timed in turn, again and again, and medians
 are reported, so that a busy machine slows all of them alike. GFLOP/s counts the matrix products that the step needs (a
 plain implementation does more); the roofline is the best rate of one large matrix product in the same precision,
-measured in the same run.
+measured in the same run. Rows of bf16 are left out where the machine has no instructions for it and emulates it, number by
+number; ``--precision float32 bf16`` measures them all the same, which takes minutes.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from torch import nn
 from loopscope import subjects
 from loopscope.models import LoopedTransformer, LoopedTransformerConfig
 from loopscope.training.config import TrainingConfig
+from loopscope.training.precision import multiplies_bf16
 from loopscope.training.trainer import make_optimizer
 
 SHAPES = {
@@ -121,6 +123,11 @@ def forward_operations(config: LoopedTransformerConfig, tokens: int, iterations:
     recall = 2 * width * width  # W_state, once per sub-layer
     once = (config.inputs + width + width + config.outputs) * width  # embedding, W_input, readout
     return 2 * tokens * (once + iterations * (attention + mlp + recall))
+
+
+def is_emulated(precision: str) -> bool:
+    """Return whether this machine has no instructions for products in a precision."""
+    return precision == "bf16" and not multiplies_bf16()
 
 
 def roofline(precision: str) -> float:
@@ -241,7 +248,13 @@ def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
         help="32 (prefix sums), 64 (chess), 81 (sudoku)",
     )
     parser.add_argument("--batch", type=positive, default=[32, 128], help="examples per step", **several)
-    parser.add_argument("--precision", nargs="+", default=list(DTYPES), choices=list(DTYPES))
+    parser.add_argument(
+        "--precision",
+        nargs="+",
+        default=[name for name in DTYPES if not is_emulated(name)],
+        choices=list(DTYPES),
+        help="by default those that the machine has instructions for",
+    )
     parser.add_argument("--mode", nargs="+", default=["eager", "compiled"], choices=["eager", "compiled"])
     parser.add_argument("--iterations", type=positive, default=15, help="iterations, all with gradient")
     parser.add_argument("--repeats", type=positive, default=7, help="times that each variant is timed")
@@ -253,7 +266,9 @@ def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     options = read_options()
     torch.set_num_threads(options.threads)
-    rates = {precision: roofline(precision) for precision in DTYPES}
+    if any(map(is_emulated, options.precision)):
+        print("bf16 is emulated on this machine: its rows will take minutes", file=sys.stderr)
+    rates = {precision: roofline(precision) for precision in dict.fromkeys(["float32", *options.precision])}
     cases = list(product(options.width, options.tokens, options.batch))
     progress = track(cases, description="cases", console=Console(stderr=True), transient=True)
     rows = [row for case in progress for row in measure(options, *case, rates)]

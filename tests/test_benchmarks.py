@@ -68,6 +68,7 @@ def told(module, monkeypatch, capsys):
     def run(name: str, *options: str) -> str:
         monkeypatch.setattr(sys, "argv", [name, *SMALL[name].split(), *options])
         monkeypatch.setattr(torch, "compile", lambda run, **options: run)
+        monkeypatch.setitem(module("training_step").ROOFLINE_SIDE, "cpu", 64)
         capsys.readouterr()
         module(name).main()
         return capsys.readouterr().out

@@ -35,7 +35,7 @@ def test_an_example_is_examined_from_its_folder(monkeypatch, tmp_path, capsys):
     assert ls.Examination.load(tmp_path / "gru.json").settings.inputs == 4
 
 
-@pytest.mark.parametrize("page", ["docs/examine-your-own-model.md", "README.md"])
+@pytest.mark.parametrize("page", ["docs/start/first-examination.md", "README.md"])
 def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.S)
@@ -47,7 +47,7 @@ def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "page", sorted(path.relative_to(ROOT) for path in [*ROOT.glob("docs/*.md"), ROOT / "README.md"])
+    "page", sorted(path.relative_to(ROOT) for path in [*ROOT.glob("docs/**/*.md"), ROOT / "README.md"])
 )
 def test_links_and_pictures_of_a_page_are_there(page):
     text = (ROOT / page).read_text()
@@ -64,7 +64,7 @@ def rows_of(page):
 
 
 def test_the_thresholds_of_the_page_are_those_of_the_code():
-    rows = rows_of("docs/examine-your-own-model.md")
+    rows = rows_of("docs/start/first-examination.md")
     for threshold in THRESHOLDS.values():
         assert rows[threshold.measure] == [f"{threshold.holds:g}", f"{threshold.fails:g}", threshold.origin]
 
@@ -88,7 +88,7 @@ def test_every_key_of_the_json_is_documented():
         read=lambda state: state,
     )
     values = ls.examine(loop, torch.eye(2)[[0, 1, 0, 1]] + torch.arange(4)[:, None], iterations=60).to_dict()
-    rows = rows_of("docs/examination.md")
+    rows = rows_of("docs/reference/examination.md")
     assert set(values) <= set(rows)
     assert not values["unknown"]
     for part in set(values) - {"unknown", "seconds"}:

@@ -16,6 +16,8 @@ from loopscope.files import (
     check_place,
     drop_cut_line,
     make_folder,
+    open_lock,
+    open_new,
     read_json,
     read_yaml_mapping,
     write_bytes,
@@ -81,6 +83,18 @@ def test_a_place_for_a_file_is_checked_before_there_is_one(tmp_path, monkeypatch
     assert "cannot write" in refusal(check_place, tmp_path / "new")
 
 
+def test_a_failed_write_says_what_to_do(tmp_path):
+    (tmp_path / "link").symlink_to("nowhere")
+    assert refusal(make_folder, tmp_path / "link") == (
+        f"cannot write {tmp_path / 'link'}: {tmp_path / 'link'} is a link to a place that does not exist; remove the link or "
+        "choose another folder"
+    )
+    (tmp_path / "round").symlink_to("round")
+    assert "is a link to a place that does not exist" in refusal(make_folder, tmp_path / "round" / "folder")
+    for write in (make_folder, check_place, lambda path: write_text(path, "text")):
+        assert refusal(write, tmp_path / ("n" * 300)).endswith(": File name too long; choose a shorter name")
+
+
 def test_numbers_that_json_lacks_are_not_written(tmp_path):
     for write in (write_json, append_line):
         with pytest.raises(ValueError, match="not JSON compliant"):
@@ -98,6 +112,11 @@ def test_numbers_that_json_lacks_are_not_written(tmp_path):
         (read_yaml_mapping, b"\xff\xfe\xff", "is not valid YAML"),
         (read_yaml_mapping, b"- 1\n- 2\n", "holds list, expected a YAML mapping of settings"),
         (read_yaml_mapping, b"", "holds NoneType, expected a YAML mapping of settings"),
+        (read_json, b"[" * 100_000, "is nested too deep to be read as JSON"),
+        (read_json, b"9" * 5000, "is not valid JSON: Exceeds the limit"),
+        (read_yaml_mapping, b"a: " + b"9" * 5000, "is not valid YAML: Exceeds the limit"),
+        (read_yaml_mapping, b"[" * 1500 + b"]" * 1500, "nested more than 100 deep"),
+        (read_yaml_mapping, b"a: 1\na: 2", "the key 'a' is given twice: remove one of the two line 1"),
         (read_lines, b'{"step": 1}\n{"st\n{"step": 3}\n', "line 2 is not JSON: remove that line and run again"),
     ],
 )
@@ -143,3 +162,40 @@ def test_one_line_per_row(tmp_path):
     for row in ROWS:
         append_line(tmp_path / "lines", row)
     assert [json.loads(line) for line in (tmp_path / "lines").read_text().splitlines()] == ROWS
+
+
+def test_a_planted_link_is_never_followed(tmp_path):
+    """Guessed names of temporary files, and locks, may have been made links to files of the user's."""
+    precious = tmp_path / "precious"
+    precious.write_text("kept")
+    for name in (".file.partial", ".lock", "file"):
+        (tmp_path / name).symlink_to(precious)
+    write_text(tmp_path / "file", "new")
+    assert (tmp_path / "file").read_text() == "new"
+    assert not (tmp_path / "file").is_symlink()
+    assert refusal(open_lock, tmp_path / ".lock").startswith(f"{tmp_path / '.lock'} is a link or not a regular file")
+    with pytest.raises(FileExistsError):
+        open_new(tmp_path / ".lock")
+    assert precious.read_text() == "kept"
+
+
+def test_a_lock_keeps_what_its_file_holds(tmp_path):
+    (tmp_path / ".lock").write_text("kept")
+    open_lock(tmp_path / ".lock").close()
+    assert (tmp_path / ".lock").read_text() == "kept"
+    os.mkfifo(tmp_path / "pipe")
+    assert "not a regular file" in refusal(open_lock, tmp_path / "pipe")
+
+
+def test_a_new_file_has_the_permissions_that_others_get(tmp_path):
+    write_text(tmp_path / "one", "1")
+    (tmp_path / "two").write_text("2")
+    assert (tmp_path / "one").stat().st_mode == (tmp_path / "two").stat().st_mode
+
+
+def test_a_name_as_long_as_the_file_system_allows_can_be_written(tmp_path):
+    for name in ("x" * 255, "ü" * 127):
+        write_text(tmp_path / name, "1")
+        assert (tmp_path / name).read_text() == "1"
+    assert "cannot write" in refusal(write_text, tmp_path / ("x" * 256), "1")
+    assert len(list(tmp_path.iterdir())) == 2

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from loopscope.errors import LoopscopeError
-from loopscope.forecast import Forecast, Point, fall, forecast
+from loopscope.forecasts.forecast import Forecast, Point, fall, forecast
 from loopscope.loop import FunctionLoop
 
 INPUTS = torch.arange(1.0, 9.0).reshape(8, 1, 1)

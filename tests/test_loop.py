@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 import loopscope as ls
 from loopscope.checks import check_mask, check_read, check_step
 from loopscope.errors import LoopscopeError, nearest
-from loopscope.loop import FunctionLoop, Loop, iterate, mask_of
+from loopscope.loop import FunctionLoop, Loop, iterate, mask_of, readout
 from loopscope.trees import (
     batch_size,
     flatten,
@@ -17,8 +17,10 @@ from loopscope.trees import (
     join,
     leaves,
     norms,
+    scaled_norm,
     select,
     token_norms,
+    tree_map,
     unflatten,
     where,
 )
@@ -176,6 +178,30 @@ def test_norms_are_the_norm_of_the_flat_state_and_of_the_token_norms(seed, token
     torch.testing.assert_close(norms(state), torch.linalg.vector_norm(token_norms(state), dim=1))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("scale", [1e-37, 1e-30, 1e-9, 1e9, 1e19, 1e37])
+def test_norms_hold_where_squares_overflow_or_vanish(scale, dtype):
+    generator = torch.Generator().manual_seed(0)
+    state = {"a": torch.randn(3, 4, 5, generator=generator, dtype=dtype), "b": torch.randn(3, 4, 1, dtype=dtype)}
+    scaled = tree_map(lambda leaf: scale * leaf, state)
+    torch.testing.assert_close(norms(scaled) / scale, norms(state))
+    torch.testing.assert_close(token_norms(scaled) / scale, token_norms(state))
+    uneven = {**state, "b": torch.ones(3, 7, dtype=dtype)}
+    scaled = tree_map(lambda leaf: scale * leaf, uneven)
+    torch.testing.assert_close(token_norms(scaled) / scale, token_norms(uneven))
+
+
+def test_scaled_norms_are_bit_for_bit_those_of_ordinary_numbers():
+    """A power of two changes no digit: what was measured before stays as it was."""
+    vectors = torch.randn(64, 333, generator=torch.Generator().manual_seed(1)) * torch.logspace(-9, 9, 64)[:, None]
+    assert torch.equal(scaled_norm(vectors), torch.linalg.vector_norm(vectors, dim=1))
+    assert torch.equal(scaled_norm(vectors, 0, keepdim=True), torch.linalg.vector_norm(vectors, dim=0, keepdim=True))
+    odd = torch.tensor([[0.0, 0.0], [torch.inf, 1.0], [torch.nan, 1.0], [1e-45, 0.0], [2e38, 2e38]])
+    expected = torch.tensor([0.0, torch.inf, torch.nan, 1e-45, 2**0.5 * 2e38])
+    torch.testing.assert_close(scaled_norm(odd), expected, equal_nan=True)
+    assert scaled_norm(torch.zeros(3, 0)).tolist() == [0, 0, 0]
+
+
 def test_select_join_and_where_work_example_by_example():
     state = nested()
     rows = torch.tensor([True, False, True])
@@ -192,8 +218,8 @@ def test_select_join_and_where_work_example_by_example():
     assert torch.equal(chosen["high"][1], other["high"][1])
 
 
-@pytest.mark.parametrize("other", [None, 3, "text", numpy.zeros(2)])
-def test_what_is_no_tensor_is_refused_wherever_it_lies(other):
+@pytest.mark.parametrize("other", [numpy.zeros(2), object()])
+def test_arrays_and_other_objects_are_refused_wherever_they_lie(other):
     """An example cannot be taken out of it."""
     with pytest.raises(
         LoopscopeError, match=f"got {type(other).__name__}: convert with torch.as_tensor; keep what has no batch"
@@ -241,3 +267,33 @@ def test_a_random_step_is_refused_and_the_random_state_is_left_alone():
 def test_the_nearest_option_is_named_only_where_one_is_near():
     assert nearest("interal", ["internal", "external"]) == " (did you mean internal?)"
     assert nearest("zzz", ["internal", "external"]) == ""
+
+
+def test_a_readout_gets_the_recalled_input_where_it_asks_for_it():
+    class Module(torch.nn.Module):
+        def read(self, state, recalled):
+            return state + recalled
+
+    state, recalled = torch.zeros(2, 3), torch.ones(2, 3)
+    for read, expected in [
+        (lambda state: state, state),
+        (lambda state, recalled: state + recalled, recalled),
+        (lambda state, recalled=None: state + recalled, recalled),
+        (lambda state, e: state + e, recalled),
+        (lambda state, temperature=2.0: state / temperature, state),
+        (lambda state, *, temperature=2.0: state / temperature, state),
+        (torch.clone, state),
+        (Module().read, recalled),
+    ]:
+        loop = FunctionLoop(lambda x: x, torch.zeros_like, lambda z, e: z, read)
+        assert torch.equal(readout(loop, state, recalled), expected)
+
+
+def test_every_verb_reads_with_the_recalled_input():
+    """The state alone says nothing here: z tends to 0 and only the recalled input tells the examples apart."""
+    inputs = torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 1.0]])
+    loop = FunctionLoop(lambda x: x, torch.zeros_like, lambda z, e: z / 2, lambda z, recalled: z + recalled)
+    targets = inputs.argmax(1)
+    assert torch.equal(ls.solve(loop, inputs).output, inputs)
+    assert ls.forecast(loop, inputs, targets).points[-1].right == 1
+    assert ls.examine(loop, inputs, targets, effort="quick").curves.accuracy[-1] == 1

@@ -38,6 +38,24 @@ def check_is_loop(given: Any) -> None:
         )
 
 
+def check_not_empty(inputs: Tree) -> int:
+    """Return the number of examples in a batch; refuse an empty one.
+
+    Raises:
+        LoopscopeError: there are none; see also `loopscope.trees.batch_size`.
+
+    Example:
+        >>> check_not_empty(torch.zeros(0, 3))
+        Traceback (most recent call last):
+        loopscope.errors.LoopscopeError: the batch is empty (shapes [(0, 3)]): expected at least one example
+    """
+    batch = batch_size(inputs)
+    if not batch:
+        shapes = [tuple(leaf.shape) for leaf in leaves(inputs)]
+        raise LoopscopeError(f"the batch is empty (shapes {shapes}): expected at least one example")
+    return batch
+
+
 def check_start(state: Tree, batch: int) -> None:
     """Refuse first states that are not one for each input.
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from loopscope.contexts import device_of_loop, eval_mode
 from loopscope.errors import check_positive
 from loopscope.fixed_points.residual import relative_residual, smallest_scale
-from loopscope.loop import Loop, mask_of
+from loopscope.loop import Loop, mask_of, readout
 from loopscope.tasks.task import Split, Task
 from loopscope.trees import flatten, select
 
@@ -34,11 +34,11 @@ class EvaluationConfig:
     """How a model is evaluated.
 
     Args:
-        iterations: iterations to run; accuracy is taken after each.
+        iterations: iterations to run; accuracy is measured after each.
         examples: most examples of a split.
-        batch_size: most examples run together; fewer on a CPU where they are long (see ``batches``).
-        until_settled: whether an example is run only until its state and its prediction have settled (see
-            ``evaluate_split``), rather than to the last iteration.
+        batch_size: most examples in a batch; long examples come in smaller batches on a CPU.
+        until_settled: whether each example stops once its state and its prediction have settled, instead of running to
+            the last iteration.
     """
 
     iterations: int = 500
@@ -379,7 +379,7 @@ def _run(
         before = state
         state = loop.step(before, recalled)
         computed += len(rows)
-        logits = loop.read(state)
+        logits = readout(loop, state, recalled)
         right = _right(task, logits, problems, answers)
         padding = torch.zeros_like(right) if real is None else ~real
         judged = _Judged(right, padding, task.other_rules(logits, problems, answers))

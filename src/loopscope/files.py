@@ -1,38 +1,65 @@
-"""Files that are whole or absent: write beside and rename, append whole lines, read with one clear line on failure."""
+"""Files that are whole or absent: write beside and rename, append whole lines, read with one clear line on failure.
+
+Nothing here follows a link that somebody planted: temporary files and locks are created by names that nobody else holds.
+"""
 
 from __future__ import annotations
 
+import errno
+import glob
 import json
 import os
+import secrets
+import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
+from loopscope import strict_yaml
 from loopscope.errors import LoopscopeError
 from loopscope.schema import misfit
+
+REMEDIES = {
+    errno.ENOSPC: "free space or choose another folder",
+    errno.EDQUOT: "free space or choose another folder",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
+"""What to do about a failed write, by the number of its error; for any other one: choose another folder."""
 
 
 @contextmanager
 def explain_write(path: Path) -> Iterator[None]:
-    """Turn a failed write (no permission, full disk) into one line that names the file."""
+    """Turn a failed write (no permission, full disk) into one line that names the file and says what to do."""
     try:
         yield
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise LoopscopeError(f"cannot write {path}: {reason}; free space or choose another folder") from error
+        reason, remedy = error.strerror or str(error), REMEDIES.get(error.errno or 0, "choose another folder")
+        if error.errno in (errno.EEXIST, errno.ELOOP) and (link := _dangling_link(path)) is not None:
+            reason, remedy = (
+                f"{link} is a link to a place that does not exist",
+                "remove the link or choose another folder",
+            )
+        raise LoopscopeError(f"cannot write {path}: {reason}; {remedy}") from error
+
+
+def _dangling_link(path: Path) -> Path | None:
+    """Return the path or the nearest of its parents that is a link to nothing, or None."""
+    return next((part for part in (path, *path.parents) if part.is_symlink() and not part.exists()), None)
 
 
 def check_place(path: Path) -> None:
-    """Refuse a place where no file can be written, before the work whose result the file is to hold.
+    """Refuse a place where no file can be written, before the work whose result the file will hold.
 
     Raises:
-        LoopscopeError: it is a folder, there is no folder for it, or nothing can be written there.
+        LoopscopeError: it is a folder, its folder does not exist, its name is too long, or nothing can be written there.
     """
-    if path.is_dir() or not path.parent.is_dir():
+    with explain_write(path):
+        fits = path.parent.is_dir() and not path.is_dir()
+    if not fits:
         raise LoopscopeError(f"{path} is no place for a file: name one in a folder that exists")
     with explain_write(path), TemporaryFile(dir=path.parent):
         pass
@@ -45,28 +72,70 @@ def make_folder(path: Path) -> Path:
     return path
 
 
-def _partial(path: Path) -> Path:
-    return path.with_name(f".{path.name}.partial")
+def open_new(path: Path) -> IO[bytes]:
+    """Create a file that does not exist yet and open it for writing; a link in its place is an error.
+
+    Raises:
+        OSError: something is there already, or nothing can be written.
+    """
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666), "wb")
+
+
+def open_lock(path: Path) -> IO[bytes]:
+    """Open a lock file, creating it where there is none; its content is left as it is.
+
+    Raises:
+        LoopscopeError: it is a link or not a regular file, or it cannot be opened.
+    """
+    refusal = f"{path} is a link or not a regular file: remove it and run again"
+    if path.is_symlink():
+        raise LoopscopeError(refusal)
+    with explain_write(path):
+        number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    if not stat.S_ISREG(os.fstat(number).st_mode):
+        os.close(number)
+        raise LoopscopeError(refusal)
+    return os.fdopen(number, "r+b")
 
 
 def vacant(first: Path) -> bool:
     """Return whether a file's folder is free for it: absent, empty, or with no more than a killed write of it there."""
     folder = first.parent
-    return not folder.is_dir() or all(entry == _partial(first) for entry in folder.iterdir())
+    return not folder.is_dir() or {*folder.iterdir()} <= {*_leftovers(first)}
+
+
+def _hidden(path: Path) -> str:
+    """Return how the names of a file's temporary files begin: not longer than file systems allow."""
+    return f".{path.name[:50]}"
+
+
+def _leftovers(path: Path) -> Iterator[Path]:
+    """Yield what killed writes of a file left beside it; ``.name.partial`` is how earlier versions called it."""
+    return path.parent.glob(f"{glob.escape(_hidden(path))}.*partial")
+
+
+def drop_leftovers(path: Path) -> None:
+    """Remove what killed writes of a file left beside it; nobody else may be writing it."""
+    for leftover in _leftovers(path):
+        leftover.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file beside its place, flush it to disk, then rename it: readers see the old file or the new one."""
-    partial = _partial(path)
+    """Write a file beside its place, flush it to disk, then rename it: readers see the old file or the new one.
+
+    A link at ``path`` is replaced, not followed.
+    """
+    partial = path.with_name(f"{_hidden(path)}.{secrets.token_hex(4)}.partial")
     with explain_write(path):
         try:
-            with open(partial, "wb") as file:
+            with open_new(partial) as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(partial, path)
         finally:
-            partial.unlink(missing_ok=True)
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
 
 
 def write_text(path: Path, content: str) -> None:
@@ -93,8 +162,10 @@ def _read(path: Path, parse: Callable[[str], Any], kind: str, mistake: type[Exce
         raise LoopscopeError(f"{path} does not exist") from error
     except OSError as error:
         raise LoopscopeError(f"cannot read {path}: {error.strerror}") from error
-    except (UnicodeDecodeError, mistake) as error:
-        reason = " ".join(str(error).split())
+    except RecursionError as error:
+        raise LoopscopeError(f"{path} is nested too deep to be read as {kind}") from error
+    except (ValueError, mistake) as error:  # ValueError: bytes that are not UTF-8, numbers of thousands of digits
+        reason = " ".join(str(error).replace('in "<unicode string>", ', "").split())
         raise LoopscopeError(f"{path} is not valid {kind}: {reason}") from error
 
 
@@ -136,9 +207,9 @@ def read_yaml_mapping(path: Path) -> dict[str, Any]:
     """Read a YAML file that holds a mapping.
 
     Raises:
-        LoopscopeError: the file is missing, unreadable, not YAML, or holds something else.
+        LoopscopeError: the file is missing, unreadable, not YAML, repeats a key, or holds something else.
     """
-    value = _read(path, yaml.safe_load, "YAML", yaml.YAMLError)
+    value = _read(path, strict_yaml.load, "YAML", yaml.YAMLError)
     if not isinstance(value, dict):
         raise LoopscopeError(f"{path} holds {type(value).__name__}, expected a YAML mapping of settings")
     return value
@@ -160,7 +231,7 @@ def numbered_lines(path: Path) -> list[tuple[int, Any]]:
         try:
             if line:
                 rows.append((number, json.loads(line)))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if number == len(lines):
                 break
             raise LoopscopeError(f"{path}, line {number} is not JSON: remove that line and run again") from error

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from loopscope.jacobian import Jacobian
+from loopscope.trees import scaled_norm
 
 
 @dataclass(frozen=True)
@@ -87,14 +88,17 @@ def orthogonalize(
     return rests, totals
 
 
-def unit(vectors: Float[Tensor, "batch n"], tiny: Float[Tensor, "batch"]) -> tuple[Tensor, Float[Tensor, "batch"]]:
+def unit(
+    vectors: Float[Tensor, "batch n"], tiny: Float[Tensor, "batch"] | None = None
+) -> tuple[Float[Tensor, "batch n"], Float[Tensor, "batch"]]:
     """Return unit vectors and lengths.
 
-    A vector no longer than ``tiny`` has length zero and stays as it is; one that holds no number (NaN) has no number for
-    its length.
+    A vector that is no longer than ``tiny`` (zero by default) gets length zero and is returned as it is. The length of a
+    vector that contains NaN is NaN.
     """
-    length = torch.linalg.vector_norm(vectors, dim=1)
-    length = torch.where(length <= tiny, torch.zeros_like(length), length)
+    length = scaled_norm(vectors)
+    if tiny is not None:
+        length = torch.where(length <= tiny, torch.zeros_like(length), length)
     return vectors / torch.where(length > 0, length, torch.ones_like(length)).unsqueeze(1), length
 
 
@@ -118,7 +122,7 @@ def gmres(
         max_iterations: products for each example, those that measure the residual left out.
         restart: vectors kept before x is updated.
     """
-    size = torch.linalg.vector_norm(rhs, dim=1)
+    size = scaled_norm(rhs)
     x = torch.zeros_like(rhs).masked_fill(size.isnan().unsqueeze(1), math.nan)
     relative = torch.where(size > 0, torch.ones_like(size), size)  # of zeros 0, of what is not a number NaN
     active = torch.arange(rhs.shape[0], device=rhs.device)
@@ -134,7 +138,7 @@ def gmres(
         x[active] += step
         residual = rhs[active] - operator.apply(x[active])
         spent, products = spent + used, products + used + 1
-        relative[active] = torch.linalg.vector_norm(residual, dim=1) / size[active]
+        relative[active] = scaled_norm(residual) / size[active]
         now = relative[active]
         alive = (now > tolerance) & (now < 0.99 * before) & torch.isfinite(now)
     return LinearSolution(x, relative, relative <= tolerance, products)
@@ -143,7 +147,7 @@ def gmres(
 def _gmres_cycle(operator: Operator, residual: Tensor, goal: Tensor, steps: int) -> tuple[Tensor, int]:
     """Return the steps in x that minimize the residuals over one Krylov space, and the products taken."""
     steps = min(steps, residual.shape[1])
-    start, beta = unit(residual, torch.zeros_like(goal))
+    start, beta = unit(residual)
     basis = residual.new_zeros(residual.shape[0], steps + 1, residual.shape[1])
     basis[:, 0] = start
     matrix = torch.zeros(residual.shape[0], steps + 1, steps, dtype=torch.float64)
@@ -154,7 +158,7 @@ def _gmres_cycle(operator: Operator, residual: Tensor, goal: Tensor, steps: int)
     for used in range(1, steps + 1):
         image = operator.apply(basis[:, used - 1])
         rest, coefficients = orthogonalize(basis[:, :used], image, LITTLE_LEFT)
-        tiny = torch.finfo(image.dtype).eps * torch.linalg.vector_norm(image, dim=1)
+        tiny = torch.finfo(image.dtype).eps * scaled_norm(image)
         basis[:, used], length = unit(rest, tiny)
         matrix[:, :used, used - 1] = coefficients.double().cpu()
         matrix[:, used, used - 1] = length.double().cpu()

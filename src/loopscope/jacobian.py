@@ -32,6 +32,7 @@ from loopscope.trees import (
     floating_leaves,
     is_time_dependent,
     real_numbers,
+    scaled_norm,
     select,
     tree_map,
     unflatten,
@@ -59,13 +60,14 @@ class Jacobian:
         point: where the Jacobian is taken.
         context: trees, batch first, of everything else that ``function`` needs.
         path: what the derivative is taken through, in words.
+        origin: the Jacobian of the same function that this one was taken from, if any.
     """
 
     function: Callable[[Tensor, Tree], Tensor]
     point: Float[Tensor, "batch n"]
     context: Tree
     path: str = "state"
-    _product: list[str] = dataclass_field(default_factory=list, repr=False, compare=False)
+    origin: Jacobian | None = dataclass_field(default=None, repr=False)
 
     @property
     def batch(self) -> int:
@@ -105,27 +107,32 @@ class Jacobian:
             (pulled,) = torch.autograd.grad(value, point, cotangent, create_graph=True)
         return cotangent, pulled
 
-    @property
+    @cached_property
     def depends(self) -> bool:
-        """Whether autograd sees the value depend on the point."""
-        return self._graph[1].requires_grad
+        """Whether autograd sees the value depend on the point, whatever else it depends on."""
+        point, value = self._graph
+        if not value.requires_grad:
+            return False
+        with torch.inference_mode(False):
+            (product,) = torch.autograd.grad(
+                value, point, torch.zeros_like(value), retain_graph=True, allow_unused=True
+            )
+        return product is not None
 
     def vjp(self, vectors: Float[Tensor, "batch m"]) -> Float[Tensor, "batch n"]:
         """Return v^T J for each example, through the one retained graph."""
         point, value = self._graph
-        if not value.requires_grad:
+        if not self.depends:
             return torch.zeros_like(point)
         with torch.inference_mode(False):
-            (product,) = torch.autograd.grad(
-                value, point, vectors.to(value.dtype), retain_graph=True, allow_unused=True
-            )
-        return torch.zeros_like(point) if product is None else product.detach()
+            (product,) = torch.autograd.grad(value, point, vectors.to(value.dtype), retain_graph=True)
+        return product.detach()
 
     def jvp(self, vectors: Float[Tensor, "batch n"]) -> Float[Tensor, "batch m"]:
         """Return J v for each example; ``product`` names how."""
         return _PRODUCTS[self.product](self, vectors.to(self.point.dtype))
 
-    @property
+    @cached_property
     def product(self) -> str:
         """How J v is formed: double backward, else forward mode, else central differences.
 
@@ -133,20 +140,21 @@ class Jacobian:
         an operation without a rule, or with a wrong one, sends us to the next. Double backward comes first because its
         graph is kept: a product costs a third or less of one in forward mode, which evaluates the step anew.
         """
-        if not self._product:
-            self._product.append(_working_product(self.select(slice(0, 1))))
-        return self._product[0]
+        return _working_product(self.select(slice(0, 1))) if self.origin is None else self.origin.product
 
     def at(self, state: Tree) -> Jacobian:
         """Return the Jacobian of the same step at another state of the same examples."""
         with torch.inference_mode(False):
             state = detached(state)
-            return replace(self, point=_point(state), context={**self.context, "state": state})
+            return self._moved(_point(state), {**self.context, "state": state})
 
     def select(self, rows: Tensor | slice) -> Jacobian:
         """Return the Jacobians of some examples (indices, a boolean mask or a slice of the batch)."""
         with torch.inference_mode(False):
-            return replace(self, point=self.point[rows], context=select(self.context, rows))
+            return self._moved(self.point[rows], select(self.context, rows))
+
+    def _moved(self, point: Tensor, context: Tree) -> Jacobian:
+        return replace(self, point=point, context=context, origin=self.origin or self)
 
 
 def _forward_mode(jacobian: Jacobian, vectors: Tensor) -> Tensor:
@@ -177,13 +185,15 @@ def _double_backward(jacobian: Jacobian, vectors: Tensor) -> Tensor:
 
 
 def _central_differences(jacobian: Jacobian, vectors: Tensor) -> Tensor:
-    # Step eps^(1/3) of the point's size: where truncation and rounding balance.
+    # A step of eps^(1/3) of the size of the point, or of its value: where truncation and rounding balance.
     point = jacobian.point
     eps = torch.finfo(point.dtype).eps
-    length = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
-    size = torch.linalg.vector_norm(point, dim=1, keepdim=True)
-    step = eps ** (1 / 3) * (1 + size) / torch.where(length > 0, length, torch.ones_like(length))
     with torch.no_grad():
+        value = jacobian.function(point, jacobian.context)
+        length, size, other = (scaled_norm(part, keepdim=True) for part in (vectors, point, value))
+        size = torch.maximum(size, other)
+        one = torch.ones_like(size)
+        step = eps ** (1 / 3) * torch.where(size > 0, size, one) / torch.where(length > 0, length, one)
         ahead = jacobian.function(point + step * vectors, jacobian.context)
         behind = jacobian.function(point - step * vectors, jacobian.context)
     return (ahead - behind) / (2 * step)
@@ -207,7 +217,7 @@ def _working_product(probe: Jacobian) -> str:
             pushed = _PRODUCTS[name](probe, right)
         except RuntimeError:  # an operation without this derivative
             continue
-        scale = torch.linalg.vector_norm(pushed) + torch.linalg.vector_norm(pulled)
+        scale = scaled_norm(pushed.flatten(), 0) + scaled_norm(pulled.flatten(), 0)
         if torch.abs((left * pushed).sum() - expected) <= 1e-3 * scale:
             return name
     return CENTRAL_DIFFERENCES
@@ -314,6 +324,12 @@ def input_jacobian(
             encoded = loop.encode(unflatten(_placed(point, inputs, mask), inputs))
             return value_of(encoded, state, mask, point.dtype)
 
+    def encoded(point: Tensor, context: Tree) -> Tensor:
+        mask = mask_of(loop, context["recalled"])
+        with _plain(point):
+            recalled = loop.encode(unflatten(_placed(point, context["inputs"], mask), context["inputs"]))
+            return flatten(recalled) if floating_leaves(recalled) else torch.zeros_like(point)
+
     def at_recalled(point: Tensor, context: Tree) -> Tensor:
         state, recalled = context["state"], context["recalled"]
         mask = mask_of(loop, recalled)
@@ -324,6 +340,9 @@ def input_jacobian(
         context = {"state": state, "recalled": recalled, "inputs": inputs}
         jacobian = Jacobian(through_encode, _point(inputs), context, THROUGH_ENCODE)
         if jacobian.depends:
+            return jacobian
+        if Jacobian(encoded, _point(inputs), context).depends:
+            _refuse_undifferentiable(jacobian, "the step", "the input")
             return jacobian
     if not floating_leaves(recalled):
         raise LoopscopeError(

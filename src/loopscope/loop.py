@@ -42,8 +42,33 @@ class Loop(Protocol):
     def step(self, state: Tree, recalled: Tree) -> Tree:
         """Return the next state, f(z, e), of the same structure and shapes as ``state``."""
 
-    def read(self, state: Tree) -> Tensor:
-        """Return the prediction (logits) that ``state`` stands for."""
+    @property
+    def read(self) -> Callable[..., Tensor]:
+        """The prediction (logits) of a state: ``read(state)``, or ``read(state, recalled)`` where it needs both."""
+
+
+def readout(loop: Loop, state: Tree, recalled: Tree) -> Tensor:
+    """Return a loop's prediction, giving its ``read`` the recalled input where that asks for it.
+
+    Args:
+        loop: the loop.
+        state: a state of it.
+        recalled: what ``loop.encode`` returned for the same examples.
+    """
+    return loop.read(state, recalled) if _takes_recalled(loop.read) else loop.read(state)
+
+
+def _takes_recalled(read: Callable[..., Tensor]) -> bool:
+    """Return whether a readout has a second argument that must be given, or one that is called ``recalled``."""
+    try:
+        parameters = list(inspect.signature(read).parameters.values())
+    except ValueError:  # a built-in function has no signature
+        return False
+    second = parameters[1] if len(parameters) > 1 else None
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return second is not None and (
+        second.name == "recalled" or (second.kind in positional and second.default is inspect.Parameter.empty)
+    )
 
 
 def _takes_generator(start: Callable[..., Tree]) -> bool:
@@ -61,14 +86,14 @@ class FunctionLoop:
         encode: inputs -> recalled.
         start: recalled -> state, or (recalled, generator) -> state for a random start.
         step: (state, recalled) -> state.
-        read: state -> logits.
+        read: state -> logits, or (state, recalled) -> logits where the readout needs more than the state.
         padding: optional, recalled -> Bool[Tensor, "batch tokens"], true where a token is real.
     """
 
     encode: Callable[[Tree], Tree]
     start: Callable[..., Tree]
     step: Callable[[Tree, Tree], Tree]
-    read: Callable[[Tree], Tensor]
+    read: Callable[..., Tensor]
     padding: Callable[[Tree], Tensor] | None = None
 
     def __post_init__(self) -> None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy import stats
 
 from loopscope.errors import LoopscopeError
 
@@ -28,7 +27,9 @@ def auc(scores: Float[np.ndarray, "cases"], positive: Bool[np.ndarray, "cases"])
     pairs = count * (len(positive) - count)
     if not pairs:
         return float("nan")
-    return float((stats.rankdata(scores)[positive].sum() - count * (count + 1) / 2) / pairs)
+    from scipy.stats import rankdata  # takes half a second to load
+
+    return float((rankdata(scores)[positive].sum() - count * (count + 1) / 2) / pairs)
 
 
 def interval(

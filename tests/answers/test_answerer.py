@@ -34,13 +34,14 @@ from loopscope.models import build_model
 from loopscope.reports.answers import show_frames, show_last, track_record
 from loopscope.shipped import MODELS
 from loopscope.tasks import PrefixSums, Sudoku
-from loopscope.tasks.prefix_sums.text import PrefixSumsWords
-from loopscope.tasks.sudoku.text import SudokuWords
-from loopscope.tasks.text import colour, words_of
+from loopscope.tasks.prefix_sums.text import PrefixSumsText
+from loopscope.tasks.registry import text_format
+from loopscope.tasks.sudoku.text import SudokuText
+from loopscope.tasks.text import colour
 from loopscope.training.run_folder import RunFolder, open_run
 from loopscope.training.settings import settings_from
 
-PUZZLE = SudokuWords.example
+PUZZLE = SudokuText.example
 SOLUTION = "534678912672195348198342567859761423426853791713924856961537284287419635345286179"
 
 
@@ -69,11 +70,11 @@ def sudoku_loop(solution: str) -> FunctionLoop:
     )
 
 
-BITS = Answerer(Path("runs/bits"), parity_loop(), PrefixSums(), PrefixSumsWords(), None)
+BITS = Answerer(Path("runs/bits"), parity_loop(), PrefixSums(), PrefixSumsText(), None)
 
 
 def sudoku(solution: str = SOLUTION) -> Answerer:
-    return Answerer(Path("runs/sudoku"), sudoku_loop(solution), Sudoku(), SudokuWords(), Record(90, 88, 10, 1))
+    return Answerer(Path("runs/sudoku"), sudoku_loop(solution), Sudoku(), SudokuText(), Record(90, 88, 10, 1))
 
 
 @pytest.mark.parametrize(
@@ -91,18 +92,18 @@ def sudoku(solution: str = SOLUTION) -> Answerer:
 )
 def test_impossible_problems_are_refused_by_name(task: str, text: str, sentence: str) -> None:
     with pytest.raises(LoopscopeError, match=sentence):
-        words_of(task).read(text)
+        text_format(task).read(text)
 
 
 def test_a_framed_board_is_read_as_its_cells() -> None:
     rows = [PUZZLE[9 * i : 9 * i + 9] for i in range(9)]
     drawn = "\n".join(f"| {row[:3]} | {row[3:6]} | {row[6:]} |" for row in rows)
-    assert SudokuWords().read(drawn).text == PUZZLE
+    assert SudokuText().read(drawn).text == PUZZLE
 
 
 def test_answers_come_in_order_whatever_their_lengths() -> None:
     texts = ["1101", "1", "0110", "10101010101010101010"]
-    problems = [BITS.words.read(text) for text in texts]
+    problems = [BITS.text.read(text) for text in texts]
     answers = answer_all(BITS, problems, 1e-4, 500)
     assert [answer.line for answer in answers] == ["1001", "1", "0100", "11001100110011001100"]
     assert all(answer.right and answer.settled for answer in answers)
@@ -114,7 +115,7 @@ def test_answers_come_in_order_whatever_their_lengths() -> None:
 def test_a_problem_has_one_answer_alone_or_among_others(iterations) -> None:
     """Unsettled answers change from step to step: both must be those of the same one."""
     shipped = open_answerer("prefix-sums")
-    problem = shipped.words.read("11010001110101100011010101110001")
+    problem = shipped.text.read("11010001110101100011010101110001")
     *_, last = frames(shipped, problem, 1e-4, iterations)
     (among,) = answer_all(shipped, [problem], 1e-4, iterations)
     alone = answer_of(shipped, problem, last, 1e-4)
@@ -123,18 +124,18 @@ def test_a_problem_has_one_answer_alone_or_among_others(iterations) -> None:
 
 
 def test_too_few_iterations_are_not_settled_and_wrong() -> None:
-    (answer,) = answer_all(BITS, [BITS.words.read("1" * 40)], 1e-4, 5)
+    (answer,) = answer_all(BITS, [BITS.text.read("1" * 40)], 1e-4, 5)
     assert (answer.right, answer.settled, answer.iterations) == (False, False, 5)
 
 
 def test_frames_say_when_each_bit_last_changed() -> None:
-    shown = list(frames(BITS, BITS.words.read("10000000"), 1e-4, 500))
+    shown = list(frames(BITS, BITS.text.read("10000000"), 1e-4, 500))
     assert shown[-1].since.tolist() == [0, 1, 2, 3, 4, 5, 6, 7]
     assert shown[-1].residual <= 1e-4 < shown[-2].residual
 
 
 def test_a_grid_is_right_if_it_keeps_the_rules_and_the_givens() -> None:
-    words, problem = SudokuWords(), SudokuWords().read(PUZZLE)
+    words, problem = SudokuText(), SudokuText().read(PUZZLE)
 
     def right(digits: str) -> bool:
         logits = torch.nn.functional.one_hot(torch.tensor([int(digit) - 1 for digit in digits]), 9).float()
@@ -149,7 +150,7 @@ def test_a_grid_is_right_if_it_keeps_the_rules_and_the_givens() -> None:
 
 
 def test_the_picture_marks_givens_and_breaches() -> None:
-    words, problem = SudokuWords(), SudokuWords().read(PUZZLE)
+    words, problem = SudokuText(), SudokuText().read(PUZZLE)
     wrong = SOLUTION[:2] + "5" + SOLUTION[3:]
     logits = torch.nn.functional.one_hot(torch.tensor([int(digit) - 1 for digit in wrong]), 9).float()
     picture = words.picture(problem, logits, torch.full((81,), 40))
@@ -163,15 +164,15 @@ def test_the_picture_marks_givens_and_breaches() -> None:
 def test_what_is_said_of_an_answer() -> None:
     console = Console(file=io.StringIO(), width=80)
     answerer = sudoku()
-    problem = answerer.words.read(PUZZLE)
-    last = show_last(console, answerer.words, problem, frames(answerer, problem, 1e-4, 500))
+    problem = answerer.text.read(PUZZLE)
+    last = show_last(console, answerer.text, problem, frames(answerer, problem, 1e-4, 500))
     answer = answer_of(answerer, problem, last, 1e-4)
     other = replace(answer, settled=False)
     assert answer.right
     assert track_record(answerer, answer) == "In validation, 88 of 90 answers that settled were right (97.8%)."
     assert track_record(answerer, other) == "In validation, 1 of 10 answers that did not settle were right (10.0%)."
     assert track_record(BITS, answer).endswith("loopscope trust runs/bits does.")
-    show_frames(console, answerer.words, problem, frames(answerer, problem, 1e-4, 500))
+    show_frames(console, answerer.text, problem, frames(answerer, problem, 1e-4, 500))
     assert console.file.getvalue().count("iteration ") == 1 + 5  # the last; then 1, 2, 4, 8 and the last
 
 
@@ -236,7 +237,9 @@ def test_an_untrained_model_is_called_wrong(run: RunFolder, capsys) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["11", "--tolerance", "0"], "tolerance is 0.0, expected a number above 0"),
+        (["11", "--tolerance", "0"], "tolerance is 0, expected a number above 0 and below 1, such as 1e-4"),
+        (["11", "--tolerance", "1000"], "tolerance is 1000, expected a number above 0 and below 1, such as 1e-4"),
+        (["-", "--tolerance", "1"], "tolerance is 1, expected a number above 0 and below 1, such as 1e-4"),
         (["-", "--watch"], "--watch shows one problem"),
         (["-"], "line 2: 'x' at place 1 is no bit"),
         (["12"], "'2' at place 2 is no bit"),
@@ -270,9 +273,12 @@ def test_evidence_goes_before_the_record_at_its_own_tolerance_alone(run: RunFold
     assert len(answerer.evidence) == sum(split["all"]["examples"] for split in read_json(run.trust)["splits"].values())
     assert open_answerer(str(run.path), 1e-3).evidence is None
     capsys.readouterr()
+    assert open_answerer(str(run.path), 1e-3).record is None
     for options, as_confident in (([], True), (["--tolerance", "1e-3"], False)):
         assert main(["solve", str(run.path), "1101", "--max-iterations", "3", *options]) in (0, 1)
-        assert ("confiden" in capsys.readouterr().out) is as_confident
+        said = " ".join(capsys.readouterr().out.split())
+        assert ("confiden" in said) is as_confident
+        assert ("settle at a tolerance of 0.001 are right was not measured" in said) is not as_confident
         assert main(["solve", str(run.path), "1101", "--max-iterations", "2", *options]) in (0, 1)
         assert "In validation answers had 3 iterations to settle" in " ".join(capsys.readouterr().out.split())
     run.trust.write_text("{}")
@@ -324,7 +330,7 @@ def test_a_task_that_nobody_types_in_is_refused_by_its_name_and_with_a_run(by_na
     small = open_run(tmp_path / "small", settings, resume=False)
     build_model(settings.model).save_pretrained(small.model)
     said = refusal(capsys, ["solve", "small-sudoku" if by_name else small.path, "1" * 36])
-    assert "problems of small-sudoku cannot be typed in, only those of chess, prefix-sums, sudoku:" in said
+    assert "problems of small-sudoku cannot be typed in, only those of prefix-sums, sudoku, chess:" in said
     # Neither a task of another rule nor a run, which would be refused as well.
     assert "did you mean" not in said
     assert "give a run's folder" not in said

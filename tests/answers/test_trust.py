@@ -261,4 +261,4 @@ def test_a_model_of_fixed_depth_is_refused(tmp_path, capsys) -> None:
     settings = settings_from({"task": "prefix-sums", "model": model, "training": {"compile": False}})
     run = open_run(tmp_path / "fixed", settings, resume=False)
     build_model(settings.model).save_pretrained(run.model)
-    assert "is of a fixed-depth model, which has no iterations" in refusal(capsys, ["trust", run.path])
+    assert "holds a fixed-depth model, which has no iterations" in refusal(capsys, ["trust", run.path])

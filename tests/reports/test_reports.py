@@ -14,9 +14,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from loopscope.models.config import NormName, RecallName
-from loopscope.reports import write_comparison
 from loopscope.reports.examination.figures import FIGURES, board_shape
-from loopscope.reports.examination.page import missing_rows
+from loopscope.reports.examination.page import missing_rows, write_comparison
 from loopscope.reports.examination.quantities import quantity_rows
 from loopscope.reports.kit.charts import INK, ORDERED, Panel, draw_panels, ordered_colours, share_limits, size_axis, svg
 from loopscope.reports.kit.page import Html, table, text

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import loopscope as ls
 from loopscope.errors import LoopscopeError
 from loopscope.loop import FunctionLoop
 from loopscope.models import LoopedTransformer, LoopedTransformerConfig
@@ -15,7 +16,7 @@ from loopscope.stability.dependence.distinct import distinct, distinct_fixed_poi
 from loopscope.stability.dependence.sensitivity import finite_input_change, input_sensitivity, start_sensitivity
 from loopscope.stability.dependence.swap_test import Outcome, swap_test
 from loopscope.stability.dependence.variance import share_of_variance, variance_share
-from loopscope.stability.distances import in_pairs, partners
+from loopscope.stability.distances import in_pairs, partners, why_alone
 from loopscope.stability.orbits.arrival import FixedPoints
 from loopscope.stability.orbits.normalized import normalized
 from loopscope.stability.orbits.trace import trace
@@ -416,8 +417,46 @@ def test_looped_transformers(recall):
 
 def test_partners_and_pairs_have_the_same_padding():
     mask = torch.tensor([[1, 1], [1, 0], [1, 1], [0, 1], [1, 0], [1, 1]], dtype=torch.bool)
-    assert partners(mask, 1, 6).tolist() == [2, 4, 5, 3, 1, 0]
-    assert partners(mask, 2, 6).tolist() == [5, 1, 0, 3, 4, 2]
-    assert partners(None, 2, 6).tolist() == [2, 3, 4, 5, 0, 1]
-    assert in_pairs(torch.tensor([5, 3, 1, 0, 4, 2]), mask).tolist() == [5, 0, 1, 4, 3, 2]
-    assert in_pairs(torch.tensor([4, 0, 3]), None).tolist() == [4, 0, 3]
+    recalled = torch.arange(12.0).view(6, 2)
+    assert partners(recalled, mask, 1).tolist() == [2, 4, 5, 3, 1, 0]
+    assert partners(recalled, mask, 2).tolist() == [5, 1, 0, 3, 4, 2]
+    assert partners(recalled, None, 2).tolist() == [2, 3, 4, 5, 0, 1]
+    assert in_pairs(torch.tensor([5, 3, 1, 0, 4, 2]), recalled, mask).tolist() == [5, 0, 1, 4, 3, 2]
+    assert in_pairs(torch.tensor([4, 0, 3]), recalled, None).tolist() == [4, 0, 3]
+
+
+def test_partners_recall_something_else():
+    """Equal inputs are no pair; what pads them does not make them different."""
+    twice = torch.tensor([[1.0, 9.0], [1.0, 8.0], [2.0, 9.0], [2.0, 7.0]])
+    mask = torch.tensor([[True, False]] * 4)
+    assert partners(twice, mask, 1).tolist() == [2, 2, 0, 0]
+    assert partners(twice, None, 1).tolist() == [1, 2, 3, 0]
+    assert in_pairs(torch.arange(4), twice, mask).tolist() == [0, 2, 1, 3]
+    rounded = twice[:, :1] * (1 + 1e-7 * torch.arange(4.0)[:, None])
+    assert partners(rounded, None, 1).tolist() == [2, 2, 0, 0]
+    ids = {"ids": torch.tensor([[100000, 5], [100001, 5]]), "bias": torch.tensor([[0.0, -1e9], [0.0, -1e9]])}
+    assert partners(ids, None, 1).tolist() == [1, 0]
+    slight = {"x": torch.tensor([[1.0], [2.0]]), "bias": torch.tensor([[0.0, -torch.inf]] * 2)}
+    assert partners(slight, None, 1).tolist() == [1, 0]
+    assert partners(torch.ones(3, 2), None, 1).tolist() == [0, 1, 2]
+
+
+def test_inputs_given_twice_are_examined_as_given_once():
+    once = torch.randn(6, 2, generator=torch.Generator().manual_seed(4))
+    turn = torch.tensor([[0.5, 0.2], [-0.2, 0.4]])
+    loop = FunctionLoop(lambda x: x, torch.zeros_like, lambda z, e: z @ turn.T + e, lambda z: z)
+    exam = ls.examine(loop, once.repeat_interleave(2, 0), effort="quick", iterations=120)
+    assert exam.input_dependence.swaps.recall["moved"] == 8
+    assert exam.verdict is ls.Verdict.STABLE
+    alike = ls.examine(loop, once[:1].expand(4, 2), effort="quick", iterations=120)
+    assert alike.verdict is ls.Verdict.UNDECIDED
+    assert "4 of 4 inputs recall the same" in alike.unknown["swaps"]
+
+
+def test_why_an_input_has_no_partner_is_told_apart():
+    mask = torch.tensor([[1, 1, 1], [1, 1, 0], [1, 0, 0]], dtype=torch.bool)
+    recalled = torch.arange(9.0).view(3, 3)
+    assert "padding that no other one has" in why_alone(partners(recalled, mask, 1), recalled, mask)
+    assert why_alone(partners(recalled, None, 1), recalled, None) is None
+    same = torch.ones(4, 2)
+    assert why_alone(partners(same, None, 1), same, None).startswith("4 of 4 inputs recall the same as every other one")

@@ -147,3 +147,21 @@ def test_a_jacobian_that_is_not_finite_is_no_number_and_leaves_the_others_theirs
         else:
             expected = np.linalg.norm(jacobian, 2)
         assert float(numbers[row]) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e12, 1e19])
+def test_singular_values_of_any_scale_are_measured_alike(scale: float) -> None:
+    matrix = torch.from_numpy(np.random.default_rng(7).standard_normal((30, 30))).float()
+    loop = FunctionLoop(lambda x: x, torch.zeros_like, lambda z, e: scale * (z @ matrix.T), lambda z: z)
+    found = singular_value(loop, torch.zeros(2, 30), torch.zeros(2, 30))
+    assert found.converged.all()
+    assert (found.value / scale).tolist() == pytest.approx([float(torch.linalg.matrix_norm(matrix, 2))] * 2, rel=0.01)
+
+
+@pytest.mark.parametrize("factor", [1e-3, 0.05, 30.0, 1e3])
+def test_high_powers_neither_overflow_nor_vanish(factor: float) -> None:
+    loop = FunctionLoop(lambda x: x, torch.zeros_like, lambda z, e: factor * z.flip(1), lambda z: z)
+    found = power_norms(loop, torch.zeros(2, 5), torch.zeros(2, 5))
+    assert found.converged.all()
+    expected = [factor**k for k in found.powers]
+    assert np.allclose(found.norms, expected, rtol=1e-3)

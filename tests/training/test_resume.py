@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -247,3 +248,35 @@ def test_a_checkpoint_without_progress_was_never_whole(tmp_path):
     (checkpoint / "progress.json").unlink()
     assert latest_checkpoint(run.state) is None
     assert latest_checkpoint(tmp_path / "absent") is None
+
+
+def test_a_checkpoint_that_a_kill_left_beside_the_newest_is_removed_on_resuming(tmp_path):
+    run, checkpoint = stopped_at_three(tmp_path / "run")
+    shutil.copytree(checkpoint, run.state / "step-0000002")
+    train(tiny(), run, should_stop=lambda: "SIGTERM")
+    assert [path.name for path in run.state.iterdir()] == ["step-0000004"]
+
+
+@pytest.mark.parametrize("place", ["state", "state/partial"])
+def test_a_planted_link_among_checkpoints_is_refused_and_its_target_kept(tmp_path, place):
+    run = open_run(tmp_path / "run", tiny(), resume=False)
+    target = tmp_path / "precious"
+    (target / "step-0000001").mkdir(parents=True)
+    (run.path / place).parent.mkdir(exist_ok=True)
+    (run.path / place).symlink_to(target)
+    with pytest.raises(LoopscopeError, match=rf"run/{place} is a link, expected a folder of this run: remove the link"):
+        train(tiny(), run)
+    assert [path.name for path in target.iterdir()] == ["step-0000001"]
+
+
+@pytest.mark.parametrize(
+    "options", [{"learning_rate": 9e37, "schedule": "constant"}, {"weight_decay": 1e308, "learning_rate": 1e3}]
+)
+def test_weights_that_are_not_finite_are_not_saved_as_trained(tmp_path, options):
+    """The loss of the last step was finite: its weights are only seen when they are saved."""
+    settings = tiny(steps=1, **options)
+    run = open_run(tmp_path / "run", settings, resume=False)
+    with pytest.raises(LoopscopeError, match=r"training diverged at step 1: \d+ parameters are not finite, .* lower"):
+        train(settings, run)
+    assert not run.finished()
+    assert latest_checkpoint(run.state) is None

@@ -175,6 +175,7 @@ def test_each_epoch_uses_each_example_once_in_an_order_of_its_own(examples, batc
         ({"learning_rate": float("nan")}, "learning_rate is nan"),
         ({"gradient_clip": -1}, "gradient_clip is -1"),
         ({"weight_decay": -0.1}, "weight_decay is -0.1"),
+        ({"weight_decay": float("inf")}, "weight_decay is inf, expected a finite number of at least 0"),
         ({"schedule": "cosin"}, r"schedule is 'cosin'.*did you mean cosine\?"),
         ({"objective": "deep"}, "objective is 'deep', expected one of progressive, full"),
         ({"sampler": "unifrom"}, r"did you mean uniform\?"),

@@ -11,6 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from loopscope.models import LoopedTransformer, LoopedTransformerConfig
+from loopscope.training.precision import multiplies_bf16
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SCRIPT = BENCHMARKS / "training_step.py"
@@ -65,12 +66,20 @@ def test_rows_for_machines():
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)["rows"]
     named = [(row["implementation"], row["precision"], row["compiled"]) for row in rows]
-    assert named == [("plain", "float32", False), ("loopscope", "float32", False), ("loopscope", "bf16", False)]
+    bf16 = [("loopscope", "bf16", False)] if multiplies_bf16() else []
+    assert named == [("plain", "float32", False), ("loopscope", "float32", False), *bf16]
     assert rows[0]["speedup"] == 1
     for row in rows:
         assert [row[name] for name in ("width", "tokens", "batch", "iterations")] == [32, 32, 2, 2]
         assert row["ms"] > 0
         assert row["roofline_ratio"] == pytest.approx(row["gflops"] / row["roofline_gflops"], rel=0.1, abs=0.001)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_an_emulated_precision_is_left_out_unless_asked_for(benchmark, monkeypatch, there):
+    monkeypatch.setattr(benchmark, "multiplies_bf16", lambda: there)
+    assert benchmark.read_options([]).precision == (["float32", "bf16"] if there else ["float32"])
+    assert benchmark.read_options(["--precision", "bf16"]).precision == ["bf16"]
 
 
 def test_a_speedup_is_the_median_of_the_rounds_ratios(benchmark, monkeypatch):

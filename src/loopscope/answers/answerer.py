@@ -15,7 +15,7 @@ from torch import Tensor
 from loopscope import shipped
 from loopscope.answers.trust import Evidence, extents, read_evidence, significant, unsureness
 from loopscope.contexts import device_of_loop, eval_mode
-from loopscope.errors import LoopscopeError
+from loopscope.errors import LoopscopeError, check_tolerance
 from loopscope.evaluation import SETTLED
 from loopscope.fixed_points import solve
 from loopscope.fixed_points.residual import relative_residual, smallest_scale
@@ -23,8 +23,9 @@ from loopscope.loop import Loop
 from loopscope.models import LoopedTransformer
 from loopscope.subjects import trained
 from loopscope.tasks import TASKS
+from loopscope.tasks.registry import check_can_be_typed_in, text_format
 from loopscope.tasks.task import Task
-from loopscope.tasks.text import Problem, Words, check_can_be_typed_in, words_of
+from loopscope.tasks.text import Problem, TextFormat
 from loopscope.training.run_folder import RunFolder
 from loopscope.trees import flatten
 
@@ -56,20 +57,23 @@ class Answerer:
         path: its run folder.
         model: the model, or any loop that reads the task's inputs and gives its logits.
         task: its task.
-        words: how its problems are written.
-        record: how its answers fared in validation; None where the run was not evaluated.
+        text: how its problems and answers are written.
+        record: how its answers fared in validation; None where the run was not evaluated, or where answers settle at
+            another tolerance than there.
         evidence: the same, example by example, of all splits; None where ``loopscope trust`` did not measure it, or
             where answers settle at another tolerance than there.
         iterations: the iterations that validation gave each answer.
+        tolerance: the relative residual at which answers settle.
     """
 
     path: Path
     model: Loop
     task: Task
-    words: Words
+    text: TextFormat
     record: Record | None
     evidence: Evidence | None = None
     iterations: int = 0
+    tolerance: float = SETTLED
 
 
 @dataclass(frozen=True)
@@ -101,9 +105,11 @@ def open_answerer(name: str, tolerance: float = SETTLED) -> Answerer:
         tolerance: the relative residual at which its answers are to settle.
 
     Raises:
-        LoopscopeError: there is no such run or shipped model; its model has no iterations; or nobody types in problems
+        LoopscopeError: the tolerance is not between 0 and 1; there is no such run or shipped model; its model has no
+            iterations; or nobody types in problems
             of its task.
     """
+    check_tolerance(tolerance)
     path = shipped.MODELS / name if name in TASKS and not Path(name).exists() else Path(name)
     if path.parent == shipped.MODELS and not path.is_dir():
         # Where no run of the task could be solved either, asking for one would mislead.
@@ -116,10 +122,12 @@ def open_answerer(name: str, tolerance: float = SETTLED) -> Answerer:
     settings, model = trained(run)
     if not isinstance(model, LoopedTransformer):
         raise LoopscopeError(f"{path} is of a {settings.model.architecture} model, which has no iterations to settle")
-    record = read_record(run) if run.evaluation.is_file() else None
-    evidence = read_evidence(run.trust) if run.trust.is_file() and tolerance == SETTLED else None
-    words, iterations = words_of(settings.task), _validated(run, evidence)
-    return Answerer(path, model, settings.data, words, record, evidence, iterations)
+    # What was counted in validation holds for its own tolerance alone.
+    counted = tolerance == SETTLED
+    record = read_record(run) if counted and run.evaluation.is_file() else None
+    evidence = read_evidence(run.trust) if counted and run.trust.is_file() else None
+    text, iterations = text_format(settings.task), _validated(run, evidence)
+    return Answerer(path, model, settings.data, text, record, evidence, iterations, tolerance)
 
 
 def _validated(run: RunFolder, evidence: Evidence | None) -> int:
@@ -176,8 +184,8 @@ def answer_all(answerer: Answerer, problems: Sequence[Problem], tolerance: float
             unsure = significant(unsureness(logits))
             for row, place in enumerate(rows):
                 found[place] = Answer(
-                    line=answerer.words.line(problems[place], logits[row]),
-                    right=answerer.words.right(problems[place], logits[row]),
+                    line=answerer.text.line(problems[place], logits[row]),
+                    right=answerer.text.right(problems[place], logits[row]),
                     settled=bool(solution.arrived[row]),
                     iterations=int(solution.iterations[row]),
                     residual=float(solution.residual[row]),
@@ -219,7 +227,7 @@ def _changed(
     """Return which tokens' answers changed (see ``Frame``)."""
     if after.shape[-1] > 1:
         return before.argmax(-1) != after.argmax(-1)
-    line = answerer.words.line
+    line = answerer.text.line
     return torch.full(after.shape[:1], line(problem, before) != line(problem, after), device=after.device)
 
 
@@ -247,8 +255,8 @@ def frames(answerer: Answerer, problem: Problem, tolerance: float, max_iteration
 def answer_of(answerer: Answerer, problem: Problem, frame: Frame, tolerance: float) -> Answer:
     """Return the answer that a frame shows."""
     return Answer(
-        line=answerer.words.line(problem, frame.logits),
-        right=answerer.words.right(problem, frame.logits),
+        line=answerer.text.line(problem, frame.logits),
+        right=answerer.text.right(problem, frame.logits),
         settled=frame.residual <= tolerance,
         iterations=frame.iteration,
         residual=frame.residual,

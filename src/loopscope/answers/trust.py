@@ -21,7 +21,7 @@ from loopscope.contexts import device_of_loop, eval_mode
 from loopscope.errors import LoopscopeError
 from loopscope.evaluation import SETTLED, EvaluationConfig, answers_right, batches
 from loopscope.files import read_json_as
-from loopscope.loop import Loop, mask_of
+from loopscope.loop import Loop, mask_of, readout
 from loopscope.metrics import auc, interval, perfect_area, random_area, risk_curve
 from loopscope.schema import misfit
 from loopscope.stability.orbits.arrival import ASSUMED_RATE, Ends, Step, follow
@@ -247,7 +247,7 @@ class _Settling:
         if bool(now.any()):
             rows = step.rows[now]
             self.after[rows] = step.index + 1
-            logits = self.judge.loop.read(select(step.after, now))
+            logits = readout(self.judge.loop, select(step.after, now), select(step.recalled, now))
             self.right[rows] = self.judge.right(logits, rows)
             self.unsure[rows] = unsureness(logits, None if self.judge.real is None else self.judge.real[rows])
 
@@ -272,7 +272,7 @@ def _observe(
     ends = follow(loop, recalled, loop.start(recalled), iterations=iterations, tolerance=SETTLED, observe=settling)
     for _ in range(int(ends.iterations.max()), iterations):
         on_iteration()
-    logits = loop.read(ends.state)
+    logits = readout(loop, ends.state, recalled)
     right, unsure = judge.right(logits), unsureness(logits, real)
     settled = settling.after.isfinite()
     return Evidence(

@@ -1,6 +1,7 @@
-"""How an update joins the residual stream: one class per row of the paper's normalization table.
+"""Residual rules: one class per row of the paper's normalization table (arXiv 2604.15259, architecture).
 
-Each rule is applied to both sub-layers of a block, which share its norms (and its GRU cell).
+z is the state, S a sub-layer, and N_in, N_update and N_out are RMSNorms. The two sub-layers of a block share one rule,
+and with it the gains of its norms and the weights of its GRU cell.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from loopscope.errors import check_choice
-from loopscope.models.attention import RMSNorm
+from loopscope.models.normalization import RMSNorm
 
 Tokens = Float[Tensor, "batch tokens width"]
 Sublayer = Callable[[Tensor], Tensor]
@@ -27,7 +28,7 @@ class Pre(nn.Module):
         self.norm_in = RMSNorm(width)
 
     def forward(self, state: Tokens, sublayer: Sublayer) -> Tokens:
-        """Return the state after the sub-layer's update."""
+        """Return the state after the update of the sub-layer."""
         return state + sublayer(self.norm_in(state))
 
 
@@ -40,19 +41,19 @@ class Peri(nn.Module):
         self.norm_update = RMSNorm(width)
 
     def forward(self, state: Tokens, sublayer: Sublayer) -> Tokens:
-        """Return the state after the sub-layer's update."""
+        """Return the state after the update of the sub-layer."""
         return state + self.norm_update(sublayer(self.norm_in(state)))
 
 
 class Outer(nn.Module):
-    """N_out(z + S(z)): the paper's outer normalization, after the residual sum."""
+    """N_out(z + S(z)): outer normalization, which follows the residual sum."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.norm_out = RMSNorm(width)
 
     def forward(self, state: Tokens, sublayer: Sublayer) -> Tokens:
-        """Return the state after the sub-layer's update."""
+        """Return the state after the update of the sub-layer."""
         return self.norm_out(state + sublayer(state))
 
 
@@ -65,7 +66,7 @@ class Sandwich(nn.Module):
         self.norm_out = RMSNorm(width)
 
     def forward(self, state: Tokens, sublayer: Sublayer) -> Tokens:
-        """Return the state after the sub-layer's update."""
+        """Return the state after the update of the sub-layer."""
         return self.norm_out(state + sublayer(self.norm_in(state)))
 
 
@@ -79,10 +80,10 @@ class Gru(nn.Module):
         self.cell = nn.GRUCell(width, width)
 
     def forward(self, state: Tokens, sublayer: Sublayer) -> Tokens:
-        """Return the state after the sub-layer's update.
+        """Return the state after the update of the sub-layer.
 
         The gates are written out because ``nn.GRUCell`` refuses an input and a hidden state of different precision,
-        which autocast gives it; parameters and values are the cell's.
+        which is what autocast produces. Parameters and results are those of the cell.
         """
         update = self.norm_update(sublayer(self.norm_in(state)))
         cell = self.cell
@@ -95,11 +96,17 @@ class Gru(nn.Module):
 
 
 RULES: dict[str, type[nn.Module]] = {"pre": Pre, "peri": Peri, "outer": Outer, "sandwich": Sandwich, "gru": Gru}
+"""Residual rules by the name that a config gives them."""
+
 BOUNDING = ("outer", "sandwich", "gru")
-"""The rules under which the state cannot grow without bound, whatever the update: normalized last, or mixed with a tanh."""
+"""Rules that bound the state whatever the update is: they normalize last, or mix the state with a tanh."""
 
 
 def make_residual(name: str, width: int) -> nn.Module:
-    """Return the residual rule of this name."""
+    """Return the residual rule called ``name`` for states of this width.
+
+    Raises:
+        LoopscopeError: there is no rule of that name.
+    """
     check_choice("norm", name, RULES)
     return RULES[name](width)

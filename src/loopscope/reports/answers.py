@@ -11,7 +11,8 @@ from rich.text import Text
 
 from loopscope.answers.answerer import Answer, Answerer, Frame
 from loopscope.answers.trust import Counted, alike
-from loopscope.tasks.text import Problem, Words, legend
+from loopscope.evaluation import SETTLED
+from loopscope.tasks.text import Problem, TextFormat, legend
 
 PRINTED = (1, 2, 4, 8, 16, 30, 60, 120, 250, 500)
 """The iterations that are printed where the output is no terminal."""
@@ -51,6 +52,11 @@ def track_record(answerer: Answerer, answer: Answer) -> str:
         return (
             f"In validation answers had {answerer.iterations} iterations to settle: what was counted there says nothing "
             "of one that was cut off."
+        )
+    if answerer.tolerance != SETTLED:
+        return (
+            f"How often answers that settle at a tolerance of {answerer.tolerance:g} are right was not measured: validation "
+            f"counts at {SETTLED:g}."
         )
     if answerer.evidence is not None:
         return _record_of_alike(answer, *alike(answerer.evidence, answer.settled, answer.unsure))
@@ -94,19 +100,19 @@ def show_answer(console: Console, answerer: Answerer, answer: Answer) -> None:
         console.print(sentence, soft_wrap=True, markup=False)
 
 
-def _view(words: Words, problem: Problem, frame: Frame) -> Group:
+def _view(words: TextFormat, problem: Problem, frame: Frame) -> Group:
     head = Text(f"iteration {frame.iteration}, residual {frame.residual:.1e}", style="bold")
     return Group(head, words.picture(problem, frame.logits, frame.since), legend())
 
 
-def show_last(console: Console, words: Words, problem: Problem, frames: Iterator[Frame]) -> Frame:
+def show_last(console: Console, words: TextFormat, problem: Problem, frames: Iterator[Frame]) -> Frame:
     """Show an answer when it has formed, coloured by when its parts settled; return its last frame."""
     *_, last = frames
     console.print(_view(words, problem, last))
     return last
 
 
-def show_frames(console: Console, words: Words, problem: Problem, frames: Iterator[Frame]) -> Frame:
+def show_frames(console: Console, words: TextFormat, problem: Problem, frames: Iterator[Frame]) -> Frame:
     """Show an answer as it forms: every iteration in a terminal, some of them elsewhere; return its last frame."""
     if console.is_terminal:
         with Live(console=console, auto_refresh=False) as live:

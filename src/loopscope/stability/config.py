@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import get_args
 
-from loopscope.errors import LoopscopeError, check_choice, check_count, check_positive
+from loopscope.errors import check_choice, check_count, check_positive, check_tolerance
 from loopscope.stability.results import Effort, Settings
 
 
@@ -71,8 +71,7 @@ class ExaminationConfig:
             check_positive(time_limit=self.time_limit)
         check_choice("effort", self.effort, get_args(Effort))
         check_count(examples=self.examples, iterations=self.iterations)
-        if not 0 < self.tolerance < 1:
-            raise LoopscopeError(f"tolerance is {self.tolerance}, expected a number between 0 and 1, such as 1e-4")
+        check_tolerance(self.tolerance)
 
     @property
     def budget(self) -> Budget:

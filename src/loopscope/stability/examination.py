@@ -88,7 +88,7 @@ class Examination:
     answers: AnswerResult | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values, with the version of their schema (docs/examination.md describes it)."""
+        """Return plain JSON values, with the version of their schema (docs/reference/examination.md describes it)."""
         return {"schema": SCHEMA, **to_plain(self)}
 
     def save(self, path: str | Path) -> Path:
@@ -193,7 +193,13 @@ def shown(value: float | None) -> str:
     return "not known" if value is None else f"{value:.4g}"
 
 
+def _write_page(path: Path, examination: Examination) -> None:
+    # Pages are drawn above this package: their module is found by name, and loaded only when a page is written.
+    import_module("loopscope.reports.examination.page").write_examination(path, examination)
+
+
 WRITERS: dict[str, Callable[[Path, Examination], None]] = {
     ".json": lambda path, examination: write_json(path, examination.to_dict()),
+    ".html": _write_page,
 }
-"""How ``save`` writes each kind of file. Pages are drawn above this package, which adds its writer here."""
+"""How ``save`` writes each kind of file. """

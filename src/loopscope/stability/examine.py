@@ -11,7 +11,7 @@ from loopscope.checks import check_independent, check_is_loop, check_mask, check
 from loopscope.contexts import eval_mode, random_state_kept, without_autocast
 from loopscope.errors import LoopscopeError, check_count
 from loopscope.fixed_points.residual import state_dtype
-from loopscope.loop import Loop, mask_of
+from loopscope.loop import Loop, mask_of, readout
 from loopscope.stability.advice import advise
 from loopscope.stability.axes import judge_axes
 from loopscope.stability.config import ExaminationConfig
@@ -133,7 +133,7 @@ def _checked_start(loop: Loop, inputs: Tree, seed: int) -> tuple[Tree, Tree]:
         recalled = loop.encode(inputs)
         start = first_state(loop, recalled, seed)
         check_start(start, batch_size(inputs))
-        check_read(loop.read(start), batch_size(inputs))
+        check_read(readout(loop, start, recalled), batch_size(inputs))
     state_dtype(start)
     check_mask(loop, start, recalled)
     check_step(loop, start, recalled)

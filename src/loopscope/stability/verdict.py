@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Literal
 
+from loopscope.evidence import evidence
+
 
 class Status(StrEnum):
     """What one axis says."""
@@ -146,13 +148,13 @@ PRIORS: dict[str, Threshold] = {
 }
 """The thresholds that reasoning set, by the number that they judge."""
 
-TESTED_ON = "196 models of prefix sums, small sudoku and chess, width 64"
+TESTED_ON = evidence().tested_on
 """The models on which verdicts were compared with what came true, and priors with thresholds fitted on other models."""
-FITTED: tuple[Threshold, ...] = (
-    replace(PRIORS["fraction arrived"], holds=0.903, fails=0.9, origin=f"half of {TESTED_ON}"),
+FITTED: tuple[Threshold, ...] = tuple(
+    replace(PRIORS[one.measure], holds=one.holds, fails=one.fails, origin=one.origin) for one in evidence().thresholds
 )
-"""The thresholds that trained models set in place of a prior, as `loopscope study analyse` says (docs/prediction.md): of
-those that half of the models of ``TESTED_ON`` set, those that made the verdict come true more often on the other half."""
+"""The thresholds that trained models set in place of a prior. Half of the models set them; they were accepted where the
+verdict came true more often with them on the other half (docs/evidence/prediction.md)."""
 
 THRESHOLDS: dict[str, Threshold] = PRIORS | {threshold.measure: threshold for threshold in FITTED}
 """The thresholds by the number that they judge."""

@@ -43,10 +43,12 @@ def save_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optim
     """Write a checkpoint into ``folder``/step-N, then remove older ones.
 
     Raises:
-        LoopscopeError: it could not be written; the last good checkpoint is still there.
+        LoopscopeError: it could not be written, or the folder is a link; the last good checkpoint is still there.
     """
+    _check_not_a_link(folder)
     make_folder(folder)
     partial, final = folder / "partial", folder / f"step-{progress.step:07d}"
+    _check_not_a_link(partial)
     shutil.rmtree(partial, ignore_errors=True)
     try:
         make_folder(partial)
@@ -59,9 +61,25 @@ def save_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optim
     except LoopscopeError:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    for older in folder.glob("step-*"):
-        if older != final:
-            shutil.rmtree(older, ignore_errors=True)
+    keep_only(final)
+
+
+def keep_only(checkpoint: Path) -> None:
+    """Remove the other checkpoints of a folder, such as one that a kill between writing and removing left behind."""
+    _check_not_a_link(checkpoint.parent)
+    for other in checkpoint.parent.glob("step-*"):
+        if other != checkpoint:
+            shutil.rmtree(other, ignore_errors=True)
+
+
+def _check_not_a_link(folder: Path) -> None:
+    """Refuse a folder that is a link: files would be written, and removed, where it points.
+
+    Raises:
+        LoopscopeError: it is one.
+    """
+    if folder.is_symlink():
+        raise LoopscopeError(f"{folder} is a link, expected a folder of this run: remove the link and run again")
 
 
 def latest_checkpoint(folder: Path) -> Path | None:

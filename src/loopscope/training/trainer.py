@@ -27,7 +27,7 @@ from loopscope.errors import LoopscopeError
 from loopscope.files import append_line, drop_cut_line, numbered_lines, write_text
 from loopscope.fixed_points import Implicit
 from loopscope.models import build_model
-from loopscope.training.checkpoints import Progress, latest_checkpoint, load_checkpoint, save_checkpoint
+from loopscope.training.checkpoints import Progress, keep_only, latest_checkpoint, load_checkpoint, save_checkpoint
 from loopscope.training.config import TrainingConfig
 from loopscope.training.objectives import LAST_ITERATIONS, AtFixedPoint, Unrolled
 from loopscope.training.precision import precision_here
@@ -147,6 +147,23 @@ def _keep_metrics_until(run: RunFolder, step: int) -> None:
     write_text(run.metrics, "".join(json.dumps(row) + "\n" for _, row in rows if row["step"] <= step))
 
 
+def _diverged(run: RunFolder, step: int, evidence: str) -> LoopscopeError:
+    kept = latest_checkpoint(run.state)
+    left = f"the checkpoint {kept.name} is kept" if kept else "no checkpoint had been written"
+    return LoopscopeError(f"training diverged at step {step}: {evidence}; {left}; lower training.learning_rate")
+
+
+def _check_weights(model: nn.Module, step: int, run: RunFolder) -> None:
+    """Refuse to save weights that are not finite.
+
+    Raises:
+        LoopscopeError: naming the first such parameter.
+    """
+    wrong = [name for name, value in model.named_parameters() if not bool(value.isfinite().all())]
+    if wrong:
+        raise _diverged(run, step, f"{len(wrong)} parameters are not finite, {wrong[0]} among them")
+
+
 def train(
     settings: RunSettings,
     run: RunFolder,
@@ -165,8 +182,8 @@ def train(
         the steps done, and the reason where it stopped early.
 
     Raises:
-        LoopscopeError: the loss or the gradient is not finite (the last good checkpoint is kept), a checkpoint cannot
-            be written or read, or the batch cannot be split over the processes.
+        LoopscopeError: the loss, the gradient or a weight is not finite (the last good checkpoint is kept), a checkpoint
+            cannot be written or read, or the batch cannot be split over the processes.
     """
     config, task = settings.training, settings.data
     torch.set_num_threads(config.threads)
@@ -188,6 +205,8 @@ def train(
     progress = Progress(0, 0.0)
     if (checkpoint := latest_checkpoint(run.state)) is not None:
         progress = load_checkpoint(checkpoint, model, optimizer)
+        if accelerator.is_main_process:
+            keep_only(checkpoint)
     if accelerator.is_main_process:
         _keep_metrics_until(run, progress.step)
     objective = make_objective(model, config)
@@ -198,6 +217,7 @@ def train(
     wrapped.train()
 
     def save(step: int) -> None:
+        _check_weights(model, step, run)
         if accelerator.is_main_process:
             save_checkpoint(run.state, model, optimizer.optimizer, Progress(step, time.monotonic() - began))
         accelerator.wait_for_everyone()
@@ -218,12 +238,7 @@ def train(
         mean_loss = float(accelerator.reduce(loss.detach(), "mean"))
         figures = _mean_figures(accelerator, objective.figures)
         if not (math.isfinite(mean_loss) and math.isfinite(gradient_norm)):
-            kept = latest_checkpoint(run.state)
-            raise LoopscopeError(
-                f"training diverged at step {step + 1}: loss {mean_loss}, gradient norm {gradient_norm}; "
-                f"{f'the checkpoint {kept.name} is kept' if kept else 'no checkpoint had been written'}; "
-                "lower training.learning_rate"
-            )
+            raise _diverged(run, step + 1, f"loss {mean_loss}, gradient norm {gradient_norm}")
         optimizer.step()
         optimizer.zero_grad()
 

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import quote
 
+from loopscope.extras import install_command, is_installed
 from loopscope.files import make_folder, read_json, write_bytes, write_text
 from loopscope.reports.examination.page import TONES, write_examination
 from loopscope.reports.kit.charts import Panel, draw_panels, png, svg
@@ -49,6 +50,21 @@ SEEDS = " Thin lines: each seed; thick: their median."
 def _seconds(records: Sequence[Record]) -> str:
     totals = {stage: sum(record.seconds.get(stage, 0.0) for record in records) for stage in STAGES}
     return ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in totals.items())
+
+
+def _explore(plan: StudyPlan, finished: Sequence[Record]) -> list[str]:
+    """Return the figure to explore, or how to get it where plotly is not installed."""
+    if not is_installed("plotly"):
+        return [
+            note(
+                f"The figure to explore needs plotly, which was not installed: {install_command('plotly')}, then give the "
+                "command of the study again."
+            )
+        ]
+    return [
+        note("Point at a line for its values; click a name to hide it, twice to see it alone."),
+        explore(finished, looks(plan), trained_iterations(plan)),
+    ]
 
 
 def headline(records: Sequence[Record]) -> str:
@@ -190,8 +206,7 @@ def write_report(plan: StudyPlan, folder: StudyFolder, records: Mapping[str, Rec
     if "accuracy" in figures:
         parts += [
             "<h2>Explore</h2>",
-            note("Point at a line for its values; click a name to hide it, twice to see it alone."),
-            explore(finished, looks(plan), trained_iterations(plan)),
+            *_explore(plan, finished),
         ]
     parts += [
         "<h2>Models that come with the package</h2>",

@@ -19,7 +19,7 @@ from loopscope.jacobian import input_jacobian, step_jacobian
 from loopscope.loop import Loop, mask_of
 from loopscope.stability.orbits.arrival import Ends, FixedPoints, follow
 from loopscope.stability.starts import moved, random_direction
-from loopscope.trees import Tree, flatten, join, norms, select
+from loopscope.trees import Tree, flatten, join, norms, scaled_norm, select
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def input_sensitivity(
         drawn.append(random_direction(where, generator, mask))
         solutions.append(solve(operator, through.jvp(drawn[-1]), tolerance=tolerance, max_iterations=max_iterations))
     response = torch.stack([solution.x for solution in solutions])
-    gain = torch.linalg.vector_norm(response, dim=2)
+    gain = scaled_norm(response, 2)
     tiny = torch.finfo(gain.dtype).tiny
     return Sensitivity(
         path=through.path,
@@ -186,14 +186,12 @@ def start_sensitivity(
 def _compare(ends: Ends, change: Tensor, mask: Tensor | None, response: Tensor | None) -> FiniteChange:
     batch = len(change)
     up, down = (flatten(select(ends.state, rows), mask) for rows in (slice(batch), slice(batch, None)))
-    size = 2 * torch.linalg.vector_norm(change, dim=1)
+    size = 2 * scaled_norm(change)
     moved_by = (up - down) / size[:, None]
-    gain = torch.linalg.vector_norm(moved_by, dim=1)
+    gain = scaled_norm(moved_by)
     disagreement = torch.full_like(gain, torch.nan)
     if response is not None:
-        scale = torch.maximum(gain, torch.linalg.vector_norm(response, dim=1))
-        disagreement = torch.linalg.vector_norm(moved_by - response, dim=1) / scale.clamp_min(
-            torch.finfo(scale.dtype).tiny
-        )
+        scale = torch.maximum(gain, scaled_norm(response))
+        disagreement = scaled_norm(moved_by - response) / scale.clamp_min(torch.finfo(scale.dtype).tiny)
     resolution = (ends.error[:batch] + ends.error[batch:]) / size
     return FiniteChange(gain, resolution, disagreement, ends.arrived[:batch] & ends.arrived[batch:])

@@ -149,7 +149,7 @@ def swap_test(
             "shift that is no multiple of their number"
         )
     mask = mask_of(loop, recalled)
-    partner = partners(mask, shift, batch).to(fixed.arrived.device)
+    partner = partners(recalled, mask, shift)
     pairs = _Pairs(fixed, mask, partner)
     ends = [
         follow(loop, recall, start, iterations=iterations, tolerance=tolerance, until="arrival", toward=own)

@@ -89,7 +89,7 @@ def basin(
     drawn = [back(random_like(fixed.state, generator))[0] for _ in range(random)]
     others = []
     for shift in range(1, min(foreign, batch - 1) + 1):
-        partner = partners(mask, shift, batch).to(size.device)
+        partner = partners(recalled, mask, shift)
         valid = fixed.arrived[partner] & has_partner(partner)
         others.append(back(select(fixed.state, partner))[0].masked_fill(~valid, torch.nan))
     none = size.new_zeros(0, batch)

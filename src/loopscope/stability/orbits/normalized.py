@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from loopscope.loop import Loop, mask_of
-from loopscope.trees import Tree, tree_map
+from loopscope.loop import Loop, mask_of, readout
+from loopscope.trees import Tree, scaled_norm, tree_map
 
 _BITS = {torch.float32: torch.int32, torch.float64: torch.int64}
 
@@ -43,9 +43,9 @@ class NormalizedLoop:
         """Return N(f(N(z), e))."""
         return _rescaled(self.loop.step(_rescaled(state, recalled["sizes"]), recalled["recalled"]), recalled["sizes"])
 
-    def read(self, state: Tree) -> Tensor:
+    def read(self, state: Tree, recalled: dict[str, Tree]) -> Tensor:
         """Return the loop's prediction."""
-        return self.loop.read(state)
+        return readout(self.loop, state, recalled["recalled"])
 
     def mask(self, recalled: dict[str, Tree]) -> Tensor | None:
         """Return the loop's mask of real tokens, or None where every token is real."""
@@ -64,7 +64,7 @@ def normalized(loop: Loop, inputs: Tree, state: Tree) -> tuple[NormalizedLoop, d
 
 
 def _norm(leaf: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(leaf, dim=-1, keepdim=True) if leaf.ndim > 1 else leaf.abs()
+    return scaled_norm(leaf, -1, keepdim=True) if leaf.ndim > 1 else leaf.abs()
 
 
 def _size_bits(leaf: Tensor) -> Tensor:

@@ -12,10 +12,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from loopscope.fixed_points.residual import state_dtype
-from loopscope.loop import Loop, mask_of
+from loopscope.loop import Loop, mask_of, readout
 from loopscope.stability.orbits.arrival import Ends, Step, follow, ratio
 from loopscope.stability.starts import first_state
-from loopscope.trees import Tree, device_of, flatten, norms, token_norms, tree_map
+from loopscope.trees import Tree, device_of, flatten, norms, scaled_norm, token_norms, tree_map
 
 HISTORY = 33
 """States kept per example that has not arrived: a cycle of period p is told from 2p + 1 of them."""
@@ -117,7 +117,7 @@ class _Recorder:
     def __call__(self, step: Step) -> None:
         if step.index == 0:
             self._known = step.rows
-            self._logits = self.loop.read(step.before)
+            self._logits = readout(self.loop, step.before, step.recalled)
             self._finite = self._logits.isfinite()
             self._answered = at_every_token(gives_answer(self._logits), step.mask)
             self._directions = directions(step.before, step.mask)
@@ -128,7 +128,7 @@ class _Recorder:
             stay = torch.isin(self._known, step.rows)
             self._known, self._finite, self._answered = step.rows, self._finite[stay], self._answered[stay]
             self._logits, self._directions = self._logits[stay], self._directions[stay]
-        logits, unit = self.loop.read(step.after), directions(step.after, step.mask)
+        logits, unit = readout(self.loop, step.after, step.recalled), directions(step.after, step.mask)
         self.read_residual[step.index, step.rows] = _read_residual(self._logits, logits, step.mask)
         answered = at_every_token(gives_answer(logits), step.mask)
         self.answered[step.index, step.rows] = answered
@@ -166,9 +166,7 @@ def _fits(mask: Tensor | None, values: Tensor) -> bool:
 
 def _read_residual(before: Tensor, after: Tensor, mask: Tensor | None) -> Tensor:
     mask = mask if _fits(mask, after) else None
-    change, old, new = (
-        torch.linalg.vector_norm(flatten(part, mask), dim=1) for part in (after - before, before, after)
-    )
+    change, old, new = (scaled_norm(flatten(part, mask)) for part in (after - before, before, after))
     return ratio(change, torch.maximum(old, new))
 
 

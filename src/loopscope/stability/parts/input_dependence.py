@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
+from loopscope.loop import mask_of
 from loopscope.schema import to_plain
 from loopscope.stability.dependence.distinct import Growth, distinct_fixed_points
 from loopscope.stability.dependence.sensitivity import finite_input_change, input_sensitivity, start_sensitivity
 from loopscope.stability.dependence.swap_test import Outcome, Swap, SwapTest, swap_test
 from loopscope.stability.dependence.variance import variance_share
-from loopscope.stability.distances import has_partner
+from loopscope.stability.distances import why_alone
 from loopscope.stability.parts.progress import Progress
 from loopscope.stability.parts.sample import Sample
 from loopscope.stability.results import (
@@ -26,8 +27,8 @@ from loopscope.trees import select
 def measure_input_dependence(sample: Sample, progress: Progress) -> InputDependenceResult:
     """Return what the effort measures of input-dependence; the rest is None, for the reason that ``progress`` keeps."""
     test = progress.run("swaps", lambda: _swap(sample))
-    if test is not None:
-        _note_lonely_inputs(test, progress)
+    if test is not None and (alone := _why_alone(sample, test)):
+        progress.skip(["swaps"], alone)
     swaps = None if test is None else _swap_result(test)
     if not bool(sample.trajectory.arrived.any()):
         progress.skip(["distinct fixed points"], "no orbit arrived")
@@ -54,15 +55,10 @@ def _swap(sample: Sample) -> SwapTest:
     )
 
 
-def _note_lonely_inputs(test: SwapTest, progress: Progress) -> None:
-    """Note where most inputs have no partner to be swapped with."""
-    alone, every = int((~has_partner(test.partner)).sum()), len(test.partner)
-    if 2 * alone > every:
-        reason = (
-            f"{alone} of {every} inputs have padding that no other input has, and only inputs of one length can be swapped; "
-            "give more inputs, or some of each length"
-        )
-        progress.skip(["swaps"], reason)
+def _why_alone(sample: Sample, test: SwapTest) -> str | None:
+    """Return why most inputs have no partner to be swapped with, or None where they have one."""
+    recalled = select(sample.recalled, sample.far)
+    return why_alone(test.partner, recalled, mask_of(sample.loop, recalled))
 
 
 def _swap_result(test: SwapTest) -> SwapResult:

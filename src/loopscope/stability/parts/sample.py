@@ -76,7 +76,7 @@ class Sample:
         """All inputs, those that arrived first: what is measured at a fixed point should be one."""
         arrived = self.trajectory.arrived
         first, others = (torch.nonzero(chosen).squeeze(1) for chosen in (arrived, ~arrived))
-        return torch.cat([in_pairs(first, mask_of(self.loop, self.recalled)), others])
+        return torch.cat([in_pairs(first, self.recalled, mask_of(self.loop, self.recalled)), others])
 
     def at(self, rows: Tensor) -> tuple[Tree, Tree]:
         """Return the last states and the recalled inputs of some rows."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from loopscope.gmres import orthogonalize, unit
 from loopscope.jacobian import Jacobian, random_vectors
 from loopscope.stability.spectrum._ritz import leading_schur
+from loopscope.trees import binary_scale, scaled_norm
 
 
 class Krylov:
@@ -40,13 +41,16 @@ class Krylov:
         """Add one Krylov vector: one product for the batch."""
         j = self.length
         image = self.jacobian.vjp(self.basis[:, j])
-        tiny = 4 * torch.finfo(image.dtype).eps * torch.linalg.vector_norm(image, dim=1)
+        # Gram-Schmidt on numbers near one: what it leaves of a small image would be lost below the smallest float32.
+        scale = binary_scale(image)
+        image, factor = image / scale, scale.double()
+        tiny = 4 * torch.finfo(image.dtype).eps * scaled_norm(image)
         rest, crossing = orthogonalize(self.outside, image)
         rest, coefficients = orthogonalize(self.basis[:, : j + 1], rest)
         fresh, length = unit(rest, tiny)
-        self.crossing[:, :, j] = crossing.double()
-        self.matrix[:, : j + 1, j] = coefficients.double()
-        self.matrix[:, j + 1, j] = length.double()
+        self.crossing[:, :, j] = crossing.double() * factor
+        self.matrix[:, : j + 1, j] = coefficients.double() * factor
+        self.matrix[:, j + 1, j] = length.double() * factor.squeeze(1)
         closed = length == 0
         if j + 1 < self.jacobian.size and bool(closed.any()):
             fresh = torch.where(closed.unsqueeze(1), self._fresh(j + 1), fresh)

@@ -17,7 +17,7 @@ from loopscope.loop import Loop
 from loopscope.stability.orbits.arrival import FIT_STEPS, FLOOR_IN_EPS, line, rounding_floor
 from loopscope.stability.spectrum.eigenvalues import SpectralRadius
 from loopscope.stability.spectrum.singular_values import power_norms
-from loopscope.trees import Tree, select
+from loopscope.trees import Tree, scaled_norm, select
 
 SLACK = 0.01
 """Relative: what a rate may lie above its bound. Radii and norms are measured to 1%."""
@@ -51,9 +51,8 @@ def further_growth(loop: Loop, state: Tree, recalled: Tree) -> tuple[Float[Tenso
     vectors = (jacobian.value - jacobian.point).to(jacobian.point)
     logs = []
     for _ in range(FURTHER):
-        length = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
-        vectors = jacobian.jvp(vectors / length)
-        logs.append(torch.linalg.vector_norm(vectors, dim=1).double().log())
+        vectors = jacobian.jvp(vectors / scaled_norm(vectors, keepdim=True))
+        logs.append(scaled_norm(vectors).double().log())
     height = torch.stack(logs).cumsum(0)[FURTHER // 2 :]
     return line(height, torch.ones_like(height, dtype=torch.bool))
 

@@ -13,6 +13,7 @@ part of y outside the first Krylov space. Results are on the CPU, in double prec
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -99,6 +100,8 @@ class _Found:
     products: int
     complete: bool
     """Whether the Krylov space is the whole space, so that nothing can have been missed."""
+    size: float
+    """A lower bound on the norm of J: the largest column of its projection."""
     basis: Float[Tensor, "p n"]
     within: NDArray[np.float64]
     coupling: NDArray[np.float64]
@@ -186,6 +189,7 @@ def _first_start(jacobian: Jacobian, options: Options, generator: torch.Generato
                 condition=ritz.condition[:wanted],
                 products=products,
                 complete=complete,
+                size=float(np.linalg.norm(projected[place], axis=0).max()),
                 basis=torch.from_numpy(space.T).to(krylov.basis) @ krylov.basis[place, : krylov.length],
                 within=space.T @ projected[place] @ space,
                 coupling=coupling[place] @ space,
@@ -203,6 +207,7 @@ def _unknown(point: Float[Tensor, "n"], wanted: int, products: int) -> _Found:
         condition=np.full(wanted, np.nan),
         products=products,
         complete=True,
+        size=math.nan,
         basis=point.new_zeros(0, len(point)),
         within=np.zeros((0, 0)),
         coupling=np.zeros(0),
@@ -398,7 +403,8 @@ def jacobian_eigenvalues(
         found += _dominant(jacobian.select(slice(first, first + _CHUNK)), options, generator)
     values = np.stack([one.values for one in found])
     errors = np.stack([one.errors for one in found])
-    floor = 100 * torch.finfo(jacobian.point.dtype).eps
+    # Zero eigenvalues are known to rounding, which is relative to the size of J.
+    floor = 100 * torch.finfo(jacobian.point.dtype).eps * np.array([[one.size] for one in found])
     return Eigenvalues(
         eigenvalues=torch.from_numpy(values),
         error=torch.from_numpy(errors),

@@ -7,7 +7,7 @@ Every number is a lower bound until it has converged: it is the gain of a vector
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float
@@ -18,7 +18,7 @@ from loopscope.gmres import gmres as solve
 from loopscope.gmres import identity_minus, identity_minus_transpose, orthogonalize, unit
 from loopscope.jacobian import Jacobian, input_jacobian, random_vectors, step_jacobian
 from loopscope.loop import Loop
-from loopscope.trees import Tree
+from loopscope.trees import Tree, binary_scale, scaled_norm
 
 POWERS = (1, 2, 4, 8, 16, 32)
 """The powers of J at which transient growth is measured (framework, axis 3)."""
@@ -74,11 +74,32 @@ _FEWEST_STEPS = 6
 
 
 @dataclass(frozen=True)
-class _Map:
-    """A linear map on flat vectors, per example; each product also returns the relative residual of its solves."""
+class _Image:
+    """A product with a linear map: ``scale * vectors``, so that high powers of J neither overflow nor vanish.
 
-    apply: Callable[[Tensor], tuple[Tensor, Tensor]]
-    adjoint: Callable[[Tensor], tuple[Tensor, Tensor]]
+    Attributes:
+        vectors: the product, over its scale.
+        scale: a power of two, in double precision.
+        residual: the relative residual of the linear solves in it; zero where there were none.
+    """
+
+    vectors: Float[Tensor, "batch n"]
+    scale: Float[Tensor, "batch"]
+    residual: Float[Tensor, "batch"]
+
+
+def _scaled(vectors: Tensor, residual: Tensor | None = None) -> _Image:
+    scale = binary_scale(vectors)
+    residual = vectors.new_zeros(len(vectors)) if residual is None else residual
+    return _Image(vectors / scale, scale.squeeze(1).double(), residual)
+
+
+@dataclass(frozen=True)
+class _Map:
+    """A linear map on flat vectors, per example; see ``_Image`` for what its products return."""
+
+    apply: Callable[[Tensor], _Image]
+    adjoint: Callable[[Tensor], _Image]
     size: int
     like: Tensor
     path: str
@@ -219,11 +240,13 @@ def power_norms(
 
 
 def _power_map(jacobian: Jacobian, power: int) -> _Map:
-    def repeated(product: Callable[[Tensor], Tensor]) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-        def apply(vectors: Tensor) -> tuple[Tensor, Tensor]:
+    def repeated(product: Callable[[Tensor], Tensor]) -> Callable[[Tensor], _Image]:
+        def apply(vectors: Tensor) -> _Image:
+            scale = torch.ones(len(vectors), dtype=torch.float64, device=vectors.device)
             for _ in range(power):
-                vectors = product(vectors)
-            return vectors, vectors.new_zeros(len(vectors))
+                image = _scaled(product(vectors))
+                vectors, scale = image.vectors, scale * image.scale
+            return replace(image, scale=scale)
 
         return apply
 
@@ -242,14 +265,14 @@ def _resolvent_map(jacobian: Jacobian, inward: Jacobian | None, tolerance: float
     """Return (I - J)^{-1}, or (I - J)^{-1} df/dx where ``inward`` is df/dx."""
     forward, transpose = identity_minus(jacobian), identity_minus_transpose(jacobian)
 
-    def apply(vectors: Tensor) -> tuple[Tensor, Tensor]:
+    def apply(vectors: Tensor) -> _Image:
         pushed = vectors if inward is None else inward.jvp(vectors)
         solution = solve(forward, pushed, tolerance=tolerance, max_iterations=max_iterations)
-        return solution.x, solution.residual
+        return _scaled(solution.x, solution.residual)
 
-    def adjoint(vectors: Tensor) -> tuple[Tensor, Tensor]:
+    def adjoint(vectors: Tensor) -> _Image:
         solution = solve(transpose, vectors, tolerance=tolerance, max_iterations=max_iterations)
-        return (solution.x if inward is None else inward.vjp(solution.x)), solution.residual
+        return _scaled(solution.x if inward is None else inward.vjp(solution.x), solution.residual)
 
     def narrow(rows: Tensor) -> _Map:
         inner = None if inward is None else inward.select(rows)
@@ -277,17 +300,15 @@ def _largest(operator: _Map, tolerance: float, max_steps: int, seed: int, starts
     matrix = torch.zeros(batch, 0, 0, dtype=torch.float64)
     pulled = torch.zeros(batch, 0, rights.shape[1], dtype=torch.float64)
     for step in range(1, min(max_steps, operator.size) + 1):
-        image, missing = operator.apply(rights[:, step - 1])
-        worst[active] = torch.maximum(worst[active], missing.double().cpu())
-        lefts = image.new_zeros(len(active), 0, image.shape[1]) if lefts is None else lefts
-        rest, above = orthogonalize(lefts, image)
-        left, length = unit(rest, eps * torch.linalg.vector_norm(image, dim=1))
+        image = operator.apply(rights[:, step - 1])
+        worst[active] = torch.maximum(worst[active], image.residual.double().cpu())
+        lefts = rights.new_zeros(len(active), 0, image.vectors.shape[1]) if lefts is None else lefts
+        left, above, length = _split(lefts, image)
         lefts = torch.cat([lefts, left.unsqueeze(1)], dim=1)
         matrix = _bordered(matrix, above, length)
-        back, missing = operator.adjoint(left)
-        worst[active] = torch.maximum(worst[active], missing.double().cpu())
-        rest, known = orthogonalize(rights, back)
-        right, length = unit(rest, eps * torch.linalg.vector_norm(back, dim=1))
+        image = operator.adjoint(left)
+        worst[active] = torch.maximum(worst[active], image.residual.double().cpu())
+        right, known, length = _split(rights, image)
         rights = torch.cat([rights, right.unsqueeze(1)], dim=1)
         pulled = _widened(pulled, known, length)
         before = value[active]
@@ -319,8 +340,15 @@ def _starts(batch: int, size: int, count: int, like: Tensor, seed: int) -> Tenso
     starts = like.new_zeros(batch, count, size)
     for index in range(count):
         rest, _ = orthogonalize(starts[:, :index], random_vectors(batch, size, like, generator))
-        starts[:, index], _ = unit(rest, rest.new_zeros(batch))
+        starts[:, index], _ = unit(rest)
     return starts
+
+
+def _split(basis: Tensor, image: _Image) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what of an image is outside a basis: its direction; then its coefficients inside, and its length outside."""
+    rest, inside = orthogonalize(basis, image.vectors)
+    direction, outside = unit(rest, torch.finfo(rest.dtype).eps * scaled_norm(image.vectors))
+    return direction, inside.double() * image.scale[:, None], outside.double() * image.scale
 
 
 def _bordered(matrix: Tensor, above: Tensor, corner: Tensor) -> Tensor:
@@ -328,8 +356,8 @@ def _bordered(matrix: Tensor, above: Tensor, corner: Tensor) -> Tensor:
     size = matrix.shape[1]
     grown = torch.zeros(matrix.shape[0], size + 1, size + 1, dtype=torch.float64)
     grown[:, :size, :size] = matrix
-    grown[:, :size, size] = above.double().cpu()
-    grown[:, size, size] = corner.double().cpu()
+    grown[:, :size, size] = above.cpu()
+    grown[:, size, size] = corner.cpu()
     return grown
 
 
@@ -338,8 +366,8 @@ def _widened(pulled: Tensor, known: Tensor, new: Tensor) -> Tensor:
     rows, columns = pulled.shape[1:]
     grown = torch.zeros(pulled.shape[0], rows + 1, columns + 1, dtype=torch.float64)
     grown[:, :rows, :columns] = pulled
-    grown[:, rows, :columns] = known.double().cpu()
-    grown[:, rows, columns] = new.double().cpu()
+    grown[:, rows, :columns] = known.cpu()
+    grown[:, rows, columns] = new.cpu()
     return grown
 
 

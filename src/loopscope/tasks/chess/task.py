@@ -116,15 +116,10 @@ class Chess:
     def _rated(self, puzzles: Puzzles, above: int, upto: int) -> np.ndarray:
         """Return the rows of the puzzles in a range of ratings, in an order that depends on the seed."""
         rows = np.flatnonzero((puzzles.ratings > above) & (puzzles.ratings <= upto))
-        if len(rows) < 2:
-            raise LoopscopeError(
-                f"{self.origin()} holds {len(rows)} puzzles rated {above + 1}-{upto}, a split needs more: give another "
-                "file or other ratings"
-            )
         return np.random.default_rng([self.seed, upto]).permutation(rows)
 
     def _easy(self, puzzles: Puzzles) -> tuple[np.ndarray, np.ndarray]:
-        """Return the rows to train on and those to validate on."""
+        """Return the rows to train on and those to validate on; a single easy puzzle is one to validate on."""
         rows = self._rated(puzzles, *next(iter(self._bounds().values())))[: self.puzzles]
         validation = max(1, round(VALIDATION_SHARE * len(rows)))
         return rows[validation:], rows[:validation]
@@ -136,15 +131,38 @@ class Chess:
             LoopscopeError: there are no data, they cannot be read, or a split would be empty.
         """
         puzzles = self._puzzles()
-        return _split(puzzles, self._easy(puzzles)[0])
+        training, validation = self._easy(puzzles)
+        if not len(training):
+            above, upto = next(iter(self._bounds().values()))
+            raise LoopscopeError(
+                f"{self.origin()} holds {len(validation)} puzzles rated {above + 1}-{upto}, expected at least 2, to train on "
+                "and to validate on: give another file or other ratings"
+            )
+        return _split(puzzles, training)
 
     def evaluation_splits(self) -> dict[str, Split]:
-        """Return the easy validation split and the harder ones; see ``training_split``."""
+        """Return the easy validation split and the harder ones; ranges of ratings that hold no puzzle are left out.
+
+        Raises:
+            LoopscopeError: there are no data, they cannot be read, or no range holds a puzzle.
+        """
         puzzles = self._puzzles()
         (easy, _), *harder = self._bounds().items()
         rows = {easy: self._easy(puzzles)[1]}
         rows |= {name: self._rated(puzzles, *bounds)[: self.test_puzzles] for name, bounds in harder}
-        return {name: _split(puzzles, chosen) for name, chosen in rows.items()}
+        if not any(map(len, rows.values())):
+            there = f"only {puzzles.ratings.min()} to {puzzles.ratings.max()}" if len(puzzles) else "and no other"
+            raise LoopscopeError(
+                f"{self.origin()} holds no puzzle rated {', '.join(rows)}, {there}: give another file, or other ratings by "
+                "train_rating and test_ratings"
+            )
+        return {name: _split(puzzles, chosen) for name, chosen in rows.items() if len(chosen)}
+
+    def splits(self) -> dict[str, Split]:
+        """Return all splits, the training split first where there is one; see ``evaluation_splits``."""
+        puzzles = self._puzzles()
+        training = self._easy(puzzles)[0]
+        return ({"training": _split(puzzles, training)} if len(training) else {}) | self.evaluation_splits()
 
     def inputs(self, problems: Int[Tensor, "batch 64"]) -> Float[Tensor, "batch 64 12"]:
         """Return 12 piece planes, those of the side to move first."""

@@ -49,7 +49,7 @@ PIECE = {chess.WHITE: "bold white", chess.BLACK: "magenta"}
 SIDE = {chess.WHITE: "white", chess.BLACK: "black"}
 
 
-class ChessWords:
+class ChessText:
     """The FEN of the position to solve in, whose side to move is the solver; the best legal move out.
 
     Lichess's files of puzzles give the position before the opponent's move: that move is to be played first.
@@ -75,6 +75,15 @@ class ChessWords:
         if not any(board.legal_moves):
             how = "mated" if board.is_check() else "stalemated"
             raise LoopscopeError(f"the game is over: {SIDE[board.turn]}, which is to move, is {how}; there is no move")
+        if board.is_insufficient_material():
+            raise LoopscopeError(
+                "the game is drawn: neither side has enough pieces left to mate; there is no move to find"
+            )
+        if board.is_seventyfive_moves():
+            raise LoopscopeError(
+                f"the game is drawn: the halfmove clock is {board.halfmove_clock}, and at 150 no further move is played; write 0 "
+                "for a puzzle"
+            )
         return Problem(board.fen(), torch.from_numpy(codes_of(board)))
 
     def line(self, problem: Problem, logits: Float[Tensor, "64 1"]) -> str:

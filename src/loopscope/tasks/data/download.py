@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from loopscope.errors import LoopscopeError
-from loopscope.files import explain_write, make_folder, write_text
+from loopscope.files import explain_write, make_folder, open_lock, write_text
 from loopscope.tasks.data.progress import bar
 
 CHUNK = 1 << 18
@@ -126,9 +126,7 @@ def download(url: str, target: Path, pause: float = 1.0) -> Path:
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
     """Wait until no other process is in this block, so that each file is downloaded once."""
-    with explain_write(path):
-        file = open(path, "w")  # noqa: SIM115 (closed below)
-    with file:
+    with open_lock(path) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from loopscope.errors import LoopscopeError
 from loopscope.models.config import LoopedTransformerConfig
 from loopscope.tasks.task import Split
 
@@ -18,12 +19,24 @@ class Splits:
     """The splits of a task that are made together.
 
     Args:
-        training: the examples to train on.
+        training: the examples to train on; None where there are too few.
         evaluation: those to evaluate on, by name, the easy ones first.
+        why_no_training: what to say where somebody wants to train all the same.
     """
 
-    training: Split
+    training: Split | None
     evaluation: dict[str, Split]
+    why_no_training: str = ""
+
+    def require_training(self) -> Split:
+        """Return the examples to train on.
+
+        Raises:
+            LoopscopeError: there are too few.
+        """
+        if self.training is None:
+            raise LoopscopeError(self.why_no_training)
+        return self.training
 
 
 class SudokuGrids(ABC):

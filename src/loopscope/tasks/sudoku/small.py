@@ -250,7 +250,7 @@ class SmallSudoku(SudokuGrids):
 
     def training_split(self) -> Split:
         """Return the puzzles to train on; the difficulty is the number of empty cells."""
-        return _make(self).training
+        return _make(self).require_training()
 
     def evaluation_splits(self) -> dict[str, Split]:
         """Return the splits of ``test_empty``, named by their numbers of empty cells; hardest where singles set them."""

@@ -1,0 +1,90 @@
+"""The tensors in a nest of arguments or outputs, each by its path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from loopscope.trees import Tree, children, with_children
+
+Path = tuple[Any, ...]
+"""Where a leaf is: keys, positions and field names from the outside in."""
+
+
+@dataclass(frozen=True)
+class Blank:
+    """The place of a tensor of which nothing but its form is needed.
+
+    Attributes:
+        sizes: per dimension; of one that grows with the batch, its size for one example.
+        grows: which dimensions grow with the batch.
+        like: a number of its precision, on its device.
+    """
+
+    sizes: tuple[int, ...]
+    grows: tuple[bool, ...]
+    like: Tensor
+
+    @staticmethod
+    def of(tensor: Tensor, grows: tuple[bool, ...], batch: int) -> Blank:
+        """Return the place of ``tensor``, which belongs to a batch."""
+        sizes = tuple(size // batch if g else size for size, g in zip(tensor.shape, grows, strict=True))
+        return Blank(sizes, grows, tensor.detach().new_zeros(()))
+
+    def filled(self, batch: int) -> Tensor:
+        """Return zeros of this form for a batch."""
+        return self.like.expand([size * batch if g else size for size, g in zip(self.sizes, self.grows, strict=True)])
+
+
+@dataclass(frozen=True)
+class Echo:
+    """The place of a tensor that a call returns as it was given it.
+
+    Attributes:
+        path: of the argument.
+    """
+
+    path: Path
+
+
+def _parts(tree: Tree) -> dict[Any, Any] | None:
+    return None if isinstance(tree, (Blank, Echo)) else children(tree)
+
+
+def leaves_by_path(tree: Tree, path: Path = ()) -> Iterator[tuple[Path, Any]]:
+    """Yield each leaf of a nest with its path, in a fixed order."""
+    parts = _parts(tree)
+    if parts is None:
+        yield path, tree
+        return
+    for key, part in parts.items():
+        yield from leaves_by_path(part, (*path, key))
+
+
+def tensors_by_path(tree: Tree) -> dict[Path, Tensor]:
+    """Return the tensors of a nest by their paths."""
+    return {path: leaf for path, leaf in leaves_by_path(tree) if isinstance(leaf, Tensor)}
+
+
+def map_with_path(function: Callable[[Path, Any], Any], tree: Tree, path: Path = ()) -> Tree:
+    """Return a nest of the same containers with ``function(path, leaf)`` in each leaf's place."""
+    parts = _parts(tree)
+    if parts is None:
+        return function(path, tree)
+    mapped = {key: map_with_path(function, part, (*path, key)) for key, part in parts.items()}
+    # What holds nothing new stays the object that it is: others may hold it too.
+    return tree if all(mapped[key] is part for key, part in parts.items()) else with_children(tree, mapped)
+
+
+def with_leaves(tree: Tree, replaced: Mapping[Path, Any]) -> Tree:
+    """Return a nest in which the leaves at some paths are replaced."""
+    return map_with_path(lambda path, leaf: replaced.get(path, leaf), tree) if replaced else tree
+
+
+def worded(path: Path) -> str:
+    """Return a path as one would write it: (0, "hidden") is [0].hidden."""
+    words = "".join(f".{key}" if isinstance(key, str) else f"[{key}]" for key in path)
+    return words.removeprefix(".")

@@ -1,0 +1,84 @@
+"""YAML as a reader expects it: no repeated keys, no numbers in base 60, no values that contain themselves."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import yaml
+
+MAX_DEPTH = 100
+"""Levels of nesting that a file may have; settings need three."""
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """PyYAML's safe loader with the numbers of YAML 1.2; a key that is given twice is refused."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        for place, key in enumerate(keys):
+            if key in keys[:place]:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} is given twice: remove one of the two", node.start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
+_INT, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
+
+_StrictLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in (_INT, _FLOAT)]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_StrictLoader.add_implicit_resolver(
+    _INT, re.compile(r"^(?:[-+]?(?:0|[1-9][0-9]*)|0o[0-7]+|0x[0-9a-fA-F]+)$"), list("-+0123456789")
+)
+_StrictLoader.add_implicit_resolver(
+    _FLOAT,
+    re.compile(
+        r"^(?:[-+]?(?:(?:\.[0-9]+|[0-9]+\.[0-9]*)(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+)|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
+    ),
+    list("-+0123456789."),
+)
+
+
+def _check_depth(node: yaml.Node, above: tuple[yaml.Node, ...] = ()) -> None:
+    if node in above:
+        raise yaml.YAMLError("a value contains itself (an alias inside its own anchor): write it out")
+    if len(above) >= MAX_DEPTH:
+        raise yaml.YAMLError(f"values are nested more than {MAX_DEPTH} deep: settings need three levels")
+    parts = node.value if isinstance(node, yaml.SequenceNode) else []
+    if isinstance(node, yaml.MappingNode):
+        parts = [part for pair in node.value for part in pair]
+    for part in parts:
+        if not isinstance(part, yaml.ScalarNode):
+            _check_depth(part, (*above, node))
+
+
+def load(text: str) -> Any:
+    """Return the value that a YAML text stands for.
+
+    Args:
+        text: one YAML document.
+
+    Raises:
+        yaml.YAMLError: the text is not YAML, repeats a key, is nested too deep, or holds a value that contains itself.
+        ValueError: a number has too many digits to be read.
+
+    Example:
+        >>> load("steps: 10")
+        {'steps': 10}
+        >>> load("time: 1:30")
+        {'time': '1:30'}
+    """
+    loader = _StrictLoader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _check_depth(node)
+        return loader.construct_document(node)
+    except RecursionError as error:
+        raise yaml.YAMLError(f"values are nested more than {MAX_DEPTH} deep: settings need three levels") from error
+    finally:
+        loader.dispose()
