@@ -158,8 +158,8 @@ def test_any_importable_loop_is_examined(tmp_path, monkeypatch, capsys):
     )
     monkeypatch.chdir(tmp_path)
     assert main(["examine", "mine:make", "--examination.effort", "quick", "--out", "x.json"]) == 0
-    assert "keeps its answer" in capsys.readouterr().out
-    assert json.loads((tmp_path / "x.json").read_text())["verdict"] == "keeps its answer"
+    assert "stable (provisional" in capsys.readouterr().out
+    assert json.loads((tmp_path / "x.json").read_text())["verdict"] == "stable"
     capsys.readouterr()
     assert main(["forecast", "mine:make", "--trained-iterations", "12"]) == 0
     assert "will keep the answers of iteration 12 to 480 iterations: 100% are the same there" in capsys.readouterr().out
