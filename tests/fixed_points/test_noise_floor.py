@@ -63,7 +63,7 @@ STEPS = {
     name=st.sampled_from(sorted(STEPS)),
     seed=st.integers(0, 10**6),
 )
-@settings(max_examples=15)
+@settings(max_examples=100)
 def test_a_step_that_computes_in_a_type_has_the_rounding_of_that_type(inside, outside, size, rate, name, seed):
     draw = torch.randn(size + 4, size, generator=generator(seed), dtype=F64)
     weight, shift = rate * draw[:size] / size**0.5, draw[size:]
@@ -75,7 +75,7 @@ def test_a_step_that_computes_in_a_type_has_the_rounding_of_that_type(inside, ou
     inputs = shift.to(TYPES[outside])
     found = measure_noise_floor(loop_of(step), inputs, inputs)
     assert found.precision == inside
-    assert ROUNDING[inside] / 4 <= found.noise <= 12 * ROUNDING[inside]
+    assert ROUNDING[inside] / 4 <= found.noise <= 16 * ROUNDING[inside]
 
 
 @pytest.mark.parametrize("size", [1, 2, 5])
@@ -146,7 +146,7 @@ def test_jumps_and_kinks_are_no_rounding():
 @pytest.mark.parametrize("scale", [1e-30, 1e-9, 1.0, 3e19, 1e36])
 def test_the_unit_of_the_state_does_not_matter(scale):
     inputs = torch.randn(4, 100, generator=generator())
-    loop = loop_of(lambda z, e: 0.5 * z + e)
+    loop = loop_of(lambda z, e: 0.7 * z + e)
     at_one = measure_noise_floor(loop, inputs, inputs).noise
     assert at_one > ROUNDING["float32"]
     assert measure_noise_floor(loop, scale * inputs, scale * inputs).noise == pytest.approx(at_one, rel=0.2)
