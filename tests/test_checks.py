@@ -20,6 +20,7 @@ from loopscope.checks import (
     prepare,
     prepare_states,
 )
+from loopscope.contexts import seeded
 from loopscope.errors import LoopscopeError
 from loopscope.fixed_points import Implicit, fixed_point
 from loopscope.stability.leaps import leaps
@@ -104,7 +105,9 @@ def test_an_empty_batch_is_refused_by_every_verb(verb):
 @named({**WITHOUT_STEPS, **ON_STATES, **ON_RECALLED})
 def test_states_whose_batch_is_second_are_refused_by_every_verb(verb):
     """As those of nn.GRU: one layer first."""
-    with pytest.raises(LoopscopeError, match=r"got 1 states for 4 inputs: the batch is the second dimension; transpose"):
+    with pytest.raises(
+        LoopscopeError, match=r"got 1 states for 4 inputs: the batch is the second dimension; transpose"
+    ):
         verb(loop_of(start=lambda e: e[None] * 0), INPUTS)
 
 
@@ -113,7 +116,9 @@ def test_a_first_state_that_is_not_finite_is_refused_by_every_verb(verb):
     def start(e):
         return torch.where(torch.arange(4)[:, None] >= 2, torch.nan, e)
 
-    with pytest.raises(LoopscopeError, match="the first state of input 2 and 1 more holds NaN, expected finite numbers"):
+    with pytest.raises(
+        LoopscopeError, match="the first state of input 2 and 1 more holds NaN, expected finite numbers"
+    ):
         verb(loop_of(start=start), INPUTS)
     with pytest.raises(LoopscopeError, match="the first state of input 0 and 3 more holds infinity"):
         verb(loop_of(start=lambda e: e / 0), INPUTS)
@@ -168,7 +173,9 @@ REMEMBERING = {
 @pytest.mark.parametrize("make", REMEMBERING.values(), ids=REMEMBERING)
 @pytest.mark.parametrize("batch", [1, 4])
 def test_a_step_that_remembers_is_told_from_a_random_one(verb, make, batch):
-    with pytest.raises(LoopscopeError, match=r"when it is called again.*it remembers earlier calls \(a counter, a cache"):
+    with pytest.raises(
+        LoopscopeError, match=r"when it is called again.*it remembers earlier calls \(a counter, a cache"
+    ):
         verb(loop_of(make()), INPUTS[:batch])
 
 
@@ -184,10 +191,24 @@ RANDOM = {
 @pytest.mark.parametrize("step", RANDOM.values(), ids=RANDOM)
 @pytest.mark.parametrize("batch", [1, 4])
 def test_a_random_step_is_called_random_though_its_first_state_is_zero(verb, step, batch):
-    before = random.getstate()
     with pytest.raises(LoopscopeError, match=r"the step is random.*module=model"):
         verb(loop_of(step), INPUTS[:batch])
-    assert random.getstate() == before
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_every_global_random_state_is_left_as_it_was():
+    def drawn():
+        return torch.rand(1).item(), numpy.random.rand(), random.random()  # noqa: NPY002
+
+    with seeded(3, torch.device("cpu")):
+        expected = drawn()
+    with seeded(7, torch.device("cpu")):
+        before = drawn()
+        with seeded(3, torch.device("cpu")):
+            assert drawn() == expected
+        after = drawn()
+    with seeded(7, torch.device("cpu")):
+        assert (drawn(), drawn()) == (before, after)
 
 
 @named({**ON_INPUTS, **ON_STATES})
@@ -202,7 +223,7 @@ def test_an_assertion_on_the_batch_size_is_named(verb):
         assert len(state) == 4, "batch must be 4"
         return state / 2 + recalled
 
-    with pytest.raises(LoopscopeError, match=r"the step fails on 2 of 4 examples \(AssertionError: batch must be 4\)"):
+    with pytest.raises(LoopscopeError, match=r"the step fails on 2 of 4 examples \(AssertionError: batch must be 4"):
         verb(loop_of(step), INPUTS)
 
 
@@ -269,7 +290,9 @@ def test_a_function_loop_with_a_module_is_measured_in_double_precision():
     twin = ls.spectral_radius(model, state, INPUTS, dtype=torch.float64)
     assert torch.equal(found.eigenvalue, twin.eigenvalue)
     assert model.mix.weight.dtype == torch.float32
-    with pytest.raises(LoopscopeError, match=r"the step does not run in float64 .*FunctionLoop\(\.\.\., module=model\)"):
+    with pytest.raises(
+        LoopscopeError, match=r"the step does not run in float64 .*FunctionLoop\(\.\.\., module=model\)"
+    ):
         ls.spectral_radius(loop_of(lambda z, e: model.step(z, e)), state, INPUTS, dtype=torch.float64)
 
 
@@ -302,7 +325,9 @@ def test_dataclasses_and_named_tuples_are_states_and_none_is_recalled(verb, kind
 
 @named({**WITHOUT_STEPS, **ON_RECALLED})
 def test_other_mappings_are_inputs(verb):
-    loop = loop_of(encode=lambda x: UserDict(e=x["a"], b=x["b"]), start=lambda e: e["e"] * 0, step=lambda z, e: z / 2 + e["e"])
+    loop = loop_of(
+        encode=lambda x: UserDict(e=x["a"], b=x["b"]), start=lambda e: e["e"] * 0, step=lambda z, e: z / 2 + e["e"]
+    )
     verb(loop, UserDict(a=INPUTS, b=torch.arange(4)))
 
 
@@ -391,7 +416,10 @@ def test_channel_first_logits_are_refused_unless_it_is_said_what_is_answered(ver
 @pytest.mark.parametrize(
     ("answers", "said"),
     [
-        (lambda logits: logits.argmax(), r"answers returned shape \(\), expected a tensor with one row for each of the 4"),
+        (
+            lambda logits: logits.argmax(),
+            r"answers returned shape \(\), expected a tensor with one row for each of the 4",
+        ),
         (lambda logits: logits.argmax(1)[:3], r"answers returned shape \(3,\)"),
         (lambda logits: logits.argmax(1).tolist(), "answers returned list"),
     ],
@@ -406,7 +434,7 @@ def test_answers_that_are_not_one_row_an_input_are_refused(verb, answers, said, 
 @pytest.mark.parametrize("wrong", [0.5, torch.nan])
 def test_targets_that_are_no_classes_are_refused(verb, wrong):
     targets = torch.tensor([0.0, 1.0, wrong, 2.0])
-    with pytest.raises(LoopscopeError, match=f"targets hold {wrong}, expected classes"):
+    with pytest.raises(LoopscopeError, match=f"targets hold {wrong}, expected class indices"):
         verb(loop_of(), INPUTS, targets)
     verb(loop_of(), INPUTS, torch.tensor([0.0, 1.0, 1.0, 2.0]))
 
@@ -433,7 +461,9 @@ def test_seeds_are_whole_numbers_that_generators_take(verb, seed):
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("measure", [ls.spectral_radius, lambda *args, **options: ls.top_eigenvalues(*args, 2, **options)])
+@pytest.mark.parametrize(
+    "measure", [ls.spectral_radius, lambda *args, **options: ls.top_eigenvalues(*args, 2, **options)]
+)
 @pytest.mark.parametrize("option", [{"seed": 1.5}, {"tolerance": "x"}, {"max_products": True}, {"subspace": 2.5}])
 def test_options_of_spectra_are_checked(measure, option):
     (name,) = option

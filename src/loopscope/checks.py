@@ -143,6 +143,7 @@ def check_states(loop: Loop, state: Tree, recalled: Tree) -> Bool[Tensor, "batch
     check_start(state, batch)
     if not batch:
         raise LoopscopeError("the batch is empty: expected at least one example")
+    check_real(state)
     if not floating_leaves(state):
         raise LoopscopeError(
             f"the state has no floating tensor ({_outline(state, _precision)}): expected at least one, such as an embedding"
@@ -213,11 +214,7 @@ def state_dtype(state: Tree) -> torch.dtype:
         >>> state_dtype({"z": torch.zeros(2, 3), "steps": torch.zeros(2, dtype=torch.long)})
         torch.float32
     """
-    if any(leaf.is_complex() for leaf in leaves(state)):
-        raise LoopscopeError(
-            "expected a state of real numbers, got complex ones: keep their real and imaginary parts (torch.view_as_real, "
-            "and torch.view_as_complex inside the step)"
-        )
+    check_real(state)
     types = {leaf.dtype for leaf in floating_leaves(state)}
     if not types or not types <= {torch.float32, torch.float64}:
         raise LoopscopeError(
@@ -225,6 +222,19 @@ def state_dtype(state: Tree) -> torch.dtype:
             "convert the model with .float() (or .double()) first"
         )
     return torch.float64 if types == {torch.float64} else torch.float32
+
+
+def check_real(state: Tree) -> None:
+    """Refuse complex states.
+
+    Raises:
+        LoopscopeError: the state has a complex tensor.
+    """
+    if any(leaf.is_complex() for leaf in leaves(state)):
+        raise LoopscopeError(
+            "expected a state of real numbers, got complex ones: keep their real and imaginary parts (torch.view_as_real, "
+            "and torch.view_as_complex inside the step)"
+        )
 
 
 def check_start(state: Tree, batch: int) -> None:
@@ -510,7 +520,9 @@ def _precision(leaf: Tensor) -> Any:
 def _same(one: Tree, other: Tree) -> bool:
     first, second = leaves(one), leaves(other)
     pairs = zip(first, second, strict=False)
-    return len(first) == len(second) and all(a.shape == b.shape and torch.allclose(a, b, rtol=0, atol=0, equal_nan=True) for a, b in pairs)
+    return len(first) == len(second) and all(
+        a.shape == b.shape and torch.allclose(a, b, rtol=0, atol=0, equal_nan=True) for a, b in pairs
+    )
 
 
 def _repeats(one: Tree, other: Tree) -> bool:
