@@ -394,7 +394,11 @@ def input_jacobian(
 
 def _no_floating_input(inputs: Tree, recalled: Tree) -> str:
     """Return why there is no derivative in the input, naming the leaves that could serve once they are embedded."""
-    kinds = [f"{name} ({kind})" for tree, root in ((recalled, "recalled"), (inputs, "inputs")) for name, kind in _kinds(tree, root)]
+    kinds = [
+        f"{name} ({kind})"
+        for tree, root in ((recalled, "recalled"), (inputs, "inputs"))
+        for name, kind in _kinds(tree, root)
+    ]
     said = ", ".join(kinds[:_NAMED]) + (", ..." if len(kinds) > _NAMED else "")
     return (
         f"the inputs and the recalled input have no floating tensor but masks, so that there is no derivative in the input: {said}; "

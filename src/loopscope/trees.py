@@ -195,9 +195,7 @@ def masks_aside(tree: Tree) -> Tree:
     if any(bool((leaf != 0).any()) for leaf in numbers):
         aside += [leaf for leaf in numbers if not bool((leaf != 0).any())]
     chosen = {id(leaf) for leaf in aside}
-    return _map(
-        lambda leaf: _Aside(leaf, batched=True) if id(leaf) in chosen else leaf, (tree,), lambda context: False
-    )
+    return _map(lambda leaf: _Aside(leaf, batched=True) if id(leaf) in chosen else leaf, (tree,), lambda context: False)
 
 
 def masks_back(tree: Tree) -> Tree:

@@ -104,7 +104,8 @@ def test_an_autonomous_network_can_follow_its_start_without_end():
     swaps = swap_test(loop, inputs, path, iterations=200)
     assert swaps.recall.fraction(Outcome.STAYED) == 1
     assert swaps.start.fraction(Outcome.MOVED) == 1
-    assert (swaps.recall.fraction_moved, swaps.recall.fraction_shared) == (0, 1)
+    assert (swaps.recall.fraction_moved, swaps.recall.fraction_shared) == (0, 0)
+    assert swaps.fraction_shared(torch.zeros(30, dtype=torch.long)) == 0
 
 
 @pytest.mark.parametrize("width", [2, 3])
