@@ -180,7 +180,7 @@ def answer_all(answerer: Answerer, problems: Sequence[Problem], tolerance: float
             rows = places[begin : begin + BATCH]
             inputs = _inputs(answerer, torch.stack([problems[place].tokens for place in rows]))
             solution = solve(answerer.model, inputs, tolerance=tolerance, max_iterations=max_iterations)
-            logits = _read_after_step(answerer.model, inputs, solution.state).cpu()  # the rules are read there
+            logits = _read_after_step(answerer.model, inputs, solution.last_state).cpu()  # the rules are read there
             unsure = significant(unsureness(logits))
             for row, place in enumerate(rows):
                 found[place] = Answer(
@@ -188,7 +188,7 @@ def answer_all(answerer: Answerer, problems: Sequence[Problem], tolerance: float
                     right=answerer.text.right(problems[place], logits[row]),
                     settled=bool(solution.arrived[row]),
                     iterations=int(solution.iterations[row]),
-                    residual=float(solution.residual[row]),
+                    residual=float(solution.last_residual[row]),
                     unsure=float(unsure[row]),
                 )
     return [found[place] for place in range(len(problems))]
