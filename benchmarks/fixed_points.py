@@ -136,9 +136,8 @@ def untrained(examples: int, width: int) -> Case:
 
 def train_prefix_sums() -> ls.LoopedTransformer:
     """A small model that solves most strings of 32 bits, and settles on half of longer ones: the paper's loss, 500 steps."""
-    config = ls.LoopedTransformerConfig(
-        recall="external", norm="outer", width=64, heads=4, inputs=1, outputs=2, grid=(0,), attention="local", window=5
-    )
+    line = {"grid": (0,), "attention": "banded", "kernel_size": 11}
+    config = ls.LoopedTransformerConfig(recall="external", norm="outer", width=64, heads=4, inputs=1, outputs=2, **line)
     torch.manual_seed(0)
     model = ls.LoopedTransformer(config).to(subjects.device())
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, betas=(0.9, 0.95))

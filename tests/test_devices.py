@@ -256,8 +256,8 @@ def test_an_examination_on_a_gpu_knows_as_much_and_says_the_same(monkeypatch):
     assert (found.verdict, found.provisional) == (expected.verdict, expected.provisional)
     assert [axis.status for axis in found.axes] == [axis.status for axis in expected.axes]
     assert found.curves == expected.curves
-    assert found.spectrum["radius"] == pytest.approx(expected.spectrum["radius"], rel=0.02)
-    assert found.geometry["resolvent"] == pytest.approx(expected.geometry["resolvent"], rel=0.1)
+    assert found.spectrum.radius == pytest.approx(expected.spectrum.radius, rel=0.02)
+    assert found.geometry.resolvent.value == pytest.approx(expected.geometry.resolvent.value, rel=0.1)
 
 
 WANDERING = {
@@ -292,7 +292,7 @@ def test_an_examination_of_an_orbit_that_wanders_is_the_same_on_a_gpu(name):
     with PretendedGpu():
         found = examined(inputs.to(GPU))
     assert found.unknown == expected.unknown
-    assert found.reachability["counts"] == expected.reachability["counts"]
+    assert found.reachability.counts == expected.reachability.counts
     assert found.verdict == expected.verdict
     assert found.curves == expected.curves
 

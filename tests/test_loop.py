@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 import loopscope as ls
 from loopscope.checks import check_mask, check_read, check_step
 from loopscope.errors import LoopscopeError, nearest
-from loopscope.loop import FunctionLoop, Loop, iterate, mask_of, readout
+from loopscope.loop import FunctionLoop, Loop, first_state, is_time_dependent, iterate, mask_of, readout
 from loopscope.trees import (
     batch_size,
     flatten,
-    is_time_dependent,
+    has_clock,
     join,
     leaves,
     norms,
@@ -53,16 +53,16 @@ def test_function_loop_is_a_loop_and_iterates_by_its_closed_form():
         torch.testing.assert_close(state, 2 * recalled * (1 - 0.5**iterations))
 
 
-def test_a_start_of_one_argument_accepts_a_generator_and_one_of_two_receives_it():
+def test_a_start_receives_a_generator_if_it_takes_one():
     recalled = torch.ones(2, 3)
-    torch.testing.assert_close(halving().start(recalled, torch.Generator()), torch.zeros(2, 3))
+    torch.testing.assert_close(first_state(halving(), recalled), torch.zeros(2, 3))
     random = FunctionLoop(
         encode=lambda inputs: inputs,
         start=lambda recalled, generator: torch.randn(recalled.shape, generator=generator),
         step=lambda state, recalled: state,
         read=lambda state: state,
     )
-    one, same, other = (random.start(recalled, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    one, same, other = (first_state(random, recalled, seed) for seed in (1, 1, 2))
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
 
@@ -236,9 +236,25 @@ def test_batch_size_refuses_trees_that_disagree():
         flatten(torch.arange(3))
 
 
-def test_a_counter_marks_a_loop_as_time_dependent():
-    assert is_time_dependent(nested())
-    assert not is_time_dependent(torch.zeros(2, 3))
+def test_a_leaf_that_steps_change_is_a_clock_and_one_that_they_keep_is_context():
+    def loop_of(step):
+        return FunctionLoop(lambda x: x, lambda e: e, step, lambda z: z["high"])
+
+    def counting(state, recalled):
+        return {"high": state["high"] / 2, "pair": (state["pair"][0], state["pair"][1] + 1)}
+
+    def late(state, recalled):
+        return {**state, "high": torch.ones_like(state["high"]), "done": state["high"].mean((1, 2)) == 1}
+
+    assert is_time_dependent(loop_of(counting), nested(), nested())
+    assert not is_time_dependent(loop_of(lambda z, e: {**z, "high": z["high"] / 2}), nested(), nested())
+    assert not is_time_dependent(loop_of(lambda z, e: z), torch.zeros(2, 3), torch.zeros(2, 3))
+    flagged = {**nested(), "done": torch.zeros(3, dtype=torch.bool)}
+    assert is_time_dependent(loop_of(late), flagged, flagged), "a flag that the second step raises"
+    number = {"high": torch.ones(2, 3), "t": 0}
+    assert is_time_dependent(loop_of(lambda z, e: {**z, "t": z["t"] + 1}), number, number)
+    assert not is_time_dependent(loop_of(lambda z, e: z), number, number)
+    assert has_clock(nested(), {**nested(), "pair": (nested()["pair"][0], torch.zeros(3, dtype=torch.long))})
 
 
 def test_a_step_that_writes_over_its_state_is_refused():

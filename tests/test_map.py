@@ -53,7 +53,19 @@ def test_a_module_imports_only_what_stands_above_it(path):
     assert imported(path) <= set(above), path
 
 
-CORE = {"errors", "extras", "schema", "strict_yaml", "files", "trees", "loop", "contexts", "checks", "jacobian", "gmres"}
+CORE = {
+    "errors",
+    "extras",
+    "schema",
+    "strict_yaml",
+    "files",
+    "trees",
+    "loop",
+    "contexts",
+    "checks",
+    "jacobian",
+    "gmres",
+}
 
 
 @pytest.mark.parametrize(

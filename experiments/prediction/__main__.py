@@ -96,14 +96,14 @@ def analyse_command(options: argparse.Namespace) -> int:
     from experiments.prediction.analysis import analyse
     from experiments.prediction.report.page import write_analysis
     from experiments.prediction.report.tables import analysis_tables, summary
-    from loopscope.stability.examination import plain
+    from loopscope.schema import to_plain
 
     folder = Path(options.folder)
     members = read_population(folder / LEDGER)
     analysis = analyse(members)
     show(analysis_tables(analysis))
     print(summary(analysis))
-    write_json(folder / "analysis.json", plain(asdict(analysis)))
+    write_json(folder / "analysis.json", to_plain(asdict(analysis)))
     written = [folder / "analysis.json", *write_analysis(folder, analysis, members)]
     say(f"written: {', '.join(map(str, written))}")
     return 0

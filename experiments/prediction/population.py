@@ -18,8 +18,9 @@ import numpy as np
 from experiments.prediction.measurements import Measurements
 from loopscope.errors import LoopscopeError
 from loopscope.files import make_folder, numbered_lines, write_text
-from loopscope.schema import misfit
-from loopscope.stability.examination import middle, plain
+from loopscope.schema import misfit, to_plain
+from loopscope.stability import Examination
+from loopscope.stability.results import middle
 from loopscope.studies import Record, StudyFolder
 
 LEDGER = "ledger.jsonl"
@@ -194,48 +195,50 @@ def _median_log(values: Sequence[float | None] | None) -> float | None:
     return middle([math.log10(value) for value in values or [] if value is not None and value > 0])
 
 
-def numbers_of(examination: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the numbers that forecasts are made from, given the JSON of an examination.
+def numbers_of(examination: Examination) -> dict[str, Any]:
+    """Return the numbers that forecasts are made from, given an examination.
 
     They are the statuses and deciding numbers of the axes; the curves of the median residual, the median norm and the
     accuracy, as far as every point is kept (``ALL_UP_TO``); fractions and medians over the inputs for which a number is
     known, with logarithms to base 10; and seconds by part.
     """
-    reach, spectrum = examination["reachability"], examination["spectrum"]
-    dependence, geometry, curves = examination["input_dependence"], examination["geometry"], examination["curves"]
-    return plain(
+    reach, spectrum, settings = examination.reachability, examination.spectrum, examination.settings
+    dependence, geometry, curves = examination.input_dependence, examination.geometry, examination.curves
+    swaps, basin, lipschitz = dependence.swaps, examination.basin, geometry.lipschitz
+    found: dict[str, Any] = to_plain(
         rounded(
             {
-                "verdict": examination["verdict"],
-                "axes": {axis["name"]: axis["status"] for axis in examination["axes"]},
-                "numbers": {name: value for axis in examination["axes"] for name, value in axis["numbers"].items()},
-                "iterations": examination["settings"]["iterations"],
-                "inputs": examination["settings"]["inputs"],
-                "residual": curves["residual"][1][:ALL_UP_TO],
-                "norm": curves["norm"][1][:ALL_UP_TO],
-                "accuracy": (curves["accuracy"] or [])[:ALL_UP_TO],
-                "right at the end": examination["settings"]["accuracy"],
-                "prediction changes": curves["prediction_changes"][:ALL_UP_TO],
-                "labels": reach["counts"],
-                "arrived": _mean(reach["arrived"]),
-                "rate": middle(reach["rate"]),
-                "growth": middle(reach["growth"]),
-                "lyapunov": middle(reach["lyapunov"]),
-                "radius": middle(spectrum.get("radius")),
-                "radius error": middle(spectrum.get("error")),
-                "at fixed points": _mean(spectrum.get("at_fixed_point")),
-                "moved": dependence.get("moved"),
-                "recall swap": dependence.get("recall_swap"),
-                "start swap": dependence.get("start_swap"),
-                "variance share": (dependence.get("variance") or {}).get("share"),
-                "returned": _mean(examination["basin"].get("returned")),
-                "log gradient growth": _median_log(geometry.get("gradient_growth")),
-                "log relative lipschitz": _median_log(geometry.get("relative_lipschitz")),
-                "log resolvent": _median_log(geometry.get("resolvent")),
-                "seconds": examination["seconds"],
+                "verdict": examination.verdict.value,
+                "axes": {axis.name: axis.status.value for axis in examination.axes},
+                "numbers": {name: value for axis in examination.axes for name, value in axis.numbers.items()},
+                "iterations": settings.iterations,
+                "inputs": settings.inputs,
+                "residual": curves.residual[1][:ALL_UP_TO],
+                "norm": curves.norm[1][:ALL_UP_TO],
+                "accuracy": (curves.accuracy or [])[:ALL_UP_TO],
+                "right at the end": settings.accuracy,
+                "prediction changes": curves.prediction_changes[:ALL_UP_TO],
+                "labels": reach.counts,
+                "arrived": _mean(reach.arrived),
+                "rate": middle(reach.rate),
+                "growth": middle(reach.growth),
+                "lyapunov": middle(reach.lyapunov),
+                "radius": middle(spectrum.radius if spectrum else None),
+                "radius error": middle(spectrum.error if spectrum else None),
+                "at fixed points": _mean(spectrum.at_fixed_point if spectrum else None),
+                "moved": swaps.moved if swaps else None,
+                "recall swap": swaps.recall if swaps else None,
+                "start swap": swaps.start if swaps else None,
+                "variance share": dependence.variance.share if dependence.variance else None,
+                "returned": _mean(basin.returned if basin else None),
+                "log gradient growth": _median_log(geometry.gradients.growth if geometry.gradients else None),
+                "log relative lipschitz": _median_log(lipschitz.relative if lipschitz else None),
+                "log resolvent": _median_log(geometry.resolvent.value if geometry.resolvent else None),
+                "seconds": examination.seconds,
             }
         )
     )
+    return found
 
 
 def member(
@@ -251,7 +254,7 @@ def member(
     """
     finished = record.status == "finished"
     examinations = (record.examination, prediction_mode) if finished else (None, None)
-    full, short = ({} if one is None else numbers_of(one) for one in examinations)
+    full, short = ({} if one is None else numbers_of(Examination.from_dict(one)) for one in examinations)
     return Member(
         study=study,
         run=record.run,
@@ -299,7 +302,7 @@ def _checked_member(study: str, record: Record, measured: Measurements) -> Membe
     try:
         row = member(study, record, prediction_mode, signals)
         wrong = _row_misfit(asdict(row))
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, IndexError, KeyError, LoopscopeError, TypeError, ValueError) as error:
         wrong = f"{error} is missing" if isinstance(error, KeyError) else str(error)
     if wrong is not None:
         raise LoopscopeError(

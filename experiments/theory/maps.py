@@ -27,9 +27,9 @@ from loopscope.loop import Loop
 from loopscope.models import LoopedTransformer, LoopedTransformerConfig
 from loopscope.models.config import NormName, RecallName
 from loopscope.stability.dependence.swap_test import Swap, swap_test
-from loopscope.stability.examination import middle
 from loopscope.stability.geometry import gradient_norms
 from loopscope.stability.orbits.arrival import Ends, follow
+from loopscope.stability.results import middle
 from loopscope.stability.verdict import Axis, Status, judge
 from loopscope.trees import Tree, norms, select
 

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
         load_model,
     )
     from loopscope.reports.examination.page import write_comparison, write_examination
-    from loopscope.stability.examination import Examination, ExaminationConfig
+    from loopscope.stability.config import ExaminationConfig
+    from loopscope.stability.examination import Examination
     from loopscope.stability.examine import examine
     from loopscope.stability.leaps import Landing, leaps
     from loopscope.stability.spectrum.eigenvalues import spectral_radius, top_eigenvalues
@@ -80,7 +81,8 @@ _HOMES = {
         "load_model",
     ),
     "loopscope.reports.examination.page": ("write_comparison", "write_examination"),
-    "loopscope.stability.examination": ("Examination", "ExaminationConfig"),
+    "loopscope.stability.config": ("ExaminationConfig",),
+    "loopscope.stability.examination": ("Examination",),
     "loopscope.stability.examine": ("examine",),
     "loopscope.stability.leaps": ("Landing", "leaps"),
     "loopscope.stability.spectrum.eigenvalues": ("spectral_radius", "top_eigenvalues"),

@@ -21,16 +21,15 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from loopscope.checks import check_step
+from loopscope.checks import check_states, check_step
 from loopscope.errors import LoopscopeError
 from loopscope.loop import Loop, mask_of
 from loopscope.trees import (
     Tree,
-    batch_size,
     detached,
     flatten,
     floating_leaves,
-    is_time_dependent,
+    has_clock,
     real_numbers,
     scaled_norm,
     select,
@@ -262,21 +261,21 @@ def step_jacobian(
         dtype: another precision (torch.float64) for the loop and its tensors.
 
     Raises:
-        LoopscopeError: the state has a counter (its loop is time-dependent), the step is random, changes the shape
-            of the state, or cannot be differentiated.
+        LoopscopeError: the states do not belong to the recalled inputs, the batch is empty, a step changes a counter in the
+            state (the loop is time-dependent), is random, changes the shape of the state, or cannot be differentiated.
     """
-    if is_time_dependent(state):
-        raise LoopscopeError(
-            "the state has a leaf that is not floating (a counter), so the loop depends on time and has no single "
-            "Jacobian; use residuals and orbits, or move the counter out of the state"
-        )
-    batch_size(state)
+    check_states(loop, state, recalled)
     with torch.inference_mode(False):
         state, recalled = detached(state), detached(recalled)
         if dtype is not None:
             loop, state, recalled = in_precision(loop, state, recalled, dtype)
     # One example tells all that is checked here, at a fraction of the price.
-    check_step(loop, select(state, slice(0, 1)), select(recalled, slice(0, 1)))
+    one = select(state, slice(0, 1))
+    if has_clock(one, check_step(loop, one, select(recalled, slice(0, 1)))):
+        raise LoopscopeError(
+            "a step changes a part of the state that is not floating (a counter), so the loop depends on time and has no "
+            "single Jacobian; use residuals and orbits, or move the counter out of the state"
+        )
 
     def function(point: Tensor, context: Tree) -> Tensor:
         state, recalled = context["state"], context["recalled"]

@@ -288,6 +288,21 @@ def norms(state: Tree, mask: Tensor | None = None) -> Float[Tensor, "batch"]:
     return scaled_norm(flatten(state, mask))
 
 
-def is_time_dependent(state: Tree) -> bool:
-    """Return whether the state carries a counter: for such loops only residuals and orbits are defined."""
-    return any(not leaf.is_floating_point() for leaf in leaves(state))
+def unchanging_leaves(state: Tree) -> list[Any]:
+    """Return the leaves of a state that steps should leave as they are: all but floating tensors and None."""
+    found = _leaves(state, lambda context: True)
+    return [leaf for leaf in found if leaf is not None and not (isinstance(leaf, Tensor) and leaf.is_floating_point())]
+
+
+def has_clock(before: Tree, after: Tree) -> bool:
+    """Return whether a step changed a leaf of its state that is not a floating tensor: a counter, say.
+
+    Example:
+        >>> zeros, ones = torch.zeros(2, 3), torch.ones(2, 3)
+        >>> has_clock((zeros, torch.tensor([4, 7])), (ones, torch.tensor([4, 7])))
+        False
+        >>> has_clock((zeros, torch.tensor([0, 0])), (zeros, torch.tensor([1, 1])))
+        True
+    """
+    pairs = zip(unchanging_leaves(before), unchanging_leaves(after), strict=False)
+    return any(not torch.equal(one, other) if isinstance(one, Tensor) else one != other for one, other in pairs)

@@ -248,9 +248,9 @@ def test_an_untrained_model_is_called_wrong(run: RunFolder, capsys) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["11", "--tolerance", "0"], "tolerance is 0, expected a number above 0 and below 1, such as 1e-4"),
-        (["11", "--tolerance", "1000"], "tolerance is 1000, expected a number above 0 and below 1, such as 1e-4"),
-        (["-", "--tolerance", "1"], "tolerance is 1, expected a number above 0 and below 1, such as 1e-4"),
+        (["11", "--tolerance", "0"], "tolerance is 0.0, expected a number above 0 and below 1, such as 1e-4"),
+        (["11", "--tolerance", "1000"], "tolerance is 1000.0, expected a number above 0 and below 1, such as 1e-4"),
+        (["-", "--tolerance", "1"], "tolerance is 1.0, expected a number above 0 and below 1, such as 1e-4"),
         (["-", "--watch"], "--watch shows one problem"),
         (["-"], "line 2: 'x' at place 1 is no bit"),
         (["12"], "'2' at place 2 is no bit"),

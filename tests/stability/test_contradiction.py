@@ -71,8 +71,8 @@ def test_a_step_that_hides_part_of_itself_is_contradicted() -> None:
     inputs = torch.randn(5, 6, generator=torch.Generator().manual_seed(2))
     assert judge(loop, inputs).all()
     exam = ls.examine(loop, inputs, effort="quick")
-    assert exam.spectrum["radius"] == pytest.approx([0.27, 0.27], rel=0.01)
-    assert exam.spectrum["contradicted"] == [True, True]
+    assert exam.spectrum.radius == pytest.approx([0.27, 0.27], rel=0.01)
+    assert exam.spectrum.contradicted == [True, True]
 
 
 @pytest.mark.parametrize("kind", ["normal", "coupled", "in a basis"])

@@ -446,10 +446,10 @@ def test_inputs_given_twice_are_examined_as_given_once():
     turn = torch.tensor([[0.5, 0.2], [-0.2, 0.4]])
     loop = FunctionLoop(lambda x: x, torch.zeros_like, lambda z, e: z @ turn.T + e, lambda z: z)
     exam = ls.examine(loop, once.repeat_interleave(2, 0), effort="quick", iterations=120)
-    assert exam.input_dependence["recall_swap"]["moved"] == 8
-    assert exam.verdict is ls.Verdict.KEEPS_ITS_ANSWER
+    assert exam.input_dependence.swaps.recall["moved"] == 8
+    assert exam.verdict is ls.Verdict.STABLE
     alike = ls.examine(loop, once[:1].expand(4, 2), effort="quick", iterations=120)
-    assert alike.verdict is ls.Verdict.UNKNOWN
+    assert alike.verdict is ls.Verdict.UNDECIDED
     assert "4 of 4 inputs recall the same" in alike.unknown["swaps"]
 
 

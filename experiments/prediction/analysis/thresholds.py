@@ -38,7 +38,7 @@ GEOMETRY = ("radius", "relative Lipschitz constant", "gradient growth per iterat
 FITTABLE = ("fraction arrived", "fraction shared", *GEOMETRY)
 """The numbers whose failing should mean that accuracy is lost. The others do not mean that: the fraction moved tells a
 path-dependent model from others, and the remaining two concern answers."""
-RETAINING = (Verdict.EXTRAPOLATES, Verdict.KEEPS_ITS_ANSWER, Verdict.PATH_DEPENDENT, Verdict.RESTLESS)
+RETAINING = (Verdict.STABLE_AND_ACCURATE, Verdict.STABLE, Verdict.PATH_DEPENDENT, Verdict.UNSETTLED)
 """The verdicts that say that accuracy is retained, given the loop's own first state."""
 SCORES = {Status.HOLDS: 1.0, Status.FAILS: 0.0}
 """What a status predicts: 1 for retained accuracy. Other statuses are undecided."""
@@ -304,7 +304,7 @@ class HeldOut:
 
 
 def _verdict_score(one: Verdict) -> float:
-    return UNDECIDED if one is Verdict.UNKNOWN else float(one in RETAINING)
+    return UNDECIDED if one is Verdict.UNDECIDED else float(one in RETAINING)
 
 
 def balanced_accuracy(scores: Float[np.ndarray, "models"], retains: Bool[np.ndarray, "models"]) -> float:

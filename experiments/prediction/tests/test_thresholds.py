@@ -48,21 +48,21 @@ def row(accuracy: float = 1.0, swap: dict[str, int] | None = None, **numbers: fl
 @pytest.mark.parametrize(
     ("found", "expected"),
     [
-        (row(), "extrapolates"),
-        (row(0.2), "keeps its answer"),
-        (row(swap={"stayed": 10, "shared": 6}), "shared answer"),
-        (row(swap={"stayed": 10, "shared": 6}, fraction_shared=0.4), "path dependent"),
-        (row(swap={"elsewhere": 15, "unknown": 1}), "path dependent"),
-        (row(swap={"moved": 6, "stayed": 4, "elsewhere": 4}), "path dependent"),
-        (row(swap={"moved": 12, "elsewhere": 4}), "unknown"),
-        (row(swap={"elsewhere": 7, "unknown": 9}), "unknown"),
+        (row(), "stable and accurate"),
+        (row(0.2), "stable"),
+        (row(swap={"stayed": 10, "shared": 6}), "input-independent"),
+        (row(swap={"stayed": 10, "shared": 6}, fraction_shared=0.4), "path-dependent"),
+        (row(swap={"elsewhere": 15, "unknown": 1}), "path-dependent"),
+        (row(swap={"moved": 6, "stayed": 4, "elsewhere": 4}), "path-dependent"),
+        (row(swap={"moved": 12, "elsewhere": 4}), "undecided"),
+        (row(swap={"elsewhere": 7, "unknown": 9}), "undecided"),
         (row(radius=1.1), "fragile"),
-        (row(radius=None, gradient_growth_per_iteration=2.0), "unknown"),
+        (row(radius=None, gradient_growth_per_iteration=2.0), "undecided"),
         (row(fraction_arrived=0.2), "unstable"),
-        (row(fraction_arrived=0.2, fraction_of_answers_that_stand=0.95), "restless"),
+        (row(fraction_arrived=0.2, fraction_of_answers_that_stand=0.95), "never settles but keeps its answer"),
         (row(0.8, fraction_arrived=0.2, fraction_of_answers_that_stand=0.95), "unstable"),
-        (row(fraction_arrived=None), "unknown"),
-        ({}, "unknown"),
+        (row(fraction_arrived=None), "undecided"),
+        ({}, "undecided"),
     ],
 )
 def test_a_row_is_judged_by_the_rule_of_an_examination(found, expected):
@@ -72,7 +72,7 @@ def test_a_row_is_judged_by_the_rule_of_an_examination(found, expected):
 def test_accuracy_at_the_end_is_used_if_it_was_kept():
     assert numbers_of_axes(row(0.4))["easy accuracy"] == 0.4
     assert numbers_of_axes({**row(0.4), "right at the end": 0.95})["easy accuracy"] == 0.95
-    assert judged({**row(0.4), "right at the end": 0.95}) is Verdict.EXTRAPOLATES
+    assert judged({**row(0.4), "right at the end": 0.95}) is Verdict.STABLE_AND_ACCURATE
     assert set(numbers_of_axes({})) == set(THRESHOLDS)
 
 
@@ -176,7 +176,7 @@ def test_a_threshold_that_the_prior_misses_is_found_on_other_configurations_and_
     assert scores[FITTED_ACCEPTED].balanced.value > 0.9 > 0.5 == scores["priors"].balanced.value
     assert scores["priors"].counts == {"unstable": {"extrapolates": 40, "degrades": 40}}
     accepted = scores[FITTED_ACCEPTED].counts
-    assert accepted["extrapolates"]["extrapolates"] > 35
+    assert accepted["stable and accurate"]["extrapolates"] > 35
     assert sum(count for outcomes in accepted.values() for count in outcomes.values()) == pytest.approx(80)
     assert [score.balanced.models for score in found.other_half] == [40, 40]
     assert found.other_half[1].right == 1
@@ -231,7 +231,7 @@ def test_models_that_were_not_examined_and_few_models_give_no_value():
     found = study(data)
     assert all(one.held_out.value is None and not one.accepted for one in found.numbers)
     assert named(found, "radius").why_not.startswith("too few")
-    assert found.verdicts[0].counts == {"extrapolates": {"degrades": 4}}
+    assert found.verdicts[0].counts == {"stable and accurate": {"degrades": 4}}
     empty = study(sample([replace(member(0, 0, True, {}), prediction_mode={})]))
     assert empty.verdicts[0].decided is None
     assert empty.verdicts[0].right is None

@@ -26,8 +26,8 @@ from experiments.theory.tests.models import transformer
 from loopscope import LoopscopeError, examine
 from loopscope.jacobian import input_jacobian, step_jacobian
 from loopscope.reports.kit.charts import png
+from loopscope.schema import to_plain
 from loopscope.stability import Status
-from loopscope.stability.examination import plain
 from loopscope.stability.verdict import ANSWERS_STAND
 
 EVERY = [(recall, norm) for recall in RECALLS for norm in NORMS]
@@ -122,7 +122,7 @@ def test_areas_count_what_holds_and_a_map_is_plain():
     for axes in found.axes:
         for axis in axes:
             assert all(value is None or not math.isnan(value) for value in axis.numbers.values())
-    assert plain(vars(found)["state_gains"]) == pytest.approx([0.1, 1.0, 10.0])
+    assert to_plain(vars(found)["state_gains"]) == pytest.approx([0.1, 1.0, 10.0])
     again = spectral_map("external", "outer", SMALL, seed=1)
     assert again == found
 

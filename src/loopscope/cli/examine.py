@@ -84,7 +84,9 @@ def _larger_examination(folder: RunFolder, subject: Subject, config: Examination
         return None  # damaged, or of an earlier version: the new one replaces it
     if stored is None or not config.sees_less(stored, batch_size(subject.inputs)):
         return None
-    return "an examination of effort {effort}, {inputs} inputs and at most {iterations} iterations".format_map(stored)
+    return (
+        f"an examination of effort {stored.effort}, {stored.inputs} inputs and at most {stored.iterations} iterations"
+    )
 
 
 COMMAND = Command(make_parser, run)

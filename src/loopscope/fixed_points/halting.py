@@ -12,12 +12,11 @@ from loopscope.errors import LoopscopeError, check_count
 from loopscope.fixed_points.plain_iteration import PlainIteration
 from loopscope.fixed_points.residual import check_precision, relative_residual, smallest_scale
 from loopscope.fixed_points.solver import Memory, Solver, check_solver
-from loopscope.loop import Loop, mask_of
+from loopscope.loop import Loop, is_time_dependent, mask_of
 from loopscope.trees import (
     Tree,
     batch_size,
     flatten,
-    is_time_dependent,
     leaves,
     select,
     tree_map,
@@ -89,9 +88,9 @@ def run_solver(
     check_count(max_iterations=max_iterations)
     check_solver(solver)
     check_precision(start, tolerance)
-    if is_time_dependent(start) and not isinstance(solver, PlainIteration):
+    if not isinstance(solver, PlainIteration) and is_time_dependent(loop, start, recalled):
         raise LoopscopeError(
-            f"the state has a tensor that is not floating (a counter), which {type(solver).__name__} cannot step; "
+            f"a step changes a part of the state that is not floating (a counter), which {type(solver).__name__} cannot step; "
             "use PlainIteration, or move the counter out of the state"
         )
     batch = batch_size(start)

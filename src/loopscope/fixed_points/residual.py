@@ -6,36 +6,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from loopscope.checks import state_dtype
 from loopscope.errors import LoopscopeError, check_tolerance
-from loopscope.trees import Tree, binary_scale, flatten, floating_leaves, leaves, scaled_norm
+from loopscope.trees import Tree, binary_scale, flatten, floating_leaves, scaled_norm
 
 ZERO = torch.finfo(torch.float32).eps
 """A state whose norm is below this fraction of the first state's counts as zero."""
-
-
-def state_dtype(state: Tree) -> torch.dtype:
-    """Return the floating type in which a state's residuals are measured: float64 if all of it is, else float32.
-
-    Raises:
-        LoopscopeError: the state has no floating tensor, or one that is complex or in half precision, where residuals
-            level off near 4e-3.
-
-    Example:
-        >>> state_dtype({"z": torch.zeros(2, 3), "steps": torch.zeros(2, dtype=torch.long)})
-        torch.float32
-    """
-    if any(leaf.is_complex() for leaf in leaves(state)):
-        raise LoopscopeError(
-            "expected a state of real numbers, got complex ones: keep their real and imaginary parts (torch.view_as_real, "
-            "and torch.view_as_complex inside the step)"
-        )
-    types = {leaf.dtype for leaf in floating_leaves(state)}
-    if not types or not types <= {torch.float32, torch.float64}:
-        raise LoopscopeError(
-            f"expected a state in float32 or float64, got {sorted(map(str, types)) or 'no floating tensor'}; "
-            "convert the model with .float() (or .double()) first"
-        )
-    return torch.float64 if types == {torch.float64} else torch.float32
 
 
 def check_precision(state: Tree, tolerance: float) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from loopscope.errors import LoopscopeError
 from loopscope.gmres import unit
 from loopscope.jacobian import random_vectors, step_jacobian
-from loopscope.loop import Loop, mask_of
+from loopscope.loop import Loop, mask_of, start_from
 from loopscope.stability.spectrum.singular_values import (
     POWERS,
     PowerNorms,
@@ -155,7 +155,7 @@ def gradient_norms(
         raise LoopscopeError(f"expected iterations >= 1 and cotangents >= 1, got {iterations} and {cotangents}")
     generator = torch.Generator(device_of(recalled)).manual_seed(seed)
     with torch.no_grad():
-        before = loop.start(recalled, generator) if state is None else state
+        before = start_from(loop, recalled, generator) if state is None else state
         orbit = []
         for _ in range(iterations):
             before = loop.step(before, recalled)

@@ -1,7 +1,7 @@
-"""From numbers to words: what each axis says, what they say together, and what to do about it.
+"""From numbers to words: what each axis says, and what the axes say together.
 
-Thresholds stand in one table with their origin. Those of origin "prior" were set by reasoning, before any model was
-trained; a verdict that rests on one calls itself provisional. Those that were fitted name the models.
+Thresholds stand in one table with their origin. A threshold of origin "prior" was set by reasoning, before any model was
+trained; a verdict that rests on one calls itself provisional. A fitted threshold names its models.
 """
 
 from __future__ import annotations
@@ -25,16 +25,22 @@ class Status(StrEnum):
 
 
 class Verdict(StrEnum):
-    """What the axes say together (framework, verdict)."""
+    """What the axes say together.
 
-    EXTRAPOLATES = "extrapolates"
-    KEEPS_ITS_ANSWER = "keeps its answer"
-    SHARED_ANSWER = "shared answer"
-    PATH_DEPENDENT = "path dependent"
+    All three axes hold: STABLE, and STABLE_AND_ACCURATE where targets were given and most answers are right.
+    Reachability fails: UNSTABLE, or UNSETTLED where the answers stand and are right although the states never settle.
+    Input-dependence fails: INPUT_INDEPENDENT where most states stay put, whatever is recalled, else PATH_DEPENDENT.
+    Geometry alone fails: FRAGILE. Otherwise UNDECIDED.
+    """
+
+    STABLE_AND_ACCURATE = "stable and accurate"
+    STABLE = "stable"
+    INPUT_INDEPENDENT = "input-independent"
+    PATH_DEPENDENT = "path-dependent"
     FRAGILE = "fragile"
-    RESTLESS = "restless"
+    UNSETTLED = "never settles but keeps its answer"
     UNSTABLE = "unstable"
-    UNKNOWN = "unknown"
+    UNDECIDED = "undecided"
 
 
 @dataclass(frozen=True)
@@ -188,7 +194,7 @@ def judge(
 def judge_reachability(
     numbers: Mapping[str, float | None], reason: str, thresholds: Mapping[str, Threshold] = THRESHOLDS
 ) -> Axis:
-    """Return axis 1, which states alone decide: answers that stand beside them tell restless from unstable."""
+    """Return axis 1, which states alone decide; answers that stand only tell unsettled from unstable."""
     states = {measure: value for measure, value in numbers.items() if measure != ANSWERS_STAND}
     return replace(judge("reachability", states, reason, thresholds), numbers=dict(numbers))
 
@@ -218,12 +224,11 @@ def verdict(
     easy_accuracy: float | None,
     thresholds: Mapping[str, Threshold] = THRESHOLDS,
 ) -> Verdict:
-    """Return the verdict that the axes add up to (framework, verdict).
+    """Return the verdict that the axes add up to (see ``Verdict``).
 
-    A state that never arrives is restless, not unstable, where its answers stand and are known to be right: an orbit may
-    also settle on answers that are wrong.
-
-    An axis that is borderline does not hold and does not fail: where one decides, the verdict is unknown.
+    A loop whose states never arrive is unsettled, not unstable, only where its answers stand and are known to be right: an
+    orbit may also settle on wrong answers. An axis that is borderline neither holds nor fails: where one decides, the
+    verdict is undecided.
 
     Args:
         reachability: axis 1.
@@ -235,18 +240,18 @@ def verdict(
     accurate = thresholds["easy accuracy"].status(easy_accuracy) is Status.HOLDS
     if reachability.status is Status.FAILS:
         stands = thresholds[ANSWERS_STAND].status(reachability.numbers.get(ANSWERS_STAND)) is Status.HOLDS
-        return Verdict.RESTLESS if stands and accurate else Verdict.UNSTABLE
+        return Verdict.UNSETTLED if stands and accurate else Verdict.UNSTABLE
     if reachability.status is not Status.HOLDS:
-        return Verdict.UNKNOWN
+        return Verdict.UNDECIDED
     if input_dependence.status is Status.FAILS:
-        return Verdict.SHARED_ANSWER if is_shared(input_dependence, thresholds) else Verdict.PATH_DEPENDENT
+        return Verdict.INPUT_INDEPENDENT if is_shared(input_dependence, thresholds) else Verdict.PATH_DEPENDENT
     if input_dependence.status is not Status.HOLDS:
-        return Verdict.UNKNOWN
+        return Verdict.UNDECIDED
     if geometry.status is Status.FAILS:
         return Verdict.FRAGILE
     if geometry.status is not Status.HOLDS:
-        return Verdict.UNKNOWN
-    return Verdict.EXTRAPOLATES if accurate else Verdict.KEEPS_ITS_ANSWER
+        return Verdict.UNDECIDED
+    return Verdict.STABLE_AND_ACCURATE if accurate else Verdict.STABLE
 
 
 def is_provisional(*axes: Axis, easy_accuracy: float | None) -> bool:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from loopscope.errors import LoopscopeError
 from loopscope.files import append_line, drop_cut_line, numbered_lines
 from loopscope.schema import misfit
+from loopscope.stability import Examination
 
 FORMER = ("forecast", "signals")
 """Entries of records that earlier versions wrote. They are ignored, so that a study begun then can be continued."""
@@ -37,6 +39,15 @@ class Record:
     evaluation: dict[str, Any] | None = None
     examination: dict[str, Any] | None = None
     machines: list[str] = field(default_factory=list)
+
+    @cached_property
+    def exam(self) -> Examination | None:
+        """The examination as typed values, or None where there is none.
+
+        Raises:
+            LoopscopeError: it is damaged, or of a schema that is not read any more.
+        """
+        return None if self.examination is None else Examination.from_dict(self.examination)
 
 
 @dataclass(frozen=True)

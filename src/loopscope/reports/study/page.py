@@ -31,7 +31,6 @@ from loopscope.reports.study.figures import accuracy_panels, orbit_panels, radiu
 from loopscope.reports.study.interactive import explore
 from loopscope.reports.study.table import RADIUS_NOTE, split_names, study_table
 from loopscope.shipped import MODELS
-from loopscope.stability import Examination
 from loopscope.studies import Record, StudyFolder, StudyPlan
 from loopscope.studies.machine import processor
 from loopscope.training.run_folder import RunFolder
@@ -43,7 +42,7 @@ CAPTIONS = {
     "residual": "How much one iteration still changes the state, and how large the state is. A residual that falls to the "
     "floor is a fixed point; one that falls slowly while the norm grows is a drift.",
     "radius": "Spectral radius of the step's Jacobian at the last state, against the accuracy that is left at the last "
-    "iteration; one mark per run. Open marks: the state there is no fixed point, so that the radius says less.",
+    "iteration; one mark per run. Open marks: the state had not arrived at a fixed point, so the radius says less.",
 }
 SEEDS = " Thin lines: each seed; thick: their median."
 
@@ -186,9 +185,9 @@ def write_report(plan: StudyPlan, folder: StudyFolder, records: Mapping[str, Rec
     finished = [record for record in rows if record.status == "finished"]
     figures = _figures(plan, make_folder(folder.path / "figures"), finished)
     for record in finished:
-        if record.examination is not None:
+        if record.exam is not None:
             own = make_folder(folder.run(record.run).path) / "report.html"
-            write_examination(own, Examination.from_dict(record.examination), record.run)
+            write_examination(own, record.exam, record.run)
     parts = [
         f"<h1>{text(plan.title)}</h1><p>{text(headline(finished))}</p>",
         note(_counts(plan, rows)),

@@ -1,8 +1,8 @@
 """Following orbits and judging whether they arrive: the pass that every other quantity of the framework stands on.
 
 An orbit is followed once. Each step gives the relative residual r = ||f(z) - z|| / max(||z||, ||f(z)||, tiny) per
-example, where tiny is `ZERO` of the norm of the first state, so that an orbit that dies out arrives at zero. An example has **arrived**
-when r is within the tolerance, a contraction rate q fitted to the last steps is below one beyond its error, and the
+example, where tiny is `ZERO` of the norm of the first state, so that an orbit that dies out arrives at zero. An example has
+**arrived** when r is within the tolerance, a contraction rate q fitted to the last steps is below one beyond its error, and the
 distance that this leaves to go, r / (1 - q), is within ten tolerances (framework, axis 1). The last condition is what
 refuses a drift, whose residual falls as 1/t and whose q creeps up to one. A residual at the rounding floor has arrived
 whatever its rate.
