@@ -6,6 +6,7 @@ import io
 import math
 import re
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,16 @@ def test_a_problem_has_one_answer_alone_or_among_others(iterations) -> None:
     alone = answer_of(shipped, problem, last, 1e-4)
     assert (among.line, among.right, among.iterations) == (alone.line, alone.right, alone.iterations)
     assert among.unsure == pytest.approx(alone.unsure, rel=0.05, abs=1e-6)
+
+
+def test_an_unsettled_answer_is_that_of_the_last_iteration_not_of_the_smallest_residual() -> None:
+    problem = BITS.text.read("1101000111010110001101010111000111")
+    shown = list(frames(BITS, problem, 1e-4, 40))
+    residuals = [frame.residual for frame in shown]
+    assert any(later > earlier for earlier, later in pairwise(residuals))
+    for frame in shown:
+        (answer,) = answer_all(BITS, [problem], 1e-4, frame.iteration)
+        assert answer == answer_of(BITS, problem, frame, 1e-4)
 
 
 def test_too_few_iterations_are_not_settled_and_wrong() -> None:
