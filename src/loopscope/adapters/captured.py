@@ -23,7 +23,6 @@ from loopscope.adapters.paths import (
     map_with_path,
     tensors_by_path,
     with_leaves,
-    worded,
 )
 from loopscope.adapters.plan import Plan
 from loopscope.adapters.proof import PROVEN_ITERATIONS, Proof, prove
@@ -32,7 +31,7 @@ from loopscope.adapters.running import Run
 from loopscope.adapters.tape import Place
 from loopscope.contexts import random_state_kept
 from loopscope.errors import LoopscopeError
-from loopscope.trees import Context, Tree, batch_size, device_of
+from loopscope.trees import HALF, Context, Tree, batch_size, device_of
 
 PADDING = "attention_mask"
 """The input that says which tokens are real."""
@@ -64,6 +63,11 @@ class CapturedLoop(nn.Module, ABC):
         that it ends with.
         """
         return self.plan.stretch
+
+    @property
+    def in_half_precision(self) -> bool:
+        """Whether the model keeps its state in half precision; the loop shows it in float32."""
+        return self.plan.half
 
     def encode(self, inputs: Tree) -> Tree:
         """Return what stays the same over iterations: what the calls before the loop made of the inputs."""
@@ -124,7 +128,13 @@ class CapturedLoop(nn.Module, ABC):
         for part, value in zip(plan.state, self.values_of(state, recalled), strict=True):
             spot = part.made_in(plan.shortest - 1)
             script.setdefault(spot.place, Act()).give[spot.path] = value
-        return _full(self._play(_inputs(recalled), script).output)
+        player = self._play(_inputs(recalled), script)
+        if player.places.stretch != plan.shortest:
+            raise LoopscopeError(
+                f"{plan.ends.name} is called another number of times when its values change: the number of iterations depends on the "
+                "data; give run=lambda model, inputs: ... that runs a fixed number"
+            )
+        return _full(player.output)
 
     def prove(self, inputs: Tree) -> Proof:
         """Return a proof that this loop is the model, on other inputs or once more.
@@ -230,7 +240,7 @@ class DirectLoop(CapturedLoop):
         def argument(path: Path, leaf: Any) -> Any:
             if path in put:
                 return put[path]
-            return known[_argument(path)].to(leaf.like.dtype) if isinstance(leaf, Blank) else leaf
+            return known[plan.ends.argument(path)].to(leaf.like.dtype) if isinstance(leaf, Blank) else leaf
 
         args, kwargs = map_with_path(argument, recalled["kept"].values["arguments"])
         with WholeGradients() if self._hides() else nullcontext():
@@ -286,7 +296,7 @@ class _Sorted:
             if not isinstance(leaf, Tensor) or not any(grows):
                 return leaf
             if path not in state:
-                self._keep(_argument(path), leaf, counts=True)
+                self._keep(self.plan.ends.argument(path), leaf, counts=True)
             return Blank.of(leaf, grows, self.batch)
 
         return map_with_path(sort, tree)
@@ -295,13 +305,9 @@ class _Sorted:
         (self.numbers if counts and leaf.is_floating_point() else self.aside)[name] = _full(leaf)
 
 
-def _argument(path: Path) -> str:
-    return f"argument {worded(path[1:])}"
-
-
 def _full(tensor: Tensor) -> Tensor:
     """Return a tensor in at least single precision: norms and residuals in half precision would say little."""
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+    return tensor.float() if tensor.dtype in HALF else tensor
 
 
 def _inputs(recalled: Tree) -> Tree:

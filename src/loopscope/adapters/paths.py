@@ -84,6 +84,12 @@ def with_leaves(tree: Tree, replaced: Mapping[Path, Any]) -> Tree:
     return map_with_path(lambda path, leaf: replaced.get(path, leaf), tree) if replaced else tree
 
 
+def join_words(name: str, path: Path) -> str:
+    """Return what is at a path of something that has a name: "carry", ("z", 0) is carry.z[0]."""
+    inner = worded(path)
+    return f"{name}{'' if not inner or inner.startswith('[') else '.'}{inner}"
+
+
 def worded(path: Path) -> str:
     """Return a path as one would write it: (0, "hidden") is [0].hidden."""
     words = "".join(f".{key}" if isinstance(key, str) else f"[{key}]" for key in path)
