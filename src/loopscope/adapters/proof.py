@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from loopscope.adapters.padding import at_real_tokens, padded, padding_mask, shortened
 from loopscope.adapters.recording import seeded
 from loopscope.errors import LoopscopeError
 from loopscope.jacobian import Jacobian, in_precision, random_vectors, step_jacobian
@@ -31,8 +31,6 @@ HALF_DERIVATIVE_TOLERANCE = 0.1
 """The same for a model that computes in half precision."""
 CHANGES, LARGE_CHANGES = (0.03, 0.01, 0.003, 0.001, 3e-4, 1e-4), (1.0, 0.5, 0.2, 0.1)
 """Finite changes of a state relative to its norm; rounding spoils the small ones, curvature the large ones."""
-PADDING = 2
-"""Tokens of padding that are added."""
 
 Own = Callable[[Tree, int], Tensor]
 """The model's own forward: (inputs, iterations) -> logits."""
@@ -127,13 +125,13 @@ class _Prover:
 
     def forward(self) -> Check:
         errors, allowed = [0.0], TOLERANCE
-        for inputs in (self.inputs, self.turned, *self._masked()):
+        for inputs in (self.inputs, self.turned, *shortened(self.inputs)):
             for count in self.iterations:
                 with torch.no_grad():
                     with seeded(inputs, 0):
                         wanted = self.own(inputs, count)
                     found = self._run(inputs, count)
-                errors.append(relative_gap(*_at_real_tokens(found, wanted, _mask_among(inputs))))
+                errors.append(relative_gap(*at_real_tokens(found, wanted, padding_mask(inputs))))
                 allowed = tolerance_for([wanted])
         return Check(
             name="forward",
@@ -209,14 +207,14 @@ class _Prover:
             "padding does not matter to real tokens",
             "pass the mask on to all that attends or mixes tokens (attention_mask among the inputs)",
         )
-        if _mask_among(self.inputs) is None:
-            return Check("padding", claim, None, ALONE_TOLERANCE, "the inputs have no attention_mask")
+        if padding_mask(self.inputs) is None:
+            return Check("padding", claim, None, ALONE_TOLERANCE, "the inputs have no mask")
         errors = [0.0]
         with torch.no_grad():
-            for shorter in (self.inputs, *self._masked()):
-                mask = _mask_among(shorter)
-                plain, padded = (self._logits(inputs) for inputs in (shorter, _padded(shorter)))
-                errors.append(relative_gap(*_at_real_tokens(padded[:, : plain.shape[1]], plain, mask)))
+            for shorter in (self.inputs, *shortened(self.inputs)):
+                mask = padding_mask(shorter)
+                plain, longer = (self._logits(inputs) for inputs in (shorter, padded(shorter)))
+                errors.append(relative_gap(*at_real_tokens(longer[:, : plain.shape[1]], plain, mask)))
         return Check("padding", claim, max(errors), max(ALONE_TOLERANCE, tolerance_for([plain])), remedy)
 
     def readout(self) -> Check:
@@ -263,58 +261,11 @@ class _Prover:
             return self.loop, state, recalled
         return in_precision(self.loop, state, recalled, torch.float32)
 
-    def _masked(self) -> list[Tree]:
-        """Return the inputs with the last token of every other example marked as padding, where they have a mask."""
-        mask = _mask_among(self.inputs)
-        if mask is None or mask.shape[1] < 2:
-            return []
-        shorter = mask.clone()
-        shorter[::2, -1] = 0
-        return [{**self.inputs, MASK: shorter}]
-
-
-MASK = "attention_mask"
-"""The input that says which tokens are real."""
-
-
-def _mask_among(inputs: Tree) -> Tensor | None:
-    mask = inputs.get(MASK) if isinstance(inputs, Mapping) else None
-    return mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
-
-
-def _padded(inputs: Mapping[str, Any]) -> Tree:
-    """Return inputs with tokens of padding behind the others, and with other tokens where there is padding already."""
-    mask = inputs[MASK]
-    real, length = mask > 0, mask.shape[1]
-
-    def pad(name: str, leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor) or leaf.ndim < 2 or leaf.shape[:2] != mask.shape:
-            return leaf
-        if name == MASK:
-            return torch.cat([leaf, torch.zeros_like(leaf[:, :1]).expand(-1, PADDING)], dim=1)
-        fill = leaf[:, :1]
-        leaf = where_token(real, leaf, fill.expand_as(leaf))
-        return torch.cat([leaf, *[fill] * PADDING], dim=1)
-
-    del length
-    return {name: pad(name, leaf) for name, leaf in inputs.items()}
-
 
 def _difference(jacobian: Jacobian, change: Tensor) -> Tensor:
     with torch.no_grad():
         ahead, behind = (jacobian.function(jacobian.point + sign * change, jacobian.context) for sign in (1, -1))
     return ahead - behind
-
-
-def where_token(real: Tensor, leaf: Tensor, otherwise: Tensor) -> Tensor:
-    """Return ``leaf`` at real tokens, ``otherwise`` at padding."""
-    return torch.where(real.view(*real.shape, *[1] * (leaf.ndim - 2)), leaf, otherwise)
-
-
-def _at_real_tokens(one: Tensor, other: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    if mask is None or one.shape[:2] != mask.shape or other.shape[:2] != mask.shape:
-        return one, other
-    return one[mask > 0], other[mask > 0]
 
 
 def _versions(loop: Loop) -> list[int]:
