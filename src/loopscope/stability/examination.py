@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -202,4 +203,4 @@ WRITERS: dict[str, Callable[[Path, Examination], None]] = {
     ".json": lambda path, examination: write_json(path, examination.to_dict()),
     ".html": _write_page,
 }
-"""How ``save`` writes each kind of file. """
+"""How ``save`` writes each kind of file."""
