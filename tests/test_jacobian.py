@@ -166,7 +166,7 @@ def test_step_that_ignores_the_state_has_zero_jacobian() -> None:
 @pytest.mark.parametrize(
     ("step", "state", "message"),
     [
-        (lambda z, e: z, (torch.ones(2, 3), torch.ones(2, dtype=torch.long)), "counter"),
+        (lambda z, e: (z[0], z[1] + 1), (torch.ones(2, 3), torch.ones(2, dtype=torch.long)), "counter"),
         (lambda z, e: z.detach() * 2, torch.ones(2, 3), "no gradient"),
         (lambda z, e: TRAINABLE(z.detach()) + e, torch.ones(2, 3), "no gradient"),
         (lambda z, e: z[:, :2], torch.ones(2, 3), "same structure"),

@@ -62,7 +62,7 @@ class Prepared:
 def prepare(loop: Loop, inputs: Tree, *, seed: int = 0, start: Tree | None = None) -> Prepared:
     """Encode the inputs, make the first states, and refuse what cannot be measured; every verb begins with this.
 
-    The caller has switched off gradients and autocast, and put the loop in eval mode. Costs six evaluations of the step with
+    The caller has switched off gradients and autocast, and put the loop in eval mode. Costs five evaluations of the step with
     at most two examples, two of ``start`` and one of ``read``.
 
     Args:
@@ -143,6 +143,7 @@ def check_states(loop: Loop, state: Tree, recalled: Tree) -> Bool[Tensor, "batch
     check_start(state, batch)
     if not batch:
         raise LoopscopeError("the batch is empty: expected at least one example")
+    check_real(state)
     if not floating_leaves(state):
         raise LoopscopeError(
             f"the state has no floating tensor ({_outline(state, _precision)}): expected at least one, such as an embedding"
@@ -213,11 +214,7 @@ def state_dtype(state: Tree) -> torch.dtype:
         >>> state_dtype({"z": torch.zeros(2, 3), "steps": torch.zeros(2, dtype=torch.long)})
         torch.float32
     """
-    if any(leaf.is_complex() for leaf in leaves(state)):
-        raise LoopscopeError(
-            "expected a state of real numbers, got complex ones: keep their real and imaginary parts (torch.view_as_real, "
-            "and torch.view_as_complex inside the step)"
-        )
+    check_real(state)
     types = {leaf.dtype for leaf in floating_leaves(state)}
     if not types or not types <= {torch.float32, torch.float64}:
         raise LoopscopeError(
@@ -225,6 +222,19 @@ def state_dtype(state: Tree) -> torch.dtype:
             "convert the model with .float() (or .double()) first"
         )
     return torch.float64 if types == {torch.float64} else torch.float32
+
+
+def check_real(state: Tree) -> None:
+    """Refuse complex states.
+
+    Raises:
+        LoopscopeError: the state has a complex tensor.
+    """
+    if any(leaf.is_complex() for leaf in leaves(state)):
+        raise LoopscopeError(
+            "expected a state of real numbers, got complex ones: keep their real and imaginary parts (torch.view_as_real, "
+            "and torch.view_as_complex inside the step)"
+        )
 
 
 def check_start(state: Tree, batch: int) -> None:
@@ -288,7 +298,7 @@ def check_read(logits: Any, batch: int) -> None:
     """
     expected = f"expected a tensor of shape ({batch}, ..., outputs)"
     if not isinstance(logits, Tensor):
-        raise LoopscopeError(f"read returned {_outline(logits, _shape)}, {expected}")
+        raise LoopscopeError(f"read returned {type(logits).__name__}, {expected}")
     shape = f"a tensor of shape {tuple(logits.shape)}"
     if logits.ndim < 2 or len(logits) != batch:
         raise LoopscopeError(f"read returned {shape}, {expected}")
@@ -406,22 +416,29 @@ def check_step(loop: Loop, state: Tree, recalled: Tree) -> Tree:
                     f"the step writes over the {what} that it is given (an operation in place, such as add_): it must return "
                     "a new one"
                 )
-        for kind, word in ((_shape, "of shape"), (_precision, "in")):
-            taken, returned = (_outline(tree, kind) for tree in (before, first))
-            if taken != returned:
-                raise LoopscopeError(
-                    f"step turned a state {word} {taken} into {returned}: it must return what it takes, a state of the same "
-                    "structure, shapes and precision, and start must too"
-                )
-        try:
-            with seeded(1, device):
-                second = loop.step(state, recalled)
-            if _repeats(first, second):
-                return first
-            with seeded(0, device):
-                third = loop.step(state, recalled)
-        except Exception as error:
-            raise LoopscopeError(f"the step fails when it is called again ({_said(error)}): {_REMEMBERS}") from error
+        _check_repeats(loop, state, recalled, first)
+    for kind, word in ((_shape, "of shape"), (_precision, "in")):
+        taken, returned = (_outline(tree, kind) for tree in (before, first))
+        if taken != returned:
+            raise LoopscopeError(
+                f"step turned a state {word} {taken} into {returned}: it must return what it takes, a state of the same "
+                "structure, shapes and precision, and start must too"
+            )
+    return first
+
+
+def _check_repeats(loop: Loop, state: Tree, recalled: Tree, first: Tree) -> None:
+    """Refuse a step that does not return ``first`` again: a random one, or one that remembers earlier calls."""
+    device = device_of(state)
+    try:
+        with seeded(1, device):
+            second = loop.step(state, recalled)
+        if _repeats(first, second):
+            return
+        with seeded(0, device):
+            third = loop.step(state, recalled)
+    except Exception as error:
+        raise LoopscopeError(f"the step fails when it is called again ({_said(error)}): {_REMEMBERS}") from error
     if _repeats(first, third):
         raise LoopscopeError(
             "the step is random: two evaluations from one state differ; call .eval() on the model (FunctionLoop does so with "
@@ -431,8 +448,8 @@ def check_step(loop: Loop, state: Tree, recalled: Tree) -> Tree:
 
 
 _REMEMBERS = (
-    "it remembers earlier calls (a counter or a cache outside the state); carry what changes in the state, and switch caches off "
-    "(use_cache=False)"
+    "it remembers earlier calls (a counter, a cache or a random generator outside the state); carry what changes in the state, "
+    "and switch caches off (use_cache=False)"
 )
 
 
@@ -501,8 +518,11 @@ def _precision(leaf: Tensor) -> Any:
 
 
 def _same(one: Tree, other: Tree) -> bool:
-    pairs = zip(leaves(one), leaves(other), strict=True)
-    return all(a.shape == b.shape and torch.allclose(a, b, rtol=0, atol=0, equal_nan=True) for a, b in pairs)
+    first, second = leaves(one), leaves(other)
+    pairs = zip(first, second, strict=False)
+    return len(first) == len(second) and all(
+        a.shape == b.shape and torch.allclose(a, b, rtol=0, atol=0, equal_nan=True) for a, b in pairs
+    )
 
 
 def _repeats(one: Tree, other: Tree) -> bool:

@@ -23,7 +23,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from loopscope.checks import check_states, check_step
 from loopscope.errors import LoopscopeError
-from loopscope.loop import Loop, mask_of
+from loopscope.loop import FunctionLoop, Loop, mask_of, modules_of
 from loopscope.trees import (
     Tree,
     detached,
@@ -231,7 +231,8 @@ def random_vectors(batch: int, size: int, like: Tensor, generator: torch.Generat
 def in_precision(loop: Loop, state: Tree, recalled: Tree, dtype: torch.dtype) -> tuple[Loop, Tree, Tree]:
     """Return the loop and its tensors in another floating precision; the originals stay as they are.
 
-    A module is copied with its parameters; for other loops the step must accept tensors of ``dtype``.
+    A loop that is a module is copied. A ``FunctionLoop`` runs with converted weights of the modules that it names; its
+    functions must otherwise accept tensors of ``dtype``.
     """
 
     def cast(leaf: Tree) -> Tree:
@@ -239,7 +240,33 @@ def in_precision(loop: Loop, state: Tree, recalled: Tree, dtype: torch.dtype) ->
 
     if isinstance(loop, torch.nn.Module):
         loop = copy.deepcopy(loop).to(dtype)
+    elif isinstance(loop, FunctionLoop) and modules_of(loop):
+        loop = _with_converted_weights(loop, dtype)
     return loop, tree_map(cast, state), tree_map(cast, recalled)
+
+
+class _Call(torch.nn.Module):
+    """A function that uses some modules, as a module of its own."""
+
+    def __init__(self, modules: list[torch.nn.Module]) -> None:
+        super().__init__()
+        self.parts = torch.nn.ModuleList(modules)
+
+    def forward(self, function: Callable[..., Tree], *arguments: Tree) -> Tree:
+        return function(*arguments)
+
+
+def _with_converted_weights(loop: FunctionLoop, dtype: torch.dtype) -> FunctionLoop:
+    call = _Call(modules_of(loop))
+    tensors = {
+        name: tensor.detach().to(dtype) if tensor.is_floating_point() else tensor
+        for name, tensor in (*call.named_parameters(), *call.named_buffers())
+    }
+
+    def converted(function: Callable[..., Tree]) -> Callable[..., Tree]:
+        return lambda *arguments: torch.func.functional_call(call, tensors, (function, *arguments))
+
+    return replace(loop, encode=converted(loop.encode), step=converted(loop.step))
 
 
 def step_jacobian(
@@ -271,7 +298,16 @@ def step_jacobian(
             loop, state, recalled = in_precision(loop, state, recalled, dtype)
     # One example tells all that is checked here, at a fraction of the price.
     one = select(state, slice(0, 1))
-    if has_clock(one, check_step(loop, one, select(recalled, slice(0, 1)))):
+    try:
+        after = check_step(loop, one, select(recalled, slice(0, 1)))
+    except RuntimeError as error:
+        if dtype is None:
+            raise
+        raise LoopscopeError(
+            f"the step does not run in {str(dtype).removeprefix('torch.')} ({str(error)[:160]}): name the model that it uses, "
+            "FunctionLoop(..., module=model), so that its weights are converted"
+        ) from error
+    if has_clock(one, after):
         raise LoopscopeError(
             "a step changes a part of the state that is not floating (a counter), so the loop depends on time and has no "
             "single Jacobian; use residuals and orbits, or move the counter out of the state"

@@ -67,12 +67,16 @@ class Loop(Protocol):
 def readout(loop: Loop, state: Tree, recalled: Tree) -> Tensor:
     """Return a loop's prediction, giving its ``read`` the recalled input where that asks for it.
 
+    Logits in half precision are returned in float32.
+
     Args:
         loop: the loop.
         state: a state of it.
         recalled: what ``loop.encode`` returned for the same examples.
     """
-    return loop.read(state, recalled) if _takes_recalled(loop.read) else loop.read(state)
+    logits = loop.read(state, recalled) if _takes_recalled(loop.read) else loop.read(state)
+    half = isinstance(logits, Tensor) and logits.dtype in (torch.float16, torch.bfloat16)
+    return logits.float() if half else logits
 
 
 def first_state(loop: Loop, recalled: Tree, seed: int = 0) -> Tree:

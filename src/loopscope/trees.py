@@ -23,6 +23,9 @@ from loopscope.errors import LoopscopeError
 Tree = Any
 """A tensor, or a nest of mappings, lists, tuples and dataclasses of tensors, batch first."""
 
+HALF = (torch.float16, torch.bfloat16)
+"""Precisions in which norms and residuals would say little."""
+
 _PLAIN = (Number, str, type(None))
 """Leaves that are context."""
 

@@ -113,8 +113,8 @@ def test_steps_computed_stay_near_the_steps_needed(solver):
     watched = from_zero(counting)
     found = ls.solve(watched, inputs, solver=SOLVERS[solver], tolerance=1e-8, max_iterations=2000)
     needed = int(found.iterations.sum())
-    # The first two are of one example, and tell whether the step is random; the next three, whether it mixes examples.
-    assert (evaluated[:5], found.steps_computed) == ([1, 1, 2, 2, 1], sum(evaluated[5:]))
+    # The first five try the step on two examples: twice at z_0, twice at z_1, and with one of them alone.
+    assert (evaluated[:5], found.steps_computed) == ([2, 2, 2, 2, 1], sum(evaluated[5:]))
     assert needed <= found.steps_computed <= OVERHEAD * needed
     assert found.plain_steps == 0
     # Whole-batch stopping would have cost more.

@@ -72,6 +72,7 @@ def callee(model: nn.Module, name: str) -> Callee:
 @contextmanager
 def replaced(callee: Callee, function: Callable[..., Any]) -> Iterator[None]:
     """Have ``function`` called in a submodule's or a method's place."""
+    function.__wrapped__ = callee.function  # type: ignore[attr-defined]  # inspect.signature is to see the original's
     attributes = callee.owner.__dict__
     own = attributes.get(callee.attribute)
     attributes[callee.attribute] = function

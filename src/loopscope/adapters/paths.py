@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from loopscope.errors import LoopscopeError
 from loopscope.trees import Tree, children, with_children
 
 Path = tuple[Any, ...]
@@ -37,6 +38,27 @@ class Blank:
     def filled(self, batch: int) -> Tensor:
         """Return zeros of this form for a batch."""
         return self.like.expand([size * batch if g else size for size, g in zip(self.sizes, self.grows, strict=True)])
+
+    def by_example(self, tensor: Tensor, name: str) -> Tensor:
+        """Return the tensor with one row for each example.
+
+        Raises:
+            LoopscopeError: not one dimension grows with the batch.
+        """
+        if sum(self.grows) != 1:
+            raise LoopscopeError(
+                f"{name} has shape {tuple(tensor.shape)}, expected one dimension that grows with the number of examples"
+            )
+        at = self.grows.index(True)
+        return (
+            tensor.unflatten(at, (-1, self.sizes[at])).movedim(at, 0) if self.sizes[at] > 1 else tensor.movedim(at, 0)
+        )
+
+    def restored(self, rows: Tensor) -> Tensor:
+        """Return what `by_example` was given, in its own precision."""
+        at = self.grows.index(True)
+        moved = rows.movedim(0, at).to(self.like.dtype)
+        return moved.flatten(at, at + 1) if self.sizes[at] > 1 else moved
 
 
 @dataclass(frozen=True)
@@ -82,6 +104,12 @@ def map_with_path(function: Callable[[Path, Any], Any], tree: Tree, path: Path =
 def with_leaves(tree: Tree, replaced: Mapping[Path, Any]) -> Tree:
     """Return a nest in which the leaves at some paths are replaced."""
     return map_with_path(lambda path, leaf: replaced.get(path, leaf), tree) if replaced else tree
+
+
+def join_words(name: str, path: Path) -> str:
+    """Return what is at a path of something that has a name: "carry", ("z", 0) is carry.z[0]."""
+    inner = worded(path)
+    return f"{name}{'' if not inner or inner.startswith('[') else '.'}{inner}"
 
 
 def worded(path: Path) -> str:

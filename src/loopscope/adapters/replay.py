@@ -9,9 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from loopscope.adapters.calls import Handler, operation_name
-from loopscope.adapters.gradients import GRAD_MODE
 from loopscope.adapters.paths import Blank, Echo, Path, map_with_path, tensors_by_path, with_leaves
-from loopscope.adapters.tape import Ends, Place, Places
+from loopscope.adapters.tape import Ends, Place, Places, makes_tensors
 
 
 class Stopped(BaseException):
@@ -62,17 +61,20 @@ class Player(Handler):
 
     def call(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Answer a call as the script says."""
+        self.names.append(name)
         returned = self._act(self.places.of_call(name), function, args, kwargs)
         self.places.returned(name)
         return returned
 
     def operation(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Answer an operation as the script says."""
-        return self._act(self.places.of_operation(operation_name(function)), function, args, dict(kwargs))
+        place = self.places.of_operation(operation_name(function))
+        returned = self._act(place, function, args, dict(kwargs))
+        if makes_tensors(place.name, returned):
+            self.names.append(place.name)
+        return returned
 
     def _act(self, place: Place, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if place.name != GRAD_MODE:
-            self.names.append(place.name)
         act = self.script.get(place)
         if act is None:
             return function(*args, **kwargs)

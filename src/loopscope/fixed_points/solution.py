@@ -178,7 +178,7 @@ def solve(
     Raises:
         LoopscopeError: an option is out of bounds, or `loopscope.checks.prepare` or
             `loopscope.fixed_points.halting.run_solver` refuses the loop, such as one whose step is random or mixes examples.
-            These checks take six further steps of two examples, which ``steps_computed`` leaves out, as it does those that
+            These checks take five further steps of two examples, which ``steps_computed`` leaves out, as it does those that
             measure the noise floor.
 
     Example:

@@ -119,6 +119,16 @@ class ChoiceTask(Protocol):
         """Return the tokens that are chosen, in rising order."""
 
 
+@runtime_checkable
+class ShowsAChoice(Protocol):
+    """A task that shows people the best of several legal answers, such as a move, and not what each token reads."""
+
+    def shown(
+        self, logits: Float[Tensor, "batch tokens 1"], answers: Int[Tensor, "batch columns"]
+    ) -> tuple[Bool[Tensor, "batch"], Float[Tensor, "batch"]]:
+        """Return whether the best legal answer is right, and one minus its probability among the legal ones."""
+
+
 def answers_of(task: Task) -> Callable[[Tensor], Tensor] | None:
     """Return how a readout is read as answers that can be told apart; None where it is by each token's largest output."""
     return task.chosen if isinstance(task, ChoiceTask) else None

@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from scipy.special import stdtrit
 from torch import Tensor
 
-from loopscope.errors import LoopscopeError
+from loopscope.errors import check_count_or_zero
 from loopscope.jacobian import step_jacobian
 from loopscope.loop import Loop, is_time_dependent, mask_of
 from loopscope.stability.orbits.arrival import SLACK, line, ratio, rounding_floor
@@ -297,8 +297,7 @@ def classify(
     Raises:
         LoopscopeError: a negative window.
     """
-    if window < 0:
-        raise LoopscopeError(f"expected a window of 0 or more further iterations, got {window}")
+    check_count_or_zero(window=window)
     evidence = _Evidence(trajectory)
     evidence.read_history(trajectory)
     rows = evidence.open()

@@ -57,11 +57,12 @@ def reachability(trajectory: Trajectory, orbits: Orbits) -> ReachabilityResult:
 def readout_broken_at(trajectory: Trajectory) -> Int[Tensor, "batch"]:
     """Return the iteration at which a number of the readout first turned NaN or infinite; 0 where none did.
 
-    A readout that is NaN at the first state is broken from the first iteration on.
+    A readout that is NaN at the first state is broken from the first iteration on, and that of a state that diverges from
+    the iteration at which its norm overflows.
     """
     broken = trajectory.broken | ~trajectory.answered
     first = broken.int().argmax(0) + 1
-    return torch.where(broken.any(0), first, 0)
+    return torch.where(broken.any(0), first, torch.where(trajectory.diverged, trajectory.iterations, 0))
 
 
 def answers(trajectory: Trajectory) -> AnswerResult:

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from loopscope.errors import LoopscopeError
+from loopscope.errors import LoopscopeError, check_count, check_seed, check_tolerance
 from loopscope.gmres import gmres as solve
 from loopscope.gmres import identity_minus, identity_minus_transpose, orthogonalize, unit
 from loopscope.jacobian import Jacobian, input_jacobian, random_vectors, step_jacobian
@@ -209,8 +209,11 @@ def power_norms(
     Raises:
         LoopscopeError: as ``singular_value``.
     """
-    if not powers or min(powers) < 1 or products < 1:
-        raise LoopscopeError(f"expected powers >= 1 and products >= 1, got powers={powers}, products={products}")
+    if not powers:
+        raise LoopscopeError("powers is empty, expected at least one power of J")
+    for power in powers:
+        check_count(powers=power)
+    check_count(products=products)
     jacobian = step_jacobian(loop, state, recalled, dtype=dtype)
     found = [
         _largest(_power_map(jacobian, k), tolerance, max(2, products // k), seed + index, starts=1)
@@ -289,8 +292,9 @@ def _largest(operator: _Map, tolerance: float, max_steps: int, seed: int, starts
     Right vectors V are taken in turn: A V = U M with M upper triangular, and what A^T U holds beyond V joins the queue
     of right vectors. One start may hardly meet the largest singular vector, and settle at the next.
     """
-    if not 0 < tolerance < 1 or max_steps < 1:
-        raise LoopscopeError(f"expected 0 < tolerance < 1 and max_steps >= 1, got {tolerance} and {max_steps}")
+    check_tolerance(tolerance)
+    check_count(max_steps=max_steps)
+    check_seed(seed)
     batch, like = operator.like.shape[0], operator.like
     eps = torch.finfo(like.dtype).eps
     value, error, worst = (torch.zeros(batch, dtype=torch.float64) for _ in range(3))

@@ -210,6 +210,19 @@ class Chess:
         best, rival = (totals.masked_fill(~side, float("-inf")).amax(1) for side in (moves.right, ~moves.right))
         return {LEGAL_MOVE_RULE: best > rival}
 
+    def shown(
+        self, logits: Float[Tensor, "batch 64 1"], answers: Int[Tensor, "batch columns"]
+    ) -> tuple[Bool[Tensor, "batch"], Float[Tensor, "batch"]]:
+        """Return whether the legal move that is shown is accepted, and one minus its probability among the legal moves.
+
+        The move shown has the highest sum of its two squares' scores. The sums are logits of a softmax over legal moves.
+        """
+        moves = Answers.unpack(answers)
+        totals = moves.totals(logits.squeeze(-1).double())
+        best = totals.argmax(1, keepdim=True)
+        others = totals.softmax(1).scatter(1, best, 0.0).sum(1)
+        return moves.right.gather(1, best).squeeze(1), others
+
 
 def _split(puzzles: Puzzles, rows: np.ndarray) -> Split:
     """Return the puzzles of some rows as a split."""
