@@ -200,9 +200,19 @@ def test_a_step_that_recalls_nothing_has_no_derivative_in_its_inputs() -> None:
         input_jacobian(cut, inputs, loop.encode(inputs), inputs)
 
 
-def test_input_without_floating_leaf_is_refused() -> None:
-    with pytest.raises(LoopscopeError, match="floating"):
-        input_jacobian(loop_of(lambda z, e: z), torch.ones(2, 3), torch.ones(2, 3, dtype=torch.long))
+def test_input_without_floating_leaf_is_refused_and_the_leaves_that_could_serve_are_named() -> None:
+    ids = torch.ones(2, 3, dtype=torch.long)
+    with pytest.raises(
+        LoopscopeError, match=r"recalled \(int64\); let encode return the embedded input, such as embed\(ids\)"
+    ):
+        input_jacobian(loop_of(lambda z, e: z), torch.ones(2, 3), ids)
+    bias = torch.tensor([[0.0, -1e9]] * 2)
+    recalled, said = (
+        {"ids": ids, "bias": bias},
+        r"recalled\['ids'\] \(int64\), recalled\['bias'\] \(mask in float32\), inputs",
+    )
+    with pytest.raises(LoopscopeError, match=said):
+        input_jacobian(loop_of(lambda z, e: z), torch.ones(2, 3), recalled, ids)
 
 
 def linear_jacobian(matrices: Tensor) -> Jacobian:

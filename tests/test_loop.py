@@ -13,9 +13,12 @@ from loopscope.loop import FunctionLoop, Loop, first_state, is_time_dependent, i
 from loopscope.trees import (
     batch_size,
     flatten,
+    floating_leaves,
     has_clock,
     join,
     leaves,
+    masks_aside,
+    masks_back,
     norms,
     scaled_norm,
     select,
@@ -200,6 +203,28 @@ def test_scaled_norms_are_bit_for_bit_those_of_ordinary_numbers():
     expected = torch.tensor([0.0, torch.inf, torch.nan, 1e-45, 2**0.5 * 2e38])
     torch.testing.assert_close(scaled_norm(odd), expected, equal_nan=True)
     assert scaled_norm(torch.zeros(3, 0)).tolist() == [0, 0, 0]
+
+
+def test_masks_are_put_aside_and_come_back():
+    embedded = torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
+    tree = {
+        "e": embedded,
+        "additive": torch.tensor([[0.0, -1e4], [0.0, 0.0]]),
+        "zeros": torch.zeros(2, 5),
+        "flags": torch.tensor([[1.0, 0.0], [1.0, 1.0]]),
+        "ids": torch.arange(2),
+    }
+    aside = masks_aside(tree)
+    assert torch.equal(flatten(aside), torch.cat([embedded, tree["flags"]], 1)), "ones and zeros may be inputs"
+    back = masks_back(unflatten(2 * flatten(select(aside, slice(1, 2))), select(aside, slice(1, 2))))
+    assert torch.equal(back["e"], 2 * embedded[1:])
+    assert torch.equal(back["additive"], tree["additive"][1:])
+    assert back.keys() == tree.keys()
+    assert flatten(masks_aside({"zeros": torch.zeros(2, 3), "ids": tree["ids"]})).shape == (2, 3), (
+        "there is nothing else"
+    )
+    for other in (torch.tensor([[0.0, -1e4], [-2e4, 0.0]]), torch.tensor([[0.0, -9.0]]), torch.tensor([[1.0, -1e4]])):
+        assert len(floating_leaves(masks_aside({"x": other}))) == 1, "two numbers, a small one, or beside ones"
 
 
 def test_select_join_and_where_work_example_by_example():

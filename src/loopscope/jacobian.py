@@ -26,10 +26,13 @@ from loopscope.errors import LoopscopeError
 from loopscope.loop import FunctionLoop, Loop, mask_of, modules_of
 from loopscope.trees import (
     Tree,
+    children,
     detached,
     flatten,
     floating_leaves,
     has_clock,
+    masks_aside,
+    masks_back,
     real_numbers,
     scaled_norm,
     select,
@@ -336,11 +339,12 @@ def input_jacobian(
 ) -> Jacobian:
     """Return df/dx at ``state``, per example; ``path`` says what x is.
 
-    x is the floating leaves of ``inputs``, taken through ``encode``, where there are such leaves and ``encode`` is
-    differentiable in them; else it is the floating leaves of ``recalled``.
+    x is the floating leaves of ``inputs``, taken through ``encode``, if there are any and ``encode`` is differentiable in
+    them; else it is the floating leaves of ``recalled``. Masks are left out of both (see `loopscope.trees.masks_aside`). The
+    context holds x as a tree, under "x".
 
     Raises:
-        LoopscopeError: neither ``inputs`` nor ``recalled`` has a floating leaf.
+        LoopscopeError: neither ``inputs`` nor ``recalled`` has such a leaf, which are named; or the gradient is cut.
     """
     with torch.inference_mode(False):
         state, recalled, inputs = detached(state), detached(recalled), detached(inputs)
@@ -352,41 +356,68 @@ def input_jacobian(
     def value_of(recalled: Tree, state: Tree, mask: Tensor | None, dtype: torch.dtype) -> Tensor:
         return flatten(loop.step(state, recalled), mask).to(dtype)
 
+    def moved(point: Tensor, context: Tree, mask: Tensor | None) -> Tree:
+        return masks_back(unflatten(_placed(point, context["x"], mask), context["x"]))
+
     def through_encode(point: Tensor, context: Tree) -> Tensor:
-        state, recalled, inputs = context["state"], context["recalled"], context["inputs"]
-        mask = mask_of(loop, recalled)
+        mask = mask_of(loop, context["recalled"])
         with _plain(point):
-            encoded = loop.encode(unflatten(_placed(point, inputs, mask), inputs))
-            return value_of(encoded, state, mask, point.dtype)
+            return value_of(loop.encode(moved(point, context, mask)), context["state"], mask, point.dtype)
 
     def encoded(point: Tensor, context: Tree) -> Tensor:
         mask = mask_of(loop, context["recalled"])
         with _plain(point):
-            recalled = loop.encode(unflatten(_placed(point, context["inputs"], mask), context["inputs"]))
+            recalled = loop.encode(moved(point, context, mask))
             return flatten(recalled) if floating_leaves(recalled) else torch.zeros_like(point)
 
     def at_recalled(point: Tensor, context: Tree) -> Tensor:
-        state, recalled = context["state"], context["recalled"]
-        mask = mask_of(loop, recalled)
+        mask = mask_of(loop, context["recalled"])
         with _plain(point):
-            return value_of(unflatten(_placed(point, recalled, mask), recalled), state, mask, point.dtype)
+            return value_of(moved(point, context, mask), context["state"], mask, point.dtype)
 
-    if inputs is not None and floating_leaves(inputs):
-        context = {"state": state, "recalled": recalled, "inputs": inputs}
-        jacobian = Jacobian(through_encode, _point(inputs), context, THROUGH_ENCODE)
+    x = masks_aside(inputs)
+    if floating_leaves(x):
+        context = {"state": state, "recalled": recalled, "x": x}
+        jacobian = Jacobian(through_encode, _point(x), context, THROUGH_ENCODE)
         if jacobian.depends:
             return jacobian
-        if Jacobian(encoded, _point(inputs), context).depends:
+        if Jacobian(encoded, _point(x), context).depends:
             _refuse_undifferentiable(jacobian, "the step", "the input")
             return jacobian
-    if not floating_leaves(recalled):
-        raise LoopscopeError(
-            "neither the inputs nor the recalled input has a floating tensor, so there is no derivative in the input; "
-            "let encode return the embedded input"
-        )
-    jacobian = Jacobian(at_recalled, _point(recalled), {"state": state, "recalled": recalled}, AT_RECALLED)
+    x = masks_aside(recalled)
+    if not floating_leaves(x):
+        raise LoopscopeError(_no_floating_input(inputs, recalled))
+    jacobian = Jacobian(at_recalled, _point(x), {"state": state, "recalled": recalled, "x": x}, AT_RECALLED)
     _refuse_undifferentiable(jacobian, "the step", "the recalled input")
     return jacobian
+
+
+def _no_floating_input(inputs: Tree, recalled: Tree) -> str:
+    """Return why there is no derivative in the input, naming the leaves that could serve once they are embedded."""
+    kinds = [
+        f"{name} ({kind})"
+        for tree, root in ((recalled, "recalled"), (inputs, "inputs"))
+        for name, kind in _kinds(tree, root)
+    ]
+    said = ", ".join(kinds[:_NAMED]) + (", ..." if len(kinds) > _NAMED else "")
+    return (
+        f"the inputs and the recalled input have no floating tensor but masks, so that there is no derivative in the input: {said}; "
+        "let encode return the embedded input, such as embed(ids), and not the ids"
+    )
+
+
+_NAMED = 6
+"""Leaves that a message names at most."""
+
+
+def _kinds(tree: Tree, name: str) -> Iterator[tuple[str, str]]:
+    """Yield the path and the kind of each tensor of a tree."""
+    if isinstance(tree, Tensor):
+        mask = "mask in " if tree.is_floating_point() else ""
+        yield name, f"{mask}{str(tree.dtype).removeprefix('torch.')}"
+        return
+    for key, part in (children(tree) or {}).items():
+        yield from _kinds(part, f"{name}[{key!r}]")
 
 
 @contextmanager

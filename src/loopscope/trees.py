@@ -173,6 +173,47 @@ def batch_size(tree: Tree) -> int:
     return int(sizes.pop())  # type: ignore[arg-type]
 
 
+LARGE_NEGATIVE = -100.0
+"""Numbers up to this one, added to attention scores, let nothing pass: exp(-100) is zero in float32."""
+
+
+class _Aside(Context):
+    """A leaf that `masks_aside` has put aside."""
+
+
+def masks_aside(tree: Tree) -> Tree:
+    """Return a tree whose floating masks are context, so that they have neither norms nor derivatives.
+
+    A floating leaf is a mask if it holds zeros and one number of -100 or less, as those that are added to attention scores do:
+    such a number stands for "not at all", and its size says nothing. Leaves of zeros are put aside as well, since they have no
+    size that a change could be relative to, unless there is nothing else.
+
+    Example:
+        >>> bias = torch.tensor([[0.0, -1e9], [0.0, 0.0]])
+        >>> [leaf.shape for leaf in floating_leaves(masks_aside({"e": torch.ones(2, 3), "bias": bias}))]
+        [torch.Size([2, 3])]
+    """
+    numbers = [leaf for leaf in floating_leaves(tree) if not _is_mask(leaf)]
+    aside = [leaf for leaf in floating_leaves(tree) if _is_mask(leaf)]
+    if any(bool((leaf != 0).any()) for leaf in numbers):
+        aside += [leaf for leaf in numbers if not bool((leaf != 0).any())]
+    chosen = {id(leaf) for leaf in aside}
+    return _map(lambda leaf: _Aside(leaf, batched=True) if id(leaf) in chosen else leaf, (tree,), lambda context: False)
+
+
+def masks_back(tree: Tree) -> Tree:
+    """Return a tree with the leaves that `masks_aside` has put aside in their places."""
+    if isinstance(tree, _Aside):
+        return tree.values
+    parts = None if isinstance(tree, Context) else children(tree)
+    return tree if parts is None else with_children(tree, {key: masks_back(part) for key, part in parts.items()})
+
+
+def _is_mask(leaf: Tensor) -> bool:
+    others = leaf.detach()[leaf.detach() != 0]
+    return bool(others.numel()) and float(others.max()) <= LARGE_NEGATIVE and bool((others == others.max()).all())
+
+
 def select(tree: Tree, rows: Tensor | slice) -> Tree:
     """Return the examples of a tree at ``rows`` (indices, a boolean mask or a slice of the batch)."""
     return _by_example(lambda leaf: leaf[rows], tree)

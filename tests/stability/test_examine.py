@@ -95,17 +95,30 @@ def test_without_recall_the_answer_is_input_independent():
     assert exam.verdict is ls.Verdict.INPUT_INDEPENDENT
     assert exam.input_dependence.distinct.common[-1] == 1
     assert exam.axes[1].numbers == {"fraction moved": 0.0, "fraction shared": 1.0}
-    assert "stay where they are" in exam.axes[1].reason
+    assert "share their fixed point" in exam.axes[1].reason
     assert "recall" in exam.advice
 
 
-def test_a_loop_that_memorizes_its_start_is_input_independent_however_many_points_there_are():
-    """Its points are the integers plus a half: the start chooses among them, what is recalled does not."""
-    rounding = loop_of(lambda z, e: 0.5 * (z + torch.floor(z) + 0.5), start=torch.clone)
-    exam = quick(rounding, torch.arange(12.0)[:, None] + 0.3)
-    assert exam.verdict is ls.Verdict.INPUT_INDEPENDENT
-    assert exam.input_dependence.swaps.recall["stayed"] == 8
-    assert exam.input_dependence.distinct.own[-1] == 8
+ROUNDING = loop_of(lambda z, e: 0.5 * (z + torch.floor(z) + 0.5), start=torch.clone)
+"""Its fixed points are the integers plus a half: the start chooses among them, what is recalled does not."""
+
+
+@pytest.mark.parametrize(
+    ("loop", "inputs", "points"),
+    [
+        (ROUNDING, torch.arange(12.0)[:, None] + 0.3, 8),
+        (loop_of(lambda z, e: z.clone(), start=torch.clone), INPUTS, 8),
+        (loop_of(lambda z, e: torch.tanh(2 * z), start=torch.clone), INPUTS, 3),
+        (loop_of(lambda z, e: torch.tanh(2 * z), start=torch.clone), INPUTS[:, :1], 2),
+    ],
+    ids=["rounding", "identity", "wells", "two wells"],
+)
+def test_a_loop_whose_start_alone_decides_is_path_dependent(loop, inputs, points):
+    exam = quick(loop, inputs)
+    assert exam.input_dependence.distinct.common[-1] == 1
+    assert exam.input_dependence.distinct.own[-1] == points
+    assert exam.axes[1].numbers["fraction shared"] <= 0.5
+    assert exam.verdict is ls.Verdict.PATH_DEPENDENT
 
 
 WELLS = loop_of(lambda z, e: torch.stack([torch.tanh(3 * z[:, 0]), 0.5 * z[:, 1] + e[:, 1]], 1), start=torch.clone)
