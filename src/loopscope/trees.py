@@ -322,7 +322,9 @@ def token_norms(state: Tree, mask: Tensor | None = None) -> Float[Tensor, "batch
     ]
     if len({part.shape[1] for part in tokens}) > 1:
         return torch.cat([scaled_norm(part, -1) for part in tokens], dim=1)
-    scale = torch.stack([binary_scale(part, -1) for part in tokens]).amax(0)
+    largest = [torch.linalg.vector_norm(part, ord=torch.inf, dim=-1, keepdim=True) for part in tokens]
+    # One scale for all parts, of the largest number in any: that of a part that is zero would be 1.
+    scale = binary_scale(torch.cat(largest, dim=-1), -1)
     squares = torch.stack([(part / scale).square().sum(-1) for part in tokens]).sum(0)
     return squares.sqrt() * scale.squeeze(-1)
 
