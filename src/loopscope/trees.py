@@ -105,6 +105,8 @@ def _map(function: Callable[..., Any], trees: tuple[Tree, ...], enter: Callable[
 
 def tree_map(function: Callable[..., Any], *trees: Tree) -> Tree:
     """Apply ``function`` tensor by tensor over trees of the same structure; other leaves are those of the first."""
+    if isinstance(trees[0], Tensor):
+        return function(*trees)
     return _map(function, trees, lambda context: True)
 
 
@@ -134,6 +136,8 @@ def _leaves(tree: Tree, enter: Callable[[Context], bool]) -> Iterator[Any]:
 
 def leaves(tree: Tree) -> list[Tensor]:
     """Return the batch-first tensors of a tree, in a fixed order."""
+    if isinstance(tree, Tensor):
+        return [tree]
     return [leaf for leaf in _leaves(tree, lambda context: context.batched) if isinstance(leaf, Tensor)]
 
 
