@@ -481,6 +481,30 @@ def test_tolerances_are_numbers(verb):
         ls.examine(loop_of(), INPUTS, iterations=True)
 
 
+TASK = ls.PrefixSums(train_bits=6, test_bits=(6,), strings=20, test_strings=12)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"start": lambda e: e[:3]}, "got 3 states for 4 inputs"),
+        ({"read": lambda z: z[:, :, :0]}, "which has no outputs"),
+        ({"read": lambda z: (z, z)}, "read returned tuple"),
+        ({"padding": lambda e: e[:, :, 0] > 9}, "is false everywhere"),
+        ({"step": lambda z, e: z / 2 + e - z.mean(0)}, "the step mixes examples"),
+        ({"step": lambda z, e: z / 2 + e + torch.rand_like(z)}, "the step is random"),
+    ],
+)
+def test_evaluation_refuses_what_the_other_verbs_refuse(changed, said, unchecked):
+    pair = {"read": lambda z: torch.cat([z, -z], -1)}
+    config = ls.EvaluationConfig(iterations=3, examples=12, until_settled=True)
+    ls.evaluate(loop_of(**pair), TASK, config)
+    with pytest.raises(LoopscopeError, match=said):
+        ls.evaluate(loop_of(**{**pair, **changed}), TASK, config)
+    with pytest.raises(LoopscopeError, match="got NoneType, which lacks encode"):
+        ls.evaluate(None, TASK, config)
+
+
 def test_prepare_states_takes_no_step_and_keeps_the_graph_of_what_is_recalled():
     def step(state, recalled):
         raise AssertionError("no step")

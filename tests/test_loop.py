@@ -338,3 +338,10 @@ def test_every_verb_reads_with_the_recalled_input():
     assert torch.equal(ls.solve(loop, inputs).output, inputs)
     assert ls.forecast(loop, inputs, targets).points[-1].right == 1
     assert ls.examine(loop, inputs, targets, effort="quick").curves.accuracy[-1] == 1
+
+
+def test_a_part_that_is_zero_does_not_hide_a_tiny_one():
+    """Squares of 3e-30 vanish in float32, in the unit of the other part too."""
+    state = {"zero": torch.zeros(2, 3, 4), "tiny": torch.full((2, 3, 4), 3e-30)}
+    torch.testing.assert_close(token_norms(state), torch.full((2, 3), 6e-30), rtol=1e-6, atol=0)
+    torch.testing.assert_close(norms(state), torch.full((2,), 6e-30 * 3**0.5), rtol=1e-6, atol=0)

@@ -77,9 +77,9 @@ def check_count(**values: int) -> None:
         LoopscopeError: naming the first such value.
 
     Example:
-        >>> check_count(max_iterations=1.5)
+        >>> check_count(max_iterations=0)
         Traceback (most recent call last):
-        loopscope.errors.LoopscopeError: max_iterations is 1.5, expected a whole number above 0
+        loopscope.errors.LoopscopeError: max_iterations is 0, expected a whole number above 0
     """
     for name, value in values.items():
         number = _as_whole_number(value)

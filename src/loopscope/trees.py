@@ -105,6 +105,8 @@ def _map(function: Callable[..., Any], trees: tuple[Tree, ...], enter: Callable[
 
 def tree_map(function: Callable[..., Any], *trees: Tree) -> Tree:
     """Apply ``function`` tensor by tensor over trees of the same structure; other leaves are those of the first."""
+    if isinstance(trees[0], Tensor):
+        return function(*trees)
     return _map(function, trees, lambda context: True)
 
 
@@ -134,6 +136,8 @@ def _leaves(tree: Tree, enter: Callable[[Context], bool]) -> Iterator[Any]:
 
 def leaves(tree: Tree) -> list[Tensor]:
     """Return the batch-first tensors of a tree, in a fixed order."""
+    if isinstance(tree, Tensor):
+        return [tree]
     return [leaf for leaf in _leaves(tree, lambda context: context.batched) if isinstance(leaf, Tensor)]
 
 
@@ -322,7 +326,9 @@ def token_norms(state: Tree, mask: Tensor | None = None) -> Float[Tensor, "batch
     ]
     if len({part.shape[1] for part in tokens}) > 1:
         return torch.cat([scaled_norm(part, -1) for part in tokens], dim=1)
-    scale = torch.stack([binary_scale(part, -1) for part in tokens]).amax(0)
+    largest = [torch.linalg.vector_norm(part, ord=torch.inf, dim=-1, keepdim=True) for part in tokens]
+    # One scale for all parts, of the largest number in any: that of a part that is zero would be 1.
+    scale = binary_scale(torch.cat(largest, dim=-1), -1)
     squares = torch.stack([(part / scale).square().sum(-1) for part in tokens]).sum(0)
     return squares.sqrt() * scale.squeeze(-1)
 

@@ -114,7 +114,7 @@ def test_confidence_in_a_move_is_the_probability_of_its_two_squares() -> None:
 def made(right: list[bool], residual: list[float]) -> Evidence:
     values = np.array(residual)
     flags = np.array(right)
-    return Evidence(flags, values <= 1e-4, values, values, values, values, values, flags, values)
+    return Evidence(flags, values <= 1e-4, values, values, values, values, values, flags, values, flags, values)
 
 
 def test_a_split_is_counted_by_arrival() -> None:

@@ -122,7 +122,7 @@ def test_a_part_that_rounds_more_coarsely_counts_by_its_share():
 
 
 @pytest.mark.parametrize("sharpness", [1.0, 10.0, 100.0])
-def test_sharp_but_smooth_steps_are_no_rounding(sharpness):
+def test_sharp_but_smooth_steps_are_not_taken_for_rounding(sharpness):
     inputs = torch.randn(4, 64, generator=generator(), dtype=F64)
     found = measure_noise_floor(
         loop_of(lambda z, e: torch.tanh(sharpness * z) + torch.sin(sharpness * e)), inputs, inputs
@@ -130,7 +130,7 @@ def test_sharp_but_smooth_steps_are_no_rounding(sharpness):
     assert found.noise < 1e-14
 
 
-def test_jumps_and_kinks_are_no_rounding():
+def test_jumps_and_kinks_are_not_taken_for_rounding():
     inputs = torch.randn(4, 64, 8, generator=generator())
     experts = torch.randn(4, 8, 8, generator=generator(1))
 

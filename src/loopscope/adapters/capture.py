@@ -96,7 +96,8 @@ def capture(
         try:
             check_reproduces(loop, flow, recordings.main, inputs)
         except LoopscopeError as error:
-            reasons.append(str(error))
+            if not narrow:  # what the call alone lacks, its surroundings may have
+                reasons.append(str(error))
         else:
             loop.prove(inputs)
             return loop
@@ -156,4 +157,5 @@ def _attempts(
                 plan = make_plan(flow, recordings, ends, aligned=aligned, told=told)
                 yield (DirectLoop if narrow else RerunLoop)(model, plan, run), flow
         except LoopscopeError as error:
-            reasons.append(str(error))
+            if not narrow:  # what the call alone lacks, its surroundings may have
+                reasons.append(str(error))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 from jaxtyping import Bool
@@ -18,9 +18,7 @@ from loopscope.adapters.gradients import WholeGradients
 from loopscope.adapters.padding import padding_mask
 from loopscope.adapters.paths import (
     Blank,
-    Path,
     leaves_by_path,
-    map_with_path,
     tensors_by_path,
     with_leaves,
 )
@@ -87,7 +85,7 @@ class CapturedLoop(nn.Module, ABC):
         ]
         return {
             "recalled": sorted_out.numbers,
-            "aside": Context({"inputs": inputs, **sorted_out.aside}, batched=True),
+            "aside": Context({"inputs": inputs, "tensors": sorted_out.aside}, batched=True),
             "kept": Context({"calls": calls, "arguments": arguments, "state": forms}, batched=False),
         }
 
@@ -179,7 +177,7 @@ class CapturedLoop(nn.Module, ABC):
 
     def _given(self, recalled: Tree, needed: frozenset[Spot]) -> dict[Place, Act]:
         """Return acts that answer the calls before the loop from what is recalled."""
-        known = {**recalled["recalled"], **recalled["aside"].values}
+        known = _by_name(recalled)
         calls, script = recalled["kept"].values["calls"], {}
         for place in self.plan.before:
             blanks = dict(leaves_by_path(calls[place]))
@@ -241,17 +239,19 @@ class DirectLoop(CapturedLoop):
         plan = self.plan
         values = self.values_of(state, recalled)
         put = {spot.path: value for part, value in zip(plan.state, values, strict=True) for spot in part.used}
-        known = {**recalled["recalled"], **recalled["aside"].values}
-
-        def argument(path: Path, leaf: Any) -> Any:
-            if path in put:
-                return put[path]
-            return leaf.restored(known[plan.ends.argument(path)]) if isinstance(leaf, Blank) else leaf
-
-        args, kwargs = map_with_path(argument, recalled["kept"].values["arguments"])
+        known, arguments = _by_name(recalled), recalled["kept"].values["arguments"]
+        for path, leaf in leaves_by_path(arguments):
+            if path not in put and isinstance(leaf, Blank):
+                put[path] = leaf.restored(known[plan.ends.argument(path)])
+        args, kwargs = with_leaves(arguments, put)
         with WholeGradients() if self._hides() else nullcontext():
             made = tensors_by_path(callee(self.model, plan.ends.name).function(*args, **kwargs))
         return self.state_of([made[part.made.path] for part in plan.state])
+
+
+def _by_name(recalled: Tree) -> dict[str, Tensor]:
+    """Return every tensor that follows the examples, by its name."""
+    return {**recalled["recalled"], **recalled["aside"].values["tensors"]}
 
 
 def _inputs(recalled: Tree) -> Tree:

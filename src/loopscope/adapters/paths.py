@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,18 +72,21 @@ class Echo:
     path: Path
 
 
-def _parts(tree: Tree) -> dict[Any, Any] | None:
-    return None if isinstance(tree, (Blank, Echo)) else children(tree)
+_LEAVES = (Tensor, Blank, Echo, int, float, str, type(None))
 
 
-def leaves_by_path(tree: Tree, path: Path = ()) -> Iterator[tuple[Path, Any]]:
-    """Yield each leaf of a nest with its path, in a fixed order."""
-    parts = _parts(tree)
-    if parts is None:
-        yield path, tree
-        return
-    for key, part in parts.items():
-        yield from leaves_by_path(part, (*path, key))
+def leaves_by_path(tree: Tree) -> list[tuple[Path, Any]]:
+    """Return each leaf of a nest with its path, in a fixed order."""
+    found: list[tuple[Path, Any]] = []
+    waiting: list[tuple[Path, Any]] = [((), tree)]
+    while waiting:
+        path, part = waiting.pop()
+        parts = None if isinstance(part, _LEAVES) else children(part)
+        if parts is None:
+            found.append((path, part))
+        else:
+            waiting += [((*path, key), inner) for key, inner in reversed(parts.items())]
+    return found
 
 
 def tensors_by_path(tree: Tree) -> dict[Path, Tensor]:
@@ -91,19 +94,18 @@ def tensors_by_path(tree: Tree) -> dict[Path, Tensor]:
     return {path: leaf for path, leaf in leaves_by_path(tree) if isinstance(leaf, Tensor)}
 
 
-def map_with_path(function: Callable[[Path, Any], Any], tree: Tree, path: Path = ()) -> Tree:
-    """Return a nest of the same containers with ``function(path, leaf)`` in each leaf's place."""
-    parts = _parts(tree)
-    if parts is None:
-        return function(path, tree)
-    mapped = {key: map_with_path(function, part, (*path, key)) for key, part in parts.items()}
-    # What holds nothing new stays the object that it is: others may hold it too.
-    return tree if all(mapped[key] is part for key, part in parts.items()) else with_children(tree, mapped)
-
-
 def with_leaves(tree: Tree, replaced: Mapping[Path, Any]) -> Tree:
-    """Return a nest in which the leaves at some paths are replaced."""
-    return map_with_path(lambda path, leaf: replaced.get(path, leaf), tree) if replaced else tree
+    """Return a nest in which the leaves at some paths are replaced; what holds none of them stays the object that it is."""
+    if not replaced:
+        return tree
+    if () in replaced:
+        return replaced[()]
+    parts = {} if isinstance(tree, _LEAVES) else children(tree) or {}
+    inner: dict[Any, dict[Path, Any]] = {}
+    for (key, *rest), leaf in replaced.items():
+        if key in parts:
+            inner.setdefault(key, {})[tuple(rest)] = leaf
+    return with_children(tree, {**parts, **{key: with_leaves(parts[key], these) for key, these in inner.items()}})
 
 
 def join_words(name: str, path: Path) -> str:

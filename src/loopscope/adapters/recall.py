@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from torch import Tensor
 
 from loopscope.adapters.flow import Spot
-from loopscope.adapters.paths import Blank, Echo, Path, map_with_path, tensors_by_path
+from loopscope.adapters.paths import Blank, Echo, tensors_by_path, with_leaves
 from loopscope.adapters.plan import Plan
 from loopscope.adapters.tape import Place
 from loopscope.trees import HALF, Tree
@@ -37,35 +36,31 @@ class Sorted:
 
     def returned(self, place: Place, tree: Tree) -> Tree:
         """Sort what a call returned, and return its form."""
+        return with_leaves(
+            tree, {path: self._form(Spot(place, path), leaf) for path, leaf in tensors_by_path(tree).items()}
+        )
 
-        def sort(path: Path, leaf: Any) -> Any:
-            if not isinstance(leaf, Tensor):
-                return leaf
-            spot = Spot(place, path)
-            if spot in self.plan.echoes:
-                return Echo(self.plan.echoes[spot])
-            grows = self.plan.grows.get(spot, (False,) * leaf.ndim)
-            if spot in self.needed and not any(grows):
-                return leaf
-            if spot in self.needed:
-                self._keep(str(spot), leaf, grows, counts=spot in self.counted)
-            return Blank.of(leaf, grows, self.batch)
-
-        return map_with_path(sort, tree)
+    def _form(self, spot: Spot, leaf: Tensor) -> Tensor | Blank | Echo:
+        if spot in self.plan.echoes:
+            return Echo(self.plan.echoes[spot])
+        grows = self.plan.grows.get(spot, (False,) * leaf.ndim)
+        if spot in self.needed and not any(grows):
+            return leaf
+        if spot in self.needed:
+            self._keep(str(spot), leaf, grows, counts=spot in self.counted)
+        return Blank.of(leaf, grows, self.batch)
 
     def arguments(self, tree: Tree) -> Tree:
         """Sort the arguments of the call that is an iteration, and return their form."""
         state = {spot.path for part in self.plan.state for spot in part.used}
-
-        def sort(path: Path, leaf: Any) -> Any:
+        forms = {}
+        for path, leaf in tensors_by_path(tree).items():
             grows = self.plan.argument_grows.get(path, ())
-            if not isinstance(leaf, Tensor) or not any(grows):
-                return leaf
-            if path not in state:
-                self._keep(self.plan.ends.argument(path), leaf, grows, counts=True)
-            return Blank.of(leaf, grows, self.batch)
-
-        return map_with_path(sort, tree)
+            if any(grows):
+                forms[path] = Blank.of(leaf, grows, self.batch)
+                if path not in state:
+                    self._keep(self.plan.ends.argument(path), leaf, grows, counts=True)
+        return with_leaves(tree, forms)
 
     def _keep(self, name: str, leaf: Tensor, grows: tuple[bool, ...], *, counts: bool) -> None:
         kept = in_single_precision(Blank.of(leaf, grows, self.batch).by_example(leaf, name))

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from loopscope.adapters.calls import Handler, operation_name
+from loopscope.adapters.calls import Handler
 from loopscope.adapters.gradients import hides
 from loopscope.adapters.paths import Path, tensors_by_path, worded
 from loopscope.errors import LoopscopeError
@@ -202,11 +202,9 @@ class Recorder(Handler):
         self.tape.calls, self.tape.stretches = self.places.calls, self.places.stretch
         return returned
 
-    def operation(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    def operation(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Write an operation down."""
-        self.inside(function)
-        place = self.places.of_operation(operation_name(function))
-        return self._written_down(place, function, args, kwargs, is_call=False)
+        return self._written_down(self.places.of_operation(name), function, args, kwargs, is_call=False)
 
     def inside(self, function: Callable[..., Any]) -> None:
         """Notice what hides a part of an iteration from autograd."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from loopscope.errors import LoopscopeError, check_count
@@ -119,7 +119,7 @@ def _run(loop: Loop, recalled: Tree, start: Tree, solver: Solver, tolerance: flo
         point, value = flatten(state, mask), flatten(after, mask)
         _check_alike(point, value)
         now = relative_residual(point, value, smallest).cpu()
-        best.update(state, now, index)
+        best.update(state, now, index, going)
         halting = going & ((now <= tolerance) | ~now.isfinite() | (index == max_iterations))
         if bool(halting.any()):
             ended.put(rows, halting, state, now, index, best)
@@ -148,8 +148,9 @@ class _Best:
         self.residual = torch.full((len(smallest),), torch.inf, dtype=smallest.dtype)
         self.iteration = torch.ones(len(smallest), dtype=torch.long)
 
-    def update(self, state: Tree, residual: Float[Tensor, "active"], index: int) -> None:
-        better = residual < self.residual
+    def update(self, state: Tree, residual: Float[Tensor, "active"], index: int, going: Bool[Tensor, "active"]) -> None:
+        # Of an example that has halted, any state will do: it is not asked for again.
+        better = (residual < self.residual) | ~going
         self.residual = torch.where(better, residual, self.residual)
         self.iteration = torch.where(better, index, self.iteration)
         if bool(better.all()):

@@ -6,10 +6,10 @@ that: models compute norms, softmax or whole blocks in a lower precision than th
 The step is evaluated at seven states in a row, h apart in a random direction, and the sixth differences of its values are
 taken. What is smooth cancels as h^6, while rounding errors, which differ from one value to the next, remain (Hamming's
 difference table; More and Wild, "Estimating computational noise", 2011). h is reduced from a tenth of the state's size until
-the differences stop falling. Two things are told from rounding on the way:
+the differences stop falling. Two other things that are not smooth are distinguished from rounding:
 
-- a kink (ReLU), whose differences fall with h, if more slowly than those of a smooth function;
-- a jump (a hard choice such as argmax), which shows in few of the numbers, whereas rounding shows in most of them.
+- a kink (ReLU): its differences fall with h, if more slowly than those of a smooth function;
+- a jump (a hard choice such as argmax): it affects few of the numbers, whereas rounding affects most of them.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ SPACINGS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
 STILL_FALLING = 10.0
 """Differences that fall by this factor where the spacing falls tenfold are not noise yet: those of kinks fall by 30."""
 COMMON = 0.1
-"""Noise is shown by most numbers: the upper quartile of the differences is at least this fraction of their root mean square."""
+"""Rounding affects most numbers: the upper quartile of the differences is at least this fraction of their root mean square."""
 LARGEST_NOISE = 0.05
-"""Differences above this fraction of the value are no rounding, even in eight bits: the function varies faster than h."""
+"""Differences above this fraction of the value are not rounding, even in eight bits: the function varies faster than h."""
 EXAMPLES = 4
-"""Examples that are looked at."""
+"""Number of examples measured."""
 SAMPLES = 256
-"""Numbers of the state that are looked at, at least: small states are looked at in several directions."""
+"""Least count of numbers measured: small states are measured in several directions."""
 NUMBERS_AT_ONCE = 2**22
-"""Numbers of states that are stepped together."""
+"""Largest count of numbers that are stepped together."""
 RESIDUAL_PER_NOISE = 8.0
 """Residuals level off at up to this many times the error of one step. Measured: 1 to 5 on random loops of spectral radius up
 to 0.7, and up to 9 at 0.9."""

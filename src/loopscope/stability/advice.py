@@ -147,6 +147,11 @@ def _undefined(axes: tuple[Axis, Axis, Axis], reasons: Mapping[str, str]) -> lis
 
 
 def _undecided(axes: tuple[Axis, Axis, Axis], prediction: bool, reasons: Mapping[str, str]) -> str:
+    if (doubt := axes[2].doubt) is not None:
+        return (
+            f"No verdict: {doubt}. Part of the step is hidden from autograd (detach, torch.no_grad, a cache), so no number that "
+            "rests on gradients can be trusted; or the spectral radius was missed. Let gradients through the whole step."
+        )
     open_axes = [axis for axis in axes if axis.status is not Status.HOLDS]
     since = f"No verdict, since {' and '.join(f'{axis.name} is {axis.status.value}' for axis in open_axes)}"
     if undefined := _undefined(axes, reasons):

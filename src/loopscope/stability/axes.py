@@ -104,4 +104,20 @@ def _judge_geometry(spectrum: SpectrumResult | None, found: GeometryResult) -> A
     said = ", ".join(f"{name} {value:.3g}" for name, value in numbers.items() if value is not None)
     if not len(radii):
         said = f"no fixed point was reached at which it could be taken{f'; {said}' if said else ''}"
-    return judge_geometry(numbers, said)
+    doubt = None if spectrum is None else _doubt(spectrum)
+    return judge_geometry(numbers, said if doubt is None else f"{doubt}; {said}", doubt=doubt)
+
+
+def _doubt(spectrum: SpectrumResult) -> str | None:
+    """Return what contradicts the Jacobians, or None."""
+    rows, slower = len(spectrum.rows), [place for place, wrong in enumerate(spectrum.contradicted) if wrong]
+    if slower:
+        rate, radius = (middle([values[place] for place in slower]) for values in (spectrum.rate, spectrum.radius))
+        return (
+            f"{len(slower)} of {rows} orbits contract more slowly than the Jacobian allows ({rate:.3g} per iteration, "
+            f"spectral radius {radius:.3g})"
+        )
+    # A kink in the step can mislead a finite difference here and there, but not at most states.
+    if 2 * sum(spectrum.hidden) > rows:
+        return f"products with the Jacobian disagree with finite differences of the step at {sum(spectrum.hidden)} of {rows} states"
+    return None

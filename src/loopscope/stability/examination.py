@@ -25,7 +25,7 @@ from loopscope.stability.results import (
     SpectrumResult,
     middle,
 )
-from loopscope.stability.verdict import TESTED_ON, Axis, Verdict, fitted_on, priors_of
+from loopscope.stability.verdict import TESTED_ON, Axis, Status, Verdict, fitted_on, priors_of
 
 SCHEMA = 2
 """Version of the JSON. Version 1 is converted when it is read; others are refused."""
@@ -88,6 +88,15 @@ class Examination:
     seconds: dict[str, float]
     answers: AnswerResult | None = None
 
+    @property
+    def headline(self) -> str:
+        """The verdict, with the reason where it is undecided, in one line."""
+        if self.verdict is not Verdict.UNDECIDED:
+            return self.verdict.value
+        doubts = [axis.doubt for axis in self.axes if axis.doubt is not None]
+        open_axes = [f"{axis.name} is {axis.status.value}" for axis in self.axes if axis.status is not Status.HOLDS]
+        return f"{self.verdict.value}: {', '.join(doubts or open_axes)}"
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values, with the version of their schema (docs/reference/examination.md describes it)."""
         return {"schema": SCHEMA, **to_plain(self)}
@@ -108,7 +117,7 @@ class Examination:
         settings, reachability, lipschitz = self.settings, self.reachability, self.geometry.lipschitz
         accuracy = settings.accuracy
         lines = [
-            f"{self.verdict.value}{f' (provisional: {priors_of(self.axes)})' if self.provisional else ''}",
+            *_wrapped(f"{self.headline}{f' (provisional: {priors_of(self.axes)})' if self.provisional else ''}"),
             *([f"(tested on {TESTED_ON})"] if self.provisional else []),
             *_wrapped(self.advice),
             *(

@@ -171,6 +171,8 @@ class SpectrumResult:
         rate_error: half width of its 95% interval.
         contradicted: whether the orbit contracts more slowly than this Jacobian allows.
         others: further eigenvalues of the first row, as [real, imaginary]; empty with effort quick.
+        hidden: whether products with this Jacobian disagree with finite differences of the step: autograd does not see the
+            whole step.
     """
 
     rows: list[int]
@@ -184,6 +186,7 @@ class SpectrumResult:
     rate_error: Numbers
     contradicted: list[bool]
     others: list[Numbers]
+    hidden: list[bool] = field(default_factory=list)
 
     @property
     def radius_at_fixed_point(self) -> Numbers:

@@ -169,12 +169,15 @@ class Axis:
         status: what it says.
         numbers: the deciding numbers by their thresholds' names; None where one could not be computed.
         reason: one sentence.
+        doubt: why its numbers cannot be trusted, in one clause; the axis is then unknown and the verdict undecided. None
+            where nothing speaks against them.
     """
 
     name: str
     status: Status
     numbers: Mapping[str, float | None]
     reason: str
+    doubt: str | None = None
 
 
 def judge(
@@ -200,11 +203,16 @@ def judge_reachability(
 
 
 def judge_geometry(
-    numbers: Mapping[str, float | None], reason: str, thresholds: Mapping[str, Threshold] = THRESHOLDS
+    numbers: Mapping[str, float | None],
+    reason: str,
+    thresholds: Mapping[str, Threshold] = THRESHOLDS,
+    doubt: str | None = None,
 ) -> Axis:
-    """Return axis 3, which says nothing where no fixed point was reached at which a radius could be taken."""
+    """Return axis 3, which is unknown where no fixed point was reached for a radius, or where its numbers are in doubt."""
     axis = judge("geometry", numbers, reason, thresholds)
-    return axis if numbers["radius"] is not None else replace(axis, status=Status.UNKNOWN)
+    if numbers["radius"] is None or doubt is not None:
+        axis = replace(axis, status=Status.UNKNOWN)
+    return replace(axis, doubt=doubt)
 
 
 def is_shared(input_dependence: Axis, thresholds: Mapping[str, Threshold] = THRESHOLDS) -> bool:
@@ -227,7 +235,7 @@ def verdict(
 
     A loop whose states never arrive is unsettled, not unstable, only where its answers stand and are known to be right: an
     orbit may also settle on wrong answers. An axis that is borderline neither holds nor fails: where one decides, the
-    verdict is undecided.
+    verdict is undecided. So it is where numbers that decide are in doubt, unless states do not arrive anyway.
 
     Args:
         reachability: axis 1.
@@ -240,7 +248,7 @@ def verdict(
     if reachability.status is Status.FAILS:
         stands = thresholds[ANSWERS_STAND].status(reachability.numbers.get(ANSWERS_STAND)) is Status.HOLDS
         return Verdict.UNSETTLED if stands and accurate else Verdict.UNSTABLE
-    if reachability.status is not Status.HOLDS:
+    if reachability.status is not Status.HOLDS or geometry.doubt is not None:
         return Verdict.UNDECIDED
     if input_dependence.status is Status.FAILS:
         return Verdict.INPUT_INDEPENDENT if is_shared(input_dependence, thresholds) else Verdict.PATH_DEPENDENT

@@ -9,6 +9,7 @@ from loopscope.stability.parts.sample import Sample
 from loopscope.stability.results import Numbers, SpectrumResult
 from loopscope.stability.spectrum.contradiction import contradicted
 from loopscope.stability.spectrum.eigenvalues import spectral_radius, top_eigenvalues
+from loopscope.stability.spectrum.finite_difference import check_differences
 from loopscope.trees import select
 
 
@@ -31,6 +32,7 @@ def measure_spectrum(sample: Sample) -> SpectrumResult:
         rate_error=to_plain(trajectory.rate_error[rows]),
         contradicted=to_plain(wrong),
         others=_others(sample),
+        hidden=to_plain(check_differences(sample.loop, state, recalled, seed=seed).hidden),
     )
 
 
