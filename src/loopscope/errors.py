@@ -14,6 +14,10 @@ class LoopscopeError(Exception):
     """Bad input: the message is one line that says what was given, what was expected, and what to do."""
 
 
+class NotDefinedError(LoopscopeError):
+    """A quantity that the loop does not have, such as a derivative in token ids; nothing went wrong."""
+
+
 class LoopscopeWarning(UserWarning):
     """A result that is returned although it may not be what was asked for: the message says what is wrong with it."""
 

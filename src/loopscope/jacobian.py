@@ -22,7 +22,7 @@ from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from loopscope.checks import check_step
-from loopscope.errors import LoopscopeError
+from loopscope.errors import LoopscopeError, NotDefinedError
 from loopscope.loop import Loop, mask_of
 from loopscope.trees import (
     Tree,
@@ -31,6 +31,7 @@ from loopscope.trees import (
     flatten,
     floating_leaves,
     is_time_dependent,
+    leaves,
     real_numbers,
     scaled_norm,
     select,
@@ -305,7 +306,7 @@ def input_jacobian(
     differentiable in them; else it is the floating leaves of ``recalled``.
 
     Raises:
-        LoopscopeError: neither ``inputs`` nor ``recalled`` has a floating leaf.
+        NotDefinedError: neither ``inputs`` nor ``recalled`` has a floating leaf.
     """
     with torch.inference_mode(False):
         state, recalled, inputs = detached(state), detached(recalled), detached(inputs)
@@ -345,13 +346,19 @@ def input_jacobian(
             _refuse_undifferentiable(jacobian, "the step", "the input")
             return jacobian
     if not floating_leaves(recalled):
-        raise LoopscopeError(
-            "neither the inputs nor the recalled input has a floating tensor, so there is no derivative in the input; "
-            "let encode return the embedded input"
+        raise NotDefinedError(
+            f"there is no derivative in the input: the recalled input has no floating tensor, only {_kinds(recalled)}; let "
+            "encode return the embedded input"
         )
     jacobian = Jacobian(at_recalled, _point(recalled), {"state": state, "recalled": recalled}, AT_RECALLED)
     _refuse_undifferentiable(jacobian, "the step", "the recalled input")
     return jacobian
+
+
+def _kinds(tree: Tree) -> str:
+    """Return the types and shapes of a tree's tensors, in words."""
+    kinds = [f"{str(leaf.dtype).removeprefix('torch.')} of shape {tuple(leaf.shape)}" for leaf in leaves(tree)]
+    return ", ".join(dict.fromkeys(kinds)) or "nothing"
 
 
 @contextmanager
