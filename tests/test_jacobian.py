@@ -166,7 +166,7 @@ def test_step_that_ignores_the_state_has_zero_jacobian() -> None:
 @pytest.mark.parametrize(
     ("step", "state", "message"),
     [
-        (lambda z, e: z, (torch.ones(2, 3), torch.ones(2, dtype=torch.long)), "counter"),
+        (lambda z, e: (z[0], z[1] + 1), (torch.ones(2, 3), torch.ones(2, dtype=torch.long)), "counter"),
         (lambda z, e: z.detach() * 2, torch.ones(2, 3), "no gradient"),
         (lambda z, e: TRAINABLE(z.detach()) + e, torch.ones(2, 3), "no gradient"),
         (lambda z, e: z[:, :2], torch.ones(2, 3), "same structure"),
@@ -200,9 +200,19 @@ def test_a_step_that_recalls_nothing_has_no_derivative_in_its_inputs() -> None:
         input_jacobian(cut, inputs, loop.encode(inputs), inputs)
 
 
-def test_input_without_floating_leaf_is_refused() -> None:
-    with pytest.raises(LoopscopeError, match="floating"):
-        input_jacobian(loop_of(lambda z, e: z), torch.ones(2, 3), torch.ones(2, 3, dtype=torch.long))
+def test_input_without_floating_leaf_is_refused_and_the_leaves_that_could_serve_are_named() -> None:
+    ids = torch.ones(2, 3, dtype=torch.long)
+    with pytest.raises(
+        LoopscopeError, match=r"recalled \(int64\); let encode return the embedded input, such as embed\(ids\)"
+    ):
+        input_jacobian(loop_of(lambda z, e: z), torch.ones(2, 3), ids)
+    bias = torch.tensor([[0.0, -1e9]] * 2)
+    recalled, said = (
+        {"ids": ids, "bias": bias},
+        r"recalled\['ids'\] \(int64\), recalled\['bias'\] \(mask in float32\), inputs",
+    )
+    with pytest.raises(LoopscopeError, match=said):
+        input_jacobian(loop_of(lambda z, e: z), torch.ones(2, 3), recalled, ids)
 
 
 def linear_jacobian(matrices: Tensor) -> Jacobian:

@@ -54,7 +54,7 @@ def installed(tmp_path_factory):
 def test_a_users_own_model_is_examined_printed_and_saved(installed, tmp_path):
     program = without(EXTRAS) + EXAMINE.format(installed=str(installed))
     shown = run_python(program, cwd=tmp_path, path=str(installed))
-    assert "keeps its answer" in shown
+    assert shown.startswith("stable")
     assert json.loads((tmp_path / "exam.json").read_text())["verdict"] == "stable"
     assert (tmp_path / "exam.html").read_text().startswith("<!doctype html>")
 

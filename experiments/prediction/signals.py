@@ -208,16 +208,16 @@ def _after_leaps(loop: Loop, task: Task, split: Split, iterations: int, seed: in
     keeps its answers, else 0).
     """
     rule, answers = rule_of_split(task, split), answers_of(task)
-    said = forecast(loop, task.inputs(split.problems), rule, iterations, seed, answers)
-    last = said.points[-1]
+    found = forecast(loop, task.inputs(split.problems), rule, iterations, seed, answers)
+    last = found.points[-1]
     values = {
         LEAP: last.right,
-        LEAP_KEPT: said.kept,
+        LEAP_KEPT: found.kept,
         LEAP_ANSWER: last.same,
-        LEAP_COLLAPSE: said.collapse,
-        LEAP_KEEPS: float(said.keeps),
+        LEAP_COLLAPSE: found.collapse,
+        LEAP_KEEPS: float(found.keeps),
     }
-    return {name: _signal(value, said.seconds) for name, value in values.items()}
+    return {name: _signal(value, found.seconds) for name, value in values.items()}
 
 
 def _of_weights(loop: Loop) -> dict[str, Signal]:

@@ -37,7 +37,7 @@ def stages(run: RunFolder, config: ExaminationConfig | None) -> list[Stage]:
             the model is only trained and evaluated.
 
     Raises:
-        LoopscopeError: the easy split has too few problems, which is said here and not after hours of training.
+        LoopscopeError: the easy split has too few problems, which is reported before training.
     """
     usual = [train_stage(run), evaluate_stage(run)]
     if config is None or not is_looped(run):

@@ -81,9 +81,9 @@ def check_count(**values: int) -> None:
         LoopscopeError: naming the first such value.
 
     Example:
-        >>> check_count(max_iterations=1.5)
+        >>> check_count(max_iterations=0)
         Traceback (most recent call last):
-        loopscope.errors.LoopscopeError: max_iterations is 1.5, expected a whole number above 0
+        loopscope.errors.LoopscopeError: max_iterations is 0, expected a whole number above 0
     """
     for name, value in values.items():
         number = _as_whole_number(value)
@@ -125,7 +125,7 @@ def check_seed(seed: int) -> None:
 
 
 def check_tolerance(tolerance: float) -> None:
-    """Refuse a tolerance on relative residuals that is not a number above 0 and below 1.
+    """Refuse a tolerance on relative residuals that is not a number between 0 and 1: every state meets it, or none.
 
     Raises:
         LoopscopeError: naming the value.
@@ -133,11 +133,12 @@ def check_tolerance(tolerance: float) -> None:
     Example:
         >>> check_tolerance(1000)
         Traceback (most recent call last):
-        loopscope.errors.LoopscopeError: tolerance is 1000, expected a number above 0 and below 1, such as 1e-4
+        loopscope.errors.LoopscopeError: tolerance is 1000, expected a number between 0 and 1, such as 1e-4
     """
     number = _as_number(tolerance)
     if number is None or not 0 < number < 1:
-        raise LoopscopeError(f"tolerance is {_shown(tolerance)}, expected a number above 0 and below 1, such as 1e-4")
+        given = _shown(tolerance) if number is None else f"{number:g}"
+        raise LoopscopeError(f"tolerance is {given}, expected a number between 0 and 1, such as 1e-4")
 
 
 def _as_number(value: Any) -> float | None:

@@ -11,10 +11,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from loopscope.checks import check_dynamics, check_is_loop, check_read, check_states
 from loopscope.contexts import device_of_loop, eval_mode
 from loopscope.errors import check_positive
 from loopscope.fixed_points.residual import relative_residual, smallest_scale
-from loopscope.loop import Loop, mask_of, readout
+from loopscope.loop import Loop, first_state, readout
 from loopscope.tasks.task import Split, Task
 from loopscope.trees import flatten, select
 
@@ -341,6 +342,7 @@ def evaluate_split(
         config: iterations, examples, batch size, and whether examples leave early.
         on_iteration: called after each iteration of each batch, those that nothing is left to do in included.
     """
+    check_is_loop(loop)
     split = split.first(config.examples)
     device = device_of_loop(loop, split.problems.device)
     split = split.to(device)
@@ -371,8 +373,11 @@ def _run(
     """Run some examples of a split together and record what becomes of them; return the steps computed."""
     problems, answers = split.problems[rows], split.answers[rows]
     recalled = loop.encode(task.inputs(problems))
-    state = loop.start(recalled)
-    real = mask_of(loop, recalled)
+    state = first_state(loop, recalled)
+    real = check_states(loop, state, recalled)
+    check_read(readout(loop, state, recalled), len(rows))
+    if config.until_settled and not int(rows[0]):  # examples will leave the batch: may they?
+        check_dynamics(loop, state, recalled)
     smallest = smallest_scale(state, real)
     stillness, computed = _Stillness(), 0
     for i in range(config.iterations):

@@ -26,6 +26,10 @@ def install_command(package: str) -> str:
 
     Args:
         package: the name of its top module, one of ``EXTRAS``.
+
+    Example:
+        >>> install_command("plotly")
+        'pip install "loopscope[pages]"'
     """
     return f'pip install "loopscope[{EXTRAS[package]}]"'
 

@@ -21,17 +21,18 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from loopscope.checks import check_step
+from loopscope.checks import check_states, check_step
 from loopscope.errors import LoopscopeError, NotDefinedError
-from loopscope.loop import Loop, mask_of
+from loopscope.loop import FunctionLoop, Loop, mask_of, modules_of
 from loopscope.trees import (
     Tree,
-    batch_size,
+    children,
     detached,
     flatten,
     floating_leaves,
-    is_time_dependent,
-    leaves,
+    has_clock,
+    masks_aside,
+    masks_back,
     real_numbers,
     scaled_norm,
     select,
@@ -233,7 +234,8 @@ def random_vectors(batch: int, size: int, like: Tensor, generator: torch.Generat
 def in_precision(loop: Loop, state: Tree, recalled: Tree, dtype: torch.dtype) -> tuple[Loop, Tree, Tree]:
     """Return the loop and its tensors in another floating precision; the originals stay as they are.
 
-    A module is copied with its parameters; for other loops the step must accept tensors of ``dtype``.
+    A loop that is a module is copied. A ``FunctionLoop`` runs with converted weights of the modules that it names; its
+    functions must otherwise accept tensors of ``dtype``.
     """
 
     def cast(leaf: Tree) -> Tree:
@@ -241,7 +243,33 @@ def in_precision(loop: Loop, state: Tree, recalled: Tree, dtype: torch.dtype) ->
 
     if isinstance(loop, torch.nn.Module):
         loop = copy.deepcopy(loop).to(dtype)
+    elif isinstance(loop, FunctionLoop) and modules_of(loop):
+        loop = _with_converted_weights(loop, dtype)
     return loop, tree_map(cast, state), tree_map(cast, recalled)
+
+
+class _Call(torch.nn.Module):
+    """A function that uses some modules, as a module of its own."""
+
+    def __init__(self, modules: list[torch.nn.Module]) -> None:
+        super().__init__()
+        self.parts = torch.nn.ModuleList(modules)
+
+    def forward(self, function: Callable[..., Tree], *arguments: Tree) -> Tree:
+        return function(*arguments)
+
+
+def _with_converted_weights(loop: FunctionLoop, dtype: torch.dtype) -> FunctionLoop:
+    call = _Call(modules_of(loop))
+    tensors = {
+        name: tensor.detach().to(dtype) if tensor.is_floating_point() else tensor
+        for name, tensor in (*call.named_parameters(), *call.named_buffers())
+    }
+
+    def converted(function: Callable[..., Tree]) -> Callable[..., Tree]:
+        return lambda *arguments: torch.func.functional_call(call, tensors, (function, *arguments))
+
+    return replace(loop, encode=converted(loop.encode), step=converted(loop.step))
 
 
 def step_jacobian(
@@ -263,21 +291,30 @@ def step_jacobian(
         dtype: another precision (torch.float64) for the loop and its tensors.
 
     Raises:
-        LoopscopeError: the state has a counter (its loop is time-dependent), the step is random, changes the shape
-            of the state, or cannot be differentiated.
+        LoopscopeError: the states do not belong to the recalled inputs, the batch is empty, a step changes a counter in the
+            state (the loop is time-dependent), is random, changes the shape of the state, or cannot be differentiated.
     """
-    if is_time_dependent(state):
-        raise LoopscopeError(
-            "the state has a leaf that is not floating (a counter), so the loop depends on time and has no single "
-            "Jacobian; use residuals and orbits, or move the counter out of the state"
-        )
-    batch_size(state)
+    check_states(loop, state, recalled)
     with torch.inference_mode(False):
         state, recalled = detached(state), detached(recalled)
         if dtype is not None:
             loop, state, recalled = in_precision(loop, state, recalled, dtype)
     # One example tells all that is checked here, at a fraction of the price.
-    check_step(loop, select(state, slice(0, 1)), select(recalled, slice(0, 1)))
+    one = select(state, slice(0, 1))
+    try:
+        after = check_step(loop, one, select(recalled, slice(0, 1)))
+    except RuntimeError as error:
+        if dtype is None:
+            raise
+        raise LoopscopeError(
+            f"the step does not run in {str(dtype).removeprefix('torch.')} ({str(error)[:160]}): name the model that it uses, "
+            "FunctionLoop(..., module=model), so that its weights are converted"
+        ) from error
+    if has_clock(one, after):
+        raise LoopscopeError(
+            "a step changes a part of the state that is not floating (a counter), so the loop depends on time and has no "
+            "single Jacobian; use residuals and orbits, or move the counter out of the state"
+        )
 
     def function(point: Tensor, context: Tree) -> Tensor:
         state, recalled = context["state"], context["recalled"]
@@ -302,11 +339,13 @@ def input_jacobian(
 ) -> Jacobian:
     """Return df/dx at ``state``, per example; ``path`` says what x is.
 
-    x is the floating leaves of ``inputs``, taken through ``encode``, where there are such leaves and ``encode`` is
-    differentiable in them; else it is the floating leaves of ``recalled``.
+    x is the floating leaves of ``inputs``, taken through ``encode``, if there are any and ``encode`` is differentiable in
+    them; else it is the floating leaves of ``recalled``. Masks are left out of both (see `loopscope.trees.masks_aside`). The
+    context holds x as a tree, under "x".
 
     Raises:
-        NotDefinedError: neither ``inputs`` nor ``recalled`` has a floating leaf.
+        NotDefinedError: neither ``inputs`` nor ``recalled`` has such a leaf; the message names their tensors.
+        LoopscopeError: the gradient is cut.
     """
     with torch.inference_mode(False):
         state, recalled, inputs = detached(state), detached(recalled), detached(inputs)
@@ -318,47 +357,68 @@ def input_jacobian(
     def value_of(recalled: Tree, state: Tree, mask: Tensor | None, dtype: torch.dtype) -> Tensor:
         return flatten(loop.step(state, recalled), mask).to(dtype)
 
+    def moved(point: Tensor, context: Tree, mask: Tensor | None) -> Tree:
+        return masks_back(unflatten(_placed(point, context["x"], mask), context["x"]))
+
     def through_encode(point: Tensor, context: Tree) -> Tensor:
-        state, recalled, inputs = context["state"], context["recalled"], context["inputs"]
-        mask = mask_of(loop, recalled)
+        mask = mask_of(loop, context["recalled"])
         with _plain(point):
-            encoded = loop.encode(unflatten(_placed(point, inputs, mask), inputs))
-            return value_of(encoded, state, mask, point.dtype)
+            return value_of(loop.encode(moved(point, context, mask)), context["state"], mask, point.dtype)
 
     def encoded(point: Tensor, context: Tree) -> Tensor:
         mask = mask_of(loop, context["recalled"])
         with _plain(point):
-            recalled = loop.encode(unflatten(_placed(point, context["inputs"], mask), context["inputs"]))
+            recalled = loop.encode(moved(point, context, mask))
             return flatten(recalled) if floating_leaves(recalled) else torch.zeros_like(point)
 
     def at_recalled(point: Tensor, context: Tree) -> Tensor:
-        state, recalled = context["state"], context["recalled"]
-        mask = mask_of(loop, recalled)
+        mask = mask_of(loop, context["recalled"])
         with _plain(point):
-            return value_of(unflatten(_placed(point, recalled, mask), recalled), state, mask, point.dtype)
+            return value_of(moved(point, context, mask), context["state"], mask, point.dtype)
 
-    if inputs is not None and floating_leaves(inputs):
-        context = {"state": state, "recalled": recalled, "inputs": inputs}
-        jacobian = Jacobian(through_encode, _point(inputs), context, THROUGH_ENCODE)
+    x = masks_aside(inputs)
+    if floating_leaves(x):
+        context = {"state": state, "recalled": recalled, "x": x}
+        jacobian = Jacobian(through_encode, _point(x), context, THROUGH_ENCODE)
         if jacobian.depends:
             return jacobian
-        if Jacobian(encoded, _point(inputs), context).depends:
+        if Jacobian(encoded, _point(x), context).depends:
             _refuse_undifferentiable(jacobian, "the step", "the input")
             return jacobian
-    if not floating_leaves(recalled):
-        raise NotDefinedError(
-            f"there is no derivative in the input: the recalled input has no floating tensor, only {_kinds(recalled)}; let "
-            "encode return the embedded input"
-        )
-    jacobian = Jacobian(at_recalled, _point(recalled), {"state": state, "recalled": recalled}, AT_RECALLED)
+    x = masks_aside(recalled)
+    if not floating_leaves(x):
+        raise NotDefinedError(_no_floating_input(inputs, recalled))
+    jacobian = Jacobian(at_recalled, _point(x), {"state": state, "recalled": recalled, "x": x}, AT_RECALLED)
     _refuse_undifferentiable(jacobian, "the step", "the recalled input")
     return jacobian
 
 
-def _kinds(tree: Tree) -> str:
-    """Return the types and shapes of a tree's tensors, in words."""
-    kinds = [f"{str(leaf.dtype).removeprefix('torch.')} of shape {tuple(leaf.shape)}" for leaf in leaves(tree)]
-    return ", ".join(dict.fromkeys(kinds)) or "nothing"
+def _no_floating_input(inputs: Tree, recalled: Tree) -> str:
+    """Return why there is no derivative in the input, naming the leaves that could serve once they are embedded."""
+    kinds = [
+        f"{name} ({kind})"
+        for tree, root in ((recalled, "recalled"), (inputs, "inputs"))
+        for name, kind in _kinds(tree, root)
+    ]
+    said = ", ".join(kinds[:_NAMED]) + (", ..." if len(kinds) > _NAMED else "")
+    return (
+        f"the inputs and the recalled input have no floating tensor but masks, so that there is no derivative in the input: {said}; "
+        "let encode return the embedded input, such as embed(ids), and not the ids"
+    )
+
+
+_NAMED = 6
+"""Leaves that a message names at most."""
+
+
+def _kinds(tree: Tree, name: str) -> Iterator[tuple[str, str]]:
+    """Yield the path and the kind of each tensor of a tree."""
+    if isinstance(tree, Tensor):
+        mask = "mask in " if tree.is_floating_point() else ""
+        yield name, f"{mask}{str(tree.dtype).removeprefix('torch.')}"
+        return
+    for key, part in (children(tree) or {}).items():
+        yield from _kinds(part, f"{name}[{key!r}]")
 
 
 @contextmanager

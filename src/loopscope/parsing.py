@@ -71,7 +71,12 @@ def parse_mapping(parser: ArgumentParser, values: Mapping[str, Any]) -> Namespac
 
 
 def dotted(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested settings by their dotted names."""
+    """Return nested settings by their dotted names.
+
+    Example:
+        >>> dotted({"model": {"norm": "pre", "width": 16}})
+        {'model.norm': 'pre', 'model.width': 16}
+    """
     flat: dict[str, Any] = {}
     for key, value in mapping.items():
         if isinstance(value, Mapping):
@@ -131,7 +136,12 @@ def one_line_errors() -> Iterator[None]:
 
 
 def tidy(message: str) -> str:
-    """Return a parser's message on one line, with types named plainly."""
+    """Return a parser's message on one line, with types named plainly.
+
+    Example:
+        >>> tidy("Expected a <class 'int'>. Got value: many")
+        'expected int, got many'
+    """
     message = re.sub(r"(Got|Given) value:$", r"\1 value: ''", " ".join(message.split()))
     message = re.sub(r"<class '([\w.]+)'>", r"\1", message)
     message = re.sub(r"typing\.Literal\[(.*?)\]", r"one of \1", message)

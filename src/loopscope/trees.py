@@ -23,6 +23,9 @@ from loopscope.errors import LoopscopeError
 Tree = Any
 """A tensor, or a nest of mappings, lists, tuples and dataclasses of tensors, batch first."""
 
+HALF = (torch.float16, torch.bfloat16)
+"""Precisions in which norms and residuals would say little."""
+
 _PLAIN = (Number, str, type(None))
 """Leaves that are context."""
 
@@ -102,6 +105,8 @@ def _map(function: Callable[..., Any], trees: tuple[Tree, ...], enter: Callable[
 
 def tree_map(function: Callable[..., Any], *trees: Tree) -> Tree:
     """Apply ``function`` tensor by tensor over trees of the same structure; other leaves are those of the first."""
+    if isinstance(trees[0], Tensor):
+        return function(*trees)
     return _map(function, trees, lambda context: True)
 
 
@@ -131,6 +136,8 @@ def _leaves(tree: Tree, enter: Callable[[Context], bool]) -> Iterator[Any]:
 
 def leaves(tree: Tree) -> list[Tensor]:
     """Return the batch-first tensors of a tree, in a fixed order."""
+    if isinstance(tree, Tensor):
+        return [tree]
     return [leaf for leaf in _leaves(tree, lambda context: context.batched) if isinstance(leaf, Tensor)]
 
 
@@ -168,6 +175,47 @@ def batch_size(tree: Tree) -> int:
             "keep what has no batch inside the model"
         )
     return int(sizes.pop())  # type: ignore[arg-type]
+
+
+LARGE_NEGATIVE = -100.0
+"""Numbers up to this one, added to attention scores, let nothing pass: exp(-100) is zero in float32."""
+
+
+class _Aside(Context):
+    """A leaf that `masks_aside` has put aside."""
+
+
+def masks_aside(tree: Tree) -> Tree:
+    """Return a tree whose floating masks are context, so that they have neither norms nor derivatives.
+
+    A floating leaf is a mask if it holds zeros and one number of -100 or less, as those that are added to attention scores do:
+    such a number stands for "not at all", and its size says nothing. Leaves of zeros are put aside as well, since they have no
+    size that a change could be relative to, unless there is nothing else.
+
+    Example:
+        >>> bias = torch.tensor([[0.0, -1e9], [0.0, 0.0]])
+        >>> [leaf.shape for leaf in floating_leaves(masks_aside({"e": torch.ones(2, 3), "bias": bias}))]
+        [torch.Size([2, 3])]
+    """
+    numbers = [leaf for leaf in floating_leaves(tree) if not _is_mask(leaf)]
+    aside = [leaf for leaf in floating_leaves(tree) if _is_mask(leaf)]
+    if any(bool((leaf != 0).any()) for leaf in numbers):
+        aside += [leaf for leaf in numbers if not bool((leaf != 0).any())]
+    chosen = {id(leaf) for leaf in aside}
+    return _map(lambda leaf: _Aside(leaf, batched=True) if id(leaf) in chosen else leaf, (tree,), lambda context: False)
+
+
+def masks_back(tree: Tree) -> Tree:
+    """Return a tree with the leaves that `masks_aside` has put aside in their places."""
+    if isinstance(tree, _Aside):
+        return tree.values
+    parts = None if isinstance(tree, Context) else children(tree)
+    return tree if parts is None else with_children(tree, {key: masks_back(part) for key, part in parts.items()})
+
+
+def _is_mask(leaf: Tensor) -> bool:
+    others = leaf.detach()[leaf.detach() != 0]
+    return bool(others.numel()) and float(others.max()) <= LARGE_NEGATIVE and bool((others == others.max()).all())
 
 
 def select(tree: Tree, rows: Tensor | slice) -> Tree:
@@ -278,7 +326,9 @@ def token_norms(state: Tree, mask: Tensor | None = None) -> Float[Tensor, "batch
     ]
     if len({part.shape[1] for part in tokens}) > 1:
         return torch.cat([scaled_norm(part, -1) for part in tokens], dim=1)
-    scale = torch.stack([binary_scale(part, -1) for part in tokens]).amax(0)
+    largest = [torch.linalg.vector_norm(part, ord=torch.inf, dim=-1, keepdim=True) for part in tokens]
+    # One scale for all parts, of the largest number in any: that of a part that is zero would be 1.
+    scale = binary_scale(torch.cat(largest, dim=-1), -1)
     squares = torch.stack([(part / scale).square().sum(-1) for part in tokens]).sum(0)
     return squares.sqrt() * scale.squeeze(-1)
 
@@ -288,6 +338,21 @@ def norms(state: Tree, mask: Tensor | None = None) -> Float[Tensor, "batch"]:
     return scaled_norm(flatten(state, mask))
 
 
-def is_time_dependent(state: Tree) -> bool:
-    """Return whether the state carries a counter: for such loops only residuals and orbits are defined."""
-    return any(not leaf.is_floating_point() for leaf in leaves(state))
+def unchanging_leaves(state: Tree) -> list[Any]:
+    """Return the leaves of a state that steps should leave as they are: all but floating tensors and None."""
+    found = _leaves(state, lambda context: True)
+    return [leaf for leaf in found if leaf is not None and not (isinstance(leaf, Tensor) and leaf.is_floating_point())]
+
+
+def has_clock(before: Tree, after: Tree) -> bool:
+    """Return whether a step changed a leaf of its state that is not a floating tensor: a counter, say.
+
+    Example:
+        >>> zeros, ones = torch.zeros(2, 3), torch.ones(2, 3)
+        >>> has_clock((zeros, torch.tensor([4, 7])), (ones, torch.tensor([4, 7])))
+        False
+        >>> has_clock((zeros, torch.tensor([0, 0])), (zeros, torch.tensor([1, 1])))
+        True
+    """
+    pairs = zip(unchanging_leaves(before), unchanging_leaves(after), strict=False)
+    return any(not torch.equal(one, other) if isinstance(one, Tensor) else one != other for one, other in pairs)

@@ -281,7 +281,11 @@ def test_usage_names_the_command(capsys, command):
         (["study", "nothere.yaml", "--time-limitt", "3m"], "did you mean --time-limit?"),
         (["study", "nothere"], "nothere does not exist"),
         (["train"], "task"),
-        (["train", "prefix-sums", "--out", "x", "--model.window", "x"], "model.window: expected int, got x"),
+        (["train", "prefix-sums", "--out", "x", "--model.kernel_size", "x"], "model.kernel_size: expected int, got x"),
+        (
+            ["train", "prefix-sums", "--out", "x", "--model.window", "5"],
+            "unknown option --model.window: it was replaced by model.kernel_size, the number of positions",
+        ),
         (["train", "prefix-sums", "--out", "x", "--config", "nothere.yaml"], "nothere.yaml does not exist"),
         (["evaluate", "nothere", "--iterations", "many"], "iterations: expected int, got many"),
         (["evaluate"], "required"),
@@ -313,6 +317,7 @@ def test_a_config_that_is_not_yaml_is_refused(tmp_path, capsys):
     [
         ("model: {nrom: pre}", "unknown setting 'model.nrom' for the task prefix-sums (did you mean model.norm?)"),
         ("modle: {norm: pre}", "did you mean model.norm?"),
+        ("model: {window: 5, kernel_size: 5}", "window is 5 beside kernel_size 5"),
         ("training: {seed: many}", "training.seed: expected int, got many"),
         ("- 1", "holds list"),
         ("task: sudoku", "is for the task sudoku, but prefix-sums was asked for"),
@@ -331,8 +336,12 @@ def test_a_config_file_gives_settings_and_options_win(tmp_path, run, capsys):
     )
     assert main(train(tmp_path / "run", "--config", str(config), "--model.recall", "none", steps=1)) == 0
     made = RunFolder(tmp_path / "run").settings()
-    assert (made.model.norm, made.model.recall, made.model.width, made.model.window) == ("pre", "none", 16, 5)
+    assert (made.model.norm, made.model.recall, made.model.width, made.model.kernel_size) == ("pre", "none", 16, 5)
     assert (made.training.steps, made.training.learning_rate) == (1, 1e-3)
+    config.write_text("model: {window: 4}\n")
+    assert main(train(tmp_path / "older", "--config", str(config), steps=1)) == 0
+    older = RunFolder(tmp_path / "older").settings().model
+    assert (older.attention, older.kernel_size) == ("banded", 9), "a distance of 4, as it meant"
     again = ["train", "prefix-sums", f"--config={run / 'config.yaml'}", "--out", str(run), "--resume"]
     assert main(again) == 0
     assert "has finished training" in " ".join(capsys.readouterr().err.split())

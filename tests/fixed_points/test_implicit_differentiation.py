@@ -364,7 +364,7 @@ def test_options_that_are_not_numbers_are_refused_in_one_line(options):
 
 @pytest.mark.usefixtures("unchecked")
 def test_what_is_not_a_loop_and_an_empty_batch_are_refused():
-    with pytest.raises(LoopscopeError, match="NoneType is no"):
+    with pytest.raises(LoopscopeError, match=r"expected a loop .*, got NoneType"):
         fixed_point(None, torch.ones(2, 1), gradient=Truncated())
     with pytest.raises(LoopscopeError, match="the batch is empty"):
         fixed_point(contraction(0.5), torch.ones(0, 1), gradient=Truncated())

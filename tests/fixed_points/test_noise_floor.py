@@ -63,7 +63,7 @@ STEPS = {
     name=st.sampled_from(sorted(STEPS)),
     seed=st.integers(0, 10**6),
 )
-@settings(max_examples=15)
+@settings(max_examples=25)
 def test_a_step_that_computes_in_a_type_has_the_rounding_of_that_type(inside, outside, size, rate, name, seed):
     draw = torch.randn(size + 4, size, generator=generator(seed), dtype=F64)
     weight, shift = rate * draw[:size] / size**0.5, draw[size:]
@@ -75,7 +75,7 @@ def test_a_step_that_computes_in_a_type_has_the_rounding_of_that_type(inside, ou
     inputs = shift.to(TYPES[outside])
     found = measure_noise_floor(loop_of(step), inputs, inputs)
     assert found.precision == inside
-    assert ROUNDING[inside] / 4 <= found.noise <= 12 * ROUNDING[inside]
+    assert ROUNDING[inside] / 4 <= found.noise <= 16 * ROUNDING[inside]
 
 
 @pytest.mark.parametrize("size", [1, 2, 5])
@@ -122,7 +122,7 @@ def test_a_part_that_rounds_more_coarsely_counts_by_its_share():
 
 
 @pytest.mark.parametrize("sharpness", [1.0, 10.0, 100.0])
-def test_sharp_but_smooth_steps_are_no_rounding(sharpness):
+def test_sharp_but_smooth_steps_are_not_taken_for_rounding(sharpness):
     inputs = torch.randn(4, 64, generator=generator(), dtype=F64)
     found = measure_noise_floor(
         loop_of(lambda z, e: torch.tanh(sharpness * z) + torch.sin(sharpness * e)), inputs, inputs
@@ -130,7 +130,7 @@ def test_sharp_but_smooth_steps_are_no_rounding(sharpness):
     assert found.noise < 1e-14
 
 
-def test_jumps_and_kinks_are_no_rounding():
+def test_jumps_and_kinks_are_not_taken_for_rounding():
     inputs = torch.randn(4, 64, 8, generator=generator())
     experts = torch.randn(4, 8, 8, generator=generator(1))
 
@@ -146,7 +146,7 @@ def test_jumps_and_kinks_are_no_rounding():
 @pytest.mark.parametrize("scale", [1e-30, 1e-9, 1.0, 3e19, 1e36])
 def test_the_unit_of_the_state_does_not_matter(scale):
     inputs = torch.randn(4, 100, generator=generator())
-    loop = loop_of(lambda z, e: 0.5 * z + e)
+    loop = loop_of(lambda z, e: 0.7 * z + e)
     at_one = measure_noise_floor(loop, inputs, inputs).noise
     assert at_one > ROUNDING["float32"]
     assert measure_noise_floor(loop, scale * inputs, scale * inputs).noise == pytest.approx(at_one, rel=0.2)

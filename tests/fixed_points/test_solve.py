@@ -113,8 +113,8 @@ def test_steps_computed_stay_near_the_steps_needed(solver):
     watched = from_zero(counting)
     found = ls.solve(watched, inputs, solver=SOLVERS[solver], tolerance=1e-8, max_iterations=2000)
     needed = int(found.iterations.sum())
-    # The first two are of one example, and tell whether the step is random; the next three, whether it mixes examples.
-    assert (evaluated[:5], found.steps_computed) == ([1, 1, 2, 2, 1], sum(evaluated[5:]))
+    # The first five try the step on two examples: twice at z_0, twice at z_1, and with one of them alone.
+    assert (evaluated[:5], found.steps_computed) == ([2, 2, 2, 2, 1], sum(evaluated[5:]))
     assert needed <= found.steps_computed <= OVERHEAD * needed
     assert found.plain_steps == 0
     # Whole-batch stopping would have cost more.
@@ -260,8 +260,8 @@ def test_random_starts_are_drawn_from_the_seed():
 def test_bad_input_is_refused_in_one_line():
     loop, inputs, _ = affine()
     cases = {
-        "tolerance is 0.0, expected a number above 0 and below 1": {"tolerance": 0.0},
-        "tolerance is 1000, expected a number above 0 and below 1": {"tolerance": 1000},
+        "tolerance is 0, expected a number between 0 and 1": {"tolerance": 0.0},
+        "tolerance is 1000, expected a number between 0 and 1": {"tolerance": 1000},
         "the rounding of the state": {"tolerance": 1e-17},
         "max_iterations is 0": {"max_iterations": 0},
         "plain_iterations is -1, expected a whole number of at least 0": {"plain_iterations": -1},
@@ -311,7 +311,7 @@ def test_a_step_that_mixes_examples_is_refused():
 
 @pytest.mark.parametrize("solver", ["broyden", ls.Broyden])
 @pytest.mark.usefixtures("unchecked")
-def test_what_is_no_solver_is_refused(solver):
+def test_what_is_not_a_solver_is_refused(solver):
     loop, inputs, _ = affine()
     with pytest.raises(LoopscopeError, match=r"expected a solver such as .*: make one of its class"):
         ls.solve(loop, inputs, solver=solver)
@@ -325,9 +325,9 @@ def test_what_is_no_solver_is_refused(solver):
         ({"seed": None}, "seed is None, expected a whole number"),
         ({"seed": 2**64}, "seed is 18446744073709551616, expected a whole number"),
         ({"seed": True}, "seed is True, expected a whole number"),
-        ({"tolerance": "x"}, "tolerance is 'x', expected a number above 0 and below 1"),
-        ({"tolerance": None}, "tolerance is None, expected a number above 0 and below 1"),
-        ({"tolerance": math.nan}, "tolerance is nan, expected a number above 0 and below 1"),
+        ({"tolerance": "x"}, "tolerance is 'x', expected a number between 0 and 1"),
+        ({"tolerance": None}, "tolerance is None, expected a number between 0 and 1"),
+        ({"tolerance": math.nan}, "tolerance is nan, expected a number between 0 and 1"),
         ({"max_iterations": True}, "max_iterations is True, expected a whole number above 0"),
         ({"max_iterations": 1.5}, "max_iterations is 1.5, expected a whole number above 0"),
         ({"plain_iterations": None}, "plain_iterations is None, expected a whole number of at least 0"),

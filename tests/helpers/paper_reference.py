@@ -10,7 +10,7 @@ from loopscope.models import LoopedTransformerConfig
 
 RECALLS = ("none", "external", "internal")
 NORMS = ("pre", "peri", "outer", "sandwich", "gru")
-LINE = {"grid": (0,), "attention": "local", "window": 5}
+LINE = {"grid": (0,), "attention": "local", "kernel_size": 5}
 GRID = {"grid": (3, 4), "attention": "full"}
 
 
@@ -30,6 +30,12 @@ def scrambled(model, seed: int = 0):
 
 def inputs_for(model, tokens: int = 12) -> Tensor:
     return torch.randn(2, tokens, model.config.inputs, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+
+
+def neighbourhood(token: int, length: int, kernel_size: int) -> list[int]:
+    """Return the positions that a token sees: the kernel around it, shifted inward at the ends of the line."""
+    first = max(0, min(token - kernel_size // 2, length - kernel_size))
+    return list(range(first, min(first + kernel_size, length)))
 
 
 @dataclass
@@ -83,8 +89,10 @@ class Plain:
         key = self.rms(self.rotary(key), f"{name}.key_norm")
         scores = torch.einsum("bihc,bjhc->bhij", query, key) / math.sqrt(width // heads)
         if self.config.attention == "local":
-            distance = (torch.arange(length)[:, None] - torch.arange(length)).abs()
-            scores = scores.masked_fill(distance > self.config.window, -math.inf)
+            seen = torch.zeros(length, length, dtype=torch.bool)
+            for token in range(length):
+                seen[token, neighbourhood(token, length, self.config.kernel_size)] = True
+            scores = scores.masked_fill(~seen, -math.inf)
         weights = scores.exp() / scores.exp().sum(-1, keepdim=True)
         return self.linear(torch.einsum("bhij,bjhc->bihc", weights, value).reshape(batch, length, width), f"{name}.out")
 

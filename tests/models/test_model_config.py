@@ -31,12 +31,21 @@ from loopscope.models.residual import RULES
             {"architecture": "fixed-depth", "recall": "internal"},
             "recall is 'internal' in a fixed-depth model.* set recall to none",
         ),
-        ({"attention": "full", "window": 5}, "window 5 was given with full attention"),
-        ({"attention": "local", "window": 0, "grid": (0,)}, "window is 0, expected a whole number from 1"),
-        ({"attention": "local", "window": -1, "grid": (0,)}, "window is -1, expected a whole number from 1"),
-        ({"attention": "local", "window": 5}, "it is defined on a line only"),
+        ({"attention": "full", "kernel_size": 5}, "kernel_size 5 was given with full attention"),
+        (
+            {"attention": "local", "kernel_size": 1, "grid": (0,)},
+            "kernel_size is 1, expected an odd number of at least 3",
+        ),
+        (
+            {"attention": "local", "kernel_size": 4, "grid": (0,)},
+            "kernel_size is 4, expected an odd number of at least 3",
+        ),
+        ({"attention": "banded", "kernel_size": 6, "grid": (0,)}, "kernel_size is 6, expected an odd number"),
+        ({"attention": "local", "kernel_size": -5, "grid": (0,)}, "kernel_size is -5, expected a whole number from 1"),
+        ({"attention": "local", "kernel_size": 5}, "it is defined on a line only"),
+        ({"attention": "banded"}, "it is defined on a line only"),
         ({"attention": "local"}, "it is defined on a line only"),
-        ({"attention": None, "window": 5}, "it is defined on a line only"),
+        ({"attention": None, "kernel_size": 5}, "it is defined on a line only"),
         ({"grid": ()}, "expected positive lengths"),
         ({"grid": (0, 9)}, "expected positive lengths"),
         ({"grid": (-4,)}, "expected positive lengths"),
@@ -53,8 +62,9 @@ def test_contradictions_are_refused_when_the_config_is_built(options, sentence):
 def test_an_incomplete_config_builds_no_model():
     with pytest.raises(LoopscopeError, match="leaves inputs, outputs, grid, attention empty"):
         build_model(LoopedTransformerConfig())
-    with pytest.raises(LoopscopeError, match="leaves window empty"):
-        build_model(config(grid=(0,), attention="local"))
+    for attention in ("local", "banded"):
+        with pytest.raises(LoopscopeError, match="leaves kernel_size empty"):
+            build_model(config(grid=(0,), attention=attention))
     with pytest.raises(LoopscopeError, match="describes a fixed-depth model, expected looped"):
         LoopedTransformer(config(architecture="fixed-depth", recall="none"))
 
@@ -115,3 +125,33 @@ def test_numbers_of_numpy_become_plain_ones():
 def test_names_of_options_are_those_of_their_classes():
     assert set(get_args(RecallName)) == RECALLS.keys()
     assert set(get_args(NormName)) == RULES.keys()
+
+
+@pytest.mark.parametrize(
+    ("older", "current"),
+    [
+        ({"attention": "local", "window": 5}, {"attention": "banded", "kernel_size": 11}),
+        ({"window": 1}, {"attention": "banded", "kernel_size": 3}),
+        ({"attention": "full", "window": None}, {"attention": "full"}),
+        ({"attention": "local", "kernel_size": 5, "window": None}, {"attention": "local", "kernel_size": 5}),
+    ],
+)
+def test_the_window_of_older_versions_keeps_its_meaning(older, current):
+    given = {"width": 16, "heads": 2, "grid": [0]}
+    assert LoopedTransformerConfig.from_dict(given | older) == LoopedTransformerConfig.from_dict(given | current)
+
+
+@pytest.mark.parametrize(
+    ("older", "sentence"),
+    [
+        ({"window": 5, "attention": "full"}, "window is 5 beside kernel_size None and attention 'full'.*replace it"),
+        ({"window": 5, "attention": "banded"}, "window is 5 beside .* attention 'banded'"),
+        ({"window": 5, "kernel_size": 5}, "window is 5 beside kernel_size 5 .*replace it by kernel_size"),
+        ({"window": 0}, "window is 0, expected a whole number from 1"),
+        ({"window": True}, "window is True, expected a whole number from 1"),
+        ({"window": "5"}, "window is '5', expected a whole number from 1"),
+    ],
+)
+def test_a_window_that_contradicts_other_options_is_refused(older, sentence):
+    with pytest.raises(LoopscopeError, match=sentence):
+        LoopedTransformerConfig.from_dict(older)

@@ -1,6 +1,7 @@
 """Saving and loading models: bit for bit, and one clear line for each kind of damage."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ FIXED = LoopedTransformerConfig(
     outputs=4,
     grid=(0,),
     attention="local",
-    window=3,
+    kernel_size=3,
 )
 
 
@@ -59,6 +60,18 @@ def test_a_saved_model_comes_back_bit_for_bit(config, tmp_path):
         assert loaded.state_dict().keys() == model.state_dict().keys()
         assert all(torch.equal(value, model.state_dict()[name]) for name, value in loaded.state_dict().items())
         assert torch.equal(loaded(inputs, 0, 3), model.eval()(inputs, 0, 3))
+
+
+def test_a_model_of_an_older_version_attends_as_it_did_there(tmp_path):
+    folder = build_model(replace(FIXED, attention="banded", kernel_size=7)).save_pretrained(tmp_path / "model")
+    values = json.loads((folder / "config.json").read_text())
+    inputs = torch.randn(2, 9, 3)
+    expected = load_model(folder)(inputs, 0, 1)
+    del values["kernel_size"]
+    (folder / "config.json").write_text(json.dumps(values | {"attention": "local", "window": 3}))
+    loaded = load_model(folder)
+    assert (loaded.config.attention, loaded.config.kernel_size) == ("banded", 7)
+    assert torch.equal(loaded(inputs, 0, 1), expected)
 
 
 def test_saving_over_an_older_model_replaces_it(saved):

@@ -13,7 +13,7 @@ from loopscope.errors import LoopscopeError
 from loopscope.loop import Loop, iterate
 from loopscope.models import FixedDepthTransformer, LoopedTransformer, LoopedTransformerConfig, build_model
 from loopscope.models import transformer as transformer_module
-from loopscope.models.attention import window_mask
+from loopscope.models.attention import local_mask
 from loopscope.models.rotary import rotary_table
 
 
@@ -143,7 +143,7 @@ def test_inputs_of_another_shape_are_refused(shape):
 
 def test_a_line_of_any_length_takes_every_length():
     model = scrambled(LoopedTransformer(config(**LINE)))
-    for tokens in (1, 4, 40):
+    for tokens in (1, 4, 40, 67):
         inputs = inputs_for(model, tokens)
         torch.testing.assert_close(model(inputs, 0, 2), plain(model).forward(inputs, 0, 2), rtol=1e-9, atol=1e-9)
 
@@ -160,7 +160,7 @@ def test_what_stays_the_same_is_computed_once_per_forward(recall, per_iteration,
         return count
 
     monkeypatch.setattr(transformer_module, "rotary_table", counted("rotary", rotary_table))
-    monkeypatch.setattr(transformer_module, "window_mask", counted("mask", window_mask))
+    monkeypatch.setattr(transformer_module, "local_mask", counted("mask", local_mask))
     model = LoopedTransformer(config(recall=recall, **LINE))
     for name, module in [
         ("embedding", model.embedding),
@@ -201,7 +201,7 @@ from loopscope.models import LoopedTransformer, LoopedTransformerConfig
 
 torch.manual_seed(0)
 model = LoopedTransformer(
-    LoopedTransformerConfig(width=16, heads=2, inputs=3, outputs=4, grid=(0,), attention="local", window=5)
+    LoopedTransformerConfig(width=16, heads=2, inputs=3, outputs=4, grid=(0,), attention="local", kernel_size=5)
 )
 inputs = torch.randn(2, 12, 3)
 results = []

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 import struct
+import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -109,6 +110,16 @@ def test_the_page_of_a_study_stands_alone(study):
     assert page.source.count("plotly.js v") == 1
     assert 'name="viewport"' in page.source
     assert "prefers-color-scheme: dark" in page.source
+
+
+def test_without_plotly_the_page_of_a_study_says_how_to_get_its_figure(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "plotly", None)
+    plan = examples.plan(tmp_path)
+    page = Page(write_report(plan, StudyFolder(tmp_path / "study"), examples.records(plan)))
+    check_self_contained(page)
+    assert "plotly.js v" not in page.source
+    said = "The figure to explore needs plotly, which was not installed: pip install &quot;loopscope[pages]&quot;"
+    assert said in page.source
 
 
 def test_the_page_of_a_study_names_the_models_that_ship(study):

@@ -91,6 +91,41 @@ def test_lipschitz_beside_the_encoder() -> None:
     check(found.value, found.error, expected)
 
 
+def masked_attention(fill: float | None) -> tuple[FunctionLoop, Tensor]:
+    """z -> softmax(scores + mask) z / 2 + e with a padded last token, the mask in floats, or in booleans for None."""
+    keep = torch.tensor([[True, True, True, False], [True, True, False, False]])
+    inputs = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(5))
+
+    def encode(x: Tensor) -> dict[str, Tensor]:
+        bias = keep if fill is None else torch.zeros(2, 4).masked_fill(~keep, fill)
+        return {"e": x.detach(), "mask": bias}
+
+    def step(z: Tensor, recalled: dict[str, Tensor]) -> Tensor:
+        mask = recalled["mask"]
+        scores = z @ z.mT
+        bias = mask[:, None] if fill is not None else torch.zeros_like(scores).masked_fill(~mask[:, None], -torch.inf)
+        return (scores + bias).softmax(-1) @ z / 4 + torch.tanh(recalled["e"])
+
+    return FunctionLoop(encode, lambda r: torch.zeros_like(r["e"]), step, lambda z: z), inputs
+
+
+def test_floating_masks_neither_enter_the_lipschitz_constant_nor_its_relative_size() -> None:
+    found = []
+    for fill in (None, -1e3, -1e4, -1e9, -torch.inf, torch.finfo(torch.float32).min):
+        loop, inputs = masked_attention(fill)
+        recalled = loop.encode(inputs)
+        state = iterate(loop, loop.start(recalled), recalled, 60)
+        one = lipschitz(loop, state, recalled, inputs)
+        assert one.path == "recalled input"
+        assert one.relative is not None
+        found.append((one.value, one.relative))
+        size = recalled["e"].flatten(1).norm(dim=1) / state.flatten(1).norm(dim=1)
+        assert torch.allclose(one.relative.float(), one.value.float() * size, rtol=1e-5)
+    for value, relative in found[1:]:
+        assert torch.allclose(value, found[0][0], rtol=1e-4)
+        assert torch.allclose(relative, found[0][1], rtol=1e-4)
+
+
 def test_power_norms_are_lower_bounds_and_find_the_transient() -> None:
     case = make_case(MATRICES["non-normal"])
     found = power_norms(case.loop, case.state, case.recalled)

@@ -232,7 +232,7 @@ def test_bad_options_are_refused() -> None:
     matrices = torch.eye(5)[None]
     with pytest.raises(LoopscopeError, match="tolerance"):
         spectral_radius(MATRICES, MATRICES.start(matrices), matrices, tolerance=0.0)
-    with pytest.raises(LoopscopeError, match="k >= 1"):
+    with pytest.raises(LoopscopeError, match="k is 0, expected a whole number above 0"):
         top_eigenvalues(MATRICES, MATRICES.start(matrices), matrices, 0)
 
 

@@ -262,6 +262,14 @@ def test_a_damaged_note_of_what_was_measured_is_one_line(study, tmp_path, capsys
     assert f"{copy.measured} is damaged (it is [1], expected a mapping): remove it and run again" in line
 
 
+def test_options_may_change_as_long_as_no_model_was_examined(tmp_path):
+    diverging = {"grid": {"training.learning_rate": [1e30]}, "also": []}
+    plan = written(tmp_path / "tiny.yaml", **diverging)
+    other = written(tmp_path / "other.yaml", **diverging, examination={"effort": "quick", "examples": 3})
+    assert main(["study", str(plan), "--out", str(tmp_path / "out")]) == 1
+    assert main(["study", str(other), "--out", str(tmp_path / "out"), "--retry-failed"]) == 1
+
+
 def test_a_killed_study_goes_on_and_finds_the_same(study, tmp_path):
     """SIGKILL in the middle of training; the number of workers differs too."""
     plan, folder, _ = study

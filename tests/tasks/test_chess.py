@@ -39,6 +39,7 @@ from loopscope.tasks.chess.rules import answer_of, flip_of, mating_moves, may_ch
 from loopscope.tasks.chess.task import SHIPPED
 from loopscope.tasks.data.report import overlap
 from loopscope.training.run_folder import RunFolder
+from loopscope.training.settings import complete_model
 
 # The first position has two mating moves, the second one, the third none; in the fourth a pawn becomes a knight. Both
 # sides move, and their kings stand on both halves.
@@ -271,7 +272,7 @@ def test_the_numbers_of_puzzles_are_those_asked_for(puzzle_file):
 
 def test_a_model_is_evaluated_by_both_rules_and_by_rating(puzzle_file):
     task = Chess(path=str(puzzle_file))
-    config = task.complete(LoopedTransformerConfig(width=16, heads=2)).require_complete()
+    config = complete_model(task, LoopedTransformerConfig(width=16, heads=2)).require_complete()
     assert (config.inputs, config.outputs, config.grid, config.attention) == (12, 1, (8, 8), "full")
     torch.manual_seed(0)
     curves = evaluate(LoopedTransformer(config), task, EvaluationConfig(iterations=3))

@@ -22,6 +22,7 @@ from loopscope.tasks.sudoku.puzzles import breaches, cells, proof, read_puzzles,
 from loopscope.tasks.sudoku.rules import UNDECIDED, canonical_forms, solve, symmetry_classes
 from loopscope.tasks.sudoku.symmetries import Symmetries, random_relabellings, random_symmetries
 from loopscope.tasks.sudoku.task import reveal
+from loopscope.training.settings import complete_model
 
 PUZZLE = "53..7....6..195....98....6.8...6...34..8.3..17...2...6.6....28....419..5....8..79"
 SOLUTION = "534678912672195348198342567859761423426853791713924856961537284287419635345286179"
@@ -591,7 +592,7 @@ def test_cells_are_one_hot_and_the_logits_are_for_the_digits_one_to_nine():
 
 
 def test_a_config_is_completed_where_it_was_left_empty():
-    completed = Sudoku().complete(LoopedTransformerConfig()).require_complete()
+    completed = complete_model(Sudoku(), LoopedTransformerConfig()).require_complete()
     assert (completed.inputs, completed.outputs, completed.grid, completed.attention) == (10, 9, (9, 9), "full")
 
 

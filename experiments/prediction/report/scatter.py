@@ -58,7 +58,7 @@ def _forecasts(analysis: Analysis, name: str, marks: dict[str, str]) -> Panel:
 
 
 def _leaps(members: Sequence[Member], marks: dict[str, str]) -> Panel:
-    """Return the accuracy left by the forecast of leaps, for which nothing is fitted, against the accuracy left; unseen models."""
+    """Return the accuracy that leaps forecast for unseen models, for which nothing is fitted, against the accuracy left."""
     found: dict[bool, list[Place]] = {True: [], False: []}
     for member, result in zip(members, results_of(members), strict=True):
         left = member.signal(LEAP_KEPT)

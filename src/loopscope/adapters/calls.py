@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -72,6 +73,7 @@ def callee(model: nn.Module, name: str) -> Callee:
 @contextmanager
 def replaced(callee: Callee, function: Callable[..., Any]) -> Iterator[None]:
     """Have ``function`` called in a submodule's or a method's place."""
+    function.__wrapped__ = callee.function  # type: ignore[attr-defined]  # inspect.signature is to see the original's
     attributes = callee.owner.__dict__
     own = attributes.get(callee.attribute)
     attributes[callee.attribute] = function
@@ -97,12 +99,12 @@ class Handler:
         """Answer the call of a submodule or method."""
         return function(*args, **kwargs)
 
-    def operation(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    def operation(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Answer the call of a function of PyTorch that stands in an open frame."""
         return function(*args, **kwargs)
 
     def inside(self, function: Callable[..., Any]) -> None:
-        """Take notice of a function of PyTorch that is called within a closed call."""
+        """Take notice of a function of PyTorch, called within a closed call or in an open frame."""
 
 
 class Watch(TorchFunctionMode):
@@ -128,57 +130,40 @@ class Watch(TorchFunctionMode):
         self.closed = False
 
     def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Hand an operation of an open frame over."""
-        perform = self._perform(func)
-        if not self.closed:
-            return self.handler.operation(perform, args, kwargs or {})
         if self.look_inside:
             self.handler.inside(func)
-        return perform(*args, **(kwargs or {}))
+        performed = partial(pass_through, func) if self.whole else func
+        if self.closed:
+            return performed(*args, **(kwargs or {}))
+        return self.handler.operation(operation_name(func), performed, args, kwargs or {})
 
-    def _perform(self, func: Callable[..., Any]) -> Callable[..., Any]:
-        if not self.whole:
-            return func
+    def _take_over(self, name: str, original: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        if self.closed:
+            return original(*args, **kwargs)
+        self.closed = True
+        try:
+            return self.handler.call(name, partial(self._make, original), args, kwargs)
+        finally:
+            self.closed = False
 
-        def performed(*args: Any, **kwargs: Any) -> Any:
-            return pass_through(func, args, kwargs)
-
-        performed.__name__ = operation_name(func)
-        return performed
-
-    def _taken_over(self, name: str, original: Callable[..., Any]) -> Callable[..., Any]:
-        def function(*args: Any, **kwargs: Any) -> Any:
-            if self.closed:
-                return original(*args, **kwargs)
-            self.closed = True
-            try:
-                return self.handler.call(name, self._unwatched(original), args, kwargs)
-            finally:
-                self.closed = False
-
-        return function
-
-    def _unwatched(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """Where nothing inside a call concerns us, PyTorch need not ask us about its every operation."""
-
-        def function(*args: Any, **kwargs: Any) -> Any:
-            if self.whole or self.look_inside or _get_current_function_mode() is not self:
-                return original(*args, **kwargs)
-            super(Watch, self).__exit__(None, None, None)
-            try:
-                return original(*args, **kwargs)
-            finally:
-                super(Watch, self).__enter__()
-
-        return function
+    def _make(self, original: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Make a call; where nothing inside it concerns us, PyTorch need not ask us about its every operation."""
+        if self.whole or self.look_inside or _get_current_function_mode() is not self:
+            return original(*args, **kwargs)
+        self.__exit__(None, None, None)
+        try:
+            return original(*args, **kwargs)
+        finally:
+            self.__enter__()
 
     @contextmanager
     def running(self) -> Iterator[None]:
         """Take the calls over for a while."""
         with ExitStack() as stack:
             for name, callee in self.callees.items():
-                stack.enter_context(replaced(callee, self._taken_over(name, callee.function)))
+                stack.enter_context(replaced(callee, partial(self._take_over, name, callee.function)))
             stack.enter_context(self)
             yield

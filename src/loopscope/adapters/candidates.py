@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -97,28 +98,24 @@ class Survey:
         """Call ``function`` and count."""
         with ExitStack() as stack:
             for name, callee in self.callees.items():
-                stack.enter_context(replaced(callee, self._counted(name, callee.function)))
+                stack.enter_context(replaced(callee, partial(self._count, name, callee.function)))
             stack.enter_context(torch.no_grad())
             return function()
 
-    def _counted(self, name: str, original: Callable[..., Any]) -> Callable[..., Any]:
-        def function(*args: Any, **kwargs: Any) -> Any:
-            count = self.counts.setdefault(name, _Count())
-            taken = tensors_by_path((args, kwargs)).values()
-            before = count.returned or []
-            count.calls += 1
-            count.self_fed += any(one is other for one in taken for other in before)
-            count.inside = tuple(self._stack)
-            count.opened.update(self._stack)
-            self._stack.append(name)
-            try:
-                returned = original(*args, **kwargs)
-            finally:
-                self._stack.pop()
-            count.returned = list(tensors_by_path(returned).values())
-            return returned
-
-        return function
+    def _count(self, name: str, original: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        count = self.counts.setdefault(name, _Count())
+        before = count.returned or []
+        count.calls += 1
+        count.self_fed += any(one is other for one in tensors_by_path((args, kwargs)).values() for other in before)
+        count.inside = tuple(self._stack)
+        count.opened.update(self._stack)
+        self._stack.append(name)
+        try:
+            returned = original(*args, **kwargs)
+        finally:
+            self._stack.pop()
+        count.returned = list(tensors_by_path(returned).values())
+        return returned
 
     def _is_part_of_another(self, count: _Count) -> bool:
         return any(self.counts[name].calls == count.calls for name in count.inside)

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
-from itertools import pairwise
 from typing import Any
 
-import torch
 from torch import nn
 
 from loopscope.adapters.calls import find, modules_of
 from loopscope.adapters.candidates import Survey, listing, survey
 from loopscope.adapters.captured import CapturedLoop, DirectLoop, RerunLoop
+from loopscope.adapters.comparison import check_reproduces
 from loopscope.adapters.flow import Flow
 from loopscope.adapters.plan import make_plan
-from loopscope.adapters.proof import relative_gap, tolerance_for
-from loopscope.adapters.recording import Recording, Recordings, record_all, seeded
+from loopscope.adapters.recording import Recordings, record_all
 from loopscope.adapters.running import Run, runner, takes_iterations
 from loopscope.adapters.tape import Ends
 from loopscope.errors import LoopscopeError, check_count
-from loopscope.trees import Tree
+from loopscope.trees import Tree, batch_size, select
 
 FEWEST = 3
 """The first iteration may differ, and it takes two more to see that one hands over to the next."""
@@ -52,8 +51,7 @@ def capture(
         LoopscopeError: there is no such call, what it repeats is no loop, or the loop is not proven to be the model's.
 
     Example:
-        >>> import torch
-        >>> from torch import nn
+        >>>         >>> from torch import nn
         >>> class Looped(nn.Module):
         ...     def __init__(self):
         ...         super().__init__()
@@ -88,17 +86,21 @@ def capture(
     own = runner(model, run)
     counted = survey(model, own, inputs)
     ends = _ends(model, at, every, offset, counted)
+    _check_count(model, own, inputs, ends, counted)
     opened = counted.counts[ends.name].opened | {"forward"}
-    watched = tuple(name for name in (*modules_of(model), ends.name) if name not in opened or name == ends.name)
-    recordings = record_all(model, own, inputs, ends, tuple(dict.fromkeys(watched)))
-    _check_calls(at, recordings)
+    watched = dict.fromkeys(name for name in (*modules_of(model), ends.name) if name not in opened or name == ends.name)
+    recordings = record_all(model, own, inputs, ends, tuple(watched))
+    _check_logits(recordings)
     reasons: list[str] = []
     for loop, flow in _attempts(model, own, recordings, ends, told=takes_iterations(run), reasons=reasons):
-        reason = _difference(loop, flow, recordings.main, inputs)
-        if reason is None:
+        try:
+            check_reproduces(loop, flow, recordings.main, inputs)
+        except LoopscopeError as error:
+            if not narrow:  # what the call alone lacks, its surroundings may have
+                reasons.append(str(error))
+        else:
             loop.prove(inputs)
             return loop
-        reasons.append(reason)
     raise LoopscopeError(f"{at}: {reasons[-1]}")
 
 
@@ -106,7 +108,7 @@ def _ends(model: nn.Module, at: str, every: int, offset: int, counted: Survey) -
     found = find(model, at)
     if found is None:
         raise LoopscopeError(f"the model has no submodule or method {at!r}; {listing(counted.candidates())}")
-    ends = Ends(found.name, every, offset)
+    ends = Ends(found.name, every, offset, tuple(inspect.signature(found.function).parameters))
     calls = counted.counts[found.name].calls if found.name in counted.counts else 0
     if ends.iterations(calls) < FEWEST or (calls - offset) % every:
         wanted = f"{every} for each of at least {FEWEST} iterations" if every > 1 else f"at least {FEWEST}"
@@ -117,12 +119,24 @@ def _ends(model: nn.Module, at: str, every: int, offset: int, counted: Survey) -
     return ends
 
 
-def _check_calls(at: str, recordings: Recordings) -> None:
-    one, other = recordings.main, recordings.other_batch
-    if one.tape.calls != other.tape.calls:
+def _check_count(model: nn.Module, run: Run, inputs: Tree, ends: Ends, counted: Survey) -> None:
+    """Refuse a number of iterations that is another one for a single example."""
+    batch, calls = batch_size(inputs), counted.counts[ends.name].calls
+    for row in {0, batch - 1} if batch > 1 else ():
+        alone = survey(model, run, select(inputs, slice(row, row + 1))).counts.get(ends.name)
+        if alone is None or alone.calls != calls:
+            raise LoopscopeError(
+                f"{ends.name} is called {calls} times for {batch} inputs and {alone.calls if alone else 0} times for one of them: "
+                "the number of iterations depends on the data; give run=lambda model, inputs: ... that runs a fixed number"
+            )
+
+
+def _check_logits(recordings: Recordings) -> None:
+    logits, batch = recordings.main.logits, recordings.main.batch
+    if logits.ndim < 2 or len(logits) != batch or not logits.is_floating_point():
         raise LoopscopeError(
-            f"{at} is called {one.tape.calls} times for {one.batch} inputs and {other.tape.calls} times for {other.batch}: the number "
-            "of iterations depends on the data; give run=lambda model, inputs: ... that runs a fixed number"
+            f"the run returned a tensor of shape {tuple(logits.shape)} ({logits.dtype}), expected logits of shape "
+            f"({batch}, ..., outputs); give inputs without labels, or run=lambda model, inputs: ... that returns logits"
         )
 
 
@@ -130,8 +144,11 @@ def _attempts(
     model: nn.Module, run: Run, recordings: Recordings, ends: Ends, *, told: bool, reasons: list[str]
 ) -> Iterator[tuple[CapturedLoop, Flow]]:
     """Yield the loops that the call may be, the cheapest first; what keeps one from being made goes to ``reasons``."""
-    for narrow in (True, False) if ends.every == 1 else (False,):
-        flow = Flow(recordings.main.tape, recordings.main.logits, narrow=narrow)
+    ways = [(narrow, outputs) for outputs in (False, True) for narrow in (True, False) if ends.every == 1 or not narrow]
+    for narrow, with_outputs in ways:
+        flow = Flow(recordings.main.tape, recordings.main.logits, narrow=narrow, with_outputs=with_outputs)
+        if with_outputs and not flow.handed_to_readout:
+            continue
         try:
             flow.check()
             if narrow and not flow.is_closed():
@@ -140,47 +157,5 @@ def _attempts(
                 plan = make_plan(flow, recordings, ends, aligned=aligned, told=told)
                 yield (DirectLoop if narrow else RerunLoop)(model, plan, run), flow
         except LoopscopeError as error:
-            reasons.append(str(error))
-
-
-def _difference(loop: CapturedLoop, flow: Flow, recording: Recording, inputs: Tree) -> str | None:
-    """Return where a loop goes another way than the recorded run, None where it is the same throughout."""
-    plan, name = loop.plan, loop.plan.ends.name
-    states = [flow.first_values(flow.state, aligned=plan.aligned)]
-    if any(not value.isfinite().all() for value in states[0]):
-        return (
-            f"the first state holds {'uninitialized memory (torch.empty)' if plan.aligned else 'NaN'}: give run=lambda model, inputs: ... "
-            "that sets it first"
-        )
-    states += [[flow.made(part.made_in(k)) for part in flow.state] for k in range(plan.stretch, flow.iterations)]
-    with torch.no_grad(), seeded(inputs, 0):
-        recalled = loop.encode(inputs)
-        torch.manual_seed(0)
-        began = loop.start(recalled)
-        for number, (before, after) in enumerate(pairwise(states), start=1 + plan.stretch):
-            state = began if number == 1 + plan.stretch else loop.state_of(before)
-            found = loop.values_of(loop.step(state, recalled), recalled)
-            differences = [relative_gap(one, other) for one, other in zip(found, after, strict=True)]
-            if not max(differences) <= tolerance_for(after):
-                again = loop.values_of(loop.step(state, recalled), recalled)
-                if any(relative_gap(one, other) > 0 for one, other in zip(found, again, strict=True)):
-                    return "an iteration draws random numbers: set its noise to 0 (a random first state is fine)"
-                return (
-                    f"iteration {number} is not the map that iteration {1 + plan.stretch} is: what {name} makes differs by "
-                    f"{max(differences):.1e}{_changing(flow)}; name the call that ends the iteration, or give every= and offset="
-                )
-        difference = relative_gap(loop.read(loop.state_of(states[-1]), recalled), recording.logits)
-    if difference <= tolerance_for([recording.logits]):
-        return None
-    beside = ", ".join(str(spot) for spot in flow.handed_to_readout)
-    taken = f"takes {beside} from the last iteration beside the state" if beside else "takes more than the last state"
-    return (
-        f"the readout {taken}, so that the logits differ by {difference:.1e}; name the last call that makes a part of the state, "
-        f"{flow.state[-1].made.place.name}, or give run= that returns logits of the last state"
-    )
-
-
-def _changing(flow: Flow) -> str:
-    """Name the arguments that differ from call to call and are no part of the state."""
-    names = flow.changing_arguments()
-    return f", and it also takes {', '.join(names)}, which changes from call to call" if names else ""
+            if not narrow:  # what the call alone lacks, its surroundings may have
+                reasons.append(str(error))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 from jaxtyping import Bool
@@ -15,27 +15,22 @@ from torch.autograd import forward_ad
 from loopscope.adapters.calls import Watch, callee
 from loopscope.adapters.flow import Spot
 from loopscope.adapters.gradients import WholeGradients
+from loopscope.adapters.padding import padding_mask
 from loopscope.adapters.paths import (
     Blank,
-    Echo,
-    Path,
     leaves_by_path,
-    map_with_path,
     tensors_by_path,
     with_leaves,
-    worded,
 )
 from loopscope.adapters.plan import Plan
 from loopscope.adapters.proof import PROVEN_ITERATIONS, Proof, prove
+from loopscope.adapters.recall import Sorted, in_single_precision
 from loopscope.adapters.replay import Act, Player, Stopped
 from loopscope.adapters.running import Run
 from loopscope.adapters.tape import Place
 from loopscope.contexts import random_state_kept
 from loopscope.errors import LoopscopeError
 from loopscope.trees import Context, Tree, batch_size, device_of
-
-PADDING = "attention_mask"
-"""The input that says which tokens are real."""
 
 
 class CapturedLoop(nn.Module, ABC):
@@ -54,7 +49,7 @@ class CapturedLoop(nn.Module, ABC):
     def __init__(self, model: nn.Module, plan: Plan, run: Run) -> None:
         super().__init__()
         self.model, self.plan, self.run = model, plan, run
-        self.train(model.training)
+        self.training = model.training
 
     @property
     def iterations_before(self) -> int:
@@ -65,6 +60,11 @@ class CapturedLoop(nn.Module, ABC):
         """
         return self.plan.stretch
 
+    @property
+    def in_half_precision(self) -> bool:
+        """Whether the model keeps its state in half precision; the loop shows it in float32."""
+        return self.plan.half
+
     def encode(self, inputs: Tree) -> Tree:
         """Return what stays the same over iterations: what the calls before the loop made of the inputs."""
         plan, batch = self.plan, batch_size(inputs)
@@ -74,7 +74,7 @@ class CapturedLoop(nn.Module, ABC):
         player = self._play(inputs, script, wanted=len(plan.before) + len(plan.looped) + len(plan.state))
         if tuple(player.names[-len(plan.course) :]) != plan.course:
             self._refuse_another_course()
-        sorted_out = _Sorted(plan, batch)
+        sorted_out = Sorted(plan, batch)
         arguments = sorted_out.arguments(player.kept[plan.end][0]) if plan.direct else None
         sorted_out.count_what_the_step_takes({place: returned for place, (_, returned) in player.kept.items()})
         calls = {place: sorted_out.returned(place, returned) for place, (_, returned) in player.kept.items()}
@@ -85,7 +85,7 @@ class CapturedLoop(nn.Module, ABC):
         ]
         return {
             "recalled": sorted_out.numbers,
-            "aside": Context({"inputs": inputs, **sorted_out.aside}, batched=True),
+            "aside": Context({"inputs": inputs, "tensors": sorted_out.aside}, batched=True),
             "kept": Context({"calls": calls, "arguments": arguments, "state": forms}, batched=False),
         }
 
@@ -124,7 +124,13 @@ class CapturedLoop(nn.Module, ABC):
         for part, value in zip(plan.state, self.values_of(state, recalled), strict=True):
             spot = part.made_in(plan.shortest - 1)
             script.setdefault(spot.place, Act()).give[spot.path] = value
-        return _full(self._play(_inputs(recalled), script).output)
+        player = self._play(_inputs(recalled), script)
+        if player.places.stretch != plan.shortest:
+            raise LoopscopeError(
+                f"{plan.ends.name} is called another number of times when its values change: the number of iterations depends on the "
+                "data; give run=lambda model, inputs: ... that runs a fixed number"
+            )
+        return in_single_precision(player.output)
 
     def prove(self, inputs: Tree) -> Proof:
         """Return a proof that this loop is the model, on other inputs or once more.
@@ -140,14 +146,22 @@ class CapturedLoop(nn.Module, ABC):
         return prove(self, lambda inputs, iterations: self.run(self.model, inputs, iterations), inputs, counts)
 
     def mask(self, recalled: Tree) -> Bool[Tensor, "batch tokens"] | None:
-        """Return which tokens are real, as the input ``attention_mask`` says; None where there is none."""
-        inputs = _inputs(recalled)
-        given = inputs.get(PADDING) if isinstance(inputs, Mapping) else None
-        return given > 0 if isinstance(given, Tensor) and given.ndim == 2 else None
+        """Return which tokens are real, as the mask among the inputs says; None where there is none."""
+        mask = padding_mask(_inputs(recalled))
+        if mask is None or any(form.sizes[1:2] == mask.shape[1:] for form in recalled["kept"].values["state"]):
+            return mask
+        if bool(mask.all()):
+            return None
+        raise LoopscopeError(
+            f"the mask of the inputs has {mask.shape[1]} tokens and no tensor of the state has as many, so that padding "
+            "cannot be left out: give inputs without padding"
+        )
 
     def state_of(self, values: list[Tensor]) -> Tree:
         """Return the model's own tensors as a state: batch first, half precision as float32."""
-        moved = [_full(value.movedim(at, 0)) for value, at in zip(values, self.plan.batch_at, strict=True)]
+        moved = [
+            in_single_precision(value.movedim(at, 0)) for value, at in zip(values, self.plan.batch_at, strict=True)
+        ]
         if len(moved) == 1:
             return moved[0]
         return dict(zip((part.name for part in self.plan.state), moved, strict=True))
@@ -163,12 +177,12 @@ class CapturedLoop(nn.Module, ABC):
 
     def _given(self, recalled: Tree, needed: frozenset[Spot]) -> dict[Place, Act]:
         """Return acts that answer the calls before the loop from what is recalled."""
-        known = {**recalled["recalled"], **recalled["aside"].values}
+        known = _by_name(recalled)
         calls, script = recalled["kept"].values["calls"], {}
         for place in self.plan.before:
             blanks = dict(leaves_by_path(calls[place]))
             given = {
-                spot.path: known[str(spot)].to(blanks[spot.path].like.dtype)
+                spot.path: blanks[spot.path].restored(known[str(spot)])
                 for spot in needed
                 if spot.place == place and str(spot) in known
             }
@@ -225,83 +239,19 @@ class DirectLoop(CapturedLoop):
         plan = self.plan
         values = self.values_of(state, recalled)
         put = {spot.path: value for part, value in zip(plan.state, values, strict=True) for spot in part.used}
-        known = {**recalled["recalled"], **recalled["aside"].values}
-
-        def argument(path: Path, leaf: Any) -> Any:
-            if path in put:
-                return put[path]
-            return known[_argument(path)].to(leaf.like.dtype) if isinstance(leaf, Blank) else leaf
-
-        args, kwargs = map_with_path(argument, recalled["kept"].values["arguments"])
+        known, arguments = _by_name(recalled), recalled["kept"].values["arguments"]
+        for path, leaf in leaves_by_path(arguments):
+            if path not in put and isinstance(leaf, Blank):
+                put[path] = leaf.restored(known[plan.ends.argument(path)])
+        args, kwargs = with_leaves(arguments, put)
         with WholeGradients() if self._hides() else nullcontext():
             made = tensors_by_path(callee(self.model, plan.ends.name).function(*args, **kwargs))
         return self.state_of([made[part.made.path] for part in plan.state])
 
 
-class _Sorted:
-    """What calls returned, sorted into numbers that count, what goes beside them, and the forms of the rest."""
-
-    def __init__(self, plan: Plan, batch: int) -> None:
-        self.plan, self.batch = plan, batch
-        # A call that is made on its own has what it needs among its arguments.
-        self.for_step = frozenset() if plan.direct else plan.for_step
-        self.needed = self.for_step | plan.for_start | plan.for_read
-        self.counted = self.for_step
-        self.numbers: dict[str, Tensor] = {}
-        self.aside: dict[str, Tensor] = {}
-
-    def count_what_the_step_takes(self, returned: Mapping[Place, Tree]) -> None:
-        """Count what the step takes as the recalled input; of a step that takes nothing, what it starts from."""
-        made = {place: tensors_by_path(tree) for place, tree in returned.items()}
-        if not self.numbers and not any(
-            any(self.plan.grows[Spot(place, path)]) and made[place][path].is_floating_point()
-            for place, path in self.for_step
-        ):
-            self.counted = self.plan.for_start
-
-    def returned(self, place: Place, tree: Tree) -> Tree:
-        """Sort what a call returned, and return its form."""
-
-        def sort(path: Path, leaf: Any) -> Any:
-            if not isinstance(leaf, Tensor):
-                return leaf
-            spot = Spot(place, path)
-            if spot in self.plan.echoes:
-                return Echo(self.plan.echoes[spot])
-            grows = self.plan.grows.get(spot, (False,) * leaf.ndim)
-            if spot in self.needed and not any(grows):
-                return leaf
-            if spot in self.needed:
-                self._keep(str(spot), leaf, counts=spot in self.counted)
-            return Blank.of(leaf, grows, self.batch)
-
-        return map_with_path(sort, tree)
-
-    def arguments(self, tree: Tree) -> Tree:
-        """Sort the arguments of the call that is an iteration, and return their form."""
-        state = {spot.path for part in self.plan.state for spot in part.used}
-
-        def sort(path: Path, leaf: Any) -> Any:
-            grows = self.plan.argument_grows.get(path, ())
-            if not isinstance(leaf, Tensor) or not any(grows):
-                return leaf
-            if path not in state:
-                self._keep(_argument(path), leaf, counts=True)
-            return Blank.of(leaf, grows, self.batch)
-
-        return map_with_path(sort, tree)
-
-    def _keep(self, name: str, leaf: Tensor, *, counts: bool) -> None:
-        (self.numbers if counts and leaf.is_floating_point() else self.aside)[name] = _full(leaf)
-
-
-def _argument(path: Path) -> str:
-    return f"argument {worded(path[1:])}"
-
-
-def _full(tensor: Tensor) -> Tensor:
-    """Return a tensor in at least single precision: norms and residuals in half precision would say little."""
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+def _by_name(recalled: Tree) -> dict[str, Tensor]:
+    """Return every tensor that follows the examples, by its name."""
+    return {**recalled["recalled"], **recalled["aside"].values["tensors"]}
 
 
 def _inputs(recalled: Tree) -> Tree:

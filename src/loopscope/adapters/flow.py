@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from loopscope.adapters.paths import Path, leaves_by_path, worded
+from loopscope.adapters.paths import Path, join_words, leaves_by_path
 from loopscope.adapters.tape import Event, Place, Tape
 from loopscope.errors import LoopscopeError
 
@@ -25,8 +25,7 @@ class Spot(NamedTuple):
     path: Path
 
     def __str__(self) -> str:
-        inner = worded(self.path)
-        return f"{self.place}{'' if inner.startswith('[') or not inner else '.'}{inner}"
+        return join_words(str(self.place), self.path)
 
 
 @dataclass(frozen=True)
@@ -65,10 +64,11 @@ class Flow:
         tape: of at least three iterations.
         output: the tensor that the run is about.
         narrow: take an iteration to be the one call that ends it, and nothing around it.
+        with_outputs: hand on, as a part of the state, what the readout takes from the last iteration beside it.
     """
 
-    def __init__(self, tape: Tape, output: Tensor, *, narrow: bool) -> None:
-        self.tape, self.narrow = tape, narrow
+    def __init__(self, tape: Tape, output: Tensor, *, narrow: bool, with_outputs: bool = False) -> None:
+        self.tape, self.narrow, self.with_outputs = tape, narrow, with_outputs
         self.iterations = tape.stretches
         self.makers = tape.makers()
         numbers = {id(tensor): number for number, tensor in enumerate(tape.tensors)}
@@ -113,24 +113,31 @@ class Flow:
         Raises:
             LoopscopeError: there is nothing, or it is written over in place.
         """
-        ends = self._events(2)[-1]
-        values, found = set(ends.outputs.values()), dict[Spot, int]()
-        while values:
-            carried = {value for value in self._reached(values, 2) if self._stretch(value) == 1}
-            new = {self._made(value): value for value in carried}
-            values = {self.value_made(_in_stretch(spot, 2)) for spot in new.keys() - found.keys()}
-            found.update(new)
+        found = dict(self._carried)
         if not any(self.tape.tensors[value].is_floating_point() for value in found.values()):
             raise LoopscopeError(
-                f"no call of {ends.place.name} depends on an earlier one, so nothing is iterated: it may be used for other ends, or be "
-                "only a part of what is repeated; ls.find_loops lists calls"
+                f"no call of {self._events(2)[-1].place.name} depends on an earlier one, so nothing is iterated: it may be used for "
+                "other ends, or be only a part of what is repeated; ls.find_loops lists calls"
             )
-        ordered = sorted(found.items(), key=lambda item: self.tape.events.index(self.makers[item[1]]))
+        if self.with_outputs:
+            found.update({spot: self.value_made(spot) for spot in self.handed_to_readout})
+        ordered = sorted(found.items(), key=lambda item: self.makers[item[1]].index)
         names = [self._name(spot, value) for spot, value in ordered]
         return tuple(
             self._component(spot, value, name if names.count(name) == 1 else str(spot))
             for (spot, value), name in zip(ordered, names, strict=True)
         )
+
+    @cached_property
+    def _carried(self) -> dict[Spot, int]:
+        """What the second iteration makes, and the third and later ones need."""
+        values, found = set(self._events(2)[-1].outputs.values()), dict[Spot, int]()
+        while values:
+            carried = {value for value in self._reached(values, 2) if self._stretch(value) == 1}
+            new = {self._made(value): value for value in carried}
+            values = {self.value_made(_in_stretch(spot, 2)) for spot in new.keys() - found.keys()}
+            found.update(new)
+        return found
 
     def _component(self, made: Spot, value: int, name: str) -> Component:
         used = [Spot(event.place, path) for event in self._events(2) for path in _paths(event.inputs, value)]
@@ -140,6 +147,8 @@ class Flow:
                     f"{spot.place} changes what the iteration before made ({made}) in place, so no state can be kept: return a new "
                     "tensor (z = z + x instead of z += x)"
                 )
+        if not used:  # made for the readout alone
+            return Component(name, made, self._first_made(made), (), None, True)
         before = {self.value_used(_in_stretch(spot, 1)) for spot in used}
         makers = {self._made(one) for one in before if one in self.makers}
         if len(before) != 1 or len(makers) != 1:
@@ -153,6 +162,13 @@ class Flow:
             floating=self.tape.tensors[value].is_floating_point(),
         )
 
+    def _first_made(self, made: Spot) -> Spot:
+        """Return the event of the first iteration that is as far from its end as the maker is in others."""
+        usual, first = ([event.place for event in self.tape.in_stretch(k)] for k in (1, 0))
+        same = [place for place in usual if place.name == made.place.name]
+        twins = [place for place in first if place.name == made.place.name]
+        return Spot(twins[same.index(made.place) - len(same)], made.path)
+
     def _first_used(self, used: list[Spot]) -> tuple[Spot, ...] | None:
         try:
             first = self.iteration(0)
@@ -165,10 +181,9 @@ class Flow:
         return spots if len(values) == 1 and made_before else None
 
     def _name(self, made: Spot, value: int) -> str:
-        if self.narrow:
-            return worded(_paths(self._events(2)[-1].inputs, value)[0][1:])
-        inner = worded(made.path)
-        return f"{made.place.name}.{inner}" if inner else made.place.name
+        if self.narrow and made in self._carried:
+            return self.tape.ends.argument(_paths(self._events(2)[-1].inputs, value)[0])
+        return join_words(made.place.name, made.path)
 
     @property
     def state(self) -> tuple[Component, ...]:
@@ -194,13 +209,12 @@ class Flow:
 
     def changing_arguments(self) -> list[str]:
         """Return the arguments of the call that ends an iteration, other than the state, that differ from call to call."""
-        own = {spot for part in self.state for spot in part.used}
         one, two = (self.tape.in_stretch(k)[-1] for k in (1, 2))
         before, after = (dict(leaves_by_path(event.arguments)) for event in (one, two))
         return [
-            worded(path[1:])
+            self.tape.ends.argument(path)
             for path, leaf in after.items()
-            if Spot(one.place, path) not in own and not equal(leaf, before.get(path))
+            if not (isinstance(leaf, Tensor) and leaf.is_floating_point()) and not equal(leaf, before.get(path))
         ]
 
     # What each part of a run needs from the calls before the loop
@@ -212,7 +226,12 @@ class Flow:
     def before(self, *, aligned: bool) -> list[Event]:
         """Return the calls before that iteration."""
         inside = {event.place for event in self.looped(aligned=aligned)}
-        return [event for event in self.tape.in_stretch(0) if event.is_call and event.place not in inside]
+        # A call that fills a tensor it was given must be made.
+        return [
+            event
+            for event in self.tape.in_stretch(0)
+            if event.is_call and not event.written and event.place not in inside
+        ]
 
     def for_step(self, *, aligned: bool) -> frozenset[Spot]:
         """Return what that iteration needs of them."""
@@ -240,9 +259,16 @@ class Flow:
     @cached_property
     def handed_to_readout(self) -> list[Spot]:
         """What the readout takes from the last iteration beside the state, written as of stretch 1."""
-        own = {part.made for part in self.state}
+        own = self._carried.keys()
         last = [value for value in self._read() if self._stretch(value) == self.iterations - 1]
-        return [spot for spot in (_in_stretch(self._made(value), 1) for value in last) if spot not in own]
+        spots = [_in_stretch(self._made(value), 1) for value in last if self._is_returned(value)]
+        return [spot for spot in spots if spot not in own and self.made(spot).is_floating_point()]
+
+    @property
+    def read_from_earlier(self) -> list[Spot]:
+        """What the readout takes from iterations before the last."""
+        earlier = [value for value in self._read() if 0 < self._stretch(value) < self.iterations - 1]
+        return [_in_stretch(self._made(value), 1) for value in earlier[:1] if self._is_returned(value)]
 
     def _read(self) -> set[int]:
         needed = {self.output}
@@ -305,6 +331,9 @@ class Flow:
                 "(z = z + x instead of z += x)"
             )
         return Spot(event.place, paths[0])
+
+    def _is_returned(self, value: int) -> bool:
+        return value in self.makers[value].outputs.values()
 
     def _reached(self, values: set[int], stretch: int) -> set[int]:
         needed = set(values)

@@ -7,7 +7,7 @@ one function of PyTorch as if it had been called outside all of that.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -28,7 +28,7 @@ def hides(function: Callable[..., Any]) -> bool:
     )
 
 
-def pass_through(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+def pass_through(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     """Call a function of PyTorch; where it would hide its argument from autograd, return the argument itself."""
     if not hides(function):
         return function(*args, **kwargs)
@@ -50,7 +50,7 @@ class WholeGradients(TorchFunctionMode):
     """Within this context, ``no_grad``, ``detach`` and the like do nothing: autograd sees every operation."""
 
     def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Call ``func``, unhidden."""
-        return pass_through(func, args, kwargs or {})
+        return pass_through(func, *args, **(kwargs or {}))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
+from loopscope.errors import LoopscopeError
 from loopscope.trees import Tree, children, with_children
 
 Path = tuple[Any, ...]
@@ -38,6 +39,27 @@ class Blank:
         """Return zeros of this form for a batch."""
         return self.like.expand([size * batch if g else size for size, g in zip(self.sizes, self.grows, strict=True)])
 
+    def by_example(self, tensor: Tensor, name: str) -> Tensor:
+        """Return the tensor with one row for each example.
+
+        Raises:
+            LoopscopeError: not one dimension grows with the batch.
+        """
+        if sum(self.grows) != 1:
+            raise LoopscopeError(
+                f"{name} has shape {tuple(tensor.shape)}, expected one dimension that grows with the number of examples"
+            )
+        at = self.grows.index(True)
+        return (
+            tensor.unflatten(at, (-1, self.sizes[at])).movedim(at, 0) if self.sizes[at] > 1 else tensor.movedim(at, 0)
+        )
+
+    def restored(self, rows: Tensor) -> Tensor:
+        """Return what `by_example` was given, in its own precision."""
+        at = self.grows.index(True)
+        moved = rows.movedim(0, at).to(self.like.dtype)
+        return moved.flatten(at, at + 1) if self.sizes[at] > 1 else moved
+
 
 @dataclass(frozen=True)
 class Echo:
@@ -50,18 +72,21 @@ class Echo:
     path: Path
 
 
-def _parts(tree: Tree) -> dict[Any, Any] | None:
-    return None if isinstance(tree, (Blank, Echo)) else children(tree)
+_LEAVES = (Tensor, Blank, Echo, int, float, str, type(None))
 
 
-def leaves_by_path(tree: Tree, path: Path = ()) -> Iterator[tuple[Path, Any]]:
-    """Yield each leaf of a nest with its path, in a fixed order."""
-    parts = _parts(tree)
-    if parts is None:
-        yield path, tree
-        return
-    for key, part in parts.items():
-        yield from leaves_by_path(part, (*path, key))
+def leaves_by_path(tree: Tree) -> list[tuple[Path, Any]]:
+    """Return each leaf of a nest with its path, in a fixed order."""
+    found: list[tuple[Path, Any]] = []
+    waiting: list[tuple[Path, Any]] = [((), tree)]
+    while waiting:
+        path, part = waiting.pop()
+        parts = None if isinstance(part, _LEAVES) else children(part)
+        if parts is None:
+            found.append((path, part))
+        else:
+            waiting += [((*path, key), inner) for key, inner in reversed(parts.items())]
+    return found
 
 
 def tensors_by_path(tree: Tree) -> dict[Path, Tensor]:
@@ -69,19 +94,24 @@ def tensors_by_path(tree: Tree) -> dict[Path, Tensor]:
     return {path: leaf for path, leaf in leaves_by_path(tree) if isinstance(leaf, Tensor)}
 
 
-def map_with_path(function: Callable[[Path, Any], Any], tree: Tree, path: Path = ()) -> Tree:
-    """Return a nest of the same containers with ``function(path, leaf)`` in each leaf's place."""
-    parts = _parts(tree)
-    if parts is None:
-        return function(path, tree)
-    mapped = {key: map_with_path(function, part, (*path, key)) for key, part in parts.items()}
-    # What holds nothing new stays the object that it is: others may hold it too.
-    return tree if all(mapped[key] is part for key, part in parts.items()) else with_children(tree, mapped)
-
-
 def with_leaves(tree: Tree, replaced: Mapping[Path, Any]) -> Tree:
-    """Return a nest in which the leaves at some paths are replaced."""
-    return map_with_path(lambda path, leaf: replaced.get(path, leaf), tree) if replaced else tree
+    """Return a nest in which the leaves at some paths are replaced; what holds none of them stays the object that it is."""
+    if not replaced:
+        return tree
+    if () in replaced:
+        return replaced[()]
+    parts = {} if isinstance(tree, _LEAVES) else children(tree) or {}
+    inner: dict[Any, dict[Path, Any]] = {}
+    for (key, *rest), leaf in replaced.items():
+        if key in parts:
+            inner.setdefault(key, {})[tuple(rest)] = leaf
+    return with_children(tree, {**parts, **{key: with_leaves(parts[key], these) for key, these in inner.items()}})
+
+
+def join_words(name: str, path: Path) -> str:
+    """Return what is at a path of something that has a name: "carry", ("z", 0) is carry.z[0]."""
+    inner = worded(path)
+    return f"{name}{'' if not inner or inner.startswith('[') else '.'}{inner}"
 
 
 def worded(path: Path) -> str:

@@ -13,6 +13,7 @@ from loopscope.adapters.paths import Path
 from loopscope.adapters.recording import Recording, Recordings
 from loopscope.adapters.tape import Ends, Event, Place
 from loopscope.errors import LoopscopeError
+from loopscope.trees import HALF
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Plan:
         echoes: the arguments that calls return as they were given them.
         argument_grows: the same of the arguments of the call that ends the iteration.
         course: the names of what is called from where a state is put in place to the end of the step.
+        half: whether the model keeps its state in half precision.
         watched: the submodules and methods whose calls are taken over.
         hidden: whether the step hides a part of itself from autograd.
         random: whether the first state is random.
@@ -55,6 +57,7 @@ class Plan:
     echoes: Mapping[Spot, Path]
     argument_grows: Mapping[Path, tuple[bool, ...]]
     course: tuple[str, ...]
+    half: bool
     watched: tuple[str, ...]
     hidden: bool
     random: bool
@@ -118,6 +121,7 @@ def make_plan(flow: Flow, recordings: Recordings, ends: Ends, *, aligned: bool, 
             spot.path: batches.argument_grows(looped[-1], spot) for spot in _spots(looped[-1], looped[-1].inputs)
         },
         course=flow.course(aligned=aligned),
+        half=any(flow.made(part.made).dtype in HALF for part in flow.state),
         watched=tuple(dict.fromkeys(event.place.name for event in calls)),
         hidden=recordings.main.tape.hidden,
         random=_is_random(flow, recordings.other_seed, aligned=aligned),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from torch import nn
 
-from loopscope.adapters import (
+from loopscope.adapters.capture import capture
+from loopscope.adapters.captured import CapturedLoop
+from loopscope.adapters.families import (
     dory,
     hrm,
     hrm_pytorch,
@@ -18,9 +20,7 @@ from loopscope.adapters import (
     trm,
     x_transformers,
 )
-from loopscope.adapters.capture import capture
-from loopscope.adapters.captured import CapturedLoop
-from loopscope.adapters.family import Family
+from loopscope.adapters.families.family import Family
 from loopscope.errors import LoopscopeError
 from loopscope.trees import Tree
 

@@ -8,10 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from loopscope.adapters.calls import Handler, operation_name
-from loopscope.adapters.gradients import GRAD_MODE
-from loopscope.adapters.paths import Blank, Echo, Path, map_with_path, tensors_by_path, with_leaves
-from loopscope.adapters.tape import Ends, Place, Places
+from loopscope.adapters.calls import Handler
+from loopscope.adapters.paths import Blank, Echo, Path, leaves_by_path, tensors_by_path, with_leaves
+from loopscope.adapters.tape import Ends, Place, Places, makes_tensors
 
 
 class Stopped(BaseException):
@@ -62,17 +61,19 @@ class Player(Handler):
 
     def call(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Answer a call as the script says."""
+        self.names.append(name)
         returned = self._act(self.places.of_call(name), function, args, kwargs)
         self.places.returned(name)
         return returned
 
-    def operation(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    def operation(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Answer an operation as the script says."""
-        return self._act(self.places.of_operation(operation_name(function)), function, args, dict(kwargs))
+        returned = self._act(self.places.of_operation(name), function, args, kwargs)
+        if makes_tensors(name, returned):
+            self.names.append(name)
+        return returned
 
     def _act(self, place: Place, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if place.name != GRAD_MODE:
-            self.names.append(place.name)
         act = self.script.get(place)
         if act is None:
             return function(*args, **kwargs)
@@ -86,14 +87,13 @@ class Player(Handler):
         return returned
 
     def _filled(self, answer: Any, arguments: Any) -> Any:
-        given = tensors_by_path(arguments)
-
-        def fill(_: Path, leaf: Any) -> Any:
-            if isinstance(leaf, Echo):
-                return given[leaf.path]
-            return leaf.filled(self.batch) if isinstance(leaf, Blank) else leaf
-
-        return map_with_path(fill, answer)
+        blanks = {path: leaf for path, leaf in leaves_by_path(answer) if isinstance(leaf, (Blank, Echo))}
+        given = tensors_by_path(arguments) if blanks else {}
+        filled = {
+            path: given[leaf.path] if isinstance(leaf, Echo) else leaf.filled(self.batch)
+            for path, leaf in blanks.items()
+        }
+        return with_leaves(answer, filled)
 
     def _note(self, notes: dict[tuple[Place, Path], Tensor], place: Place, paths: list[Path], tree: Any) -> None:
         if paths:

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from loopscope.adapters.calls import Handler, operation_name
-from loopscope.adapters.gradients import GRAD_MODE, hides
-from loopscope.adapters.paths import Path, tensors_by_path
+from loopscope.adapters.calls import Handler
+from loopscope.adapters.gradients import hides
+from loopscope.adapters.paths import Path, tensors_by_path, worded
+from loopscope.errors import LoopscopeError
 
 UNINITIALIZED = ("empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided")
 """Functions that return memory as they find it."""
@@ -46,15 +47,24 @@ class Ends:
         name: of the submodule or method.
         every: calls of it per iteration.
         offset: calls of it before the first iteration.
+        parameters: the names of its parameters, in order.
     """
 
     name: str
     every: int = 1
     offset: int = 0
+    parameters: tuple[str, ...] = ()
 
     def iterations(self, calls: int) -> int:
         """Return how many iterations have ended after so many calls."""
         return max(0, calls - self.offset) // self.every
+
+    def argument(self, path: Path) -> str:
+        """Return what an argument is called, from its path in (args, kwargs)."""
+        positional, first, *rest = path
+        if positional == 0 and first < len(self.parameters):
+            first = self.parameters[first]
+        return worded((first, *rest))
 
 
 class Places:
@@ -126,20 +136,24 @@ class Tape:
     """The events of one run, in order.
 
     Attributes:
+        ends: which calls end an iteration.
         events: in order.
         tensors: the tensor of each value.
         stretches: iterations that ended.
         calls: how often the named submodule or method was called.
-        names: of everything that was called, in order; but for ``no_grad``, which the last iteration often lacks.
+        names: of everything that was called and made tensors, in order.
         hidden: whether something was hidden from autograd.
+        uninitialized: whether an open frame took memory as it found it; it was filled with NaN.
     """
 
+    ends: Ends
     events: list[Event] = field(default_factory=list)
     tensors: list[Tensor] = field(default_factory=list)
     stretches: int = 0
     calls: int = 0
     names: list[str] = field(default_factory=list)
     hidden: bool = False
+    uninitialized: bool = False
 
     def in_stretch(self, stretch: int) -> list[Event]:
         """Return the events of one stretch."""
@@ -163,6 +177,12 @@ class Tape:
         return needed
 
 
+def makes_tensors(operation: str, returned: Any) -> bool:
+    """Return whether an operation has returned tensors, or has written into one."""
+    parts = returned if isinstance(returned, (tuple, list)) else (returned,)
+    return operation == "__setitem__" or any(isinstance(part, Tensor) for part in parts)
+
+
 class Recorder(Handler):
     """Writes a tape.
 
@@ -171,7 +191,7 @@ class Recorder(Handler):
     """
 
     def __init__(self, ends: Ends) -> None:
-        self.tape = Tape()
+        self.tape = Tape(ends)
         self.places = Places(ends)
         self._numbers: dict[int, tuple[int, int]] = {}
 
@@ -182,11 +202,9 @@ class Recorder(Handler):
         self.tape.calls, self.tape.stretches = self.places.calls, self.places.stretch
         return returned
 
-    def operation(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    def operation(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Write an operation down."""
-        self.inside(function)
-        place = self.places.of_operation(operation_name(function))
-        return self._written_down(place, function, args, kwargs, is_call=False)
+        return self._written_down(self.places.of_operation(name), function, args, kwargs, is_call=False)
 
     def inside(self, function: Callable[..., Any]) -> None:
         """Notice what hides a part of an iteration from autograd."""
@@ -195,6 +213,11 @@ class Recorder(Handler):
 
     def value(self, tensor: Tensor) -> int:
         """Return the number of a tensor's present value; one that was changed in place has a new one."""
+        if tensor.is_inference():
+            raise LoopscopeError(
+                "the model runs in torch.inference_mode, which no derivative passes: use torch.no_grad there, and make "
+                "inputs outside of it"
+            )
         number, version = self._numbers.get(id(tensor), (-1, -1))
         if number < 0 or version != tensor._version:
             number = len(self.tape.tensors)
@@ -211,14 +234,15 @@ class Recorder(Handler):
         *,
         is_call: bool,
     ) -> Any:
-        if place.name != GRAD_MODE:
-            self.tape.names.append(place.name)
-        index = len(self.tape.names) - 1
         given = tensors_by_path((args, dict(kwargs)))
         inputs = {path: self.value(tensor) for path, tensor in given.items()}
         returned = function(*args, **kwargs)
         if place.name in UNINITIALIZED and returned.is_floating_point():
+            self.tape.uninitialized = True
             returned.fill_(torch.nan)
+        if is_call or makes_tensors(place.name, returned):
+            self.tape.names.append(place.name)
+        index = len(self.tape.names) - 1
         outputs = {path: self.value(tensor) for path, tensor in tensors_by_path(returned).items()}
         written = {self.value(tensor) for tensor in given.values()} - set(inputs.values()) - set(outputs.values())
         if outputs or written:

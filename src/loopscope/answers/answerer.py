@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from loopscope import shipped
+from loopscope.answers.calibration import Alike, Calibrations, calibrations
 from loopscope.answers.trust import Evidence, extents, read_evidence, significant, unsureness
 from loopscope.contexts import device_of_loop, eval_mode
 from loopscope.errors import LoopscopeError, check_tolerance
@@ -24,29 +25,12 @@ from loopscope.models import LoopedTransformer
 from loopscope.subjects import trained
 from loopscope.tasks import TASKS
 from loopscope.tasks.registry import check_can_be_typed_in, text_format
-from loopscope.tasks.task import Task
-from loopscope.tasks.text import Problem, TextFormat
+from loopscope.tasks.task import ShowsAChoice, Task
+from loopscope.tasks.text import ListsChoices, Problem, TextFormat
 from loopscope.training.run_folder import RunFolder
 from loopscope.trees import flatten
 
 BATCH = 256
-
-
-@dataclass(frozen=True)
-class Record:
-    """How often answers were right in validation, over all splits, by whether their states had settled.
-
-    Args:
-        settled: answers whose residual was within the tolerance at the last iteration.
-        settled_right: those of them that were right.
-        others: the other answers.
-        others_right: those of them that were right.
-    """
-
-    settled: int
-    settled_right: int
-    others: int
-    others_right: int
 
 
 @dataclass(frozen=True)
@@ -58,10 +42,8 @@ class Answerer:
         model: the model, or any loop that reads the task's inputs and gives its logits.
         task: its task.
         text: how its problems and answers are written.
-        record: how its answers fared in validation; None where the run was not evaluated, or where answers settle at
-            another tolerance than there.
-        evidence: the same, example by example, of all splits; None where ``loopscope trust`` did not measure it, or
-            where answers settle at another tolerance than there.
+        evidence: how its answers fared in validation, example by example, of all splits; None where ``loopscope trust`` did
+            not measure it, or where answers settle at another tolerance than there.
         iterations: the iterations that validation gave each answer.
         tolerance: the relative residual at which answers settle.
     """
@@ -70,10 +52,14 @@ class Answerer:
     model: Loop
     task: Task
     text: TextFormat
-    record: Record | None
     evidence: Evidence | None = None
     iterations: int = 0
     tolerance: float = SETTLED
+
+    @cached_property
+    def calibrations(self) -> Calibrations:
+        """What validation says of answers by their confidence; empty without evidence."""
+        return Calibrations(None, None) if self.evidence is None else calibrations(self.evidence)
 
 
 @dataclass(frozen=True)
@@ -86,7 +72,10 @@ class Answer:
         settled: whether the state arrived at a fixed point, within the tolerance.
         iterations: evaluations of the step.
         residual: relative residual at the end.
-        unsure: one minus the softmax confidence (``loopscope.answers.trust.unsureness``).
+        unsure: one minus the confidence: the softmax probability of the weakest token (`loopscope.answers.trust.unsureness`),
+            or that of the choice among legal answers.
+        alike: validation answers like this one, where the rules cannot tell whether it is right; None where validation has
+            too few, or measured nothing that can be compared.
     """
 
     line: str
@@ -95,6 +84,7 @@ class Answer:
     iterations: int
     residual: float
     unsure: float
+    alike: Alike | None = None
 
 
 def open_answerer(name: str, tolerance: float = SETTLED) -> Answerer:
@@ -106,8 +96,7 @@ def open_answerer(name: str, tolerance: float = SETTLED) -> Answerer:
 
     Raises:
         LoopscopeError: the tolerance is not between 0 and 1; there is no such run or shipped model; its model has no
-            iterations; or nobody types in problems
-            of its task.
+            iterations; or problems of its task cannot be typed in.
     """
     check_tolerance(tolerance)
     path = shipped.MODELS / name if name in TASKS and not Path(name).exists() else Path(name)
@@ -124,37 +113,16 @@ def open_answerer(name: str, tolerance: float = SETTLED) -> Answerer:
         raise LoopscopeError(f"{path} is of a {settings.model.architecture} model, which has no iterations to settle")
     # What was counted in validation holds for its own tolerance alone.
     counted = tolerance == SETTLED
-    record = read_record(run) if counted and run.evaluation.is_file() else None
     evidence = read_evidence(run.trust) if counted and run.trust.is_file() else None
     text, iterations = text_format(settings.task), _validated(run, evidence)
-    return Answerer(path, model, settings.data, text, record, evidence, iterations, tolerance)
+    return Answerer(path, model, settings.data, text, evidence, iterations, tolerance)
 
 
 def _validated(run: RunFolder, evidence: Evidence | None) -> int:
     """Return the iterations that validation gave each answer, 0 without one."""
     if evidence is None:
-        return max((len(curve["answer_accuracy"]) for curve in run.curves().values()), default=0)
+        return 0
     return max(iterations for _, iterations in extents(run.trust).values())
-
-
-def read_record(run: RunFolder) -> Record | None:
-    """Return the record that a run's evaluation holds, or None where it was made without.
-
-    Raises:
-        LoopscopeError: the evaluation is damaged.
-    """
-    counts = [0, 0, 0, 0]
-    for curve in run.curves().values():
-        settled: dict[str, Any] | None = curve.get("settled")
-        if settled is None:
-            return None
-        examples = curve["examples"]
-        right = round(curve["last"] * examples)
-        for place, count in enumerate(
-            (settled["examples"], settled["right"], examples - settled["examples"], right - settled["right"])
-        ):
-            counts[place] += count
-    return Record(*counts)
 
 
 def _inputs(answerer: Answerer, tokens: Int[Tensor, "batch tokens"]) -> Float[Tensor, "batch tokens features"]:
@@ -180,16 +148,15 @@ def answer_all(answerer: Answerer, problems: Sequence[Problem], tolerance: float
             rows = places[begin : begin + BATCH]
             inputs = _inputs(answerer, torch.stack([problems[place].tokens for place in rows]))
             solution = solve(answerer.model, inputs, tolerance=tolerance, max_iterations=max_iterations)
-            logits = _read_after_step(answerer.model, inputs, solution.state).cpu()  # the rules are read there
-            unsure = significant(unsureness(logits))
+            logits = _read_after_step(answerer.model, inputs, solution.last_state).cpu()  # the rules are read there
             for row, place in enumerate(rows):
-                found[place] = Answer(
-                    line=answerer.text.line(problems[place], logits[row]),
-                    right=answerer.text.right(problems[place], logits[row]),
+                found[place] = _answer(
+                    answerer,
+                    problems[place],
+                    logits[row],
                     settled=bool(solution.arrived[row]),
                     iterations=int(solution.iterations[row]),
-                    residual=float(solution.residual[row]),
-                    unsure=float(unsure[row]),
+                    residual=float(solution.last_residual[row]),
                 )
     return [found[place] for place in range(len(problems))]
 
@@ -254,11 +221,31 @@ def frames(answerer: Answerer, problem: Problem, tolerance: float, max_iteration
 
 def answer_of(answerer: Answerer, problem: Problem, frame: Frame, tolerance: float) -> Answer:
     """Return the answer that a frame shows."""
-    return Answer(
-        line=answerer.text.line(problem, frame.logits),
-        right=answerer.text.right(problem, frame.logits),
-        settled=frame.residual <= tolerance,
-        iterations=frame.iteration,
-        residual=frame.residual,
-        unsure=float(significant(unsureness(frame.logits[None]))[0]),
-    )
+    settled = frame.residual <= tolerance
+    return _answer(answerer, problem, frame.logits, settled, frame.iteration, frame.residual)
+
+
+def _answer(
+    answerer: Answerer,
+    problem: Problem,
+    logits: Float[Tensor, "tokens outputs"],
+    settled: bool,
+    iterations: int,
+    residual: float,
+) -> Answer:
+    """Return the answer that logits give, with its confidence and what validation says of answers like it."""
+    unsure = _unsure(answerer, problem, logits)
+    right = answerer.text.right(problem, logits)
+    # Validation gave every answer the same iterations to settle; one that was cut off earlier is like none of them.
+    comparable = right is None and (settled or iterations >= answerer.iterations)
+    alike = answerer.calibrations.alike(settled, unsure) if comparable else None
+    return Answer(answerer.text.line(problem, logits), right, settled, iterations, residual, unsure, alike)
+
+
+def _unsure(answerer: Answerer, problem: Problem, logits: Float[Tensor, "tokens outputs"]) -> float:
+    """Return one minus the confidence of the answer that is shown."""
+    if isinstance(answerer.task, ShowsAChoice) and isinstance(answerer.text, ListsChoices):
+        _, unsure = answerer.task.shown(logits[None], answerer.text.choices(problem))
+    else:
+        unsure = unsureness(logits[None])
+    return float(significant(unsure)[0])

@@ -25,7 +25,7 @@ from loopscope.loop import Loop, mask_of, readout
 from loopscope.metrics import auc, interval, perfect_area, random_area, risk_curve
 from loopscope.schema import misfit
 from loopscope.stability.orbits.arrival import ASSUMED_RATE, Ends, Step, follow
-from loopscope.tasks.task import Split, Task
+from loopscope.tasks.task import ShowsAChoice, Split, Task
 from loopscope.training.settings import settings_from
 from loopscope.trees import select
 
@@ -52,6 +52,9 @@ class Evidence:
         settling: the first iteration whose residual is within 1e-4, where ``loopscope solve`` stops.
         settled_right: whether the answer is right there; where it never settled, at the end.
         settled_unsure: one minus the softmax confidence at the same place.
+        shown_right: whether the answer that people are shown there is right. It is another one where a task shows a choice
+            among legal answers (`loopscope.tasks.task.ShowsAChoice`), as chess does.
+        shown_unsure: one minus the probability of the answer that is shown.
     """
 
     right: Flags
@@ -63,6 +66,8 @@ class Evidence:
     settling: Doubt
     settled_right: Flags
     settled_unsure: Doubt
+    shown_right: Flags
+    shown_unsure: Doubt
 
     def __len__(self) -> int:
         return len(self.right)
@@ -82,7 +87,9 @@ class Evidence:
         }
 
 
-FLAGS = ("right", "arrived", "settled_right")
+FLAGS = ("right", "arrived", "settled_right", "shown_right")
+SHOWN = {"shown_right": "settled_right", "shown_unsure": "settled_unsure"}
+"""What stands for evidence that older measurements lack: without a choice, the answer shown is the answer read."""
 
 
 def _damage(values: Mapping[str, Sequence[float | None]]) -> str | None:
@@ -108,6 +115,7 @@ def evidence_from(values: Mapping[str, Sequence[float | None]]) -> Evidence:
     if (wrong := _damage(values)) is not None:
         raise LoopscopeError(f"the evidence is damaged ({wrong}): make it again by loopscope trust")
     names = [field.name for field in fields(Evidence)]
+    values = {**{name: values[other] for name, other in SHOWN.items() if other in values}, **values}
     missing = [name for name in names if name not in values]
     if missing or len({len(values[name]) for name in names}) > 1:
         raise LoopscopeError(
@@ -218,7 +226,7 @@ def significant(values: Tensor) -> Doubt:
 
 
 class _Judge:
-    """Says which whole answers of a batch are right."""
+    """Says which whole answers of a batch are right, and how sure they are."""
 
     def __init__(self, loop: Loop, task: Task, problems: Tensor, answers: Tensor, real: Tensor | None) -> None:
         self.loop, self.task = loop, task
@@ -229,6 +237,18 @@ class _Judge:
         real = None if self.real is None else self.real[rows]
         return answers_right(self.task, logits, self.problems[rows], self.answers[rows], real)
 
+    def unsure(self, logits: Tensor, rows: Tensor | slice = slice(None)) -> Float[Tensor, "batch"]:
+        """Return one minus the confidence of the answers that are read."""
+        return unsureness(logits, None if self.real is None else self.real[rows])
+
+    def shown(
+        self, logits: Tensor, rows: Tensor | slice = slice(None)
+    ) -> tuple[Bool[Tensor, "batch"], Float[Tensor, "batch"]]:
+        """Return whether the answers that people are shown are right, and one minus their probability."""
+        if isinstance(self.task, ShowsAChoice):
+            return self.task.shown(logits, self.answers[rows])
+        return self.right(logits, rows), self.unsure(logits, rows)
+
 
 class _Settling:
     """Watches orbits for the first iteration at which each has settled, and for what it answers there."""
@@ -237,8 +257,8 @@ class _Settling:
         self.judge, self.on_iteration = judge, on_iteration
         none = judge.problems.new_zeros(len(judge.problems), dtype=torch.float64)
         self.after = torch.full_like(none, math.inf)
-        self.right = torch.zeros_like(none, dtype=torch.bool)
-        self.unsure = none
+        self.right, self.shown_right = (torch.zeros_like(none, dtype=torch.bool) for _ in range(2))
+        self.unsure, self.shown_unsure = none, none.clone()
 
     def __call__(self, step: Step) -> None:
         """Take in one iteration."""
@@ -249,7 +269,8 @@ class _Settling:
             self.after[rows] = step.index + 1
             logits = readout(self.judge.loop, select(step.after, now), select(step.recalled, now))
             self.right[rows] = self.judge.right(logits, rows)
-            self.unsure[rows] = unsureness(logits, None if self.judge.real is None else self.judge.real[rows])
+            self.unsure[rows] = self.judge.unsure(logits, rows)
+            self.shown_right[rows], self.shown_unsure[rows] = self.judge.shown(logits, rows)
 
 
 def _rates(ends: Ends) -> Float[Tensor, "batch"]:
@@ -273,7 +294,8 @@ def _observe(
     for _ in range(int(ends.iterations.max()), iterations):
         on_iteration()
     logits = readout(loop, ends.state, recalled)
-    right, unsure = judge.right(logits), unsureness(logits, real)
+    right, unsure = judge.right(logits), judge.unsure(logits)
+    shown_right, shown_unsure = judge.shown(logits)
     settled = settling.after.isfinite()
     return Evidence(
         right=right.cpu().numpy(),
@@ -285,6 +307,8 @@ def _observe(
         settling=settling.after.cpu().numpy(),
         settled_right=torch.where(settled, settling.right, right).cpu().numpy(),
         settled_unsure=significant(torch.where(settled, settling.unsure, unsure)),
+        shown_right=torch.where(settled, settling.shown_right, shown_right).cpu().numpy(),
+        shown_unsure=significant(torch.where(settled, settling.shown_unsure, shown_unsure)),
     )
 
 
@@ -364,19 +388,6 @@ class Counted:
 def counted(right: Flags) -> Counted:
     """Return how many examples there are, and how many are right."""
     return Counted(len(right), int(right.sum()))
-
-
-def alike(evidence: Evidence, settled: bool, unsure: float) -> tuple[Counted, Counted]:
-    """Return the examples that ended as an answer did, settled or not, and those of them at least as sure as it.
-
-    Args:
-        evidence: of any examples.
-        settled: whether the answer's state settled.
-        unsure: one minus the answer's confidence, where it settled.
-    """
-    ended = evidence.settling < math.inf if settled else evidence.settling == math.inf
-    sure = ended & (evidence.settled_unsure <= unsure)
-    return counted(evidence.settled_right[ended]), counted(evidence.settled_right[sure])
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,10 @@ def parse_duration(text: str) -> float:
 
     Raises:
         LoopscopeError: the text is not a duration.
+
+    Example:
+        >>> parse_duration("1h30m")
+        5400.0
     """
     # A number after another part needs its unit: "1h30" would read as 30 seconds where minutes are meant.
     given = text.strip()
@@ -66,7 +70,10 @@ def _explain(error: ArgumentError, parser: ArgumentParser, arguments: Sequence[s
     if not unknown:
         return message
     name = unknown[0].split("=")[0]
-    return f"unknown option {name}{nearest(name, _option_names(parser, arguments))}"
+    from loopscope.training.settings import REPLACED  # only a refusal needs it
+
+    hint = REPLACED.get(name.removeprefix("--"))
+    return f"unknown option {name}{f': {hint}' if hint else nearest(name, _option_names(parser, arguments))}"
 
 
 def _option_names(parser: ArgumentParser, arguments: Sequence[str]) -> list[str]:

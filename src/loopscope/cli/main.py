@@ -37,7 +37,12 @@ UNUSABLE = (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM)
 
 
 def shortened(message: str) -> str:
-    """Return a message with the middle left out of words of hundreds of characters, such as endless numbers."""
+    """Return a message with the middle left out of words of hundreds of characters, such as endless numbers.
+
+    Example:
+        >>> len(shortened("unknown command " + 5000 * "x"))
+        119
+    """
     return re.sub(r"\S{300,}", lambda word: f"{word[0][:80]}...{word[0][-20:]}", message)
 
 

@@ -18,7 +18,7 @@ from loopscope.files import read_yaml_mapping
 from loopscope.parsing import dotted, new_parser
 from loopscope.tasks import TASKS
 from loopscope.training.run_folder import RunFolder, open_run
-from loopscope.training.settings import add_sections, check_keys, complete
+from loopscope.training.settings import add_sections, check_keys, complete, current_settings
 
 
 def make_parser() -> ArgumentParser:
@@ -57,8 +57,8 @@ def with_config(parsed: Namespace, arguments: Sequence[str]) -> Sequence[str]:
     values = {key: value for key, value in read_yaml_mapping(source).items() if value is not None}
     if (task := values.pop("task", parsed.task)) != parsed.task:
         raise LoopscopeError(f"{source} is for the task {task}, but {parsed.task} was asked for")
-    settings = dotted(values)
     try:
+        settings = dotted(current_settings(values))
         check_keys(parsed.task, settings)
     except LoopscopeError as error:
         raise LoopscopeError(f"{source}: {error}") from error

@@ -5,19 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from loopscope.errors import LoopscopeError, check_count
 from loopscope.fixed_points.plain_iteration import PlainIteration
 from loopscope.fixed_points.residual import check_precision, relative_residual, smallest_scale
 from loopscope.fixed_points.solver import Memory, Solver, check_solver
-from loopscope.loop import Loop, mask_of
+from loopscope.loop import Loop, is_time_dependent, mask_of
 from loopscope.trees import (
     Tree,
     batch_size,
     flatten,
-    is_time_dependent,
     leaves,
     select,
     tree_map,
@@ -89,9 +88,9 @@ def run_solver(
     check_count(max_iterations=max_iterations)
     check_solver(solver)
     check_precision(start, tolerance)
-    if is_time_dependent(start) and not isinstance(solver, PlainIteration):
+    if not isinstance(solver, PlainIteration) and is_time_dependent(loop, start, recalled):
         raise LoopscopeError(
-            f"the state has a tensor that is not floating (a counter), which {type(solver).__name__} cannot step; "
+            f"a step changes a part of the state that is not floating (a counter), which {type(solver).__name__} cannot step; "
             "use PlainIteration, or move the counter out of the state"
         )
     batch = batch_size(start)
@@ -120,7 +119,7 @@ def _run(loop: Loop, recalled: Tree, start: Tree, solver: Solver, tolerance: flo
         point, value = flatten(state, mask), flatten(after, mask)
         _check_alike(point, value)
         now = relative_residual(point, value, smallest).cpu()
-        best.update(state, now, index)
+        best.update(state, now, index, going)
         halting = going & ((now <= tolerance) | ~now.isfinite() | (index == max_iterations))
         if bool(halting.any()):
             ended.put(rows, halting, state, now, index, best)
@@ -149,8 +148,9 @@ class _Best:
         self.residual = torch.full((len(smallest),), torch.inf, dtype=smallest.dtype)
         self.iteration = torch.ones(len(smallest), dtype=torch.long)
 
-    def update(self, state: Tree, residual: Float[Tensor, "active"], index: int) -> None:
-        better = residual < self.residual
+    def update(self, state: Tree, residual: Float[Tensor, "active"], index: int, going: Bool[Tensor, "active"]) -> None:
+        # Of an example that has halted, any state will do: it is not asked for again.
+        better = (residual < self.residual) | ~going
         self.residual = torch.where(better, residual, self.residual)
         self.iteration = torch.where(better, index, self.iteration)
         if bool(better.all()):

@@ -26,15 +26,16 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from loopscope.checks import check_is_loop, check_mask, check_not_empty, check_start
-from loopscope.errors import LoopscopeWarning, check_count, check_fraction, check_positive, check_seed
+from loopscope.checks import prepare_states
+from loopscope.contexts import without_autocast
+from loopscope.errors import LoopscopeWarning, check_count, check_fraction, check_positive
 from loopscope.fixed_points.halting import SolverRun, run_solver
 from loopscope.fixed_points.plain_iteration import PlainIteration
 from loopscope.fixed_points.solver import Solver
 from loopscope.gmres import LinearSolution, gmres, identity_minus_transpose
 from loopscope.jacobian import Jacobian, step_jacobian
 from loopscope.loop import Loop
-from loopscope.trees import Tree, detached, flatten, leaves, unflatten
+from loopscope.trees import Tree, detached, flatten, unflatten
 
 DEFAULT_SOLVER = PlainIteration()
 
@@ -214,8 +215,7 @@ def fixed_point(
             arrived are warned of, once for each loop.
 
     Raises:
-        LoopscopeError: see `loopscope.fixed_points.halting.run_solver`; the loop is not one, inputs are not tensors, are none
-            or disagree about the batch, there is another number of first states, or a mask fits no part of the state.
+        LoopscopeError: see `loopscope.fixed_points.halting.run_solver` and `loopscope.checks.prepare_states`.
 
     Warns:
         LoopscopeWarning: examples have not arrived, and ``report`` is not given.
@@ -231,18 +231,10 @@ def fixed_point(
         >>> state.detach(), inputs.grad
         (tensor([[0.7391]]), tensor([[0.4416]]))
     """
-    check_is_loop(loop)
-    check_seed(seed)
-    batch = check_not_empty(inputs)
-    device = leaves(inputs)[0].device
-    with torch.autocast(device.type, enabled=False):
-        recalled = loop.encode(inputs)
-        with torch.no_grad():
-            fixed = detached(recalled)
-            start = loop.start(fixed, torch.Generator(device).manual_seed(seed))
-        check_start(start, batch)
-        check_mask(loop, start, fixed)
-        found = run_solver(loop, fixed, start, solver=solver, tolerance=tolerance, max_iterations=max_iterations)
+    with without_autocast():
+        ready = prepare_states(loop, inputs, seed=seed)
+        recalled, fixed = ready.recalled, detached(ready.recalled)
+        found = run_solver(loop, fixed, ready.start, solver=solver, tolerance=tolerance, max_iterations=max_iterations)
         if report is not None:
             report(found)
         elif not bool((found.residual <= tolerance).all()):

@@ -5,11 +5,11 @@ that: models compute norms, softmax or whole blocks in a lower precision than th
 
 The step is evaluated at seven states in a row, h apart in a random direction, and the sixth differences of its values are
 taken. What is smooth cancels as h^6, while rounding errors, which differ from one value to the next, remain (Hamming's
-difference table; More and Wild, "Estimating computational noise", 2011). h is reduced from 1e-2 of the state's size until
-the differences stop falling. Two things are told from rounding on the way:
+difference table; More and Wild, "Estimating computational noise", 2011). h is reduced from a tenth of the state's size until
+the differences stop falling. Two other things that are not smooth are distinguished from rounding:
 
-- a kink (ReLU), whose differences fall with h, if more slowly than those of a smooth function;
-- a jump (a hard choice such as argmax), which shows in few of the numbers, whereas rounding shows in most of them.
+- a kink (ReLU): its differences fall with h, if more slowly than those of a smooth function;
+- a jump (a hard choice such as argmax): it affects few of the numbers, whereas rounding affects most of them.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ from loopscope.trees import (
 
 ORDER = 6
 """Order of the differences."""
-SPACINGS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
+SPACINGS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
 """Distances between neighbouring states, relative to the size of the state."""
 STILL_FALLING = 10.0
 """Differences that fall by this factor where the spacing falls tenfold are not noise yet: those of kinks fall by 30."""
 COMMON = 0.1
-"""Noise is shown by most numbers: the upper quartile of the differences is at least this fraction of their root mean square."""
+"""Rounding affects most numbers: the upper quartile of the differences is at least this fraction of their root mean square."""
 LARGEST_NOISE = 0.05
-"""Differences above this fraction of the value are no rounding, even in eight bits: the function varies faster than h."""
+"""Differences above this fraction of the value are not rounding, even in eight bits: the function varies faster than h."""
 EXAMPLES = 4
-"""Examples that are looked at."""
+"""Number of examples measured."""
 SAMPLES = 256
-"""Numbers of the state that are looked at, at least: small states are looked at in several directions."""
+"""Least count of numbers measured: small states are measured in several directions."""
 NUMBERS_AT_ONCE = 2**22
-"""Numbers of states that are stepped together."""
+"""Largest count of numbers that are stepped together."""
 RESIDUAL_PER_NOISE = 8.0
 """Residuals level off at up to this many times the error of one step. Measured: 1 to 5 on random loops of spectral radius up
 to 0.7, and up to 9 at 0.9."""
@@ -98,7 +98,7 @@ class NoiseFloor:
 def measure_noise_floor(loop: Loop, state: Tree, recalled: Tree, *, seed: int = 0) -> NoiseFloor:
     """Measure the rounding error of a loop's step around some states.
 
-    Costs 28 evaluations of the step with one example for each spacing that is tried, usually two of them; more where a
+    Costs 28 evaluations of the step with one example for each spacing that is tried, usually three of them; more where a
     state has fewer than 64 numbers.
 
     Args:
@@ -128,14 +128,27 @@ def measure_noise_floor(loop: Loop, state: Tree, recalled: Tree, *, seed: int = 
 
 def _noise(differences: _Differences) -> float:
     """Return the noise at the first spacing where differences are common and have stopped falling; 0 if there is none."""
-    size, upper = differences.at(SPACINGS[0])
+    found = differences.at(SPACINGS[0])
     for spacing in SPACINGS[1:]:
-        next_size, next_upper = differences.at(spacing)
-        common = upper >= COMMON * size
-        if 0 < size <= LARGEST_NOISE and common and size < STILL_FALLING * next_size:
-            return size
-        size, upper = next_size, next_upper
+        closer = differences.at(spacing)
+        if found.are_noise and found.size < STILL_FALLING * closer.size:
+            # The closer states carry less of what is smooth, but may be too close for a coarse type to tell them apart.
+            return closer.size if closer.are_noise else found.size
+        found = closer
     return 0.0
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Differences at one spacing, as standard deviations of noise: their root mean square and their upper quartile."""
+
+    size: float
+    upper: float
+
+    @property
+    def are_noise(self) -> bool:
+        """Whether they are of the size of rounding, and most numbers share in them."""
+        return 0 < self.size <= LARGEST_NOISE and self.upper >= COMMON * self.size
 
 
 class _Differences:
@@ -157,14 +170,14 @@ class _Differences:
         drawn = torch.randn(len(self.examples), numbers, generator=generator, dtype=torch.float64)
         self.directions = drawn.to(self.point.device)
 
-    def at(self, spacing: float) -> tuple[float, float]:
-        """Return the root mean square and the upper quartile of the differences, as standard deviations of noise."""
+    def at(self, spacing: float) -> _Found:
+        """Return the differences between states that are ``spacing`` apart."""
         found = torch.cat(list(self._parts(spacing)))
         if not bool(found.isfinite().all()) or not len(found):
-            return math.inf, 0.0
+            return _Found(math.inf, 0.0)
         # torch.quantile refuses more than 16 million numbers.
         upper = found.kthvalue(1 + int(0.75 * (len(found) - 1))).values
-        return float(found.square().mean().sqrt()), float(upper)
+        return _Found(float(found.square().mean().sqrt()), float(upper))
 
     def _parts(self, spacing: float) -> Iterator[Float[Tensor, "numbers"]]:
         offsets = torch.arange(ORDER + 1, dtype=torch.float64, device=self.point.device) - ORDER / 2

@@ -2,40 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from loopscope.checks import state_dtype
 from loopscope.errors import LoopscopeError, check_tolerance
-from loopscope.trees import Tree, binary_scale, flatten, floating_leaves, leaves, scaled_norm
+from loopscope.trees import Tree, binary_scale, flatten, floating_leaves, scaled_norm
 
 ZERO = torch.finfo(torch.float32).eps
 """A state whose norm is below this fraction of the first state's counts as zero."""
-
-
-def state_dtype(state: Tree) -> torch.dtype:
-    """Return the floating type in which a state's residuals are measured: float64 if all of it is, else float32.
-
-    Raises:
-        LoopscopeError: the state has no floating tensor, or one that is complex or in half precision, where residuals
-            level off near 4e-3.
-
-    Example:
-        >>> state_dtype({"z": torch.zeros(2, 3), "steps": torch.zeros(2, dtype=torch.long)})
-        torch.float32
-    """
-    if any(leaf.is_complex() for leaf in leaves(state)):
-        raise LoopscopeError(
-            "expected a state of real numbers, got complex ones: keep their real and imaginary parts (torch.view_as_real, "
-            "and torch.view_as_complex inside the step)"
-        )
-    types = {leaf.dtype for leaf in floating_leaves(state)}
-    if not types or not types <= {torch.float32, torch.float64}:
-        raise LoopscopeError(
-            f"expected a state in float32 or float64, got {sorted(map(str, types)) or 'no floating tensor'}; "
-            "convert the model with .float() (or .double()) first"
-        )
-    return torch.float64 if types == {torch.float64} else torch.float32
 
 
 def check_precision(state: Tree, tolerance: float) -> None:
@@ -82,8 +60,7 @@ def relative_residual(
 ) -> Float[Tensor, "batch"]:
     """Return r = ||f(z) - z|| / max(||z||, ||f(z)||, smallest) for each example; infinity where either is not finite.
 
-    It is measured in units of each example's largest number, so that numbers of 1e-30 or 1e30 neither vanish nor
-    overflow when they are squared.
+    Numbers of 1e-30 or 1e30, whose squares vanish or overflow, are measured in units of the example's largest number.
 
     Args:
         point: the states z, flat.
@@ -95,12 +72,23 @@ def relative_residual(
         >>> relative_residual(point, value, torch.zeros(1))
         tensor([0.1715])
     """
+    found, scale = _ratio(point, value, smallest)
+    info = torch.finfo(point.dtype)
+    # Above this norm, no change that is more than rounding has squares that vanish.
+    resolved = (scale > math.sqrt(point.shape[1] * info.tiny / info.eps) / info.eps) & scale.isfinite()
+    if bool(resolved.all()):
+        return found
     largest = [torch.linalg.vector_norm(part, ord=torch.inf, dim=1, keepdim=True) for part in (point, value)]
     # A power of two: dividing by it is exact.
     unit = binary_scale(torch.cat(largest, dim=1))
-    point, value = point / unit, value / unit
+    in_units, _ = _ratio(point / unit, value / unit, smallest / unit.squeeze(1))
+    return torch.where(resolved, found, in_units)
+
+
+def _ratio(point: Tensor, value: Tensor, smallest: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the relative residual, infinite where a norm is not finite, and the larger norm."""
     change, before, after = (torch.linalg.vector_norm(part, dim=1) for part in (value - point, point, value))
-    scale = torch.maximum(torch.maximum(before, after), smallest / unit.squeeze(1))
-    known = change.isfinite() & before.isfinite() & after.isfinite()
-    ratio = torch.where(change > 0, change / scale, 0)
-    return torch.where(known, ratio, torch.inf)
+    scale = torch.maximum(before, after)
+    known = change.isfinite() & scale.isfinite()
+    ratio = torch.where(change > 0, change / torch.maximum(scale, smallest), 0)
+    return torch.where(known, ratio, torch.inf), scale

@@ -10,17 +10,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from loopscope.checks import (
-    check_independent,
-    check_is_loop,
-    check_mask,
-    check_not_empty,
-    check_read,
-    check_start,
-    check_step,
-)
-from loopscope.contexts import eval_mode
-from loopscope.errors import check_count_or_zero, check_seed
+from loopscope.checks import check_read, prepare
+from loopscope.contexts import eval_mode, without_autocast
+from loopscope.errors import check_count_or_zero
 from loopscope.fixed_points.halting import SolverRun, run_solver
 from loopscope.fixed_points.noise_floor import NoiseFloor, measure_noise_floor
 from loopscope.fixed_points.plain_comparison import compare_with_plain
@@ -28,7 +20,7 @@ from loopscope.fixed_points.plain_iteration import PlainIteration
 from loopscope.fixed_points.residual import check_precision
 from loopscope.fixed_points.solver import Solver, check_solver
 from loopscope.loop import Loop, readout
-from loopscope.trees import Tree, leaves, select
+from loopscope.trees import Tree, batch_size, select
 
 DEFAULT_SOLVER = PlainIteration()
 
@@ -184,11 +176,10 @@ def solve(
         plain_iterations: evaluations that an example may take to decide ``same_as_plain``; 0 leaves it undecided.
 
     Raises:
-        LoopscopeError: the loop is not one, the batch is empty, an option is out of bounds, a mask fits no part of the
-            state, ``read`` does not return one tensor of outputs per input; or what
-            `loopscope.fixed_points.halting.run_solver`, `loopscope.checks.check_step` and `check_independent` refuse, such as
-            a random step and one that mixes examples. These checks take seven further steps of one example, which
-            ``steps_computed`` leaves out, as it does those that measure the noise floor.
+        LoopscopeError: an option is out of bounds, or `loopscope.checks.prepare` or
+            `loopscope.fixed_points.halting.run_solver` refuses the loop, such as one whose step is random or mixes examples.
+            These checks take five further steps of two examples, which ``steps_computed`` leaves out, as it does those that
+            measure the noise floor.
 
     Example:
         >>> import loopscope as ls
@@ -202,17 +193,13 @@ def solve(
         tensor([[ 2.],
                 [-6.]])
     """
-    check_is_loop(loop)
     check_solver(solver)
-    check_seed(seed)
     check_count_or_zero(plain_iterations=plain_iterations)
-    batch = check_not_empty(inputs)
-    device = leaves(inputs)[0].device
-    with eval_mode(loop), torch.no_grad(), torch.autocast(device.type, enabled=False):
-        recalled = loop.encode(inputs)
-        if start is None:
-            start = loop.start(recalled, torch.Generator(device).manual_seed(seed))
-        first = _checked_readout(loop, start, recalled, batch, tolerance)
+    with eval_mode(loop), torch.no_grad(), without_autocast():
+        ready = prepare(loop, inputs, seed=seed, start=start)
+        recalled, start, batch = ready.recalled, ready.start, batch_size(ready.start)
+        check_precision(start, tolerance)
+        first = readout(loop, start, recalled)
         found = run_solver(loop, recalled, start, solver=solver, tolerance=tolerance, max_iterations=max_iterations)
         arrived, diverged = found.residual <= tolerance, ~found.last_residual.isfinite()
         same: tuple[bool | None, ...] = (None,) * batch
@@ -224,6 +211,7 @@ def solve(
                 loop, recalled, start, found.state, arrived, tolerance=tolerance, budget=plain_iterations
             )
         output = readout(loop, found.state, recalled)
+        check_read(output, batch)
         floor = _floor_of(loop, recalled, found, ~arrived & ~diverged)
     return Solution(
         state=found.state,
@@ -243,26 +231,6 @@ def solve(
         tolerance=tolerance,
         max_iterations=max_iterations,
     )
-
-
-def _checked_readout(loop: Loop, start: Tree, recalled: Tree, batch: int, tolerance: float) -> Tensor:
-    """Return the readout of the first states; refuse states, steps and readouts that cannot be solved with."""
-    check_start(start, batch)
-    check_precision(start, tolerance)
-    # A little noise lets examples arrive at points that are not fixed: two steps of one example reveal it.
-    check_step(loop, select(start, slice(0, 1)), select(recalled, slice(0, 1)))
-    _check_pair(loop, start, recalled)
-    check_mask(loop, start, recalled)
-    first = readout(loop, start, recalled)
-    check_read(first, batch)
-    return first
-
-
-def _check_pair(loop: Loop, start: Tree, recalled: Tree) -> None:
-    """Refuse a step that mixes examples, seen on the first two: where one leaves, the other would go elsewhere."""
-    start, recalled = select(start, slice(0, 2)), select(recalled, slice(0, 2))
-    first = loop.step(start, recalled)
-    check_independent(loop, first, loop.step(first, recalled), recalled)
 
 
 def _floor_of(loop: Loop, recalled: Tree, found: SolverRun, stuck: Bool[Tensor, "batch"]) -> NoiseFloor | None:

@@ -1,4 +1,8 @@
-"""Attention with rotary positions and normalized queries and keys, over all tokens or within a window.
+"""Attention with rotary positions and normalized queries and keys, over all tokens or within a neighbourhood.
+
+Local attention is neighbourhood attention on a line, as in the NATTEN library: every token sees ``kernel_size``
+positions, its own and equally many on either side. Near an end of the line the window is shifted inward so that it
+still holds as many. A line shorter than the kernel sees all of itself.
 
 Keys are laid out with their tokens in the last dimension, as the product with the queries reads them. The gradient of
 that product has the same layout, so every loop over keys runs along consecutive numbers.
@@ -10,7 +14,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from loopscope.models.config import LoopedTransformerConfig
@@ -21,25 +25,61 @@ STRIP = 32
 """Queries per strip of a long line. Fewer make the products too small for the machine; more compute too many masked scores."""
 
 ONE_STRIP = 64
-"""Longest line, in tokens, that is one strip: below it, computing all pairs costs less than cutting strips."""
+"""Tokens up to which a line is one strip, because computing all pairs costs less than cutting strips."""
 
 
-def window_mask(tokens: int, window: int, device: torch.device | None = None) -> Bool[Tensor, "strips queries keys"]:
-    """Return which keys each query of a line sees: those at most ``window`` tokens away on either side.
+def _shifted_window(query: Int[Tensor, "*places"], tokens: int, kernel_size: int) -> Int[Tensor, "*places"]:
+    """Return the first position of the window around each query, shifted inward at the ends of the line."""
+    return (query - kernel_size // 2).clamp(0, max(tokens - kernel_size, 0))
+
+
+def _centred_window(query: Int[Tensor, "*places"], tokens: int, kernel_size: int) -> Int[Tensor, "*places"]:
+    """Return the first position of the window around each query, which the ends of the line cut off."""
+    return query - kernel_size // 2
+
+
+WINDOWS: dict[str, Callable[[Tensor, int, int], Tensor]] = {"local": _shifted_window, "banded": _centred_window}
+"""First positions of the windows of each local attention: of queries, tokens of the line and kernel size."""
+
+
+def local_mask(
+    attention: str, tokens: int, kernel_size: int, device: torch.device | None = None
+) -> Bool[Tensor, "strips queries keys"]:
+    """Return which keys each query of a line sees under local attention.
 
     A short line is one strip. A longer line is cut into strips of equally many queries. The keys of a strip are those
-    of its own tokens and of ``window`` tokens on either side. Padding queries at the end of the last strip see padding
-    keys, so no softmax row is empty.
+    of its own tokens, of ``kernel_size - 1`` tokens before it and of ``kernel_size // 2`` tokens after it: a window at
+    the end of the line is shifted backward, so it can begin that far before its query. Padding queries at the end of
+    the last strip see what the last token sees, so no softmax row is empty.
+
+    Args:
+        attention: "local" or "banded" (see ``LoopedTransformerConfig``).
+        tokens: length of the line.
+        kernel_size: positions per window, an odd number.
+        device: where the mask is needed.
+
+    Example:
+        The ends of a line of seven tokens, kernel size 5:
+
+        >>> local_mask("local", 7, 5)[0, [0, 1, 6]].int()
+        tensor([[1, 1, 1, 1, 1, 0, 0],
+                [1, 1, 1, 1, 1, 0, 0],
+                [0, 0, 1, 1, 1, 1, 1]], dtype=torch.int32)
+        >>> local_mask("banded", 7, 5)[0, [0, 1, 6]].int()
+        tensor([[1, 1, 1, 0, 0, 0, 0],
+                [1, 1, 1, 1, 0, 0, 0],
+                [0, 0, 0, 0, 1, 1, 1]], dtype=torch.int32)
     """
-    places = torch.arange(tokens, device=device)
-    if tokens <= ONE_STRIP:
-        return ((places.unsqueeze(1) - places).abs() <= window).unsqueeze(0)
-    queries = max(STRIP, window)
-    first = torch.arange(0, tokens, queries, device=device).view(-1, 1, 1)
-    query = first + torch.arange(queries, device=device).unsqueeze(1)
-    key = first + torch.arange(-window, queries + window, device=device)
-    inside = (key >= 0) & (key < tokens)
-    return ((query - key).abs() <= window) & (inside | (query >= tokens))
+    reach = kernel_size // 2
+    if tokens <= max(ONE_STRIP, kernel_size):
+        queries, keys = tokens, torch.arange(tokens, device=device)
+    else:
+        queries = max(STRIP, kernel_size)
+        keys = torch.arange(-2 * reach, queries + reach, device=device)
+    strip = torch.arange(0, tokens, queries, device=device).view(-1, 1, 1)
+    query = (strip + torch.arange(queries, device=device).unsqueeze(1)).clamp(max=tokens - 1)
+    first, key = WINDOWS[attention](query, tokens, kernel_size), strip + keys
+    return (key >= first) & (key < first + kernel_size) & (key >= 0) & (key < tokens)
 
 
 def full_attention(
@@ -68,7 +108,7 @@ def local_attention(
     value: Float[Tensor, "batch tokens heads width"],
     mask: Bool[Tensor, "strips queries keys"],
 ) -> Float[Tensor, "batch tokens heads width"]:
-    """Mix the values in the window of each token, weighted by the softmax of scaled dot products.
+    """Mix the values in the neighbourhood of each token, weighted by the softmax of scaled dot products.
 
     Work and memory grow in proportion to the length of a line of several strips. Precision is that of full attention.
 
@@ -76,28 +116,28 @@ def local_attention(
         query: queries.
         key: keys, tokens last.
         value: values.
-        mask: the window mask for this number of tokens (``window_mask``).
+        mask: the mask for this number of tokens (``local_mask``).
     """
     strips, queries, keys = mask.shape
     query, key = query.to(value.dtype), key.to(value.dtype)
     if strips == 1:
         return _mixture(query.transpose(1, 2), key, value.transpose(1, 2), mask[0]).transpose(1, 2)
     tokens = query.shape[1]
-    behind = strips * queries - tokens
-    query = F.pad(query, (0, 0, 0, 0, 0, behind)).unflatten(1, (strips, queries))
+    padding, reach = strips * queries - tokens, (keys - queries) // 3
+    query = F.pad(query, (0, 0, 0, 0, 0, padding)).unflatten(1, (strips, queries))
     lines = (key.permute(0, 3, 1, 2), value)
-    key, value = (_with_neighbours(line, behind, strips, (keys - queries) // 2) for line in lines)
+    key, value = (_with_neighbours(line, padding, strips, reach) for line in lines)
     mixed = _mixture(query.transpose(2, 3), key.permute(0, 1, 3, 4, 2), value.transpose(2, 3), mask.unsqueeze(1))
     return mixed.transpose(2, 3).flatten(1, 2)[:, :tokens]
 
 
 def _with_neighbours(
-    line: Float[Tensor, "batch tokens heads width"], behind: int, strips: int, window: int
+    line: Float[Tensor, "batch tokens heads width"], padding: int, strips: int, reach: int
 ) -> Float[Tensor, "batch strips keys heads width"]:
-    """Cut a line, padded by ``behind`` zeros, into strips that include ``window`` neighbours on either side."""
-    queries = (line.shape[1] + behind) // strips
-    padded = F.pad(line, (0, 0, 0, 0, queries, behind + queries)).unflatten(1, (strips + 2, queries))
-    before, after = padded[:, :-2, queries - window :], padded[:, 2:, :window]
+    """Cut a padded line into strips, each with ``2 * reach`` tokens before it and ``reach`` tokens after it."""
+    queries = (line.shape[1] + padding) // strips
+    padded = F.pad(line, (0, 0, 0, 0, queries, padding + queries)).unflatten(1, (strips + 2, queries))
+    before, after = padded[:, :-2, queries - 2 * reach :], padded[:, 2:, :reach]
     return torch.cat([before, padded[:, 1:-1], after], dim=2)
 
 
@@ -143,7 +183,7 @@ class Attention(nn.Module):
             tokens: argument of the sub-layer.
             first: applies the first linear map of the sub-layer, where internal recall enters.
             rotary: table of ``rotary_table``.
-            mask: window mask of local attention; None for full attention.
+            mask: mask of local attention; None for full attention.
         """
         query, key, value = first(self.query_key_value, tokens).unflatten(-1, (3, self.heads, -1)).unbind(2)
         query = self.query_norm(rotate(query, rotary))

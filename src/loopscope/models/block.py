@@ -39,7 +39,7 @@ class Block(nn.Module):
             state: state before the block.
             first: applies the first linear map of a sub-layer to its argument. Internal recall enters here.
             rotary: table of ``rotary_table``.
-            mask: window mask of local attention; None for full attention.
+            mask: mask of local attention; None for full attention.
         """
         state = self.residual(state, lambda tokens: self.attention(tokens, first, rotary, mask))
         return self.residual(state, lambda tokens: self.feed_forward(tokens, first))

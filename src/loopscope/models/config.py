@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, SupportsIndex, get_args
 
@@ -12,9 +12,12 @@ from loopscope.errors import LoopscopeError, check_choice, nearest
 Architecture = Literal["looped", "fixed-depth"]
 RecallName = Literal["none", "external", "internal"]
 NormName = Literal["pre", "peri", "outer", "sandwich", "gru"]
-AttentionName = Literal["full", "local"]
+AttentionName = Literal["full", "local", "banded"]
 
-SIZES = ("width", "heads", "mlp_ratio", "blocks", "inputs", "outputs", "window")
+LOCAL = ("local", "banded")
+"""Attentions on a line that need a kernel size."""
+
+SIZES = ("width", "heads", "mlp_ratio", "blocks", "inputs", "outputs", "kernel_size")
 """Options that count something: whole numbers from 1 to ``LARGEST_SIZE``."""
 
 LARGEST_SIZE = 1_000_000
@@ -23,7 +26,7 @@ LARGEST_SIZE = 1_000_000
 MOST_WEIGHTS = 10**11
 """Largest model that is accepted, in weights of its linear maps. Larger ones are typing errors, not plans."""
 
-TASK_DECIDES = ("inputs", "outputs", "grid", "attention", "window")
+TASK_DECIDES = ("inputs", "outputs", "grid", "attention", "kernel_size")
 """Options that a task fills in where they are empty."""
 
 
@@ -32,7 +35,7 @@ class LoopedTransformerConfig:
     """The architecture of a looped transformer or of the fixed-depth baseline.
 
     The defaults are the sizes of the paper (arXiv 2604.15259, architecture). A task fills in ``inputs``, ``outputs``,
-    ``grid``, ``attention`` and ``window`` where they are None.
+    ``grid``, ``attention`` and ``kernel_size`` where they are None.
 
     Args:
         architecture: "looped" applies its blocks in every iteration. "fixed-depth" is the baseline: distinct blocks,
@@ -47,8 +50,9 @@ class LoopedTransformerConfig:
         inputs: features per input token.
         outputs: logits per output token.
         grid: lengths of the axes of the token grid, such as (9, 9). (0,) stands for a line of any length.
-        attention: "full", or "local" on a line.
-        window: distance in tokens that local attention reaches to either side: 5 covers eleven positions.
+        attention: "full", or, on a line, "local": neighbourhood attention, whose windows are shifted inward at the
+            ends of the line. "banded" cuts the windows off there instead, as models from before ``kernel_size`` do.
+        kernel_size: positions that a token sees under local attention, its own included: an odd number, at least 3.
         rope_base: base of the wavelengths of the rotary embedding.
 
     Raises:
@@ -76,7 +80,7 @@ class LoopedTransformerConfig:
     outputs: int | None = None
     grid: tuple[int, ...] | None = None
     attention: AttentionName | None = None
-    window: int | None = None
+    kernel_size: int | None = None
     rope_base: float = 10000.0
 
     def __post_init__(self) -> None:
@@ -99,13 +103,19 @@ class LoopedTransformerConfig:
                 f"recall is {self.recall!r} in a fixed-depth model, whose blocks run once and have nothing to recall: "
                 "set recall to none"
             )
-        if self.attention == "full" and self.window is not None:
-            raise LoopscopeError(
-                f"window {self.window} was given with full attention: set attention to local, or leave window out"
-            )
+        if self.kernel_size is not None:
+            self._check_kernel(self.kernel_size)
         if self.grid is not None:
             object.__setattr__(self, "grid", _checked_grid(self.grid))
             self._check_fit(self.grid)
+
+    def _check_kernel(self, kernel_size: int) -> None:
+        if kernel_size < 3 or kernel_size % 2 == 0:
+            raise LoopscopeError(f"kernel_size is {kernel_size}, expected an odd number of at least 3, such as 5")
+        if self.attention == "full":
+            raise LoopscopeError(
+                f"kernel_size {kernel_size} was given with full attention: set attention to local, or leave it out"
+            )
 
     def _check_weights(self) -> None:
         """Refuse sizes that together make a model too large for any machine."""
@@ -119,7 +129,7 @@ class LoopedTransformerConfig:
 
     def _check_fit(self, grid: tuple[int, ...]) -> None:
         """Refuse a grid that local attention or the rotary embedding cannot serve."""
-        if len(grid) > 1 and (self.attention == "local" or self.window is not None):
+        if len(grid) > 1 and (self.attention in LOCAL or self.kernel_size is not None):
             raise LoopscopeError(f"local attention was asked for on the grid {grid}: it is defined on a line only")
         if (self.width // self.heads) % (2 * len(grid)):
             raise LoopscopeError(
@@ -133,7 +143,7 @@ class LoopedTransformerConfig:
         Raises:
             LoopscopeError: an option that a task would fill in is still empty.
         """
-        needed = [name for name in TASK_DECIDES if name != "window" or self.attention == "local"]
+        needed = [name for name in TASK_DECIDES if name != "kernel_size" or self.attention in LOCAL]
         empty = [name for name in needed if getattr(self, name) is None]
         if empty:
             raise LoopscopeError(
@@ -143,7 +153,7 @@ class LoopedTransformerConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> LoopedTransformerConfig:
-        """Build a config from plain JSON values.
+        """Build a config from plain JSON values, also from those of older versions (see ``current_options``).
 
         Args:
             values: options by name. Options that are absent take their defaults.
@@ -155,12 +165,41 @@ class LoopedTransformerConfig:
             >>> LoopedTransformerConfig.from_dict({"width": 64, "grid": [9, 9]}).grid
             (9, 9)
         """
+        values = current_options(values)
         known = [field.name for field in fields(cls)]
         for key in values:
             if key not in known:
                 raise LoopscopeError(f"unknown model option {key!r}{nearest(key, known)}")
         grid = values.get("grid")
         return cls(**{**values, "grid": tuple(grid) if isinstance(grid, list) else grid})
+
+
+def current_options(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Translate the model options of older versions, which load with their old meaning.
+
+    The option ``window`` was a distance: a token saw ``2 * window + 1`` positions, fewer near the ends of the line.
+    That is banded attention with this kernel size.
+
+    Args:
+        values: options by name.
+
+    Raises:
+        LoopscopeError: a window contradicts another option, or is not a size.
+
+    Example:
+        >>> current_options({"attention": "local", "window": 5})
+        {'attention': 'banded', 'kernel_size': 11}
+    """
+    current = dict(values)
+    window = current.pop("window", None)
+    if window is None:
+        return current
+    if current.get("kernel_size") is not None or current.get("attention") not in (None, "local"):
+        raise LoopscopeError(
+            f"window is {_shown(window)} beside kernel_size {_shown(current.get('kernel_size'))} and attention "
+            f"{_shown(current.get('attention'))}: window is an older option of local attention; replace it by kernel_size"
+        )
+    return {**current, "attention": "banded", "kernel_size": 2 * _checked_size("window", window) + 1}
 
 
 def _shown(value: object) -> str:

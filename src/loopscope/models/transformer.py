@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from loopscope.errors import LoopscopeError
 from loopscope.loop import iterate
-from loopscope.models.attention import window_mask
+from loopscope.models.attention import local_mask
 from loopscope.models.block import Block
 from loopscope.models.config import LoopedTransformerConfig
 from loopscope.models.normalization import RMSNorm
@@ -65,7 +65,7 @@ class _Transformer(Pretrained):
         return self.embedding(inputs)
 
     def positions(self, state: Float[Tensor, "batch tokens width"]) -> Positions:
-        """Return the rotary table and the window mask for this number of tokens. They are made once and kept."""
+        """Return the rotary table and the mask for this number of tokens. They are made once and kept."""
         tokens = state.shape[1]
         key = (tokens, state.device)
         if key not in self._positions:
@@ -79,8 +79,10 @@ class _Transformer(Pretrained):
         assert config.grid is not None
         grid = config.grid if math.prod(config.grid) else (tokens,)
         rotary = rotary_table(grid, config.width // config.heads, config.rope_base).to(device)
-        local = config.attention == "local" and config.window is not None
-        return rotary, window_mask(tokens, config.window, device) if local else None  # type: ignore[arg-type]
+        if config.kernel_size is None:
+            return rotary, None
+        assert config.attention is not None
+        return rotary, local_mask(config.attention, tokens, config.kernel_size, device)
 
     def read(self, state: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch tokens outputs"]:
         """Return the logits: RMSNorm, Linear, GELU, Linear."""
@@ -202,7 +204,7 @@ class LoopedTransformer(_Transformer):
 
         The iteration is compiled instead of the loop, so the same code serves any number of iterations and any batch
         size. It is compiled at most twice, with gradient and without. On a line of any length, the same code serves
-        every length above one token, except that lines of several strips (``window_mask``) are compiled separately
+        every length above one token, except that lines of several strips (``local_mask``) are compiled separately
         from shorter ones. Copies of the model are not compiled.
         """
         # Dynamo stops recompiling after 8 shapes by default and only logs it.
@@ -359,7 +361,8 @@ ARCHITECTURES: dict[str, type[_Transformer]] = {
 def build_model(config: LoopedTransformerConfig) -> LoopedTransformer | FixedDepthTransformer:
     """Return a new model of the architecture that the config names.
 
-    Weights are drawn from PyTorch's global generator, with PyTorch's default initialization.
+    Weights are drawn from PyTorch's global generator, with PyTorch's default initialization except for the GRU cell
+    (see ``Gru`` in loopscope.models.residual).
 
     Args:
         config: a complete config.
@@ -369,9 +372,10 @@ def build_model(config: LoopedTransformerConfig) -> LoopedTransformer | FixedDep
 
     Example:
         >>> import torch
-        >>> from loopscope import LoopedTransformerConfig, PrefixSums, build_model
+        >>> from loopscope import LoopedTransformerConfig, build_model
         >>> _ = torch.manual_seed(0)
-        >>> model = build_model(PrefixSums().complete(LoopedTransformerConfig(width=32, heads=4)))
+        >>> config = LoopedTransformerConfig(width=32, heads=4, inputs=10, outputs=9, grid=(9, 9), attention="full")
+        >>> model = build_model(config)
         >>> type(model).__name__
         'LoopedTransformer'
     """

@@ -11,8 +11,8 @@ from loopscope.stability.results import ReachabilityResult, known, reached_by
 from loopscope.stability.verdict import LIPSCHITZ, THRESHOLDS, Axis, Status, Verdict
 
 INPUT_INDEPENDENT = (
-    "The state arrives, but at a point that is not this input's own: the start chose its answer, or all inputs share one. "
-    "Give the loop recall (internal or external)."
+    "The state arrives, but at a point that most inputs share, so its answer is not this input's own. Give the loop recall "
+    "(internal or external)."
 )
 PARTS = {"input-dependence": ("swaps",), "geometry": ("spectrum", "gradients", "smoothness")}
 """The parts of an examination without which an axis has no number, besides those that carry the axis's own name."""

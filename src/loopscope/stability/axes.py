@@ -25,10 +25,8 @@ from loopscope.stability.verdict import (
     judge_reachability,
 )
 
-INPUT_INDEPENDENT = "most states stay where they are when another input is recalled, at points that inputs share"
-PATH_DEPENDENT = (
-    "the fixed point depends on the recalled input, but also on the start: each input has several fixed points"
-)
+INPUT_INDEPENDENT = "most inputs share their fixed point, from their own starts and from a common one"
+PATH_DEPENDENT = "each input has several fixed points, and the start decides which of them is reached"
 
 
 def answers_stand(trajectory: Trajectory) -> Bool[Tensor, "batch"]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import get_args
 
-from loopscope.errors import check_choice, check_count, check_positive, check_tolerance
+from loopscope.errors import check_choice, check_count, check_positive, check_seed, check_tolerance
 from loopscope.stability.results import Effort, Settings
 
 
@@ -72,6 +72,7 @@ class ExaminationConfig:
         check_choice("effort", self.effort, get_args(Effort))
         check_count(examples=self.examples, iterations=self.iterations)
         check_tolerance(self.tolerance)
+        check_seed(self.seed)
 
     @property
     def budget(self) -> Budget:

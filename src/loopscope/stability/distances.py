@@ -97,7 +97,9 @@ def in_pairs(
 
 def kinds_of(recalled: Tree, mask: Bool[Tensor, "batch *tokens"] | None) -> Int[Tensor, "batch"]:
     """Return a number for each example, equal for examples that recall the same; padding does not count."""
-    labels = [_labels(masked(leaf, mask).detach().reshape(len(leaf), -1)) for leaf in leaves(recalled) if leaf[:1].numel()]
+    labels = [
+        _labels(masked(leaf, mask).detach().reshape(len(leaf), -1)) for leaf in leaves(recalled) if leaf[:1].numel()
+    ]
     if not labels:
         return torch.zeros(batch_size(recalled), dtype=torch.long)
     return torch.stack(labels, dim=1).unique(dim=0, return_inverse=True)[1]

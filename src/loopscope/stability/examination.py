@@ -213,4 +213,4 @@ WRITERS: dict[str, Callable[[Path, Examination], None]] = {
     ".json": lambda path, examination: write_json(path, examination.to_dict()),
     ".html": _write_page,
 }
-"""How ``save`` writes each kind of file. """
+"""How ``save`` writes each kind of file."""

@@ -7,11 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from loopscope.checks import check_independent, check_is_loop, check_mask, check_read, check_start, check_step
+from loopscope.checks import check_answers, check_is_loop, check_not_empty, check_outputs_last, prepare
 from loopscope.contexts import eval_mode, random_state_kept, without_autocast
 from loopscope.errors import LoopscopeError, check_count
-from loopscope.fixed_points.residual import state_dtype
-from loopscope.loop import Loop, mask_of, readout
+from loopscope.loop import Loop, readout
 from loopscope.stability.advice import advise
 from loopscope.stability.axes import judge_axes
 from loopscope.stability.config import ExaminationConfig
@@ -26,10 +25,9 @@ from loopscope.stability.parts.reachability import answers as final_answers
 from loopscope.stability.parts.reachability import curves, reachability, settled_tokens
 from loopscope.stability.parts.sample import Sample, orbit_budget
 from loopscope.stability.results import Effort, PortraitResult, Settings
-from loopscope.stability.starts import first_state
 from loopscope.stability.targets import Targets, check_targets, rule_of
 from loopscope.stability.verdict import is_provisional, verdict
-from loopscope.trees import Tree, batch_size, device_of, flatten, floating_leaves, select
+from loopscope.trees import Tree, device_of, flatten, floating_leaves, select
 
 
 def examine(
@@ -84,7 +82,7 @@ def examine(
         <Verdict.STABLE: 'stable'>
     """
     check_is_loop(loop)
-    config = ExaminationConfig(effort, batch_size(inputs), iterations, tolerance, prediction, seed, time_limit)
+    config = ExaminationConfig(effort, check_not_empty(inputs), iterations, tolerance, prediction, seed, time_limit)
     if prediction and trained_iterations is None:
         raise LoopscopeError("prediction needs trained_iterations: the most iterations that training ran")
     if trained_iterations is not None:
@@ -110,14 +108,21 @@ def _follow(
     """Check the loop, then follow and label the orbits of the inputs that the effort takes."""
     rows = slice(0, config.budget.orbits)
     inputs, targets = select(inputs, rows), targets[rows] if isinstance(targets, Tensor) else targets
-    recalled, start = _checked_start(loop, inputs, config.seed)
+    with torch.no_grad():
+        ready = prepare(loop, inputs, seed=config.seed)
+        logits = readout(loop, ready.start, ready.recalled)
+    if answers is not None:
+        check_answers(answers, logits)
+    elif targets is None:
+        check_outputs_last(logits, ready.start)
+    recalled, start = ready.recalled, ready.start
     trajectory = trace(
         loop,
         recalled,
         iterations=orbit_budget(config, trained),
         start=start,
         tolerance=config.tolerance,
-        correct=rule_of(targets, mask_of(loop, recalled)),
+        correct=rule_of(targets, ready.mask),
         stop=progress.late,
         answers=answers,
     )
@@ -125,22 +130,6 @@ def _follow(
     window = 0 if config.prediction or progress.late() else config.budget.window
     orbits = classify(loop, recalled, trajectory, window=window, at_most=config.budget.jacobians, seed=config.seed)
     return Sample(loop, inputs, recalled, start, trajectory, config, trained), orbits
-
-
-def _checked_start(loop: Loop, inputs: Tree, seed: int) -> tuple[Tree, Tree]:
-    """Return the recalled inputs and the first states of a loop that was found to be one."""
-    with torch.no_grad():
-        recalled = loop.encode(inputs)
-        start = first_state(loop, recalled, seed)
-        check_start(start, batch_size(inputs))
-        check_read(readout(loop, start, recalled), batch_size(inputs))
-    state_dtype(start)
-    check_mask(loop, start, recalled)
-    check_step(loop, start, recalled)
-    with torch.no_grad():
-        first = loop.step(start, recalled)
-        check_independent(loop, first, loop.step(first, recalled), recalled)
-    return recalled, start
 
 
 def _judged(sample: Sample, orbits: Orbits, answers: Answers | None, progress: Progress) -> Examination:

@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from loopscope.errors import LoopscopeError
+from loopscope.errors import LoopscopeError, check_count, check_seed
 from loopscope.gmres import unit
 from loopscope.jacobian import random_vectors, step_jacobian
-from loopscope.loop import Loop, mask_of
+from loopscope.loop import Loop, mask_of, start_from
 from loopscope.stability.spectrum.singular_values import (
     POWERS,
     PowerNorms,
@@ -151,11 +151,11 @@ def gradient_norms(
     Raises:
         LoopscopeError: there is no Jacobian to speak of (see ``step_jacobian``), or K or the cotangents are below one.
     """
-    if iterations < 1 or cotangents < 1:
-        raise LoopscopeError(f"expected iterations >= 1 and cotangents >= 1, got {iterations} and {cotangents}")
+    check_count(iterations=iterations, cotangents=cotangents)
+    check_seed(seed)
     generator = torch.Generator(device_of(recalled)).manual_seed(seed)
     with torch.no_grad():
-        before = loop.start(recalled, generator) if state is None else state
+        before = start_from(loop, recalled, generator) if state is None else state
         orbit = []
         for _ in range(iterations):
             before = loop.step(before, recalled)

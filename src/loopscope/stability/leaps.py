@@ -19,9 +19,9 @@ from torch import Tensor
 from loopscope.checks import check_independent, check_mask, check_step
 from loopscope.errors import LoopscopeError
 from loopscope.fixed_points.residual import state_dtype
-from loopscope.loop import Loop, mask_of
+from loopscope.loop import Loop, is_time_dependent, mask_of
 from loopscope.stability.starts import first_state, moved
-from loopscope.trees import Tree, flatten, is_time_dependent
+from loopscope.trees import Tree, flatten
 
 LANDINGS = (15, 48, 152, 480)
 """The iterations looked at: those before the first leap, then each leap's, to about three times as many."""
@@ -115,7 +115,7 @@ def leaps(loop: Loop, recalled: Tree, seed: int = 0, earlier: int | None = None)
         mask = mask_of(loop, recalled)
         start = first_state(loop, recalled, seed)
         state_dtype(start)
-        if is_time_dependent(start):
+        if is_time_dependent(loop, start, recalled):
             raise LoopscopeError(
                 "the state carries a counter, which a leap would leave behind: leaps are for steps that depend on the "
                 "state and the input alone; iterate this loop as far as you want to know it"

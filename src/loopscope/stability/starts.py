@@ -6,13 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from loopscope.loop import Loop
-from loopscope.trees import Tree, batch_size, device_of, flatten, scaled_norm, select, tree_map, unflatten
-
-
-def first_state(loop: Loop, recalled: Tree, seed: int) -> Tree:
-    """Return the loop's own first state; a random one is drawn where the recalled input is, as PyTorch demands."""
-    return loop.start(recalled, torch.Generator(device_of(recalled)).manual_seed(seed))
+from loopscope.loop import first_state as first_state
+from loopscope.trees import Tree, batch_size, flatten, scaled_norm, select, tree_map, unflatten
 
 
 def random_direction(like: Tree, generator: torch.Generator, mask: Tensor | None = None) -> Float[Tensor, "batch n"]:

@@ -29,7 +29,7 @@ class Verdict(StrEnum):
 
     All three axes hold: STABLE, and STABLE_AND_ACCURATE where targets were given and most answers are right.
     Reachability fails: UNSTABLE, or UNSETTLED where the answers stand and are right although the states never settle.
-    Input-dependence fails: INPUT_INDEPENDENT where most states stay put, whatever is recalled, else PATH_DEPENDENT.
+    Input-dependence fails: INPUT_INDEPENDENT where most inputs share their fixed point, else PATH_DEPENDENT.
     Geometry alone fails: FRAGILE. Otherwise UNDECIDED.
     """
 
@@ -112,7 +112,7 @@ PRIORS: dict[str, Threshold] = {
             fails=0.5,
             larger_is="worse",
             origin=PRIOR,
-            why="a state that stays where it is, whatever is recalled, does not depend on the input, unless one start parts inputs",
+            why="a fixed point that inputs share, from their own starts and from a common one, is not the input's own",
         ),
         Threshold(
             "radius",
@@ -218,11 +218,10 @@ def judge_geometry(
 
 
 def is_shared(input_dependence: Axis, thresholds: Mapping[str, Threshold] = THRESHOLDS) -> bool:
-    """Return whether an axis 2 that fails does so because most states stay put, and not because of their path.
+    """Return whether an axis 2 that fails does so because inputs share their fixed points, and not because of their path.
 
-    A state that goes on to a third point, or to the other input's in some pairs and not in others, has been moved by
-    what is recalled; and one that stays, of inputs that go to points of their own from one start, had been moved before.
-    Such inputs have several fixed points each, and the start chooses among them.
+    Otherwise inputs have several fixed points each, and the start chooses among them: a state goes on to a third point, or
+    to the other input's in some pairs only, or stays where its own start has led it.
     """
     return thresholds["fraction shared"].status(input_dependence.numbers["fraction shared"]) is Status.FAILS
 

@@ -49,6 +49,14 @@ class TextFormat(Protocol):
         """Return the answer for the eye; ``since`` says after which iteration each token's answer last changed."""
 
 
+@runtime_checkable
+class ListsChoices(Protocol):
+    """The text of a task that shows a choice among legal answers (`loopscope.tasks.task.ShowsAChoice`)."""
+
+    def choices(self, problem: Problem) -> Int[Tensor, "1 columns"]:
+        """Return the legal answers of a problem, packed as the task's answers are."""
+
+
 def colour(since: int) -> str:
     """Return the colour of what last changed after so many iterations."""
     return next(name for begin, name in reversed(BANDS) if since >= begin)

@@ -10,7 +10,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from loopscope.errors import LoopscopeError, nearest
 from loopscope.evaluation import EvaluationConfig
-from loopscope.models.config import LoopedTransformerConfig
+from loopscope.models.config import LoopedTransformerConfig, current_options
 from loopscope.parsing import add_settings, dotted, new_parser, one_line_errors, parse_mapping
 from loopscope.tasks import Task, task_class
 from loopscope.training.config import TrainingConfig
@@ -22,6 +22,11 @@ SECTIONS: dict[str, Any] = {
     "training": TrainingConfig,
     "evaluation": EvaluationConfig,
 }
+
+REPLACED = {
+    "model.window": "it was replaced by model.kernel_size, the number of positions that a token sees, such as 5"
+}
+"""What to do instead of giving a setting of older versions."""
 
 
 @dataclass(frozen=True)
@@ -82,11 +87,30 @@ def add_sections(parser: ArgumentParser, task: str) -> None:
         add_settings(parser, section, name)
 
 
+def complete_model(task: Task, config: LoopedTransformerConfig) -> LoopedTransformerConfig:
+    """Return a model's config with what the task decides filled in where the config leaves it empty.
+
+    Args:
+        task: the task.
+        config: the config; what it gives is kept.
+
+    Example:
+        >>> from loopscope.tasks import Sudoku
+        >>> complete_model(Sudoku(), LoopedTransformerConfig(width=64)).grid
+        (9, 9)
+    """
+    shape = asdict(task.shape)
+    attention = config.attention or task.shape.attention
+    if attention == "full":
+        del shape["kernel_size"]
+    return replace(config, **{name: value for name, value in shape.items() if getattr(config, name) is None})
+
+
 def complete(task: str, parsed: Namespace) -> RunSettings:
     """Return the settings that a parser with ``add_sections`` has read, with what the task decides filled in."""
     sections = {name: getattr(parsed, name) for name in SECTIONS}
     model = sections.pop("model")
-    completed = parsed.data.complete(model).require_complete()
+    completed = complete_model(parsed.data, model).require_complete()
     return RunSettings(task=task, data=parsed.data, model=completed, **sections)
 
 
@@ -112,7 +136,18 @@ def check_keys(task: str, keys: Iterable[str]) -> None:
     known = option_names(task)
     for key in keys:
         if key not in known:
-            raise LoopscopeError(f"unknown setting {key!r} for the task {task}{nearest(key, known)}")
+            hint = f": {REPLACED[key]}" if key in REPLACED else nearest(key, known)
+            raise LoopscopeError(f"unknown setting {key!r} for the task {task}{hint}")
+
+
+def current_settings(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a run with those of older versions translated (see ``current_options``).
+
+    Raises:
+        LoopscopeError: an older setting cannot be translated.
+    """
+    model = values.get("model")
+    return {**values, "model": current_options(model)} if isinstance(model, Mapping) else dict(values)
 
 
 def settings_from(values: Mapping[str, Any]) -> RunSettings:
@@ -122,7 +157,7 @@ def settings_from(values: Mapping[str, Any]) -> RunSettings:
         LoopscopeError: no task, an unknown key, or a value that is refused.
     """
     # A section that is named and left empty, as YAML allows, takes its defaults.
-    values = {key: {} if value is None else value for key, value in values.items()}
+    values = current_settings({key: {} if value is None else value for key, value in values.items()})
     task = values.pop("task", None)
     if not isinstance(task, str):
         raise LoopscopeError("the settings name no task: give one, such as task: prefix-sums")

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from loopscope.gmres import gmres as solve
 from loopscope.gmres import identity_minus
-from loopscope.jacobian import input_jacobian, step_jacobian
+from loopscope.jacobian import THROUGH_ENCODE, input_jacobian, step_jacobian
 from loopscope.loop import Loop, mask_of
 from loopscope.stability.orbits.arrival import Ends, FixedPoints, follow
 from loopscope.stability.starts import moved, random_direction
-from loopscope.trees import Tree, flatten, join, norms, scaled_norm, select
+from loopscope.trees import Tree, flatten, join, masks_back, norms, scaled_norm, select
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def input_sensitivity(
     generator = torch.Generator().manual_seed(seed)
     through = input_jacobian(loop, fixed.state, recalled, inputs)
     operator = identity_minus(step_jacobian(loop, fixed.state, recalled))
-    where = through.context.get("inputs", recalled)
+    where = through.context["x"]
     mask = mask_of(loop, recalled)
     drawn, solutions = [], []
     for _ in range(directions):
@@ -138,11 +138,10 @@ def finite_input_change(
         tolerance: see `follow`.
     """
     through = input_jacobian(loop, fixed.state, recalled, inputs)
-    encodes = "inputs" in through.context
-    where = through.context["inputs"] if encodes else recalled
+    encodes, where = through.path == THROUGH_ENCODE, through.context["x"]
     mask = mask_of(loop, recalled)
     change = step * norms(where, mask)[:, None] * sensitivity.direction[0]
-    sides = [moved(where, sign * change) for sign in (1, -1)]
+    sides = [masks_back(moved(where, sign * change)) for sign in (1, -1)]
     with torch.no_grad(), torch.autocast(change.device.type, enabled=False):
         both = join([loop.encode(side) for side in sides]) if encodes else join(sides)
     ends = follow(loop, both, join([fixed.state, fixed.state]), iterations=iterations, tolerance=tolerance)

@@ -65,11 +65,13 @@ class Swap:
 
     @property
     def fraction_shared(self) -> float | None:
-        """The fraction of the known pairs whose point serves both inputs: one point to begin with, or the state stayed.
+        """The fraction of the known pairs whose two inputs have one fixed point; None unless half of the pairs are known.
 
-        None unless half of the pairs are known.
+        Pairs whose states stay apart are subtracted, down to zero: the start alone has led them to different points. With two
+        such points, half of all pairs share one by chance, and inputs have two points each.
         """
-        return self._fraction_of(Outcome.SHARED, Outcome.STAYED)
+        shared, stayed = self._fraction_of(Outcome.SHARED), self._fraction_of(Outcome.STAYED)
+        return None if shared is None or stayed is None else max(0.0, shared - stayed)
 
     def _fraction_of(self, *outcomes: Outcome) -> float | None:
         unknown = self.outcomes.count(Outcome.UNKNOWN)
@@ -99,21 +101,18 @@ class SwapTest:
     partner: Int[Tensor, "batch"]
 
     def fraction_shared(self, common_cluster: Int[Tensor, "batch"]) -> float | None:
-        """Return the fraction of the known pairs whose point serves both inputs, None unless half of the pairs are known.
+        """Return the fraction of the known pairs with one fixed point, from their own starts and from a common one.
 
-        A state that stays with another input recalled is no shared point where one start leads the two inputs to points
-        of their own: what is recalled chooses there, and the input whose state stayed has two points at least.
+        None unless half of the pairs are known. Inputs that share a point from their own starts, but not from a common one,
+        have several points each, and the start chooses among them.
 
         Args:
-            common_cluster: of each example, the fixed point that it goes to from the common start, as in `Growth`.
+            common_cluster: for each example, the fixed point that it goes to from the common start, as in `Growth`.
         """
-        own = (
-            (common_cluster != common_cluster[self.partner])
-            & (common_cluster >= 0)
-            & (common_cluster[self.partner] >= 0)
-        )
-        pairs = zip(self.recall.outcomes, own.tolist(), strict=True)
-        outcomes = tuple(Outcome.ELSEWHERE if (one, apart) == (Outcome.STAYED, True) else one for one, apart in pairs)
+        other = common_cluster[self.partner]
+        apart = (common_cluster != other) & (common_cluster >= 0) & (other >= 0)
+        pairs = zip(self.recall.outcomes, apart.tolist(), strict=True)
+        outcomes = tuple(Outcome.ELSEWHERE if (one, far) == (Outcome.SHARED, True) else one for one, far in pairs)
         return replace(self.recall, outcomes=outcomes).fraction_shared
 
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from loopscope.errors import LoopscopeError
+from loopscope.errors import LoopscopeError, check_count
 from loopscope.loop import Loop, mask_of
 from loopscope.stability.orbits.arrival import FixedPoints, follow
 from loopscope.stability.starts import random_like
@@ -65,6 +65,7 @@ def variance_share(
     Raises:
         LoopscopeError: fewer than four starts.
     """
+    check_count(starts=starts)
     if starts < MIN_STARTS:
         raise LoopscopeError(f"expected at least {MIN_STARTS} starts per input, got {starts}")
     generator = torch.Generator().manual_seed(seed)

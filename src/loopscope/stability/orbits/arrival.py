@@ -1,8 +1,8 @@
 """Following orbits and judging whether they arrive: the pass that every other quantity of the framework stands on.
 
 An orbit is followed once. Each step gives the relative residual r = ||f(z) - z|| / max(||z||, ||f(z)||, tiny) per
-example, where tiny is `ZERO` of the norm of the first state, so that an orbit that dies out arrives at zero. An example has **arrived**
-when r is within the tolerance, a contraction rate q fitted to the last steps is below one beyond its error, and the
+example, where tiny is `ZERO` of the norm of the first state, so that an orbit that dies out arrives at zero. An example has
+**arrived** when r is within the tolerance, a contraction rate q fitted to the last steps is below one beyond its error, and the
 distance that this leaves to go, r / (1 - q), is within ten tolerances (framework, axis 1). The last condition is what
 refuses a drift, whose residual falls as 1/t and whose q creeps up to one. A residual at the rounding floor has arrived
 whatever its rate.
@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.special import stdtrit
 from torch import Tensor
 
-from loopscope.errors import LoopscopeError
+from loopscope.errors import LoopscopeError, check_count, check_tolerance
 from loopscope.fixed_points.residual import ZERO, state_dtype
 from loopscope.loop import Loop, mask_of
 from loopscope.trees import (
@@ -210,6 +210,12 @@ def contraction(residual: Float[Tensor, "iterations batch"], floor: float) -> tu
     return rate.to(residual.dtype), (rate * error).nan_to_num(nan=torch.inf, posinf=torch.inf).to(residual.dtype)
 
 
+def _residual_in_double(state: Tree, after: Tree, mask: Tensor | None) -> Float[Tensor, "batch"]:
+    """Return relative residuals of states whose norms may be too large for their precision though the states are finite."""
+    before, now = (flatten(tree, mask).double() for tree in (state, after))
+    return ratio(scaled_norm(now - before), torch.maximum(scaled_norm(before), scaled_norm(now)))
+
+
 def _judge(residual: Tensor, tolerance: float, floor: float) -> dict[str, Tensor]:
     rate, error = contraction(residual, floor)
     last = residual[-1]
@@ -248,10 +254,8 @@ class _Approach:
 
 
 def _check(recalled: Tree, start: Tree, iterations: int, tolerance: float) -> None:
-    if iterations < 1 or not 0 < tolerance < 1:
-        raise LoopscopeError(
-            f"expected at least one iteration and a tolerance between 0 and 1, got {iterations} and {tolerance}"
-        )
+    check_count(iterations=iterations)
+    check_tolerance(tolerance)
     if batch_size(recalled) != batch_size(start):
         raise LoopscopeError(
             f"expected states and recalled inputs of the same batch, got {batch_size(start)} states and "
@@ -321,6 +325,8 @@ def follow(
             whole, whole_after = (scaled_norm(part) for part in (size, size_after))
             scale = torch.maximum(whole, whole_after).clamp_min(tiny[:, 0])
             now = ratio(scaled_norm(change), scale).to(dtype)
+            if not bool(now.isfinite().all()):
+                now = torch.where(now.isfinite(), now, _residual_in_double(state, after, mask).to(dtype))
             residual[index, rows], norm[index, rows] = now, whole_after.to(dtype)
             if observe is not None:
                 larger = torch.maximum(size, size_after).clamp_min(tiny)

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from loopscope.errors import LoopscopeError
+from loopscope.errors import check_positive
 from loopscope.loop import Loop, mask_of
 from loopscope.stability.distances import distance, has_partner, partners
 from loopscope.stability.orbits.arrival import SLACK, FixedPoints, follow
@@ -70,8 +70,8 @@ def basin(
     Raises:
         LoopscopeError: a radius that is not positive.
     """
-    if not all(radius > 0 for radius in radii):
-        raise LoopscopeError(f"expected radii above 0, got {radii}")
+    for radius in radii:
+        check_positive(radii=radius)
     generator = torch.Generator().manual_seed(seed)
     mask = mask_of(loop, recalled)
     size = norms(fixed.state, mask)

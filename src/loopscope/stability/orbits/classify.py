@@ -21,13 +21,13 @@ from jaxtyping import Float, Int
 from scipy.special import stdtrit
 from torch import Tensor
 
-from loopscope.errors import LoopscopeError
+from loopscope.errors import check_count_or_zero
 from loopscope.jacobian import step_jacobian
-from loopscope.loop import Loop, mask_of
+from loopscope.loop import Loop, is_time_dependent, mask_of
 from loopscope.stability.orbits.arrival import SLACK, line, ratio, rounding_floor
 from loopscope.stability.orbits.trace import HISTORY, Trajectory
 from loopscope.stability.starts import random_direction
-from loopscope.trees import Tree, flatten, is_time_dependent, real_numbers, scaled_norm, select, unflatten
+from loopscope.trees import Tree, flatten, real_numbers, scaled_norm, select, unflatten
 
 MAX_PERIOD = (HISTORY - 1) // 2
 """The longest cycle told from the last states; longer ones are told from recurrence."""
@@ -209,7 +209,7 @@ def _further(
     projected = [(states * real) @ basis for states in recent]
     lengths = [_length(after, before, real) for before, after in pairwise(recent)]
     tangent = None
-    if not is_time_dependent(state):
+    if not is_time_dependent(loop, state, recalled):
         tangent = _Tangent(loop, recalled, state, random_direction(state, generator, mask))
     with torch.no_grad(), torch.autocast(real.device.type, enabled=False):
         if tangent is not None:
@@ -297,8 +297,7 @@ def classify(
     Raises:
         LoopscopeError: a negative window.
     """
-    if window < 0:
-        raise LoopscopeError(f"expected a window of 0 or more further iterations, got {window}")
+    check_count_or_zero(window=window)
     evidence = _Evidence(trajectory)
     evidence.read_history(trajectory)
     rows = evidence.open()

@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from loopscope.jacobian import THROUGH_ENCODE
 from loopscope.loop import mask_of, outer_gain_of
 from loopscope.schema import to_plain
 from loopscope.stability.geometry import agreement, gradient_norms, radial_mode
@@ -27,7 +26,7 @@ from loopscope.stability.results import (
     TransientResult,
 )
 from loopscope.stability.spectrum.singular_values import lipschitz, power_norms, resolvent_norm
-from loopscope.trees import norms, select
+from loopscope.trees import select
 
 GRADIENT_ITERATIONS = 30
 """Iterations that gradients pass where the trained number is not known."""
@@ -93,13 +92,11 @@ def _lipschitz(sample: Sample, rows: Tensor) -> LipschitzResult:
     (state, recalled), inputs = sample.at(rows), select(sample.inputs, rows)
     tolerance, seed = sample.budget.tolerance, sample.config.seed
     found = lipschitz(sample.loop, state, recalled, inputs, tolerance=tolerance, seed=seed)
-    mask = mask_of(sample.loop, recalled)
-    size = norms(inputs, mask) if found.path == THROUGH_ENCODE else norms(recalled, mask)
     return LipschitzResult(
         value=to_plain(found.value),
         error=to_plain(found.error),
         converged=to_plain(found.converged),
-        relative=to_plain(found.value * size / norms(state, mask)),
+        relative=to_plain(found.relative),
         path=found.path,
     )
 

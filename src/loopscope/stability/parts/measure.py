@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from loopscope.loop import is_time_dependent
 from loopscope.stability.parts.basin import measure_basin
 from loopscope.stability.parts.geometry import measure_geometry
 from loopscope.stability.parts.input_dependence import measure_input_dependence
@@ -11,7 +12,6 @@ from loopscope.stability.parts.progress import Progress
 from loopscope.stability.parts.sample import Sample
 from loopscope.stability.parts.spectrum import measure_spectrum
 from loopscope.stability.results import BasinResult, GeometryResult, InputDependenceResult, SpectrumResult
-from loopscope.trees import is_time_dependent
 
 COUNTER = "the state carries a counter: only residuals and orbits are defined for such a loop"
 
@@ -28,7 +28,7 @@ class Measurements:
 
 def measure(sample: Sample, progress: Progress) -> Measurements:
     """Return the parts that the effort measures; ``progress`` keeps why one is missing."""
-    if is_time_dependent(sample.start):
+    if is_time_dependent(sample.loop, sample.start, sample.recalled):
         progress.skip(["input-dependence", "basin", "spectrum", "geometry"], COUNTER)
         return Measurements()
     dependence = measure_input_dependence(sample, progress)

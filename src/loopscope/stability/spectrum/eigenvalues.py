@@ -22,7 +22,7 @@ from jaxtyping import Bool, Complex, Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from loopscope.errors import LoopscopeError
+from loopscope.errors import LoopscopeError, check_count, check_seed, check_tolerance
 from loopscope.jacobian import Jacobian, step_jacobian
 from loopscope.loop import Loop
 from loopscope.stability.spectrum._arnoldi import Krylov
@@ -391,11 +391,11 @@ def jacobian_eigenvalues(
     seed: int = 0,
 ) -> Eigenvalues:
     """Return the ``k`` eigenvalues of largest modulus of a Jacobian already built; see ``top_eigenvalues``."""
-    if k < 1 or not 0 < tolerance < 1 or max_products < 1 or subspace < 4:
-        raise LoopscopeError(
-            f"expected k >= 1, 0 < tolerance < 1, max_products >= 1, subspace >= 4; got k={k}, "
-            f"tolerance={tolerance}, max_products={max_products}, subspace={subspace}"
-        )
+    check_count(k=k, max_products=max_products, subspace=subspace)
+    check_tolerance(tolerance)
+    check_seed(seed)
+    if subspace < 4:
+        raise LoopscopeError(f"subspace is {subspace}, expected at least 4 vectors")
     options = Options(min(k, jacobian.size), tolerance, max_products, max(subspace, 2 * k + 8))
     generator = torch.Generator().manual_seed(seed)
     found: list[_Found] = []

@@ -13,12 +13,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from loopscope.errors import LoopscopeError
+from loopscope.errors import LoopscopeError, check_count, check_seed, check_tolerance
 from loopscope.gmres import gmres as solve
 from loopscope.gmres import identity_minus, identity_minus_transpose, orthogonalize, unit
 from loopscope.jacobian import Jacobian, input_jacobian, random_vectors, step_jacobian
-from loopscope.loop import Loop
-from loopscope.trees import Tree, binary_scale, scaled_norm
+from loopscope.loop import Loop, mask_of
+from loopscope.trees import Tree, binary_scale, norms, scaled_norm
 
 POWERS = (1, 2, 4, 8, 16, 32)
 """The powers of J at which transient growth is measured (framework, axis 3)."""
@@ -35,6 +35,8 @@ class SingularValue:
         solve_residual: the worst relative residual of a linear solve; zero where there was none.
         path: what the derivative in the input is taken through, or "state".
         product: how products J v were formed: double backward, forward mode or central differences.
+        relative: for an operator on the input x, ``value`` times ||x|| / ||z||, the relative change of the state per relative
+            change of the input; None for others.
     """
 
     value: Float[Tensor, "batch"]
@@ -43,6 +45,7 @@ class SingularValue:
     solve_residual: Float[Tensor, "batch"]
     path: str
     product: str
+    relative: Float[Tensor, "batch"] | None = None
 
 
 @dataclass(frozen=True)
@@ -178,8 +181,9 @@ def lipschitz(
 ) -> SingularValue:
     """Return the largest singular value of dz*/dx = (I - J)^{-1} df/dx: the fixed point's local Lipschitz constant.
 
-    The start is held; x is the floating leaves of ``inputs``, through ``encode``, else those of ``recalled``:
-    ``path`` says which. Arguments as for ``resolvent_norm``; ``inputs`` is what ``recalled`` was encoded from.
+    The start is held; x is the floating leaves of ``inputs``, through ``encode``, else those of ``recalled``, without masks
+    (see `loopscope.jacobian.input_jacobian`): ``path`` says which. Arguments as for ``resolvent_norm``; ``inputs`` is what
+    ``recalled`` was encoded from.
 
     Raises:
         LoopscopeError: as ``singular_value``; or there is no floating input to differentiate in.
@@ -187,7 +191,10 @@ def lipschitz(
     jacobian = step_jacobian(loop, state, recalled, dtype=dtype)
     inward = input_jacobian(loop, state, recalled, inputs, dtype=dtype)
     response = _resolvent_map(jacobian, inward, tolerance / SOLVES, max_iterations)
-    return _largest(response, tolerance, max_steps, seed)
+    found = _largest(response, tolerance, max_steps, seed)
+    mask = mask_of(loop, recalled)
+    size, reached = norms(inward.context["x"], mask).to(found.value), norms(state, mask).to(found.value)
+    return replace(found, relative=found.value * size / reached)
 
 
 def power_norms(
@@ -209,8 +216,11 @@ def power_norms(
     Raises:
         LoopscopeError: as ``singular_value``.
     """
-    if not powers or min(powers) < 1 or products < 1:
-        raise LoopscopeError(f"expected powers >= 1 and products >= 1, got powers={powers}, products={products}")
+    if not powers:
+        raise LoopscopeError("powers is empty, expected at least one power of J")
+    for power in powers:
+        check_count(powers=power)
+    check_count(products=products)
     jacobian = step_jacobian(loop, state, recalled, dtype=dtype)
     found = [
         _largest(_power_map(jacobian, k), tolerance, max(2, products // k), seed + index, starts=1)
@@ -289,8 +299,9 @@ def _largest(operator: _Map, tolerance: float, max_steps: int, seed: int, starts
     Right vectors V are taken in turn: A V = U M with M upper triangular, and what A^T U holds beyond V joins the queue
     of right vectors. One start may hardly meet the largest singular vector, and settle at the next.
     """
-    if not 0 < tolerance < 1 or max_steps < 1:
-        raise LoopscopeError(f"expected 0 < tolerance < 1 and max_steps >= 1, got {tolerance} and {max_steps}")
+    check_tolerance(tolerance)
+    check_count(max_steps=max_steps)
+    check_seed(seed)
     batch, like = operator.like.shape[0], operator.like
     eps = torch.finfo(like.dtype).eps
     value, error, worst = (torch.zeros(batch, dtype=torch.float64) for _ in range(3))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar, get_args
@@ -13,12 +13,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from loopscope.errors import LoopscopeError, check_choice, check_positive
-from loopscope.models.config import LoopedTransformerConfig
 from loopscope.shipped import DATA
 from loopscope.tasks.chess.encoding import PLANES, Answers, planes
 from loopscope.tasks.chess.puzzles import Puzzles, generated_file, read_puzzles
 from loopscope.tasks.data.sources import Remote, Source, data_file
-from loopscope.tasks.task import Split
+from loopscope.tasks.task import Split, TaskShape
 
 LICHESS = Remote("https://database.lichess.org/lichess_db_puzzle.csv.zst", "lichess_db_puzzle.csv.zst")
 SHIPPED = DATA / "chess_puzzles.csv.xz"
@@ -83,15 +82,10 @@ class Chess:
                 "numbers above it, such as [2000, 2400]"
             )
 
-    def complete(self, config: LoopedTransformerConfig) -> LoopedTransformerConfig:
-        """Return the config for 12 piece planes in and one score out per square of a board of 8 by 8; full attention."""
-        return replace(
-            config,
-            inputs=config.inputs or PLANES,
-            outputs=config.outputs or 1,
-            grid=config.grid or (8, 8),
-            attention=config.attention or "full",
-        )
+    @property
+    def shape(self) -> TaskShape:
+        """12 piece planes in and one score out per square of a board of 8 by 8."""
+        return TaskShape(inputs=PLANES, outputs=1, grid=(8, 8))
 
     def origin(self) -> Path:
         """Return the file that the puzzles come from, downloaded or made if need be."""
@@ -215,6 +209,19 @@ class Chess:
         totals = moves.totals(logits.squeeze(-1).float())
         best, rival = (totals.masked_fill(~side, float("-inf")).amax(1) for side in (moves.right, ~moves.right))
         return {LEGAL_MOVE_RULE: best > rival}
+
+    def shown(
+        self, logits: Float[Tensor, "batch 64 1"], answers: Int[Tensor, "batch columns"]
+    ) -> tuple[Bool[Tensor, "batch"], Float[Tensor, "batch"]]:
+        """Return whether the legal move that is shown is accepted, and one minus its probability among the legal moves.
+
+        The move shown has the highest sum of its two squares' scores. The sums are logits of a softmax over legal moves.
+        """
+        moves = Answers.unpack(answers)
+        totals = moves.totals(logits.squeeze(-1).double())
+        best = totals.argmax(1, keepdim=True)
+        others = totals.softmax(1).scatter(1, best, 0.0).sum(1)
+        return moves.right.gather(1, best).squeeze(1), others
 
 
 def _split(puzzles: Puzzles, rows: np.ndarray) -> Split:

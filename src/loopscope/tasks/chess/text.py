@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Int16
 from rich.text import Text
 from torch import Tensor
 
@@ -98,6 +98,10 @@ class ChessText:
             return True
         return False if any(True for _ in mating_moves(board)) else None
 
+    def choices(self, problem: Problem) -> Int16[Tensor, "1 columns"]:
+        """Return all legal moves, packed as the task's answers are."""
+        return _packed(chess.Board(problem.text))
+
     def picture(self, problem: Problem, logits: Float[Tensor, "64 1"], since: Int[Tensor, "64"]) -> Text:
         """Return the move, and the board as the side to move sees it: the move's squares in brackets, white in capitals.
 
@@ -131,10 +135,15 @@ class ChessText:
 def _best(problem: Problem, logits: Float[Tensor, "64 1"]) -> tuple[chess.Board, chess.Move]:
     """Return the board and the best legal move; a pawn that reaches the last row becomes a queen."""
     board = chess.Board(problem.text)
+    moves = Answers.unpack(_packed(board))
+    return board, list(board.legal_moves)[int(moves.totals(logits.reshape(1, SQUARES).float().cpu()).argmax())]
+
+
+def _packed(board: chess.Board) -> Int16[Tensor, "1 columns"]:
+    """Return all legal moves of a position, packed as the task's answers are; which of them is right is not known."""
     legal = list(board.legal_moves)
     codes = np.array([code_of(move, flip_of(board)) for move in legal], np.int16)
-    moves = Answers.unpack(pack_ragged(np.array([1]), np.array([len(legal)]), codes))
-    return board, legal[int(moves.totals(logits.reshape(1, SQUARES).float().cpu()).argmax())]
+    return pack_ragged(np.array([1]), np.array([len(legal)]), codes)
 
 
 def _check_squares(placement: str) -> None:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from loopscope.errors import LoopscopeError
-from loopscope.models.config import LoopedTransformerConfig
-from loopscope.tasks.task import Split
+from loopscope.tasks.task import Split, TaskShape
 
 
 @dataclass(frozen=True)
@@ -51,15 +50,10 @@ class SudokuGrids(ABC):
     def side(self) -> int:
         """Cells of a row, and the number of digits."""
 
-    def complete(self, config: LoopedTransformerConfig) -> LoopedTransformerConfig:
-        """Return the config for a board: one number per digit and one for empty in, a logit per digit out; full attention."""
-        return replace(
-            config,
-            inputs=config.inputs or self.side + 1,
-            outputs=config.outputs or self.side,
-            grid=config.grid or (self.side, self.side),
-            attention=config.attention or "full",
-        )
+    @property
+    def shape(self) -> TaskShape:
+        """One number per digit and one for empty in, a logit per digit out, on a square board."""
+        return TaskShape(inputs=self.side + 1, outputs=self.side, grid=(self.side, self.side))
 
     def inputs(self, problems: Int[Tensor, "batch cells"]) -> Float[Tensor, "batch cells features"]:
         """Return the cells one-hot: number 0 says empty, number d the digit d."""

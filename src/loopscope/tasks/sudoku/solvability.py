@@ -31,6 +31,10 @@ def has_solution(puzzle: Int8[np.ndarray, "81"], most_guesses: int = MOST_GUESSE
     Args:
         puzzle: digits row by row, 0 where a cell is empty.
         most_guesses: guesses after which to give up.
+
+    Example:
+        >>> has_solution(np.zeros(81, dtype=np.int8))
+        True
     """
     lacking = [ALL] * 27  # per unit, the digits that it still lacks: digit d at bit d - 1
     empty = []

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from loopscope.adapters.family import EXAMPLES, Family, setting, tokens
+from loopscope.adapters.families.family import EXAMPLES, Family, setting, tokens
 from loopscope.trees import Tree
 
 

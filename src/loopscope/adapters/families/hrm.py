@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from loopscope.adapters.family import Family
-from loopscope.adapters.trm import puzzles, run_cycles
+from loopscope.adapters.families.family import Family
+from loopscope.adapters.families.trm import puzzles, run_cycles
 
 FAMILY = Family(
     name="HRM",

@@ -1,10 +1,10 @@
-"""Huginn, or Raven: remote code with ``core_block_forward``; a random first state, and the input injected every time."""
+"""Parcae: a linear injection whose radius is below 1 by construction, then a block."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from loopscope.adapters.family import Family, tokens
+from loopscope.adapters.families.family import Family, tokens
 from loopscope.adapters.running import call
 from loopscope.trees import Tree
 
@@ -14,8 +14,8 @@ def _run(model: Any, inputs: Tree, iterations: int) -> Any:
 
 
 FAMILY = Family(
-    name="Huginn",
-    classes=("RavenForCausalLM", "HuginnForCausalLM"),
+    name="Parcae",
+    classes=("Parcae", "ParcaeForCausalLM", "ParcaeModel"),
     at=lambda model: "core_block_forward",
     run=_run,
     example=lambda model: {"input_ids": tokens(model.config.vocab_size)},

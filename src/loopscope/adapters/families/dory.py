@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from loopscope.adapters.family import Family, setting, text
+from loopscope.adapters.families.family import Family, setting, text
 from loopscope.adapters.running import call
 from loopscope.trees import Tree
 

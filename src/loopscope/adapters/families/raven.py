@@ -1,10 +1,10 @@
-"""Parcae: a linear injection whose radius is below 1 by construction, then a block."""
+"""Huginn, or Raven: remote code with ``core_block_forward``; a random first state, and the input injected every time."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from loopscope.adapters.family import Family, tokens
+from loopscope.adapters.families.family import Family, tokens
 from loopscope.adapters.running import call
 from loopscope.trees import Tree
 
@@ -14,8 +14,8 @@ def _run(model: Any, inputs: Tree, iterations: int) -> Any:
 
 
 FAMILY = Family(
-    name="Parcae",
-    classes=("Parcae", "ParcaeForCausalLM", "ParcaeModel"),
+    name="Huginn",
+    classes=("RavenForCausalLM", "HuginnForCausalLM"),
     at=lambda model: "core_block_forward",
     run=_run,
     example=lambda model: {"input_ids": tokens(model.config.vocab_size)},
