@@ -40,6 +40,11 @@ class EvaluationConfig:
         batch_size: most examples in a batch; long examples come in smaller batches on a CPU.
         until_settled: whether each example stops once its state and its prediction have settled, instead of running to
             the last iteration.
+
+    Example:
+        >>> import loopscope as ls
+        >>> ls.EvaluationConfig(iterations=100, examples=64)
+        EvaluationConfig(iterations=100, examples=64, batch_size=100, until_settled=False)
     """
 
     iterations: int = 500
@@ -117,6 +122,14 @@ class AccuracyCurve:
         settled: how many examples have settled, and how many of those are right.
         steps: what was computed, where examples were run until they had settled; None where each was run to the last
             iteration.
+
+    Example:
+        >>> import torch
+        >>> from loopscope.evaluation import summarize
+        >>> solved = torch.tensor([[False, False], [True, True], [True, False]])  # 3 iterations of 2 examples
+        >>> curve = summarize(solved, token_accuracy=torch.tensor([0.5, 1.0, 0.9]))
+        >>> curve.best, curve.best_iteration, curve.last, curve.solved_then_broken
+        (1.0, 2, 0.5, 0.5)
     """
 
     examples: int
@@ -418,7 +431,18 @@ def evaluate(
     on_iteration: Callable[[], None] | None = None,
     splits: Mapping[str, Split] | None = None,
 ) -> dict[str, AccuracyCurve]:
-    """Return the accuracy curve of each of the task's evaluation splits, or of ``splits`` where they are given."""
+    """Return the accuracy curve of each of the task's evaluation splits, or of ``splits`` where they are given.
+
+    Example:
+        >>> import torch, loopscope as ls
+        >>> task = ls.PrefixSums(train_bits=4, test_bits=(4, 8), strings=10, test_strings=4)
+        >>> config = ls.LoopedTransformerConfig(
+        ...     width=16, heads=2, inputs=1, outputs=2, grid=(0,), attention="local", kernel_size=5
+        ... )
+        >>> curves = ls.evaluate(ls.build_model(config), task, ls.EvaluationConfig(iterations=3))
+        >>> {name: len(curve.answer_accuracy) for name, curve in curves.items()}
+        {'4 bits': 3, '8 bits': 3}
+    """
     config = config or EvaluationConfig()
     return {
         name: evaluate_split(loop, task, split, config, on_iteration)

@@ -349,6 +349,16 @@ def spectral_radius(
 
     Raises:
         LoopscopeError: there is no Jacobian to speak of (see ``step_jacobian``), or an option is out of range.
+
+    Example:
+        >>> import torch, loopscope as ls
+        >>> matrix = torch.tensor([[0.5, 1.0], [0.0, 0.2]])
+        >>> loop = ls.FunctionLoop(
+        ...     encode=lambda x: x, start=torch.zeros_like, step=lambda z, e: z @ matrix.T + e, read=lambda z: z
+        ... )
+        >>> found = ls.spectral_radius(loop, state=torch.zeros(1, 2), recalled=torch.ones(1, 2))
+        >>> found.radius.round(decimals=3).tolist(), found.converged.tolist()
+        ([0.5], [True])
     """
     jacobian = step_jacobian(loop, state, recalled, dtype=dtype)
     top = jacobian_eigenvalues(
@@ -374,6 +384,16 @@ def top_eigenvalues(
     """Return the ``k`` eigenvalues of largest modulus of J = df/dz at ``state``, per example, largest first.
 
     Arguments and errors are those of ``spectral_radius``.
+
+    Example:
+        >>> import torch, loopscope as ls
+        >>> matrix = torch.tensor([[0.5, 1.0], [0.0, 0.2]])
+        >>> loop = ls.FunctionLoop(
+        ...     encode=lambda x: x, start=torch.zeros_like, step=lambda z, e: z @ matrix.T + e, read=lambda z: z
+        ... )
+        >>> found = ls.top_eigenvalues(loop, state=torch.zeros(1, 2), recalled=torch.ones(1, 2), k=2)
+        >>> found.eigenvalues.real.round(decimals=3).tolist()
+        [[0.5, 0.2]]
     """
     jacobian = step_jacobian(loop, state, recalled, dtype=dtype)
     return jacobian_eigenvalues(
