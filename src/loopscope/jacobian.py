@@ -397,14 +397,14 @@ def input_jacobian(
 def _no_floating_input(inputs: Tree, recalled: Tree) -> str:
     """Return why there is no derivative in the input, naming the leaves that could serve once they are embedded."""
     kinds = [
-        f"{name} ({kind})"
+        f"{name} is {kind}"
         for tree, root in ((recalled, "recalled"), (inputs, "inputs"))
         for name, kind in _kinds(tree, root)
     ]
     said = ", ".join(kinds[:_NAMED]) + (", ..." if len(kinds) > _NAMED else "")
     return (
-        f"the inputs and the recalled input have no floating tensor but masks, so that there is no derivative in the input: {said}; "
-        "let encode return the embedded input, such as embed(ids), and not the ids"
+        f"there is no derivative in the input, since no tensor of it is floating ({said}): let encode return the embedded input, "
+        "such as embed(ids), instead of the ids"
     )
 
 
@@ -415,7 +415,7 @@ _NAMED = 6
 def _kinds(tree: Tree, name: str) -> Iterator[tuple[str, str]]:
     """Yield the path and the kind of each tensor of a tree."""
     if isinstance(tree, Tensor):
-        mask = "mask in " if tree.is_floating_point() else ""
+        mask = "a mask in " if tree.is_floating_point() else ""
         yield name, f"{mask}{str(tree.dtype).removeprefix('torch.')}"
         return
     for key, part in (children(tree) or {}).items():

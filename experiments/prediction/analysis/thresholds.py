@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int
 from experiments.prediction.analysis.outcomes import Sample
 from experiments.prediction.analysis.statistics import Estimate, counts_of, enough, estimate, too_few
 from experiments.prediction.population import Member
-from loopscope.stability.dependence.swap_test import Outcome as SwapOutcome
+from loopscope.stability.dependence.swap_test import SwapOutcome
 from loopscope.stability.verdict import (
     ANSWERS_STAND,
     PRIORS,
