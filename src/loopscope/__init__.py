@@ -3,17 +3,15 @@
 from loopscope.errors import LoopscopeError
 from loopscope.evaluation import AccuracyCurve, EvaluationConfig, evaluate
 from loopscope.fixed_points import Anderson, Broyden, DampedIteration, PlainIteration, Solution, solve
-from loopscope.forecast import Forecast, forecast
+from loopscope.forecasts import Forecast, Landing, forecast, leaps
 from loopscope.loop import FunctionLoop, Loop
 from loopscope.models import FixedDepthTransformer, LoopedTransformer, LoopedTransformerConfig, build_model, load_model
 from loopscope.reports import write_comparison, write_examination
 from loopscope.stability import (
     Examination,
     ExaminationConfig,
-    Landing,
     Verdict,
     examine,
-    leaps,
     spectral_radius,
     top_eigenvalues,
 )

@@ -413,7 +413,7 @@ def _fuller_examination(run: RunFolder, subject: Subject, config: ExaminationCon
 def forecast_command(options: Namespace) -> int:
     """Say whether a run, or any loop that an importable function returns, will keep its answers."""
     from loopscope.errors import check_positive
-    from loopscope.forecast import forecast
+    from loopscope.forecasts.forecast import forecast
     from loopscope.reports.forecast import forecast_sheet
     from loopscope.reports.kit.sheet import in_terminal
     from loopscope.subjects import first_examples

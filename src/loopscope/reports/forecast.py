@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from loopscope.forecast import Forecast
+from loopscope.forecasts.result import Forecast
 from loopscope.reports.kit.formats import percent
 from loopscope.reports.kit.sheet import Sheet
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from loopscope.forecast import HOLDS
+from loopscope.forecasts.result import HOLDS
 from loopscope.reports.kit.charts import COLOURS, INK, SHADE, Panel, percent_axis, tidy
 from loopscope.reports.kit.styles import MARKS, Look
 from loopscope.studies.outcomes import Fate, outcomes

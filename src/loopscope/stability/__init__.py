@@ -2,7 +2,6 @@
 
 from loopscope.stability.examination import Examination, ExaminationConfig
 from loopscope.stability.examine import examine
-from loopscope.stability.leaps import Landing, leaps
 from loopscope.stability.spectrum.eigenvalues import spectral_radius, top_eigenvalues
 from loopscope.stability.verdict import THRESHOLDS, Axis, Status, Verdict
 
@@ -11,11 +10,9 @@ __all__ = [
     "Axis",
     "Examination",
     "ExaminationConfig",
-    "Landing",
     "Status",
     "Verdict",
     "examine",
-    "leaps",
     "spectral_radius",
     "top_eigenvalues",
 ]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from loopscope.stability.leaps import LANDINGS
+from loopscope.forecasts.leaps import LANDINGS
 from loopscope.studies.outcomes import Compared
 from loopscope.studies.population import Member
 from loopscope.studies.predictors import ALL_AXES, ALL_RIVALS, LOOK, unseen

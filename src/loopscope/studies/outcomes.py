@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Bool, Int
 
-from loopscope.forecast import HALF, HOLDS
+from loopscope.forecasts.result import HALF, HOLDS
 from loopscope.studies.population import Member, ThinCurve
 
 SOLVES = 0.9

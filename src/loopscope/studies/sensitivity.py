@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from loopscope.forecast import HOLDS
+from loopscope.forecasts.result import HOLDS
 from loopscope.studies.outcomes import Fate, Outcome
 from loopscope.studies.population import Member, ThinCurve
 

@@ -22,7 +22,7 @@ from loopscope.contexts import device_of_loop, eval_mode, without_autocast
 from loopscope.errors import LoopscopeError, check_positive
 from loopscope.evaluation import EvaluationConfig, answers_right, evaluate_split, rule_of_split
 from loopscope.fixed_points.residual import smallest_scale
-from loopscope.forecast import forecast
+from loopscope.forecasts.forecast import forecast
 from loopscope.jacobian import random_vectors, step_jacobian
 from loopscope.loop import Loop, mask_of
 from loopscope.models.recall import ExternalRecall, InternalRecall

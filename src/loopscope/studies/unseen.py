@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
-from loopscope.forecast import HOLDS
+from loopscope.forecasts.result import HOLDS
 from loopscope.studies.outcomes import Compared, Fate, Outcome
 from loopscope.studies.population import Member
 from loopscope.studies.predictors import PREDICTORS, unseen
