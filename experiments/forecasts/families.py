@@ -1,7 +1,8 @@
-"""Families of loops that are not Loopscope's transformer: each a module with encode, start, step and read."""
+"""Families of loops other than Loopscope's transformer: each is a module with encode, start, step and read."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,25 +12,30 @@ from torch import Tensor, nn
 from torch.nn.functional import rms_norm
 
 from experiments.forecasts.tasks import CELLS, NODES, TASKS, Task
+from loopscope.trees import Tree
 
 WIDTH = 24
 
 
-class Strings(nn.Module):
-    """What most families share: tokens are embedded once, and a state of one vector per token is read token by token."""
+class Strings(nn.Module, ABC):
+    """Base class: tokens are embedded once; the state has one vector per token and is read token by token."""
 
     def __init__(self, task: Task, width: int = WIDTH) -> None:
         super().__init__()
         self.embed = nn.Linear(task.features, width)
         self.head = nn.Linear(width, task.classes)
 
-    def encode(self, inputs: Tensor) -> Tensor:
+    def encode(self, inputs: Tensor) -> Tree:
         return self.embed(inputs)
 
-    def start(self, recalled: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def start(self, recalled: Tree, generator: torch.Generator | None = None) -> Tree:
         return torch.zeros_like(recalled)
 
-    def read(self, state: Tensor) -> Tensor:
+    @abstractmethod
+    def step(self, state: Tree, recalled: Tree) -> Tree:
+        """Return the next state."""
+
+    def read(self, state: Tree) -> Tensor:
         return self.head(state)
 
 
@@ -38,7 +44,7 @@ def _along(convolution: nn.Conv1d, tokens: Float[Tensor, "batch tokens width"]) 
 
 
 class ConvolutionalRecall(Strings):
-    """Deep Thinking: convolutions on the state beside the recalled input, added to the state and rectified."""
+    """Deep Thinking networks: convolutions of the state and the recalled input, added to the state and rectified."""
 
     def __init__(self, task: Task) -> None:
         super().__init__(task)
@@ -73,7 +79,7 @@ class Tanh(Strings):
 
 
 class ResidualPerceptron(Strings):
-    """A perceptron with one hidden layer whose output is added to the state, which nothing bounds."""
+    """A perceptron with one hidden layer, added to a state that nothing bounds."""
 
     def __init__(self, task: Task) -> None:
         super().__init__(task)
@@ -85,7 +91,7 @@ class ResidualPerceptron(Strings):
 
 
 class NormedConvolution(Strings):
-    """Convolutions added to a state that is normalized at the end; the input is the first state, and does not come back."""
+    """Convolutions added to a state that is then normalized; the input is the first state and is not recalled."""
 
     def __init__(self, task: Task) -> None:
         super().__init__(task)
@@ -100,7 +106,7 @@ class NormedConvolution(Strings):
 
 
 class PreNormMixer(Strings):
-    """Residual mixing of tokens and features under a norm; the state is unbounded, and read through a norm."""
+    """Pre-norm residual mixing of tokens and features: the state is unbounded and is read through a norm."""
 
     def __init__(self, task: Task) -> None:
         super().__init__(task)
@@ -116,7 +122,7 @@ class PreNormMixer(Strings):
 
 
 class LSTM(Strings):
-    """An LSTM cell that sees the same input at every step: the state is a pair, and one of the two is unbounded."""
+    """An LSTM cell that sees the same input at every step: the state is a pair, one of which is unbounded."""
 
     def __init__(self, task: Task) -> None:
         super().__init__(task)
@@ -134,7 +140,7 @@ class LSTM(Strings):
 
 
 class TwoState(Strings):
-    """A low and a high state, as in hierarchical and tiny recursive models: two low updates, then a high one."""
+    """A low and a high state, as in hierarchical reasoning models: two updates of the low state, then one of the high state."""
 
     def __init__(self, task: Task) -> None:
         super().__init__(task)
@@ -159,7 +165,7 @@ class TwoState(Strings):
 
 
 class SoftmaxFeedback(Strings):
-    """A transformer whose state is hidden vectors and the softmax of its predictions; the input enters at the start alone."""
+    """A transformer whose state holds hidden vectors and the softmax of its predictions; the input enters only at the start."""
 
     def __init__(self, task: Task) -> None:
         super().__init__(task)
@@ -192,25 +198,23 @@ class SoftmaxFeedback(Strings):
 
 
 class NeuralGPU(Strings):
-    """A convolutional gated unit whose input is its first state, and does not come back."""
+    """A convolutional gated unit; the input is its first state and is not recalled."""
 
     def __init__(self, task: Task) -> None:
         super().__init__(task)
         self.gates = nn.Conv1d(WIDTH, 2 * WIDTH, 3, padding=1)
         self.candidate = nn.Conv1d(WIDTH, WIDTH, 3, padding=1)
-        with torch.no_grad():
-            self.gates.bias += 0.5
 
     def start(self, recalled: Tensor, generator: torch.Generator | None = None) -> Tensor:
         return recalled
 
     def step(self, state: Tensor, recalled: Tensor) -> Tensor:
-        update, reset = _along(self.gates, state).sigmoid().chunk(2, dim=2)
+        update, reset = (_along(self.gates, state) + 0.5).sigmoid().chunk(2, dim=2)
         return update * state + (1 - update) * _along(self.candidate, reset * state).tanh()
 
 
 class Automaton(Strings):
-    """A neural cellular automaton: cells add to themselves what a small network makes of their neighbourhood."""
+    """A neural cellular automaton: a small network of its neighbourhood is added to each cell; the input is not recalled."""
 
     def __init__(self, task: Task) -> None:
         super().__init__(task)
@@ -227,7 +231,7 @@ class Automaton(Strings):
 
 
 class MessagePassing(Strings):
-    """Nodes of a graph that add up what their neighbours hold; the graph is recalled, with each node's features."""
+    """Message passing: each node sums messages from its neighbours; the graph and the node features are recalled."""
 
     def __init__(self, task: Task) -> None:
         super().__init__(task)
@@ -249,37 +253,43 @@ class MessagePassing(Strings):
 
 @dataclass(frozen=True)
 class Family:
-    """Loops of one kind.
+    """Loops of one kind, and how they are trained.
 
     Args:
         name: the kind.
         task: name of the task that they learn.
-        build: a task -> an untrained loop.
-        iterations: iterations of training.
-        steps: optimizer steps.
-        rates: learning rates of Adam.
-        deciding: whether the claim is tested on it; others were used to make the forecast.
+        build: task -> an untrained loop.
+        iterations: iterations in training.
+        updates: optimizer updates.
+        rates: learning rates.
+        deciding: whether the claim is tested on it; the forecast was developed on the others.
     """
 
     name: str
     task: str
     build: Callable[[Task], Strings]
     iterations: int
-    steps: int
+    updates: int
     rates: tuple[float, float]
     deciding: bool
 
     def untrained(self, seed: int) -> Strings:
-        """Return a loop with weights drawn from ``seed``."""
+        """Return a loop with weights drawn from a seed."""
         torch.manual_seed(seed)
         return self.build(TASKS[self.task])
 
 
 FAMILIES = (
-    Family("convolutional recall", "flood", ConvolutionalRecall, 10, 250, (3e-3, 1e-2), False),
-    Family("GRU cell", "xor", GRU, 6, 400, (3e-3, 1e-2), False),
-    Family("tanh cell", "xor", Tanh, 8, 400, (3e-3, 1e-2), False),
-    Family("residual perceptron", "xor", ResidualPerceptron, 6, 400, (1e-3, 4e-3), False),
-    Family("pre-norm mixer", "prefix max", PreNormMixer, 8, 300, (3e-3, 1e-2), False),
-    Family("normed convolution", "nearest", NormedConvolution, 10, 250, (3e-3, 1e-2), False),
+    Family("convolutional recall", "flood", ConvolutionalRecall, 10, 250, (3e-3, 1e-2), deciding=False),
+    Family("GRU cell", "xor", GRU, 6, 400, (3e-3, 1e-2), deciding=False),
+    Family("tanh cell", "xor", Tanh, 8, 400, (3e-3, 1e-2), deciding=False),
+    Family("residual perceptron", "xor", ResidualPerceptron, 6, 400, (1e-3, 4e-3), deciding=False),
+    Family("pre-norm mixer", "prefix max", PreNormMixer, 8, 300, (3e-3, 1e-2), deciding=False),
+    Family("normed convolution", "nearest", NormedConvolution, 10, 250, (3e-3, 1e-2), deciding=False),
+    Family("LSTM cell", "xor", LSTM, 6, 400, (3e-3, 1e-2), deciding=True),
+    Family("two states", "flood", TwoState, 6, 250, (8e-3, 1.2e-2), deciding=True),
+    Family("softmax feedback", "sorting", SoftmaxFeedback, 6, 300, (2e-3, 6e-3), deciding=True),
+    Family("neural GPU", "addition", NeuralGPU, 16, 300, (3e-3, 1e-2), deciding=True),
+    Family("cellular automaton", "nearest", Automaton, 10, 300, (2e-3, 6e-3), deciding=True),
+    Family("message passing", "reach", MessagePassing, 8, 300, (3e-3, 1e-2), deciding=True),
 )

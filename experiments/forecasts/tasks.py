@@ -93,7 +93,7 @@ def addition(count: int, generator: torch.Generator) -> Problems:
     return Problems(bits.float(), torch.stack(answers, dim=1))
 
 
-def counting(count: int, generator: torch.Generator) -> Problems:
+def sorting(count: int, generator: torch.Generator) -> Problems:
     """Draw strings of three letters; the answer is the string sorted."""
     letters = torch.randint(3, (count, 8), generator=generator)
     return Problems(_one_hot(letters, 3), letters.sort(1).values)
@@ -116,6 +116,6 @@ TASKS: dict[str, Task] = {
     "nearest": Task(nearest, 4, 4),
     "prefix max": Task(prefix_max, 4, 4),
     "addition": Task(addition, 2, 2),
-    "sorting": Task(counting, 3, 3),
+    "sorting": Task(sorting, 3, 3),
     "reach": Task(reach, NODES + 1, 2),
 }

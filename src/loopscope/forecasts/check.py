@@ -46,7 +46,7 @@ def check(leap: Leap, mask: Bool[Tensor, "batch *tokens"] | None = None) -> Chec
     """Check a leap by the true steps that follow it."""
     first, before, last = (flatten(leap.settled[place], mask).double() for place in (0, -2, -1))
     steps = len(leap.settled) - 1
-    size = _length(last)
+    size = torch.maximum(_length(before), _length(last))
     way = leap.fit.further(leap.jump + steps) - leap.fit.further(leap.jump)
     pace, later = _length(leap.fit.change(0)), _length(leap.fit.change(leap.jump + steps))
     return Check(

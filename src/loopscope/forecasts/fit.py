@@ -37,9 +37,10 @@ class Fit:
     parts: Complex[Tensor, "batch m 1"]
     finite: Bool[Tensor, "batch"]
 
-    def held(self) -> Fit:
-        """Return the same fit with growing modes held to their present pace."""
-        return replace(self, rates=self.rates / self.rates.abs().clamp_min(1))
+    def held(self, rows: Bool[Tensor, "batch"] | None = None) -> Fit:
+        """Return the same fit with growing modes held to their present pace, of all orbits or of some."""
+        slowed = self.rates / self.rates.abs().clamp_min(1)
+        return replace(self, rates=slowed if rows is None else slowed.where(rows.cpu().unsqueeze(1), self.rates))
 
     def change(self, iterations: int) -> Float[Tensor, "batch n"]:
         """Return the change of the iteration that is ``iterations`` after the last one."""
@@ -79,6 +80,20 @@ def fit(states: Sequence[Tree], mask: Bool[Tensor, "batch *tokens"] | None = Non
     parts = torch.linalg.lstsq(modes, last).solution
     # A change that is not finite times a weight of zero is not zero.
     return Fit(changes[:, :-1].nan_to_num(0, 0, 0), basis, rates, modes, parts, finite)
+
+
+def surprise(states: Sequence[Tree], mask: Bool[Tensor, "batch *tokens"] | None = None) -> Float[Tensor, "batch"]:
+    """Return how far the last change is from what a fit to the changes before it says, relative to that change.
+
+    Args:
+        states: the last states of each orbit in order, at least four.
+        mask: true where a token is real.
+    """
+    before, last = (flatten(state, mask).double() for state in states[-2:])
+    change = last - before
+    error = torch.linalg.vector_norm(fit(states[:-1], mask).change(1) - change, dim=1)
+    size = torch.linalg.vector_norm(change, dim=1)
+    return torch.where(size > 0, error / size, torch.zeros_like(size))
 
 
 def sum_of_powers(rates: Complex[Tensor, "*shape"], count: int) -> Complex[Tensor, "*shape"]:

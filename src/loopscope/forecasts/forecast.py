@@ -26,6 +26,8 @@ from loopscope.trees import Tree, batch_size, device_of, flatten
 
 HORIZON = 480
 """Iterations that a forecast is about unless told otherwise."""
+TRAINED = 15
+"""Iterations of training where they are not known."""
 BUDGET = 0.2
 """Share of running on to the horizon that a forecast may cost."""
 CHECKS = 2
@@ -34,7 +36,9 @@ DOUBT = 0.25
 """Share of the answers that leaps lose without passing their check which may be kept after all."""
 AGREEING = 3
 """Consecutive true iterations by which a collapse counts as seen rather than expected."""
-NEAR = 1.05
+GROWING = 2.0
+"""Factor over a leap from which the pace counts as growing."""
+NEAR = 1.01
 """The iteration of a collapse is looked for until it is known to this factor."""
 
 
@@ -204,22 +208,22 @@ def forecast(
     check_is_loop(loop)
     check_count(horizon=horizon)
     check_positive(budget=budget)
-    if trained_iterations is not None:
-        check_count(trained_iterations=trained_iterations)
-        if trained_iterations >= horizon:
-            raise LoopscopeError(
-                f"horizon is {horizon}, expected more than the {trained_iterations} iterations of training: raise horizon"
-            )
+    trained = TRAINED if trained_iterations is None else trained_iterations
+    check_count(trained_iterations=trained)
+    if trained >= horizon:
+        raise LoopscopeError(
+            f"horizon is {horizon}, expected more than the {trained} iterations of training: raise it, or give trained_iterations"
+        )
     examples = batch_size(inputs)
     check_positive(examples=examples)
     check_targets(targets, examples)
-    plans = rounds(horizon, math.floor(min(budget, 1) * horizon + 1e-9) - CHECKS, trained_iterations or 0)
+    plans = rounds(horizon, math.floor(budget * horizon + 1e-9) - CHECKS, trained)
     began = time.perf_counter()
     with eval_mode(loop), without_autocast(), torch.no_grad():
         recalled = loop.encode(inputs)
         real = mask_of(loop, recalled)
         reader = _Reader(loop, examples, real, rule_of(targets, real), answers)
-        orbit = _Orbit(loop, recalled, seed, reader, first=min(trained_iterations or plans[0].orbit, plans[0].orbit))
+        orbit = _Orbit(loop, recalled, seed, reader, first=min(trained, plans[0].orbit))
         found: list[Round] = []
         sure = torch.zeros(examples, dtype=torch.bool, device=device_of(recalled))
         for plan in plans:
@@ -341,8 +345,8 @@ def _told(
         reading.point(horizon + place, first, bool(flight.leaps))
         for place, reading in enumerate(flight.late[:-1], 1 - len(flight.late))
     ]
-    outlook, reason = last.outlook, ""
     broken = _breakage(points, flight, reader)
+    outlook, reason = last.outlook, broken
     if _best(orbit, flight) == 0:
         outlook, reason = Outlook.CANNOT_TELL, f"there are no right answers to keep{broken and f', {broken}'}"
     elif len(found) > 1 and {outlook, found[-2].outlook} == {Outlook.KEEPS, Outlook.COLLAPSES}:
@@ -354,7 +358,6 @@ def _told(
     if outlook is Outlook.COLLAPSES:
         enough = HOLDS * _best(orbit, flight)
         collapse = _onset(points, flight, lambda state: _fraction(reader(state).kept(first)) >= enough, enough)
-        reason = broken
     return Forecast(
         outlook, reason, collapse, horizon, points, len(first.finite), seconds, late, last.steps, tuple(found)
     )
@@ -366,7 +369,7 @@ def _doubt(last: Round) -> str:
     if last.change is None or last.expected is None or last.growth is None:
         return between
     inputs = f"of {100 * last.unchecked:.0f}% of the inputs"
-    if last.growth > 1:
+    if last.growth > GROWING:
         return f"{between}, for the changes {inputs} grow"
     if math.isinf(last.change):
         return f"{between}, for the states {inputs} are not finite after a leap"
@@ -396,9 +399,9 @@ def _boundary(before: int, after: int, leaps: Sequence[Leap], holds: Callable[[T
 
 def _breakage(points: Sequence[Point], flight: _Flight, reader: _Reader) -> str:
     """Return what stops to be finite, and about when; nothing where all is finite."""
-    broken = next((place for place, point in enumerate(points) if point.finite < 1), None)
-    if broken is None:
+    if points[-1].finite == 1:
         return ""
+    broken = next(place for place, point in enumerate(points) if point.finite < 1)
     what = "outputs" if bool(flight.late[-1].finite_state.all()) else "states"
     inputs = f"the {what} of {100 * (1 - points[-1].finite):.0f}% of the inputs are not finite"
     if broken == 0:

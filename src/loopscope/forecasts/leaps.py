@@ -19,7 +19,7 @@ from torch import Tensor
 from loopscope.checks import check_independent, check_mask, check_start, check_step
 from loopscope.errors import LoopscopeError, check_count
 from loopscope.fixed_points.residual import state_dtype
-from loopscope.forecasts.fit import Fit, fit
+from loopscope.forecasts.fit import Fit, fit, surprise
 from loopscope.loop import Loop, mask_of
 from loopscope.stability.starts import first_state, moved
 from loopscope.trees import Tree, batch_size, flatten, is_time_dependent
@@ -28,6 +28,8 @@ LANDINGS = (15, 48, 152, 480)
 """The iterations that `leaps` returns: those before the first leap, then each leap's, about three times as many."""
 SETTLING = 5
 """True steps after each leap."""
+BELIEVED = 0.1
+"""Modes may grow where the last change is foreseen by those before it to within this share of itself."""
 WATCHED = 3
 """The last of these steps whose states are read: in a cycle, one state says nothing of the others."""
 
@@ -179,7 +181,9 @@ def leap_through(
     landings: Iterable[int],
     mask: Bool[Tensor, "batch *tokens"] | None = None,
 ) -> list[Leap]:
-    """Return leaps from one landing to the next, growing modes growing, each with ``SETTLING`` true steps at its end.
+    """Return leaps from one landing to the next, each with ``SETTLING`` true steps at its end.
+
+    Modes that grow go on growing, where past changes foresee the last one.
 
     Args:
         loop: the loop.
@@ -191,7 +195,8 @@ def leap_through(
     """
     made: list[Leap] = []
     for end in landings:
-        fitted, jump = fit(states, mask), end - start - SETTLING
+        # A bounded orbit that wanders seems to grow for a few steps: what its own past does not foresee is not let grow.
+        fitted, jump = fit(states, mask).held(~(surprise(states, mask) <= BELIEVED)), end - start - SETTLING
         settled = run(loop, recalled, [_moved(states[-1], fitted, jump)], SETTLING)
         made.append(Leap(start, states, fitted, jump, settled))
         states, start = settled, end

@@ -86,7 +86,7 @@ class Forecast:
 
     Args:
         outlook: keeps, collapses or cannot tell.
-        reason: why, in words.
+        reason: why it cannot tell, or what is not finite, and from when on; empty where neither applies.
         collapse: about the iteration from which less than 90% of the best accuracy is left; None unless it collapses, or
             where answers come and go.
         horizon: the iteration that was asked about.
@@ -144,8 +144,8 @@ class Forecast:
         return [value / best if best else 1.0 for value, best in zip(values, accumulate(values, max), strict=True)]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything as plain values, fit for JSON."""
-        return {**asdict(self), "outlook": self.outlook.value}
+        """Return everything as plain values, fit for JSON; a number that is not finite is None."""
+        return _plain({**asdict(self), "outlook": self.outlook.value})
 
     def __str__(self) -> str:
         targets = self.points[0].right is not None
@@ -154,11 +154,11 @@ class Forecast:
         left = f"{100 * self.kept:.0f}% {'of its best accuracy is left' if targets else 'are the same'}"
         if self.outlook is Outlook.CANNOT_TELL:
             return f"cannot be forecast to {self.horizon} iterations: {self.reason}"
-        if self.outlook is Outlook.KEEPS:
-            return f"will keep {what} to {self.horizon} iterations: {left} there{self._but}"
-        if self.collapse is None:
-            return f"will not keep {what} to {self.horizon} iterations: {left} there{self._but}"
         why = f"; {self.reason}" if self.reason else ""
+        if self.outlook is Outlook.KEEPS:
+            return f"will keep {what} to {self.horizon} iterations: {left} there{self._but}{why}"
+        if self.collapse is None:
+            return f"will not keep {what} to {self.horizon} iterations: {left} there{self._but}{why}"
         return f"will lose {lost} about iteration {self.collapse:.0f}: {left} at {self.horizon}{why}"
 
     @property
@@ -167,6 +167,14 @@ class Forecast:
             return ""
         iteration, kept = self.dip
         return f", but {100 * kept:.0f}% at {iteration}: the answer depends on when one stops"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def fall(points: Sequence[tuple[int, float]], share: float = HALF) -> float | None:

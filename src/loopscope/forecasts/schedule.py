@@ -56,7 +56,16 @@ def rounds(horizon: int, steps: int, trained: int = 0) -> list[Plan]:
     Raises:
         LoopscopeError: the steps are too few for a single round.
     """
-    total = max(FIRST, trained + plan_of(max(trained, FEWEST), horizon).steps)
+    least = min(
+        plan.orbit + plan.steps
+        for orbit in range(min(FEWEST, horizon), horizon + 1)
+        for plan in [plan_of(orbit, horizon)]
+    )
+    if steps < least:
+        raise LoopscopeError(
+            f"the budget allows {steps} true steps to forecast {horizon} iterations, expected at least {least}: raise budget"
+        )
+    total = max(FIRST, least, trained + plan_of(max(trained, FEWEST), horizon).steps)
     plans: list[Plan] = []
     while True:
         plan = _longest(horizon, min(total, steps), sum(plan.steps for plan in plans))
@@ -66,15 +75,10 @@ def rounds(horizon: int, steps: int, trained: int = 0) -> list[Plan]:
         if total >= steps or not plan.landings:
             break
         total *= 2
-    if not plans:
-        least = FEWEST + plan_of(FEWEST, horizon).steps
-        raise LoopscopeError(
-            f"the budget allows {steps} true steps to forecast {horizon} iterations, expected at least {least}: raise budget"
-        )
     return plans
 
 
 def _longest(horizon: int, total: int, spent: int) -> Plan | None:
     """Return the round with the longest orbit that ``total`` steps pay for, ``spent`` of them on earlier leaps."""
-    plans = (plan_of(orbit, horizon) for orbit in range(min(total - spent, horizon), FEWEST - 1, -1))
+    plans = (plan_of(orbit, horizon) for orbit in range(min(total - spent, horizon), min(FEWEST, horizon) - 1, -1))
     return next((plan for plan in plans if plan.orbit + plan.steps + spent <= total), None)
