@@ -8,7 +8,9 @@ from loopscope.errors import LoopscopeError
 if TYPE_CHECKING:
     from loopscope.evaluation import AccuracyCurve, EvaluationConfig, evaluate
     from loopscope.fixed_points import Anderson, Broyden, DampedIteration, PlainIteration, Solution, solve
-    from loopscope.forecasts.forecast import Forecast, forecast
+    from loopscope.forecasts.forecast import forecast
+    from loopscope.forecasts.leaps import Landing, leaps
+    from loopscope.forecasts.result import Forecast
     from loopscope.loop import FunctionLoop, Loop
     from loopscope.models import (
         FixedDepthTransformer,
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
     from loopscope.stability.config import ExaminationConfig
     from loopscope.stability.examination import Examination
     from loopscope.stability.examine import examine
-    from loopscope.stability.leaps import Landing, leaps
     from loopscope.stability.spectrum.eigenvalues import spectral_radius, top_eigenvalues
     from loopscope.stability.verdict import Verdict
     from loopscope.tasks import Chess, PrefixSums, SmallSudoku, Split, Sudoku, Task
@@ -71,7 +72,9 @@ __all__ = [
 _HOMES = {
     "loopscope.evaluation": ("AccuracyCurve", "EvaluationConfig", "evaluate"),
     "loopscope.fixed_points": ("Anderson", "Broyden", "DampedIteration", "PlainIteration", "Solution", "solve"),
-    "loopscope.forecasts.forecast": ("Forecast", "forecast"),
+    "loopscope.forecasts.forecast": ("forecast",),
+    "loopscope.forecasts.leaps": ("Landing", "leaps"),
+    "loopscope.forecasts.result": ("Forecast",),
     "loopscope.loop": ("FunctionLoop", "Loop"),
     "loopscope.models": (
         "FixedDepthTransformer",
@@ -84,7 +87,6 @@ _HOMES = {
     "loopscope.stability.config": ("ExaminationConfig",),
     "loopscope.stability.examination": ("Examination",),
     "loopscope.stability.examine": ("examine",),
-    "loopscope.stability.leaps": ("Landing", "leaps"),
     "loopscope.stability.spectrum.eigenvalues": ("spectral_radius", "top_eigenvalues"),
     "loopscope.stability.verdict": ("Verdict",),
     "loopscope.tasks": ("Chess", "PrefixSums", "SmallSudoku", "Split", "Sudoku", "Task"),
