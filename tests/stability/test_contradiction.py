@@ -118,6 +118,15 @@ def test_where_states_do_not_arrive_the_verdict_does_not_rest_on_the_jacobian() 
     assert exam.axes[2].doubt is not None
 
 
+def test_an_orbit_that_is_slow_only_far_from_its_fixed_point_is_not_contradicted() -> None:
+    """It leaves a point that repels, at a factor of 2, and arrives at one that attracts, at a factor of 0.17."""
+    loop = affine(torch.eye(1), step=lambda z, e: torch.tanh(2 * z))
+    inputs = torch.tensor([[0.0537], [0.1], [-0.2]])
+    ends = follow(loop, inputs, inputs, iterations=100)
+    assert (last_decay(ends.residual)[0] > 0.2).all()
+    assert not judge(loop, inputs, 100).any()
+
+
 @pytest.mark.parametrize("kind", ["normal", "coupled", "in a basis"])
 def test_a_radius_that_was_missed_is_contradicted(kind: str) -> None:
     matrix = torch.tensor(spectrum_of(kind, 0.9, np.random.default_rng(4)))
