@@ -119,11 +119,12 @@ def test_where_states_do_not_arrive_the_verdict_does_not_rest_on_the_jacobian() 
 
 
 def test_an_orbit_that_is_slow_only_far_from_its_fixed_point_is_not_contradicted() -> None:
-    """It leaves a point that repels, at a factor of 2, and arrives at one that attracts, at a factor of 0.17."""
-    loop = affine(torch.eye(1), step=lambda z, e: torch.tanh(2 * z))
-    inputs = torch.tensor([[0.0537], [0.1], [-0.2]])
+    """Near zero it is driven away, at a factor of 2, and it arrives at a factor of 0.17: eight iterations see some of both."""
+    loop = affine(torch.eye(2), step=lambda z, e: torch.tanh(2 * z))
+    inputs = torch.randn(12, 2, generator=torch.Generator().manual_seed(0))
     ends = follow(loop, inputs, inputs, iterations=100)
-    assert (last_decay(ends.residual)[0] > 0.2).all()
+    slower = last_decay(ends.residual)[0] > 0.24
+    assert slower.sum() >= 5
     assert not judge(loop, inputs, 100).any()
 
 
