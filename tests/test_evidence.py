@@ -6,11 +6,11 @@ import ast
 from pathlib import Path
 
 import pytest
-from loopscope.forecast import Forecast, Point
 
 import loopscope
 from loopscope.errors import LoopscopeError
 from loopscope.evidence import Evidence, evidence, read_evidence
+from loopscope.forecasts.forecast import Forecast, Point
 from loopscope.reports.forecast import forecast_sheet
 from loopscope.stability.verdict import FITTED, PRIORS, TESTED_ON, THRESHOLDS
 

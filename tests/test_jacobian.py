@@ -203,13 +203,13 @@ def test_a_step_that_recalls_nothing_has_no_derivative_in_its_inputs() -> None:
 def test_input_without_floating_leaf_is_refused_and_the_leaves_that_could_serve_are_named() -> None:
     ids = torch.ones(2, 3, dtype=torch.long)
     with pytest.raises(
-        LoopscopeError, match=r"recalled \(int64\); let encode return the embedded input, such as embed\(ids\)"
+        LoopscopeError, match=r"\(recalled is int64\): let encode return the embedded input, such as embed\(ids\)"
     ):
         input_jacobian(loop_of(lambda z, e: z), torch.ones(2, 3), ids)
     bias = torch.tensor([[0.0, -1e9]] * 2)
     recalled, said = (
         {"ids": ids, "bias": bias},
-        r"recalled\['ids'\] \(int64\), recalled\['bias'\] \(mask in float32\), inputs",
+        r"recalled\['ids'\] is int64, recalled\['bias'\] is a mask in float32, inputs is int64",
     )
     with pytest.raises(LoopscopeError, match=said):
         input_jacobian(loop_of(lambda z, e: z), torch.ones(2, 3), recalled, ids)

@@ -1,7 +1,7 @@
 """Products with the Jacobians of a loop.
 
-J = df/dz of one example is a matrix of n x n numbers, n = tokens x width: 20,736 for sudoku at width 256. It is never
-formed. ``Jacobian`` offers v^T J (``vjp``) and J v (``jvp``) for a whole batch at once, each example on its own: J is
+J = df/dz of one example is an n x n matrix with n = tokens x width: 20,736 for sudoku at width 256. It is never formed.
+``Jacobian`` computes v^T J (``vjp``) and J v (``jvp``) for a whole batch at once. Examples are independent, so that J is
 block-diagonal over the batch.
 """
 
@@ -43,14 +43,8 @@ from loopscope.trees import (
 THROUGH_ENCODE, AT_RECALLED = "inputs, through encode", "recalled input"
 """What a derivative in the input is taken through."""
 
-
-DOUBLE_BACKWARD = "double backward"
-
-
-FORWARD_MODE = "forward mode"
-
-
-CENTRAL_DIFFERENCES = "central differences"
+DOUBLE_BACKWARD, FORWARD_MODE, CENTRAL_DIFFERENCES = "double backward", "forward mode", "central differences"
+"""How products J v are formed."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +56,7 @@ class Jacobian:
         point: where the Jacobian is taken.
         context: trees, batch first, of everything else that ``function`` needs.
         path: what the derivative is taken through, in words.
-        origin: the Jacobian of the same function that this one was taken from, if any.
+        origin: the Jacobian of the same function that this one was derived from, if any.
     """
 
     function: Callable[[Tensor, Tree], Tensor]
@@ -100,8 +94,8 @@ class Jacobian:
 
     @cached_property
     def _pulled(self) -> tuple[Tensor, Tensor]:
-        """A cotangent u, and J^T u with its graph: linear in u, so its derivative along v is J v wherever u is."""
-        # Fused attention has no second derivative; the plain one has.
+        """A cotangent u, and J^T u with its graph. J^T u is linear in u, so its derivative along v is J v for any u."""
+        # Fused attention has no second derivative, plain attention has one.
         with torch.inference_mode(False), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
             point = self.point.detach().requires_grad_()
             value = self.function(point, self.context)
@@ -111,7 +105,7 @@ class Jacobian:
 
     @cached_property
     def depends(self) -> bool:
-        """Whether autograd sees the value depend on the point, whatever else it depends on."""
+        """Whether autograd sees that the value depends on the point; parameters do not count."""
         point, value = self._graph
         if not value.requires_grad:
             return False
@@ -138,9 +132,10 @@ class Jacobian:
     def product(self) -> str:
         """How J v is formed: double backward, else forward mode, else central differences.
 
-        The first two are tried on one example, and taken if they run and agree with ``vjp`` (u^T (J v) = (u^T J) v):
-        an operation without a rule, or with a wrong one, sends us to the next. Double backward comes first because its
-        graph is kept: a product costs a third or less of one in forward mode, which evaluates the step anew.
+        The first two are tried on one example. They are used if they run and agree with ``vjp``, u^T (J v) = (u^T J) v. If an
+        operation has no derivative rule, or a wrong one, the next way is tried. Double backward comes first since it keeps
+        its graph: on a looped transformer a product takes about as many multiplications as one evaluation of the step, like
+        ``vjp``. Forward mode evaluates the step again for each product and takes three times as many.
         """
         return _working_product(self.select(slice(0, 1))) if self.origin is None else self.origin.product
 
@@ -160,7 +155,7 @@ class Jacobian:
 
 
 def _forward_mode(jacobian: Jacobian, vectors: Tensor) -> Tensor:
-    # Fused attention has no rule for forward mode; the plain one has.
+    # Fused attention has no rule for forward mode, plain attention has one.
     with (
         torch.inference_mode(False),
         torch.no_grad(),
@@ -168,7 +163,7 @@ def _forward_mode(jacobian: Jacobian, vectors: Tensor) -> Tensor:
         forward_ad.dual_level(),
         warnings.catch_warnings(),
     ):
-        # The first use loads rules that PyTorch itself still scripts.
+        # On first use PyTorch loads derivative rules that it still compiles with torch.jit.
         warnings.filterwarnings("ignore", message=".*torch.jit", category=DeprecationWarning)
         value = jacobian.function(forward_ad.make_dual(jacobian.point, vectors), jacobian.context)
         plain, tangent = forward_ad.unpack_dual(value)
@@ -179,7 +174,7 @@ def _double_backward(jacobian: Jacobian, vectors: Tensor) -> Tensor:
     if not jacobian.depends:
         return torch.zeros_like(jacobian._graph[1])
     cotangent, pulled = jacobian._pulled
-    if not pulled.requires_grad:  # the step is constant, or its derivative has been cut from the graph
+    if not pulled.requires_grad:  # the derivative is constant, or has been cut from the graph
         return torch.zeros_like(cotangent)
     with torch.inference_mode(False):
         (product,) = torch.autograd.grad(pulled, cotangent, vectors, retain_graph=True)
@@ -249,7 +244,7 @@ def in_precision(loop: Loop, state: Tree, recalled: Tree, dtype: torch.dtype) ->
 
 
 class _Call(torch.nn.Module):
-    """A function that uses some modules, as a module of its own."""
+    """A function that uses some modules, as a module whose parameters are theirs."""
 
     def __init__(self, modules: list[torch.nn.Module]) -> None:
         super().__init__()
@@ -281,8 +276,7 @@ def step_jacobian(
 ) -> Jacobian:
     """Return J = df/dz at ``state``, per example, acting on flat states Float[Tensor, "batch n"].
 
-    Padding is outside: its rows and columns are zero. Autocast is off. The state's precision is kept, but never below
-    float32.
+    Rows and columns of padding are zero. Autocast is off. The precision is that of the state, and at least float32.
 
     Args:
         loop: the loop.
@@ -293,13 +287,20 @@ def step_jacobian(
     Raises:
         LoopscopeError: the states do not belong to the recalled inputs, the batch is empty, a step changes a counter in the
             state (the loop is time-dependent), is random, changes the shape of the state, or cannot be differentiated.
+
+    Example:
+        >>> import loopscope as ls
+        >>> loop = ls.FunctionLoop(lambda x: x, torch.zeros_like, lambda z, e: 0.5 * z.flip(1) + e, lambda z: z)
+        >>> jacobian = step_jacobian(loop, torch.zeros(1, 2), torch.ones(1, 2))
+        >>> jacobian.jvp(torch.tensor([[1.0, 0.0]]))
+        tensor([[0.0000, 0.5000]])
     """
     check_states(loop, state, recalled)
     with torch.inference_mode(False):
         state, recalled = detached(state), detached(recalled)
         if dtype is not None:
             loop, state, recalled = in_precision(loop, state, recalled, dtype)
-    # One example tells all that is checked here, at a fraction of the price.
+    # One example is enough for these checks, at a fraction of the cost.
     one = select(state, slice(0, 1))
     try:
         after = check_step(loop, one, select(recalled, slice(0, 1)))
@@ -396,14 +397,14 @@ def input_jacobian(
 def _no_floating_input(inputs: Tree, recalled: Tree) -> str:
     """Return why there is no derivative in the input, naming the leaves that could serve once they are embedded."""
     kinds = [
-        f"{name} ({kind})"
+        f"{name} is {kind}"
         for tree, root in ((recalled, "recalled"), (inputs, "inputs"))
         for name, kind in _kinds(tree, root)
     ]
     said = ", ".join(kinds[:_NAMED]) + (", ..." if len(kinds) > _NAMED else "")
     return (
-        f"the inputs and the recalled input have no floating tensor but masks, so that there is no derivative in the input: {said}; "
-        "let encode return the embedded input, such as embed(ids), and not the ids"
+        f"there is no derivative in the input, since no tensor of it is floating ({said}): let encode return the embedded input, "
+        "such as embed(ids), instead of the ids"
     )
 
 
@@ -414,7 +415,7 @@ _NAMED = 6
 def _kinds(tree: Tree, name: str) -> Iterator[tuple[str, str]]:
     """Yield the path and the kind of each tensor of a tree."""
     if isinstance(tree, Tensor):
-        mask = "mask in " if tree.is_floating_point() else ""
+        mask = "a mask in " if tree.is_floating_point() else ""
         yield name, f"{mask}{str(tree.dtype).removeprefix('torch.')}"
         return
     for key, part in (children(tree) or {}).items():
@@ -423,7 +424,7 @@ def _kinds(tree: Tree, name: str) -> Iterator[tuple[str, str]]:
 
 @contextmanager
 def _plain(point: Tensor) -> Iterator[None]:
-    """Switch off autocast, and what is compiled: the graph of a compiled function serves a single backward pass."""
+    """Switch off autocast and compiled code, since the graph of a compiled function serves only one backward pass."""
     with torch.autocast(point.device.type, enabled=False), torch.compiler.set_stance("force_eager"):
         yield
 
@@ -441,7 +442,7 @@ def _placed(point: Tensor, base: Tree, mask: Bool[Tensor, "batch *tokens"] | Non
 
 
 def _refuse_undifferentiable(jacobian: Jacobian, what: str, variable: str) -> None:
-    """Tell a step that does not depend on ``variable`` (J = 0) from one whose graph was cut."""
+    """Refuse a function whose graph was cut; one that does not depend on ``variable`` at all is accepted, with J = 0."""
     if jacobian.depends:
         return
     generator = torch.Generator().manual_seed(0)

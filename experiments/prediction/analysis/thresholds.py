@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int
 from experiments.prediction.analysis.outcomes import Sample
 from experiments.prediction.analysis.statistics import Estimate, counts_of, enough, estimate, too_few
 from experiments.prediction.population import Member
-from loopscope.stability.dependence.swap_test import Outcome as SwapOutcome
+from loopscope.stability.dependence.swap_test import SwapOutcome
 from loopscope.stability.verdict import (
     ANSWERS_STAND,
     PRIORS,
@@ -155,8 +155,8 @@ class VerdictScore:
         mode: prediction mode, or all iterations.
         thresholds: the thresholds, in words.
         counts: number of models by verdict and outcome, averaged over the divisions.
-        balanced: balanced accuracy among models that solve their task, where the verdict "unknown" counts half.
-        decided: fraction of these models with another verdict than "unknown"; None if there is no such model.
+        balanced: balanced accuracy among models that solve their task, where the verdict "undecided" counts half.
+        decided: fraction of these models with another verdict than "undecided"; None if there is no such model.
         right: fraction of the decided ones that came true; None if none is decided.
     """
 

@@ -53,6 +53,15 @@ class Forecast:
         inputs: how many inputs they are fractions of.
         seconds: time that it took.
         late: the iterations just before the last point, where a cycle has other answers.
+
+    Example:
+        >>> import torch, loopscope as ls
+        >>> loop = ls.FunctionLoop(
+        ...     encode=lambda x: x, start=torch.zeros_like, step=lambda z, e: z / 2 + e, read=lambda z: z
+        ... )
+        >>> forecast = ls.forecast(loop, torch.eye(4))
+        >>> [point.iteration for point in forecast.points], forecast.kept, forecast.keeps
+        ([15, 48, 152, 480], 1.0, True)
     """
 
     points: list[Point]
@@ -181,6 +190,14 @@ def forecast(
         LoopscopeError: no loop, the state carries a counter or is not in float32 or float64, the step is random or
             changes the shapes or the precision of its state, the readout is no tensor of outputs, no inputs, or targets
             or answers of another shape.
+
+    Example:
+        >>> import torch, loopscope as ls
+        >>> loop = ls.FunctionLoop(
+        ...     encode=lambda x: x, start=torch.zeros_like, step=lambda z, e: z / 2 + e, read=lambda z: z
+        ... )
+        >>> print(ls.forecast(loop, torch.eye(4)))
+        will keep the answers of iteration 15 to 480 iterations: 100% are the same there
     """
     check_is_loop(loop)
     if trained_iterations is not None:

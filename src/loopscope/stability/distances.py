@@ -11,6 +11,9 @@ from loopscope.trees import Tree, batch_size, flatten, leaves, masked, scaled_no
 SAME = 1e-5
 """Recalled inputs closer than this, relative to their norm, are equal: encoders round differently in different rows."""
 
+SAME_IN_ERRORS = 10.0
+"""Two states within this many of their errors of each other count as one fixed point."""
+
 _PROJECTED = 16
 """Random directions in which recalled inputs are compared."""
 

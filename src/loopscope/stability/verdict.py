@@ -31,6 +31,11 @@ class Verdict(StrEnum):
     Reachability fails: UNSTABLE, or UNSETTLED where the answers stand and are right although the states never settle.
     Input-dependence fails: INPUT_INDEPENDENT where most inputs share their fixed point, else PATH_DEPENDENT.
     Geometry alone fails: FRAGILE. Otherwise UNDECIDED.
+
+    Example:
+        >>> import loopscope as ls
+        >>> ls.Verdict("fragile") is ls.Verdict.FRAGILE
+        True
     """
 
     STABLE_AND_ACCURATE = "stable and accurate"

@@ -21,6 +21,12 @@ class Split:
         problems: one row per example.
         answers: one row per example.
         difficulty: one number per example where the task grades its problems (a rating, guesses); higher is harder.
+
+    Example:
+        >>> import torch, loopscope as ls
+        >>> split = ls.Split(problems=torch.tensor([[0, 1], [1, 1], [1, 0]]), answers=torch.tensor([[0, 1], [1, 0], [1, 1]]))
+        >>> len(split), len(split.first(2))
+        (3, 2)
     """
 
     problems: Int[Tensor, "examples tokens"]
@@ -75,7 +81,13 @@ class TaskShape:
 
 @runtime_checkable
 class Task(Protocol):
-    """A task. Implementations are frozen dataclasses whose fields are the options of their data."""
+    """A task. Implementations are frozen dataclasses whose fields are the options of their data.
+
+    Example:
+        >>> import loopscope as ls
+        >>> isinstance(ls.PrefixSums(), ls.Task)
+        True
+    """
 
     name: ClassVar[str]
 

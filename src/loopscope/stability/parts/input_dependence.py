@@ -9,7 +9,7 @@ from loopscope.loop import mask_of
 from loopscope.schema import to_plain
 from loopscope.stability.dependence.distinct import Growth, distinct_fixed_points
 from loopscope.stability.dependence.sensitivity import finite_input_change, input_sensitivity, start_sensitivity
-from loopscope.stability.dependence.swap_test import Outcome, Swap, SwapTest, swap_test
+from loopscope.stability.dependence.swap_test import Swap, SwapOutcome, SwapTest, swap_test
 from loopscope.stability.dependence.variance import variance_share
 from loopscope.stability.distances import why_alone
 from loopscope.stability.parts.progress import Progress
@@ -72,7 +72,7 @@ def _swap_result(test: SwapTest) -> SwapResult:
 
 def _counts(swap: Swap) -> dict[str, int]:
     counts = Counter(swap.outcomes)
-    return {outcome.value: counts[outcome] for outcome in Outcome}
+    return {outcome.value: counts[outcome] for outcome in SwapOutcome}
 
 
 def _distinct(sample: Sample) -> Growth:

@@ -15,7 +15,7 @@ from loopscope.trees import binary_scale, scaled_norm
 
 
 class Krylov:
-    """A V = V H + v b^T + Q C for a batch, with A = J^T and V orthogonal to a given Q; grown and cut back together."""
+    """The recurrence A V = V H + v b^T + Q C of a batch, with A = J^T and V orthogonal to a given Q."""
 
     def __init__(
         self, jacobian: Jacobian, subspace: int, generator: torch.Generator, outside: Float[Tensor, "batch p n"]
@@ -31,17 +31,17 @@ class Krylov:
         self.basis[:, 0] = self._fresh(0)
 
     def _fresh(self, filled: int) -> Tensor:
-        """Return random unit vectors orthogonal to Q and the first ``filled`` of V, or zero where none is left."""
+        """Return random unit vectors orthogonal to Q and to the first ``filled`` of V, or zero if there are none."""
         drawn = random_vectors(self.jacobian.batch, self.jacobian.size, self.basis, self.generator)
         rest, _ = orthogonalize(self.basis[:, :filled], orthogonalize(self.outside, drawn)[0])
-        # Where the space is full, what remains is rounding.
+        # If the space is full, only rounding remains.
         return unit(rest, rest.new_full((rest.shape[0],), 1e3 * torch.finfo(rest.dtype).eps))[0]
 
     def extend(self) -> None:
-        """Add one Krylov vector: one product for the batch."""
+        """Add one Krylov vector to each example, by one product for the batch."""
         j = self.length
         image = self.jacobian.vjp(self.basis[:, j])
-        # Gram-Schmidt on numbers near one: what it leaves of a small image would be lost below the smallest float32.
+        # Scaled, since the rest of an image of 1e-30 would be below the smallest float32.
         scale = binary_scale(image)
         image, factor = image / scale, scale.double()
         tiny = 4 * torch.finfo(image.dtype).eps * scaled_norm(image)
@@ -59,11 +59,11 @@ class Krylov:
 
     @property
     def full(self) -> bool:
-        """Whether no further vector fits."""
+        """Whether there is no room for another vector."""
         return self.length == self.dimension
 
     def projected(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return H and b, for all examples."""
+        """Return H and b of all examples."""
         matrix = self.matrix[:, : self.length + 1, : self.length].cpu().numpy()
         return matrix[:, :-1], matrix[:, -1]
 
@@ -88,7 +88,7 @@ class Krylov:
         self.length = keep
 
     def select(self, rows: Tensor) -> None:
-        """Go on with some examples alone."""
+        """Keep only some examples."""
         filled, self.matrix = self.basis[rows, : self.length + 1], self.matrix[rows]
         self.basis = self.basis.new_empty(len(rows), self.dimension + 1, self.jacobian.size)
         self.basis[:, : self.length + 1] = filled

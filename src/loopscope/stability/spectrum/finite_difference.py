@@ -1,12 +1,12 @@
 """Compare products with the Jacobian with finite differences of the step, per example.
 
-Autograd sees nothing of what runs under ``torch.no_grad`` or behind ``detach``. Where only a part of the step is hidden, the
-Jacobian looks sound, and its spectral radius is that of another loop. A finite difference of the step itself shows this
-before any orbit is followed, on loops that do not contract, too (where ``contradiction`` has no rate to compare with).
+Autograd sees nothing of what runs under ``torch.no_grad`` or behind ``detach``. If only a part of the step is hidden, the
+Jacobian looks sound, but its spectral radius is that of another loop. A finite difference of the step itself shows this, also
+for loops that do not contract, where ``contradiction`` has no rate to compare with.
 
-Finite differences have errors of their own: curvature for large steps, rounding for small ones. They are therefore taken
-over a ladder of step sizes, and the pair of neighbours that agree best gives the value and its resolution. A step that
-computes in bfloat16 is so compared at steps above its rounding, and one with jumps is left undecided.
+Finite differences have errors of their own: curvature for large step sizes, rounding for small ones. They are therefore taken
+over a ladder of step sizes. The two neighbours that agree best give the value and its resolution. A step that computes in
+bfloat16 is thus compared above its rounding, and a step with jumps is left undecided.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Largest singular values of J, of its powers, of (I - J)^{-1} and of (I - J)^{-1} df/dx, per example.
 
-Golub-Kahan-Lanczos bidiagonalization with full re-orthogonalization, from products alone; inverses are GMRES solves.
-Every number is a lower bound until it has converged: it is the gain of a vector that was tried.
+The method is Golub-Kahan-Lanczos bidiagonalization with full re-orthogonalization, from products alone. Products with
+inverses are GMRES solves. Every value is the gain of a vector that was tried, and so a lower bound until it has converged.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ class SingularValue:
     """The largest singular value of an operator, per example.
 
     Attributes:
-        value: a lower bound, and the value where converged.
-        error: absolute; includes what inexact solves leave.
-        converged: the error is within the tolerance, and so were all linear solves.
-        solve_residual: the worst relative residual of a linear solve; zero where there was none.
+        value: the singular value if converged, else a lower bound.
+        error: absolute, including that of inexact linear solves.
+        converged: the error is within the tolerance, and so are the residuals of all linear solves.
+        solve_residual: the largest relative residual of a linear solve; zero if there was none.
         path: what the derivative in the input is taken through, or "state".
         product: how products J v were formed: double backward, forward mode or central differences.
         relative: for an operator on the input x, ``value`` times ||x|| / ||z||, the relative change of the state per relative
@@ -50,14 +50,14 @@ class SingularValue:
 
 @dataclass(frozen=True)
 class PowerNorms:
-    """||J^k|| for several k, per example: a non-normal J grows before it shrinks.
+    """||J^k|| for several k, per example: powers of a J that is not normal grow before they shrink.
 
     Attributes:
         powers: the k.
         norms: lower bounds.
-        error: absolute, where converged; else how much the last step still raised the bound, or more.
+        error: absolute if converged, else at least the amount by which the last step raised the bound.
         converged: the error is within the tolerance.
-        largest: max over k.
+        largest: maximum over k.
         at_power: the k of that maximum.
     """
 
@@ -70,10 +70,10 @@ class PowerNorms:
 
 
 SOLVES = 3
-"""Linear solves are so many times more accurate than the singular value asked for: they count twice in its error."""
+"""Accuracy of linear solves, relative to that of the singular value: their residuals count twice in its error."""
 
-_FEWEST_STEPS = 6
-"""A random vector hardly meets a single large singular value: at first its gain looks settled at the bulk."""
+_MIN_STEPS = 6
+"""Lanczos steps that are always taken: the gain of a random vector first looks settled at the bulk of the spectrum."""
 
 
 @dataclass(frozen=True)
@@ -128,13 +128,21 @@ def singular_value(
         recalled: what ``loop.encode`` returned for the same examples.
         tolerance: relative, on the error.
         max_steps: Lanczos steps, each a product with J and one with J^T.
-        seed: of the random start; the global random state is left alone.
-        dtype: another precision (torch.float64).
+        seed: of the random start; the global random state is not touched.
+        dtype: another precision (torch.float64) for the loop and its tensors.
 
-    NaN, and not converged, where J is not finite.
+    Returns:
+        The singular value; NaN, and not converged, where J is not finite.
 
     Raises:
-        LoopscopeError: there is no Jacobian to speak of (see ``step_jacobian``), or an option is out of range.
+        LoopscopeError: J is not defined (see `loopscope.jacobian.step_jacobian`), or an option is out of range.
+
+    Example:
+        >>> import loopscope as ls
+        >>> shear = torch.tensor([[0.5, 3.0], [0.0, 0.5]])
+        >>> loop = ls.FunctionLoop(lambda x: x, torch.zeros_like, lambda z, e: z @ shear.T + e, lambda z: z)
+        >>> singular_value(loop, torch.zeros(1, 2), torch.ones(1, 2)).value
+        tensor([3.0811], dtype=torch.float64)
     """
     jacobian = step_jacobian(loop, state, recalled, dtype=dtype)
     return _largest(_power_map(jacobian, 1), tolerance, max_steps, seed)
@@ -153,10 +161,10 @@ def resolvent_norm(
 ) -> SingularValue:
     """Return ||(I - J)^{-1}||, the largest singular value of (I - J)^{-1} at ``state``.
 
-    How implicit gradients are amplified, and, to first order, how far a residual can be from the fixed point:
-    ||z - z*|| <= ||(I - J)^{-1}|| ||f(z) - z|| (framework, axis 3).
+    It is the factor by which implicit gradients are amplified. To first order it also bounds the distance to the fixed point,
+    ||z - z*|| <= ||(I - J)^{-1}|| ||f(z) - z||.
 
-    Arguments as for ``singular_value``; each of ``max_steps`` is a solve with I - J and one with its transpose, of at
+    Arguments are those of ``singular_value``. Each of ``max_steps`` is a solve with I - J and one with its transpose, of at
     most ``max_iterations`` products.
 
     Raises:
@@ -210,8 +218,8 @@ def power_norms(
 ) -> PowerNorms:
     """Return lower bounds on ||J^k|| at ``state``, for each k in ``powers``.
 
-    Arguments as for ``singular_value``; ``products`` with J, and as many with J^T, are spent on each k, but at least
-    two Lanczos steps; up to twice as many steps on the k with the largest norm.
+    Arguments are those of ``singular_value``. Each k takes ``products`` with J and as many with J^T, but at least two Lanczos
+    steps. The k with the largest norm takes up to twice as many steps.
 
     Raises:
         LoopscopeError: as ``singular_value``.
@@ -229,7 +237,7 @@ def power_norms(
     bounds, error, converged = (
         torch.stack([getattr(one, name) for one in found], dim=1) for name in ("value", "error", "converged")
     )
-    # The largest is the number that is read: it is followed until it settles.
+    # Readers use the largest norm, so it is refined until it settles.
     where = bounds.argmax(dim=1)
     for index, k in enumerate(powers):
         rows = torch.nonzero((where == index) & ~converged[:, index]).flatten()
@@ -294,10 +302,10 @@ def _resolvent_map(jacobian: Jacobian, inward: Jacobian | None, tolerance: float
 
 
 def _largest(operator: _Map, tolerance: float, max_steps: int, seed: int, starts: int = 2) -> SingularValue:
-    """Find the largest singular value of A from one or two random starts at once (a band of that width).
+    """Find the largest singular value of A from one or two random starts at once, as a band of that width.
 
-    Right vectors V are taken in turn: A V = U M with M upper triangular, and what A^T U holds beyond V joins the queue
-    of right vectors. One start may hardly meet the largest singular vector, and settle at the next.
+    Right vectors V are taken in turn: A V = U M with M upper triangular, and the part of A^T U outside V joins the queue of
+    right vectors. A single start may miss the largest singular vector, and settle at the next one.
     """
     check_tolerance(tolerance)
     check_count(max_steps=max_steps)
@@ -326,7 +334,7 @@ def _largest(operator: _Map, tolerance: float, max_steps: int, seed: int, starts
         value[active], error[active] = _top_triplet(matrix, pulled[:, :, step:], before)
         error[active] += value[active] * (2 * worst[active] + 8 * eps)
         going = torch.isfinite(value[active])
-        if step >= _FEWEST_STEPS:
+        if step >= _MIN_STEPS:
             going &= error[active] > tolerance * value[active]
         if not bool(going.any()):
             break
@@ -356,7 +364,7 @@ def _starts(batch: int, size: int, count: int, like: Tensor, seed: int) -> Tenso
 
 
 def _split(basis: Tensor, image: _Image) -> tuple[Tensor, Tensor, Tensor]:
-    """Return what of an image is outside a basis: its direction; then its coefficients inside, and its length outside."""
+    """Return the direction of an image outside a basis, its coefficients inside, and its length outside."""
     rest, inside = orthogonalize(basis, image.vectors)
     direction, outside = unit(rest, torch.finfo(rest.dtype).eps * scaled_norm(image.vectors))
     return direction, inside.double() * image.scale[:, None], outside.double() * image.scale
@@ -383,12 +391,13 @@ def _widened(pulled: Tensor, known: Tensor, new: Tensor) -> Tensor:
 
 
 def _top_triplet(matrix: Tensor, beyond: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the largest singular value of M and its error: the residual of its triplet, or what the last step added.
+    """Return the largest singular value of M and its error.
 
-    The residual is what A^T u holds on right vectors not yet taken: a singular value of A is that near.
+    The error is the residual of its triplet, or what the last step added if that is more. The residual is the part of A^T u on
+    right vectors that are still in the queue; A has a singular value within this distance.
     """
     finite = matrix.isfinite().all(2).all(1)
-    # LAPACK refuses a whole batch for one matrix that is not finite.
+    # LAPACK refuses the whole batch if one matrix is not finite.
     left, size, _ = torch.linalg.svd(matrix.masked_fill(~finite[:, None, None], 0))
     top = size[:, 0].masked_fill(~finite, torch.nan)
     residual = torch.linalg.vector_norm(torch.einsum("bij,bi->bj", beyond, left[:, :, 0]), dim=1)

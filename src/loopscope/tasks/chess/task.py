@@ -49,6 +49,14 @@ class Chess:
         train_rating: the highest rating to train on; ratings are for puzzles of a file.
         test_ratings: the highest rating of each harder split; it begins where the one before ends.
         seed: seed of the splits, apart from the seed of training.
+
+    Example:
+        >>> import loopscope as ls
+        >>> task = ls.Chess(source="shipped")
+        >>> task.shape
+        TaskShape(inputs=12, outputs=1, grid=(8, 8), attention='full', kernel_size=None)
+        >>> list(task.evaluation_splits())
+        ['mate in 1', 'mate in 2']
     """
 
     path: str | None = None

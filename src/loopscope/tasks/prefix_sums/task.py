@@ -51,6 +51,12 @@ class PrefixSums:
         strings: distinct strings of the training length, four fifths to train on and one fifth to validate on.
         test_strings: strings of every other length.
         seed: seed of the strings, apart from the seed of training.
+
+    Example:
+        >>> import loopscope as ls
+        >>> task = ls.PrefixSums(train_bits=8, test_bits=(8, 16), strings=50, test_strings=10)
+        >>> len(task.training_split()), {name: len(split) for name, split in task.evaluation_splits().items()}
+        (40, {'8 bits': 10, '16 bits': 10})
     """
 
     train_bits: int = 32

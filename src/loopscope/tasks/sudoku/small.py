@@ -211,6 +211,12 @@ class SmallSudoku(SudokuGrids):
         train_puzzles: puzzles to train on.
         test_puzzles: puzzles of every evaluation split.
         seed: seed of the puzzles, apart from the seed of training.
+
+    Example:
+        >>> import loopscope as ls
+        >>> task = ls.SmallSudoku(box=(2, 2), train_empty=4, test_empty=(4, 8), train_puzzles=8, test_puzzles=4)
+        >>> task.training_split().problems.shape, list(task.evaluation_splits())
+        (torch.Size([8, 16]), ['1-4 empty', '5-8 empty'])
     """
 
     box: tuple[int, int] = (2, 3)

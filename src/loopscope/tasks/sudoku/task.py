@@ -64,6 +64,12 @@ class Sudoku(SudokuGrids):
             many drawn anew each time: rules are learned soonest where few cells are empty. A puzzle that singles solve
             stays one. 0 leaves the puzzles as they are.
         seed: seed of the splits, apart from the seed of training.
+
+    Example:
+        >>> import loopscope as ls
+        >>> task = ls.Sudoku(source="shipped", augmentation="symmetries")
+        >>> task.shape
+        TaskShape(inputs=10, outputs=9, grid=(9, 9), attention='full', kernel_size=None)
     """
 
     path: str | None = None
