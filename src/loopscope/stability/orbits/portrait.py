@@ -1,4 +1,4 @@
-"""An orbit in its two principal directions, for people to see a fixed point."""
+"""An orbit in its two principal directions, as a picture of a fixed point."""
 
 from __future__ import annotations
 

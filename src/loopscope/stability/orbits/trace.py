@@ -1,4 +1,4 @@
-"""Axis 1, reachability: does the iteration arrive? Everything that one pass over the orbits can tell."""
+"""Trace orbits: record everything that one pass over them shows about arrival."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from loopscope.stability.starts import first_state
 from loopscope.trees import Tree, device_of, flatten, norms, scaled_norm, token_norms, tree_map
 
 HISTORY = 33
-"""States kept per example that has not arrived: a cycle of period p is told from 2p + 1 of them."""
+"""States kept per example that has not arrived; 2p + 1 states show a cycle of period p."""
 
 Correct = Callable[[Tensor, Int[Tensor, "active"]], Bool[Tensor, "active"]]
 Answers = Callable[[Tensor], Tensor]
@@ -29,8 +29,8 @@ Answers = Callable[[Tensor], Tensor]
 class Trajectory(Ends):
     """One pass over the orbits. Histories have one row per evaluation of the step.
 
-    The state's norm and the residual of the readout stand beside the state's residual because a scale-invariant
-    readout hides a state that grows without bound (paper notes: readout blind spot).
+    The norm of the state and the residual of the readout are recorded beside the residual of the state, since a scale-invariant
+    readout hides a state that grows without bound.
 
     Attributes:
         start_norm: norm of the first state.
@@ -41,11 +41,10 @@ class Trajectory(Ends):
             never right.
         answered: whether the readout gives an answer at every real token (see ``gives_answer``).
         broken: whether some number of the readout that was finite at the first state is not finite any more.
-        iterations_to_tolerance: evaluations until the residual is within the tolerance and stays there; -1 where
-            never.
+        iterations_to_tolerance: evaluations until the residual is within the tolerance for good; -1 if it never is.
         token_residual: relative residual of each token; 0 for padding.
-        token_settled: evaluations until the token's residual is within the tolerance and stays there; -1 where never,
-            0 for padding.
+        token_settled: evaluations until the token's residual is within the tolerance for good; -1 if it never is, 0 for
+            padding.
         unarrived: the examples that have neither arrived nor diverged.
         recent: their last states, oldest first, each flattened (padding included).
     """
@@ -67,7 +66,7 @@ class Trajectory(Ends):
 def quantiles(
     values: Float[Tensor, "*rows batch"], at: tuple[float, ...] = (0.1, 0.5, 0.9)
 ) -> Float[Tensor, "levels *rows"]:
-    """Return quantiles over the examples (the last dimension); what could not be computed (NaN) is left out."""
+    """Return quantiles over the examples, the last dimension; NaN is left out."""
     levels = torch.tensor(at, dtype=values.dtype, device=values.device)
     return torch.nanquantile(values, levels, dim=-1)
 
@@ -84,7 +83,7 @@ def gives_answer(logits: Tensor) -> Tensor:
 
 
 def directions(state: Tree, mask: Tensor | None = None) -> Float[Tensor, "batch tokens width"] | Tensor:
-    """Return each token's unit vector, flattened; zero where a token is zero or padding."""
+    """Return each token's unit vector, flattened; zero for zero tokens and padding."""
     return flatten(tree_map(_unit, state), mask)
 
 
@@ -96,7 +95,7 @@ def _unit(leaf: Tensor) -> Tensor:
 
 
 class _Recorder:
-    """Collects, step by step, what `follow` does not already keep."""
+    """Records at each step what `follow` does not keep itself."""
 
     def __init__(
         self, loop: Loop, sizes: Tensor, iterations: int, correct: Correct | None, answers: Answers | None
@@ -154,7 +153,7 @@ def _repeat_last(history: Tensor, spent: Tensor) -> Tensor:
 
 
 def _first_to_stay(residual: Tensor, tolerance: float) -> Tensor:
-    """Return the number of evaluations after which a residual is within the tolerance for good; -1 where never."""
+    """Return the number of evaluations after which a residual is within the tolerance for good; -1 if it never is."""
     steps = torch.arange(1, len(residual) + 1, device=residual.device)
     last_outside = ((residual > tolerance) * steps.view(-1, *[1] * (residual.ndim - 1))).amax(0)
     return torch.where(last_outside < len(residual), last_outside + 1, -1)
