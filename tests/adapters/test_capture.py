@@ -214,7 +214,9 @@ class TestState:
 
     def test_a_random_first_state_is_drawn_from_the_generator(self):
         model, inputs = seeded(RavenForCausalLM), {"input_ids": ids()}
-        loop = capture(model, "core_block_forward", inputs, lambda model, inputs, n: model(**inputs, num_steps=n)["logits"])
+        loop = capture(
+            model, "core_block_forward", inputs, lambda model, inputs, n: model(**inputs, num_steps=n)["logits"]
+        )
         recalled = loop.encode(inputs)
         before = torch.get_rng_state()
         one, same, other = (loop.start(recalled, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
@@ -229,7 +231,9 @@ class TestState:
     def test_a_counter_that_makes_no_difference_is_context(self):
         """Huginn's count of blocks is handed on as an integer tensor, but only names entries of an unused cache."""
         model, inputs = seeded(RavenForCausalLM), {"input_ids": ids()}
-        loop = capture(model, "core_block_forward", inputs, lambda model, inputs, n: model(**inputs, num_steps=n)["logits"])
+        loop = capture(
+            model, "core_block_forward", inputs, lambda model, inputs, n: model(**inputs, num_steps=n)["logits"]
+        )
         assert isinstance(loop.start(loop.encode(inputs)), torch.Tensor)
 
     def test_the_first_iteration_may_differ(self):

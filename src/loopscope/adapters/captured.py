@@ -98,7 +98,7 @@ class CapturedLoop(nn.Module, ABC):
             act = script.setdefault(spot.place, Act())
             (act.note_used if plan.aligned else act.note_made).append(spot.path)
         with _drawn_with(generator if plan.random else None, device_of(inputs)):
-            player = self._play(inputs, script, wanted=len(plan.state))
+            player = self._play(inputs, script, wanted=len(plan.state), draw=True)
         noted = player.used if plan.aligned else player.made
         firsts = [noted[plan.starts(part)] for part in plan.state]
         batch, forms = batch_size(inputs), recalled["kept"].values["state"]
@@ -193,10 +193,14 @@ class CapturedLoop(nn.Module, ABC):
         """Whether derivatives are taken that the step would hide."""
         return self.plan.hidden and (torch.is_grad_enabled() or forward_ad._current_level >= 0)
 
-    def _play(self, inputs: Tree, script: Mapping[Place, Act], wanted: int | None = None) -> Player:
+    def _play(
+        self, inputs: Tree, script: Mapping[Place, Act], wanted: int | None = None, *, draw: bool = False
+    ) -> Player:
+        """Run the model along a script; only a first state that is drawn changes PyTorch's own random state."""
         player = Player(self.plan.ends, script, batch_size(inputs), wanted)
         callees = {name: callee(self.model, name) for name in self.plan.watched}
-        with Watch(callees, player, whole=self._hides()).running():
+        kept = random_state_kept(device_of(inputs)) if self.plan.random and not draw else nullcontext()
+        with kept, Watch(callees, player, whole=self._hides()).running():
             try:
                 player.output = self.run(self.model, inputs, self.plan.shortest)
             except Stopped:

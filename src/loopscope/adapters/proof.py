@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from loopscope.adapters.padding import at_real_tokens, padded, padding_mask, shortened
 from loopscope.adapters.recording import seeded
+from loopscope.adapters.running import told_in_one_line
 from loopscope.errors import LoopscopeError
 from loopscope.jacobian import Jacobian, in_precision, random_vectors, step_jacobian
 from loopscope.loop import Loop, readout
@@ -97,7 +98,17 @@ def prove(loop: Loop, own: Own, inputs: Tree, iterations: Sequence[int] = PROVEN
         LoopscopeError: a check fails; the message says which, by how much, and what to do.
     """
     checks = []
-    for check in _Prover(loop, own, inputs, iterations).checks():
+    prover = _Prover(loop, own, inputs, iterations)
+    for make in (
+        prover.forward,
+        prover.memory,
+        prover.alone,
+        prover.derivative,
+        prover.padding,
+        prover.readout,
+    ):
+        with told_in_one_line(f"the loop is not the model: it does not run where its {make.__name__} is checked"):
+            check = make()
         if not check.holds:
             raise LoopscopeError(
                 f"the loop is not the model: expected that {check.claim}, but the error is {check.error:.1e} (allowed "
@@ -114,14 +125,6 @@ class _Prover:
         self.before = getattr(loop, "iterations_before", 0)
         # Not the inputs' own order: what was kept from making the loop would fit them alone.
         self.turned = select(inputs, torch.arange(self.batch).flip(0))
-
-    def checks(self) -> Iterator[Check]:
-        yield self.forward()
-        yield self.memory()
-        yield self.alone()
-        yield self.derivative()
-        yield self.padding()
-        yield self.readout()
 
     def forward(self) -> Check:
         errors, allowed = [0.0], TOLERANCE
