@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from loopscope.errors import LoopscopeError
-from loopscope.forecast import Forecast, Point, fall, forecast
+from loopscope.forecasts.forecast import Forecast, Point, fall, forecast
 from loopscope.loop import FunctionLoop
 
 INPUTS = torch.arange(1.0, 9.0).reshape(8, 1, 1)
@@ -179,7 +179,7 @@ def test_nine_tenths_of_the_best_on_the_way_is_keeping(last, keeps):
 
 
 def test_what_is_no_loop_is_refused(unchecked):
-    with pytest.raises(LoopscopeError, match="Linear is no loop"):
+    with pytest.raises(LoopscopeError, match="got Linear, which lacks"):
         forecast(torch.nn.Linear(2, 2), INPUTS)
     with pytest.raises(LoopscopeError, match="trained_iterations"):
         forecast(drifting(1.0), INPUTS, trained_iterations=0)

@@ -177,6 +177,47 @@ def batch_size(tree: Tree) -> int:
     return int(sizes.pop())  # type: ignore[arg-type]
 
 
+LARGE_NEGATIVE = -100.0
+"""Numbers up to this one, added to attention scores, let nothing pass: exp(-100) is zero in float32."""
+
+
+class _Aside(Context):
+    """A leaf that `masks_aside` has put aside."""
+
+
+def masks_aside(tree: Tree) -> Tree:
+    """Return a tree whose floating masks are context, so that they have neither norms nor derivatives.
+
+    A floating leaf is a mask if it holds zeros and one number of -100 or less, as those that are added to attention scores do:
+    such a number stands for "not at all", and its size says nothing. Leaves of zeros are put aside as well, since they have no
+    size that a change could be relative to, unless there is nothing else.
+
+    Example:
+        >>> bias = torch.tensor([[0.0, -1e9], [0.0, 0.0]])
+        >>> [leaf.shape for leaf in floating_leaves(masks_aside({"e": torch.ones(2, 3), "bias": bias}))]
+        [torch.Size([2, 3])]
+    """
+    numbers = [leaf for leaf in floating_leaves(tree) if not _is_mask(leaf)]
+    aside = [leaf for leaf in floating_leaves(tree) if _is_mask(leaf)]
+    if any(bool((leaf != 0).any()) for leaf in numbers):
+        aside += [leaf for leaf in numbers if not bool((leaf != 0).any())]
+    chosen = {id(leaf) for leaf in aside}
+    return _map(lambda leaf: _Aside(leaf, batched=True) if id(leaf) in chosen else leaf, (tree,), lambda context: False)
+
+
+def masks_back(tree: Tree) -> Tree:
+    """Return a tree with the leaves that `masks_aside` has put aside in their places."""
+    if isinstance(tree, _Aside):
+        return tree.values
+    parts = None if isinstance(tree, Context) else children(tree)
+    return tree if parts is None else with_children(tree, {key: masks_back(part) for key, part in parts.items()})
+
+
+def _is_mask(leaf: Tensor) -> bool:
+    others = leaf.detach()[leaf.detach() != 0]
+    return bool(others.numel()) and float(others.max()) <= LARGE_NEGATIVE and bool((others == others.max()).all())
+
+
 def select(tree: Tree, rows: Tensor | slice) -> Tree:
     """Return the examples of a tree at ``rows`` (indices, a boolean mask or a slice of the batch)."""
     return _by_example(lambda leaf: leaf[rows], tree)
@@ -241,6 +282,37 @@ def unflatten(vectors: Float[Tensor, "batch n"], like: Tree) -> Tree:
     return _map(fill, (like,), lambda context: False)
 
 
+def binary_scale(vectors: Tensor, dim: int = 1) -> Tensor:
+    """Return the power of two at or just below the largest absolute value along ``dim``, which is kept with size one.
+
+    Dividing by it is exact, and leaves numbers whose squares neither overflow nor vanish. It is 1 where the largest value is
+    zero or not finite.
+    """
+    if not vectors.shape[dim]:
+        return vectors.new_ones(
+            [1 if place == dim % vectors.ndim else size for place, size in enumerate(vectors.shape)]
+        )
+    largest = vectors.detach().abs().amax(dim, keepdim=True)
+    known = (largest > 0) & largest.isfinite()
+    # A subnormal scale would lose digits where it is divided by.
+    exponent = (torch.frexp(largest.where(known, 1))[1] - 1).clamp_min(-_LEAST_EXPONENT[largest.dtype])
+    return torch.where(known, torch.ldexp(torch.ones_like(largest), exponent), 1)
+
+
+_LEAST_EXPONENT = {torch.float32: 126, torch.float64: 1022}
+
+
+def scaled_norm(vectors: Tensor, dim: int = 1, keepdim: bool = False) -> Tensor:
+    """Return Euclidean norms along ``dim`` of float32 or float64 numbers whose squares may overflow or vanish.
+
+    >>> scaled_norm(torch.tensor([[3e30, 4e30], [3e-30, 4e-30]]))
+    tensor([5.0000e+30, 5.0000e-30])
+    """
+    scale = binary_scale(vectors, dim)
+    length = scale * torch.linalg.vector_norm(vectors / scale, dim=dim, keepdim=True)
+    return length if keepdim else length.squeeze(dim)
+
+
 def token_norms(state: Tree, mask: Tensor | None = None) -> Float[Tensor, "batch tokens"]:
     """Return the Euclidean norm of each token's part of the state.
 
@@ -248,21 +320,39 @@ def token_norms(state: Tree, mask: Tensor | None = None) -> Float[Tensor, "batch
     Leaves with the same number of tokens (a TRM's two states, say) are one vector per token together; others are
     set side by side. Padding has norm zero.
     """
-    squares = []
-    for leaf in floating_leaves(state):
-        leaf = masked(leaf, mask)
-        tokens = leaf.reshape(leaf.shape[0], -1, leaf.shape[-1] if leaf.ndim > 1 else 1)
-        squares.append(tokens.square().sum(-1))
-    if len({part.shape[1] for part in squares}) == 1:
-        return torch.stack(squares).sum(0).sqrt()
-    return torch.cat(squares, dim=1).sqrt()
+    tokens = [
+        masked(leaf, mask).reshape(leaf.shape[0], -1, leaf.shape[-1] if leaf.ndim > 1 else 1)
+        for leaf in floating_leaves(state)
+    ]
+    if len({part.shape[1] for part in tokens}) > 1:
+        return torch.cat([scaled_norm(part, -1) for part in tokens], dim=1)
+    largest = [torch.linalg.vector_norm(part, ord=torch.inf, dim=-1, keepdim=True) for part in tokens]
+    # One scale for all parts, of the largest number in any: that of a part that is zero would be 1.
+    scale = binary_scale(torch.cat(largest, dim=-1), -1)
+    squares = torch.stack([(part / scale).square().sum(-1) for part in tokens]).sum(0)
+    return squares.sqrt() * scale.squeeze(-1)
 
 
 def norms(state: Tree, mask: Tensor | None = None) -> Float[Tensor, "batch"]:
     """Return the Euclidean norm of each example's whole state, padding excluded."""
-    return torch.linalg.vector_norm(flatten(state, mask), dim=1)
+    return scaled_norm(flatten(state, mask))
 
 
-def is_time_dependent(state: Tree) -> bool:
-    """Return whether the state carries a counter: for such loops only residuals and orbits are defined."""
-    return any(not leaf.is_floating_point() for leaf in leaves(state))
+def unchanging_leaves(state: Tree) -> list[Any]:
+    """Return the leaves of a state that steps should leave as they are: all but floating tensors and None."""
+    found = _leaves(state, lambda context: True)
+    return [leaf for leaf in found if leaf is not None and not (isinstance(leaf, Tensor) and leaf.is_floating_point())]
+
+
+def has_clock(before: Tree, after: Tree) -> bool:
+    """Return whether a step changed a leaf of its state that is not a floating tensor: a counter, say.
+
+    Example:
+        >>> zeros, ones = torch.zeros(2, 3), torch.ones(2, 3)
+        >>> has_clock((zeros, torch.tensor([4, 7])), (ones, torch.tensor([4, 7])))
+        False
+        >>> has_clock((zeros, torch.tensor([0, 0])), (zeros, torch.tensor([1, 1])))
+        True
+    """
+    pairs = zip(unchanging_leaves(before), unchanging_leaves(after), strict=False)
+    return any(not torch.equal(one, other) if isinstance(one, Tensor) else one != other for one, other in pairs)

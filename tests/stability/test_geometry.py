@@ -54,7 +54,7 @@ def test_gradients_are_those_of_backpropagation_through_the_orbit() -> None:
     model, inputs = transformer("outer")
     recalled = model.encode(inputs)
     found = gradient_norms(model, recalled, 6, cotangents=1, seed=3)
-    orbit = [model.start(recalled).detach().requires_grad_()]
+    orbit = [model.step(model.start(recalled), recalled).detach().requires_grad_()]
     for _ in range(6):
         orbit.append(model.step(orbit[-1], recalled))
     generator = torch.Generator().manual_seed(3)
@@ -63,6 +63,26 @@ def test_gradients_are_those_of_backpropagation_through_the_orbit() -> None:
     gradients = torch.autograd.grad(orbit[-1], orbit[:-1], cotangent)
     norms = torch.stack([g.flatten(1).norm(dim=1) for g in reversed(gradients)], dim=1)
     assert torch.allclose(found.norms.float(), norms, rtol=1e-4)
+
+
+def test_a_normalized_start_at_zero_is_left_out() -> None:
+    """The derivative in z_0 is singular there, and reaches no parameter: the growth is that of a start elsewhere."""
+    rng = torch.Generator().manual_seed(0)
+    matrix = 0.5 * torch.randn(8, 8, generator=rng) / math.sqrt(8)
+    recalled = torch.randn(4, 8, generator=rng)
+
+    def growth(start: float) -> Tensor:
+        loop = FunctionLoop(
+            encode=lambda x: x,
+            start=lambda e: torch.full_like(e, start),
+            step=lambda z, e: torch.tanh(torch.nn.functional.rms_norm(z, (8,)) @ matrix + e),
+            read=lambda z: z,
+        )
+        found = gradient_norms(loop, recalled, 6)
+        return found.slope.exp()
+
+    assert (growth(0.0) < 1.02).all()
+    assert growth(0.0).median().item() == pytest.approx(growth(0.1).median().item(), rel=0.2)
 
 
 def test_slope_agrees_with_the_spectrum_at_a_fixed_point() -> None:
@@ -80,6 +100,7 @@ def test_slope_agrees_with_the_spectrum_at_a_fixed_point() -> None:
 
 def test_vanished_gradient_is_vanishing() -> None:
     found = gradient_norms(linear(torch.zeros(3, 3)), torch.ones(2, 3), 5)
+    assert (found.norms == 0).all()
     assert found.label == ("vanishing", "vanishing")
     assert (found.slope == -math.inf).all()
 

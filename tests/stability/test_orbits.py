@@ -257,7 +257,7 @@ def test_budgets():
     assert some.iterations.tolist() == [200, 200, 0]
     assert some.weight.tolist() == [1.5, 1.5, 0]
     assert none.weight.tolist() == [1, 1, 1]
-    with pytest.raises(LoopscopeError, match="window of 0 or more"):
+    with pytest.raises(LoopscopeError, match="window is -1, expected a whole number of at least 0"):
         classify(loop, r, path, window=-1)
 
 

@@ -51,7 +51,8 @@ def capture(
         LoopscopeError: there is no such call, what it repeats is no loop, or the loop is not proven to be the model's.
 
     Example:
-        >>>         >>> from torch import nn
+        >>> import torch
+        >>> from torch import nn
         >>> class Looped(nn.Module):
         ...     def __init__(self):
         ...         super().__init__()

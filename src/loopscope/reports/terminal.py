@@ -19,7 +19,7 @@ from loopscope.reports.study.table import RADIUS_NOTE, study_table
 from loopscope.studies import Record, RunStatus, StudyPlan
 from loopscope.tasks.data.report import DataReport
 
-LEFT_TO_THE_PAGE = ("best %", "at", "train s")
+LEFT_TO_THE_PAGE = ("best %", "best at iteration", "training s")
 """Columns that eighty characters have no room for."""
 QUIET_INTERVAL = 30.0
 """Seconds between lines where the output is no terminal."""
@@ -106,7 +106,7 @@ def records_table(plan: StudyPlan, records: Mapping[str, Record]) -> Table:
         column = columns[place]
         words = column in ("run", "verdict")
         heading = column if column == "arrived %" else column.removesuffix(" %")  # the caption says % of the splits
-        table.add_column(heading, justify="left" if words else "right", no_wrap=words)
+        table.add_column(heading, justify="left" if words else "right", no_wrap=column == "run")
     for row in rows:
         # Why a run failed was said when it did, and is too long for a cell.
         table.add_row(*("failed" if row[place].startswith("failed: ") else row[place] for place in shown))

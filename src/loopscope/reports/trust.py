@@ -11,7 +11,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from loopscope.answers.trust import SIGNALS, evidence_from
+from loopscope.answers.calibration import cross_checked
+from loopscope.answers.trust import SIGNALS, evidence_from, joined
 from loopscope.metrics import RiskCurve, risk_curve
 from loopscope.reports.kit.charts import COLOURS, INK, SHADE, Panel, draw_panels, tidy
 from loopscope.reports.kit.formats import DASH, number, percent
@@ -104,6 +105,17 @@ def bands_sheet(title: str, kind: str, edges: Sequence[float], splits: Splits) -
     return Sheet(title, columns, rows, "% right, and of how many examples")
 
 
+def reliability_sheet(splits: Splits) -> Sheet:
+    """Return the chances that ``loopscope solve`` would state against what came true, all splits together.
+
+    Each fifth of the answers is predicted by the other four.
+    """
+    found = cross_checked(joined([evidence_from(split["evidence"]) for split in splits.values()]))
+    rows = [[str(one.examples), percent(one.predicted), percent(one.right)] for one in found.bins]
+    note = f"expected calibration error {percent(found.error)} points" if rows else "too few answers to calibrate"
+    return Sheet("chance that an answer is right", ("answers", "stated %", "right %"), rows, note)
+
+
 def trust_sheets(title: str, iterations: int, splits: Splits) -> list[Sheet]:
     """Return the tables of what was measured."""
     return [
@@ -111,6 +123,7 @@ def trust_sheets(title: str, iterations: int, splits: Splits) -> list[Sheet]:
         bands_sheet("by relative residual", "residual", RESIDUALS, splits),
         bands_sheet("by one minus the softmax confidence", "unsure", DOUBTS, splits),
         signals_sheet(splits),
+        reliability_sheet(splits),
     ]
 
 

@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from loopscope.errors import LoopscopeError
+from loopscope.errors import LoopscopeError, check_count, check_seed
 from loopscope.gmres import unit
 from loopscope.jacobian import random_vectors, step_jacobian
-from loopscope.loop import Loop, mask_of
+from loopscope.loop import Loop, mask_of, start_from
 from loopscope.stability.spectrum.singular_values import (
     POWERS,
     PowerNorms,
@@ -35,8 +35,11 @@ STEADY = math.log(10)
 class GradientNorms:
     """How a gradient changes on its way back through k iterations, k = 1 .. K, per example.
 
+    J_t is the Jacobian of the step at z_t. The factor J_0 is left out: it leads to the first state, which no parameter of the
+    step has made. A first state of zeros under a normalization is singular there.
+
     Attributes:
-        norms: ||u^T J_K ... J_{K-k+1}|| for random unit u at z_K: root mean square over the cotangents.
+        norms: ||u^T J_K ... J_{K-k+1}|| for random unit u at z_{K+1}: root mean square over the cotangents.
         slope: of log norm per iteration, least squares over the second half (the iterations farthest back).
         slope_error: one standard error of the slope; zero where it rests on two points.
         label: vanishing, steady or exploding: slope x K against log 10; unknown where the orbit is not finite.
@@ -132,41 +135,42 @@ def gradient_norms(
     cotangents: int = 2,
     seed: int = 0,
 ) -> GradientNorms:
-    """Return the norms of gradients sent back from z_K, through every state of the orbit, to z_0.
+    """Return the norms of gradients sent back from z_{K+1}, through every state of the orbit, to z_1.
 
-    The orbit is run without gradient and each step again for its backward pass, so that memory does not grow with K;
-    the numbers are those of backpropagation through the whole orbit.
+    The orbit is run for K steps without gradient and each step is run again for its backward pass, so memory does not grow
+    with K. The numbers are those of backpropagation through the orbit.
 
     Args:
         loop: the loop.
         recalled: what ``loop.encode`` returned.
         iterations: K.
         state: z_0, if not the loop's own start.
-        cotangents: random unit vectors at z_K, each example its own.
+        cotangents: random unit vectors at z_{K+1}, different for each example.
         seed: of the cotangents, and of a random start.
 
     Raises:
         LoopscopeError: there is no Jacobian to speak of (see ``step_jacobian``), or K or the cotangents are below one.
     """
-    if iterations < 1 or cotangents < 1:
-        raise LoopscopeError(f"expected iterations >= 1 and cotangents >= 1, got {iterations} and {cotangents}")
+    check_count(iterations=iterations, cotangents=cotangents)
+    check_seed(seed)
     generator = torch.Generator(device_of(recalled)).manual_seed(seed)
     with torch.no_grad():
-        orbit = [loop.start(recalled, generator) if state is None else state]
-        for _ in range(iterations - 1):
-            orbit.append(loop.step(orbit[-1], recalled))
+        before = start_from(loop, recalled, generator) if state is None else state
+        orbit = []
+        for _ in range(iterations):
+            before = loop.step(before, recalled)
+            orbit.append(before)
     jacobian = step_jacobian(loop, orbit[-1], recalled)
     real = real_numbers(orbit[-1], mask_of(loop, recalled))
-    none = real.new_zeros(jacobian.batch)
     vectors, logs = [], torch.zeros(cotangents, jacobian.batch, dtype=torch.float64, device=real.device)
     for _ in range(cotangents):
         drawn = random_vectors(jacobian.batch, jacobian.size, jacobian.point, generator) * real
-        vectors.append(unit(drawn, none)[0])
+        vectors.append(unit(drawn)[0])
     measured = []
     for earlier in reversed(orbit):
         jacobian = jacobian.at(earlier)
         # Rescaled at every step: through many iterations a gradient outgrows, or falls below, what float32 can hold.
-        pulled = [unit(jacobian.vjp(vector), none) for vector in vectors]
+        pulled = [unit(jacobian.vjp(vector)) for vector in vectors]
         vectors = [direction for direction, _ in pulled]
         logs = logs + torch.stack([length for _, length in pulled]).double().log()
         measured.append(0.5 * (torch.logsumexp(2 * logs, dim=0) - math.log(cotangents)))

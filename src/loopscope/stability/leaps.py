@@ -19,9 +19,9 @@ from torch import Tensor
 from loopscope.checks import check_independent, check_mask, check_step
 from loopscope.errors import LoopscopeError
 from loopscope.fixed_points.residual import state_dtype
-from loopscope.loop import Loop, mask_of
+from loopscope.loop import Loop, is_time_dependent, mask_of
 from loopscope.stability.starts import first_state, moved
-from loopscope.trees import Tree, flatten, is_time_dependent
+from loopscope.trees import Tree, flatten
 
 LANDINGS = (15, 48, 152, 480)
 """The iterations looked at: those before the first leap, then each leap's, to about three times as many."""
@@ -41,6 +41,15 @@ class Landing:
         iteration: the iterations that it stands for.
         state: the state.
         before: after a leap, the states of the iterations just before, in order.
+
+    Example:
+        >>> import torch, loopscope as ls
+        >>> loop = ls.FunctionLoop(
+        ...     encode=lambda x: x, start=torch.zeros_like, step=lambda z, e: z / 2 + e, read=lambda z: z
+        ... )
+        >>> last = ls.leaps(loop, torch.eye(4))[-1]
+        >>> last.iteration, len(last.before), last.state.diag()
+        (480, 2, tensor([2., 2., 2., 2.]))
     """
 
     iteration: int
@@ -110,12 +119,20 @@ def leaps(loop: Loop, recalled: Tree, seed: int = 0, earlier: int | None = None)
         LoopscopeError: the state carries a counter, which a leap would leave behind, or is not in float32 or float64, or
             the step is random, mixes examples, or changes the shapes or the precision of its state, or a mask fits no part
             of the state.
+
+    Example:
+        >>> import torch, loopscope as ls
+        >>> loop = ls.FunctionLoop(
+        ...     encode=lambda x: x, start=torch.zeros_like, step=lambda z, e: z / 2 + e, read=lambda z: z
+        ... )
+        >>> [landing.iteration for landing in ls.leaps(loop, torch.eye(4))]
+        [15, 48, 152, 480]
     """
     with torch.no_grad():
         mask = mask_of(loop, recalled)
         start = first_state(loop, recalled, seed)
         state_dtype(start)
-        if is_time_dependent(start):
+        if is_time_dependent(loop, start, recalled):
             raise LoopscopeError(
                 "the state carries a counter, which a leap would leave behind: leaps are for steps that depend on the "
                 "state and the input alone; iterate this loop as far as you want to know it"

@@ -6,13 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from loopscope.loop import Loop
-from loopscope.trees import Tree, batch_size, device_of, flatten, select, tree_map, unflatten
-
-
-def first_state(loop: Loop, recalled: Tree, seed: int) -> Tree:
-    """Return the loop's own first state; a random one is drawn where the recalled input is, as PyTorch demands."""
-    return loop.start(recalled, torch.Generator(device_of(recalled)).manual_seed(seed))
+from loopscope.loop import first_state as first_state
+from loopscope.trees import Tree, batch_size, flatten, scaled_norm, select, tree_map, unflatten
 
 
 def random_direction(like: Tree, generator: torch.Generator, mask: Tensor | None = None) -> Float[Tensor, "batch n"]:
@@ -37,7 +32,7 @@ def random_like(state: Tree, generator: torch.Generator) -> Tree:
         drawn = torch.randn(leaf.shape, generator=generator, dtype=torch.float64, device=generator.device).to(leaf)
         if leaf.ndim == 1:
             return drawn.sign() * leaf.abs()
-        size, drawn_size = (torch.linalg.vector_norm(part, dim=-1, keepdim=True) for part in (leaf, drawn))
+        size, drawn_size = (scaled_norm(part, -1, keepdim=True) for part in (leaf, drawn))
         return drawn * (size / drawn_size)
 
     return tree_map(redraw, state)

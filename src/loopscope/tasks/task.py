@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from loopscope.errors import LoopscopeError
-from loopscope.models.config import LoopedTransformerConfig
 
 
 @dataclass(frozen=True)
@@ -22,6 +21,12 @@ class Split:
         problems: one row per example.
         answers: one row per example.
         difficulty: one number per example where the task grades its problems (a rating, guesses); higher is harder.
+
+    Example:
+        >>> import torch, loopscope as ls
+        >>> split = ls.Split(problems=torch.tensor([[0, 1], [1, 1], [1, 0]]), answers=torch.tensor([[0, 1], [1, 0], [1, 1]]))
+        >>> len(split), len(split.first(2))
+        (3, 2)
     """
 
     problems: Int[Tensor, "examples tokens"]
@@ -55,14 +60,40 @@ class Split:
         return Split(self.problems.to(device), self.answers.to(device), difficulty)
 
 
+@dataclass(frozen=True)
+class TaskShape:
+    """What a task's problems and answers ask of a model, where its config leaves it open.
+
+    Args:
+        inputs: numbers per input token.
+        outputs: logits per output token.
+        grid: lengths of the token grid's axes, such as (9, 9); (0,) is a line of any length.
+        attention: full, or local: neighbourhood attention on a line.
+        kernel_size: positions that a token sees under local attention.
+    """
+
+    inputs: int
+    outputs: int
+    grid: tuple[int, ...]
+    attention: Literal["full", "local"] = "full"
+    kernel_size: int | None = None
+
+
 @runtime_checkable
 class Task(Protocol):
-    """A task. Implementations are frozen dataclasses whose fields are the options of their data."""
+    """A task. Implementations are frozen dataclasses whose fields are the options of their data.
+
+    Example:
+        >>> import loopscope as ls
+        >>> isinstance(ls.PrefixSums(), ls.Task)
+        True
+    """
 
     name: ClassVar[str]
 
-    def complete(self, config: LoopedTransformerConfig) -> LoopedTransformerConfig:
-        """Return the config with what the task decides filled in where it was left empty."""
+    @property
+    def shape(self) -> TaskShape:
+        """What the task's problems and answers ask of a model."""
 
     def training_split(self) -> Split:
         """Return the examples to train on."""
@@ -98,6 +129,16 @@ class ChoiceTask(Protocol):
 
     def chosen(self, logits: Float[Tensor, "batch tokens 1"]) -> Int[Tensor, "batch choices"]:
         """Return the tokens that are chosen, in rising order."""
+
+
+@runtime_checkable
+class ShowsAChoice(Protocol):
+    """A task that shows people the best of several legal answers, such as a move, and not what each token reads."""
+
+    def shown(
+        self, logits: Float[Tensor, "batch tokens 1"], answers: Int[Tensor, "batch columns"]
+    ) -> tuple[Bool[Tensor, "batch"], Float[Tensor, "batch"]]:
+        """Return whether the best legal answer is right, and one minus its probability among the legal ones."""
 
 
 def answers_of(task: Task) -> Callable[[Tensor], Tensor] | None:

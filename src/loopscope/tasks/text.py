@@ -1,16 +1,13 @@
-"""How people write a task's problems and read its answers: what ``loopscope solve`` needs beside the task itself."""
+"""Problems and answers as text: what ``loopscope solve`` needs beside the task itself."""
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
 from rich.text import Text
 from torch import Tensor
-
-from loopscope.errors import LoopscopeError
 
 BANDS = ((0, "bright_black"), (8, "blue"), (30, "cyan"), (120, "yellow"))
 """From how many iterations on a part that settled then is shown in which colour; givens and the like in bold white."""
@@ -30,8 +27,8 @@ class Problem:
 
 
 @runtime_checkable
-class Words(Protocol):
-    """How one task's problems and answers are written."""
+class TextFormat(Protocol):
+    """How the problems and answers of one task are written."""
 
     example: str
 
@@ -52,6 +49,14 @@ class Words(Protocol):
         """Return the answer for the eye; ``since`` says after which iteration each token's answer last changed."""
 
 
+@runtime_checkable
+class ListsChoices(Protocol):
+    """The text of a task that shows a choice among legal answers (`loopscope.tasks.task.ShowsAChoice`)."""
+
+    def choices(self, problem: Problem) -> Int[Tensor, "1 columns"]:
+        """Return the legal answers of a problem, packed as the task's answers are."""
+
+
 def colour(since: int) -> str:
     """Return the colour of what last changed after so many iterations."""
     return next(name for begin, name in reversed(BANDS) if since >= begin)
@@ -65,36 +70,3 @@ def legend() -> Text:
         text.append(f"{begin}+ " if end is None else f"{max(1, begin)}-{end - 1} ", style=name)
         text.append(" ")
     return text.append("iterations")
-
-
-PLACES = {
-    "chess": "loopscope.tasks.chess.text:ChessWords",
-    "prefix-sums": "loopscope.tasks.prefix_sums.text:PrefixSumsWords",
-    "sudoku": "loopscope.tasks.sudoku.text:SudokuWords",
-}
-"""Where each task's words are; imported when asked for, since some load libraries that nothing else needs."""
-
-
-def check_can_be_typed_in(task: str) -> None:
-    """Refuse a task whose problems nobody types in.
-
-    Raises:
-        LoopscopeError: it is one; the tasks that can be solved are named.
-    """
-    if task not in PLACES:
-        raise LoopscopeError(
-            f"problems of {task} cannot be typed in, only those of {', '.join(PLACES)}: models of {task} are for "
-            "loopscope evaluate, examine and study"
-        )
-
-
-def words_of(task: str) -> Words:
-    """Return how a task's problems are written.
-
-    Raises:
-        LoopscopeError: the task's problems cannot be typed in, or what its words need is not installed.
-    """
-    check_can_be_typed_in(task)
-    module, _, name = PLACES[task].partition(":")
-    found: Words = getattr(importlib.import_module(module), name)()
-    return found

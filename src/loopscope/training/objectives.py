@@ -2,7 +2,7 @@
 
 Under ``progressive`` and ``full`` the gradient is backpropagated through iterations. Under ``implicit``, ``truncated``
 and ``phantom`` the state is a fixed point, reached without a graph, and the gradient is attached to it there
-(see `loopscope.fixed_points.implicit`): memory does not grow with the iterations that it takes to arrive.
+(see `loopscope.fixed_points.implicit_differentiation`): memory does not grow with the iterations that it takes to arrive.
 
 An objective is a module around the model, so that what wraps modules (several processes, mixed precision) wraps all of
 its pass. ``figures`` says of the last pass what the metrics record.
@@ -15,7 +15,7 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from loopscope.fixed_points import Gradient, Implicit, Phantom, Truncated, fixed_point
-from loopscope.fixed_points.reaching import Reached
+from loopscope.fixed_points.halting import SolverRun
 from loopscope.gmres import LinearSolution
 from loopscope.training.samplers import IterationCounts
 
@@ -78,7 +78,7 @@ class AtFixedPoint(nn.Module):
         logits: Tensor = self.model.read(state)  # type: ignore[operator]
         return logits
 
-    def _arrived(self, found: Reached) -> None:
+    def _arrived(self, found: SolverRun) -> None:
         arrived = found.residual <= self.tolerance
         self.figures = {
             "iterations": float(found.iterations.double().mean()),

@@ -1,4 +1,4 @@
-"""A run is a folder: config.yaml, metrics.jsonl, model/, state/, report.html, and what was measured as JSON."""
+"""A run is a folder: config.yaml, metrics.jsonl, model/, state/, report.html, and measurements as JSON."""
 
 from __future__ import annotations
 
@@ -15,21 +15,39 @@ import yaml
 from loopscope.errors import LoopscopeError
 from loopscope.evaluation import AccuracyCurve
 from loopscope.files import drop_leftovers, make_folder, open_lock, read_json_as, read_yaml_mapping, vacant, write_text
+from loopscope.models.pretrained import CONFIG, WEIGHTS
+from loopscope.parsing import dotted
 from loopscope.training.precision import precision_here
-from loopscope.training.settings import RunSettings, dotted, settings_from, with_precision
+from loopscope.training.settings import RunSettings, settings_from, with_precision
 
 LOCK_POLL = 0.2
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Where the parts of a run are.
+    """The files of a run.
 
     Args:
         path: the folder.
     """
 
     path: Path
+
+    def parts(self) -> tuple[Path, ...]:
+        """Return the files and folders that make up a run, which no result may be written over."""
+        return (
+            self.config,
+            self.metrics,
+            self.model,
+            self.state,
+            self.evaluation,
+            self.trust,
+            self.examination,
+            self.seconds,
+            self.machines,
+            self.log,
+            self.locked,
+        )
 
     @property
     def config(self) -> Path:
@@ -48,7 +66,7 @@ class RunFolder:
 
     @property
     def state(self) -> Path:
-        """What resuming needs."""
+        """The newest checkpoint, from which a run resumes."""
         return self.path / "state"
 
     @property
@@ -58,7 +76,7 @@ class RunFolder:
 
     @property
     def trust(self) -> Path:
-        """What tells right answers from wrong ones."""
+        """Evidence of each example that tells right answers from wrong ones."""
         return self.path / "trust.json"
 
     @property
@@ -67,19 +85,9 @@ class RunFolder:
         return self.path / "examination.json"
 
     @property
-    def forecast(self) -> Path:
-        """The three axes again, from no more than the iterations of training."""
-        return self.path / "forecast.json"
-
-    @property
     def seconds(self) -> Path:
-        """The time that each stage took in a study."""
+        """Seconds that each stage took in a study."""
         return self.path / "seconds.json"
-
-    @property
-    def signals(self) -> Path:
-        """What a study measured of the model to predict from."""
-        return self.path / "signals.json"
 
     @property
     def machines(self) -> Path:
@@ -88,8 +96,18 @@ class RunFolder:
 
     @property
     def log(self) -> Path:
-        """What the study's process of the run wrote on standard error."""
+        """Standard error of the run's process in a study."""
         return self.path / "log.txt"
+
+    @property
+    def locked(self) -> Path:
+        """The file that the process at work on the run holds locked."""
+        return self.path / ".lock"
+
+    @property
+    def report(self) -> Path:
+        """The page of the examination. It can be made again from ``examination``, so it is not one of ``parts``."""
+        return self.path / "report.html"
 
     def settings(self) -> RunSettings:
         """Read the run's settings.
@@ -104,7 +122,7 @@ class RunFolder:
         return settings_from(read_yaml_mapping(self.config))
 
     def curves(self) -> dict[str, Any]:
-        """Return the accuracy curves by split, as far as the run was evaluated.
+        """Return the accuracy curves by split; empty where the run was not evaluated.
 
         Raises:
             LoopscopeError: its evaluation is damaged.
@@ -115,21 +133,20 @@ class RunFolder:
         return found
 
     def finished(self) -> bool:
-        """Return whether training has finished and the model is there."""
-        return (self.model / "config.json").is_file()
+        """Return whether training has finished and the model is complete: its config and its weights."""
+        return all((self.model / name).is_file() for name in (CONFIG, WEIGHTS))
 
     @contextmanager
     def lock(self, patience: float = 0.0) -> Iterator[None]:
-        """Hold the folder for this process; the system gives it back however the process ends.
+        """Hold the folder for this process; the system releases it however the process ends.
 
         Args:
-            patience: seconds to wait for another process that holds it, such as one that is just stopping.
+            patience: seconds to wait for another process that holds it, such as one that is about to stop.
 
         Raises:
             LoopscopeError: another process still holds it.
         """
-        path = self.path / ".lock"
-        file = open_lock(path)
+        file = open_lock(self.locked)
         try:
             deadline = time.monotonic() + patience
             while not _try_lock(file):
@@ -143,7 +160,7 @@ class RunFolder:
 
 @dataclass(frozen=True)
 class _Evaluation:
-    """What evaluation.json holds."""
+    """The content of evaluation.json."""
 
     settings: dict[str, Any]
     splits: dict[str, AccuracyCurve]
@@ -160,10 +177,10 @@ def _try_lock(file: IO[bytes]) -> bool:
 def open_run(path: Path, settings: RunSettings, resume: bool) -> RunFolder:
     """Make a run's folder, or open it again to resume.
 
-    A precision that is left to the machine is decided here, once: a run that resumes elsewhere keeps it.
+    The precision "auto" is resolved here, once. A run that resumes on another machine keeps it.
 
     Raises:
-        LoopscopeError: the folder holds a run and ``resume`` is false, or a run of other settings.
+        LoopscopeError: the folder holds a run and ``resume`` is false, or a run with other settings.
     """
     run = RunFolder(path)
     if run.config.is_file():

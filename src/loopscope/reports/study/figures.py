@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -20,6 +20,7 @@ from loopscope.reports.kit.charts import (
 )
 from loopscope.reports.kit.styles import Look
 from loopscope.reports.study.table import at_fixed_points, median_radius, split_names
+from loopscope.stability.results import Numbers
 from loopscope.studies import Record
 
 
@@ -78,9 +79,9 @@ def accuracy_panels(records: Sequence[Record], looks: Mapping[str, Look], traine
 def orbit_panels(records: Sequence[Record], looks: Mapping[str, Look], trained: int) -> list[Panel]:
     """Return the median residual and the median state norm against iterations."""
 
-    def panel(name: str, title: str) -> Panel:
+    def panel(name: Literal["residual", "norm"], title: str) -> Panel:
         def draw(axes: Axes) -> None:
-            curves = {record.run: _median_curve(record.examination, name) for record in records if record.examination}
+            curves = {record.run: _median_curve(rows) for record in records if (rows := _quantiles(record, name))}
             _draw_curves(axes, curves, looks)
             size_axis(axes, np.concatenate(list(curves.values())))
             shade_training(axes, trained)
@@ -91,21 +92,27 @@ def orbit_panels(records: Sequence[Record], looks: Mapping[str, Look], trained: 
     return [panel("residual", "relative residual"), panel("norm", "norm of the state")]
 
 
-def _median_curve(examination: Mapping[str, Any], name: str) -> np.ndarray:
-    """Return the median over examples; what is exactly zero has no place on a log axis and is drawn as a gap."""
-    values = numbers(examination["curves"][name][1])
+def _quantiles(record: Record, name: Literal["residual", "norm"]) -> list[Numbers] | None:
+    if record.exam is None:
+        return None
+    return record.exam.curves.residual if name == "residual" else record.exam.curves.norm
+
+
+def _median_curve(quantiles: list[Numbers]) -> np.ndarray:
+    """Return the median over inputs; a zero has no place on a log axis and is drawn as a gap."""
+    values = numbers(quantiles[1])
     return np.where(values > 0, values, np.nan)
 
 
 def radius_records(records: Sequence[Record]) -> list[Record]:
     """Return the runs with both an accuracy and a spectral radius."""
-    return [record for record in records if record.evaluation and median_radius(record.examination) is not None]
+    return [record for record in records if record.evaluation and median_radius(record.exam) is not None]
 
 
 def radius_panel(records: Sequence[Record], looks: Mapping[str, Look]) -> Panel:
     """Return the spectral radius against the accuracy kept on the hardest split, one point per run.
 
-    Open points: the radius was taken at a state that is no fixed point.
+    Open points: the state had not arrived at a fixed point.
     """
     hardest = split_names(records)[-1]
 
@@ -113,8 +120,8 @@ def radius_panel(records: Sequence[Record], looks: Mapping[str, Look]) -> Panel:
         for record in radius_records(records):
             look, curve = looks[record.run], (record.evaluation or {}).get(hardest)
             if curve is not None:
-                face = look.colour if at_fixed_points(record.examination) else "none"
-                point = numbers([median_radius(record.examination)]), [100 * curve["last"]]
+                face = look.colour if at_fixed_points(record.exam) else "none"
+                point = numbers([median_radius(record.exam)]), [100 * curve["last"]]
                 axes.plot(*point, look.mark, c=look.colour, mfc=face, ms=9, mew=1.6, alpha=0.85, clip_on=False)
         axes.axvline(1, c=SHADE, lw=1.2)
         percent_axis(axes)

@@ -1,26 +1,35 @@
-"""The figure to explore: accuracy against iterations, by plotly, whose script the page holds once."""
+"""The figure to explore: accuracy against iterations, drawn by plotly, whose script is embedded in the page."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-import plotly.graph_objects as go
-from plotly.subplots import make_subplots
-
+from loopscope.extras import check_installed
 from loopscope.reports.kit.charts import COLOURS, INK, SHADE
 from loopscope.reports.kit.styles import Look
 from loopscope.reports.study.figures import accuracy_curves
 from loopscope.reports.study.table import split_names
 from loopscope.studies import Record
 
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
 QUIET = "#7d8795"
-"""Reads on white and on black: plotly's text cannot follow the page's theme."""
+"""A colour that can be read on white and on black: plotly's text cannot follow the page's theme."""
 PANEL, LINE, MARGIN = 250, 24, 130
-"""Heights in pixels: of a split's panel, of a line of the legend, of what lies around."""
+"""Heights in pixels: of a split's panel, of a line of the legend, of the margins."""
 
 
 def explore_figure(records: Sequence[Record], looks: Mapping[str, Look], trained: int) -> go.Figure:
-    """Return accuracy against iterations, one row per split: point for values, click a name to hide it."""
+    """Return accuracy against iterations, one row per split: point for values, click a name to hide it.
+
+    Raises:
+        LoopscopeError: plotly is not installed.
+    """
+    check_installed("plotly", "a figure to explore")
+    from plotly.subplots import make_subplots
+
     splits = split_names(records)
     figure = make_subplots(
         rows=len(splits), cols=1, shared_xaxes=True, vertical_spacing=0.2 / len(splits), subplot_titles=splits

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import quote
 
+from loopscope.extras import install_command, is_installed
 from loopscope.files import make_folder, read_json, write_bytes, write_text
 from loopscope.reports.examination.page import TONES, write_examination
 from loopscope.reports.kit.charts import Panel, draw_panels, png, svg
@@ -30,7 +31,6 @@ from loopscope.reports.study.figures import accuracy_panels, orbit_panels, radiu
 from loopscope.reports.study.interactive import explore
 from loopscope.reports.study.table import RADIUS_NOTE, split_names, study_table
 from loopscope.shipped import MODELS
-from loopscope.stability import Examination
 from loopscope.studies import Record, StudyFolder, StudyPlan
 from loopscope.studies.machine import processor
 from loopscope.training.run_folder import RunFolder
@@ -42,7 +42,7 @@ CAPTIONS = {
     "residual": "How much one iteration still changes the state, and how large the state is. A residual that falls to the "
     "floor is a fixed point; one that falls slowly while the norm grows is a drift.",
     "radius": "Spectral radius of the step's Jacobian at the last state, against the accuracy that is left at the last "
-    "iteration; one mark per run. Open marks: the state there is no fixed point, so that the radius says less.",
+    "iteration; one mark per run. Open marks: the state had not arrived at a fixed point, so the radius says less.",
 }
 SEEDS = " Thin lines: each seed; thick: their median."
 
@@ -50,6 +50,21 @@ SEEDS = " Thin lines: each seed; thick: their median."
 def _seconds(records: Sequence[Record]) -> str:
     totals = {stage: sum(record.seconds.get(stage, 0.0) for record in records) for stage in STAGES}
     return ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in totals.items())
+
+
+def _explore(plan: StudyPlan, finished: Sequence[Record]) -> list[str]:
+    """Return the figure to explore, or how to get it where plotly is not installed."""
+    if not is_installed("plotly"):
+        return [
+            note(
+                f"The figure to explore needs plotly, which was not installed: {install_command('plotly')}, then give the "
+                "command of the study again."
+            )
+        ]
+    return [
+        note("Point at a line for its values; click a name to hide it, twice to see it alone."),
+        explore(finished, looks(plan), trained_iterations(plan)),
+    ]
 
 
 def headline(records: Sequence[Record]) -> str:
@@ -170,9 +185,9 @@ def write_report(plan: StudyPlan, folder: StudyFolder, records: Mapping[str, Rec
     finished = [record for record in rows if record.status == "finished"]
     figures = _figures(plan, make_folder(folder.path / "figures"), finished)
     for record in finished:
-        if record.examination is not None:
+        if record.exam is not None:
             own = make_folder(folder.run(record.run).path) / "report.html"
-            write_examination(own, Examination.from_dict(record.examination), record.run)
+            write_examination(own, record.exam, record.run)
     parts = [
         f"<h1>{text(plan.title)}</h1><p>{text(headline(finished))}</p>",
         note(_counts(plan, rows)),
@@ -191,8 +206,7 @@ def write_report(plan: StudyPlan, folder: StudyFolder, records: Mapping[str, Rec
     if "accuracy" in figures:
         parts += [
             "<h2>Explore</h2>",
-            note("Point at a line for its values; click a name to hide it, twice to see it alone."),
-            explore(finished, looks(plan), trained_iterations(plan)),
+            *_explore(plan, finished),
         ]
     parts += [
         "<h2>Models that come with the package</h2>",

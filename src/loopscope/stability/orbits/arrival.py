@@ -1,8 +1,8 @@
 """Following orbits and judging whether they arrive: the pass that every other quantity of the framework stands on.
 
 An orbit is followed once. Each step gives the relative residual r = ||f(z) - z|| / max(||z||, ||f(z)||, tiny) per
-example, where tiny is `ZERO` per number, so that an orbit that dies out arrives at zero. An example has **arrived**
-when r is within the tolerance, a contraction rate q fitted to the last steps is below one beyond its error, and the
+example, where tiny is `ZERO` of the norm of the first state, so that an orbit that dies out arrives at zero. An example has
+**arrived** when r is within the tolerance, a contraction rate q fitted to the last steps is below one beyond its error, and the
 distance that this leaves to go, r / (1 - q), is within ten tolerances (framework, axis 1). The last condition is what
 refuses a drift, whose residual falls as 1/t and whose q creeps up to one. A residual at the rounding floor has arrived
 whatever its rate.
@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.special import stdtrit
 from torch import Tensor
 
-from loopscope.errors import LoopscopeError
+from loopscope.errors import LoopscopeError, check_count, check_tolerance
 from loopscope.fixed_points.residual import ZERO, state_dtype
 from loopscope.loop import Loop, mask_of
 from loopscope.trees import (
@@ -30,6 +30,7 @@ from loopscope.trees import (
     flatten,
     floating_leaves,
     join,
+    scaled_norm,
     select,
     token_norms,
     tree_map,
@@ -209,6 +210,12 @@ def contraction(residual: Float[Tensor, "iterations batch"], floor: float) -> tu
     return rate.to(residual.dtype), (rate * error).nan_to_num(nan=torch.inf, posinf=torch.inf).to(residual.dtype)
 
 
+def _residual_in_double(state: Tree, after: Tree, mask: Tensor | None) -> Float[Tensor, "batch"]:
+    """Return relative residuals of states whose norms may be too large for their precision though the states are finite."""
+    before, now = (flatten(tree, mask).double() for tree in (state, after))
+    return ratio(scaled_norm(now - before), torch.maximum(scaled_norm(before), scaled_norm(now)))
+
+
 def _judge(residual: Tensor, tolerance: float, floor: float) -> dict[str, Tensor]:
     rate, error = contraction(residual, floor)
     last = residual[-1]
@@ -224,7 +231,7 @@ class _Approach:
 
     def __init__(self, known: FixedPoints, start: Tree, mask: Tensor | None) -> None:
         self.points, self.arrived = flatten(known.state, mask), known.arrived
-        self.distances = [torch.linalg.vector_norm(flatten(start, mask) - self.points, dim=1)]
+        self.distances = [scaled_norm(flatten(start, mask) - self.points)]
         self.near = APPROACHED * self.distances[0]
 
     def seen(self, rows: Int[Tensor, "active"], state: Tree, mask: Tensor | None) -> Bool[Tensor, "active"]:
@@ -234,7 +241,7 @@ class _Approach:
         not to a limit of its own (Aitken's), as it would on the way to a neighbour or along a line of fixed points.
         """
         now = torch.full_like(self.distances[0], torch.nan)
-        now[rows] = torch.linalg.vector_norm(flatten(state, mask) - self.points[rows], dim=1)
+        now[rows] = scaled_norm(flatten(state, mask) - self.points[rows])
         self.distances = [*self.distances[1 - FIT_STEPS :], now]
         near = self.arrived[rows] & (now[rows] <= self.near[rows])
         if len(self.distances) < FIT_STEPS or not bool(near.any()):
@@ -247,10 +254,8 @@ class _Approach:
 
 
 def _check(recalled: Tree, start: Tree, iterations: int, tolerance: float) -> None:
-    if iterations < 1 or not 0 < tolerance < 1:
-        raise LoopscopeError(
-            f"expected at least one iteration and a tolerance between 0 and 1, got {iterations} and {tolerance}"
-        )
+    check_count(iterations=iterations)
+    check_tolerance(tolerance)
     if batch_size(recalled) != batch_size(start):
         raise LoopscopeError(
             f"expected states and recalled inputs of the same batch, got {batch_size(start)} states and "
@@ -310,15 +315,18 @@ def follow(
         approach = None if toward is None else _Approach(toward, start, mask)
         state = start
         size = token_norms(state, mask)
-        width = flatten(start).shape[1]
-        tiny = ZERO * torch.linalg.vector_norm(size, dim=1, keepdim=True).clamp_min(math.sqrt(width))
+        # Relative to the first state, so that residuals do not depend on its unit. An orbit that starts at zero needs no
+        # such bound: if zero were its fixed point, it would stay there.
+        tiny = ZERO * scaled_norm(size, keepdim=True)
         for index in range(iterations):
             after = step_in_parts(loop, state, recalled)
             change = token_norms(difference(after, state), mask)
             size_after = token_norms(after, mask)
-            whole, whole_after = (torch.linalg.vector_norm(part, dim=1) for part in (size, size_after))
+            whole, whole_after = (scaled_norm(part) for part in (size, size_after))
             scale = torch.maximum(whole, whole_after).clamp_min(tiny[:, 0])
-            now = ratio(torch.linalg.vector_norm(change, dim=1), scale).to(dtype)
+            now = ratio(scaled_norm(change), scale).to(dtype)
+            if not bool(now.isfinite().all()):
+                now = torch.where(now.isfinite(), now, _residual_in_double(state, after, mask).to(dtype))
             residual[index, rows], norm[index, rows] = now, whole_after.to(dtype)
             if observe is not None:
                 larger = torch.maximum(size, size_after).clamp_min(tiny)

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from loopscope.errors import LoopscopeError
+from loopscope.errors import check_positive
 from loopscope.loop import Loop, mask_of
 from loopscope.stability.distances import distance, has_partner, partners
 from loopscope.stability.orbits.arrival import SLACK, FixedPoints, follow
@@ -70,8 +70,8 @@ def basin(
     Raises:
         LoopscopeError: a radius that is not positive.
     """
-    if not all(radius > 0 for radius in radii):
-        raise LoopscopeError(f"expected radii above 0, got {radii}")
+    for radius in radii:
+        check_positive(radii=radius)
     generator = torch.Generator().manual_seed(seed)
     mask = mask_of(loop, recalled)
     size = norms(fixed.state, mask)
@@ -89,7 +89,7 @@ def basin(
     drawn = [back(random_like(fixed.state, generator))[0] for _ in range(random)]
     others = []
     for shift in range(1, min(foreign, batch - 1) + 1):
-        partner = partners(mask, shift, batch).to(size.device)
+        partner = partners(recalled, mask, shift)
         valid = fixed.arrived[partner] & has_partner(partner)
         others.append(back(select(fixed.state, partner))[0].masked_fill(~valid, torch.nan))
     none = size.new_zeros(0, batch)

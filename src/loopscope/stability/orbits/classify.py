@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
 
@@ -21,13 +21,13 @@ from jaxtyping import Float, Int
 from scipy.special import stdtrit
 from torch import Tensor
 
-from loopscope.errors import LoopscopeError
+from loopscope.errors import check_count_or_zero
 from loopscope.jacobian import step_jacobian
-from loopscope.loop import Loop, mask_of
+from loopscope.loop import Loop, is_time_dependent, mask_of
 from loopscope.stability.orbits.arrival import SLACK, line, ratio, rounding_floor
 from loopscope.stability.orbits.trace import HISTORY, Trajectory
 from loopscope.stability.starts import random_direction
-from loopscope.trees import Tree, flatten, is_time_dependent, real_numbers, select, unflatten
+from loopscope.trees import Tree, flatten, real_numbers, scaled_norm, select, unflatten
 
 MAX_PERIOD = (HISTORY - 1) // 2
 """The longest cycle told from the last states; longer ones are told from recurrence."""
@@ -132,7 +132,7 @@ def cycles(
 
 
 def _apart(after: Tensor, before: Tensor) -> Tensor:
-    lengths = [torch.linalg.vector_norm(part, dim=1) for part in (after - before, after, before)]
+    lengths = [scaled_norm(part) for part in (after - before, after, before)]
     return ratio(lengths[0], torch.maximum(lengths[1], lengths[2]))
 
 
@@ -177,14 +177,13 @@ class _Tangent:
     """A tangent vector per example, carried along the orbit and rescaled at each step."""
 
     def __init__(self, loop: Loop, recalled: Tree, state: Tree, vector: Tensor) -> None:
-        self.vector, self.recalled = vector, recalled
+        self.vector = vector
         self.jacobian = step_jacobian(loop, state, recalled)
         self.log_growth: list[Tensor] = []
 
     def carry(self, state: Tree) -> None:
-        here = replace(self.jacobian, point=flatten(state), context={"state": state, "recalled": self.recalled})
-        pushed = here.jvp(self.vector)
-        length = torch.linalg.vector_norm(pushed, dim=1).clamp_min(torch.finfo(pushed.dtype).tiny)
+        pushed = self.jacobian.at(state).jvp(self.vector)
+        length = scaled_norm(pushed).clamp_min(torch.finfo(pushed.dtype).tiny)
         self.log_growth.append(length.log())
         self.vector = pushed / length[:, None]
 
@@ -210,7 +209,7 @@ def _further(
     projected = [(states * real) @ basis for states in recent]
     lengths = [_length(after, before, real) for before, after in pairwise(recent)]
     tangent = None
-    if not is_time_dependent(state):
+    if not is_time_dependent(loop, state, recalled):
         tangent = _Tangent(loop, recalled, state, random_direction(state, generator, mask))
     with torch.no_grad(), torch.autocast(real.device.type, enabled=False):
         if tangent is not None:
@@ -230,7 +229,7 @@ def _further(
 
 
 def _length(after: Tensor, before: Tensor, real: Tensor) -> Tensor:
-    return torch.linalg.vector_norm((after - before) * real, dim=1)
+    return scaled_norm((after - before) * real)
 
 
 @dataclass(frozen=True)
@@ -298,8 +297,7 @@ def classify(
     Raises:
         LoopscopeError: a negative window.
     """
-    if window < 0:
-        raise LoopscopeError(f"expected a window of 0 or more further iterations, got {window}")
+    check_count_or_zero(window=window)
     evidence = _Evidence(trajectory)
     evidence.read_history(trajectory)
     rows = evidence.open()

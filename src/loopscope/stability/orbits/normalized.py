@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from loopscope.loop import Loop, mask_of, readout
-from loopscope.trees import Tree, tree_map
+from loopscope.loop import Loop, mask_of, readout, start_from
+from loopscope.trees import Tree, scaled_norm, tree_map
 
 _BITS = {torch.float32: torch.int32, torch.float64: torch.int64}
 
@@ -37,7 +37,7 @@ class NormalizedLoop:
 
     def start(self, recalled: dict[str, Tree], generator: torch.Generator | None = None) -> Tree:
         """Return the loop's first state, rescaled."""
-        return _rescaled(self.loop.start(recalled["recalled"], generator), recalled["sizes"])
+        return _rescaled(start_from(self.loop, recalled["recalled"], generator), recalled["sizes"])
 
     def step(self, state: Tree, recalled: dict[str, Tree]) -> Tree:
         """Return N(f(N(z), e))."""
@@ -64,7 +64,7 @@ def normalized(loop: Loop, inputs: Tree, state: Tree) -> tuple[NormalizedLoop, d
 
 
 def _norm(leaf: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(leaf, dim=-1, keepdim=True) if leaf.ndim > 1 else leaf.abs()
+    return scaled_norm(leaf, -1, keepdim=True) if leaf.ndim > 1 else leaf.abs()
 
 
 def _size_bits(leaf: Tensor) -> Tensor:

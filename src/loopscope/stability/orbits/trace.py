@@ -15,7 +15,7 @@ from loopscope.fixed_points.residual import state_dtype
 from loopscope.loop import Loop, mask_of, readout
 from loopscope.stability.orbits.arrival import Ends, Step, follow, ratio
 from loopscope.stability.starts import first_state
-from loopscope.trees import Tree, device_of, flatten, norms, token_norms, tree_map
+from loopscope.trees import Tree, device_of, flatten, norms, scaled_norm, token_norms, tree_map
 
 HISTORY = 33
 """States kept per example that has not arrived: a cycle of period p is told from 2p + 1 of them."""
@@ -36,8 +36,11 @@ class Trajectory(Ends):
         start_norm: norm of the first state.
         read_residual: relative change of read(state).
         direction_residual: root mean square over tokens of the change of the token's unit vector.
-        prediction_changes: fraction of predictions (see ``trace``) that changed.
-        solved: which examples are right; None where ``correct`` was not given.
+        prediction_changes: fraction of predictions (see ``trace``) that changed; NaN where the readout gives no answer.
+        solved: which examples are right; None where ``correct`` was not given. An example whose readout gives no answer is
+            never right.
+        answered: whether the readout gives an answer at every real token (see ``gives_answer``).
+        broken: whether some number of the readout that was finite at the first state is not finite any more.
         iterations_to_tolerance: evaluations until the residual is within the tolerance and stays there; -1 where
             never.
         token_residual: relative residual of each token; 0 for padding.
@@ -52,6 +55,8 @@ class Trajectory(Ends):
     direction_residual: Float[Tensor, "iterations batch"]
     prediction_changes: Float[Tensor, "iterations batch"]
     solved: Bool[Tensor, "iterations batch"] | None
+    answered: Bool[Tensor, "iterations batch"]
+    broken: Bool[Tensor, "iterations batch"]
     iterations_to_tolerance: Int[Tensor, "batch"]
     token_residual: Float[Tensor, "iterations batch tokens"]
     token_settled: Int[Tensor, "batch tokens"]
@@ -70,6 +75,12 @@ def quantiles(
 def predictions(logits: Tensor) -> Tensor:
     """Return what logits predict: the largest one's position in the last dimension, or the sign of a single one."""
     return (logits > 0).squeeze(-1) if logits.shape[-1] == 1 else logits.argmax(-1)
+
+
+def gives_answer(logits: Tensor) -> Tensor:
+    """Return where logits give an answer: none of them is NaN, and among several classes one is above minus infinity."""
+    known = ~logits.isnan().any(-1)
+    return known if logits.shape[-1] == 1 else known & (logits > -math.inf).any(-1)
 
 
 def directions(state: Tree, mask: Tensor | None = None) -> Float[Tensor, "batch tokens width"] | Tensor:
@@ -96,34 +107,42 @@ class _Recorder:
         self.direction_residual = self.read_residual.clone()
         self.prediction_changes = self.read_residual.clone()
         self.solved = None if correct is None else torch.zeros(iterations, batch, dtype=torch.bool, device=like.device)
+        self.answered, self.broken = torch.zeros(2, iterations, batch, dtype=torch.bool, device=like.device)
         self.token_residual = torch.zeros(iterations, batch, tokens, dtype=like.dtype, device=like.device)
         self.token_real = torch.ones(batch, tokens, dtype=torch.bool, device=like.device)
         self.recent: deque[tuple[Tensor, Tensor]] = deque(maxlen=HISTORY)
         self._known = torch.zeros(0, dtype=torch.long, device=like.device)
-        self._logits = self._directions = like
+        self._logits = self._directions = self._finite = self._answered = like
 
     def __call__(self, step: Step) -> None:
         if step.index == 0:
             self._known = step.rows
             self._logits = readout(self.loop, step.before, step.recalled)
+            self._finite = self._logits.isfinite()
+            self._answered = at_every_token(gives_answer(self._logits), step.mask)
             self._directions = directions(step.before, step.mask)
             self.recent.append((step.rows, flatten(step.before)))
             real = token_norms(tree_map(torch.ones_like, step.before), step.mask)
             self.token_real[step.rows] = real > 0
         if len(step.rows) < len(self._known):
             stay = torch.isin(self._known, step.rows)
-            self._known, self._logits, self._directions = step.rows, self._logits[stay], self._directions[stay]
+            self._known, self._finite, self._answered = step.rows, self._finite[stay], self._answered[stay]
+            self._logits, self._directions = self._logits[stay], self._directions[stay]
         logits, unit = readout(self.loop, step.after, step.recalled), directions(step.after, step.mask)
         self.read_residual[step.index, step.rows] = _read_residual(self._logits, logits, step.mask)
-        self.prediction_changes[step.index, step.rows] = _changed(
-            self.answers(self._logits), self.answers(logits), step.mask
-        ).to(self.prediction_changes.dtype)
+        answered = at_every_token(gives_answer(logits), step.mask)
+        self.answered[step.index, step.rows] = answered
+        self.broken[step.index, step.rows] = ~at_every_token((logits.isfinite() | ~self._finite).all(-1), step.mask)
+        changes = _changed(self.answers(self._logits), self.answers(logits), step.mask)
+        changes = changes.masked_fill(~self._answered, 1).masked_fill(~answered, math.nan)
+        self.prediction_changes[step.index, step.rows] = changes.to(self.prediction_changes.dtype)
         if self.solved is not None and self.correct is not None:
-            # What is no number reads as the first class: a state that diverged would be right where that is the answer.
-            self.solved[step.index, step.rows] = self.correct(logits, step.rows) & step.residual.isfinite()
+            # NaN reads as the first class, and a state that diverged would be right where that is the answer.
+            right = self.correct(logits, step.rows) & answered
+            self.solved[step.index, step.rows] = right & step.residual.isfinite()
         turned = torch.linalg.vector_norm(unit - self._directions, dim=1)
         self.direction_residual[step.index, step.rows] = turned / self.token_real[step.rows].sum(1).sqrt()
-        self._logits, self._directions = logits, unit
+        self._logits, self._directions, self._answered = logits, unit, answered
         self.token_residual[step.index, step.rows] = ratio(step.change, step.scale).to(self.token_residual.dtype)
         self.recent.append((step.rows, flatten(step.after)))
 
@@ -147,9 +166,7 @@ def _fits(mask: Tensor | None, values: Tensor) -> bool:
 
 def _read_residual(before: Tensor, after: Tensor, mask: Tensor | None) -> Tensor:
     mask = mask if _fits(mask, after) else None
-    change, old, new = (
-        torch.linalg.vector_norm(flatten(part, mask), dim=1) for part in (after - before, before, after)
-    )
+    change, old, new = (scaled_norm(flatten(part, mask)) for part in (after - before, before, after))
     return ratio(change, torch.maximum(old, new))
 
 
@@ -158,6 +175,13 @@ def _changed(before: Tensor, after: Tensor, mask: Tensor | None) -> Tensor:
     if mask is not None and changed.shape == mask.shape:
         return (changed & mask).sum(1).double() / mask.sum(1).clamp_min(1)
     return changed.reshape(len(changed), -1).double().mean(1)
+
+
+def at_every_token(tokens: Bool[Tensor, "batch *tokens"], mask: Tensor | None) -> Bool[Tensor, "batch"]:
+    """Return whether something is true of every real token."""
+    if mask is not None and tokens.shape == mask.shape:
+        tokens = tokens | ~mask
+    return tokens.reshape(len(tokens), -1).all(1)
 
 
 def trace(
@@ -208,6 +232,8 @@ def trace(
         direction_residual=_repeat_last(recorder.direction_residual, ends.iterations),
         prediction_changes=_repeat_last(recorder.prediction_changes, ends.iterations),
         solved=None if recorder.solved is None else _repeat_last(recorder.solved, ends.iterations),
+        answered=_repeat_last(recorder.answered, ends.iterations),
+        broken=_repeat_last(recorder.broken, ends.iterations),
         iterations_to_tolerance=_first_to_stay(ends.residual, tolerance),
         token_residual=token_residual,
         token_settled=_first_to_stay(token_residual, tolerance).masked_fill(~recorder.token_real, 0),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import io
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -22,6 +22,7 @@ from jaxtyping import Int8, Int16, Int32, Integer
 from torch import Tensor
 
 from loopscope.errors import LoopscopeError
+from loopscope.extras import check_installed
 from loopscope.files import make_folder
 from loopscope.tasks.chess.encoding import pack_ragged, unpack_boards
 from loopscope.tasks.data.cache import Arrays, cache_folder, cached, from_bytes
@@ -70,15 +71,12 @@ class Puzzles:
 
 
 def require_rules() -> None:
-    """Refuse to go on without python-chess.
+    """Refuse to continue without python-chess.
 
     Raises:
         LoopscopeError: it is not installed.
     """
-    if importlib.util.find_spec("chess") is None:
-        raise LoopscopeError(
-            'the rules of chess come from python-chess, which is not installed: pip install "loopscope[chess]"'
-        )
+    check_installed("chess", "the task chess")
 
 
 def _rows(path: Path, most: int) -> Iterator[list[str]]:
@@ -165,8 +163,8 @@ def _read(path: Path, most: int) -> Arrays:
         identity, fen, moves, rating = row
         if identity in seen:
             rejects["id seen before"] += 1
-        elif not rating.isascii() or not rating.isdigit() or int(rating) > 10_000:
-            rejects["rating is no number"] += 1
+        elif re.fullmatch("[0-9]{1,4}", rating) is None:
+            rejects["rating is not a number up to 9999"] += 1
         else:
             puzzles.append((" ".join(fen.split()), " ".join(moves.split())))
             ratings.append(int(rating))

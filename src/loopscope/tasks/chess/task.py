@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar, get_args
@@ -13,12 +13,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from loopscope.errors import LoopscopeError, check_choice, check_positive
-from loopscope.models.config import LoopedTransformerConfig
 from loopscope.shipped import DATA
 from loopscope.tasks.chess.encoding import PLANES, Answers, planes
 from loopscope.tasks.chess.puzzles import Puzzles, generated_file, read_puzzles
 from loopscope.tasks.data.sources import Remote, Source, data_file
-from loopscope.tasks.task import Split
+from loopscope.tasks.task import Split, TaskShape
 
 LICHESS = Remote("https://database.lichess.org/lichess_db_puzzle.csv.zst", "lichess_db_puzzle.csv.zst")
 SHIPPED = DATA / "chess_puzzles.csv.xz"
@@ -50,6 +49,14 @@ class Chess:
         train_rating: the highest rating to train on; ratings are for puzzles of a file.
         test_ratings: the highest rating of each harder split; it begins where the one before ends.
         seed: seed of the splits, apart from the seed of training.
+
+    Example:
+        >>> import loopscope as ls
+        >>> task = ls.Chess(source="shipped")
+        >>> task.shape
+        TaskShape(inputs=12, outputs=1, grid=(8, 8), attention='full', kernel_size=None)
+        >>> list(task.evaluation_splits())
+        ['mate in 1', 'mate in 2']
     """
 
     path: str | None = None
@@ -83,15 +90,10 @@ class Chess:
                 "numbers above it, such as [2000, 2400]"
             )
 
-    def complete(self, config: LoopedTransformerConfig) -> LoopedTransformerConfig:
-        """Return the config for 12 piece planes in and one score out per square of a board of 8 by 8; full attention."""
-        return replace(
-            config,
-            inputs=config.inputs or PLANES,
-            outputs=config.outputs or 1,
-            grid=config.grid or (8, 8),
-            attention=config.attention or "full",
-        )
+    @property
+    def shape(self) -> TaskShape:
+        """12 piece planes in and one score out per square of a board of 8 by 8."""
+        return TaskShape(inputs=PLANES, outputs=1, grid=(8, 8))
 
     def origin(self) -> Path:
         """Return the file that the puzzles come from, downloaded or made if need be."""
@@ -116,15 +118,10 @@ class Chess:
     def _rated(self, puzzles: Puzzles, above: int, upto: int) -> np.ndarray:
         """Return the rows of the puzzles in a range of ratings, in an order that depends on the seed."""
         rows = np.flatnonzero((puzzles.ratings > above) & (puzzles.ratings <= upto))
-        if len(rows) < 2:
-            raise LoopscopeError(
-                f"{self.origin()} holds {len(rows)} puzzles rated {above + 1}-{upto}, a split needs more: give another "
-                "file or other ratings"
-            )
         return np.random.default_rng([self.seed, upto]).permutation(rows)
 
     def _easy(self, puzzles: Puzzles) -> tuple[np.ndarray, np.ndarray]:
-        """Return the rows to train on and those to validate on."""
+        """Return the rows to train on and those to validate on; a single easy puzzle is one to validate on."""
         rows = self._rated(puzzles, *next(iter(self._bounds().values())))[: self.puzzles]
         validation = max(1, round(VALIDATION_SHARE * len(rows)))
         return rows[validation:], rows[:validation]
@@ -136,15 +133,38 @@ class Chess:
             LoopscopeError: there are no data, they cannot be read, or a split would be empty.
         """
         puzzles = self._puzzles()
-        return _split(puzzles, self._easy(puzzles)[0])
+        training, validation = self._easy(puzzles)
+        if not len(training):
+            above, upto = next(iter(self._bounds().values()))
+            raise LoopscopeError(
+                f"{self.origin()} holds {len(validation)} puzzles rated {above + 1}-{upto}, expected at least 2, to train on "
+                "and to validate on: give another file or other ratings"
+            )
+        return _split(puzzles, training)
 
     def evaluation_splits(self) -> dict[str, Split]:
-        """Return the easy validation split and the harder ones; see ``training_split``."""
+        """Return the easy validation split and the harder ones; ranges of ratings that hold no puzzle are left out.
+
+        Raises:
+            LoopscopeError: there are no data, they cannot be read, or no range holds a puzzle.
+        """
         puzzles = self._puzzles()
         (easy, _), *harder = self._bounds().items()
         rows = {easy: self._easy(puzzles)[1]}
         rows |= {name: self._rated(puzzles, *bounds)[: self.test_puzzles] for name, bounds in harder}
-        return {name: _split(puzzles, chosen) for name, chosen in rows.items()}
+        if not any(map(len, rows.values())):
+            there = f"only {puzzles.ratings.min()} to {puzzles.ratings.max()}" if len(puzzles) else "and no other"
+            raise LoopscopeError(
+                f"{self.origin()} holds no puzzle rated {', '.join(rows)}, {there}: give another file, or other ratings by "
+                "train_rating and test_ratings"
+            )
+        return {name: _split(puzzles, chosen) for name, chosen in rows.items() if len(chosen)}
+
+    def splits(self) -> dict[str, Split]:
+        """Return all splits, the training split first where there is one; see ``evaluation_splits``."""
+        puzzles = self._puzzles()
+        training = self._easy(puzzles)[0]
+        return ({"training": _split(puzzles, training)} if len(training) else {}) | self.evaluation_splits()
 
     def inputs(self, problems: Int[Tensor, "batch 64"]) -> Float[Tensor, "batch 64 12"]:
         """Return 12 piece planes, those of the side to move first."""
@@ -197,6 +217,19 @@ class Chess:
         totals = moves.totals(logits.squeeze(-1).float())
         best, rival = (totals.masked_fill(~side, float("-inf")).amax(1) for side in (moves.right, ~moves.right))
         return {LEGAL_MOVE_RULE: best > rival}
+
+    def shown(
+        self, logits: Float[Tensor, "batch 64 1"], answers: Int[Tensor, "batch columns"]
+    ) -> tuple[Bool[Tensor, "batch"], Float[Tensor, "batch"]]:
+        """Return whether the legal move that is shown is accepted, and one minus its probability among the legal moves.
+
+        The move shown has the highest sum of its two squares' scores. The sums are logits of a softmax over legal moves.
+        """
+        moves = Answers.unpack(answers)
+        totals = moves.totals(logits.squeeze(-1).double())
+        best = totals.argmax(1, keepdim=True)
+        others = totals.softmax(1).scatter(1, best, 0.0).sum(1)
+        return moves.right.gather(1, best).squeeze(1), others
 
 
 def _split(puzzles: Puzzles, rows: np.ndarray) -> Split:

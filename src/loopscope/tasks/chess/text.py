@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Int16
 from rich.text import Text
 from torch import Tensor
 
@@ -49,7 +49,7 @@ PIECE = {chess.WHITE: "bold white", chess.BLACK: "magenta"}
 SIDE = {chess.WHITE: "white", chess.BLACK: "black"}
 
 
-class ChessWords:
+class ChessText:
     """The FEN of the position to solve in, whose side to move is the solver; the best legal move out.
 
     Lichess's files of puzzles give the position before the opponent's move: that move is to be played first.
@@ -75,6 +75,15 @@ class ChessWords:
         if not any(board.legal_moves):
             how = "mated" if board.is_check() else "stalemated"
             raise LoopscopeError(f"the game is over: {SIDE[board.turn]}, which is to move, is {how}; there is no move")
+        if board.is_insufficient_material():
+            raise LoopscopeError(
+                "the game is drawn: neither side has enough pieces left to mate; there is no move to find"
+            )
+        if board.is_seventyfive_moves():
+            raise LoopscopeError(
+                f"the game is drawn: the halfmove clock is {board.halfmove_clock}, and at 150 no further move is played; write 0 "
+                "for a puzzle"
+            )
         return Problem(board.fen(), torch.from_numpy(codes_of(board)))
 
     def line(self, problem: Problem, logits: Float[Tensor, "64 1"]) -> str:
@@ -88,6 +97,10 @@ class ChessWords:
         if mates(board, move):
             return True
         return False if any(True for _ in mating_moves(board)) else None
+
+    def choices(self, problem: Problem) -> Int16[Tensor, "1 columns"]:
+        """Return all legal moves, packed as the task's answers are."""
+        return _packed(chess.Board(problem.text))
 
     def picture(self, problem: Problem, logits: Float[Tensor, "64 1"], since: Int[Tensor, "64"]) -> Text:
         """Return the move, and the board as the side to move sees it: the move's squares in brackets, white in capitals.
@@ -122,10 +135,15 @@ class ChessWords:
 def _best(problem: Problem, logits: Float[Tensor, "64 1"]) -> tuple[chess.Board, chess.Move]:
     """Return the board and the best legal move; a pawn that reaches the last row becomes a queen."""
     board = chess.Board(problem.text)
+    moves = Answers.unpack(_packed(board))
+    return board, list(board.legal_moves)[int(moves.totals(logits.reshape(1, SQUARES).float().cpu()).argmax())]
+
+
+def _packed(board: chess.Board) -> Int16[Tensor, "1 columns"]:
+    """Return all legal moves of a position, packed as the task's answers are; which of them is right is not known."""
     legal = list(board.legal_moves)
     codes = np.array([code_of(move, flip_of(board)) for move in legal], np.int16)
-    moves = Answers.unpack(pack_ragged(np.array([1]), np.array([len(legal)]), codes))
-    return board, legal[int(moves.totals(logits.reshape(1, SQUARES).float().cpu()).argmax())]
+    return pack_ragged(np.array([1]), np.array([len(legal)]), codes)
 
 
 def _check_squares(placement: str) -> None:

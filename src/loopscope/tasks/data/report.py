@@ -1,4 +1,4 @@
-"""What a data set holds: what ``loopscope data`` prepares, checks and says. Each task that reads files has a reporter."""
+"""What a data set holds, and what is wrong with it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-
-from loopscope.errors import LoopscopeError
-from loopscope.tasks.task import Split
 
 
 @dataclass(frozen=True)
@@ -68,76 +65,5 @@ def overlap(keys: Mapping[str, np.ndarray]) -> tuple[int, int]:
     return len(together) - len(np.unique(together)), sum(map(len, keys.values())) - len(together)
 
 
-def sudoku_report(task: Any, verify: bool, out: Path | None) -> DataReport:
-    """Return what the data of a sudoku task hold; see ``REPORTERS``."""
-    from loopscope.tasks.sudoku.puzzles import proof, write_puzzles
-    from loopscope.tasks.sudoku.rules import symmetry_classes
-    from loopscope.tasks.sudoku.task import puzzles_of
-
-    origin = task.origin()
-    puzzles = puzzles_of(task, origin)
-    splits: dict[str, Split] = {"training": task.training_split(), **task.evaluation_splits()}
-    # Copies are looked for among what the splits hold, whatever the file says of its puzzles' classes.
-    shared, repeated = overlap(
-        {name: symmetry_classes(split.problems.numpy(), split.answers.numpy()) for name, split in splits.items()}
-    )
-    if out is not None:
-        write_puzzles(out, puzzles)
-    graded = {name: split.difficulty.numpy() for name, split in splits.items() if split.difficulty is not None}
-    return DataReport(
-        origin=str(origin or f"{len(puzzles)} generated puzzles"),
-        sources=dict(
-            zip(puzzles.names, np.bincount(puzzles.sources, minlength=len(puzzles.names)).tolist(), strict=True)
-        ),
-        splits={name: len(split) for name, split in splits.items()},
-        difficulty={name: histogram(guesses, (0, 1, 4, 10, 100, 1000)) for name, guesses in graded.items()},
-        rejects=puzzles.rejects,
-        shared=shared,
-        repeated=repeated,
-        failed=proof(puzzles) if verify else None,
-    )
-
-
-def chess_report(task: Any, verify: bool, out: Path | None) -> DataReport:
-    """Return what the data of a chess task hold; see ``REPORTERS``."""
-    from loopscope.tasks.chess.puzzles import proof, read_puzzles, write_puzzles
-
-    origin = task.origin()
-    puzzles = read_puzzles(origin, task.rows)
-    splits: dict[str, Split] = {"training": task.training_split(), **task.evaluation_splits()}
-    # One void number per position: equal where all 64 squares are.
-    shared, repeated = overlap({name: split.problems.numpy().view("V64").ravel() for name, split in splits.items()})
-    if out is not None:
-        write_puzzles(origin, out, puzzles)
-    graded = {name: split.difficulty.numpy() for name, split in splits.items() if split.difficulty is not None}
-    bounds = (0, *range(601, 3000, 200)) if puzzles.ratings.max() > 2 else (1, 2)
-    return DataReport(
-        origin=str(origin),
-        sources={},
-        splits={name: len(split) for name, split in splits.items()},
-        difficulty={name: histogram(ratings, bounds) for name, ratings in graded.items()},
-        rejects=puzzles.rejects,
-        shared=shared,
-        repeated=repeated,
-        failed=proof(origin, puzzles, task.rows) if verify else None,
-    )
-
-
 Reporter = Callable[[Any, bool, Path | None], DataReport]
-
-REPORTERS: dict[str, Reporter] = {"sudoku": sudoku_report, "chess": chess_report}
-"""By a task's name: maps (the task, whether to prove every answer, a file to write the data to) to a report."""
-
-
-def reporter_of(task: str) -> Reporter:
-    """Return what reports of a task's data; see ``REPORTERS``.
-
-    Raises:
-        LoopscopeError: the task reads no data, so that there is nothing to prepare.
-    """
-    if task not in REPORTERS:
-        raise LoopscopeError(
-            f"the data of {task} are made from their seed when they are needed, so there is nothing to prepare: "
-            f"loopscope data is for {' and '.join(REPORTERS)}"
-        )
-    return REPORTERS[task]
+"""(the task, whether to prove every answer, a file to write the data to) -> report."""

@@ -12,9 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, TextIO
+from typing import Any, Literal, TextIO
 
 from loopscope.errors import LoopscopeError, check_choice
+from loopscope.extras import require
 from loopscope.files import write_bytes
 from loopscope.tasks.data.cache import cache_folder
 from loopscope.tasks.data.download import download
@@ -37,15 +38,20 @@ WRITERS: dict[str, Callable[[bytes], bytes]] = {
 """How the files end that ``write_text_file`` writes, and what it does to their content."""
 
 CHUNK = 1 << 20
+COMPRESSED = 512
+"""Bytes of a .zst file that are decompressed at once: they become 16 MiB at the most."""
+
+LONGEST_LINE = 200_000
+"""Characters of a line that is read; lines of puzzle files have a few hundred."""
 
 
 class _ZstdStream(io.RawIOBase):
-    """The content of a .zst file of one frame or several; a file that ends within a frame raises EOFError."""
+    """The content of a .zst file of one frame or several; one that is cut or damaged raises EOFError."""
 
     def __init__(self, file: io.BufferedReader) -> None:
-        import zstandard
-
+        zstandard = require("zstandard", "reading a .zst file")
         self._file = file
+        self._damage: type[Exception] = zstandard.ZstdError
         self._decompressor = zstandard.ZstdDecompressor()
         self._frame = self._decompressor.decompressobj()
         self._within_frame = False
@@ -56,14 +62,17 @@ class _ZstdStream(io.RawIOBase):
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
         while not self._ready:
-            compressed = (self._frame.unused_data if self._frame.eof else b"") or self._file.read(CHUNK)
+            compressed = (self._frame.unused_data if self._frame.eof else b"") or self._file.read(COMPRESSED)
             if not compressed:
                 if self._within_frame:
                     raise EOFError("it ends within a frame")
                 return 0
             if self._frame.eof:
                 self._frame = self._decompressor.decompressobj()
-            self._ready = memoryview(self._frame.decompress(compressed))
+            try:
+                self._ready = memoryview(self._frame.decompress(compressed))
+            except self._damage as error:
+                raise EOFError(str(error)) from error
             self._within_frame = not self._frame.eof
         count = min(len(buffer), len(self._ready))
         buffer[:count] = self._ready[:count]
@@ -94,6 +103,24 @@ def _decompressed(
     return file
 
 
+class _BoundedText(io.TextIOWrapper):
+    """Text whose lines are read one by one; a line longer than any puzzle's ends the reading, before memory does."""
+
+    def __init__(self, path: Path, content: Any) -> None:
+        super().__init__(content, encoding="utf-8-sig", newline="")
+        self._path = path
+
+    def __next__(self) -> str:  # type: ignore[override]
+        line = self.readline(LONGEST_LINE + 1)
+        if len(line) > LONGEST_LINE:
+            raise LoopscopeError(
+                f"{self._path} has a line of more than {LONGEST_LINE:,} characters, expected one puzzle a line: is it another file?"
+            )
+        if not line:
+            raise StopIteration
+        return line
+
+
 @contextmanager
 def open_text(path: Path) -> Iterator[TextIO]:
     """Open a text file in UTF-8, plain or compressed as .xz, .gz or .zst, for the body of a ``with`` to read.
@@ -102,16 +129,14 @@ def open_text(path: Path) -> Iterator[TextIO]:
         LoopscopeError: here or while the body reads: the file is missing or unreadable, its content is not what its
             ending says, it is cut or damaged, or it is not UTF-8.
     """
-    import zstandard
-
     try:
         with open(path, "rb") as file, _decompressed(_compression(path, file), file) as content:
-            yield io.TextIOWrapper(content, encoding="utf-8-sig", newline="")
+            yield _BoundedText(path, content)
     except FileNotFoundError as error:
         raise LoopscopeError(f"{path} does not exist") from error
     except UnicodeDecodeError as error:
         raise LoopscopeError(f"{path} is not UTF-8 text ({error.reason}): convert it to UTF-8") from error
-    except (EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError) as error:
+    except (EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error) as error:
         reason = " ".join(str(error).split())
         raise LoopscopeError(f"{path} is cut or damaged ({reason}): download it again") from error
     except OSError as error:

@@ -11,7 +11,7 @@ from loopscope.tasks.prefix_sums.task import prefix_sums
 from loopscope.tasks.text import Problem, colour
 
 
-class PrefixSumsWords:
+class PrefixSumsText:
     """Bits in, as many bits out: the parity of each beginning of the string."""
 
     example = "1101000111010110"

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from loopscope.models.config import LoopedTransformerConfig
-from loopscope.tasks.task import Split
+from loopscope.errors import LoopscopeError
+from loopscope.tasks.task import Split, TaskShape
 
 
 @dataclass(frozen=True)
@@ -18,12 +18,24 @@ class Splits:
     """The splits of a task that are made together.
 
     Args:
-        training: the examples to train on.
+        training: the examples to train on; None where there are too few.
         evaluation: those to evaluate on, by name, the easy ones first.
+        why_no_training: what to say where somebody wants to train all the same.
     """
 
-    training: Split
+    training: Split | None
     evaluation: dict[str, Split]
+    why_no_training: str = ""
+
+    def require_training(self) -> Split:
+        """Return the examples to train on.
+
+        Raises:
+            LoopscopeError: there are too few.
+        """
+        if self.training is None:
+            raise LoopscopeError(self.why_no_training)
+        return self.training
 
 
 class SudokuGrids(ABC):
@@ -38,15 +50,10 @@ class SudokuGrids(ABC):
     def side(self) -> int:
         """Cells of a row, and the number of digits."""
 
-    def complete(self, config: LoopedTransformerConfig) -> LoopedTransformerConfig:
-        """Return the config for a board: one number per digit and one for empty in, a logit per digit out; full attention."""
-        return replace(
-            config,
-            inputs=config.inputs or self.side + 1,
-            outputs=config.outputs or self.side,
-            grid=config.grid or (self.side, self.side),
-            attention=config.attention or "full",
-        )
+    @property
+    def shape(self) -> TaskShape:
+        """One number per digit and one for empty in, a logit per digit out, on a square board."""
+        return TaskShape(inputs=self.side + 1, outputs=self.side, grid=(self.side, self.side))
 
     def inputs(self, problems: Int[Tensor, "batch cells"]) -> Float[Tensor, "batch cells features"]:
         """Return the cells one-hot: number 0 says empty, number d the digit d."""

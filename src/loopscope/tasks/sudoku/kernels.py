@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numba
+from loopscope.extras import require
+
+numba = require("numba", "making, grading or proving sudoku puzzles")
 
 
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -280,20 +280,42 @@ def write_puzzles(path: Path, puzzles: Puzzles) -> None:
     write_text_file(path, "source,puzzle,solution,guesses,iso_hash\n" + "".join(lines))
 
 
+def stored_puzzles(path: Path, rows: int) -> Puzzles:
+    """Return a file's right puzzles as they are stored, symmetric copies among them; nothing comes from the cache.
+
+    Args:
+        path: the file, as ``read_puzzles`` takes it.
+        rows: most lines to read, from its beginning.
+    """
+    return joined([_read_part(columns, Counter()) for columns in _table(path, rows)])
+
+
 def proof(puzzles: Puzzles) -> dict[str, int]:
-    """Return what solving every puzzle finds against what is stored: how many fail, by reason; empty where none does."""
+    """Return how many puzzles disagree with what is computed anew, by reason; empty where none does.
+
+    Every puzzle is solved, its guesses are counted and its symmetry class is found. A class computed here is compared
+    number by number where the file's numbers are this project's. Numbers of another project need only be equal for
+    symmetric copies and different for others.
+
+    Args:
+        puzzles: as they are stored, symmetric copies among them.
+    """
     from loopscope.tasks.sudoku.rules import solve, symmetry_classes
 
     found = solve(puzzles.puzzles)
+    unique = found.found == 1
     fails = Counter(
         {
-            "no proof of one solution": int((found.found != 1).sum()),
+            "no proof of one solution": int((~unique).sum()),
             "stored solution is another": int((found.solutions != puzzles.solutions).any(1).sum()),
-            "singles solve it, or do not, against the stored guesses": int(
-                ((found.guesses == 0) != (puzzles.guesses == 0)).sum()
-            ),
-            "undetected symmetric copy": len(puzzles)
-            - len(np.unique(symmetry_classes(puzzles.puzzles, puzzles.solutions))),
+            "stored guesses are others": int((unique & (found.guesses != puzzles.guesses)).sum()),
         }
     )
+    classes = symmetry_classes(puzzles.puzzles, puzzles.solutions)
+    if (classes == puzzles.classes).any():
+        fails["stored iso_hash is another"] = int((classes != puzzles.classes).sum())
+    else:
+        pairs = len(np.unique(np.stack([classes, puzzles.classes]), axis=1).T)
+        fails["symmetric copies of different iso_hash"] = pairs - len(np.unique(classes))
+        fails["the iso_hash of a puzzle that is not a copy"] = pairs - len(np.unique(puzzles.classes))
     return dict(+fails)

@@ -211,6 +211,12 @@ class SmallSudoku(SudokuGrids):
         train_puzzles: puzzles to train on.
         test_puzzles: puzzles of every evaluation split.
         seed: seed of the puzzles, apart from the seed of training.
+
+    Example:
+        >>> import loopscope as ls
+        >>> task = ls.SmallSudoku(box=(2, 2), train_empty=4, test_empty=(4, 8), train_puzzles=8, test_puzzles=4)
+        >>> task.training_split().problems.shape, list(task.evaluation_splits())
+        (torch.Size([8, 16]), ['1-4 empty', '5-8 empty'])
     """
 
     box: tuple[int, int] = (2, 3)
@@ -250,7 +256,7 @@ class SmallSudoku(SudokuGrids):
 
     def training_split(self) -> Split:
         """Return the puzzles to train on; the difficulty is the number of empty cells."""
-        return _make(self).training
+        return _make(self).require_training()
 
     def evaluation_splits(self) -> dict[str, Split]:
         """Return the splits of ``test_empty``, named by their numbers of empty cells; hardest where singles set them."""

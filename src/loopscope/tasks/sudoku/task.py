@@ -64,6 +64,12 @@ class Sudoku(SudokuGrids):
             many drawn anew each time: rules are learned soonest where few cells are empty. A puzzle that singles solve
             stays one. 0 leaves the puzzles as they are.
         seed: seed of the splits, apart from the seed of training.
+
+    Example:
+        >>> import loopscope as ls
+        >>> task = ls.Sudoku(source="shipped", augmentation="symmetries")
+        >>> task.shape
+        TaskShape(inputs=10, outputs=9, grid=(9, 9), attention='full', kernel_size=None)
     """
 
     path: str | None = None
@@ -115,11 +121,20 @@ class Sudoku(SudokuGrids):
         Raises:
             LoopscopeError: there are no data, they cannot be read, or a split would be empty.
         """
-        return self._splits().training
+        return self._splits().require_training()
 
     def evaluation_splits(self) -> dict[str, Split]:
-        """Return the easy validation split and the harder groups; see ``training_split``."""
+        """Return the easy validation split and the harder groups, without those that hold no puzzle.
+
+        Raises:
+            LoopscopeError: there are no data, or they cannot be read.
+        """
         return self._splits().evaluation
+
+    def splits(self) -> dict[str, Split]:
+        """Return all splits, the training split first where there is one; see ``evaluation_splits``."""
+        found = self._splits()
+        return ({} if found.training is None else {"training": found.training}) | found.evaluation
 
     def origin(self) -> Path | None:
         """Return the file that the puzzles come from, downloaded if need be; None where they are made here."""
@@ -198,16 +213,13 @@ def _divide(task: Sudoku, origin: Path | None, modified: int) -> Splits:
     easy_name, easy, harder = _by_singles(task, puzzles) if task.division == "singles" else _by_percentile(puzzles)
     rows = np.flatnonzero(easy)
     validation, training = np.split(rows, [task.validation_puzzles])
-    if not len(training):
-        raise LoopscopeError(
-            f"{origin or 'what was generated'} holds {len(rows)} puzzles of the split {easy_name!r}: too few to validate on "
-            f"{task.validation_puzzles} and to train on others; lower validation_puzzles"
-        )
-    groups = {name: np.flatnonzero(group)[: task.test_puzzles] for name, group in harder.items() if group.any()}
+    groups = {easy_name: validation}
+    groups |= {name: np.flatnonzero(group)[: task.test_puzzles] for name, group in harder.items()}
     return Splits(
-        _split(puzzles.at(training[: task.train_puzzles])),
-        {easy_name: _split(puzzles.at(validation))}
-        | {name: _split(puzzles.at(group)) for name, group in groups.items()},
+        _split(puzzles.at(training[: task.train_puzzles])) if len(training) else None,
+        {name: _split(puzzles.at(group)) for name, group in groups.items() if len(group)},
+        f"{origin or 'what was generated'} holds {len(rows)} puzzles of the split {easy_name!r}: too few to validate on "
+        f"{task.validation_puzzles} and to train on others; lower validation_puzzles",
     )
 
 

@@ -10,13 +10,14 @@ from torch import Tensor
 
 from loopscope.errors import LoopscopeError
 from loopscope.tasks.sudoku.puzzles import breaches, solved, units
+from loopscope.tasks.sudoku.solvability import has_solution
 from loopscope.tasks.text import Problem, colour
 
 FRAME = "+-------+-------+-------+"
 GIVEN = "bold white"
 
 
-class SudokuWords:
+class SudokuText:
     """A puzzle in 81 characters, 0 or . where a cell is empty; the answer in 81 digits."""
 
     example = "53..7....6..195....98....6.8...6...34..8.3..17...2...6.6....28....419..5....8..79"
@@ -77,8 +78,6 @@ def _clashes(grid: np.ndarray) -> np.ndarray:
 
 
 def _refuse_unsolvable(grid: np.ndarray) -> None:
-    """Refuse a puzzle that no search can solve."""
-    from loopscope.tasks.sudoku.rules import solve
-
-    if solve(grid[None], most_guesses=200_000).found[0] == 0:
+    """Refuse a puzzle without a solution, as far as a short search can tell."""
+    if has_solution(grid) is False:
         raise LoopscopeError("the puzzle has no solution: a search over all grids finds none; check the givens")
