@@ -1,3 +1,4 @@
+import pytest
 import torch
 from adapted import logits_after
 from looped_models import RavenForCausalLM, ids, seeded
@@ -21,12 +22,8 @@ def test_it_is_the_model_with_the_same_random_start():
 
 
 def test_noise_in_every_iteration_is_refused():
-    try:
+    with pytest.raises(LoopscopeError, match=r"it draws random numbers \(set its noise to 0"):
         adapt(seeded(RavenForCausalLM, noise=0.1))
-    except LoopscopeError as error:
-        assert "it draws random numbers (set its noise to 0" in str(error)
-    else:
-        raise AssertionError("a noisy iteration is no map")
 
 
 def test_it_is_solved_with_the_recalled_input_from_several_starts():

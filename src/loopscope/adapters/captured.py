@@ -44,6 +44,26 @@ class CapturedLoop(nn.Module, ABC):
         model: the model; it stays as it is.
         plan: how it is run in parts.
         run: calls it.
+
+    Example:
+        >>> import torch
+        >>> import loopscope as ls
+        >>> class Looped(torch.nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.core, self.head = torch.nn.Linear(3, 3), torch.nn.Linear(3, 2)
+        ...
+        ...     def forward(self, x):
+        ...         h = torch.zeros_like(x)
+        ...         for _ in range(4):
+        ...             h = torch.tanh(self.core(h) + x)
+        ...         return self.head(h)
+        >>> inputs = torch.eye(3)
+        >>> loop = ls.capture(Looped().eval(), "core", inputs)
+        >>> isinstance(loop, ls.CapturedLoop), loop.iterations_before
+        (True, 1)
+        >>> ls.solve(loop, inputs).output.shape
+        torch.Size([3, 2])
     """
 
     def __init__(self, model: nn.Module, plan: Plan, run: Run) -> None:

@@ -72,6 +72,13 @@ class Proof:
 
     Attributes:
         checks: in the order in which they were made.
+
+    Example:
+        >>> proof = Proof((Check("forward", "start, 1 steps and read equal the model's own forward", 0.0, 1e-5, ""),))
+        >>> proof["forward"].holds
+        True
+        >>> print(proof)
+        forward: start, 1 steps and read equal the model's own forward (error 0.0e+00, allowed 1.0e-05)
     """
 
     checks: tuple[Check, ...]
@@ -96,6 +103,27 @@ def prove(loop: Loop, own: Own, inputs: Tree, iterations: Sequence[int] = PROVEN
 
     Raises:
         LoopscopeError: a check fails; the message says which, by how much, and what to do.
+
+    Example:
+        A loop written by hand for a model that iterates ``z -> tanh(A z + x)``, and forgets the input:
+
+        >>> import torch
+        >>> import loopscope as ls
+        >>> A = torch.tensor([[0.5, 0.2], [-0.3, 0.4]])
+        >>> def model(x, iterations):
+        ...     z = torch.zeros_like(x)
+        ...     for _ in range(iterations):
+        ...         z = torch.tanh(z @ A + x)
+        ...     return z
+        >>> inputs = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+        >>> right = ls.FunctionLoop(lambda x: x, torch.zeros_like, lambda z, x: torch.tanh(z @ A + x), lambda z: z)
+        >>> prove(right, model, inputs)["forward"].error
+        0.0
+        >>> wrong = ls.FunctionLoop(lambda x: x, torch.zeros_like, lambda z, x: torch.tanh(z @ A), lambda z: z)
+        >>> prove(wrong, model, inputs)
+        Traceback (most recent call last):
+            ...
+        loopscope.errors.LoopscopeError: the loop is not the model: expected that start, 1, 2, 3, 5 steps and read ...
     """
     checks = []
     prover = _Prover(loop, own, inputs, iterations)
