@@ -6,6 +6,11 @@ from typing import TYPE_CHECKING, Any
 from loopscope.errors import LoopscopeError
 
 if TYPE_CHECKING:
+    from loopscope.adapters.candidates import find_loops
+    from loopscope.adapters.capture import capture
+    from loopscope.adapters.captured import CapturedLoop
+    from loopscope.adapters.proof import Proof, prove
+    from loopscope.adapters.registry import adapt
     from loopscope.evaluation import AccuracyCurve, EvaluationConfig, evaluate
     from loopscope.fixed_points import Anderson, Broyden, DampedIteration, PlainIteration, Solution, solve
     from loopscope.forecasts.forecast import forecast
@@ -33,6 +38,7 @@ __all__ = [
     "AccuracyCurve",
     "Anderson",
     "Broyden",
+    "CapturedLoop",
     "Chess",
     "DampedIteration",
     "EvaluationConfig",
@@ -48,18 +54,23 @@ __all__ = [
     "LoopscopeError",
     "PlainIteration",
     "PrefixSums",
+    "Proof",
     "SmallSudoku",
     "Solution",
     "Split",
     "Sudoku",
     "Task",
     "Verdict",
+    "adapt",
     "build_model",
+    "capture",
     "evaluate",
     "examine",
+    "find_loops",
     "forecast",
     "leaps",
     "load_model",
+    "prove",
     "solve",
     "spectral_radius",
     "top_eigenvalues",
@@ -70,6 +81,11 @@ __all__ = [
 # Public names are imported on first use (PEP 562), so that `import loopscope` loads next to nothing. A function must not
 # share its name with a submodule, which would take its place: importing a submodule sets it as an attribute here.
 _HOMES = {
+    "loopscope.adapters.candidates": ("find_loops",),
+    "loopscope.adapters.capture": ("capture",),
+    "loopscope.adapters.captured": ("CapturedLoop",),
+    "loopscope.adapters.proof": ("Proof", "prove"),
+    "loopscope.adapters.registry": ("adapt",),
     "loopscope.evaluation": ("AccuracyCurve", "EvaluationConfig", "evaluate"),
     "loopscope.fixed_points": ("Anderson", "Broyden", "DampedIteration", "PlainIteration", "Solution", "solve"),
     "loopscope.forecasts.forecast": ("forecast",),
