@@ -427,8 +427,8 @@ def test_a_line_that_is_cut_at_the_end_of_a_file_is_left_out(tmp_path):
         ("a.csv", b"", "has no column PuzzleId, FEN, Moves, Rating: expected Lichess's puzzle CSV"),
         ("a.csv", b"PuzzleId,FEN,Rating\n1,2,3\n", "has no column Moves"),
         ("a.csv", text(line("p", FORK)).encode().replace(b"mate short", b"mat\xe9"), "is not UTF-8 text"),
-        ("a.csv", text('"' + "x" * 150_000).encode(), "line 2 is no CSV: field larger"),
-        ("a.csv.zst", text(line("p", FORK)).encode(), "is no .zst file"),
+        ("a.csv", text('"' + "x" * 150_000).encode(), "line 2 is not valid CSV: field larger"),
+        ("a.csv.zst", text(line("p", FORK)).encode(), "is not a .zst file"),
         ("a.csv.xz", lzma.compress(text(line("p", FORK)).encode())[:-20], "is cut or damaged"),
         (
             "a.csv",
