@@ -503,7 +503,7 @@ def test_a_proof_finds_what_is_stored_wrongly(tmp_path):
     path.write_text(text(*(line(f"p{i}", puzzle, 1) for i, puzzle in enumerate(MADE))))
     puzzles = read_puzzles(path, 10)
     # One of the four has one mating move.
-    assert proof(path, puzzles, 10) == {"not the only mate in so many moves": 3}
+    assert proof(path, puzzles, 10) == {"answer is not the only mate at its distance": 3}
     ratings = np.full(4, 1500, np.int16)
     assert proof(path, replace(puzzles, ratings=ratings), 10) == {"stored otherwise than read anew": 1}
 

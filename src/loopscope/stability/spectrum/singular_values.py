@@ -182,7 +182,8 @@ def lipschitz(
     """Return the largest singular value of dz*/dx = (I - J)^{-1} df/dx: the fixed point's local Lipschitz constant.
 
     The start is held; x is the floating leaves of ``inputs``, through ``encode``, else those of ``recalled``, without masks
-    (see `loopscope.jacobian.input_jacobian`): ``path`` says which. Arguments as for ``resolvent_norm``; ``inputs`` is what ``recalled`` was encoded from.
+    (see `loopscope.jacobian.input_jacobian`): ``path`` says which. The other arguments are those of
+    ``resolvent_norm``; ``inputs`` are the inputs that ``recalled`` was encoded from.
 
     Raises:
         LoopscopeError: as ``singular_value``; or there is no floating input to differentiate in.

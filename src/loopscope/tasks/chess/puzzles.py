@@ -273,5 +273,5 @@ def proof(path: Path, puzzles: Puzzles, most: int) -> dict[str, int]:
     if puzzles.ratings.max(initial=0) <= 2:
         lines = kept_rows(path, puzzles)
         wrong = sum(not only_mate(fen, moves.split(), int(rating)) for _, fen, moves, rating in lines)
-        fails["not the only mate in so many moves"] = wrong
+        fails["answer is not the only mate at its distance"] = wrong
     return {reason: count for reason, count in fails.items() if count}
