@@ -101,7 +101,7 @@ def risk_curve(doubt: Float[np.ndarray, "examples"], right: Bool[np.ndarray, "ex
         right: whether each answer is right.
 
     Raises:
-        LoopscopeError: there is no example, or a doubt is not a number.
+        LoopscopeError: there are no examples, or a doubt is NaN.
     """
     if not len(doubt) or bool(np.isnan(doubt).any()):
         raise LoopscopeError(

@@ -119,7 +119,7 @@ def evidence_from(values: Mapping[str, Sequence[float | None]]) -> Evidence:
     missing = [name for name in names if name not in values]
     if missing or len({len(values[name]) for name in names}) > 1:
         raise LoopscopeError(
-            f"expected lists of equal length of {', '.join(names)}{f', but there is no {missing[0]}' if missing else ''}"
+            f"expected lists of equal length of {', '.join(names)}{f', but {missing[0]} is missing' if missing else ''}"
         )
     return Evidence(
         **{

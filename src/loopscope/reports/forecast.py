@@ -9,10 +9,10 @@ from loopscope.reports.kit.sheet import Sheet
 
 
 def forecast_sheet(name: str, said: Forecast) -> Sheet:
-    """Return what a forecast expects at each of its iterations.
+    """Return a table of a forecast, one row per iteration.
 
     Args:
-        name: whose forecast it is.
+        name: name of the loop.
         said: the forecast.
     """
     first, record = said.points[0].iteration, evidence().forecast
