@@ -23,7 +23,7 @@ from loopscope.checks import (
 from loopscope.contexts import seeded
 from loopscope.errors import LoopscopeError
 from loopscope.fixed_points import Implicit, fixed_point
-from loopscope.stability.leaps import leaps
+from loopscope.forecasts.leaps import leaps
 
 INPUTS = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
 

@@ -21,11 +21,11 @@ from loopscope.contexts import device_of_loop, random_state_kept, without_autoca
 from loopscope.evaluation import EvaluationConfig, batches, decisions, evaluate_split
 from loopscope.fixed_points import Anderson, Broyden, solve
 from loopscope.forecasts.forecast import forecast
+from loopscope.forecasts.leaps import leap
 from loopscope.loop import FunctionLoop
 from loopscope.models import build_model
 from loopscope.models.attention import full_attention
 from loopscope.stability import ExaminationConfig, examine
-from loopscope.stability.leaps import leap
 from loopscope.stability.starts import first_state
 from loopscope.studies.worker import Reporter, do_stages, usual_stages
 from loopscope.tasks import Chess, PrefixSums, Split, Sudoku, answers_of

@@ -6,11 +6,11 @@ import ast
 from pathlib import Path
 
 import pytest
-from loopscope.forecast import Forecast, Point
 
 import loopscope
 from loopscope.errors import LoopscopeError
 from loopscope.evidence import Evidence, evidence, read_evidence
+from loopscope.forecasts.result import Forecast, Outlook, Point
 from loopscope.reports.forecast import forecast_sheet
 from loopscope.stability.verdict import FITTED, PRIORS, TESTED_ON, THRESHOLDS
 
@@ -28,7 +28,9 @@ def test_the_fitted_thresholds_replace_their_priors():
 
 
 def test_a_forecast_quotes_how_often_forecasts_came_true():
-    sheet = forecast_sheet("a loop", Forecast([Point(15, False, 1.0, None)], inputs=1, seconds=0.1))
+    sheet = forecast_sheet(
+        "a loop", Forecast(Outlook.KEEPS, "", None, 480, [Point(15, False, 1.0, None, 1.0)], inputs=1, seconds=0.1)
+    )
     record = evidence().forecast
     assert f"{record.models} small models" in sheet.caption
     assert f"came true for {record.right}." in sheet.caption

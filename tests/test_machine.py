@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from loopscope.studies.machine import code
+from pathlib import Path
+
+import pytest
+
+import loopscope
+from loopscope.studies.machine import TRAINING, code
 
 
 def test_the_code_of_training_has_a_hash_of_its_own(tmp_path):
@@ -17,3 +22,9 @@ def test_the_code_of_training_has_a_hash_of_its_own(tmp_path):
         (tmp_path / file).write_text("b + a")
     code.cache_clear()
     assert names[0] == names[1] != code(tmp_path)
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_the_code_of_training_is_where_the_hash_looks_for_it(name):
+    """A file that was renamed would leave the hash without a word."""
+    assert (Path(loopscope.__file__).parent / name).exists()

@@ -15,6 +15,7 @@ from typing import Any
 from loopscope.files import read_json, write_text
 from loopscope.reports.kit.formats import percent
 from loopscope.shipped import MODELS
+from loopscope.stability.old_examinations import VERDICTS
 from loopscope.training.run_folder import RunFolder
 
 SHOWN = (1, 8, 16, 30, 60, 120, 250, 500)
@@ -58,6 +59,7 @@ def card(run: RunFolder, command: str, licence: str) -> str:
         for name, curve in splits.items()
         for rule, values in curve.get("other_rules", {}).items()
     ]
+    verdict = VERDICTS.get(examination["verdict"], examination["verdict"])
     axes = [f"| {axis['name']} | {axis['status']} | {axis['reason']} |" for axis in examination["axes"]]
     return "\n".join(
         [
@@ -73,15 +75,16 @@ def card(run: RunFolder, command: str, licence: str) -> str:
             "",
             "## Accuracy",
             "",
-            "Percentage of whole answers that are right after each number of iterations, on problems that the model was not "
-            f"trained on. Settled: relative residual within 1e-4 at the last iteration. Command: `{again}`.",
+            "Percentage of whole answers that are right after each number of iterations, on held-out problems of the data "
+            "above; on other data, accuracy can differ widely. Settled: relative residual within 1e-4 at the last iteration. "
+            f"Command: `{again}`.",
             "",
             *accuracy_table(splits),
             *(["", *other] if other else []),
             "",
             "## Examination",
             "",
-            f"{examination['verdict']}{' (provisional)' if examination['provisional'] else ''}: {examination['advice']}",
+            f"{verdict}{' (provisional)' if examination['provisional'] else ''}: {examination['advice']}",
             "",
             "| axis | status | reason |",
             "|---|---|---|",

@@ -6,9 +6,16 @@ from typing import TYPE_CHECKING, Any
 from loopscope.errors import LoopscopeError
 
 if TYPE_CHECKING:
+    from loopscope.adapters.candidates import find_loops
+    from loopscope.adapters.capture import capture
+    from loopscope.adapters.captured import CapturedLoop
+    from loopscope.adapters.proof import Proof, prove
+    from loopscope.adapters.registry import adapt
     from loopscope.evaluation import AccuracyCurve, EvaluationConfig, evaluate
     from loopscope.fixed_points import Anderson, Broyden, DampedIteration, PlainIteration, Solution, solve
-    from loopscope.forecasts.forecast import Forecast, forecast
+    from loopscope.forecasts.forecast import forecast
+    from loopscope.forecasts.leaps import Landing, leaps
+    from loopscope.forecasts.result import Forecast
     from loopscope.loop import FunctionLoop, Loop
     from loopscope.models import (
         FixedDepthTransformer,
@@ -21,7 +28,6 @@ if TYPE_CHECKING:
     from loopscope.stability.config import ExaminationConfig
     from loopscope.stability.examination import Examination
     from loopscope.stability.examine import examine
-    from loopscope.stability.leaps import Landing, leaps
     from loopscope.stability.spectrum.eigenvalues import spectral_radius, top_eigenvalues
     from loopscope.stability.verdict import Verdict
     from loopscope.tasks import Chess, PrefixSums, SmallSudoku, Split, Sudoku, Task
@@ -32,6 +38,7 @@ __all__ = [
     "AccuracyCurve",
     "Anderson",
     "Broyden",
+    "CapturedLoop",
     "Chess",
     "DampedIteration",
     "EvaluationConfig",
@@ -47,18 +54,23 @@ __all__ = [
     "LoopscopeError",
     "PlainIteration",
     "PrefixSums",
+    "Proof",
     "SmallSudoku",
     "Solution",
     "Split",
     "Sudoku",
     "Task",
     "Verdict",
+    "adapt",
     "build_model",
+    "capture",
     "evaluate",
     "examine",
+    "find_loops",
     "forecast",
     "leaps",
     "load_model",
+    "prove",
     "solve",
     "spectral_radius",
     "top_eigenvalues",
@@ -69,9 +81,16 @@ __all__ = [
 # Public names are imported on first use (PEP 562), so that `import loopscope` loads next to nothing. A function must not
 # share its name with a submodule, which would take its place: importing a submodule sets it as an attribute here.
 _HOMES = {
+    "loopscope.adapters.candidates": ("find_loops",),
+    "loopscope.adapters.capture": ("capture",),
+    "loopscope.adapters.captured": ("CapturedLoop",),
+    "loopscope.adapters.proof": ("Proof", "prove"),
+    "loopscope.adapters.registry": ("adapt",),
     "loopscope.evaluation": ("AccuracyCurve", "EvaluationConfig", "evaluate"),
     "loopscope.fixed_points": ("Anderson", "Broyden", "DampedIteration", "PlainIteration", "Solution", "solve"),
-    "loopscope.forecasts.forecast": ("Forecast", "forecast"),
+    "loopscope.forecasts.forecast": ("forecast",),
+    "loopscope.forecasts.leaps": ("Landing", "leaps"),
+    "loopscope.forecasts.result": ("Forecast",),
     "loopscope.loop": ("FunctionLoop", "Loop"),
     "loopscope.models": (
         "FixedDepthTransformer",
@@ -84,7 +103,6 @@ _HOMES = {
     "loopscope.stability.config": ("ExaminationConfig",),
     "loopscope.stability.examination": ("Examination",),
     "loopscope.stability.examine": ("examine",),
-    "loopscope.stability.leaps": ("Landing", "leaps"),
     "loopscope.stability.spectrum.eigenvalues": ("spectral_radius", "top_eigenvalues"),
     "loopscope.stability.verdict": ("Verdict",),
     "loopscope.tasks": ("Chess", "PrefixSums", "SmallSudoku", "Split", "Sudoku", "Task"),

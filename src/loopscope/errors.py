@@ -11,7 +11,20 @@ RESUMABLE = 75
 
 
 class LoopscopeError(Exception):
-    """Bad input: the message is one line that says what was given, what was expected, and what to do."""
+    """Bad input: the message is one line that says what was given, what was expected, and what to do.
+
+    Example:
+        >>> import loopscope as ls
+        >>> try:
+        ...     ls.EvaluationConfig(iterations=0)
+        ... except ls.LoopscopeError as error:
+        ...     print(error)
+        iterations is 0, expected a number above 0
+    """
+
+
+class NotDefinedError(LoopscopeError):
+    """A quantity that the loop does not have, such as a derivative in token ids; nothing went wrong."""
 
 
 class LoopscopeWarning(UserWarning):

@@ -22,7 +22,7 @@ from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from loopscope.checks import check_states, check_step
-from loopscope.errors import LoopscopeError
+from loopscope.errors import LoopscopeError, NotDefinedError
 from loopscope.loop import FunctionLoop, Loop, mask_of, modules_of
 from loopscope.trees import (
     Tree,
@@ -345,7 +345,8 @@ def input_jacobian(
     context holds x as a tree, under "x".
 
     Raises:
-        LoopscopeError: neither ``inputs`` nor ``recalled`` has such a leaf, which are named; or the gradient is cut.
+        NotDefinedError: neither ``inputs`` nor ``recalled`` has such a leaf; the message names their tensors.
+        LoopscopeError: the gradient is cut.
     """
     with torch.inference_mode(False):
         state, recalled, inputs = detached(state), detached(recalled), detached(inputs)
@@ -387,7 +388,7 @@ def input_jacobian(
             return jacobian
     x = masks_aside(recalled)
     if not floating_leaves(x):
-        raise LoopscopeError(_no_floating_input(inputs, recalled))
+        raise NotDefinedError(_no_floating_input(inputs, recalled))
     jacobian = Jacobian(at_recalled, _point(x), {"state": state, "recalled": recalled, "x": x}, AT_RECALLED)
     _refuse_undifferentiable(jacobian, "the step", "the recalled input")
     return jacobian

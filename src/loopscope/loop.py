@@ -45,7 +45,7 @@ class Loop(Protocol):
         ...         return state
         >>> isinstance(Halving(), ls.Loop)
         True
-        >>> ls.solve(Halving(), torch.tensor([[1.0, -3.0]])).state.round(decimals=2)
+        >>> ls.solve(Halving(), torch.tensor([[1.0, -3.0]]), tolerance=1e-6).state.round(decimals=3)
         tensor([[ 2., -6.]])
     """
 

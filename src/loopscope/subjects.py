@@ -33,9 +33,9 @@ class Subject:
 
     Args:
         loop: the loop.
-        inputs: the inputs of its ``encode``.
+        inputs: arguments of the loop's ``encode``.
         targets: see ``examine``.
-        trained_iterations: most iterations in training, if known.
+        trained_iterations: largest number of iterations in training, if known.
         answers: see ``examine`` and ``forecast``.
     """
 
@@ -47,9 +47,9 @@ class Subject:
 
 
 def device() -> torch.device:
-    """Return the device that commands put a trained model on: the first GPU of CUDA, else the CPU.
+    """Return the device for trained models: the first CUDA GPU if there is one, else the CPU.
 
-    Examinations need double precision, which other accelerators lack.
+    Other accelerators are not used because they lack double precision, which examinations need.
     """
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -73,9 +73,9 @@ def with_data(settings: RunSettings, given: Mapping[str, str]) -> RunSettings:
     """Return a run's settings with options of its data replaced.
 
     Args:
-        settings: the run's.
-        given: values by the names of the options, as text from a command line. Path and source are one choice: if one
-            of them is given, the run's value of the other is dropped.
+        settings: settings of the run.
+        given: values by option name, as text from a command line. Path and source are alternatives: if one is given,
+            the run's value of the other is dropped.
 
     Raises:
         LoopscopeError: the run's task has no such option or refuses the value.
@@ -95,9 +95,9 @@ def with_data(settings: RunSettings, given: Mapping[str, str]) -> RunSettings:
 
 
 def trained_for_evaluation(run: RunFolder) -> tuple[RunSettings, LoopedTransformer | FixedDepthTransformer]:
-    """Return what ``trained`` returns, with the iteration compiled if training compiled it.
+    """Return a run's settings and model like ``trained``, with the step compiled if training compiled it.
 
-    Over hundreds of iterations the compilation pays off.
+    Compilation pays off over hundreds of iterations.
 
     Raises:
         LoopscopeError: see ``trained``.
@@ -109,13 +109,13 @@ def trained_for_evaluation(run: RunFolder) -> tuple[RunSettings, LoopedTransform
 
 
 def evaluation_of(settings: RunSettings) -> EvaluationConfig:
-    """Return the evaluation config of a run; a model of fixed depth has a single pass, so one iteration."""
+    """Return the evaluation config of a run. A model of fixed depth is evaluated for one iteration, its single pass."""
     config = settings.evaluation
     return config if settings.model.architecture == "looped" else replace(config, iterations=1, until_settled=False)
 
 
 def evaluation_splits(settings: RunSettings) -> dict[str, Split]:
-    """Return the splits that a run is evaluated on, on the device of ``device``."""
+    """Return the evaluation splits of a run, on the device that ``device`` returns."""
     return {name: split.to(device()) for name, split in settings.data.evaluation_splits().items()}
 
 
@@ -161,7 +161,7 @@ def from_function(name: str) -> Subject:
     """
     module_name, _, function_name = name.partition(":")
     if not all(part.isidentifier() for part in module_name.split(".")):
-        raise LoopscopeError(f"{name!r} names no function: give package.module:function or the folder of a run")
+        raise LoopscopeError(f"{name!r} does not name a function: give package.module:function or the folder of a run")
     with _current_folder_first():
         try:
             module = importlib.import_module(module_name)
@@ -184,7 +184,7 @@ def from_function(name: str) -> Subject:
 
 def first_examples(subject: Subject, examples: int) -> Subject:
     """Return a subject with at most its first ``examples`` inputs."""
-    batch_size(subject.inputs)  # refuses inputs that cannot be cut
+    batch_size(subject.inputs)  # refuses inputs that cannot be sliced
     rows, targets = slice(0, examples), subject.targets
     inputs = select(subject.inputs, rows)
     return replace(subject, inputs=inputs, targets=targets[rows] if isinstance(targets, Tensor) else targets)

@@ -78,10 +78,10 @@ def sudoku(solution: str = SOLUTION) -> Answerer:
 @pytest.mark.parametrize(
     ("task", "text", "sentence"),
     [
-        ("prefix-sums", "0121", "'2' at place 3 is no bit"),
+        ("prefix-sums", "0121", "'2' at place 3 is not a bit"),
         ("prefix-sums", " ", "no bits were given"),
         ("sudoku", PUZZLE[:-1], "80 cells were given, expected 81"),
-        ("sudoku", PUZZLE.replace("9", "x", 1), "'x' at place 14 is no cell"),
+        ("sudoku", PUZZLE.replace("9", "x", 1), "'x' at place 14 is not a cell"),
         ("sudoku", "55" + PUZZLE[2:], "row 1 holds the digit 5 more than once"),
         ("sudoku", "5" + PUZZLE[1:9] + "5" + PUZZLE[10:], "column 1 holds the digit 5 more than once"),
         # The first two cells of row 1 can only be 9 (row 1 lacks 8 and 9, column 1 and 2 hold 8).
@@ -257,8 +257,8 @@ def test_an_untrained_model_is_called_wrong(run: RunFolder, capsys) -> None:
         (["11", "--tolerance", "1000"], "tolerance is 1000, expected a number between 0 and 1, such as 1e-4"),
         (["-", "--tolerance", "1"], "tolerance is 1, expected a number between 0 and 1, such as 1e-4"),
         (["-", "--watch"], "--watch shows one problem"),
-        (["-"], "line 2: 'x' at place 1 is no bit"),
-        (["12"], "'2' at place 2 is no bit"),
+        (["-"], "line 2: 'x' at place 1 is not a bit"),
+        (["12"], "'2' at place 2 is not a bit"),
     ],
 )
 def test_mistakes_are_one_line(run: RunFolder, arguments: list[str], sentence: str, capsys, monkeypatch) -> None:

@@ -150,7 +150,7 @@ def test_evidence_comes_back_from_json() -> None:
     for name, column in vars(found).items():
         assert getattr(again, name).tolist() == column.tolist()
     assert len(joined([again, again])) == 8
-    with pytest.raises(LoopscopeError, match="but there is no error"):
+    with pytest.raises(LoopscopeError, match="but error is missing"):
         evidence_from({name: value for name, value in values.items() if name != "error"})
     with pytest.raises(LoopscopeError, match="lists of equal length"):
         evidence_from(values | {"error": [0.0]})

@@ -118,6 +118,16 @@ def test_where_states_do_not_arrive_the_verdict_does_not_rest_on_the_jacobian() 
     assert exam.axes[2].doubt is not None
 
 
+def test_an_orbit_that_is_slow_only_far_from_its_fixed_point_is_not_contradicted() -> None:
+    """Near zero it is driven away, at a factor of 2, and it arrives at a factor of 0.17: eight iterations see some of both."""
+    loop = affine(torch.eye(2), step=lambda z, e: torch.tanh(2 * z))
+    inputs = torch.randn(12, 2, generator=torch.Generator().manual_seed(0))
+    ends = follow(loop, inputs, inputs, iterations=100)
+    slower = last_decay(ends.residual)[0] > 0.24
+    assert slower.sum() >= 5
+    assert not judge(loop, inputs, 100).any()
+
+
 @pytest.mark.parametrize("kind", ["normal", "coupled", "in a basis"])
 def test_a_radius_that_was_missed_is_contradicted(kind: str) -> None:
     matrix = torch.tensor(spectrum_of(kind, 0.9, np.random.default_rng(4)))

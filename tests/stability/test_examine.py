@@ -350,6 +350,45 @@ def test_advice_on_a_radius_near_one_does_not_ask_for_more_iterations():
     assert "more inputs" not in exam.advice
 
 
+def tokens_loop(encode):
+    """A contraction towards the embedding of the input's token."""
+    table = torch.randn(20, 2, generator=torch.Generator().manual_seed(2))
+    embed = lambda recalled: recalled if recalled.is_floating_point() else table[recalled]  # noqa: E731
+    return ls.FunctionLoop(
+        encode=lambda ids: table[ids] if encode == "embedded" else ids,
+        start=lambda recalled: torch.zeros(len(recalled), 2),
+        step=lambda z, e: 0.5 * torch.tanh(z) + embed(e),
+        read=lambda z: z,
+    )
+
+
+def test_a_verdict_on_token_inputs_stands_without_a_lipschitz_constant():
+    exam = quick(tokens_loop("ids"), torch.arange(12))
+    assert exam.verdict is ls.Verdict.STABLE
+    assert str(exam).startswith("stable, without a relative Lipschitz constant (provisional")
+    assert exam.axes[2].numbers.keys() == {"radius", "gradient growth per iteration"}
+    assert "relative Lipschitz constant not defined" in exam.axes[2].reason
+    assert exam.advice.endswith(
+        "so that there is no derivative in the input: recalled (int64), inputs (int64); let encode return the embedded input, "
+        "such as embed(ids), and not the ids."
+    )
+    embedded = quick(tokens_loop("embedded"), torch.arange(12))
+    assert str(embedded).startswith("stable (provisional")
+    assert embedded.geometry.lipschitz.path == "recalled input"
+    assert embedded.axes[2].numbers["radius"] == exam.axes[2].numbers["radius"]
+    assert ls.Examination.from_dict(exam.to_dict()) == exam
+
+
+def test_a_lipschitz_constant_that_failed_leaves_the_verdict_undecided_and_is_the_reason(monkeypatch):
+    def fails(*arguments, **options):
+        raise ls.LoopscopeError("out of luck")
+
+    monkeypatch.setattr("loopscope.stability.parts.geometry.lipschitz", fails)
+    exam = quick(CONTRACTION)
+    assert exam.verdict is ls.Verdict.UNDECIDED
+    assert exam.advice == "No verdict, since geometry is unknown: out of luck."
+
+
 def test_advice_on_a_step_without_gradients_says_so():
     exam = quick(loop_of(torch.no_grad()(lambda z, e: z / 2 + e)))
     assert exam.advice.startswith(

@@ -427,8 +427,8 @@ def test_a_line_that_is_cut_at_the_end_of_a_file_is_left_out(tmp_path):
         ("a.csv", b"", "has no column PuzzleId, FEN, Moves, Rating: expected Lichess's puzzle CSV"),
         ("a.csv", b"PuzzleId,FEN,Rating\n1,2,3\n", "has no column Moves"),
         ("a.csv", text(line("p", FORK)).encode().replace(b"mate short", b"mat\xe9"), "is not UTF-8 text"),
-        ("a.csv", text('"' + "x" * 150_000).encode(), "line 2 is no CSV: field larger"),
-        ("a.csv.zst", text(line("p", FORK)).encode(), "is no .zst file"),
+        ("a.csv", text('"' + "x" * 150_000).encode(), "line 2 is not valid CSV: field larger"),
+        ("a.csv.zst", text(line("p", FORK)).encode(), "is not a .zst file"),
         ("a.csv.xz", lzma.compress(text(line("p", FORK)).encode())[:-20], "is cut or damaged"),
         (
             "a.csv",
@@ -503,7 +503,7 @@ def test_a_proof_finds_what_is_stored_wrongly(tmp_path):
     path.write_text(text(*(line(f"p{i}", puzzle, 1) for i, puzzle in enumerate(MADE))))
     puzzles = read_puzzles(path, 10)
     # One of the four has one mating move.
-    assert proof(path, puzzles, 10) == {"not the only mate in so many moves": 3}
+    assert proof(path, puzzles, 10) == {"answer is not the only mate at its distance": 3}
     ratings = np.full(4, 1500, np.int16)
     assert proof(path, replace(puzzles, ratings=ratings), 10) == {"stored otherwise than read anew": 1}
 

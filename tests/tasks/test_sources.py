@@ -72,7 +72,7 @@ def test_a_file_that_is_not_what_its_ending_says_is_refused(ending, tmp_path):
         (bz := b"BZh9", "not compressed so"),
     ):
         path.write_bytes(content)
-        with pytest.raises(LoopscopeError, match=rf"is no \{ending} file: its content is {kind}"):
+        with pytest.raises(LoopscopeError, match=rf"is not a \{ending} file: its content is {kind}"):
             read(path)
     other = ".xz" if ending != ".xz" else ".zst"
     path.write_bytes(PACKERS[other](bz))

@@ -363,8 +363,8 @@ def test_what_is_wrong_is_left_out_and_counted_by_reason(made, write):
         "solution is not 81 digits": 1,
         "solution breaks the rules": 1,
         "solution contradicts the givens": 1,
-        "guesses is no number": 1,
-        "iso_hash is no hexadecimal number": 1,
+        "guesses is not a number": 1,
+        "iso_hash is not a hexadecimal number": 1,
     }
 
 

@@ -22,7 +22,7 @@ from experiments.prediction.analysis.statistics import (
 )
 from experiments.prediction.population import Member
 from experiments.prediction.signals import AT_BUDGET, LEAP, LEAP_COLLAPSE
-from loopscope.stability.leaps import LANDINGS
+from loopscope.forecasts.leaps import LANDINGS
 
 REGRESSED = (ALL_AXES, RESTARTS, f"{RESTARTS}{AT_BUDGET}", ALL_RIVALS, f"{ALL_RIVALS}{AT_BUDGET}")
 """The predictors from whose numbers the iteration is predicted by regression."""

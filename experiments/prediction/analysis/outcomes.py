@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from experiments.prediction.population import Member, ThinCurve
-from loopscope.forecasts.forecast import HALF as COLLAPSED
-from loopscope.forecasts.forecast import HOLDS as RETAINED
+from loopscope.forecasts.result import HALF as COLLAPSED
+from loopscope.forecasts.result import HOLDS as RETAINED
 
 SOLVED = 0.9
 """A model solves its task if its best easy accuracy is at least this fraction of the best looped model's on the task."""

@@ -155,8 +155,8 @@ class VerdictScore:
         mode: prediction mode, or all iterations.
         thresholds: the thresholds, in words.
         counts: number of models by verdict and outcome, averaged over the divisions.
-        balanced: balanced accuracy among models that solve their task, where the verdict "unknown" counts half.
-        decided: fraction of these models with another verdict than "unknown"; None if there is no such model.
+        balanced: balanced accuracy among models that solve their task, where the verdict "undecided" counts half.
+        decided: fraction of these models with another verdict than "undecided"; None if there is no such model.
         right: fraction of the decided ones that came true; None if none is decided.
     """
 

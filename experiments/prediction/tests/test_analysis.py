@@ -83,8 +83,8 @@ def test_verdicts_are_counted_by_outcome():
         for arrived, member in arrived_of.items()
     ]
     found = verdict_counts([*members, made("c", None)], results_of([*members, made("c", None)]))
-    assert found[ALL_ITERATIONS] == {"unstable": {"degrades": 1}, "unknown": {"extrapolates": 1}}
-    assert found[PREDICTION_MODE] == {"unknown": {"degrades": 1, "extrapolates": 1}}
+    assert found[ALL_ITERATIONS] == {"unstable": {"degrades": 1}, "undecided": {"extrapolates": 1}}
+    assert found[PREDICTION_MODE] == {"undecided": {"degrades": 1, "extrapolates": 1}}
     assert LEAPS not in found
 
 

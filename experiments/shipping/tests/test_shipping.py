@@ -46,7 +46,7 @@ def test_a_shipped_run_has_a_card_and_the_files_that_answering_needs(tmp_path: P
     assert 'By the rule "another rule", 32 bits: 70.0% at the last iteration.' in card
     assert "Command: `loopscope evaluate RUN --examples 50`" in card
     assert "| geometry | holds | radius 0.5 |" in card
-    assert "unknown (provisional): Train." in card
+    assert "undecided (provisional): Train." in card
 
 
 @pytest.mark.parametrize("task", ["chess", "prefix-sums", "sudoku"])

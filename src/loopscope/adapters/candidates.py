@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from loopscope.adapters.calls import Callee, modules_of, replaced
 from loopscope.adapters.paths import tensors_by_path
 from loopscope.adapters.recording import ITERATIONS, seeded
-from loopscope.adapters.running import Run, runner
-from loopscope.errors import LoopscopeError
+from loopscope.adapters.running import Run, runner, told_in_one_line
 from loopscope.trees import Tree
 
 SHOWN = 8
@@ -165,16 +164,9 @@ def survey(model: nn.Module, run: Run, inputs: Tree) -> Survey:
         LoopscopeError: the model does not run on these inputs.
     """
     counted = Survey(callables_of(model))
-    with seeded(inputs, 0):
-        try:
-            counted.run(lambda: run(model, inputs, ITERATIONS))
-        except LoopscopeError:
-            raise
-        except Exception as error:
-            raise LoopscopeError(
-                f"the model does not run on these inputs: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}; "
-                "give what its forward takes, or run=lambda model, inputs: ... that runs it"
-            ) from error
+    remedy = "give what its forward takes, or run=lambda model, inputs: ... that runs it"
+    with seeded(inputs, 0), told_in_one_line("the model does not run on these inputs", remedy):
+        counted.run(lambda: run(model, inputs, ITERATIONS))
     return counted
 
 

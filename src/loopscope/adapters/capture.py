@@ -15,7 +15,7 @@ from loopscope.adapters.comparison import check_reproduces
 from loopscope.adapters.flow import Flow
 from loopscope.adapters.plan import make_plan
 from loopscope.adapters.recording import Recordings, record_all
-from loopscope.adapters.running import Run, runner, takes_iterations
+from loopscope.adapters.running import Run, runner, takes_iterations, told_in_one_line
 from loopscope.adapters.tape import Ends
 from loopscope.errors import LoopscopeError, check_count
 from loopscope.trees import Tree, batch_size, select
@@ -51,7 +51,8 @@ def capture(
         LoopscopeError: there is no such call, what it repeats is no loop, or the loop is not proven to be the model's.
 
     Example:
-        >>>         >>> from torch import nn
+        >>> import torch
+        >>> from torch import nn
         >>> class Looped(nn.Module):
         ...     def __init__(self):
         ...         super().__init__()
@@ -94,10 +95,10 @@ def capture(
     reasons: list[str] = []
     for loop, flow in _attempts(model, own, recordings, ends, told=takes_iterations(run), reasons=reasons):
         try:
-            check_reproduces(loop, flow, recordings.main, inputs)
+            with told_in_one_line("a part of the forward does not run on its own"):
+                check_reproduces(loop, flow, recordings.main, inputs)
         except LoopscopeError as error:
-            if not narrow:  # what the call alone lacks, its surroundings may have
-                reasons.append(str(error))
+            reasons.append(str(error))
         else:
             loop.prove(inputs)
             return loop

@@ -44,6 +44,26 @@ class CapturedLoop(nn.Module, ABC):
         model: the model; it stays as it is.
         plan: how it is run in parts.
         run: calls it.
+
+    Example:
+        >>> import torch
+        >>> import loopscope as ls
+        >>> class Looped(torch.nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.core, self.head = torch.nn.Linear(3, 3), torch.nn.Linear(3, 2)
+        ...
+        ...     def forward(self, x):
+        ...         h = torch.zeros_like(x)
+        ...         for _ in range(4):
+        ...             h = torch.tanh(self.core(h) + x)
+        ...         return self.head(h)
+        >>> inputs = torch.eye(3)
+        >>> loop = ls.capture(Looped().eval(), "core", inputs)
+        >>> isinstance(loop, ls.CapturedLoop), loop.iterations_before
+        (True, 1)
+        >>> ls.solve(loop, inputs).output.shape
+        torch.Size([3, 2])
     """
 
     def __init__(self, model: nn.Module, plan: Plan, run: Run) -> None:
@@ -98,7 +118,7 @@ class CapturedLoop(nn.Module, ABC):
             act = script.setdefault(spot.place, Act())
             (act.note_used if plan.aligned else act.note_made).append(spot.path)
         with _drawn_with(generator if plan.random else None, device_of(inputs)):
-            player = self._play(inputs, script, wanted=len(plan.state))
+            player = self._play(inputs, script, wanted=len(plan.state), draw=True)
         noted = player.used if plan.aligned else player.made
         firsts = [noted[plan.starts(part)] for part in plan.state]
         batch, forms = batch_size(inputs), recalled["kept"].values["state"]
@@ -193,10 +213,14 @@ class CapturedLoop(nn.Module, ABC):
         """Whether derivatives are taken that the step would hide."""
         return self.plan.hidden and (torch.is_grad_enabled() or forward_ad._current_level >= 0)
 
-    def _play(self, inputs: Tree, script: Mapping[Place, Act], wanted: int | None = None) -> Player:
+    def _play(
+        self, inputs: Tree, script: Mapping[Place, Act], wanted: int | None = None, *, draw: bool = False
+    ) -> Player:
+        """Run the model along a script; only a first state that is drawn changes PyTorch's own random state."""
         player = Player(self.plan.ends, script, batch_size(inputs), wanted)
         callees = {name: callee(self.model, name) for name in self.plan.watched}
-        with Watch(callees, player, whole=self._hides()).running():
+        kept = random_state_kept(device_of(inputs)) if self.plan.random and not draw else nullcontext()
+        with kept, Watch(callees, player, whole=self._hides()).running():
             try:
                 player.output = self.run(self.model, inputs, self.plan.shortest)
             except Stopped:

@@ -56,9 +56,7 @@ def adapt(model: nn.Module, inputs: Tree | None = None) -> CapturedLoop:
         >>> adapt(nn.Linear(2, 2))
         Traceback (most recent call last):
             ...
-        loopscope.errors.LoopscopeError: Linear is of no known family (Dory, HRM, hrm-pytorch, HRM-Text, Inkling2Loop, \
-OpenMythos, Ouro, Parcae, Huginn, TinyRecursiveModel, TRM, x-transformers): name the call that is one iteration with \
-ls.capture(model, at, inputs); ls.find_loops(model, inputs) lists the candidates
+        loopscope.errors.LoopscopeError: Linear is of no known family (Dory, ...): name the call that is one iteration ...
     """
     family = next((family for family in FAMILIES if family.has(model)), None)
     if family is None:

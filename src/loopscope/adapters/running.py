@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -58,6 +59,22 @@ def logits_among(output: Any) -> Tensor:
             "run=lambda model, inputs: ... that returns them"
         )
     return (named or others)[0]
+
+
+@contextmanager
+def told_in_one_line(what: str, remedy: str = "") -> Iterator[None]:
+    """Turn an error of somebody else's code into one that says where it came up.
+
+    Raises:
+        LoopscopeError: of one line, for any exception within.
+    """
+    try:
+        yield
+    except LoopscopeError:
+        raise
+    except Exception as error:
+        message = " ".join(str(error).split("\n")[:1])
+        raise LoopscopeError(f"{what}: {type(error).__name__}: {message}{'; ' if remedy else ''}{remedy}") from error
 
 
 def call(model: nn.Module, inputs: Tree, **keywords: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Answering problems that a user types in, with a trained model: settled or not, confirmed by the rules or not."""
+"""Answer problems that a user types in, and report whether each answer settled and whether the rules confirm it."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ class Answerer:
     """A trained model, ready to answer.
 
     Args:
-        path: its run folder.
-        model: the model, or any loop that reads the task's inputs and gives its logits.
-        task: its task.
-        text: how its problems and answers are written.
-        evidence: how its answers fared in validation, example by example, of all splits; None where ``loopscope trust`` did
-            not measure it, or where answers settle at another tolerance than there.
-        iterations: the iterations that validation gave each answer.
-        tolerance: the relative residual at which answers settle.
+        path: run folder of the model.
+        model: the model, or any loop that takes the task's inputs and returns its logits.
+        task: task of the model.
+        text: how the task's problems and answers are written.
+        evidence: validation results of every example of all splits. None if ``loopscope trust`` was not run, or if
+            ``tolerance`` differs from the one used there.
+        iterations: number of iterations that each answer had in validation.
+        tolerance: relative residual at which an answer counts as settled.
     """
 
     path: Path
@@ -58,7 +58,7 @@ class Answerer:
 
     @cached_property
     def calibrations(self) -> Calibrations:
-        """What validation says of answers by their confidence; empty without evidence."""
+        """The calibrations from validation; empty without evidence."""
         return Calibrations(None, None) if self.evidence is None else calibrations(self.evidence)
 
 
@@ -68,14 +68,14 @@ class Answer:
 
     Args:
         line: the answer on one line.
-        right: whether the rules confirm it; None where they cannot tell.
+        right: whether the rules confirm the answer; None if they cannot decide.
         settled: whether the state arrived at a fixed point, within the tolerance.
-        iterations: evaluations of the step.
-        residual: relative residual at the end.
-        unsure: one minus the confidence: the softmax probability of the weakest token (`loopscope.answers.trust.unsureness`),
-            or that of the choice among legal answers.
-        alike: validation answers like this one, where the rules cannot tell whether it is right; None where validation has
-            too few, or measured nothing that can be compared.
+        iterations: number of evaluations of the step.
+        residual: relative residual of the last step.
+        unsure: one minus the confidence. The confidence is the softmax probability of the least certain token
+            (`loopscope.answers.trust.unsureness`), or that of the choice among legal answers.
+        alike: similar answers in validation, if the rules cannot decide. None if validation has too few of them or
+            none that can be compared.
     """
 
     line: str
@@ -88,20 +88,20 @@ class Answer:
 
 
 def open_answerer(name: str, tolerance: float = SETTLED) -> Answerer:
-    """Return the answerer of a run's folder, or of the model that ships with the package for a task's name.
+    """Open a run's folder, or the model for a task that ships with the package.
 
     Args:
-        name: the folder or the task.
-        tolerance: the relative residual at which its answers are to settle.
+        name: folder of a run, or name of a task.
+        tolerance: relative residual at which an answer counts as settled.
 
     Raises:
-        LoopscopeError: the tolerance is not between 0 and 1; there is no such run or shipped model; its model has no
-            iterations; or problems of its task cannot be typed in.
+        LoopscopeError: the tolerance is not between 0 and 1, there is no such run or shipped model, the model has no
+            iterations, or problems of its task cannot be typed in.
     """
     check_tolerance(tolerance)
     path = shipped.MODELS / name if name in TASKS and not Path(name).exists() else Path(name)
     if path.parent == shipped.MODELS and not path.is_dir():
-        # Where no run of the task could be solved either, asking for one would mislead.
+        # For a task whose problems cannot be typed in, asking for a run would mislead.
         check_can_be_typed_in(name)
         names = sorted(folder.name for folder in shipped.MODELS.glob("*") if folder.is_dir())
         raise LoopscopeError(
@@ -110,8 +110,8 @@ def open_answerer(name: str, tolerance: float = SETTLED) -> Answerer:
     run = RunFolder(path)
     settings, model = trained(run)
     if not isinstance(model, LoopedTransformer):
-        raise LoopscopeError(f"{path} is of a {settings.model.architecture} model, which has no iterations to settle")
-    # What was counted in validation holds for its own tolerance alone.
+        raise LoopscopeError(f"{path} holds a {settings.model.architecture} model, which has no iterations to settle")
+    # The evidence is valid only for the tolerance that validation used.
     counted = tolerance == SETTLED
     evidence = read_evidence(run.trust) if counted and run.trust.is_file() else None
     text, iterations = text_format(settings.task), _validated(run, evidence)
@@ -119,25 +119,25 @@ def open_answerer(name: str, tolerance: float = SETTLED) -> Answerer:
 
 
 def _validated(run: RunFolder, evidence: Evidence | None) -> int:
-    """Return the iterations that validation gave each answer, 0 without one."""
+    """Return the number of iterations that each answer had in validation, or 0 without evidence."""
     if evidence is None:
         return 0
     return max(iterations for _, iterations in extents(run.trust).values())
 
 
 def _inputs(answerer: Answerer, tokens: Int[Tensor, "batch tokens"]) -> Float[Tensor, "batch tokens features"]:
-    """Return what the answerer's model reads of problems, where the model is."""
+    """Return the model's inputs for some problems, on the model's device."""
     return answerer.task.inputs(tokens.to(device_of_loop(answerer.model, tokens.device)))
 
 
 def answer_all(answerer: Answerer, problems: Sequence[Problem], tolerance: float, max_iterations: int) -> list[Answer]:
-    """Answer problems in batches of equal length; return the answers in order.
+    """Answer problems, in batches of equal length, and return the answers in the order of the problems.
 
     Args:
         answerer: the model.
-        problems: any number of problems.
-        tolerance: on the relative residual.
-        max_iterations: evaluations of the step that a problem may take.
+        problems: the problems, possibly of different lengths.
+        tolerance: relative residual at which an answer counts as settled.
+        max_iterations: largest number of evaluations of the step per problem.
     """
     by_length: dict[int, list[int]] = defaultdict(list)
     for place, problem in enumerate(problems):
@@ -148,7 +148,9 @@ def answer_all(answerer: Answerer, problems: Sequence[Problem], tolerance: float
             rows = places[begin : begin + BATCH]
             inputs = _inputs(answerer, torch.stack([problems[place].tokens for place in rows]))
             solution = solve(answerer.model, inputs, tolerance=tolerance, max_iterations=max_iterations)
-            logits = _read_after_step(answerer.model, inputs, solution.last_state).cpu()  # the rules are read there
+            logits = _read_after_step(
+                answerer.model, inputs, solution.last_state
+            ).cpu()  # the rules are applied on the CPU
             for row, place in enumerate(rows):
                 found[place] = _answer(
                     answerer,
@@ -162,7 +164,7 @@ def answer_all(answerer: Answerer, problems: Sequence[Problem], tolerance: float
 
 
 def _read_after_step(model: Loop, inputs: Tensor, state: Tensor) -> Float[Tensor, "batch tokens outputs"]:
-    """Return what is read one step on: a solution is the state before the last step, an iteration's answer that after it."""
+    """Return the readout one step later: a solution is the state before its last step, an answer is read after it."""
     with eval_mode(model), torch.no_grad():
         return model.read(model.step(state, model.encode(inputs)))
 
@@ -172,11 +174,11 @@ class Frame:
     """One iteration of a problem that is being solved.
 
     Args:
-        iteration: its number, from 1 on.
-        logits: what the state reads.
-        since: the iteration after which each token's answer last changed; where a token has one output, and so no
-            answer of its own, that after which the answer's line did.
-        residual: relative residual of the step that led here.
+        iteration: number of the iteration, from 1.
+        logits: readout of the state.
+        since: iteration at which each token's answer last changed. A token with a single output has no answer of its
+            own; it gets the iteration at which the whole answer last changed.
+        residual: relative residual of the step that led to this state.
     """
 
     iteration: int
@@ -199,7 +201,7 @@ def _changed(
 
 
 def frames(answerer: Answerer, problem: Problem, tolerance: float, max_iterations: int) -> Iterator[Frame]:
-    """Yield every iteration of one problem, until its state has settled."""
+    """Yield the frame of every iteration of one problem until its state has settled."""
     model = answerer.model
     with eval_mode(model):
         with torch.no_grad():
@@ -233,10 +235,10 @@ def _answer(
     iterations: int,
     residual: float,
 ) -> Answer:
-    """Return the answer that logits give, with its confidence and what validation says of answers like it."""
+    """Return the answer in the logits, with its confidence and the similar answers of validation."""
     unsure = _unsure(answerer, problem, logits)
     right = answerer.text.right(problem, logits)
-    # Validation gave every answer the same iterations to settle; one that was cut off earlier is like none of them.
+    # In validation every answer had the same number of iterations to settle. An answer cut off earlier is not comparable.
     comparable = right is None and (settled or iterations >= answerer.iterations)
     alike = answerer.calibrations.alike(settled, unsure) if comparable else None
     return Answer(answerer.text.line(problem, logits), right, settled, iterations, residual, unsure, alike)

@@ -1,8 +1,7 @@
-"""How often answers like this one are right: confidence turned into a probability with an interval, by validation.
+"""Calibration: turn the confidence of an answer into a probability of being right, with an interval.
 
-Settled and unsettled answers are calibrated apart. In each group, accuracy is fitted as a function of confidence that never
-falls (isotonic regression). Answers on one step of that function are alike: they share a probability, and an interval that their
-number gives.
+Settled and unsettled answers are calibrated separately. In each group, isotonic regression fits accuracy as a non-decreasing
+step function of confidence. Answers on one step are alike: they share a probability and its binomial interval.
 """
 
 from __future__ import annotations
@@ -19,20 +18,20 @@ from scipy.stats import binomtest
 from loopscope.answers.trust import Evidence
 
 FEWEST_ALIKE = 25
-"""Fewest validation answers on one step; smaller steps join the neighbour whose accuracy is nearer."""
+"""Smallest number of validation answers on a step. A smaller step is merged with the neighbour of nearest accuracy."""
 FOLDS = 5
-"""Parts of the evidence, each of which is predicted by the others to check the calibration."""
+"""Number of folds in the cross-validation of a calibration."""
 BINS = 10
-"""Bins of a reliability table, of equal width in probability."""
+"""Number of bins in a reliability table, of equal width in probability."""
 
 
 @dataclass(frozen=True)
 class Alike:
-    """Validation answers that are like an answer.
+    """Validation answers that are similar to a given answer.
 
     Args:
-        examples: how many there are.
-        right: how many of them are right.
+        examples: number of these answers.
+        right: number of right answers among them.
     """
 
     examples: int
@@ -40,7 +39,7 @@ class Alike:
 
     @property
     def probability(self) -> float:
-        """The fraction that is right."""
+        """The fraction of right answers."""
         return self.right / self.examples
 
     @property
@@ -52,10 +51,10 @@ class Alike:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Accuracy as a step function of one minus the confidence, of answers that ended alike: all settled, or none.
+    """Accuracy as a step function of one minus the confidence, for settled or for unsettled answers.
 
     Args:
-        edges: where the next step begins, rising; one fewer than there are steps.
+        edges: boundaries between the steps, ascending; one fewer than steps.
         steps: the validation answers on each step, the most confident first.
     """
 
@@ -63,9 +62,9 @@ class Calibration:
     steps: tuple[Alike, ...]
 
     def alike(self, unsure: float) -> Alike:
-        """Return the validation answers that are like one of this confidence.
+        """Return the validation answers that are similar to an answer of this confidence.
 
-        An answer more confident than any in validation is like the most confident ones there.
+        An answer that is more confident than all of validation gets the step of the most confident answers.
 
         Args:
             unsure: one minus the confidence.
@@ -74,11 +73,11 @@ class Calibration:
 
 
 def calibrate(unsure: Float[np.ndarray, "examples"], right: Bool[np.ndarray, "examples"]) -> Calibration | None:
-    """Return the calibration that some answers give, or None where there are fewer than ``FEWEST_ALIKE``.
+    """Fit a calibration to validation answers. Return None if there are fewer than ``FEWEST_ALIKE``.
 
     Args:
         unsure: one minus the confidence of each answer.
-        right: whether it is right.
+        right: whether each answer is right.
 
     Example:
         >>> unsure, right = np.linspace(0, 1, 100), np.arange(100) < 50
@@ -100,7 +99,7 @@ def calibrate(unsure: Float[np.ndarray, "examples"], right: Bool[np.ndarray, "ex
 
 
 def _joined(starts: np.ndarray, ends: np.ndarray, counts: Int[np.ndarray, "n"], rights: np.ndarray) -> Calibration:
-    """Join steps of too few answers with the neighbour of nearer accuracy, the smallest first."""
+    """Merge steps with too few answers into the neighbour of nearest accuracy, the smallest first."""
     steps = [
         [first, last, int(count), int(good)]
         for first, last, count, good in zip(starts, ends, counts, rights, strict=True)
@@ -118,30 +117,30 @@ def _joined(starts: np.ndarray, ends: np.ndarray, counts: Int[np.ndarray, "n"], 
 
 
 def _between(low: float, high: float) -> float:
-    """Return a number between two: their geometric mean where both are finite and positive, else the lower one."""
+    """Return the geometric mean of two numbers if both are finite and positive, else the lower one."""
     return math.sqrt(low * high) if low > 0 and math.isfinite(high) else low
 
 
 @dataclass(frozen=True)
 class Calibrations:
-    """The calibrations of answers that settled and of the others; None where validation has too few."""
+    """The calibrations of settled and of other answers. A calibration is None if validation has too few answers."""
 
     settled: Calibration | None
     others: Calibration | None
 
     def alike(self, settled: bool, unsure: float) -> Alike | None:
-        """Return the validation answers that are like one, or None where too few ended as it did.
+        """Return the validation answers that are similar to an answer, or None if there are too few.
 
         Args:
-            settled: whether its state settled.
-            unsure: one minus its confidence.
+            settled: whether the state settled.
+            unsure: one minus the confidence.
         """
         found = self.settled if settled else self.others
         return None if found is None else found.alike(unsure)
 
 
 def calibrations(evidence: Evidence) -> Calibrations:
-    """Return the calibrations that the evidence of validation gives, for the answers that are shown."""
+    """Fit the calibrations of shown answers to the evidence of validation."""
     settled = evidence.settling < math.inf
 
     def of(chosen: Bool[np.ndarray, "examples"]) -> Calibration | None:
@@ -152,12 +151,12 @@ def calibrations(evidence: Evidence) -> Calibrations:
 
 @dataclass(frozen=True)
 class Bin:
-    """Answers whose predicted probabilities are near each other.
+    """Answers with similar predicted probabilities.
 
     Args:
-        examples: how many.
-        predicted: the mean of their probabilities.
-        right: the fraction of them that is right.
+        examples: number of answers.
+        predicted: mean predicted probability.
+        right: fraction of right answers.
     """
 
     examples: int
@@ -167,12 +166,12 @@ class Bin:
 
 @dataclass(frozen=True)
 class Reliability:
-    """Predicted probabilities against what came true, on answers that did not set them.
+    """Predicted probabilities against observed accuracy, on answers that the calibration was not fitted to.
 
     Args:
-        bins: the answers by predicted probability; empty bins are left out.
-        error: expected calibration error: the mean over answers of the bins' |predicted - right|.
-        examples: answers with a prediction.
+        bins: the answers by predicted probability, without empty bins.
+        error: expected calibration error: the mean of |predicted - right| over bins, weighted by their answers.
+        examples: number of answers with a prediction.
     """
 
     bins: tuple[Bin, ...]
@@ -181,10 +180,10 @@ class Reliability:
 
 
 def reliability(predicted: Float[np.ndarray, "examples"], right: Bool[np.ndarray, "examples"]) -> Reliability:
-    """Return how predicted probabilities compare with what came true.
+    """Compare predicted probabilities with observed accuracy.
 
     Args:
-        predicted: probabilities; NaN where there is no prediction.
+        predicted: probabilities; NaN for an answer without a prediction.
         right: whether each answer is right.
 
     Example:
@@ -205,18 +204,18 @@ def reliability(predicted: Float[np.ndarray, "examples"], right: Bool[np.ndarray
 
 
 def predicted_by(found: Calibrations, evidence: Evidence) -> Float[np.ndarray, "examples"]:
-    """Return the probability that calibrations give each answer of some evidence; NaN where they give none."""
+    """Return the predicted probability of each answer; NaN if the calibrations predict none."""
     pairs = zip(evidence.settling < math.inf, evidence.shown_unsure, strict=True)
     alike = [found.alike(bool(settled), float(unsure)) for settled, unsure in pairs]
     return np.array([math.nan if one is None else one.probability for one in alike])
 
 
 def cross_checked(evidence: Evidence, seed: int = 0) -> Reliability:
-    """Return the reliability of calibrations on validation itself, each fifth of it predicted by the others.
+    """Return the reliability of the calibrations by cross-validation: each fold is predicted from the others.
 
     Args:
-        evidence: of validation.
-        seed: of the division.
+        evidence: evidence of validation.
+        seed: seed of the division into folds.
     """
     fold = np.random.default_rng(seed).permutation(len(evidence)) % FOLDS
     predicted = np.full(len(evidence), math.nan)

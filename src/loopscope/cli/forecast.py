@@ -14,12 +14,17 @@ from loopscope.parsing import new_parser
 def make_parser() -> ArgumentParser:
     """Return the parser of the command."""
     parser = new_parser(
-        "Predict from 30 iterations whether a looped model will keep its answers up to 480. Each orbit is extrapolated "
-        "from what its last changes have in common, which takes seconds; loopscope evaluate runs every iteration. Given "
-        "package.module:function, the command runs that code from the current folder."
+        "Predict whether a looped model keeps its answers up to a number of iterations (480), collapses before, or cannot be "
+        "told. Each orbit is extrapolated from what its last changes have in common, and true steps check where that leads; "
+        "loopscope evaluate runs every iteration. Given package.module:function, the command runs that code from the current "
+        "folder."
     )
     add_subject(parser)
     parser.add_argument("--examples", type=int, default=64, help="Most easy inputs to use.")
+    parser.add_argument("--horizon", type=int, default=480, help="The iteration to forecast.")
+    parser.add_argument(
+        "--budget", type=float, default=0.2, help="Most true steps, as a share of running on to the horizon."
+    )
     parser.add_argument("--seed", type=int, default=0, help="Seed of a random first state.")
     return parser
 
@@ -34,7 +39,14 @@ def run(options: Namespace) -> int:
     check_positive(examples=options.examples)
     subject = first_examples(subject_of(options), options.examples)
     result = forecast(
-        subject.loop, subject.inputs, subject.targets, subject.trained_iterations, options.seed, subject.answers
+        subject.loop,
+        subject.inputs,
+        subject.targets,
+        subject.trained_iterations,
+        options.seed,
+        subject.answers,
+        horizon=options.horizon,
+        budget=options.budget,
     )
     show(in_terminal(forecast_sheet(options.subject, result)))
     print(f"{options.subject} {result}")

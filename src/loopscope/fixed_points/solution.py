@@ -52,6 +52,15 @@ class Solution:
         plain_steps: evaluations spent on deciding ``same_as_plain``, over all examples.
         tolerance: on the residual.
         max_iterations: the budget of each example.
+
+    Example:
+        >>> import torch, loopscope as ls
+        >>> loop = ls.FunctionLoop(
+        ...     encode=lambda x: x, start=torch.zeros_like, step=lambda z, e: z / 2 + e, read=lambda z: z
+        ... )
+        >>> solution = ls.solve(loop, torch.eye(4), tolerance=1e-5)
+        >>> bool(solution.arrived.all()), solution.state.diag().round(decimals=3)
+        (True, tensor([2., 2., 2., 2.]))
     """
 
     state: Tree

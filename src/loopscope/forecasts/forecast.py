@@ -1,159 +1,159 @@
-"""A forecast: will a loop keep its answers for hundreds of iterations? From thirty steps, by leaps."""
+"""A forecast: does a loop keep its answers for hundreds of iterations? By checked leaps, within a budget of true steps."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
-from loopscope.checks import check_is_loop, check_read
+from loopscope.checks import check_answers, check_is_loop, check_not_empty, check_outputs_last, check_read
 from loopscope.contexts import eval_mode, without_autocast
-from loopscope.errors import LoopscopeError, check_count, check_positive
+from loopscope.errors import LoopscopeError, check_count, check_positive, check_seed
 from loopscope.evaluation import decisions
+from loopscope.forecasts.check import Check, check
+from loopscope.forecasts.leaps import SETTLING, WATCHED, Leap, first_states, leap_through, run
+from loopscope.forecasts.result import HOLDS, Forecast, Outlook, Point, Round
+from loopscope.forecasts.schedule import rounds
 from loopscope.loop import Loop, mask_of, readout
-from loopscope.stability.leaps import LANDINGS, Landing, leaps
 from loopscope.stability.orbits.trace import Answers, predictions
-from loopscope.stability.targets import Targets, check_targets, rule_of
-from loopscope.trees import Tree, batch_size, device_of, flatten
+from loopscope.stability.targets import Correct, Targets, check_targets, rule_of
+from loopscope.trees import Tree, device_of, flatten
 
-HOLDS = 0.9
-"""A loop holds if at least this fraction of its best accuracy is left; without targets, if as many answers are the same."""
-HALF = 0.5
-"""It has collapsed where less than this fraction is left."""
-
-
-@dataclass(frozen=True)
-class Point:
-    """What is expected at one iteration. A state that is not finite has no answer: neither the same nor right.
-
-    Args:
-        iteration: the iteration.
-        leapt: whether a leap led there; otherwise the loop was run.
-        same: fraction of inputs whose answer is that of the first point.
-        right: fraction of inputs whose answer is right; None where no targets were given.
-    """
-
-    iteration: int
-    leapt: bool
-    same: float
-    right: float | None
+HORIZON = 480
+"""Iterations that a forecast is about unless told otherwise."""
+TRAINED = 15
+"""Iterations of training where they are not known."""
+BUDGET = 0.2
+"""Share of running on to the horizon that a forecast may cost."""
+CHECKS = 2
+"""Steps that the checks of the loop count for: they evaluate the step a few times on two examples."""
+DOUBT = 0.25
+"""Share of the answers that leaps lose without passing their check which may be kept after all."""
+AGREEING = 3
+"""Consecutive true iterations by which a collapse counts as seen rather than expected."""
+GROWING = 2.0
+"""Factor over a leap from which the pace counts as growing."""
+NEAR = 1.01
+"""The iteration of a collapse is looked for until it is known to this factor."""
 
 
 @dataclass(frozen=True)
-class Forecast:
-    """Points at rising iterations, the first one where training ended (or at 15, if that is earlier).
+class _Reading:
+    """What one state answers, per example."""
+
+    answers: Tensor
+    right: Bool[Tensor, "batch"] | None
+    finite_state: Bool[Tensor, "batch"]
+    finite: Bool[Tensor, "batch"]
+
+    def kept(self, first: _Reading) -> Bool[Tensor, "batch"]:
+        """Return which answers count: the right ones, or those that are the same as at first."""
+        return self.same(first) if self.right is None else self.right
+
+    def same(self, first: _Reading) -> Bool[Tensor, "batch"]:
+        return (self.answers == first.answers).all(1) & self.finite
+
+    def point(self, iteration: int, first: _Reading, leapt: bool) -> Point:
+        return Point(
+            iteration,
+            leapt,
+            _fraction(self.same(first)),
+            None if self.right is None else _fraction(self.right),
+            _fraction(self.finite),
+        )
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Reads states.
 
     Args:
-        points: the points.
-        inputs: how many inputs they are fractions of.
-        seconds: time that it took.
-        late: the iterations just before the last point, where a cycle has other answers.
+        loop: the loop.
+        recalled: its recalled input.
+        examples: number of inputs.
+        real: true where a token is real.
+        correct: which answers are right, where targets were given.
+        answers: the user's function of the logits, where there is one.
     """
 
-    points: list[Point]
-    inputs: int
-    seconds: float
-    late: Sequence[Point] = ()
+    loop: Loop
+    recalled: Tree
+    examples: int
+    real: Bool[Tensor, "batch *tokens"] | None
+    correct: Correct | None
+    answers: Answers | None
 
-    @property
-    def kept(self) -> float:
-        """Accuracy at the last point over the best on the way (0 where none is right); without targets, what is the same."""
-        last, right = self.points[-1], self._right
-        if last.right is None or right is None:
-            return last.same
-        return last.right / max(right) if max(right) > 0 else 0.0
+    def __call__(self, state: Tree) -> _Reading:
+        logits = readout(self.loop, state, self.recalled)
+        check_read(logits, self.examples)
+        finite_state = flatten(state, self.real).isfinite().all(1)
+        # The largest of logits that are NaN is the first of them: a broken readout would seem to keep its answer.
+        finite = finite_state & readable(logits, self.real)
+        rows = torch.arange(self.examples, device=logits.device)
+        return _Reading(
+            answers=_predictions(logits, self.real) if self.answers is None else self._own(logits),
+            right=None if self.correct is None else self.correct(logits, rows) & finite,
+            finite_state=finite_state,
+            finite=finite,
+        )
 
-    @property
-    def keeps(self) -> bool:
-        """Whether enough of the answers is kept to call that holding, at the end and just before it."""
-        return min([self.kept, *self._kept_on_the_way[len(self.points) :]]) >= HOLDS
-
-    @property
-    def collapse(self) -> float | None:
-        """About the iteration at which less than half of the best accuracy is left; None where that is not expected."""
-        return fall([(point.iteration, point.right) for point in self.points if point.right is not None])
-
-    @property
-    def dip(self) -> tuple[int, float] | None:
-        """Where least is kept on the way, and how much of the best before; None where that is enough, or is the end."""
-        kept = self._kept_on_the_way
-        lowest = min(range(len(kept)), key=kept.__getitem__)
-        if kept[lowest] >= HOLDS or lowest == len(self.points) - 1:
-            return None
-        return self._way[lowest].iteration, kept[lowest]
-
-    @property
-    def _way(self) -> list[Point]:
-        # The end before what led to it: where both are as low, the end is what is said.
-        return [*self.points, *self.late]
-
-    @property
-    def _kept_on_the_way(self) -> list[float]:
-        """What is kept at each point of the way, of the best before it; 1 as long as there is nothing to keep."""
-        values = [point.same if point.right is None else point.right for point in self._way]
-        return [value / best if best else 1.0 for value, best in zip(values, accumulate(values, max), strict=True)]
-
-    @property
-    def _right(self) -> list[float] | None:
-        known = [point.right for point in self._way if point.right is not None]
-        return known or None
-
-    def __str__(self) -> str:
-        if self.kept >= HOLDS and self.dip:
-            iteration, kept = self.dip
-            return f"{self._end}, but {100 * kept:.0f}% at {iteration}: the answer depends on when one stops"
-        return self._end
-
-    @property
-    def _end(self) -> str:
-        last = self.points[-1].iteration
-        if self._right is None:
-            end = "will" if self.keeps else "will not"
-            first = self.points[0].iteration
-            return f"{end} keep the answers of iteration {first} to {last} iterations: {100 * self.kept:.0f}% are the same there"
-        if max(self._right) == 0:
-            return "has no right answers to keep"
-        left = f"{100 * self.kept:.0f}% of its best accuracy is left there"
-        if self.keeps:
-            return f"will keep its answers to {last} iterations: {left}"
-        if self.kept >= HOLDS:
-            return f"will not keep its answers to {last} iterations: {left}"
-        when = f", and fall below half of its best after about {self.collapse:.0f}" if self.collapse else ""
-        return f"will lose answers by {last} iterations: {left}{when}"
+    def _own(self, logits: Tensor) -> Tensor:
+        assert self.answers is not None
+        return check_answers(self.answers, logits).reshape(self.examples, -1)
 
 
-def fall(points: Sequence[tuple[int, float]]) -> float | None:
-    """Return where the accuracy falls below half of its best: the geometric mean of the points around; None if never.
+def readable(logits: Tensor, real: Bool[Tensor, "batch *tokens"] | None = None) -> Bool[Tensor, "batch"]:
+    """Return which examples have a prediction at every real token: no logit is NaN, and the largest one is finite.
 
-    Args:
-        points: iterations, rising, and the accuracy at each.
+    Classes that a model rules out may have a logit of minus infinity.
     """
-    best = 0.0
-    for (before, right), (after, value) in pairwise(points):
-        best = max(best, right)
-        if value < HALF * best:
-            return math.sqrt(before * after)
-    return None
+    known = ~logits.isnan().any(-1) & logits.amax(-1).isfinite()
+    if real is not None and known.shape == real.shape:
+        known = known | ~real
+    return known.reshape(len(known), -1).all(1)
 
 
-def _answers(logits: Tensor, real: Tensor | None) -> Tensor:
+def _predictions(logits: Tensor, real: Tensor | None) -> Tensor:
     # A single number of a single token has no order among tokens, only a sign.
     if logits.ndim == 3 and logits.shape[1:] != (1, 1):
         return decisions(logits, real)
     return predictions(logits).reshape(len(logits), -1)
 
 
-def _checked(answers: Tensor, examples: int) -> Tensor:
-    if answers.shape[:1] != (examples,):
-        raise LoopscopeError(
-            f"answers returned shape {tuple(answers.shape)}, expected one row for each of the {examples} inputs"
-        )
-    return answers.reshape(examples, -1)
+def _fraction(which: Bool[Tensor, "batch"]) -> float:
+    return float(which.double().mean())
+
+
+@dataclass(frozen=True)
+class _Flight:
+    """The leaps of one round, read and checked.
+
+    Args:
+        leaps: the leaps; none where the orbit itself reached the horizon.
+        checks: the check of each.
+        landed: what the state answers that each ends at.
+        late: what the last states before the horizon answer, and the one at the horizon.
+    """
+
+    leaps: Sequence[Leap]
+    checks: Sequence[Check]
+    landed: Sequence[_Reading]
+    late: Sequence[_Reading]
+
+    def kept(self, first: _Reading) -> Bool[Tensor, "batch"]:
+        """Return which answers count at the horizon and just before it."""
+        return torch.stack([reading.kept(first) for reading in self.late]).all(0)
+
+    @property
+    def passed(self) -> Bool[Tensor, "batch"]:
+        """The examples all of whose leaps passed their check."""
+        true = torch.ones_like(self.late[-1].finite)
+        return torch.stack([true, *(one.passed for one in self.checks)]).all(0)
 
 
 def forecast(
@@ -163,8 +163,15 @@ def forecast(
     trained_iterations: int | None = None,
     seed: int = 0,
     answers: Answers | None = None,
+    *,
+    horizon: int = HORIZON,
+    budget: float = BUDGET,
 ) -> Forecast:
-    """Say from 30 steps whether a loop will keep its answers to 480 iterations (see `loopscope.stability.leaps`).
+    """Say whether a loop keeps its answers to a horizon, collapses, or cannot be told, at a fraction of running there.
+
+    The loop is run for some iterations, and leaps from there to the horizon (see `loopscope.leaps`). True steps after each
+    leap check it. Rounds of about 30, 60, 120, ... steps follow each other until two in a row give the same answer or the
+    budget is spent.
 
     Give easy inputs, such as those of training: whether hard ones are ever solved is another question.
 
@@ -172,46 +179,231 @@ def forecast(
         loop: any loop: a model of this package, or a ``FunctionLoop`` around one's own.
         inputs: what ``loop.encode`` takes, batch first.
         targets: as ``examine`` takes them. Without them, answers can only be compared with earlier ones.
-        trained_iterations: most iterations in training, whose answers are the first point; 15 if not known, or more.
+        trained_iterations: most iterations in training, whose answers are the first point; 15 if not known.
         seed: of a random first state.
-        answers: what a readout answers, one row per input, to tell answers that are the same. If left out, each token's
+        answers: maps logits to answers, one row per input, to tell answers that are the same. If left out, each token's
             largest output; of tokens with a single output, their order (the sign, where there is one token).
+        horizon: the iteration to forecast.
+        budget: most true steps, as a share of running on to the horizon.
+
+    Returns:
+        The outlook with its evidence; its ``str`` is one sentence.
 
     Raises:
-        LoopscopeError: no loop, the state carries a counter or is not in float32 or float64, the step is random or
-            changes the shapes or the precision of its state, the readout is no tensor of outputs, no inputs, or targets
-            or answers of another shape.
+        LoopscopeError: the loop is not a loop, the state carries a counter or is not in float32 or float64, the step is
+            random or changes the shapes or the precision of its state, the readout is not a tensor of outputs, there are
+            no inputs, targets or answers have another shape, or the budget is too small for a single leap.
+
+    Example:
+        >>> import loopscope as ls
+        >>> halving = ls.FunctionLoop(lambda x: x, torch.zeros_like, lambda z, e: z / 2 + e, lambda z: z)
+        >>> said = ls.forecast(halving, torch.tensor([[1.0, 2.0], [3.0, -1.0]]))
+        >>> print(said.outlook.value, said.steps)
+        keeps 62
+        >>> print(said)
+        will keep the answers of iteration 15 to 480 iterations: 100% are the same there
     """
     check_is_loop(loop)
-    if trained_iterations is not None:
-        check_count(trained_iterations=trained_iterations)
-    examples = batch_size(inputs)
-    check_positive(examples=examples)
+    check_count(horizon=horizon)
+    check_positive(budget=budget)
+    trained = TRAINED if trained_iterations is None else trained_iterations
+    check_count(trained_iterations=trained)
+    if trained >= horizon:
+        raise LoopscopeError(
+            f"horizon is {horizon}, expected more than the {trained} iterations of training: raise it, or give trained_iterations"
+        )
+    check_seed(seed)
+    examples = check_not_empty(inputs)
     check_targets(targets, examples)
+    plans = rounds(horizon, math.floor(budget * horizon + 1e-9) - CHECKS, trained)
     began = time.perf_counter()
     with eval_mode(loop), without_autocast(), torch.no_grad():
         recalled = loop.encode(inputs)
-        rows = torch.arange(examples, device=device_of(recalled))
         real = mask_of(loop, recalled)
-        correct = rule_of(targets, real)
-        landings = leaps(loop, recalled, seed, trained_iterations)
-        end = landings[-1]
-        late = [Landing(end.iteration - len(end.before) + place, state) for place, state in enumerate(end.before)]
-        points, first = [], None
-        for landing in [*landings, *late]:
-            logits = readout(loop, landing.state, recalled)
-            check_read(logits, examples)
-            answered = _answers(logits, real) if answers is None else _checked(answers(logits), examples)
-            first = answered if first is None else first
-            # The largest of logits that are no numbers is the first of them: a diverged state would seem to keep its answer.
-            finite = flatten(landing.state, real).isfinite().all(1)
-            points.append(
-                Point(
-                    landing.iteration,
-                    landing.iteration > LANDINGS[0],
-                    float(((answered == first).all(1) & finite).double().mean()),
-                    None if correct is None else float((correct(logits, rows).double() * finite).mean()),
-                )
-            )
-    seconds = time.perf_counter() - began
-    return Forecast(points[: len(landings)], examples, seconds, points[len(landings) :])
+        reader = _Reader(loop, recalled, examples, real, rule_of(targets, real), answers)
+        orbit = _Orbit(loop, recalled, seed, reader, first=min(trained, plans[0].orbit))
+        if answers is None and targets is None:
+            check_outputs_last(readout(loop, orbit.states[0], recalled), orbit.states[0])
+        found: list[Round] = []
+        sure = torch.zeros(examples, dtype=torch.bool, device=device_of(recalled))
+        for plan in plans:
+            orbit.run_to(plan.orbit)
+            flight = _fly(loop, recalled, orbit, plan.landings, reader, real)
+            # What one round has shown to be kept need not pass the check of the next one again.
+            sure = sure | (flight.kept(orbit.first) & flight.passed)
+            spent = orbit.steps + sum(one.steps for one in plans[: len(found) + 1])
+            found.append(_judged(orbit, flight, sure, spent))
+            if _agreed(found, orbit):
+                break
+        return _told(found, orbit, flight, reader, horizon, time.perf_counter() - began)
+
+
+class _Orbit:
+    """The true orbit, as far as it was run: its last states, and what each of its states answers."""
+
+    def __init__(self, loop: Loop, recalled: Tree, seed: int, reader: _Reader, first: int) -> None:
+        self._loop, self._recalled, self._reader, self._first = loop, recalled, reader, first
+        self.iteration, self.steps = 1, CHECKS
+        self.states = list(first_states(loop, recalled, seed))
+        self.readings: list[tuple[int, _Reading]] = []
+        self._read()
+
+    def run_to(self, iteration: int) -> None:
+        while self.iteration < iteration:
+            self.states = run(self._loop, self._recalled, self.states, 1)[-SETTLING - 1 :]
+            self.iteration += 1
+            self._read()
+        self.steps = self.iteration + CHECKS
+
+    def _read(self) -> None:
+        if self.iteration >= self._first:
+            self.readings.append((self.iteration, self._reader(self.states[-1])))
+
+    @property
+    def first(self) -> _Reading:
+        return self.readings[0][1]
+
+
+def _fly(
+    loop: Loop,
+    recalled: Tree,
+    orbit: _Orbit,
+    landings: Sequence[int],
+    reader: _Reader,
+    real: Bool[Tensor, "batch *tokens"] | None,
+) -> _Flight:
+    """Leap from where the orbit is, and read and check where that leads."""
+    leaps = leap_through(loop, recalled, orbit.states, orbit.iteration, landings, real)
+    landed = [reader(one.settled[-1]) for one in leaps]
+    if leaps:
+        late = [*(reader(state) for state in leaps[-1].landing.before), landed[-1]]
+    else:
+        late = [reading for _, reading in orbit.readings[-WATCHED:]]
+    return _Flight(leaps, [check(one, real) for one in leaps], landed, late)
+
+
+def _best(orbit: _Orbit, flight: _Flight) -> float:
+    if orbit.first.right is None:
+        return 1.0
+    readings = [*(reading for _, reading in orbit.readings), *flight.landed]
+    return max(_fraction(reading.kept(orbit.first)) for reading in readings)
+
+
+def _judged(orbit: _Orbit, flight: _Flight, sure: Bool[Tensor, "batch"], steps: int) -> Round:
+    """Return what a round says about what is left at the horizon, some answers of which are sure to be kept."""
+    kept, best = flight.kept(orbit.first), _best(orbit, flight)
+    once = torch.stack([reading.kept(orbit.first) for _, reading in orbit.readings]).any(0)
+    doubtful, lost = kept & ~sure, once & ~kept & ~flight.passed
+    least = _fraction(kept & sure) / best if best else 0.0
+    most = min(1.0, (_fraction(kept) + DOUBT * _fraction(lost)) / best) if best else 0.0
+    return Round(orbit.iteration, steps, least, most, _fraction(doubtful), *_evidence(flight, doubtful))
+
+
+def _evidence(flight: _Flight, doubtful: Bool[Tensor, "batch"]) -> tuple[float | None, float | None, float | None]:
+    """Return medians over doubtful examples of change, expected change and growth, of the last leap that failed each."""
+    if not bool(doubtful.any()):
+        return None, None, None
+    failed = torch.stack([~one.passed[doubtful] for one in flight.checks])
+    places = torch.arange(len(failed), device=failed.device).unsqueeze(1)
+    last = (failed * (places + 1)).amax(0) - 1
+
+    def median(name: str) -> float:
+        values = torch.stack([getattr(one, name)[doubtful] for one in flight.checks])
+        return float(values.gather(0, last.unsqueeze(0)).squeeze(0).median())
+
+    return median("change"), median("expected"), median("growth")
+
+
+def _agreed(found: Sequence[Round], orbit: _Orbit) -> bool:
+    """Return whether no further round is needed."""
+    outlook = found[-1].outlook
+    if outlook is Outlook.CANNOT_TELL:
+        return False
+    if len(found) > 1 and found[-2].outlook is outlook:
+        return True
+    return outlook is Outlook.COLLAPSES and _fallen(orbit)
+
+
+def _fallen(orbit: _Orbit) -> bool:
+    """Return whether the orbit itself has lost answers, as far as it was run."""
+    values = [_fraction(reading.kept(orbit.first)) for _, reading in orbit.readings]
+    best = max(values) if orbit.first.right is not None else 1.0
+    return len(values) >= AGREEING and max(values[-AGREEING:]) < HOLDS * best
+
+
+def _told(
+    found: Sequence[Round], orbit: _Orbit, flight: _Flight, reader: _Reader, horizon: int, seconds: float
+) -> Forecast:
+    first, last = orbit.first, found[-1]
+    points = [
+        *(reading.point(iteration, first, False) for iteration, reading in orbit.readings),
+        *(reading.point(leap.end, first, True) for leap, reading in zip(flight.leaps, flight.landed, strict=True)),
+    ]
+    late = [
+        reading.point(horizon + place, first, bool(flight.leaps))
+        for place, reading in enumerate(flight.late[:-1], 1 - len(flight.late))
+    ]
+    broken = _breakage(points, flight, reader)
+    outlook, reason = last.outlook, broken
+    if _best(orbit, flight) == 0:
+        outlook, reason = Outlook.CANNOT_TELL, f"there are no right answers to keep{broken and f', {broken}'}"
+    elif len(found) > 1 and {outlook, found[-2].outlook} == {Outlook.KEEPS, Outlook.COLLAPSES}:
+        outlook = Outlook.CANNOT_TELL
+        reason = f"{found[-2].orbit} iterations say {found[-2].outlook.value}, {last.orbit} say {last.outlook.value}"
+    elif outlook is Outlook.CANNOT_TELL:
+        reason = _doubt(last)
+    collapse = None
+    if outlook is Outlook.COLLAPSES:
+        enough = HOLDS * _best(orbit, flight)
+        collapse = _onset(points, flight, lambda state: _fraction(reader(state).kept(first)) >= enough, enough)
+    return Forecast(
+        outlook, reason, collapse, horizon, points, len(first.finite), seconds, late, last.steps, tuple(found)
+    )
+
+
+def _doubt(last: Round) -> str:
+    """Return why a round cannot tell."""
+    between = f"between {100 * last.least:.0f}% and {100 * last.most:.0f}% is left"
+    if last.change is None or last.expected is None or last.growth is None:
+        return between
+    inputs = f"of {100 * last.unchecked:.0f}% of the inputs"
+    if last.growth > GROWING:
+        return f"{between}, for the changes {inputs} grow"
+    if math.isinf(last.change):
+        return f"{between}, for the states {inputs} are not finite after a leap"
+    return (
+        f"{between}, for the states {inputs} change by {last.change:.1e} per iteration after a leap, where "
+        f"{last.expected:.1e} is expected"
+    )
+
+
+def _onset(points: Sequence[Point], flight: _Flight, holds: Callable[[Tree], bool], enough: float) -> float | None:
+    """Return about the iteration from which too little is left; None where the last point has enough."""
+    held = [place for place, point in enumerate(points) if point.value >= enough]
+    if not held or held[-1] == len(points) - 1:
+        return None
+    before, after = points[held[-1]].iteration, points[held[-1] + 1].iteration
+    return _boundary(before, after, flight.leaps, holds)
+
+
+def _boundary(before: int, after: int, leaps: Sequence[Leap], holds: Callable[[Tree], bool]) -> float:
+    """Return where something stops to hold between two iterations, by halving on the fit of the leap between them."""
+    between = next((leap for leap in leaps if leap.start == before), None)
+    while between is not None and after > max(before + 1, NEAR * before):
+        middle = (before + after) // 2
+        before, after = (middle, after) if holds(between.at(middle)) else (before, middle)
+    return float(after)
+
+
+def _breakage(points: Sequence[Point], flight: _Flight, reader: _Reader) -> str:
+    """Return what stops to be finite, and about when; nothing where all is finite."""
+    if points[-1].finite == 1:
+        return ""
+    broken = next(place for place, point in enumerate(points) if point.finite < 1)
+    what = "outputs" if bool(flight.late[-1].finite_state.all()) else "states"
+    inputs = f"the {what} of {100 * (1 - points[-1].finite):.0f}% of the inputs are not finite"
+    if broken == 0:
+        return f"{inputs} at iteration {points[0].iteration} already"
+    before, after = points[broken - 1].iteration, points[broken].iteration
+    when = _boundary(before, after, flight.leaps, lambda state: bool(reader(state).finite.all()))
+    return f"{inputs} from about iteration {when:.0f} on"

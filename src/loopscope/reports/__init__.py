@@ -1,1 +1,1 @@
-"""Figures and self-contained HTML pages."""
+"""Reports: figures, terminal output and self-contained HTML pages."""

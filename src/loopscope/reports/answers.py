@@ -1,4 +1,4 @@
-"""What ``loopscope solve`` shows: one answer with its evidence, many answers as lines, an answer as it forms."""
+"""Output of ``loopscope solve``: one answer with its evidence, many answers as lines, or an answer as it forms."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from loopscope.evaluation import SETTLED
 from loopscope.tasks.text import Problem, TextFormat, legend
 
 PRINTED = (1, 2, 4, 8, 16, 30, 60, 120, 250, 500)
-"""The iterations that are printed where the output is no terminal."""
+"""Iterations that are printed if the output is not a terminal."""
 PAUSE = 0.04
-"""Seconds that an iteration is shown at least."""
+"""Smallest number of seconds for which an iteration is shown."""
 JUDGED = {True: "solved", False: "wrong", None: "answered"}
 
 
 def answer_lines(answers: Sequence[Answer]) -> Iterator[str]:
-    """Return one line per answer, with tabs: answer, solved or wrong, settled or not, iterations, residual, chance.
+    """Yield one tab-separated line per answer: answer, solved or wrong, settled or not, iterations, residual, chance.
 
-    The chance is that of answers like it in validation, where the rules cannot tell; else it is empty.
+    The chance is the accuracy of similar answers in validation. It is empty if the rules decide or if it is unknown.
     """
     for answer in answers:
         settled = "settled" if answer.settled else "not settled"
@@ -34,21 +34,21 @@ def answer_lines(answers: Sequence[Answer]) -> Iterator[str]:
 
 
 def verdict_on(answer: Answer) -> str:
-    """Return what the rules say of an answer, in a sentence."""
+    """Return a sentence on whether the rules confirm an answer."""
     if answer.right is None:
         return "Answered; the rules alone cannot tell whether it is right."
     return "Solved, and confirmed by the rules." if answer.right else "Wrong: the rules refute this answer."
 
 
 def arrival_of(answer: Answer) -> str:
-    """Return whether, and when, the state settled, in a sentence."""
+    """Return a sentence on whether and when the state settled."""
     if answer.settled:
         return f"It settled after {answer.iterations} iterations (residual {answer.residual:.1e})."
     return f"It had not settled after {answer.iterations} iterations (residual {answer.residual:.1e})."
 
 
 def track_record(answerer: Answerer, answer: Answer) -> str | None:
-    """Return how often answers like this one were right in validation; None where the rules have judged it already."""
+    """Return a sentence on how often similar answers were right in validation, or None if the rules decide."""
     if answer.right is not None:
         return None
     if answerer.tolerance != SETTLED:
@@ -72,12 +72,12 @@ def track_record(answerer: Answerer, answer: Answer) -> str | None:
 
 
 def confidence_of(answer: Answer) -> str:
-    """Return an answer's softmax confidence in percent."""
+    """Return the softmax confidence of an answer in percent."""
     return "over 99.99%" if answer.unsure < 1e-4 else f"{100 * (1 - answer.unsure):.2f}%"
 
 
 def show_answer(console: Console, answerer: Answerer, answer: Answer) -> None:
-    """Print one answer, what the rules say of it, and how far to trust it."""
+    """Print one answer, whether the rules confirm it, and how far to trust it."""
     console.print(answer.line, soft_wrap=True)
     for sentence in (verdict_on(answer), arrival_of(answer), track_record(answerer, answer)):
         if sentence is not None:
@@ -90,14 +90,14 @@ def _view(words: TextFormat, problem: Problem, frame: Frame) -> Group:
 
 
 def show_last(console: Console, words: TextFormat, problem: Problem, frames: Iterator[Frame]) -> Frame:
-    """Show an answer when it has formed, coloured by when its parts settled; return its last frame."""
+    """Show the final answer, coloured by when its parts settled, and return its frame."""
     *_, last = frames
     console.print(_view(words, problem, last))
     return last
 
 
 def show_frames(console: Console, words: TextFormat, problem: Problem, frames: Iterator[Frame]) -> Frame:
-    """Show an answer as it forms: every iteration in a terminal, some of them elsewhere; return its last frame."""
+    """Show an answer as it forms, and return its last frame. Outside a terminal, only some iterations are shown."""
     if console.is_terminal:
         with Live(console=console, auto_refresh=False) as live:
             for frame in frames:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from loopscope.evidence import evidence
-from loopscope.forecasts.forecast import Forecast
+from loopscope.forecasts.result import Forecast
 from loopscope.reports.kit.formats import percent
 from loopscope.reports.kit.sheet import Sheet
 
 
 def forecast_sheet(name: str, said: Forecast) -> Sheet:
-    """Return what a forecast expects at each of its iterations.
+    """Return a table of a forecast, one row per iteration.
 
     Args:
-        name: whose forecast it is.
+        name: name of the loop.
         said: the forecast.
     """
     first, record = said.points[0].iteration, evidence().forecast
@@ -29,7 +29,7 @@ def forecast_sheet(name: str, said: Forecast) -> Sheet:
         f"{name}, where it will be",
         ["iterations", "how", "right %", f"answers as after {first}, %"],
         rows,
-        f"{said.inputs} inputs, 30 iterations, {said.seconds:.2g} s. A leap cannot see what happens once only, far ahead. Of "
-        f"{record.models} small models that solve their task and were not seen before, what was said came true for "
-        f"{record.right}.",
+        f"{said.inputs} inputs, {said.steps} true steps, {said.seconds:.2g} s. A leap cannot see what happens once only, far "
+        f"ahead. Of {record.models} small models that solve their task and were not seen before, forecasts by 30 steps without a "
+        f"check came true for {record.right}.",
     )

@@ -3,7 +3,6 @@
 from loopscope.stability.config import ExaminationConfig
 from loopscope.stability.examination import Examination
 from loopscope.stability.examine import examine
-from loopscope.stability.leaps import Landing, leaps
 from loopscope.stability.spectrum.eigenvalues import spectral_radius, top_eigenvalues
 from loopscope.stability.verdict import THRESHOLDS, Axis, Status, Verdict
 
@@ -12,11 +11,9 @@ __all__ = [
     "Axis",
     "Examination",
     "ExaminationConfig",
-    "Landing",
     "Status",
     "Verdict",
     "examine",
-    "leaps",
     "spectral_radius",
     "top_eigenvalues",
 ]

@@ -8,13 +8,13 @@ from itertools import compress
 from statistics import median
 
 from loopscope.stability.results import ReachabilityResult, known, reached_by
-from loopscope.stability.verdict import THRESHOLDS, Axis, Status, Verdict
+from loopscope.stability.verdict import LIPSCHITZ, THRESHOLDS, Axis, Status, Verdict
 
 INPUT_INDEPENDENT = (
-    "The state arrives, but at a point that is not this input's own: the start chose its answer, or all inputs share one. "
-    "Give the loop recall (internal or external)."
+    "The state arrives, but at a point that most inputs share, so its answer is not this input's own. Give the loop recall "
+    "(internal or external)."
 )
-PARTS = {"input-dependence": ("swaps",), "geometry": ("spectrum", "gradients")}
+PARTS = {"input-dependence": ("swaps",), "geometry": ("spectrum", "gradients", "smoothness")}
 """The parts of an examination without which an axis has no number, besides those that carry the axis's own name."""
 
 
@@ -50,6 +50,13 @@ def advise(
         return _fragile(axes[2])
     if verdict is Verdict.UNDECIDED:
         return _undecided(axes, prediction, reasons)
+    said = _stable(verdict, reachability, easy_accuracy)
+    if LIPSCHITZ in axes[2].numbers or "smoothness" not in reasons:
+        return said
+    return f"{said} How smooth the fixed point is in the input is not known: {reasons['smoothness']}."
+
+
+def _stable(verdict: Verdict, reachability: ReachabilityResult, easy_accuracy: float | None) -> str:
     settled = _settled(reachability.iterations_to_tolerance)
     if verdict is Verdict.STABLE_AND_ACCURATE:
         return f"{settled}. Stop each input when its residual is small, and give hard inputs as many iterations as they need."
@@ -129,7 +136,7 @@ def _fragile(geometry: Axis) -> str:
     failing = [name for name, value in geometry.numbers.items() if THRESHOLDS[name].status(value) is Status.FAILS]
     said = {
         "radius": "the fixed point repels, so errors grow: add outer normalization or penalize the radius",
-        "relative Lipschitz constant": "tiny changes of the input move the fixed point far: train with input noise, or "
+        LIPSCHITZ: "tiny changes of the input move the fixed point far: train with input noise, or "
         "lower the gain of the recall's input map",
         "gradient growth per iteration": "gradients explode on their way back: backpropagate through fewer iterations, "
         "or lower the learning rate",

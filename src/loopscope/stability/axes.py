@@ -16,6 +16,7 @@ from loopscope.stability.parts.reachability import left_at, readout_broken_at
 from loopscope.stability.results import GeometryResult, InputDependenceResult, SpectrumResult, known, middle
 from loopscope.stability.verdict import (
     ANSWERS_STAND,
+    LIPSCHITZ,
     Axis,
     Status,
     is_shared,
@@ -94,16 +95,19 @@ def _judge_input_dependence(found: InputDependenceResult) -> Axis:
 
 def _judge_geometry(spectrum: SpectrumResult | None, found: GeometryResult) -> Axis:
     radii = torch.tensor([] if spectrum is None else known(spectrum.radius_at_fixed_point), dtype=torch.float64)
+    lipschitz = found.lipschitz.relative if found.lipschitz and len(radii) else None
     numbers = {
         "radius": float(radii.quantile(0.9)) if len(radii) else None,
-        "relative Lipschitz constant": middle(found.lipschitz.relative if found.lipschitz else None)
-        if len(radii)
-        else None,
+        LIPSCHITZ: middle(lipschitz),
         "gradient growth per iteration": middle(found.gradients.growth if found.gradients else None),
     }
+    if found.input_is_discrete:
+        del numbers[LIPSCHITZ]
     said = ", ".join(f"{name} {value:.3g}" for name, value in numbers.items() if value is not None)
     if not len(radii):
         said = f"no fixed point was reached at which it could be taken{f'; {said}' if said else ''}"
+    if found.input_is_discrete:
+        said += f"; {LIPSCHITZ} not defined, since the loop recalls discrete inputs"
     doubt = None if spectrum is None else _doubt(spectrum)
     return judge_geometry(numbers, said if doubt is None else f"{doubt}; {said}", doubt=doubt)
 

@@ -56,6 +56,12 @@ class ExaminationConfig:
         prediction: prediction mode: no orbit goes beyond the trained number of iterations.
         seed: of every random start and direction.
         time_limit: seconds after which orbits end where they are and no further part begins; None for no limit.
+
+    Example:
+        >>> import loopscope as ls
+        >>> config = ls.ExaminationConfig(effort="quick", iterations=100)
+        >>> config.effort, config.iterations, config.tolerance
+        ('quick', 100, 0.0001)
     """
 
     effort: Effort = "standard"

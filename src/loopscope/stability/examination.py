@@ -25,7 +25,7 @@ from loopscope.stability.results import (
     SpectrumResult,
     middle,
 )
-from loopscope.stability.verdict import TESTED_ON, Axis, Status, Verdict, fitted_on, priors_of
+from loopscope.stability.verdict import LIPSCHITZ, TESTED_ON, Axis, Status, Verdict, fitted_on, priors_of
 
 SCHEMA = 2
 """Version of the JSON. Version 1 is converted when it is read; others are refused."""
@@ -90,9 +90,10 @@ class Examination:
 
     @property
     def headline(self) -> str:
-        """The verdict, with the reason where it is undecided, in one line."""
+        """The verdict in one line, with what it does without, or why it is undecided."""
         if self.verdict is not Verdict.UNDECIDED:
-            return self.verdict.value
+            without = self.geometry.input_is_discrete and self.axes[2].status is not Status.UNKNOWN
+            return f"{self.verdict.value}{f', without a {LIPSCHITZ}' if without else ''}"
         doubts = [axis.doubt for axis in self.axes if axis.doubt is not None]
         open_axes = [f"{axis.name} is {axis.status.value}" for axis in self.axes if axis.status is not Status.HOLDS]
         return f"{self.verdict.value}: {', '.join(doubts or open_axes)}"

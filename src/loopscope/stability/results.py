@@ -393,6 +393,8 @@ class GeometryResult:
         lipschitz: how far a change of the input moves the fixed point.
         resolvent: how much implicit gradients are amplified (not with effort quick).
         transient: how much errors grow before they shrink (not with effort quick).
+        input_is_discrete: whether there is no derivative in the input, and so no Lipschitz constant: the loop recalls token
+            ids, say. The axis is then judged without it.
     """
 
     rows: list[int] = field(default_factory=list)
@@ -401,6 +403,7 @@ class GeometryResult:
     lipschitz: LipschitzResult | None = None
     resolvent: ResolventResult | None = None
     transient: TransientResult | None = None
+    input_is_discrete: bool = False
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,11 @@ class Verdict(StrEnum):
     Reachability fails: UNSTABLE, or UNSETTLED where the answers stand and are right although the states never settle.
     Input-dependence fails: INPUT_INDEPENDENT where most inputs share their fixed point, else PATH_DEPENDENT.
     Geometry alone fails: FRAGILE. Otherwise UNDECIDED.
+
+    Example:
+        >>> import loopscope as ls
+        >>> ls.Verdict("fragile") is ls.Verdict.FRAGILE
+        True
     """
 
     STABLE_AND_ACCURATE = "stable and accurate"
@@ -77,6 +82,8 @@ PRIOR = "prior"
 """The origin of thresholds that were set by reasoning."""
 ANSWERS_STAND = "fraction of answers that stand"
 """The number that tells states that wander from answers that do."""
+LIPSCHITZ = "relative Lipschitz constant"
+"""The number that a loop lacks whose inputs are discrete."""
 PRIORS: dict[str, Threshold] = {
     threshold.measure: threshold
     for threshold in (
@@ -121,7 +128,7 @@ PRIORS: dict[str, Threshold] = {
             why="a fixed point repels from 1 on; at 0.99 an error still takes 460 iterations to fall to a hundredth",
         ),
         Threshold(
-            "relative Lipschitz constant",
+            LIPSCHITZ,
             holds=100.0,
             fails=1e4,
             larger_is="worse",

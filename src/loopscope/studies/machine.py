@@ -28,8 +28,19 @@ def graphics() -> str | None:
     return torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
 
 
-TRAINING = ("evaluation.py", "fixed_points", "linear.py", "loop.py", "models", "tasks", "training")
-"""The parts of the package that decide which model training ends with, and what its accuracy curves are."""
+TRAINING = (
+    "contexts.py",
+    "evaluation.py",
+    "fixed_points",
+    "gmres.py",
+    "jacobian.py",
+    "loop.py",
+    "models",
+    "tasks",
+    "training",
+    "trees.py",
+)
+"""The files and folders of the package that affect the trained model and its accuracy curves."""
 
 
 @cache

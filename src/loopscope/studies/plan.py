@@ -61,11 +61,11 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class StudyPlan:
-    """Everything that a study does.
+    """The plan of a study.
 
     Args:
         name: name of the study and of its folder.
-        title: one line for people.
+        title: title for reports, on one line.
         varied: dotted names of the settings in which runs differ, in the order of the grid.
         runs: the runs, in order.
         examination: how each trained model is examined; None if models are not examined.
@@ -105,10 +105,10 @@ def _check_name(source: Path, name: str) -> None:
 
 
 def _check_run_count(source: Path, grid: dict[str, list[Any]], also: list[Any]) -> None:
-    """Refuse grids of more runs than a study can have; each would be checked, one after the other, without a word.
+    """Refuse a grid with too many runs before each of them is checked, which would take long without any output.
 
     Raises:
-        LoopscopeError: there are more than ``MOST_RUNS``.
+        LoopscopeError: there are more than ``MOST_RUNS`` runs.
     """
     count = math.prod(map(len, grid.values())) + len(also)
     if count > MOST_RUNS:

@@ -1,4 +1,4 @@
-"""The worker process of a run: what a study asks of it, and the machine that starts it.
+"""The worker process of a run: the job it gets from a study, and the machine that starts it.
 
 This module imports nothing of the package. Ray sends ``WorkerProcess`` to other machines by value, where importing the
 package, and torch with it, would take the memory of each run twice.
@@ -19,7 +19,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 @dataclass(frozen=True)
 class Job:
-    """What starts the worker process of a run.
+    """Everything needed to start the worker process of a run.
 
     Args:
         module: module that the process runs, as ``python -m`` does.
@@ -40,7 +40,7 @@ class Job:
 
 @dataclass(frozen=True)
 class News:
-    """What is known of a worker process.
+    """The latest state of a worker process.
 
     Args:
         state: waiting for a machine, running, ended, or lost with its machine.

@@ -25,9 +25,9 @@ from loopscope.training.run_folder import RunFolder, open_run
 from loopscope.training.settings import RunSettings, settings_from, with_precision
 
 WORKER = "loopscope.studies.worker"
-"""The module that does a run, unless another one is given."""
+"""Default module of the worker processes."""
 POLL = 0.2
-"""Seconds between two looks at the worker processes."""
+"""Seconds between two polls of the worker processes."""
 GRACE = 20.0
 """Seconds before a time limit at which runs are asked to stop: enough for a step and a checkpoint."""
 REPORT = 4.0
@@ -70,7 +70,7 @@ class StudyFolder:
 
 @dataclass
 class RunStatus:
-    """What a run is doing, for a display.
+    """Status of a run, for a display.
 
     Args:
         name: the run's name.
@@ -95,7 +95,7 @@ class RunStatus:
     losses: int = 0
 
     def hear(self, news: News) -> None:
-        """Update the status with what is known of the worker."""
+        """Update the status with the latest news of the worker."""
         if news.state == "running":
             self.state = "running"
         elif news.state == "lost":
@@ -325,7 +325,7 @@ def run_study(
 
     Raises:
         LoopscopeError: the folder cannot be written, is in use, or holds runs of another study or runs that were
-            examined otherwise; ``workers`` is below 1; or a machine may not do runs.
+            examined with other options; ``workers`` is below 1; or a machine may not do runs.
     """
     if workers is not None:
         check_positive(workers=workers)

@@ -213,7 +213,7 @@ def work_through(
     """Do the work of a worker process; return its exit status.
 
     Args:
-        arguments: the run's folder, and what is measured of its model as JSON, as ``run_study`` passes them.
+        arguments: folder of the run, and the options of the measurements as JSON, as ``run_study`` passes them.
         stages: returns the stages of a run.
     """
     # The parent shows what matters. Warnings of libraries go to the run's log through standard error.

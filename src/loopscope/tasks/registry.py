@@ -1,4 +1,4 @@
-"""The tasks by name: the one place where a task is registered."""
+"""The registry of tasks by name. A new task is registered here and nowhere else."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ AnyTask = PrefixSums | SmallSudoku | Sudoku | Chess
 
 @dataclass(frozen=True)
 class Registration:
-    """A task and what goes with it, by module and name, since some of it needs packages that nothing else does.
+    """A task with its text format and report, which are imported on first use because they may need extra packages.
 
     Args:
-        task: the task's class, whose ``name`` commands and configs use.
-        text: how its problems are typed in and its answers shown; None where nobody types them in.
-        report: what ``loopscope data`` says of its data; None where the data are made from a seed.
+        task: class of the task, whose ``name`` commands and configs use.
+        text: "module:name" of the class that reads problems and shows answers; None if problems cannot be typed in.
+        report: "module:name" of the function behind ``loopscope data``; None if the data are generated from a seed.
     """
 
     task: type[AnyTask]
@@ -57,7 +57,7 @@ def task_class(name: str) -> type[AnyTask]:
     """Return the task of this name.
 
     Raises:
-        LoopscopeError: there is none; the nearest name is offered.
+        LoopscopeError: there is no such task; the message offers the nearest name.
     """
     check_choice("task", name, TASKS)
     return TASKS[name]
@@ -69,10 +69,10 @@ def _load(place: str) -> Any:
 
 
 def check_can_be_typed_in(task: str) -> None:
-    """Refuse a task whose problems nobody types in.
+    """Refuse a task whose problems cannot be typed in.
 
     Raises:
-        LoopscopeError: it is one; the tasks that can be solved are named.
+        LoopscopeError: the task has no text format; the message names the tasks that have one.
     """
     if task not in _TEXTS:
         raise LoopscopeError(
@@ -82,10 +82,10 @@ def check_can_be_typed_in(task: str) -> None:
 
 
 def text_format(task: str) -> TextFormat:
-    """Return how a task's problems and answers are written.
+    """Return the text format of a task's problems and answers.
 
     Raises:
-        LoopscopeError: the task's problems cannot be typed in, or a package that its text needs is not installed.
+        LoopscopeError: the task's problems cannot be typed in, or a package that the format needs is not installed.
     """
     check_can_be_typed_in(task)
     found: TextFormat = _load(_TEXTS[task])()

@@ -1,4 +1,4 @@
-"""The options of training: this dataclass is their only list."""
+"""The options of training. This dataclass is the only place where they are listed."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class TrainingConfig:
     The defaults suit two cores. The paper uses 100 epochs, batches of 500 and schedule paper.
 
     Args:
-        steps: optimizer steps.
-        batch_size: examples per step, over all processes.
+        steps: number of optimizer steps.
+        batch_size: number of examples per step, over all processes.
         learning_rate: largest learning rate of the schedule.
         schedule: paper (warm-up, then a drop to a tenth at 60%), cosine (warm-up over 5%, then to zero) or constant.
         weight_decay: weight decay of AdamW, on matrices only.
@@ -36,7 +36,7 @@ class TrainingConfig:
             point, with the gradient of damped iterations.
         sampler: how the number of iterations of a step is drawn under progressive: uniform (as in the paper) or poisson
             (log-normal Poisson).
-        max_iterations: most iterations that training runs.
+        max_iterations: largest number of iterations in training.
         checkpoint_every: keep one state for every this many iterations with gradient, and recompute the activations
             between them in the backward pass. This saves memory and costs a second forward pass. By default all
             activations are kept. For progressive and full.
@@ -128,5 +128,5 @@ class TrainingConfig:
         if self.gradient_iterations is not None and self.gradient_iterations > self.max_iterations:
             raise LoopscopeError(
                 f"gradient_iterations is {self.gradient_iterations}, expected at most max_iterations, "
-                f"{self.max_iterations}: they are the last of those"
+                f"{self.max_iterations}: they are the last of these iterations"
             )

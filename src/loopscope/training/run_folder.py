@@ -1,4 +1,4 @@
-"""A run is a folder: config.yaml, metrics.jsonl, model/, state/, report.html, and measurements as JSON."""
+"""The folder of a run: config.yaml, metrics.jsonl, model/, state/, report.html, and measurements as JSON."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class RunFolder:
     path: Path
 
     def parts(self) -> tuple[Path, ...]:
-        """Return the files and folders that make up a run, which no result may be written over."""
+        """Return the files and folders that make up a run. No other result may overwrite them."""
         return (
             self.config,
             self.metrics,
@@ -51,7 +51,7 @@ class RunFolder:
 
     @property
     def config(self) -> Path:
-        """Every setting of the run, resolved."""
+        """All settings of the run, resolved."""
         return self.path / "config.yaml"
 
     @property
@@ -76,7 +76,7 @@ class RunFolder:
 
     @property
     def trust(self) -> Path:
-        """Evidence of each example that tells right answers from wrong ones."""
+        """Evidence per example on how well signals separate right answers from wrong ones."""
         return self.path / "trust.json"
 
     @property
@@ -86,12 +86,12 @@ class RunFolder:
 
     @property
     def seconds(self) -> Path:
-        """Seconds that each stage took in a study."""
+        """Time of each stage in a study, in seconds."""
         return self.path / "seconds.json"
 
     @property
     def machines(self) -> Path:
-        """The machines that a study trained it on."""
+        """The machines on which a study trained the run."""
         return self.path / "machines.json"
 
     @property
@@ -101,7 +101,7 @@ class RunFolder:
 
     @property
     def locked(self) -> Path:
-        """The file that the process at work on the run holds locked."""
+        """The lock file of the process that works on the run."""
         return self.path / ".lock"
 
     @property
@@ -122,10 +122,10 @@ class RunFolder:
         return settings_from(read_yaml_mapping(self.config))
 
     def curves(self) -> dict[str, Any]:
-        """Return the accuracy curves by split; empty where the run was not evaluated.
+        """Return the accuracy curves by split; empty if the run was not evaluated.
 
         Raises:
-            LoopscopeError: its evaluation is damaged.
+            LoopscopeError: the evaluation is damaged.
         """
         if not self.evaluation.exists():
             return {}
@@ -138,13 +138,13 @@ class RunFolder:
 
     @contextmanager
     def lock(self, patience: float = 0.0) -> Iterator[None]:
-        """Hold the folder for this process; the system releases it however the process ends.
+        """Lock the folder for this process. The system releases the lock when the process ends for any reason.
 
         Args:
-            patience: seconds to wait for another process that holds it, such as one that is about to stop.
+            patience: seconds to wait for another process to release the lock.
 
         Raises:
-            LoopscopeError: another process still holds it.
+            LoopscopeError: another process still holds the lock.
         """
         file = open_lock(self.locked)
         try:
@@ -175,9 +175,9 @@ def _try_lock(file: IO[bytes]) -> bool:
 
 
 def open_run(path: Path, settings: RunSettings, resume: bool) -> RunFolder:
-    """Make a run's folder, or open it again to resume.
+    """Make the folder of a run, or open it again to resume.
 
-    The precision "auto" is resolved here, once. A run that resumes on another machine keeps it.
+    The precision "auto" is resolved here once. A run that resumes on another machine keeps the resolved precision.
 
     Raises:
         LoopscopeError: the folder holds a run and ``resume`` is false, or a run with other settings.

@@ -1,4 +1,4 @@
-"""The settings of one run, and how they are read: from a mapping (YAML, a ledger) or from a command line."""
+"""The settings of a run, and reading them from a mapping (YAML, a ledger) or a command line."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ SECTIONS: dict[str, Any] = {
 REPLACED = {
     "model.window": "it was replaced by model.kernel_size, the number of positions that a token sees, such as 5"
 }
-"""What to do instead of giving a setting of older versions."""
+"""Hints for settings of older versions."""
 
 
 @dataclass(frozen=True)
 class RunSettings:
-    """Everything that decides what a run does.
+    """All settings of a run.
 
     Args:
-        task: the task's name.
+        task: name of the task.
         data: the task, with the options of its data.
-        model: the model's config, completed by the task.
-        training: the training's config.
-        evaluation: the evaluation's config.
+        model: config of the model, completed by the task.
+        training: config of the training.
+        evaluation: config of the evaluation.
     """
 
     task: str
@@ -88,11 +88,11 @@ def add_sections(parser: ArgumentParser, task: str) -> None:
 
 
 def complete_model(task: Task, config: LoopedTransformerConfig) -> LoopedTransformerConfig:
-    """Return a model's config with what the task decides filled in where the config leaves it empty.
+    """Fill in the options of a model's config that are None with the dimensions of the task.
 
     Args:
         task: the task.
-        config: the config; what it gives is kept.
+        config: the config. Options that are given are kept.
 
     Example:
         >>> from loopscope.tasks import Sudoku
@@ -107,7 +107,7 @@ def complete_model(task: Task, config: LoopedTransformerConfig) -> LoopedTransfo
 
 
 def complete(task: str, parsed: Namespace) -> RunSettings:
-    """Return the settings that a parser with ``add_sections`` has read, with what the task decides filled in."""
+    """Return the settings from the result of a parser with ``add_sections``, with the model completed by the task."""
     sections = {name: getattr(parsed, name) for name in SECTIONS}
     model = sections.pop("model")
     completed = complete_model(parsed.data, model).require_complete()
@@ -115,7 +115,7 @@ def complete(task: str, parsed: Namespace) -> RunSettings:
 
 
 def with_precision(settings: RunSettings, precision: Precision) -> RunSettings:
-    """Return the settings, with this precision where they leave it to the machine."""
+    """Return the settings with this precision if theirs is auto."""
     if settings.training.precision != "auto":
         return settings
     return replace(settings, training=replace(settings.training, precision=precision))
@@ -131,7 +131,7 @@ def check_keys(task: str, keys: Iterable[str]) -> None:
     """Refuse settings that do not exist.
 
     Raises:
-        LoopscopeError: naming the first unknown key and the nearest valid one.
+        LoopscopeError: a key is unknown; the message offers the nearest valid one.
     """
     known = option_names(task)
     for key in keys:
@@ -141,7 +141,7 @@ def check_keys(task: str, keys: Iterable[str]) -> None:
 
 
 def current_settings(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of a run with those of older versions translated (see ``current_options``).
+    """Translate the settings of a run from older versions (see ``current_options``).
 
     Raises:
         LoopscopeError: an older setting cannot be translated.
@@ -154,9 +154,9 @@ def settings_from(values: Mapping[str, Any]) -> RunSettings:
     """Build the settings of a run from plain values: ``task`` and the sections data, model, training, evaluation.
 
     Raises:
-        LoopscopeError: no task, an unknown key, or a value that is refused.
+        LoopscopeError: there is no task, a key is unknown, or a value is refused.
     """
-    # A section that is named and left empty, as YAML allows, takes its defaults.
+    # An empty section, which YAML reads as None, takes its defaults.
     values = current_settings({key: {} if value is None else value for key, value in values.items()})
     task = values.pop("task", None)
     if not isinstance(task, str):
@@ -169,6 +169,6 @@ def settings_from(values: Mapping[str, Any]) -> RunSettings:
 
 
 def with_setting(values: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
-    """Return plain settings with the one at dotted ``key`` replaced."""
+    """Return plain settings with the value at the dotted ``key`` replaced."""
     section, _, field = key.partition(".")
     return {**values, section: {**values.get(section, {}), field: value}}

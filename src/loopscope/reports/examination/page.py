@@ -141,6 +141,20 @@ def write_examination(path: Path, exam: Examination, title: str = "Examination")
         path: the HTML file.
         exam: the examination.
         title: what was examined.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> import torch, loopscope as ls
+        >>> loop = ls.FunctionLoop(
+        ...     encode=lambda x: x, start=torch.zeros_like, step=lambda z, e: z / 2 + e, read=lambda z: z
+        ... )
+        >>> exam = ls.examine(loop, torch.eye(4), effort="quick", iterations=60)
+        >>> with TemporaryDirectory() as folder:
+        ...     page = Path(folder) / "exam.html"
+        ...     ls.write_examination(page, exam, title="Half")
+        ...     "<h1>Half</h1>" in page.read_text()
+        True
     """
     drawn = [(figure, _drawings(figure, [exam])[0]) for figure in FIGURES]
     pictures = [picture([drawing], figure.caption, figure.title) for figure, drawing in drawn if drawing]
@@ -181,6 +195,20 @@ def write_comparison(path: Path, exams: Mapping[str, Examination]) -> None:
     Args:
         path: the HTML file.
         exams: the examinations by title.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> import torch, loopscope as ls
+        >>> loop = ls.FunctionLoop(
+        ...     encode=lambda x: x, start=torch.zeros_like, step=lambda z, e: z / 2 + e, read=lambda z: z
+        ... )
+        >>> exam = ls.examine(loop, torch.eye(4), effort="quick", iterations=60)
+        >>> with TemporaryDirectory() as folder:
+        ...     page = Path(folder) / "both.html"
+        ...     ls.write_comparison(page, {"First": exam, "Second": exam})
+        ...     "<h1>Second</h1>" in page.read_text()
+        True
     """
     titles, found = list(exams), list(exams.values())
     heads = "".join(f"<div>{_head(title, exam)}</div>" for title, exam in exams.items())

@@ -1,4 +1,4 @@
-"""The page of a study: figures, the table of all runs, and how to make it again."""
+"""The page of a study: figures, the table of all runs, and how to reproduce it."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ from loopscope.training.run_folder import RunFolder
 
 STAGES = ("train", "evaluate", "examine")
 CAPTIONS = {
-    "accuracy": "Answers right after so many iterations, one panel per split. The shaded range is what training used: "
-    "everything to its right is extrapolation.",
+    "accuracy": "Answers right after each number of iterations, one panel per split. The shaded range was used in training. "
+    "Everything to its right is extrapolation.",
     "residual": "How much one iteration still changes the state, and how large the state is. A residual that falls to the "
     "floor is a fixed point; one that falls slowly while the norm grows is a drift.",
     "radius": "Spectral radius of the step's Jacobian at the last state, against the accuracy that is left at the last "
@@ -53,7 +53,7 @@ def _seconds(records: Sequence[Record]) -> str:
 
 
 def _explore(plan: StudyPlan, finished: Sequence[Record]) -> list[str]:
-    """Return the figure to explore, or how to get it where plotly is not installed."""
+    """Return the interactive figure, or a note on how to get it if plotly is not installed."""
     if not is_installed("plotly"):
         return [
             note(
@@ -68,7 +68,7 @@ def _explore(plan: StudyPlan, finished: Sequence[Record]) -> list[str]:
 
 
 def headline(records: Sequence[Record]) -> str:
-    """Return in a sentence which run is best on the hardest split at the last iteration."""
+    """Return a sentence on which run is best on the hardest split at the last iteration."""
     splits = split_names(records)
     done = [record for record in records if record.evaluation and splits[-1] in record.evaluation]
     if not done:
@@ -89,7 +89,7 @@ def _counts(plan: StudyPlan, records: Sequence[Record]) -> str:
 
 
 def _figure(images: Path, name: str, panels: Sequence[Panel], shown: Sequence[Look], caption: str) -> str:
-    """Write a figure as one PNG file; return it for the page, each panel by itself so that narrow screens stack them."""
+    """Write a figure as a PNG file. Return its HTML, with separate panels that narrow screens can stack."""
     handle, drawn = (mark_handle, mark_swatch) if name == "radius" else (line_handle, swatch)
     figure, _ = draw_panels(panels)
     add_legend(figure, [handle(look) for look in shown])
@@ -99,7 +99,7 @@ def _figure(images: Path, name: str, panels: Sequence[Panel], shown: Sequence[Lo
 
 
 def _figures(plan: StudyPlan, images: Path, records: Sequence[Record]) -> dict[str, str]:
-    """Write the figures that can be drawn so far; return them for the page, by name."""
+    """Write the figures that can be drawn so far, and return their HTML by name."""
     styles, trained = looks(plan), trained_iterations(plan)
     evaluated = [record for record in records if record.evaluation]
     examined = [record for record in records if record.examination]
@@ -119,12 +119,12 @@ def _figures(plan: StudyPlan, images: Path, records: Sequence[Record]) -> dict[s
 
 
 def trained_iterations(plan: StudyPlan) -> int:
-    """Return the most iterations that any run trains with."""
+    """Return the largest number of training iterations of any run."""
     return max(run.settings.training.max_iterations for run in plan.runs)
 
 
 def _runs_table(plan: StudyPlan, records: Sequence[Record]) -> str:
-    """Return the table of runs; names lead to the run's own page, verdicts have their colour."""
+    """Return the table of runs, with links to the page of each run and coloured verdicts."""
     styles = looks(plan)
     columns, rows = study_table(records)
     tones = {verdict.value: tone for verdict, tone in TONES.items()}
@@ -141,7 +141,7 @@ def _runs_table(plan: StudyPlan, records: Sequence[Record]) -> str:
 
 
 def _again(plan: StudyPlan, records: Sequence[Record]) -> str:
-    """Return how the study is made again, and with what it was made."""
+    """Return the command that reproduces the study, and the software and machine that made it."""
     settings = json.dumps(plan.runs[0].settings.to_dict(), indent=1)
     made_with = (
         f"loopscope {version('loopscope')}, torch {version('torch')}, Python {platform.python_version()}; {processor()}; "
@@ -154,7 +154,7 @@ def _again(plan: StudyPlan, records: Sequence[Record]) -> str:
 
 
 def _shipped() -> str:
-    """Return the models that come with the package: what they solve, how to ask them, and their cards."""
+    """Return the table of shipped models with their tasks, accuracy, commands and cards."""
     rows, cards = [], []
     for folder in sorted(MODELS.glob("*/card.md")):
         run = RunFolder(folder.parent)
@@ -177,11 +177,11 @@ def write_report(plan: StudyPlan, folder: StudyFolder, records: Mapping[str, Rec
 
     Args:
         plan: the study.
-        folder: where it is kept; the page is ``report.html`` there.
+        folder: folder of the study. The page is ``report.html`` in it.
         records: the latest record of each run that ended.
     """
     rows = [records[run.name] for run in plan.runs if run.name in records]
-    # What a failed run left behind is no result: only the table names it.
+    # Partial results of a failed run are not results. Only the table mentions the run.
     finished = [record for record in rows if record.status == "finished"]
     figures = _figures(plan, make_folder(folder.path / "figures"), finished)
     for record in finished:

@@ -48,13 +48,15 @@ def measure_geometry(sample: Sample, spectrum: SpectrumResult | None, progress: 
         progress.skip(["smoothness", "resolvent", "transient growth"], reason)
         return GeometryResult(gradients=gradients, radial_gain=radial_gain)
     solves = sample.budget.solves
+    smoothness = progress.run("smoothness", lambda: _lipschitz(sample, rows))
     return GeometryResult(
         rows=to_plain(rows),
         gradients=gradients,
         radial_gain=radial_gain,
-        lipschitz=progress.run("smoothness", lambda: _lipschitz(sample, rows)),
+        lipschitz=smoothness,
         resolvent=progress.run("resolvent", lambda: _resolvent(sample, rows)) if solves else None,
         transient=progress.run("transient growth", lambda: _transient(sample, rows)) if solves else None,
+        input_is_discrete="smoothness" in progress.undefined,
     )
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-from loopscope.errors import LoopscopeError
+from loopscope.errors import LoopscopeError, NotDefinedError
 from loopscope.stability.orbits.trace import Trajectory
 
 T = TypeVar("T")
@@ -23,11 +23,13 @@ class Progress:
 
     Attributes:
         unknown: parts that are missing, and why.
+        undefined: those of them that this loop does not have, whatever is done.
         seconds: time that each part took.
     """
 
     def __init__(self, time_limit: float | None, on_part: Callable[[str], None] | None = None) -> None:
         self.unknown: dict[str, str] = {}
+        self.undefined: set[str] = set()
         self.seconds: dict[str, float] = {}
         self._time_limit, self._on_part = time_limit, on_part
         self._began = time.perf_counter()
@@ -51,6 +53,8 @@ class Progress:
             return self.timed(part, work)
         except (LoopscopeError, RuntimeError) as error:
             self.unknown[part] = one_line(error)
+            if isinstance(error, NotDefinedError):
+                self.undefined.add(part)
             return None
 
     def timed(self, part: str, work: Callable[[], T]) -> T:

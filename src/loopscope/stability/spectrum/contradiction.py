@@ -8,6 +8,8 @@ go on contracting more slowly than the radius, the radius is too small.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -26,11 +28,17 @@ POWER_STEPS = 128
 """Products with J after which only the dominant part of a residual is left; growth is fitted to the second half."""
 
 
-def last_decay(residual: Float[Tensor, "iterations batch"]) -> tuple[Float[Tensor, "batch"], Float[Tensor, "batch"]]:
+LINEAR = 0.01
+"""Largest relative residual at which an orbit is taken to follow the Jacobian at its fixed point."""
+
+
+def last_decay(
+    residual: Float[Tensor, "iterations batch"], largest: float = math.inf
+) -> tuple[Float[Tensor, "batch"], Float[Tensor, "batch"]]:
     """Return the residual's factor per step over its last eight steps above rounding, and the effect of rounding on it.
 
     The effect of rounding is absolute, on the logarithm of the factor. Both are NaN if there are fewer than nine such residuals
-    in a row.
+    in a row, or the first of them is above ``largest``.
     """
     floor = rounding_floor(residual.dtype)
     count = len(residual)
@@ -38,7 +46,7 @@ def last_decay(residual: Float[Tensor, "iterations batch"]) -> tuple[Float[Tenso
     last = torch.where(residual > floor, steps, -1).amax(0)
     first = last - FIT_STEPS
     begin, end = (residual.gather(0, row.clamp_min(0)[None])[0].double() for row in (first, last))
-    known = (first >= 0) & begin.isfinite()
+    known = (first >= 0) & begin.isfinite() & (begin <= largest)
     decay = torch.where(known, (end / begin) ** (1 / FIT_STEPS), torch.nan)
     return decay, floor / FLOOR_IN_EPS * 4 / end / FIT_STEPS
 
@@ -82,7 +90,7 @@ def contradicted(
         radius: the spectral radii there.
         seed: of the random start of ||J^8||.
     """
-    decay, rounding = last_decay(residual)
+    decay, rounding = last_decay(residual, largest=LINEAR)
     observed = decay.log() - rounding - RATE_MARGIN
     allowed = (radius.radius + radius.error).double().log().to(observed.device)
     suspects = arrived & (observed > allowed)

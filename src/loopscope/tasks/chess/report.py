@@ -10,11 +10,11 @@ from loopscope.tasks.data.report import DataReport, histogram, overlap
 
 
 def chess_report(task: Chess, verify: bool, out: Path | None) -> DataReport:
-    """Return what the data of a chess task hold; see ``Reporter``."""
+    """Report on the data of a chess task (see ``Reporter``)."""
     origin = task.origin()
     puzzles = read_puzzles(origin, task.rows)
     splits = task.splits()
-    # One void number per position: equal where all 64 squares are.
+    # One void scalar per position, equal for positions that agree on all 64 squares.
     shared, repeated = overlap({name: split.problems.numpy().view("V64").ravel() for name, split in splits.items()})
     if out is not None:
         write_puzzles(origin, out, puzzles)

@@ -1,4 +1,4 @@
-"""What a data set holds, and what is wrong with it."""
+"""The report on a data set: its content and its faults."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from jaxtyping import Float
 
 @dataclass(frozen=True)
 class DataReport:
-    """What a data set holds, and what is wrong with it.
+    """The content and the faults of a data set.
 
     Args:
-        origin: where it comes from, in words.
-        sources: how many problems each of its sources gives; empty where it does not tell them apart.
-        splits: how many examples each split holds, training first.
-        difficulty: how many examples of each split fall into each range of difficulty, by the range's name.
-        rejects: how many lines were left out, by reason.
-        shared: problems, or symmetric copies of them, that lie in two splits: must be 0.
-        repeated: problems that a split holds again, themselves or as a symmetric copy: must be 0.
-        failed: how many problems failed the proof of their answers, by reason; None where no proof was asked for.
+        origin: description of where the data come from.
+        sources: number of problems per source; empty if sources are not distinguished.
+        splits: number of examples per split, training first.
+        difficulty: number of examples per split and range of difficulty.
+        rejects: number of rejected lines, by reason.
+        shared: number of problems that are in two splits, as such or as a symmetric copy; must be 0.
+        repeated: number of problems that occur again in their split, as such or as a symmetric copy; must be 0.
+        failed: number of problems whose answers failed the proof, by reason; None if no proof was requested.
     """
 
     origin: str
@@ -43,11 +43,11 @@ class DataReport:
 
 
 def histogram(values: Float[np.ndarray, "n"], bounds: Sequence[int]) -> dict[str, int]:
-    """Return how many values lie in each range, by its name.
+    """Count the values in each range, by name of the range.
 
     Args:
         values: the values, none below the first bound.
-        bounds: the first value of each range; the last one has no end.
+        bounds: first value of each range. The last range is unbounded.
     """
     names = [f"{begin}" if begin == end - 1 else f"{begin}-{end - 1}" for begin, end in pairwise(bounds)]
     counts, _ = np.histogram(values, [*bounds, np.inf])
@@ -55,10 +55,10 @@ def histogram(values: Float[np.ndarray, "n"], bounds: Sequence[int]) -> dict[str
 
 
 def overlap(keys: Mapping[str, np.ndarray]) -> tuple[int, int]:
-    """Return how many keys lie in more than one split, and how many examples repeat a key of their own split.
+    """Count the keys that occur in several splits, and the examples that repeat a key of their own split.
 
     Args:
-        keys: one number per example of each split, equal where two examples are the same problem.
+        keys: one number per example of each split, equal for two examples of the same problem.
     """
     distinct = [np.unique(of_split) for of_split in keys.values()]
     together = np.concatenate(distinct)
@@ -66,4 +66,4 @@ def overlap(keys: Mapping[str, np.ndarray]) -> tuple[int, int]:
 
 
 Reporter = Callable[[Any, bool, Path | None], DataReport]
-"""(the task, whether to prove every answer, a file to write the data to) -> report."""
+"""A function of the task, whether to prove every answer, and a file to write the data to, that returns the report."""

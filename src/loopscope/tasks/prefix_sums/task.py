@@ -25,10 +25,10 @@ def prefix_sums(bits: Int[Tensor, "examples length"]) -> Int[Tensor, "examples l
 
 
 def distinct_strings(count: int, length: int, generator: torch.Generator) -> Int[Tensor, "count length"]:
-    """Return ``count`` different random bit strings.
+    """Return ``count`` distinct random bit strings.
 
     Raises:
-        LoopscopeError: fewer than ``count`` strings of this length exist.
+        LoopscopeError: there are fewer than ``count`` strings of this length.
     """
     if length < 20 and 2**length < count:
         raise LoopscopeError(
@@ -47,10 +47,16 @@ class PrefixSums:
 
     Args:
         train_bits: length of the training strings.
-        test_bits: lengths of the evaluation splits; the first is the easy one.
-        strings: distinct strings of the training length, four fifths to train on and one fifth to validate on.
-        test_strings: strings of every other length.
-        seed: seed of the strings, apart from the seed of training.
+        test_bits: lengths of the evaluation splits. The first is the easy one.
+        strings: number of distinct strings of the training length. One fifth is for validation.
+        test_strings: number of strings of every other length.
+        seed: seed of the strings, independent of the seed of training.
+
+    Example:
+        >>> import loopscope as ls
+        >>> task = ls.PrefixSums(train_bits=8, test_bits=(8, 16), strings=50, test_strings=10)
+        >>> len(task.training_split()), {name: len(split) for name, split in task.evaluation_splits().items()}
+        (40, {'8 bits': 10, '16 bits': 10})
     """
 
     train_bits: int = 32
@@ -75,7 +81,7 @@ class PrefixSums:
         return TaskShape(inputs=1, outputs=2, grid=(0,), attention="local", kernel_size=KERNEL_SIZE)
 
     def _training_strings(self) -> tuple[Tensor, Tensor]:
-        """Return the strings to train on and those to validate on, none in both."""
+        """Return the strings for training and those for validation, without overlap."""
         strings = distinct_strings(self.strings, self.train_bits, self._generator(self.train_bits))
         validation = max(1, round(VALIDATION_SHARE * self.strings))
         return strings[validation:], strings[:validation]
@@ -84,12 +90,12 @@ class PrefixSums:
         return torch.Generator().manual_seed(1_000_003 * self.seed + length)
 
     def training_split(self) -> Split:
-        """Return the strings to train on."""
+        """Return the strings for training."""
         bits, _ = self._training_strings()
         return Split(bits, prefix_sums(bits))
 
     def evaluation_splits(self) -> dict[str, Split]:
-        """Return one split per length, named by it; that of the training length holds no training string."""
+        """Return one split per length, named after it. The split of the training length shares no string with training."""
         splits = {}
         for length in self.test_bits:
             if length == self.train_bits:
@@ -106,7 +112,7 @@ class PrefixSums:
     def augment(
         self, problems: Int[Tensor, "batch tokens"], answers: Int[Tensor, "batch tokens"], generator: torch.Generator
     ) -> tuple[Int[Tensor, "batch tokens"], Int[Tensor, "batch tokens"]]:
-        """Return the batch as it is: the paper augments no strings."""
+        """Return the batch unchanged, because the paper does not augment strings."""
         return problems, answers
 
     def loss(
@@ -130,5 +136,5 @@ class PrefixSums:
         problems: Int[Tensor, "batch tokens"],
         answers: Int[Tensor, "batch tokens"],
     ) -> dict[str, Bool[Tensor, "batch"]]:
-        """Return nothing: a string is right when all of it is, by one rule."""
+        """Return no rules: a string is right only if all its bits are."""
         return {}

@@ -1,4 +1,4 @@
-"""What the tasks of sudoku share, whatever the size of their boards: how grids are read, answered and judged."""
+"""The common part of the sudoku tasks, for boards of any size: encoding, loss and correctness of grids."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from loopscope.tasks.task import Split, TaskShape
 
 @dataclass(frozen=True)
 class Splits:
-    """The splits of a task that are made together.
+    """The splits of a task, which are made together.
 
     Args:
-        training: the examples to train on; None where there are too few.
-        evaluation: those to evaluate on, by name, the easy ones first.
-        why_no_training: what to say where somebody wants to train all the same.
+        training: examples for training; None if there are too few.
+        evaluation: examples for evaluation, by name, the easy ones first.
+        why_no_training: error message for a request to train without a training split.
     """
 
     training: Split | None
@@ -28,10 +28,10 @@ class Splits:
     why_no_training: str = ""
 
     def require_training(self) -> Split:
-        """Return the examples to train on.
+        """Return the examples for training.
 
         Raises:
-            LoopscopeError: there are too few.
+            LoopscopeError: there are too few examples.
         """
         if self.training is None:
             raise LoopscopeError(self.why_no_training)
@@ -39,10 +39,10 @@ class Splits:
 
 
 class SudokuGrids(ABC):
-    """The part of a task that follows from the size of its boards.
+    """Base class of the sudoku tasks, determined by the size of the board.
 
-    Problems and answers are grids row by row, digits from 1 and 0 where a cell is empty; logit c of a cell is for the
-    digit c + 1.
+    Problems and answers are grids in row-major order, with digits from 1, and 0 for an empty cell. Logit c of a cell
+    stands for digit c + 1.
     """
 
     @property
@@ -52,11 +52,11 @@ class SudokuGrids(ABC):
 
     @property
     def shape(self) -> TaskShape:
-        """One number per digit and one for empty in, a logit per digit out, on a square board."""
+        """A square board of cells with a one-hot input (the digits and empty) and one logit per digit."""
         return TaskShape(inputs=self.side + 1, outputs=self.side, grid=(self.side, self.side))
 
     def inputs(self, problems: Int[Tensor, "batch cells"]) -> Float[Tensor, "batch cells features"]:
-        """Return the cells one-hot: number 0 says empty, number d the digit d."""
+        """Return the one-hot encoding of cells: index 0 for an empty cell, index d for digit d."""
         return F.one_hot(problems.long(), self.side + 1).float()
 
     def loss(
@@ -71,7 +71,7 @@ class SudokuGrids(ABC):
         problems: Int[Tensor, "batch cells"],
         answers: Int[Tensor, "batch cells"],
     ) -> Bool[Tensor, "batch cells"]:
-        """Return which cells are right; the givens count too."""
+        """Return which cells are right, givens included."""
         return logits.argmax(-1) + 1 == answers
 
     def other_rules(
@@ -80,5 +80,5 @@ class SudokuGrids(ABC):
         problems: Int[Tensor, "batch cells"],
         answers: Int[Tensor, "batch cells"],
     ) -> dict[str, Bool[Tensor, "batch"]]:
-        """Return nothing: a grid is right when all of it is, by one rule."""
+        """Return no rules: a grid is right only if all its cells are."""
         return {}

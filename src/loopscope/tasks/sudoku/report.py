@@ -13,11 +13,11 @@ from loopscope.tasks.sudoku.task import Sudoku, puzzles_of
 
 
 def sudoku_report(task: Sudoku, verify: bool, out: Path | None) -> DataReport:
-    """Return what the data of a sudoku task hold; see ``Reporter``."""
+    """Report on the data of a sudoku task (see ``Reporter``)."""
     origin = task.origin()
     puzzles = puzzles_of(task, origin)
     splits = task.splits()
-    # Copies are looked for among what the splits hold, whatever the file says of its puzzles' classes.
+    # The classes are recomputed from the splits, independently of the classes in the file.
     shared, repeated = overlap(
         {name: symmetry_classes(split.problems.numpy(), split.answers.numpy()) for name, split in splits.items()}
     )

@@ -1,7 +1,7 @@
-"""Whether one sudoku puzzle has a solution: a search in plain Python, which needs no compiler.
+"""A search in plain Python for whether one sudoku puzzle has a solution.
 
-``loopscope.tasks.sudoku.rules`` solves many puzzles with compiled code. For a single one, loading the compiler would
-take longer than the search.
+``loopscope.tasks.sudoku.rules`` solves many puzzles with compiled code. For a single puzzle, loading the compiler would take
+longer than the search.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ UNITS_OF = [[unit for unit in range(27) if cell in UNIT_CELLS[unit]] for cell in
 """The three units of each cell."""
 
 MOST_GUESSES = 20_000
-"""Guesses after which the search gives up, some seconds. Most puzzles need fewer than a hundred."""
+"""Guesses after which the search gives up, a few seconds. Most puzzles need fewer than a hundred."""
 
 
 def has_solution(puzzle: Int8[np.ndarray, "81"], most_guesses: int = MOST_GUESSES) -> bool | None:
     """Return whether a puzzle has a solution; None if the search gave up.
 
     Args:
-        puzzle: digits row by row, 0 where a cell is empty.
+        puzzle: digits in row-major order, 0 for an empty cell.
         most_guesses: guesses after which to give up.
 
     Example:
@@ -47,7 +47,7 @@ def has_solution(puzzle: Int8[np.ndarray, "81"], most_guesses: int = MOST_GUESSE
 
 
 def _place(lacking: list[int], cell: int, digit: int) -> bool:
-    """Take a digit away from the units of a cell; return whether all three still lacked it."""
+    """Remove a digit from what the units of a cell lack. Return whether all three lacked it."""
     possible = all(lacking[unit] & digit for unit in UNITS_OF[cell])
     for unit in UNITS_OF[cell]:
         lacking[unit] &= ~digit
@@ -55,9 +55,9 @@ def _place(lacking: list[int], cell: int, digit: int) -> bool:
 
 
 def _choices(lacking: list[int], empty: list[int]) -> tuple[list[tuple[int, int]], bool]:
-    """Return the fewest ways to go on, each a cell and a digit, of which one must be right; and whether there is none.
+    """Return the smallest set of choices, one of which must be right, and whether it is empty: a contradiction.
 
-    They are the candidates of one cell, or the places of one digit in one unit.
+    The choices are pairs of cell and digit: the candidates of one cell, or the places of one digit in one unit.
     """
     fewest: list[tuple[int, int]] | None = None
     candidates = {}
@@ -81,7 +81,7 @@ def _choices(lacking: list[int], empty: list[int]) -> tuple[list[tuple[int, int]
 
 
 def _search(lacking: list[int], empty: list[int], guesses: Iterator[int]) -> bool | None:
-    """Return whether the empty cells can be filled; both lists are changed. ``guesses`` yields once per guess allowed."""
+    """Return whether the empty cells can be filled. Both lists are changed; ``guesses`` yields once per allowed guess."""
     while empty:
         choices, contradiction = _choices(lacking, empty)
         if contradiction:

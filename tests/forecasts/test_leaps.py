@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loopscope.errors import LoopscopeError
+from loopscope.forecasts.fit import fit, sum_of_powers, surprise
+from loopscope.forecasts.leaps import LANDINGS, leap, leap_through, leaps, run
 from loopscope.loop import FunctionLoop, iterate
-from loopscope.stability.leaps import LANDINGS, _sum_of_powers, leap, leaps
 
 INPUTS = torch.tensor([[1.0, 0.0], [0.0, 3.0], [-1.0, 2.0]], dtype=torch.float64)
 
@@ -62,7 +63,7 @@ def test_thirty_steps_see_480_iterations_of_fast_and_slow_parts():
     inputs = torch.tensor([[1.0, 4.0, -3.0, 2.0]], dtype=torch.float64)
     loop, steps = counting(linear(matrix))
     landings = leaps(loop, inputs)
-    assert steps[0] == 30 + 1
+    assert steps[0] == 30 + 4  # four check the loop
     assert tuple(landing.iteration for landing in landings) == LANDINGS == (15, 48, 152, 480)
     state = torch.zeros_like(inputs)
     done = 0
@@ -89,8 +90,87 @@ def test_an_orbit_that_is_not_finite_leaves_the_others_their_leap():
 @given(st.complex_numbers(max_magnitude=1), st.integers(1, 500))
 def test_a_sum_of_powers_is_the_sum_of_the_powers(rate, count):
     powers = [rate**exponent for exponent in range(1, count + 1)]
-    found = _sum_of_powers(torch.tensor([rate], dtype=torch.complex128), count)
+    found = sum_of_powers(torch.tensor([rate], dtype=torch.complex128), count)
     torch.testing.assert_close(found, torch.tensor([sum(powers)], dtype=torch.complex128), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("rate", [1.01, 1.05, 1.1])
+def test_a_fit_lets_growing_modes_grow(rate):
+    """The old leap held a mode of 1.05 to its present pace, which is a straight line: 1.05^400 is 3e8."""
+    loop = linear(rate * torch.eye(2, dtype=torch.float64))
+    orbit = run(loop, INPUTS, [INPUTS], 5)
+    true = iterate(loop, orbit[-1], INPUTS, 400)
+    torch.testing.assert_close(orbit[-1] + fit(orbit).further(400), true, rtol=1e-6, atol=0)
+    assert float(fit(orbit).change(400).norm()) == pytest.approx(
+        rate**400 * float((orbit[-1] - orbit[-2]).norm()), 1e-6
+    )
+    held = fit(orbit).held()
+    torch.testing.assert_close(held.change(400), orbit[-1] - orbit[-2], rtol=1e-6, atol=0)
+
+
+def test_a_fit_lets_a_spiral_grow():
+    turn = torch.tensor([[0.8, -0.6], [0.6, 0.8]], dtype=torch.float64)
+    loop = linear(1.02 * turn)
+    orbit = run(loop, INPUTS, [INPUTS], 5)
+    true = iterate(loop, orbit[-1], INPUTS, 200)
+    torch.testing.assert_close(orbit[-1] + fit(orbit).further(200), true, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e18])
+def test_a_fit_does_not_depend_on_the_scale_of_the_state(scale):
+    loop = linear(torch.diag(torch.tensor([0.9, 0.5])))
+    inputs = INPUTS.float() * scale
+    orbit = run(loop, inputs, [torch.zeros_like(inputs)], 5)
+    true = iterate(loop, orbit[-1], inputs, 200)
+    torch.testing.assert_close(leap(orbit, 200) / scale, true / scale, rtol=1e-4, atol=1e-5)
+
+
+def test_a_change_within_rounding_does_not_move_the_state():
+    """A float32 state of size 1 that flickers in its last digits has no mode to be followed."""
+    orbit = [torch.tensor([[1.0 + 1e-7 * (t % 2) + 5e-8 * t]]) for t in range(6)]
+    assert leap(orbit, 480).item() == pytest.approx(1.0, abs=1e-6)
+
+
+def test_leaps_land_where_they_are_told_to():
+    loop, steps = counting(linear(0.95 * torch.eye(2, dtype=torch.float64)))
+    orbit = run(loop, INPUTS, [torch.zeros_like(INPUTS)], 10)
+    made = leap_through(loop, INPUTS, orbit[-6:], 10, (30, 100))
+    assert [(one.start, one.end) for one in made] == [(10, 30), (30, 100)]
+    assert steps[0] == 10 + 2 * 5
+    true = iterate(loop, torch.zeros_like(INPUTS), INPUTS, 100)
+    torch.testing.assert_close(made[-1].settled[-1], true, rtol=1e-9, atol=1e-9)
+    assert made[-1].landing.iteration == 100
+    assert len(made[-1].landing.before) == 2
+    torch.testing.assert_close(
+        made[-1].at(50), iterate(loop, torch.zeros_like(INPUTS), INPUTS, 50), rtol=1e-7, atol=1e-7
+    )
+
+
+def test_what_wanders_is_not_taken_to_grow():
+    """A chaotic orbit seems to grow by a factor at times; its own past does not foresee its next change."""
+    start = torch.linspace(0.1, 0.9, 64, dtype=torch.float64).unsqueeze(1)
+    loop = FunctionLoop(lambda x: x, torch.clone, lambda z, e: 3.9 * z * (1 - z), lambda z: z)
+    orbit = run(loop, start, [start], 15)
+    assert float(fit(orbit[-6:]).rates.abs().max()) > 1.1
+    assert float(surprise(orbit[-6:]).median()) > 0.1
+    (made,) = leap_through(loop, start, orbit[-6:], 15, (480,))
+    wild = surprise(orbit[-6:]) > 0.1
+    assert made.fit.rates[wild].abs().max() <= 1 + 1e-12
+    growing = run(linear(1.05 * torch.eye(2, dtype=torch.float64)), INPUTS, [INPUTS], 6)
+    assert float(surprise(growing).max()) < 1e-9
+
+
+def test_too_few_states_are_refused(unchecked):
+    with pytest.raises(LoopscopeError, match="got 2 states, expected at least 3"):
+        leap([INPUTS, INPUTS], 3)
+    with pytest.raises(LoopscopeError, match="iterations is 0, expected a whole number above 0"):
+        leap([INPUTS] * 3, 0)
+
+
+def test_a_first_state_that_is_not_one_for_each_input_is_refused():
+    loop = FunctionLoop(lambda x: x, lambda e: torch.zeros(1, 2).double(), lambda z, e: z, lambda z: z)
+    with pytest.raises(LoopscopeError, match="got 1 states for 3 inputs"):
+        leaps(loop, INPUTS)
 
 
 def test_a_loop_that_counts_or_is_random_is_refused():
@@ -98,7 +178,7 @@ def test_a_loop_that_counts_or_is_random_is_refused():
         lambda x: x,
         lambda e: (e, torch.zeros(len(e), dtype=torch.long)),
         lambda state, e: (state[0], state[1] + 1),
-        str,
+        lambda state: state[0],
     )
     with pytest.raises(LoopscopeError, match="counter"):
         leaps(counts, INPUTS)

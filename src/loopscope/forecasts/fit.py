@@ -1,0 +1,107 @@
+"""A linear model of an orbit: every change of the state is one small matrix times the change before (Schmid, 2010)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Complex, Float
+from torch import Tensor
+
+from loopscope.trees import Tree, flatten
+
+SMALL = 1e-3
+"""Directions in which changes are smaller than this fraction of the largest are not told from noise."""
+ROUNDING = 4.0
+"""Directions in which changes are smaller than this many units of rounding of the state are not told from rounding."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The modes of each orbit's last changes, as dynamic mode decomposition finds them.
+
+    Args:
+        changes: the changes that the modes are combinations of, oldest first.
+        basis: weights of the changes that make orthonormal directions, zero where nothing is known.
+        rates: factor by which each mode grows per iteration.
+        modes: each mode in these directions, one per column.
+        parts: how much of each mode the last change holds.
+        finite: orbits whose changes are finite; the others do not move.
+    """
+
+    changes: Float[Tensor, "batch changes n"]
+    basis: Float[Tensor, "batch changes m"]
+    rates: Complex[Tensor, "batch m"]
+    modes: Complex[Tensor, "batch m m"]
+    parts: Complex[Tensor, "batch m 1"]
+    finite: Bool[Tensor, "batch"]
+
+    def held(self, rows: Bool[Tensor, "batch"] | None = None) -> Fit:
+        """Return the same fit with growing modes held to their present pace, of all orbits or of some."""
+        slowed = self.rates / self.rates.abs().clamp_min(1)
+        return replace(self, rates=slowed if rows is None else slowed.where(rows.cpu().unsqueeze(1), self.rates))
+
+    def change(self, iterations: int) -> Float[Tensor, "batch n"]:
+        """Return the change of the iteration that is ``iterations`` after the last one."""
+        return self._combined(self.rates**iterations)
+
+    def further(self, iterations: int) -> Float[Tensor, "batch n"]:
+        """Return the sum of the next ``iterations`` changes."""
+        return self._combined(sum_of_powers(self.rates, iterations))
+
+    def _combined(self, factors: Complex[Tensor, "batch m"]) -> Float[Tensor, "batch n"]:
+        weights = self.basis @ (self.modes @ (factors.unsqueeze(2) * self.parts)).real
+        moved = (weights.to(self.changes).mT @ self.changes).squeeze(1)
+        return moved.where(self.finite.to(moved.device).unsqueeze(1), torch.zeros(()).to(moved))
+
+
+def fit(states: Sequence[Tree], mask: Bool[Tensor, "batch *tokens"] | None = None) -> Fit:
+    """Fit each orbit's modes to the changes between its last states.
+
+    Args:
+        states: the last states of each orbit in order, at least three; more tell more modes apart.
+        mask: true where a token is real; padding has no part in the fit.
+    """
+    flat = torch.stack([flatten(state, mask) for state in states], dim=1)
+    rounding = ROUNDING * torch.finfo(flat.dtype).eps * torch.linalg.vector_norm(flat[:, -1].double(), dim=1).cpu()
+    changes = flat.double().diff(dim=1)
+    # All that is needed of the long vectors is their products with each other: a few numbers per orbit, for the CPU,
+    # whose least squares alone allow for modes that cannot be told apart.
+    products = (changes @ changes.mT).cpu()
+    finite = products.isfinite().flatten(1).all(1) & rounding.isfinite()
+    products, rounding = products.where(finite[:, None, None], torch.zeros(()).double()), rounding.where(finite, 0)
+    squares, right = torch.linalg.eigh(products[:, :-1, :-1])
+    sizes = squares.clamp_min(0).sqrt()
+    known = sizes > torch.maximum(SMALL * sizes[:, -1:], rounding.unsqueeze(1))
+    basis = right * torch.where(known, 1 / sizes.where(known, torch.ones_like(sizes)), 0.0).unsqueeze(1)
+    rates, modes = torch.linalg.eig(basis.mT @ products[:, :-1, 1:] @ basis)
+    last = (basis.mT @ products[:, :-1, -1:]).to(modes)
+    parts = torch.linalg.lstsq(modes, last).solution
+    # A change that is not finite times a weight of zero is not zero.
+    return Fit(changes[:, :-1].nan_to_num(0, 0, 0), basis, rates, modes, parts, finite)
+
+
+def surprise(states: Sequence[Tree], mask: Bool[Tensor, "batch *tokens"] | None = None) -> Float[Tensor, "batch"]:
+    """Return how far the last change is from what a fit to the changes before it says, relative to that change.
+
+    Args:
+        states: the last states of each orbit in order, at least four.
+        mask: true where a token is real.
+    """
+    before, last = (flatten(state, mask).double() for state in states[-2:])
+    change = last - before
+    error = torch.linalg.vector_norm(fit(states[:-1], mask).change(1) - change, dim=1)
+    size = torch.linalg.vector_norm(change, dim=1)
+    return torch.where(size > 0, error / size, torch.zeros_like(size))
+
+
+def sum_of_powers(rates: Complex[Tensor, "*shape"], count: int) -> Complex[Tensor, "*shape"]:
+    """Return rates + rates^2 + ... + rates^count, exact also where a rate is 1, in as many steps as count has bits."""
+    total, power = torch.zeros_like(rates), torch.ones_like(rates)
+    for bit in f"{count:b}":
+        total, power = total + power * total, power * power
+        if bit == "1":
+            power = power * rates
+            total = total + power
+    return total

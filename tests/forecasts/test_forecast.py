@@ -1,0 +1,434 @@
+"""Forecasts of loops whose answers at any iteration are known."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+import loopscope as ls
+from loopscope.errors import LoopscopeError
+from loopscope.forecasts.forecast import forecast, readable
+from loopscope.forecasts.result import Forecast, Outlook, Point, Round, fall
+from loopscope.loop import FunctionLoop, iterate
+
+INPUTS = torch.arange(1.0, 9.0).reshape(8, 1, 1)
+CLASSES = torch.zeros(8, 1, dtype=torch.long)
+KEEPS, COLLAPSES, CANNOT_TELL = Outlook.KEEPS, Outlook.COLLAPSES, Outlook.CANNOT_TELL
+
+
+def of(step, start=torch.zeros_like, read=lambda state: state) -> FunctionLoop:
+    return FunctionLoop(lambda inputs: inputs, start, step, read)
+
+
+def counted(loop: FunctionLoop) -> tuple[FunctionLoop, list[int]]:
+    """Return a loop that counts its steps of the whole batch."""
+    steps = [0]
+
+    def step(state, recalled):
+        steps[0] += len(recalled) == len(INPUTS)
+        return loop.step(state, recalled)
+
+    return replace(loop, step=step), steps
+
+
+def drifting(until: float) -> FunctionLoop:
+    """Return a loop whose state grows by 1 a step, read as class 0 before ``until`` and as class 1 from there on."""
+    return of(lambda state, e: state + 1, read=lambda state: torch.cat([until - state, state - until], dim=2))
+
+
+def at(said: Forecast, *iterations: int) -> list[Point]:
+    points = {point.iteration: point for point in said.points}
+    return [points[iteration] for iteration in iterations]
+
+
+def same_at(loop: FunctionLoop, inputs: torch.Tensor, first: int, last: int) -> float:
+    """Return the fraction of inputs whose largest output is the same after two numbers of iterations."""
+    early = iterate(loop, loop.start(inputs), inputs, first)
+    late = iterate(loop, early, inputs, last - first)
+    return float((loop.read(early).argmax(1) == loop.read(late).argmax(1)).double().mean())
+
+
+def test_a_drift_is_followed_to_where_its_answers_are_lost():
+    said = forecast(drifting(100.5), INPUTS, CLASSES, trained_iterations=8)
+    assert (said.outlook, said.keeps, said.kept, said.inputs, said.horizon) == (COLLAPSES, False, 0, 8, 480)
+    assert said.collapse == pytest.approx(101, rel=0.02)
+    assert str(said) == f"will lose answers about iteration {said.collapse:.0f}: 0% of its best accuracy is left at 480"
+    assert [point.iteration for point in said.points] == [*range(8, 31), 76, 190, 480]
+    assert [point.leapt for point in said.points] == [False] * 23 + [True] * 3
+    assert [point.right for point in said.points] == [point.same for point in said.points] == [1] * 24 + [0, 0]
+
+
+def test_a_loop_that_rests_keeps_its_answers():
+    said = forecast(of(lambda z, e: z / 2 + e, read=lambda z: torch.cat([z, -z], 2)), INPUTS, CLASSES, 12)
+    assert (said.outlook, said.keeps, said.kept, said.collapse, said.reason) == (KEEPS, True, 1, None, "")
+    assert str(said) == "will keep its answers to 480 iterations: 100% of its best accuracy is left there"
+
+
+@pytest.mark.parametrize(("trained", "first", "orbit"), [(None, 15, 30), (3, 3, 30), (15, 15, 30), (30, 30, 65)])
+def test_the_first_point_is_where_training_ended_and_no_leap_starts_before(trained, first, orbit):
+    said = forecast(drifting(1e6), INPUTS, CLASSES, trained)
+    assert said.points[0].iteration == first
+    assert said.rounds[0].orbit >= first
+    assert said.rounds[-1].orbit == orbit
+    assert said.keeps
+
+
+def test_steps_are_counted_and_stay_within_the_budget():
+    for loop, budget in (
+        (drifting(1e6), 0.2),
+        (of(lambda z, e: 1.05 * z + e), 0.2),
+        (of(lambda z, e: 1.05 * z + e), 0.5),
+    ):
+        loop, steps = counted(loop)
+        said = forecast(loop, INPUTS, budget=budget)
+        # The checks of the loop, on two examples, count as two steps.
+        assert said.steps == said.rounds[-1].steps == steps[0] + 2
+        assert said.steps <= budget * 480
+
+
+def test_rounds_go_on_until_two_agree_or_the_budget_is_spent():
+    settled = forecast(of(lambda z, e: z / 2 + e), INPUTS)
+    assert [(one.orbit, one.steps, one.outlook) for one in settled.rounds] == [(15, 32, KEEPS), (30, 62, KEEPS)]
+    growing = forecast(of(lambda z, e: 1.05 * z + e), INPUTS)
+    assert [(one.orbit, one.steps) for one in growing.rounds] == [(15, 32), (30, 62), (54, 96)]
+
+
+def test_a_collapse_that_the_orbit_has_seen_needs_no_second_round():
+    said = forecast(drifting(10.5), INPUTS, CLASSES, trained_iterations=4)
+    assert (said.outlook, said.collapse, len(said.rounds)) == (COLLAPSES, 11, 1)
+
+
+def test_without_targets_answers_are_compared_with_the_first():
+    lost = forecast(drifting(100.5), INPUTS)
+    assert (lost.kept, lost.outlook) == (0, COLLAPSES)
+    assert str(lost).startswith("will lose the answers of iteration 15 about iteration 10")
+    assert str(lost).endswith(": 0% are the same at 480")
+    assert {point.right for point in lost.points} == {None}
+    kept = forecast(drifting(1e6), INPUTS)
+    assert str(kept) == "will keep the answers of iteration 15 to 480 iterations: 100% are the same there"
+
+
+def test_a_loop_whose_state_still_moves_where_the_fit_says_it_rests_cannot_be_told():
+    """The state contracts towards 2.1. From 2.05 on it wanders between 2.05 and 2.15 and never rests."""
+
+    def step(z, e):
+        inner = ((z - 2.05) / 0.1).clamp(0.01, 0.99)
+        return torch.where(z < 2.05, 0.95 * z + 0.105, 2.05 + 0.39 * inner * (1 - inner))
+
+    said = forecast(of(step, start=lambda e: 0.1 * e, read=lambda z: torch.cat([z, -z], 2)), INPUTS)
+    assert said.outlook is CANNOT_TELL
+    assert said.rounds[-1].change > 10 * said.rounds[-1].expected
+    assert str(said).startswith(
+        "cannot be forecast to 480 iterations: between 0% and 100% is left, for the states of 100%"
+    )
+
+
+@pytest.mark.parametrize("rate", [1.01, 1.02, 1.05, 1.1])
+def test_a_growing_mode_is_a_collapse_or_cannot_be_told(rate):
+    """One mode of a linear loop grows, the others settle; the growing one decides the answer in the end."""
+    rates = torch.tensor([rate, 0.9, 0.5, 0.3])
+    inputs = torch.randn(32, 4, generator=torch.Generator().manual_seed(0))
+    loop = of(lambda z, e: z * rates + e * torch.tensor([1e-3, 1.0, 1.0, 1.0]))
+    said = forecast(loop, inputs)
+    assert said.outlook is not KEEPS
+    truth = same_at(loop, inputs, 15, 480)
+    if said.outlook is COLLAPSES:
+        assert truth < 0.9
+    # A growing mode that never changes an answer is not known to keep it.
+    alone = forecast(of(lambda z, e: rate * z + e), INPUTS)
+    assert alone.outlook is CANNOT_TELL
+    assert "the changes of 100% of the inputs grow" in alone.reason
+
+
+@pytest.mark.parametrize(("rate", "angle"), [(1.05, 0.01), (1.02, 0.3), (1.0, 0.05), (0.99, 0.05)])
+def test_a_spiral_is_followed_round(rate, angle):
+    turn = rate * torch.tensor([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
+    inputs = torch.randn(64, 2, generator=torch.Generator().manual_seed(0))
+    loop = of(lambda z, e: z @ turn, start=torch.clone)
+    said = forecast(loop, inputs)
+    assert said.outlook is COLLAPSES
+    assert same_at(loop, inputs, 15, 480) < 0.9
+
+
+@pytest.mark.parametrize("live", [30, 100])
+def test_an_oscillation_that_dies_out_late_is_not_leapt_over(live):
+    """While the oscillation lives, it holds back a slow mode that then takes the answer away."""
+
+    def step(state, e):
+        turn = 0.95 * torch.tensor([[0.8, 0.6], [-0.6, 0.8]])
+        swing, slow = state[:, :2] @ turn, state[:, 2:]
+        alive = swing.norm(dim=1, keepdim=True) > 0.95**live
+        return torch.cat([swing, torch.where(alive, slow * 0.5 + 0.5, slow * 0.9 - 0.1)], 1)
+
+    def start(e):
+        return torch.cat([torch.nn.functional.normalize(e[:, :2]), torch.ones(len(e), 1)], 1)
+
+    inputs = torch.randn(32, 2, generator=torch.Generator().manual_seed(0))
+    loop = of(step, start, lambda state: torch.cat([state[:, 2:], -state[:, 2:]], 1))
+    assert same_at(loop, inputs, 15, 480) == 0
+    assert forecast(loop, inputs).outlook is COLLAPSES
+
+
+def test_a_damped_loop_is_seen_to_fail_late():
+    """z <- z + a (f(z) - z): f leaves its answer within ten steps, the damped loop after iteration 96."""
+
+    def f(z, e):
+        return torch.tanh(1.5 * z)
+
+    def start(e):
+        return torch.cat([torch.full_like(e, 0.5), 1e-3 * e], 1)
+
+    inputs = torch.rand(32, 1, generator=torch.Generator().manual_seed(0)) + 0.5
+    read = lambda z: torch.cat([z[:, :1], z[:, :1] * 0 + 0.4 + z[:, 1:]], 1)  # noqa: E731
+    loop = of(lambda z, e: z + 0.1 * (f(z, e) - z), start, read)
+    assert same_at(loop, inputs, 96, 97) == 1
+    assert same_at(loop, inputs, 15, 480) == 0
+    said = forecast(loop, inputs)
+    assert said.outlook is COLLAPSES
+
+
+def test_an_overflow_is_foreseen():
+    """1.34 z + x passes the largest float32 number at iteration 302; until there no answer changes."""
+    loop = of(lambda z, e: 1.34 * z + e)
+    truth = next(
+        t for t in range(480) if not torch.isfinite(torch.tensor(8 * (1.34 ** (t + 1) - 1) / 0.34, dtype=torch.float32))
+    )
+    said = forecast(loop, torch.full((4, 2), 8.0))
+    assert said.outlook is COLLAPSES
+    assert said.collapse == pytest.approx(truth, rel=0.03)
+    assert f"the states of 100% of the inputs are not finite from about iteration {said.collapse:.0f} on" in str(said)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, -torch.inf, torch.inf])
+@pytest.mark.parametrize("targets", [None, CLASSES])
+def test_a_readout_that_stops_to_be_finite_is_named_with_its_iteration(bad, targets):
+    read = lambda z: torch.cat([torch.where(z < 200, z, bad), torch.where(z < 200, -z, bad)], 2)  # noqa: E731
+    said = forecast(of(lambda z, e: z + 1, read=read), INPUTS, targets)
+    assert said.outlook is COLLAPSES
+    assert said.collapse == pytest.approx(200, rel=0.02)
+    assert f"the outputs of 100% of the inputs are not finite from about iteration {said.collapse:.0f} on" in str(said)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, -torch.inf])
+def test_outputs_that_are_never_finite_are_neither_right_nor_kept(bad):
+    loop = of(lambda z, e: z / 2 + e, read=lambda z: torch.full((8, 1, 2), bad))
+    said = forecast(loop, INPUTS, CLASSES)
+    assert {point.right for point in said.points} == {point.same for point in said.points} == {0}
+    assert said.outlook is CANNOT_TELL
+    assert "no right answers to keep, the outputs of 100% of the inputs are not finite at iteration 15 already" in str(
+        said
+    )
+    assert not forecast(loop, INPUTS).keeps
+
+
+def test_a_class_that_is_ruled_out_may_have_a_logit_of_minus_infinity():
+    logits = torch.tensor([[[1.0, -torch.inf]], [[-torch.inf, -torch.inf]], [[torch.nan, 1.0]], [[torch.inf, 1.0]]])
+    assert readable(logits).tolist() == [True, False, False, False]
+    assert readable(logits, torch.tensor([[True], [False], [True], [False]])).tolist() == [True, True, False, True]
+
+
+def test_a_few_broken_inputs_are_named_though_the_answers_are_kept():
+    """One of thirty-two states overflows: 97% is kept, which is enough."""
+    inputs = torch.cat([torch.full((31, 1), 0.5), torch.full((1, 1), 3.0)])
+    said = forecast(of(lambda z, e: e * z + 1, read=lambda z: torch.cat([z, -z], 1)), inputs)
+    assert said.keeps
+    assert "the states of 3% of the inputs are not finite from about iteration" in str(said)
+
+
+@pytest.mark.parametrize("targets", [None, CLASSES])
+def test_a_cycle_that_ends_where_it_began_is_not_said_to_keep_every_answer(targets):
+    """A cycle of three: 15 and 480 are multiples of its period, 478 and 479 are not."""
+    turn = torch.roll(torch.eye(3), 1, 0)
+    loop = FunctionLoop(lambda x: x, lambda e: turn[:1].expand(8, 1, 3), lambda z, e: z @ turn, lambda z: z @ turn.mT)
+    said = forecast(loop, INPUTS, targets)
+    assert (said.outlook, said.kept, said.collapse) == (COLLAPSES, 1, None)
+    assert said.dip is not None
+    assert said.dip[1] == 0
+    assert str(said).endswith("there, but 0% at 16: the answer depends on when one stops")
+
+
+def cycle(length: int, right: set[int]) -> FunctionLoop:
+    """Return a loop that goes round ``length`` states, and reads class 0 in the ``right`` ones, else class 1."""
+    turn = torch.roll(torch.eye(length), 1, 0).mT
+    classes = torch.tensor([[1.0, 0.0] if phase in right else [0.0, 1.0] for phase in range(length)])
+    return FunctionLoop(
+        lambda x: x, lambda e: turn[-1:].expand(8, 1, length), lambda z, e: z @ turn, lambda z: z @ classes
+    )
+
+
+@pytest.mark.parametrize(("length", "right"), [(2, {0}), (3, {0}), (3, {0, 1}), (3, {0, 2}), (4, {0})])
+def test_a_cycle_does_not_keep_its_answers_though_they_are_right_wherever_leaps_land(length, right):
+    said = forecast(cycle(length, right), INPUTS, CLASSES)
+    true = [float(iteration % length in right) for iteration in (478, 479)]
+    assert [point.iteration for point in said.late] == [478, 479]
+    assert [point.right for point in said.late] == true
+    assert (said.kept, said.outlook) == (1, COLLAPSES)
+    assert str(said).startswith(
+        "will not keep its answers to 480 iterations: 100% of its best accuracy is left there, but 0% at"
+    )
+
+
+def test_a_cycle_that_is_read_the_same_keeps_its_answers():
+    said = forecast(cycle(3, {0, 1, 2}), INPUTS, CLASSES)
+    assert (said.kept, said.keeps, said.dip) == (1, True, None)
+
+
+def test_what_was_never_right_is_not_called_kept():
+    said = forecast(drifting(1e6), INPUTS, 1 - CLASSES)
+    assert (said.kept, said.outlook, said.collapse) == (0, CANNOT_TELL, None)
+    assert str(said) == "cannot be forecast to 480 iterations: there are no right answers to keep"
+
+
+def test_inputs_count_one_by_one():
+    """Slopes of 1 to 8: the answers of all but the first two are lost by 480, of slopes 4 to 8 by 190."""
+    loop = of(lambda z, e: z + e, read=lambda z: torch.cat([500 - z, z - 500], dim=2))
+    said = forecast(loop, INPUTS, lambda logits, rows: (logits.argmax(-1) == 0).all(1))
+    assert [point.right for point in at(said, 30, 76, 190, 480)] == [1, 6 / 8, 2 / 8, 1 / 8]
+
+
+def test_inputs_whose_leaps_fail_are_named_and_counted():
+    """A quarter of the states grows: 75% is sure, all may be kept."""
+    rates = torch.tensor([1.05, 1.05, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5]).reshape(8, 1, 1)
+    loop = FunctionLoop(lambda x: rates, torch.zeros_like, lambda z, e: e * z + 1, lambda z: torch.cat([z, -z], 2))
+    said = forecast(loop, INPUTS)
+    assert said.outlook is CANNOT_TELL
+    last = said.rounds[-1]
+    assert (last.least, last.most, last.unchecked) == (0.75, 1, 0.25)
+    assert last.growth == pytest.approx(1.05 ** (480 - 161), rel=1e-3)
+    assert said.reason == "between 75% and 100% is left, for the changes of 25% of the inputs grow"
+
+
+@pytest.mark.parametrize("shape", [(8, 2), (8, 1), (8, 3, 2, 2)])
+def test_readouts_of_other_shapes_have_answers_too(shape):
+    said = forecast(of(lambda z, e: 0.5 * z + e, read=lambda z: torch.ones(shape)), INPUTS)
+    assert {point.same for point in said.points} == {1}
+
+
+@pytest.mark.parametrize("shape", [(8, 1), (8, 1, 1)])
+def test_the_answer_of_a_single_number_is_its_sign(shape):
+    loop = replace(drifting(1e6), read=lambda state: (100.5 - state).reshape(shape))
+    assert [point.same for point in at(forecast(loop, INPUTS), 76, 190, 480)] == [1, 0, 0]
+
+
+def test_answers_of_ones_own_are_compared_instead():
+    lost = drifting(100.5)
+    assert forecast(lost, INPUTS, answers=lambda logits: logits.sum(2)).keeps
+    assert forecast(lost, INPUTS, answers=lambda logits: logits.argmax(2)).outlook is COLLAPSES
+
+
+@pytest.mark.parametrize(
+    ("answers", "given"), [(lambda logits: logits.sum(), r"shape \(\)"), (lambda logits: 3, "int")]
+)
+def test_answers_that_are_not_one_an_input_are_refused(unchecked, answers, given):
+    with pytest.raises(
+        LoopscopeError, match=f"answers returned {given}, expected a tensor with one row for each of the 8 inputs"
+    ):
+        forecast(drifting(1e6), INPUTS, answers=answers)
+
+
+@pytest.mark.parametrize("targets", [None, CLASSES])
+def test_a_state_that_is_not_finite_keeps_no_answer(targets):
+    """Half of the states count, and are NaN from 20 on; NaN reads as class 0, which was the answer, and right."""
+    steps = torch.tensor([1.0, 0.0] * 4).reshape(8, 1, 1)
+    loop = replace(
+        drifting(1e6), encode=lambda inputs: steps, step=lambda z, e: (z + e).masked_fill(z + e > 20, torch.nan)
+    )
+    said = forecast(loop, INPUTS, targets)
+    assert [point.same for point in at(said, 20, 21, 30)] == [1, 0.5, 0.5]
+    assert [point.finite for point in at(said, 20, 21, 30)] == [1, 0.5, 0.5]
+    assert (said.kept, said.outlook, said.collapse) == (0.5, COLLAPSES, 21)
+    assert "the states of 50% of the inputs are not finite from about iteration 21 on" in str(said)
+
+
+@pytest.mark.parametrize("horizon", [16, 64, 200, 1000])
+def test_other_horizons_and_budgets_can_be_asked_about(horizon):
+    assert forecast(drifting(0.6 * horizon), INPUTS, CLASSES, 4, horizon=horizon, budget=0.9).collapse == pytest.approx(
+        math.ceil(0.6 * horizon), rel=0.03
+    )
+    kept = forecast(drifting(1e6), INPUTS, CLASSES, 4, horizon=horizon, budget=0.9)
+    assert kept.keeps
+    assert kept.points[-1].iteration == kept.horizon == horizon
+    assert kept.steps <= 0.9 * horizon
+
+
+def test_a_budget_that_reaches_the_horizon_is_the_run_itself():
+    said = forecast(drifting(14.5), INPUTS, CLASSES, 4, horizon=16, budget=1.2)
+    assert [point.iteration for point in said.points] == list(range(4, 17))
+    assert (said.outlook, said.collapse) == (COLLAPSES, 15)
+
+
+def test_a_forecast_is_written_as_plain_values():
+    said = forecast(drifting(100.5), INPUTS, CLASSES)
+    back = json.loads(json.dumps(said.to_dict(), allow_nan=False))
+    assert back["outlook"] == "collapses"
+    assert back["points"][-1] == {"iteration": 480, "leapt": True, "same": 0, "right": 0, "finite": 1}
+    overflow = forecast(of(lambda z, e: 1.34 * z + e), torch.full((4, 2), 8.0))
+    json.dumps(overflow.to_dict(), allow_nan=False)
+
+
+def test_the_names_are_public():
+    assert (ls.forecast, ls.Forecast) == (forecast, Forecast)
+    assert callable(ls.forecast)
+
+
+def test_fall_is_below_a_share_of_the_best_before():
+    assert fall([(15, 0.6), (48, 1.0), (152, 0.4), (480, 0.0)]) == pytest.approx(math.sqrt(48 * 152))
+    assert fall([(15, 0.2), (48, 0.4), (152, 0.3), (480, 0.2)]) is None
+    assert fall([(15, 0.2), (48, 0.4), (152, 0.3), (480, 0.2)], 0.9) == pytest.approx(math.sqrt(48 * 152))
+    assert fall([(15, 0.0), (48, 0.0)]) is None
+
+
+@pytest.mark.parametrize(
+    ("least", "most", "outlook"),
+    [(0.9, 1.0, KEEPS), (0.89, 0.9, CANNOT_TELL), (0.0, 0.9, CANNOT_TELL), (0.5, 0.89, COLLAPSES)],
+)
+def test_nine_tenths_of_the_best_is_keeping(least, most, outlook):
+    assert Round(15, 32, least, most, 0.0).outlook is outlook
+
+
+def test_what_is_no_loop_is_refused(unchecked):
+    with pytest.raises(LoopscopeError, match="Linear"):
+        forecast(torch.nn.Linear(2, 2), INPUTS)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"trained_iterations": 0}, "trained_iterations"),
+        ({"horizon": 0}, "horizon"),
+        ({"horizon": 2.5}, "horizon"),
+        ({"budget": 0.0}, "budget"),
+        ({"budget": math.nan}, "budget"),
+        ({"budget": 0.02}, "the budget allows 7 true steps to forecast 480 iterations, expected at least"),
+        ({"horizon": 12}, "horizon is 12, expected more than the 15 iterations of training"),
+    ],
+)
+def test_options_that_make_no_forecast_are_refused(unchecked, options, message):
+    with pytest.raises(LoopscopeError, match=message):
+        forecast(drifting(1.0), INPUTS, **options)
+
+
+def test_inputs_and_targets_that_do_not_fit_are_refused(unchecked):
+    with pytest.raises(LoopscopeError, match="the batch is empty"):
+        forecast(drifting(1.0), INPUTS[:0])
+    with pytest.raises(LoopscopeError, match=r"shape \(5, 1\), expected one entry for each of the 8 inputs"):
+        forecast(drifting(1.0), INPUTS, CLASSES[:5])
+    twice = replace(drifting(1.0), step=lambda state, e: torch.cat([state, state], 1))
+    with pytest.raises(LoopscopeError, match="it must return what it takes"):
+        forecast(twice, INPUTS)
+
+
+def test_a_state_whose_batch_is_not_its_first_dimension_is_refused():
+    """As torch.nn.GRU has it: (layers, batch, width)."""
+    loop = of(lambda z, e: 0.5 * z + e.mT, start=lambda e: torch.zeros(1, len(e), 1), read=lambda z: z.mT)
+    with pytest.raises(LoopscopeError, match="got 1 states for 8 inputs"):
+        forecast(loop, INPUTS)
+
+
+def test_a_step_that_mixes_examples_is_refused():
+    with pytest.raises(LoopscopeError, match="mixes examples"):
+        forecast(of(lambda z, e: 0.5 * z + e - z.mean(0)), INPUTS)

@@ -1,0 +1,68 @@
+"""How budgets of true steps are spent."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loopscope.errors import LoopscopeError
+from loopscope.forecasts.leaps import SETTLING
+from loopscope.forecasts.schedule import FARTHEST, FEWEST, plan_of, rounds
+
+
+def cost(plans) -> int:
+    return plans[-1].orbit + sum(plan.steps for plan in plans)
+
+
+def test_rounds_double_their_steps_up_to_the_budget():
+    plans = rounds(480, 96)
+    assert [plan.orbit for plan in plans] == [15, 30, 56]
+    assert [cost(plans[: last + 1]) for last in range(3)] == [30, 60, 96]
+    assert plans[0].landings == (48, 151, 480)
+
+
+def test_no_leap_starts_before_training_ended():
+    assert [plan.orbit for plan in rounds(480, 96, trained=30)] == [30, 65]
+    assert [plan.orbit for plan in rounds(480, 96, trained=60)] == [60]
+    assert [plan.orbit for plan in rounds(480, 96, trained=4)] == [15, 30, 56]
+
+
+def test_a_budget_that_reaches_the_horizon_needs_no_leap():
+    assert rounds(30, 30)[-1] == plan_of(30, 30)
+    assert rounds(30, 30)[-1].landings == ()
+
+
+@pytest.mark.parametrize(("horizon", "steps"), [(480, 20), (64, 12), (16, 5)])
+def test_too_small_a_budget_is_refused_with_the_least_that_will_do(horizon, steps):
+    with pytest.raises(LoopscopeError, match=rf"allows {steps} true steps to forecast {horizon} iterations") as refusal:
+        rounds(horizon, steps)
+    least = int(str(refusal.value).split("at least ")[1].split(":")[0])
+    assert cost(rounds(horizon, least)) == least
+    with pytest.raises(LoopscopeError):
+        rounds(horizon, least - 1)
+
+
+@given(st.integers(2, 5000), st.floats(0.05, 1), st.integers(1, 100))
+def test_every_round_is_within_the_budget_and_leaps_no_farther_than_allowed(horizon, budget, trained):
+    steps = int(budget * horizon)
+    try:
+        plans = rounds(horizon, steps, trained)
+    except LoopscopeError:
+        assert all(
+            steps < plan.orbit + plan.steps
+            for orbit in range(min(FEWEST, horizon), horizon + 1)
+            for plan in [plan_of(orbit, horizon)]
+        )
+        return
+    assert cost(plans) <= steps
+    for plan in plans:
+        stops = (plan.orbit, *plan.landings)
+        assert stops[-1] == horizon
+        assert plan.orbit >= min(FEWEST, horizon)
+        for before, after in pairwise(stops):
+            assert before + SETTLING <= after <= 1.05 * FARTHEST * before
+    for before, after in pairwise(plans):
+        assert after.orbit > before.orbit
