@@ -287,7 +287,7 @@ def test_quantiles_leave_out_what_was_not_computed():
     ("arguments", "message"),
     [
         ({"iterations": 0}, "iterations is 0, expected a whole number above 0"),
-        ({"iterations": 5, "tolerance": 0.0}, "tolerance is 0.0, expected a number above 0 and below 1"),
+        ({"iterations": 5, "tolerance": 0.0}, "tolerance is 0, expected a number between 0 and 1"),
         ({"iterations": 5, "start": torch.zeros(3, 2)}, "3 states and 2"),
         ({"iterations": 5, "start": torch.zeros(2, 2, dtype=torch.bfloat16)}, "float32 or float64"),
     ],
