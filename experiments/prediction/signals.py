@@ -3,7 +3,7 @@
 Each signal comes with the seconds that it takes, given the model and its inputs. Most signals are rivals of the framework:
 numbers that the field reads. All but one of them see no more than the trained number of iterations. The exception simply
 runs the same easy inputs for long. The other signals are the framework's own: residuals and restarts
-(`experiments.prediction.restarts`), and leaps (`loopscope.forecasts`).
+(`experiments.prediction.restarts`), and leaps (`experiments.prediction.leap_forecast`).
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from experiments.prediction.leap_forecast import leap_forecast
 from experiments.prediction.restarts import after_random_start, after_swap, run_pass, slope, slowest_tokens
 from loopscope.contexts import device_of_loop, eval_mode, without_autocast
 from loopscope.errors import LoopscopeError, check_positive
-from loopscope.evaluation import EvaluationConfig, answers_right, evaluate_split, rule_of_split
+from loopscope.evaluation import EvaluationConfig, answers_right, evaluate_split
 from loopscope.fixed_points.residual import smallest_scale
-from loopscope.forecasts.forecast import forecast
 from loopscope.jacobian import random_vectors, step_jacobian
 from loopscope.loop import Loop, mask_of, readout
 from loopscope.models.recall import ExternalRecall, InternalRecall
@@ -204,16 +204,13 @@ def _accuracy(loop: Loop, task: Task, split: Split, recalled: Tree, state: Tree)
 
 def _after_leaps(loop: Loop, task: Task, split: Split, iterations: int, seed: int) -> dict[str, Signal]:
     """Return the signals of leaps: accuracy far ahead, the fractions of accuracy and of answers that are kept until
-    there, the iteration at which half of the accuracy is lost, and the answer of ``loopscope forecast`` (1 if the loop
-    keeps its answers, else 0).
+    there, the iteration at which half of the accuracy is lost, and the answer (1 if the loop keeps its answers, else 0).
     """
-    rule, answers = rule_of_split(task, split), answers_of(task)
-    found = forecast(loop, task.inputs(split.problems), rule, iterations, seed, answers)
-    last = found.points[-1]
+    found = leap_forecast(loop, task, split, iterations, seed)
     values = {
-        LEAP: last.right,
+        LEAP: found.right[-1],
         LEAP_KEPT: found.kept,
-        LEAP_ANSWER: last.same,
+        LEAP_ANSWER: found.same[-1],
         LEAP_COLLAPSE: found.collapse,
         LEAP_KEEPS: float(found.keeps),
     }

@@ -34,7 +34,7 @@ class FittedThreshold:
 
 @dataclass(frozen=True)
 class ForecastRecord:
-    """How often the answer of ``loopscope forecast`` came true.
+    """How often the answer of unchecked leaps from 30 steps came true.
 
     Args:
         right: number of models for which it came true.

@@ -17,11 +17,11 @@ from experiments.prediction.signals import AT_BUDGET, LEAP_KEEPS, LEAP_KEPT, LON
 
 ALL = "all tasks"
 KEEPS, LOSES = "keeps its answers", "loses its answers"
-"""The two answers of ``loopscope forecast``."""
+"""The two answers of leaps."""
 
 
 def leaps_answer(member: Member) -> bool | None:
-    """Return whether ``loopscope forecast`` says that an unseen model keeps its answers; None if it was not asked."""
+    """Return whether leaps say that an unseen model keeps its answers; None if they were not taken."""
     answer = member.signal(LEAP_KEEPS)
     return bool(answer) if answer is not None and is_unseen(member) else None
 
@@ -149,7 +149,7 @@ def _counted(came_true: Iterable[bool | None]) -> Right:
 
 
 def forecast_record(sample: Sample) -> Right:
-    """Return how often the answer of ``loopscope forecast`` came true for unseen models that solve their task."""
+    """Return how often the answer of leaps came true for unseen models that solve their task."""
     return _right(sample, leaps_answer)[ALL]
 
 

@@ -29,7 +29,7 @@ def main_results(analysis: Analysis) -> Sheet:
     times = {one.name: one.error for one in analysis.collapse_times.predictions if one.among == ALL_TASKS}
     score = next(one for one in reversed(analysis.thresholds.verdicts) if one.mode == ALL_ITERATIONS)
     rows = [
-        ["unseen models: the answer of loopscope forecast came true", right_of(right.get(LEAP_KEPT))],
+        ["unseen models: the answer of leaps came true", right_of(right.get(LEAP_KEPT))],
         ["unseen models: the same rule on running on to 30 iterations", right_of(right.get(f"{LONG_RUN}{AT_BUDGET}"))],
         ["unseen models: the same rule on running on to the end", right_of(right.get(LONG_RUN))],
         ["unseen models: area of the accuracy kept after leaps", interval(leaps.area)],

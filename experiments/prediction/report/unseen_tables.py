@@ -35,7 +35,7 @@ def _came_true(analysis: Analysis) -> Sheet:
         ["answer from", *asked],
         [[name, *(right_of(right.get(task)) for task in asked)] for name, right in ruled],
         "Models that solve their task. The answer is that a model retains its accuracy if 90% of its best is left, a rule "
-        "that was not fitted. The answer of leaps is that of loopscope forecast.",
+        "that was not fitted.",
     )
 
 

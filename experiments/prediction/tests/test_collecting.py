@@ -353,8 +353,8 @@ def test_a_folder_is_not_a_population_and_a_file_is_not_its_folder(tmp_path, cap
         ({"settings": {"task": "x", "training": TRAINING}}, None, "settings.model.recall is missing"),
         ({"evaluation": {"easy": {"examples": 3}}}, None, "'answer_accuracy' is missing"),
         ({"evaluation": {"easy": {**WHOLE_CURVE, "best": "x"}}}, None, "curves.easy.best is 'x', expected a number"),
-        ({"examination": {"reachability": {}}}, {}, "'spectrum' is missing"),
-        ({}, {"reachability": []}, "'spectrum' is missing"),
+        ({"examination": {"reachability": {}}}, {}, "the examination is of schema None"),
+        ({}, {"schema": 2, "reachability": []}, "the examination is damaged ("),
     ],
 )
 def test_a_damaged_record_is_not_collected(tmp_path, capsys, monkeypatch, changes, prediction_mode, message, unchecked):
