@@ -61,6 +61,7 @@ CORE = {
     "files",
     "trees",
     "loop",
+    "readouts",
     "contexts",
     "checks",
     "jacobian",

@@ -20,7 +20,7 @@ from loopscope.loop import Loop
 from loopscope.models import FixedDepthTransformer, LoopedTransformer, load_model
 from loopscope.parsing import add_settings, new_parser, one_line_errors, parse_arguments
 from loopscope.stability import Examination, ExaminationConfig, examine
-from loopscope.stability.orbits.trace import Answers
+from loopscope.stability.orbits.answers import Answers
 from loopscope.tasks import Split, answers_of, task_class
 from loopscope.training.run_folder import RunFolder
 from loopscope.training.settings import RunSettings

@@ -30,9 +30,9 @@ class Point:
     Args:
         iteration: the iteration.
         leapt: whether a leap led there; otherwise the loop was run.
-        same: fraction of inputs whose answer is that of the first point.
-        right: fraction of inputs whose answer is right; None where no targets were given.
-        finite: fraction of inputs whose state and outputs are finite.
+        same: fraction of answers that are those of the first point.
+        right: fraction of answers that are right; None where no targets were given.
+        finite: fraction of answers whose state and outputs are finite.
     """
 
     iteration: int
@@ -91,11 +91,12 @@ class Forecast:
             where answers come and go.
         horizon: the iteration that was asked about.
         points: what was found at rising iterations, the first one where training ended, the last one at the horizon.
-        inputs: number of inputs that they are fractions of.
+        inputs: number of inputs; each has one answer, unless ``tokens`` is given.
         seconds: time that it took.
         late: the iterations just before the last point, where a cycle has other answers.
         steps: evaluations of the step that it cost, checks of the loop included.
         rounds: the rounds.
+        tokens: number of tokens, each with its own answer, of a loop whose answers are counted by token; else None.
 
     Example:
         >>> import loopscope as ls
@@ -116,6 +117,12 @@ class Forecast:
     late: Sequence[Point] = ()
     steps: int = 0
     rounds: Sequence[Round] = ()
+    tokens: int | None = None
+
+    @property
+    def counted(self) -> str:
+        """What the fractions are fractions of, in words."""
+        return f"{self.inputs} inputs" if self.tokens is None else f"{self.tokens} tokens of {self.inputs} inputs"
 
     @property
     def keeps(self) -> bool:
@@ -157,9 +164,10 @@ class Forecast:
 
     def __str__(self) -> str:
         targets = self.points[0].right is not None
-        what = "its answers" if targets else f"the answers of iteration {self.points[0].iteration}"
-        lost = "answers" if targets else what
-        left = f"{100 * self.kept:.0f}% {'of its best accuracy is left' if targets else 'are the same'}"
+        answers, accuracy = ("answers", "accuracy") if self.tokens is None else ("tokens", "accuracy by token")
+        what = f"its {answers}" if targets else f"the {answers} of iteration {self.points[0].iteration}"
+        lost = answers if targets else what
+        left = f"{100 * self.kept:.0f}% {f'of its best {accuracy} is left' if targets else 'are the same'}"
         if self.outlook is Outlook.CANNOT_TELL:
             return f"cannot be forecast to {self.horizon} iterations: {self.reason}"
         why = f"; {self.reason}" if self.reason else ""

@@ -29,7 +29,7 @@ def forecast_sheet(name: str, said: Forecast) -> Sheet:
         f"{name}, where it will be",
         ["iterations", "how", "right %", f"answers as after {first}, %"],
         rows,
-        f"{said.inputs} inputs, {said.steps} true steps, {said.seconds:.2g} s. A leap cannot see what happens once only, far "
+        f"{said.counted}, {said.steps} true steps, {said.seconds:.2g} s. A leap cannot see what happens once only, far "
         f"ahead. Of {record.models} small models that solve their task and were not seen before, forecasts by 30 steps without a "
         f"check came true for {record.right}.",
     )

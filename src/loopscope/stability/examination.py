@@ -116,7 +116,8 @@ class Examination:
     def __str__(self) -> str:
         """Return what fits on one screen: the verdict, the advice, the axes and the five numbers that matter."""
         settings, reachability, lipschitz = self.settings, self.reachability, self.geometry.lipschitz
-        accuracy = settings.accuracy
+        accuracy, by_token = settings.accuracy, settings.answers_per == "token"
+        answers = "tokens" if by_token else "answers"
         lines = [
             *_wrapped(f"{self.headline}{f' (provisional: {priors_of(self.axes)})' if self.provisional else ''}"),
             *([f"(tested on {TESTED_ON})"] if self.provisional else []),
@@ -139,8 +140,9 @@ class Examination:
             f"(at the start {shown(middle(reachability.start_norm))})",
             f"spectral radius, median      {shown(middle(self.spectrum.radius if self.spectrum else None))}",
             f"Lipschitz constant, relative {shown(middle(lipschitz.relative if lipschitz else None))}",
-            f"right at the end             {'not known' if accuracy is None else f'{100 * accuracy:.1f}%'}",
-            *([f"answers final                {_final(self.answers)}"] if self.answers else []),
+            f"{'tokens ' if by_token else ''}right at the end".ljust(29)
+            + ("not known" if accuracy is None else f"{100 * accuracy:.1f}%"),
+            *([f"{f'{answers} final':28} {_final(self.answers)}"] if self.answers else []),
             "",
             f"{inputs_seen(settings)}, at most {settings.iterations} iterations, effort {settings.effort}, "
             f"{settings.dtype}, seed {settings.seed}, {self.seconds['total']:.1f} s",

@@ -58,7 +58,8 @@ class Settings:
         seed: of every random start and direction.
         dtype: precision of the state, such as float32.
         numbers_per_state: floating numbers in the state of one input.
-        accuracy: fraction of inputs that are right at the end; None without targets.
+        accuracy: fraction of answers that are right at the end; None without targets.
+        answers_per: whether answers are counted by "example" or, as of a language model, by "token".
     """
 
     effort: Effort
@@ -74,6 +75,7 @@ class Settings:
     dtype: str
     numbers_per_state: int
     accuracy: float | None
+    answers_per: Literal["example", "token"] = "example"
 
 
 @dataclass(frozen=True)
@@ -83,9 +85,9 @@ class Curves:
     Args:
         residual: relative residual of the state; three lists, one per quantile.
         norm: norm of the state, in the state's units; likewise.
-        read_residual: relative residual of the readout; likewise.
-        prediction_changes: mean fraction of predictions that changed in this iteration.
-        accuracy: fraction of inputs that are right; None without targets.
+        read_residual: relative residual of the readout; likewise. None after iterations at which a large readout was left out.
+        prediction_changes: mean fraction of predictions that changed in this iteration, or since the last one that was read.
+        accuracy: fraction of answers that are right; None without targets.
     """
 
     residual: list[Numbers]
@@ -143,7 +145,8 @@ class AnswerResult:
     """When answers became final: the iteration after which they never changed again, within the budget of the orbits.
 
     Args:
-        final_at: per input; None where the answer still changed in the last iteration, or the readout gives none.
+        final_at: per answer: one for each input, or for each token that is read where answers are counted by token. None where
+            the answer still changed in the last iteration, or the readout gives none.
         half: the iteration by which 50% of the answers are final; None where fewer are.
         nine_tenths: the same for 90%.
         all: the same for all answers.
