@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -23,7 +24,7 @@ from loopscope.adapters.paths import (
     with_leaves,
 )
 from loopscope.adapters.plan import Plan
-from loopscope.adapters.positions import Chosen, Positions, checked_positions
+from loopscope.adapters.positions import Chosen, Positions, checked_positions, spread
 from loopscope.adapters.proof import (
     PROVEN_ITERATIONS,
     Check,
@@ -41,6 +42,9 @@ from loopscope.contexts import random_state_kept
 from loopscope.errors import LoopscopeError
 from loopscope.loop import AnswersPer
 from loopscope.trees import Context, Tree, batch_size, device_of
+
+MANY_LOGITS = 2**20
+"""Logits of an example up to which a proof compares all of them."""
 
 
 class CapturedLoop(nn.Module, ABC):
@@ -206,11 +210,24 @@ class CapturedLoop(nn.Module, ABC):
         Raises:
             LoopscopeError: it is not; the message says in which way, by how much, and what to do.
         """
-        plan = self.plan
-        counts = PROVEN_ITERATIONS if plan.told else (plan.recorded,)
-        whole = self.reading("all")
-        proof = prove(whole, lambda inputs, iterations: self.run(self.model, inputs, iterations), inputs, counts)
+        counts = PROVEN_ITERATIONS if self.plan.told else (self.plan.recorded,)
+        proven = self._read_for_proof(inputs)
+
+        def own(inputs: Tree, iterations: int) -> Tensor:
+            return proven.chosen(self.run(self.model, inputs, iterations), inputs)
+
+        proof = prove(proven, own, inputs, counts)
         return proof if self.positions == "all" else Proof((*proof.checks, required(self.position_check(inputs))))
+
+    def _read_for_proof(self, inputs: Tree) -> CapturedLoop:
+        """Return the loop read at all tokens, or at a few of each example where the logits of all are many."""
+        numbers = math.prod(self.plan.logits)
+        if len(self.plan.logits) < 2 or numbers <= MANY_LOGITS:
+            return self.reading("all")
+        mask = padding_mask(inputs)
+        tokens = self.plan.logits[0] if mask is None else int(mask.sum(1).min())
+        # One token of an example may be masked out to see whether padding matters.
+        return self.reading(spread(tokens - 1))
 
     def position_check(self, inputs: Tree) -> Check:
         """Compare what is read at the chosen positions with the whole readout."""

@@ -37,6 +37,22 @@ def checked_positions(positions: Any) -> Positions:
     return tuple(positions)
 
 
+SPREAD = 8
+"""Tokens that `spread` chooses at most."""
+
+
+def spread(tokens: int) -> tuple[int, ...]:
+    """Return the places of a few tokens, from the first to the last.
+
+    Example:
+        >>> spread(3), spread(100)
+        ((0, 1, 2), (0, 14, 28, 42, 56, 70, 84, 99))
+    """
+    if tokens <= SPREAD:
+        return tuple(range(max(1, tokens)))
+    return tuple(place * (tokens - 1) // (SPREAD - 1) for place in range(SPREAD))
+
+
 @dataclass(frozen=True)
 class Chosen:
     """Takes the values of chosen tokens.
