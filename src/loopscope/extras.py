@@ -14,6 +14,7 @@ EXTRAS = {
     "plotly": "pages",
     "ray": "cluster",
     "sklearn": "analysis",
+    "transformers": "models",
     "zstandard": "data",
 }
 """The extra of pyproject.toml that installs each package."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -139,7 +140,7 @@ def on_split(model: Loop, settings: RunSettings, split: Split) -> Subject:
 
 
 @contextmanager
-def _current_folder_first() -> Iterator[None]:
+def current_folder_first() -> Iterator[None]:
     """Search for modules in the current folder first."""
     here = os.getcwd()
     sys.path.insert(0, here)
@@ -151,28 +152,44 @@ def _current_folder_first() -> Iterator[None]:
             sys.path.remove(here)
 
 
-def from_function(name: str) -> Subject:
-    """Import and call the function package.module:function, and return its subject.
+def imported(name: str) -> Any:
+    """Import package.module:name and return what it names.
 
     The module is searched for in the current folder first. Importing it runs its code.
 
     Raises:
-        LoopscopeError: there is no such module or function, or the function returns something else.
+        LoopscopeError: there is no such module, or nothing of that name in it.
     """
     module_name, _, function_name = name.partition(":")
     if not all(part.isidentifier() for part in module_name.split(".")):
         raise LoopscopeError(f"{name!r} does not name a function: give package.module:function or the folder of a run")
-    with _current_folder_first():
+    with current_folder_first():
         try:
             module = importlib.import_module(module_name)
         except ImportError as error:
             raise LoopscopeError(
                 f"cannot import {module_name}: {error}; give package.module:function or a run's folder"
             ) from error
-        function = getattr(module, function_name, None)
-        if not callable(function):
+        found = getattr(module, function_name, None)
+        if not callable(found):
             known = [entry for entry in dir(module) if not entry.startswith("_")]
             raise LoopscopeError(f"{module_name} has no function {function_name!r}{nearest(function_name, known)}")
+        return found
+
+
+def from_function(name: str) -> Subject:
+    """Import and call the function package.module:function, and return its subject.
+
+    Raises:
+        LoopscopeError: there is no such module or function, or the function returns something else.
+    """
+    function = imported(name)
+    if isinstance(function, torch.nn.Module) and not isinstance(function, Loop):
+        raise LoopscopeError(
+            f"{name} is a model, {type(function).__name__}, not a function that returns (loop, inputs): give its inputs with "
+            "--inputs FILE, and --at NAME of the call that is one iteration unless its family is known"
+        )
+    with current_folder_first():
         made = function()
     if not isinstance(made, tuple) or not 2 <= len(made) <= 4 or not isinstance(made[0], Loop):
         raise LoopscopeError(

@@ -17,6 +17,7 @@ from loopscope.adapters.comparison import check_reproduces
 from loopscope.adapters.flow import Flow
 from loopscope.adapters.plan import make_plan
 from loopscope.adapters.positions import Positions, checked_positions
+from loopscope.adapters.proof import Proof, required
 from loopscope.adapters.recording import Recordings, record_all
 from loopscope.adapters.running import Run, runner, takes_iterations, told_in_one_line
 from loopscope.adapters.tape import Ends
@@ -116,8 +117,7 @@ def capture(
         except LoopscopeError as error:
             reasons.append(str(error))
         else:
-            loop.prove(inputs)
-            return _read_at(loop, positions, answers_per, inputs)
+            return _read_at(loop, loop.prove(inputs), positions, answers_per, inputs)
     raise LoopscopeError(f"{at}: {reasons[-1]}")
 
 
@@ -127,14 +127,19 @@ def _few(inputs: Tree) -> Tree:
     return inputs if batch <= RECORDED else select(inputs, torch.linspace(0, batch - 1, RECORDED).long())
 
 
-def _read_at(loop: CapturedLoop, positions: Positions, answers_per: AnswersPer, inputs: Tree) -> CapturedLoop:
+def _read_at(
+    loop: CapturedLoop, proof: Proof, positions: Positions, answers_per: AnswersPer, inputs: Tree
+) -> CapturedLoop:
     """Return the loop read at some positions: before the logits are made, where that gives the same, else after."""
+    if positions == "all":
+        return type(loop)(loop.model, loop.plan, loop.run, positions, answers_per, proof)
     for head in dict.fromkeys((loop.plan.head, None)):
-        plan = replace(loop.plan, head=head)
-        found = type(loop)(loop.model, plan, loop.run, positions, answers_per)
+        found = type(loop)(loop.model, replace(loop.plan, head=head), loop.run, positions, answers_per)
         with told_in_one_line("logits cannot be read at these positions"):
-            if positions == "all" or found.position_check(inputs).holds:
-                return found
+            check = found.position_check(inputs)
+        if check.holds:
+            break
+    found.proof = Proof((*proof.checks, required(check)))
     return found
 
 

@@ -60,6 +60,7 @@ class CapturedLoop(nn.Module, ABC):
         run: calls it.
         positions: the tokens whose logits are read.
         answers_per: what one answer belongs to (see `loopscope.Loop`).
+        proof: what was proven when the model was captured.
 
     Example:
         >>> import torch
@@ -89,10 +90,12 @@ class CapturedLoop(nn.Module, ABC):
         run: Run,
         positions: Positions = "all",
         answers_per: AnswersPer = "example",
+        proof: Proof | None = None,
     ) -> None:
         super().__init__()
         self.model, self.plan, self.run = model, plan, run
         self.positions, self.answers_per = checked_positions(positions), answers_per
+        self.proof = proof
         self.training = model.training
 
     @property
@@ -166,7 +169,7 @@ class CapturedLoop(nn.Module, ABC):
         Raises:
             LoopscopeError: they are something else.
         """
-        return type(self)(self.model, self.plan, self.run, positions, self.answers_per)
+        return type(self)(self.model, self.plan, self.run, positions, self.answers_per, self.proof)
 
     def chosen(self, values: Shaped[Tensor, "batch tokens *rest"], inputs: Tree) -> Shaped[Tensor, "batch read *rest"]:
         """Return the values of the tokens that are read: of targets with one for each token, say.

@@ -42,6 +42,11 @@ FAMILIES: tuple[Family, ...] = (
 """All that are known. A new one is one file with a ``FAMILY`` and one line here."""
 
 
+def family_of(model: nn.Module) -> Family | None:
+    """Return the family that a model belongs to by its class; None where it belongs to none."""
+    return next((family for family in FAMILIES if family.has(model)), None)
+
+
 def adapt(model: nn.Module, inputs: Tree | None = None, positions: Positions | None = None) -> CapturedLoop:
     """Return a model of a known family as a loop, proven to be the model.
 
@@ -61,7 +66,7 @@ def adapt(model: nn.Module, inputs: Tree | None = None, positions: Positions | N
             ...
         loopscope.errors.LoopscopeError: Linear is of no known family (Dory, ...): name the call that is one iteration ...
     """
-    family = next((family for family in FAMILIES if family.has(model)), None)
+    family = family_of(model)
     if family is None:
         raise LoopscopeError(
             f"{type(model).__name__} is of no known family ({', '.join(family.name for family in FAMILIES)}): name the call that is "
