@@ -310,7 +310,7 @@ def test_options_that_do_not_fit_the_subject(folder, code, capsys, tmp_path):
             (f"{code}:model", "--inputs", "x.npz", "--at", "core", "--positions", "last"),
             "expected (4, tokens, outputs)",
         ),
-        ((f"{code}:model", "--inputs", "x.npz", "--at", "core", "--answers-per", "word"), "answers_per is 'word'"),
+        ((f"{code}:model", "--inputs", "x.npz", "--at", "core", "--answers-per", "word"), "answers_per: expected"),
         ((f"{code}:number", "--inputs", "x.npz", "--at", "core"), "has no function 'number'"),
         ((f"{code}:needs", "--inputs", "x.npz", "--at", "core"), "could not be called without arguments: TypeError"),
         ((f"{code}:tokens", "--inputs", "x.npz", "--at", "core"), "has no function 'tokens'"),

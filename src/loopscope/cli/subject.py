@@ -11,6 +11,7 @@ from jsonargparse import ArgumentParser, Namespace
 from loopscope.cli.console import say
 from loopscope.cli.foreign_models import HUB, ForeignModel, is_of_the_hub, load
 from loopscope.errors import LoopscopeError, check_positive
+from loopscope.loop import AnswersPer
 from loopscope.subjects import Subject, from_function, from_run
 from loopscope.trees import Tree, select
 
@@ -70,7 +71,7 @@ def add_model_options(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--answers-per",
-        type=str | None,
+        type=AnswersPer | None,
         help="What one answer belongs to, where --at is given: example, or token as in a language model.",
     )
     parser.add_argument(
