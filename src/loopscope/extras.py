@@ -10,6 +10,7 @@ from loopscope.errors import LoopscopeError
 
 EXTRAS = {
     "chess": "chess",
+    "gradio": "lab",
     "numba": "data",
     "plotly": "pages",
     "ray": "cluster",
@@ -17,7 +18,7 @@ EXTRAS = {
     "zstandard": "data",
 }
 """The extra of pyproject.toml that installs each package."""
-NAMES = {"chess": "python-chess", "ray": "Ray", "sklearn": "scikit-learn"}
+NAMES = {"chess": "python-chess", "gradio": "Gradio", "ray": "Ray", "sklearn": "scikit-learn"}
 """The names that packages go by, where these are not the names of their modules."""
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -151,13 +152,13 @@ def _current_folder_first() -> Iterator[None]:
             sys.path.remove(here)
 
 
-def from_function(name: str) -> Subject:
-    """Import and call the function package.module:function, and return its subject.
+def imported(name: str) -> Any:
+    """Import and call the function package.module:function, and return what it returns.
 
     The module is searched for in the current folder first. Importing it runs its code.
 
     Raises:
-        LoopscopeError: there is no such module or function, or the function returns something else.
+        LoopscopeError: there is no such module or function.
     """
     module_name, _, function_name = name.partition(":")
     if not all(part.isidentifier() for part in module_name.split(".")):
@@ -173,13 +174,30 @@ def from_function(name: str) -> Subject:
         if not callable(function):
             known = [entry for entry in dir(module) if not entry.startswith("_")]
             raise LoopscopeError(f"{module_name} has no function {function_name!r}{nearest(function_name, known)}")
-        made = function()
+        return function()
+
+
+def subject_from(name: str, made: Any) -> Subject:
+    """Return the subject in what the function of this name returned.
+
+    Raises:
+        LoopscopeError: it is something else than a loop with its inputs.
+    """
     if not isinstance(made, tuple) or not 2 <= len(made) <= 4 or not isinstance(made[0], Loop):
         raise LoopscopeError(
             f"{name}() returned {type(made).__name__}, expected (loop, inputs), optionally followed by targets and trained "
             "iterations; a loop has encode, start, step and read (FunctionLoop wraps four functions)"
         )
     return Subject(*made)
+
+
+def from_function(name: str) -> Subject:
+    """Import and call the function package.module:function, and return its subject.
+
+    Raises:
+        LoopscopeError: see ``imported`` and ``subject_from``.
+    """
+    return subject_from(name, imported(name))
 
 
 def first_examples(subject: Subject, examples: int) -> Subject:

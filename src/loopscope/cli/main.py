@@ -24,6 +24,7 @@ COMMANDS = {
     "train": "Train one model on one task.",
     "solve": "Answer a problem that you type in.",
     "evaluate": "Measure accuracy against the number of iterations.",
+    "lab": "Open a page on which one watches a loop think.",
     "trust": "Measure what tells right answers from wrong ones.",
     "forecast": "Predict whether a loop keeps its answers far beyond training, from few iterations.",
     "examine": "Measure stability and give a verdict, for a run or any loop.",

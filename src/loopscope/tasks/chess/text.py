@@ -88,12 +88,12 @@ class ChessText:
 
     def line(self, problem: Problem, logits: Float[Tensor, "64 1"]) -> str:
         """Return the legal move with the highest sum of its two scores, such as "Qxf7# (h5f7)"."""
-        board, move = _best(problem, logits)
+        board, move = best_move(problem, logits)
         return f"{board.san(move)} ({move.uci()})"
 
     def right(self, problem: Problem, logits: Float[Tensor, "64 1"]) -> bool | None:
         """Return True if the move mates, False if only other moves mate, and None if no move mates."""
-        board, move = _best(problem, logits)
+        board, move = best_move(problem, logits)
         if mates(board, move):
             return True
         return False if any(True for _ in mating_moves(board)) else None
@@ -108,7 +108,7 @@ class ChessText:
         If the two squares of highest score are not those of the move, they are named, because they are the answer under
         the paper's rule.
         """
-        board, move = _best(problem, logits)
+        board, move = best_move(problem, logits)
         squares = {move.from_square, move.to_square}
         text = Text(f"{SIDE[board.turn]} to move: ")
         text.append(f"{self.line(problem, logits)}\n", style=colour(int(since.max())))
@@ -133,7 +133,7 @@ class ChessText:
         return text
 
 
-def _best(problem: Problem, logits: Float[Tensor, "64 1"]) -> tuple[chess.Board, chess.Move]:
+def best_move(problem: Problem, logits: Float[Tensor, "64 1"]) -> tuple[chess.Board, chess.Move]:
     """Return the board and the best legal move. Pawns promote to a queen."""
     board = chess.Board(problem.text)
     moves = Answers.unpack(_packed(board))

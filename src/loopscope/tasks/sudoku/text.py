@@ -50,7 +50,7 @@ class SudokuText:
     def picture(self, problem: Problem, logits: Float[Tensor, "81 9"], since: Int[Tensor, "81"]) -> Text:
         """Return the board, with givens in bold, other digits coloured by when they settled, and errors on red."""
         grid, given = self._grid(logits), problem.tokens.numpy()
-        wrong = _clashes(grid) | ((given > 0) & (grid != given))
+        wrong = clashes(grid) | ((given > 0) & (grid != given))
         text = Text()
         for row in range(9):
             text.append(f"{FRAME}\n" if row % 3 == 0 else "")
@@ -67,7 +67,7 @@ class SudokuText:
         return (logits.argmax(-1) + 1).to(torch.int8).cpu().numpy()
 
 
-def _clashes(grid: np.ndarray) -> np.ndarray:
+def clashes(grid: np.ndarray) -> np.ndarray:
     """Return the cells whose digit occurs again in their row, column or box."""
     places = units(np.arange(81, dtype=np.int8)[None])[0]
     digits = grid[places]
