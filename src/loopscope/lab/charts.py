@@ -84,7 +84,9 @@ def residual_chart(lane: Lane, iteration: int, axes: Axes) -> str:
     parts = [_frame(axes)]
     if lane.exhibit.trained_iterations:
         width = axes.x(min(lane.exhibit.trained_iterations, axes.end)) - LEFT
-        parts.append(f'<rect class="trained" x="{LEFT}" y="{TOP}" width="{width:.1f}" height="{HEIGHT - TOP - BOTTOM}"/>')
+        parts.append(
+            f'<rect class="trained" x="{LEFT}" y="{TOP}" width="{width:.1f}" height="{HEIGHT - TOP - BOTTOM}"/>'
+        )
         if width > 90:
             parts.append(f'<text class="small" x="{LEFT + 5}" y="{HEIGHT - BOTTOM - 6}">as many as in training</text>')
     level = axes.y(SETTLED)
@@ -127,7 +129,9 @@ def plane_chart(lane: Lane, iteration: int) -> str:
         style = styles.get(id(track), "reference")
         line = " ".join(f"{x:.1f},{y:.1f}" for x, y in map(place, path.tolist()))
         parts.append(f'<polyline class="curve {style}" points="{line}"/>')
-        parts += [f'<circle class="dot {style}" cx="{x:.1f}" cy="{y:.1f}" r="1.6"/>' for x, y in map(place, path.tolist())]
+        parts += [
+            f'<circle class="dot {style}" cx="{x:.1f}" cy="{y:.1f}" r="1.6"/>' for x, y in map(place, path.tolist())
+        ]
     for track, path in zip(tracks, paths, strict=True):
         style = styles.get(id(track), "reference")
         parts.append(_start(*place(path[0].tolist()), style))

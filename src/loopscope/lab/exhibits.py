@@ -11,7 +11,7 @@ from torch import Tensor
 
 from loopscope import shipped
 from loopscope.checks import prepare
-from loopscope.contexts import device_of_loop, eval_mode, without_autocast
+from loopscope.contexts import eval_mode, without_autocast
 from loopscope.errors import LoopscopeError
 from loopscope.lab.views.tokens import TokensView
 from loopscope.lab.views.view import Question, View
@@ -112,7 +112,9 @@ def exhibit(
             row = int(number) - 1
             return Question(number, select(inputs, slice(row, row + 1)), row=row)
         if read is None:
-            raise LoopscopeError(f"problem {given.strip()!r} is not among the inputs: expected a number from 1 to {count}")
+            raise LoopscopeError(
+                f"problem {given.strip()!r} is not among the inputs: expected a number from 1 to {count}"
+            )
         if not given.strip():
             raise LoopscopeError(f"no text was given: expected {hint}")
         made = read(given)
@@ -204,9 +206,7 @@ def _digit(output: int) -> str:
     return str(output + 1)
 
 
-def _of_subject(
-    name: str, subject: Subject, columns: int | None = None, word: Callable[[int], str] = str
-) -> Exhibit:
+def _of_subject(name: str, subject: Subject, columns: int | None = None, word: Callable[[int], str] = str) -> Exhibit:
     """Return a loop with its inputs as an exhibit."""
     return exhibit(
         subject.loop,

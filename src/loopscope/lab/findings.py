@@ -7,10 +7,15 @@ from torch import Tensor
 
 from loopscope.evaluation import SETTLED
 from loopscope.forecasts.result import Forecast, Outlook
-from loopscope.lab.lane import Lane, Track
+from loopscope.lab.lane import Lane, Origin, Track
 from loopscope.lab.views.view import counted
 from loopscope.stability.dependence.swap_test import NEAR
 
+RULED = {
+    True: ("right", "Right, and confirmed by the rules. "),
+    False: ("not-right", "Not right, or not yet. "),
+    None: ("", ""),
+}
 JUDGED = {True: "The rules confirm it.", False: "The rules refute it.", None: ""}
 
 
@@ -20,23 +25,29 @@ def agreement(lane: Lane, one: Int[Tensor, "parts"], other: Int[Tensor, "parts"]
     return f"all {counted(len(one), part)}" if same == len(one) else f"{same} of {counted(len(one), part)}"
 
 
-def state_of(lane: Lane, iteration: int) -> str:
-    """Return a sentence on the answer at an iteration: right or wrong, settled or not, and since when it is the same."""
-    if iteration == 0:
-        return "Press Play, or take single steps."
+def state_of(lane: Lane, iteration: int) -> tuple[str, str]:
+    """Return what there is to say of the answer at an iteration, after the word for whether the rules confirm it.
+
+    The word is right, not-right, or empty where nothing tells.
+    """
     track, view = lane.at(iteration), lane.exhibit.view
-    logits = track.orbit.logits(track.orbit.state(iteration))
-    judged = {True: "Right, and confirmed by the rules. ", False: "Not right. ", None: ""}
-    right = judged[view.right(track.question, logits)]
-    residual = track.orbit.residual(iteration)
-    if track.orbit.broken and iteration == track.orbit.end:
-        return f"{right}The state is not finite any more: the orbit ends here."
-    since = max(track.orbit.last_change(iteration), track.orbit.began)
-    kept = f"The answer is the same since iteration {since}. " if since < iteration else "The answer is still changing. "
+    if iteration == 0 and track.origin is Origin.OWN:
+        return "", "This is the problem. Press Play, or take single steps."
+    orbit = track.orbit
+    right = view.right(track.question, orbit.logits(orbit.state(iteration)))
+    kind, judged = RULED[right]
+    residual, since = orbit.residual(iteration), orbit.last_change(iteration)
+    if orbit.broken and iteration == orbit.end:
+        return kind, f"{judged}The state is not finite any more: the orbit ends here."
     if residual is None:
-        return f"{right}The state has just been changed."
-    settled = "The state has settled." if residual <= SETTLED else f"The last step changed the state by {share(residual)}."
-    return f"{right}{kept}{settled}"
+        return kind, f"{judged}This is the state that the experiment begins with."
+    kept = (
+        f"The answer is the same since iteration {since:,}." if since < iteration else "The answer is still changing."
+    )
+    settled = (
+        "The state has settled." if residual <= SETTLED else f"This iteration changed the state by {share(residual)}."
+    )
+    return kind, f"{judged}{kept} {settled}"
 
 
 def share(fraction: float) -> str:
@@ -78,9 +89,11 @@ def of_push(lane: Lane, twin: Track, before: float) -> str:
 def of_change(lane: Lane, twin: Track, iteration: int) -> str:
     """Return whether the answer followed a change of the question."""
     reference, old = lane.reference, twin.parent
-    assert reference is not None and old is not None
+    assert reference is not None
+    assert old is not None
     end = min(twin.orbit.end, reference.orbit.end)
     here, wanted = lane.answer(twin, end), lane.answer(reference, end)
+    # What the old state answers to the new problem: a state that never hears of it goes on saying that.
     before = lane.exhibit.view.answer(twin.question, old.orbit.logits(old.orbit.state(min(iteration, old.orbit.end))))
     spent = counted(end - twin.orbit.began, "iteration")
     right = JUDGED[lane.exhibit.view.right(twin.question, twin.orbit.logits(twin.orbit.state(end)))]

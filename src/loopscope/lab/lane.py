@@ -194,9 +194,7 @@ class Lane:
                 f"the other problem needs a state of shape {shapes[1][0]}, this one has {shapes[0][0]}: give one of the same size"
             )
         self.reference = reference
-        return self._add(
-            self._track(question, reference.orbit.recalled, state, Origin.CHANGED, parent, iteration)
-        )
+        return self._add(self._track(question, reference.orbit.recalled, state, Origin.CHANGED, parent, iteration))
 
     def leap(self) -> None:
         """Find out where leaps lead from the first 15 iterations of the loop's own orbit.

@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from loopscope.contexts import eval_mode, without_autocast
@@ -17,6 +17,8 @@ from loopscope.trees import Tree, flatten, leaves
 
 MOST_STATES = 256
 """States kept per orbit. From there on every second one is dropped, then every second of those, and so on."""
+FIRST_STATES = 32
+"""The first states, which are most of the way to a fixed point, are never dropped; at most half of those that are kept."""
 MOST_BYTES = 32 * 2**20
 """Bytes of the states kept per orbit, of which there are at least ``LEAST_STATES``."""
 LEAST_STATES = 8
@@ -61,6 +63,7 @@ class Orbit:
         self._stride, self._kept = 1, {began: start}
         size = sum(leaf.numel() * leaf.element_size() for leaf in leaves(start))
         self._most = max(LEAST_STATES, min(MOST_STATES, MOST_BYTES // max(1, size)))
+        self._first = min(FIRST_STATES, self._most // 2)
 
     @property
     def end(self) -> int:
@@ -84,8 +87,8 @@ class Orbit:
             raise LoopscopeError(f"the state is not finite any more at iteration {self.end}: the orbit ends there")
         before, self.last = self.last, self._step(self.last)
         with torch.no_grad():
-            points = [flatten(state, self.mask) for state in (before, self.last)]
-            residual = float(relative_residual(*points, self._smallest))
+            point, value = flatten(before, self.mask), flatten(self.last, self.mask)
+            residual = float(relative_residual(point, value, self._smallest))
         last, self._answer = self._answer, self._answering(self.logits(self.last))
         self._residuals.append(residual)
         self._changes.append(int((last != self._answer).sum()))
@@ -128,10 +131,13 @@ class Orbit:
         return self.began
 
     def kept(self, most: int) -> list[int]:
-        """Return at most ``most`` iterations whose states are kept, evenly spaced, the last state included."""
-        iterations = [iteration for iteration in self._kept if iteration <= self.end]
-        every = -(-len(iterations) // max(1, most - 1))
-        return [*(one for one in iterations[::every] if one != self.end), self.end]
+        """Return at most ``most`` iterations whose states are kept, denser at the beginning; the last state is included."""
+        iterations = sorted({*self._kept, self.end})
+        if len(iterations) <= most:
+            return iterations
+        # From the first to the last place in even steps of the square root: a slow orbit moves most at its beginning.
+        places = {round((len(iterations) - 1) * (step / (most - 1)) ** 2) for step in range(most)}
+        return [iterations[place] for place in sorted(places)]
 
     def points(self, iterations: list[int]) -> Float[Tensor, "points n"]:
         """Return the states at some iterations as flat rows, padding set to zero."""
@@ -143,9 +149,14 @@ class Orbit:
             return self.loop.step(state, self.recalled)
 
     def _keep(self) -> None:
-        if (self.end - self.began) % self._stride:
+        passed = self.end - self.began
+        if passed > self._first and passed % self._stride:
             return
         self._kept[self.end] = self.last
-        if len(self._kept) > self._most:
+        while len(self._kept) > self._most:
             self._stride *= 2
-            self._kept = {one: state for one, state in self._kept.items() if (one - self.began) % self._stride == 0}
+            self._kept = {
+                one: state
+                for one, state in self._kept.items()
+                if one - self.began <= self._first or (one - self.began) % self._stride == 0
+            }

@@ -30,9 +30,10 @@ ALONE = "nothing"
 AT_ONCE = 8
 """Actions that go on at the same time, of all visitors together."""
 
-HEAD = """<div class="lab lab-head"><p class="brand">Loopscope lab</p><h1>Watch a loop think</h1><p>A looped model applies the same block again and again. Each
-iteration changes its state a little, and the answer with it. Press Play and watch the answer form. Then do the three
-experiments below: they are the three questions that decide whether more iterations help.</p></div>"""
+HEAD = """<div class="lab lab-head"><p class="brand">Loopscope lab</p><h1>Watch a loop think</h1>
+<p>A looped model applies the same block again and again. Each iteration changes its state a little, and the answer with it.
+Press Play and watch the answer form. Then do the three experiments below: they are the three questions that decide whether
+more iterations help.</p></div>"""
 EXPERIMENTS = {
     "push": (
         "1 · Push it",
@@ -59,7 +60,8 @@ def theme() -> gr.themes.Base:
     return base.set(
         button_large_text_size="15px", button_large_text_weight="600", button_large_padding="8px 12px",
         button_primary_background_fill="#0072b2", button_primary_background_fill_hover="#005c91",
-        button_primary_background_fill_dark="#0072b2", slider_color="#0072b2", slider_color_dark="#4aa8e0",
+        button_primary_background_fill_dark="#0072b2", button_primary_background_fill_hover_dark="#005c91",
+        slider_color="#0072b2", slider_color_dark="#4aa8e0",
     )  # fmt: skip
 
 
@@ -87,7 +89,9 @@ class _Page:
             gr.HTML(f"<style>{STYLE}</style>{HEAD}")
             self._choices()
             self._time()
-            self.stage = gr.HTML(elem_id="stage", elem_classes="lab", js_on_load=SCRIPT, label="The boards and the orbits")
+            self.stage = gr.HTML(
+                elem_id="stage", elem_classes="lab", js_on_load=SCRIPT, label="The boards and the orbits"
+            )
             self._experiments()
             self._connect()
         self.blocks.queue(default_concurrency_limit=AT_ONCE)
@@ -96,22 +100,24 @@ class _Page:
         names = self.sessions.names
         with gr.Row():
             self.model = gr.Dropdown(names, value=names[0], label="Model", scale=2, min_width=180)
-            self.beside = gr.Dropdown([ALONE], value=ALONE, label="Beside it", scale=2, min_width=180)
+            self.beside = gr.Dropdown([ALONE], value=ALONE, label="Beside it", scale=3, min_width=180)
             self.pick = gr.Dropdown([], label="Pick a problem", scale=3, min_width=220)
             self.problem = gr.Textbox(label="Or type one", scale=5, min_width=280, submit_btn="Show", max_lines=1)
-        self.said = gr.HTML(elem_classes="lab", visible=True)
+        self.said = gr.HTML(elem_classes="lab", visible=False)
 
     def _time(self) -> None:
-        with gr.Row(equal_height=True, elem_id="time"):
+        with gr.Row(elem_id="time"):
             self.play = gr.Button("▶ Play", variant="primary", scale=1, min_width=80)
             self.pause = gr.Button("Pause", scale=1, min_width=80)
             self.step = gr.Button("One step", scale=1, min_width=80)
             self.restart = gr.Button("Start again", scale=1, min_width=80)
-            self.slider = gr.Slider(0, 1, 0, step=1, label="Iteration: go back in time", scale=6, min_width=240, buttons=[])
+            self.slider = gr.Slider(
+                0, 1, 0, step=1, label="Iteration: go back in time", scale=6, min_width=240, buttons=[]
+            )
 
     def _experiments(self) -> None:
         self.findings = {}
-        with gr.Row(equal_height=False):
+        with gr.Row(equal_height=True):
             with self._card("push"):
                 self.fraction = gr.Slider(5, 300, 50, step=5, label="Push by (% of the state's size)", buttons=[])
                 with gr.Row():
@@ -314,8 +320,10 @@ def _next(frames: Frames) -> tuple[bool, str]:
     return not ended and not problem, problem
 
 
-def _alert(problem: str) -> str:
-    return f'<p class="wrong-input" role="alert">{text(problem)}</p>' if problem else ""
+def _alert(problem: str) -> gr.HTML:
+    """Return what is wrong, as screen readers announce at once."""
+    words = f'<p class="wrong-input" role="alert">{text(problem)}</p>' if problem else ""
+    return gr.HTML(words, visible=bool(problem))
 
 
 def _finding(session: Session, name: str) -> str:

@@ -44,12 +44,12 @@ def check_address(host: str, port: int) -> int:
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM):
             raise LoopscopeError(f"port {port} of {host} is not allowed: give one above 1023 with --port") from error
-        raise LoopscopeError(f"cannot serve on {host}: {error.strerror}; expected an address of this machine") from error
+        raise LoopscopeError(
+            f"cannot serve on {host}: {error.strerror}; expected an address of this machine"
+        ) from error
 
 
-def serve(
-    exhibits: Sequence[Exhibit] | None, host: str, port: int, on_ready: Callable[[str], None]
-) -> None:
+def serve(exhibits: Sequence[Exhibit] | None, host: str, port: int, on_ready: Callable[[str], None]) -> None:
     """Serve the lab until SIGINT or SIGTERM arrives; nothing is left running.
 
     Args:

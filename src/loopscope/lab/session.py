@@ -12,7 +12,7 @@ from loopscope.forecasts.forecast import forecast
 from loopscope.forecasts.result import Forecast
 from loopscope.lab import findings
 from loopscope.lab.exhibits import Exhibit
-from loopscope.lab.lane import Lane
+from loopscope.lab.lane import Lane, Track
 from loopscope.lab.orbit import LONGEST
 
 PLAYED = 200
@@ -167,11 +167,7 @@ class Session:
         check_positive(fraction=fraction)
         at, seed = self.iteration, self._draw()
         twins = [lane.push(min(at, lane.end), fraction, seed) for lane in self.lanes]
-        apart = [lane.apart(twin, twin.parent or lane.own, at) for lane, twin in zip(self.lanes, twins, strict=True)]
-        yield from self._watch()
-        self.found["push"] = [
-            findings.of_push(lane, *one) for lane, *one in zip(self.lanes, twins, apart, strict=True)
-        ]
+        yield from self._watch_return(twins, at)
 
     def start_at_random(self) -> Frames:
         """Start from a random state, and watch whether the orbit finds the same answer."""
@@ -179,11 +175,7 @@ class Session:
         at, seed = self.iteration, self._draw()
         twins = [lane.start_at_random(min(at, lane.end), seed) for lane in self.lanes]
         self.iteration = 0
-        apart = [lane.apart(twin, lane.own, at) for lane, twin in zip(self.lanes, twins, strict=True)]
-        yield from self._watch(at)
-        self.found["push"] = [
-            findings.of_push(lane, *one) for lane, *one in zip(self.lanes, twins, apart, strict=True)
-        ]
+        yield from self._watch_return(twins, at)
 
     def change(self, text: str) -> Frames:
         """Give the states on the board another problem, and watch whether the answer follows.
@@ -269,6 +261,13 @@ class Session:
             while self.iteration < BEFORE_CHANGE and not self._ended():
                 self.step()
                 yield
+
+    def _watch_return(self, twins: Sequence[Track], at: int) -> Frames:
+        """Watch whether orbits come back to where their lanes were at an iteration, and note it."""
+        pairs = list(zip(self.lanes, twins, strict=True))
+        apart = [lane.apart(twin, twin.parent or lane.own, at) for lane, twin in pairs]
+        yield from self._watch(at)
+        self.found["push"] = [findings.of_push(lane, twin, far) for (lane, twin), far in zip(pairs, apart, strict=True)]
 
     def _watch(self, least: int = 0) -> Frames:
         """Show the orbits of an experiment until they have settled, and have been compared for long enough."""

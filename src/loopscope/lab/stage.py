@@ -26,24 +26,24 @@ def stage(session: Session) -> str:
             f'<header><h2>{text(lane.exhibit.name)}</h2><p class="soft">{text(lane.exhibit.about)}</p></header>'
             f'<div class="thinking"><div class="problem">{board(lane, iteration)}</div><div class="charts">'
             f"{_figure('curve', residual_chart(lane, iteration, axes))}{_figure('plane', plane_chart(lane, iteration))}"
-            f"{legend(lane)}</div></div></section>"
+            f"{legend(lane)}{verdict(lane, iteration)}</div></div></section>"
         )
     return f'<div class="stage lanes-{len(session.lanes)}">{"".join(shown)}</div>'
 
 
 def board(lane: Lane, iteration: int) -> str:
-    """Return the board at an iteration, with a caption that says what there is to say of the answer."""
+    """Return the board at an iteration: the problem alone at the first state of the model's own orbit."""
     track, view = lane.at(iteration), lane.exhibit.view
-    snapshot = None if iteration == 0 and track.origin is Origin.OWN else lane.snapshot(iteration)
-    pad = "" if snapshot is not None else _pad(view.keys)
-    logits = None if snapshot is None else snapshot.logits
-    right = None if logits is None else view.right(track.question, logits)
-    kind = {True: "right", False: "not-right", None: ""}[right]
-    return (
-        f'<p class="iteration {kind}"><span>iteration</span> <b>{iteration:,}</b></p>'
-        f"{view.html(track.question, snapshot)}{pad}"
-        f'<p class="verdict {kind}">{text(findings.state_of(lane, iteration))}</p>'
-    )
+    alone = iteration == 0 and track.origin is Origin.OWN
+    shown = view.html(track.question, None if alone else lane.snapshot(iteration))
+    pad = _pad(view.keys) if alone else ""
+    return f'<p class="iteration"><span>iteration</span> <b>{iteration:,}</b></p>{shown}{pad}'
+
+
+def verdict(lane: Lane, iteration: int) -> str:
+    """Return what there is to say of the answer at an iteration."""
+    kind, words = findings.state_of(lane, iteration)
+    return f'<p class="verdict {kind}">{text(words)}</p>'
 
 
 def legend(lane: Lane) -> str:
@@ -70,7 +70,9 @@ def _name(track: Track) -> str:
 
 def _figure(kind: str, drawing: str) -> str:
     caption, hint = CAPTIONS[kind]
-    return f'<figure class="{kind}"><figcaption>{text(caption)}<small>{text(hint)}</small></figcaption>{drawing}</figure>'
+    return (
+        f'<figure class="{kind}"><figcaption>{text(caption)}<small>{text(hint)}</small></figcaption>{drawing}</figure>'
+    )
 
 
 def _pad(keys: dict[str, str]) -> str:

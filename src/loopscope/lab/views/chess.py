@@ -71,7 +71,9 @@ class ChessView:
         notes = [f"{name}, {percent(sure)}", "just changed" if changed else ""]
         drawn = grid("chess", text(title(f"Chess, {side} to move", snapshot, *notes)), _rows(board, heat, _ends(move)))
         arrow = _arrow(move, board.turn, sure, changed)
-        key = legend(("heat", "", "likely square of the move"), ("move", "", "the best legal move, paler where less sure"))
+        key = legend(
+            ("heat", "", "likely square of the move"), ("move", "", "the best legal move, paler where less sure")
+        )
         caption = f'<p class="move{" changed" if changed else ""}"><b>{text(name)}</b> {percent(sure)}</p>'
         return f'<div class="chessboard">{_PIECES}{drawn}{arrow}</div>{caption}{key}'
 
@@ -121,19 +123,32 @@ def _heat(board: chess.Board, logits: Logits) -> dict[int, float]:
 
 
 def _rows(board: chess.Board, heat: dict[int, float], ends: tuple[int, ...]) -> list[str]:
-    return ["".join(_square(board, square, heat.get(square, 0.0), square in ends) for square in rank)
-            for rank in _squares(board.turn)]  # fmt: skip
+    ranks = _squares(board.turn)
+    edges = set(ranks[-1]), {rank[0] for rank in ranks}
+    return [
+        "".join(
+            _square(board, square, heat.get(square, 0.0), square in ends, _names(square, *edges)) for square in rank
+        )
+        for rank in ranks
+    ]
 
 
-def _square(board: chess.Board, square: int, heat: float, end: bool) -> str:
+def _names(square: int, files: set[int], ranks: set[int]) -> str:
+    """Return the names of file and rank that the edge of the board shows on a square."""
+    name = chess.square_name(square)
+    file = f'<u class="file">{name[0]}</u>' if square in files else ""
+    return file + (f'<u class="rank">{name[1]}</u>' if square in ranks else "")
+
+
+def _square(board: chess.Board, square: int, heat: float, end: bool, names: str) -> str:
     piece, name = board.piece_at(square), chess.square_name(square)
     dark = (chess.square_file(square) + chess.square_rank(square)) % 2 == 0
     who = "empty" if piece is None else f"{'white' if piece.color else 'black'} {chess.piece_name(piece.piece_type)}"
     notes = [who, *(["part of the move"] if end else []), *([f"{100 * heat:.0f}%"] if heat >= SHOWN else [])]
     tint = f'<s style="--heat:{min(1.0, 2 * heat):.2f}"></s>' if heat >= SHOWN else ""
     drawn = "" if piece is None else f'<svg viewBox="0 0 45 45" aria-hidden="true"><use href="#{_name(piece)}"/></svg>'
-    kinds = ["square", "dark" if dark else "light", *(["end"] if end else [])]
-    return cell(square, tint + drawn, f"{name}: {', '.join(notes)}", *kinds)
+    kinds = ["square", "deep" if dark else "pale", *(["end"] if end else [])]
+    return cell(square, tint + names + drawn, f"{name}: {', '.join(notes)}", *kinds)
 
 
 def _name(piece: chess.Piece) -> str:
@@ -152,7 +167,11 @@ def _arrow(move: chess.Move, white: bool, sure: float, changed: bool) -> str:
     along_x, along_y = (to_x - x) / length, (to_y - y) / length
     tip = (to_x - 0.1 * along_x, to_y - 0.1 * along_y)
     neck = (to_x - 0.45 * along_x, to_y - 0.45 * along_y)
-    corners = [tip, (neck[0] - 0.2 * along_y, neck[1] + 0.2 * along_x), (neck[0] + 0.2 * along_y, neck[1] - 0.2 * along_x)]
+    corners = [
+        tip,
+        (neck[0] - 0.2 * along_y, neck[1] + 0.2 * along_x),
+        (neck[0] + 0.2 * along_y, neck[1] - 0.2 * along_x),
+    ]
     head = " ".join(f"{a:.3f},{b:.3f}" for a, b in corners)
     return (
         f'<svg class="arrow{" changed" if changed else ""}" viewBox="0 0 8 8" aria-hidden="true" '
@@ -161,5 +180,7 @@ def _arrow(move: chess.Move, white: bool, sure: float, changed: bool) -> str:
     )
 
 
-_PIECES = f'<svg width="0" height="0" class="defs" aria-hidden="true"><defs>{"".join(chess.svg.PIECES.values())}</defs></svg>'
+_PIECES = (
+    f'<svg width="0" height="0" class="defs" aria-hidden="true"><defs>{"".join(chess.svg.PIECES.values())}</defs></svg>'
+)
 """The drawings of the pieces, which the squares refer to."""

@@ -81,7 +81,7 @@ class SudokuView:
                 notes, kinds = [*notes, "just changed"], [*kinds, "changed"]
             label = f"{_where(place)}: {digit}, {', '.join(notes)}"
             cells.append(cell(place, str(digit), label, *kinds, sure=sure[place]))
-        notes = (
+        counts = (
             f"{counted(sum(changed), 'cell')} just changed",
             f"{counted(int(wrong.sum()), 'cell')} break a rule" if wrong.any() else "no rule is broken",
         )
@@ -91,7 +91,7 @@ class SudokuView:
             ("answer changed", "5", "just changed"),
             ("answer wrong", "5", "breaks a rule"),
         )
-        return grid("sudoku", title("Sudoku", snapshot, *notes), _rows(cells)) + key
+        return grid("sudoku", title("Sudoku", snapshot, *counts), _rows(cells)) + key
 
     def edited(self, question: Question, place: int, key: str) -> str | None:
         """Return the puzzle with a digit written into a cell, or taken out of it."""

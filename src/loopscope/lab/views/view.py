@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -49,17 +49,19 @@ class Snapshot:
 
 
 class View(Protocol):
-    """The protocol of views.
+    """The protocol of views."""
 
-    Attributes:
-        part: the name of one part of an answer, such as "cell"; its plural ends in s.
-        hint: what problems look like, for the box that they are typed into; empty if they cannot be typed in.
-        keys: keys that can be pressed at a place of the board, each with its name on a button.
-    """
+    @property
+    def part(self) -> str:
+        """The name of one part of an answer, such as "cell"; its plural ends in s."""
 
-    part: str
-    hint: str
-    keys: ClassVar[dict[str, str]]
+    @property
+    def hint(self) -> str:
+        """What problems look like, for the box that they are typed into; empty if they cannot be typed in."""
+
+    @property
+    def keys(self) -> dict[str, str]:
+        """The keys that can be pressed at a place of the board, each with its name on a button."""
 
     def answer(self, question: Question, logits: Logits) -> Int[Tensor, "parts"]:
         """Return the answer, one whole number per part."""
@@ -92,10 +94,8 @@ def confidence(logits: Logits) -> list[float]:
         >>> confidence(torch.tensor([[0.0, 0.0], [torch.nan, 1.0], [9.0, -9.0]]))
         [0.5, 0.0, 1.0]
     """
-    if logits.shape[-1] == 1:
-        sure = torch.sigmoid(logits.abs()).squeeze(-1)
-    else:
-        sure = logits.softmax(-1).amax(-1)
+    one = logits.shape[-1] == 1
+    sure = torch.sigmoid(logits.abs()).squeeze(-1) if one else logits.softmax(-1).amax(-1)
     return [round(value, 3) for value in sure.nan_to_num(0.0).tolist()]
 
 
