@@ -218,7 +218,7 @@ def _now(lane: Lane, iteration: int, axes: Axes) -> str:
     return f'{line}<circle class="here" cx="{x:.1f}" cy="{axes.y(residual):.1f}" r="5"/>'
 
 
-def _finite(points: Float[Tensor, "points n"]) -> Float[Tensor, "points n"]:
+def _finite(points: Float[Tensor, "points n"]) -> Float[Tensor, "finite n"]:
     return points[points.isfinite().all(1)]
 
 

@@ -6,6 +6,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from loopscope.evaluation import SETTLED
+from loopscope.forecasts.forecast import TRAINED
 from loopscope.forecasts.result import Forecast, Outlook
 from loopscope.lab.lane import Lane, Origin, Track
 from loopscope.lab.views.view import counted
@@ -118,8 +119,10 @@ def of_change(lane: Lane, twin: Track, iteration: int) -> str:
     )
 
 
-def of_forecast(found: Forecast) -> str:
-    """Return a forecast as a sentence."""
+def of_forecast(found: Forecast | str) -> str:
+    """Return a forecast, or the reason why there is none, as a sentence."""
+    if isinstance(found, str):
+        return f"No forecast: {found}."
     steps = f" (foretold from {counted(found.steps, 'step')} of the model)"
     if found.outlook is Outlook.CANNOT_TELL:
         return f"Forecast: cannot tell; {found.reason}{steps}."
@@ -130,13 +133,14 @@ def of_forecast(found: Forecast) -> str:
     return f"Forecast: the answer of iteration {first} is lost by {found.horizon:,}{when}{steps}."
 
 
-def of_run(lane: Lane, found: Forecast | None) -> str:
+def of_run(lane: Lane, found: Forecast | str) -> str:
     """Return what became of the answer at the end of a long run, and whether the forecast was right."""
     orbit = lane.own.orbit
     end = orbit.end
     if orbit.broken:
         return f"The state stopped being finite at iteration {end:,}."
-    first = min(end, found.points[0].iteration if found else lane.exhibit.trained_iterations or 15)
+    foretold = found if isinstance(found, Forecast) else None
+    first = min(end, foretold.points[0].iteration if foretold else lane.exhibit.trained_iterations or TRAINED)
     then, now = lane.answer(lane.own, first), lane.answer(lane.own, end)
     kept = bool((then == now).all())
     since = orbit.last_change(end)
@@ -144,6 +148,6 @@ def of_run(lane: Lane, found: Forecast | None) -> str:
         f"At iteration {end:,} the answer is that of iteration {first} in {agreement(lane, now, then)}; it last changed at "
         f"iteration {since:,}."
     )
-    if found is None or found.outlook is Outlook.CANNOT_TELL or end < found.horizon:
+    if foretold is None or foretold.outlook is Outlook.CANNOT_TELL or end < foretold.horizon:
         return said
-    return f"{said} The forecast was {'right' if kept == found.keeps else 'wrong'}."
+    return f"{said} The forecast was {'right' if kept == foretold.keeps else 'wrong'}."

@@ -179,20 +179,24 @@ class Lane:
         drawn = random_like(track.orbit.state(iteration), torch.Generator().manual_seed(seed))
         return self._add(self._track(track.question, track.orbit.recalled, drawn, Origin.RANDOM))
 
-    def change(self, iteration: int, question: Question) -> Track:
-        """Go on from the state at an iteration with another question, and show that orbit.
+    def another(self, question: Question) -> Track:
+        """Return the orbit of another question from its own start, with which a changed question is compared.
 
         Raises:
-            LoopscopeError: the state does not fit the other question.
+            LoopscopeError: the state of this lane does not fit the other question.
         """
-        parent = self.at(iteration)
-        state = parent.orbit.state(iteration)
-        reference = self._begin(question, Origin.REFERENCE)
-        shapes = [[tuple(leaf.shape[1:]) for leaf in leaves(one)] for one in (state, reference.orbit.last)]
-        if shapes[0] != shapes[1]:
+        other = self._begin(question, Origin.REFERENCE)
+        here, there = ([tuple(leaf.shape[1:]) for leaf in leaves(one.orbit.last)] for one in (self.shown, other))
+        if here != there:
             raise LoopscopeError(
-                f"the other problem needs a state of shape {shapes[1][0]}, this one has {shapes[0][0]}: give one of the same size"
+                f"the other problem needs a state of shape {there[0]}, the present one has {here[0]}: give one of the same size"
             )
+        return other
+
+    def change(self, iteration: int, reference: Track) -> Track:
+        """Go on from the state at an iteration with the question of another track, and show that orbit."""
+        parent = self.at(iteration)
+        state, question = parent.orbit.state(iteration), reference.question
         self.reference = reference
         return self._add(self._track(question, reference.orbit.recalled, state, Origin.CHANGED, parent, iteration))
 

@@ -19,7 +19,7 @@ MOST_STATES = 256
 """States kept per orbit. From there on every second one is dropped, then every second of those, and so on."""
 FIRST_STATES = 32
 """The first states, which are most of the way to a fixed point, are never dropped; at most half of those that are kept."""
-MOST_BYTES = 32 * 2**20
+MOST_BYTES = 8 * 2**20
 """Bytes of the states kept per orbit, of which there are at least ``LEAST_STATES``."""
 LEAST_STATES = 8
 LONGEST = 20_000
@@ -109,7 +109,7 @@ class Orbit:
             state = self._step(state)
         return state
 
-    def logits(self, state: Tree) -> Float[Tensor, "parts outputs"]:
+    def logits(self, state: Tree) -> Float[Tensor, "tokens outputs"]:
         """Return what is read from a state of this orbit, on the CPU; a readout without parts has one."""
         with torch.no_grad(), without_autocast():
             logits = readout(self.loop, state, self.recalled)[0].float().cpu()

@@ -186,9 +186,10 @@ class Session:
         questions = [lane.exhibit.read(text) for lane in self.lanes]
         if questions[0].text == self.lanes[0].at(self.iteration).question.text:
             raise LoopscopeError("the other problem is the one that is shown: give another")
+        references = [lane.another(question) for lane, question in zip(self.lanes, questions, strict=True)]
         yield from self._warm_up()
         at = self.iteration
-        twins = [lane.change(min(at, lane.end), one) for lane, one in zip(self.lanes, questions, strict=True)]
+        twins = [lane.change(min(at, lane.end), other) for lane, other in zip(self.lanes, references, strict=True)]
         yield from self._watch(at)
         self.found["change"] = [
             findings.of_change(lane, twin, at) for lane, twin in zip(self.lanes, twins, strict=True)
@@ -205,8 +206,8 @@ class Session:
             raise LoopscopeError(f"{iterations:,} iterations were asked for, expected at most {LONGEST:,}")
         for lane in self.lanes:
             lane.shown = lane.own
-        foretold: list[Forecast | None] = [self._forecast(lane, iterations) for lane in self.lanes]
-        self.found["run"] = [findings.of_forecast(one) if one else "" for one in foretold]
+        foretold = [self._forecast(lane, iterations) for lane in self.lanes]
+        self.found["run"] = [findings.of_forecast(one) for one in foretold]
         yield
         if with_leaps:
             for lane in self.lanes:
@@ -220,13 +221,14 @@ class Session:
         ends = [findings.of_run(lane, one) for lane, one in zip(self.lanes, foretold, strict=True)]
         self.found["run"] = [f"{said} {end}".strip() for said, end in zip(self.found["run"], ends, strict=True)]
 
-    def _forecast(self, lane: Lane, horizon: int) -> Forecast | None:
-        """Return the forecast of a lane's own orbit; None where it is too near to be forecast."""
-        trained = lane.exhibit.trained_iterations
-        if horizon <= (trained or 0) or horizon < 60:
-            return None
-        inputs, answers = lane.own.question.inputs, lane.exhibit.answers
-        return forecast(lane.exhibit.loop, inputs, None, trained, lane.seed, answers, horizon=horizon)
+    def _forecast(self, lane: Lane, horizon: int) -> Forecast | str:
+        """Return the forecast of a lane's own orbit, or why there is none, as for a loop that depends on time."""
+        exhibit, inputs = lane.exhibit, lane.own.question.inputs
+        trained, answers = exhibit.trained_iterations, exhibit.answers
+        try:
+            return forecast(exhibit.loop, inputs, None, trained, lane.seed, answers, horizon=horizon)
+        except LoopscopeError as error:
+            return str(error)
 
     def _open(self, exhibits: Sequence[Exhibit], text: str) -> None:
         # Read by all of them before anything changes: a refused text leaves the session as it is.
@@ -286,7 +288,7 @@ class Sessions:
         most: number of sessions that are kept.
     """
 
-    def __init__(self, exhibits: Sequence[Exhibit], most: int = 16) -> None:
+    def __init__(self, exhibits: Sequence[Exhibit], most: int = 8) -> None:
         self.exhibits, self.most = exhibits, most
         self._sessions: OrderedDict[str, Session] = OrderedDict()
         self._lock = threading.Lock()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -13,7 +13,8 @@ from loopscope.stability.orbits.trace import gives_answer, predictions
 from loopscope.tasks.text import Problem
 from loopscope.trees import Tree
 
-Logits = Float[Tensor, "parts outputs"]
+Logits = Float[Tensor, "tokens outputs"]
+"""What is read from the state of one example. An answer has a part for each token, or fewer, such as the squares of a move."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Snapshot:
 
     Args:
         iteration: the iteration.
-        logits: what is read from the state, one row per part of the answer.
+        logits: what is read from the state.
         changed: which parts of the answer differ from those one iteration before.
     """
 
@@ -48,6 +49,7 @@ class Snapshot:
     changed: Bool[Tensor, "parts"]
 
 
+@runtime_checkable
 class View(Protocol):
     """The protocol of views."""
 
@@ -82,13 +84,13 @@ class View(Protocol):
         """Return the text of the problem after a part was moved to another place; None where parts do not move."""
 
 
-def tokens_answer(logits: Logits) -> Int[Tensor, "parts"]:
-    """Return each part's largest output, or the sign of a single one; -1 where there is no answer because of NaN."""
+def tokens_answer(logits: Logits) -> Int[Tensor, "tokens"]:
+    """Return each token's largest output, or the sign of a single one; -1 where there is no answer because of NaN."""
     return torch.where(gives_answer(logits), predictions(logits).long(), -1)
 
 
 def confidence(logits: Logits) -> list[float]:
-    """Return the probability of each part's answer, between 0 and 1; 0 where there is none because of NaN.
+    """Return the probability of each token's answer, between 0 and 1; 0 where there is none because of NaN.
 
     Example:
         >>> confidence(torch.tensor([[0.0, 0.0], [torch.nan, 1.0], [9.0, -9.0]]))
