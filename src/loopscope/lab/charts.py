@@ -160,7 +160,12 @@ def _svg(label: str, width: int, height: int, inside: str) -> str:
 def _description(lane: Lane, iteration: int) -> str:
     track = lane.at(iteration)
     residual = track.orbit.residual(min(iteration, track.orbit.end))
-    value = "no step has been taken" if residual is None else f"{residual:.1e} at iteration {iteration}"
+    if residual is None:
+        value = "no step has been taken"
+    elif not math.isfinite(residual):
+        value = f"not a finite number at iteration {iteration}"
+    else:
+        value = f"{residual:.1e} at iteration {iteration}"
     return f"How much the state changes per iteration, relative to its size: {value}"
 
 

@@ -1,0 +1,89 @@
+"""What can be shown in the lab, and how what cannot is refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from lab_loops import affine, inputs
+
+from loopscope.errors import LoopscopeError
+from loopscope.lab import exhibit
+from loopscope.lab.exhibits import open_exhibit, shipped_names
+from loopscope.lab.session import Session
+from loopscope.lab.stage import stage
+from loopscope.loop import FunctionLoop
+from loopscope.models import build_model
+from loopscope.training.run_folder import open_run
+from loopscope.training.settings import settings_from
+
+
+def finished_run(path, task, **model):
+    """Write a run of a small model that has not been trained, as if it had been."""
+    settings = settings_from(
+        {"task": task, "model": {"width": 8, "heads": 2, **model}, "training": {"compile": False, "steps": 1}}
+    )
+    run = open_run(path, settings, resume=False)
+    torch.manual_seed(0)
+    build_model(settings.model).save_pretrained(run.model)
+    return run
+
+
+def test_shipped_models_come_first_and_the_one_without_recall_last():
+    assert list(shipped_names()) == ["sudoku", "chess", "prefix-sums", "prefix-sums-without-recall"]
+    assert open_exhibit("prefix-sums-without-recall").recalls is False
+    assert open_exhibit("prefix-sums").recalls is True
+    session = Session([open_exhibit(name) for name in shipped_names()], "prefix-sums")
+    assert session.rivals() == ["prefix-sums-without-recall"]
+
+
+def test_a_run_of_a_task_is_typed_into_and_one_of_small_sudoku_is_picked_from(tmp_path):
+    opened = open_exhibit(str(finished_run(tmp_path / "bits", "prefix-sums").path))
+    assert opened.read("0110").text == "0110"
+    assert opened.trained_iterations == 30
+    small = open_exhibit(str(finished_run(tmp_path / "small", "small-sudoku").path))
+    assert small.view.hint == ""
+    session = Session([small])
+    session.step(2)
+    source = stage(session)
+    assert source.count('role="row"') == 6
+    assert source.count('role="gridcell"') == 36
+
+
+def test_a_function_that_is_named_is_called(monkeypatch, tmp_path):
+    (tmp_path / "my_loops.py").write_text("from lab_loops import *\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert open_exhibit("my_loops:with_recall").trained_iterations == 10
+    assert open_exhibit("my_loops:letters").name == "letters"
+
+
+@pytest.mark.parametrize(
+    ("name", "refusal"),
+    [
+        ("lab_loops:unproven", "the loop does not reproduce its model: after 2 iterations the logits differ by 0.3"),
+        ("lab_loops:nothing", "lab_loops has no function 'nothing'"),
+        ("lab_loops:inputs", "lab_loops:inputs() returned Tensor, expected (loop, inputs)"),
+        ("hf:someone/model", "hf:someone/model names a model of the hub, which the lab does not open by itself"),
+        ("small-sudoku", "no model ships for the task small-sudoku"),
+        ("no/such/run", "no/such/run"),
+    ],
+)
+def test_what_cannot_be_shown_is_refused_in_one_line(name, refusal):
+    with pytest.raises(LoopscopeError) as refused:
+        open_exhibit(name)
+    assert refusal in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_loop_that_cannot_be_measured_is_refused():
+    writing = FunctionLoop(lambda x: x, torch.zeros_like, lambda z, e: z.add_(e), lambda z: z)
+    with pytest.raises(LoopscopeError, match="the step writes over the state"):
+        exhibit(writing, inputs())
+    with pytest.raises(LoopscopeError, match="expected one entry for each of the 4 inputs"):
+        exhibit(affine(), inputs(), torch.zeros(3, 3))
+
+
+def test_a_reader_must_return_one_example():
+    shown = exhibit(affine(), inputs(), read=lambda text: inputs())
+    with pytest.raises(LoopscopeError, match="read returned 4 examples for one text, expected a batch of one"):
+        shown.read("anything")
