@@ -22,7 +22,9 @@ def affine(recall: bool = True, rate: float = RATE) -> FunctionLoop:
     It reads its state as logits, so that the answer to an input is each token's largest number.
     """
     step = (lambda z, e: rate * z + (1 - rate) * e) if recall else (lambda z, e: z.clone())
-    return FunctionLoop(encode=lambda x: x, start=lambda e: e if not recall else 0.1 + 0 * e, step=step, read=lambda z: z)
+    return FunctionLoop(
+        encode=lambda x: x, start=lambda e: e if not recall else 0.1 + 0 * e, step=step, read=lambda z: z
+    )
 
 
 def inputs() -> torch.Tensor:
@@ -99,7 +101,9 @@ def letters() -> Exhibit:
         return torch.stack([eye[LETTERS.index(letter)] for letter in text])[None]
 
     given = torch.cat([read("a bad cab"), read("feed a hag"[:9])])
-    return exhibit(affine(), given, name="letters", read=read, hint="a text of the letters a to h", word=LETTERS.__getitem__)
+    return exhibit(
+        affine(), given, name="letters", read=read, hint="a text of the letters a to h", word=LETTERS.__getitem__
+    )
 
 
 def drawn() -> Exhibit:

@@ -28,7 +28,9 @@ def done(frames):
 
 def pair():
     """Return a session with the affine loop beside one without recall."""
-    with_, without = (exhibit(affine(recall), inputs(), name=name) for recall, name in ((True, "with"), (False, "without")))
+    with_, without = (
+        exhibit(affine(recall), inputs(), name=name) for recall, name in ((True, "with"), (False, "without"))
+    )
     kind = "the same problems"
     object.__setattr__(with_, "kind", kind)
     object.__setattr__(without, "kind", kind)
@@ -121,7 +123,9 @@ def test_problems_with_one_answer_tell_nothing():
     given = torch.stack([inputs()[0], 2 * inputs()[0]])
     session = session_of(affine(), given)
     done(session.change("2"))
-    assert session.found["change"] == ["Both problems have the same answer here, so nothing can be told: choose another problem."]
+    assert session.found["change"] == [
+        "Both problems have the same answer here, so nothing can be told: choose another problem."
+    ]
 
 
 @pytest.mark.parametrize(

@@ -245,19 +245,24 @@ class _Page:
         while going:
             began = time.perf_counter()
             with session.lock:
-                if session.turn != turn:
-                    return
-                going, problem = _next(frames)
-                shown = self._parts(session, problem)
+                if session.turn == turn:
+                    going, problem = _next(frames)
+                    shown = self._parts(session, problem)
+                else:
+                    # The last picture of this action may reach the page after the first one of the next.
+                    going, shown = False, self._parts(session, None)
             yield shown
             time.sleep(max(0.0, pace - (time.perf_counter() - began)) if going else 0.0)
+        # Gradio sends the last picture again when the action is over; by then it may be an old one.
+        yield [gr.skip()] * len(self._moving)
 
-    def _parts(self, session: Session, problem: str = "") -> list[Any]:
+    def _parts(self, session: Session, problem: str | None = "") -> list[Any]:
+        """Return what moves in time, and what is wrong; None leaves as it is what was said to be wrong before."""
         end = max(1, session.end)
         return [
             stage(session),
             gr.Slider(maximum=end, value=session.iteration),
-            _alert(problem),
+            gr.skip() if problem is None else _alert(problem),
             *(_finding(session, name) for name in EXPERIMENTS),
         ]
 
