@@ -257,11 +257,12 @@ def test_a_users_own_loops_do_the_same(tmp_path, visit, serve):
 def test_what_a_loop_raises_is_one_line_on_the_page(tmp_path, visit, serve):
     script = "import lab_loops\n\ndef failing():\n    return lab_loops.failing()\n"
     (tmp_path / "mine.py").write_text(script)
-    with pytest.raises(AssertionError, match="Traceback"), serve(tmp_path, "mine:failing") as lab:  # in the terminal
+    with serve(
+        tmp_path, "mine:failing", complaint="RuntimeError: the cable"
+    ) as lab:  # with its traceback, in the terminal
         page = visit(lab)
         press(page, "Let it run")
-        words = page.get_by_role("alert")
-        words.wait_for()
+        page.get_by_role("alert").wait_for()
         assert alert(page) == "the loop raised RuntimeError: the cable came loose; the terminal shows where"
 
 

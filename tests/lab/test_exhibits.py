@@ -7,13 +7,15 @@ import torch
 from lab_loops import affine, inputs
 
 from loopscope.errors import LoopscopeError
+from loopscope.evaluation import EvaluationConfig, evaluate
 from loopscope.lab import exhibit
 from loopscope.lab.exhibits import open_exhibit, shipped_names
 from loopscope.lab.session import Session
 from loopscope.lab.stage import stage
 from loopscope.loop import FunctionLoop
 from loopscope.models import build_model
-from loopscope.training.run_folder import open_run
+from loopscope.subjects import trained
+from loopscope.training.run_folder import RunFolder, open_run
 from loopscope.training.settings import settings_from
 
 
@@ -87,3 +89,14 @@ def test_a_reader_must_return_one_example():
     shown = exhibit(affine(), inputs(), read=lambda text: inputs())
     with pytest.raises(LoopscopeError, match="read returned 4 examples for one text, expected a batch of one"):
         shown.read("anything")
+
+
+def test_the_shipped_model_without_recall_is_as_its_card_says():
+    folder = shipped_names()["prefix-sums-without-recall"]
+    settings, model = trained(RunFolder(folder))
+    config = EvaluationConfig(iterations=8, examples=100)
+    (curve,) = evaluate(model, settings.data, config).values()
+    assert settings.model.recall == "none"
+    assert curve.answer_accuracy[7] > 0.95
+    assert "| 0.4 | 0.8 | 9.6 | 98.6 |" in (folder / "card.md").read_text()
+    assert (folder / "model" / "model.safetensors").stat().st_size < 300_000

@@ -13,7 +13,7 @@ from loopscope.errors import LoopscopeError
 from loopscope.extras import check_installed
 from loopscope.lab.exhibits import Exhibit, open_exhibit, shipped_names
 from loopscope.lab.session import Frames, Session, Sessions
-from loopscope.lab.stage import stage
+from loopscope.lab.stage import STYLE, stage
 from loopscope.reports.kit.page import text
 
 # Checked before it is imported, so that a missing package gives a one-line error.
@@ -21,7 +21,6 @@ check_installed("gradio", "the lab")
 
 import gradio as gr  # noqa: E402
 
-STYLE = (Path(__file__).parent / "page.css").read_text()
 SCRIPT = (Path(__file__).parent / "page.js").read_text()
 PACE = 0.08
 """Seconds for which Play shows an iteration, at least."""

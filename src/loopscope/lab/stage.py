@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from loopscope.lab import findings
 from loopscope.lab.charts import COLOURS, axes_of, plane_chart, residual_chart
 from loopscope.lab.lane import Lane, Origin, Track
 from loopscope.lab.session import Session
 from loopscope.reports.kit.page import text
 
+STYLE = (Path(__file__).parent / "stage.css").read_text()
+"""The style sheet of the page."""
 CAPTIONS = {
-    "curve": ("How much each iteration changes the state", "where it falls to the dashed line, the state has settled"),
+    "curve": ("How much the state still changes", "where it falls to the dashed line, the state has settled"),
     "plane": ("The orbit from above", "every dot is a state"),
 }
 """The title of each drawing, and how to read it."""
