@@ -10,7 +10,7 @@ from loopscope.errors import LoopscopeError
 from loopscope.evaluation import EvaluationConfig, evaluate
 from loopscope.lab import exhibit
 from loopscope.lab.exhibits import open_exhibit, shipped_names
-from loopscope.lab.session import Session
+from loopscope.lab.session import Session, Sessions
 from loopscope.lab.stage import stage
 from loopscope.loop import FunctionLoop
 from loopscope.models import build_model
@@ -57,6 +57,22 @@ def test_a_function_that_is_named_is_called(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(tmp_path)
     assert open_exhibit("my_loops:with_recall").trained_iterations == 10
     assert open_exhibit("my_loops:letters").name == "letters"
+
+
+def test_loops_that_come_with_the_same_problems_can_be_compared():
+    slow, fast = exhibit(affine(rate=0.9), inputs(), name="slow"), exhibit(affine(), inputs(), name="fast")
+    other = exhibit(affine(), 2 * inputs(), name="other")
+    session = Session([slow, fast, other])
+    assert session.rivals() == ["fast"]
+    session.compare("fast")
+    assert [lane.exhibit.name for lane in session.lanes] == ["slow", "fast"]
+    with pytest.raises(LoopscopeError, match="the model beside it is 'other', expected one of fast"):
+        session.compare("other")
+
+
+def test_two_exhibits_of_one_name_are_refused():
+    with pytest.raises(LoopscopeError, match="twins is shown twice"):
+        Sessions([exhibit(affine(), inputs(), name="twins")] * 2)
 
 
 @pytest.mark.parametrize(

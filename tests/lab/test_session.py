@@ -28,14 +28,8 @@ def done(frames):
 
 def pair():
     """Return a session with the affine loop beside one without recall."""
-    with_, without = (
-        exhibit(affine(recall), inputs(), name=name) for recall, name in ((True, "with"), (False, "without"))
-    )
-    kind = "the same problems"
-    object.__setattr__(with_, "kind", kind)
-    object.__setattr__(without, "kind", kind)
-    object.__setattr__(without, "recalls", False)
-    session = Session([with_, without])
+    given = ((True, "with"), (False, "without"))
+    session = Session([exhibit(affine(recall), inputs(), name=name, recalls=recall) for recall, name in given])
     session.compare("without")
     return session
 

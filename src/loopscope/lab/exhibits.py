@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -23,10 +24,11 @@ from loopscope.subjects import Subject, device, imported, on_split, subject_from
 from loopscope.tasks.registry import TASKS, has_text_format, text_format
 from loopscope.tasks.task import Task, answers_of
 from loopscope.training.run_folder import RunFolder
-from loopscope.trees import Tree, batch_size, select
+from loopscope.trees import Tree, batch_size, leaves, select
 
 MOST_ROWS = 200
 """Problems of a user's loop that can be picked."""
+UNNAMED = "your loop"
 
 
 @dataclass(frozen=True)
@@ -64,13 +66,14 @@ def exhibit(
     targets: Targets | None = None,
     trained_iterations: int | None = None,
     *,
-    name: str = "your loop",
+    name: str = UNNAMED,
     read: Callable[[str], Tree] | None = None,
     hint: str = "text",
     word: Callable[[int], str] = str,
     columns: int | None = None,
     draw: Callable[[Tensor], str] | None = None,
     answers: Answers | None = None,
+    recalls: bool | None = None,
 ) -> Exhibit:
     """Return any loop as an exhibit of the lab.
 
@@ -87,6 +90,7 @@ def exhibit(
         columns: draws the tokens as a grid with this many columns; a strip by default.
         draw: a function from logits, [tokens, outputs], to HTML, which takes the place of the tokens.
         answers: a function from logits to comparable answers; the largest output of each token by default.
+        recalls: whether the loop sees its problem in every iteration, if known; it explains answers that stay.
 
     Raises:
         LoopscopeError: the loop or its inputs cannot be measured, see `loopscope.checks.prepare`.
@@ -123,7 +127,9 @@ def exhibit(
         return Question(given.strip(), made)
 
     examples = {str(place): f"input {place}" for place in range(1, min(count, MOST_ROWS) + 1)}
-    return Exhibit(name, loop, view, examples, question, f"inputs of {name}", _about(loop), trained_iterations, answers)
+    return Exhibit(
+        name, loop, view, examples, question, _digest(inputs), _about(loop), trained_iterations, answers, recalls
+    )
 
 
 def open_exhibit(name: str) -> Exhibit:
@@ -143,7 +149,9 @@ def open_exhibit(name: str) -> Exhibit:
         )
     if ":" in name and not Path(name).exists():
         made = imported(name)
-        return made if isinstance(made, Exhibit) else _of_subject(name, subject_from(name, made))
+        if isinstance(made, Exhibit):
+            return replace(made, name=name) if made.name == UNNAMED else made
+        return _of_subject(name, subject_from(name, made))
     if not Path(name).exists() and name in shipped_names():
         return _of_run(name, shipped_names()[name])
     if name in TASKS and not Path(name).exists():
@@ -218,6 +226,15 @@ def _of_subject(name: str, subject: Subject, columns: int | None = None, word: C
         word=word,
         answers=subject.answers,
     )
+
+
+def _digest(inputs: Tree) -> str:
+    """Return a text that is the same for equal inputs: loops that come with the same problems can be shown side by side."""
+    digest = hashlib.sha256()
+    for leaf in leaves(inputs):
+        digest.update(f"{tuple(leaf.shape)} {leaf.dtype}".encode())
+        digest.update(leaf.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _about(loop: Loop) -> str:

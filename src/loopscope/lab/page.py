@@ -65,15 +65,10 @@ def theme() -> gr.themes.Base:
 
 
 def make_page(exhibits: Sequence[Exhibit] | None = None) -> gr.Blocks:
-    """Return the page of the lab, ready to be launched.
+    """Return the page of the lab, ready to be launched: ``make_page().launch(theme=theme())``.
 
     Args:
         exhibits: what it shows; the models that come with the package by default.
-
-    Example:
-        >>> page = make_page()
-        >>> page.title
-        'Loopscope lab'
     """
     exhibits = [open_exhibit(name) for name in shipped_names()] if exhibits is None else exhibits
     return _Page(Sessions(exhibits)).blocks

@@ -286,9 +286,15 @@ class Sessions:
     Args:
         exhibits: the exhibits.
         most: number of sessions that are kept.
+
+    Raises:
+        LoopscopeError: two exhibits have one name.
     """
 
     def __init__(self, exhibits: Sequence[Exhibit], most: int = 8) -> None:
+        names = [one.name for one in exhibits]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise LoopscopeError(f"{twice[0]} is shown twice: name each once, or give exhibits names of their own")
         self.exhibits, self.most = exhibits, most
         self._sessions: OrderedDict[str, Session] = OrderedDict()
         self._lock = threading.Lock()
