@@ -292,8 +292,8 @@ def test_usage_names_the_command(capsys, command):
         (["examine", ".near:make"], "does not name a function"),
         (["examine", "nothere", "--examination.efort", "quick"], "did you mean --examination.effort?"),
         (["examine", "nothere", "--examination.tolerance", "2"], "tolerance is 2"),
-        (["examine", "nothere", "--out", "nofolder/x.html"], "nofolder/x.html is no place for a file"),
-        (["data", "sudoku", "--out", "nofolder/x.csv"], "nofolder/x.csv is no place for a file"),
+        (["examine", "nothere", "--out", "nofolder/x.html"], "cannot write a file at nofolder/x.html"),
+        (["data", "sudoku", "--out", "nofolder/x.csv"], "cannot write a file at nofolder/x.csv"),
         (["examine", "nothere", "--out", "x.pdf"], "expected one of .json, .html"),
         (["examine", "nothere", "--compare", "other", "--out", "x.json"], "expected one of .html"),
         (["examine", "nothere", "--compare", "other"], "other/examination.json does not exist"),
@@ -401,10 +401,10 @@ def test_a_link_to_nothing_is_named(place, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     os.symlink("nowhere", "link")
     assert refused(capsys, train(place)).endswith(
-        f"cannot write {place}: link is a link to a place that does not exist; remove the link or choose another folder"
+        f"cannot write {place}: link is a link to a target that does not exist; remove the link or choose another folder"
     )
     Path("plan.yaml").write_text("task: prefix-sums\ngrid: {model.norm: [pre]}\n")
-    assert "link is a link to a place that does not exist; remove" in refused(
+    assert "link is a link to a target that does not exist; remove" in refused(
         capsys, ["study", "plan.yaml", "--out", place]
     )
 

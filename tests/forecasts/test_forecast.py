@@ -324,9 +324,7 @@ def test_answers_of_ones_own_are_compared_instead():
     ("answers", "given"), [(lambda logits: logits.sum(), r"shape \(\)"), (lambda logits: 3, "int")]
 )
 def test_answers_that_are_not_one_an_input_are_refused(unchecked, answers, given):
-    with pytest.raises(
-        LoopscopeError, match=f"answers returned {given}, expected a tensor with one row for each of the 8 inputs"
-    ):
+    with pytest.raises(LoopscopeError, match=f"answers returned {given}, expected a tensor with one row per input"):
         forecast(drifting(1e6), INPUTS, answers=answers)
 
 
@@ -418,7 +416,7 @@ def test_inputs_and_targets_that_do_not_fit_are_refused(unchecked):
     with pytest.raises(LoopscopeError, match=r"shape \(5, 1\), expected one entry for each of the 8 inputs"):
         forecast(drifting(1.0), INPUTS, CLASSES[:5])
     twice = replace(drifting(1.0), step=lambda state, e: torch.cat([state, state], 1))
-    with pytest.raises(LoopscopeError, match="it must return what it takes"):
+    with pytest.raises(LoopscopeError, match="start and step must return states of the same"):
         forecast(twice, INPUTS)
 
 

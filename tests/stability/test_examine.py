@@ -622,10 +622,10 @@ def test_a_single_logit_has_the_classes_0_and_1():
 def test_a_step_that_changes_its_state_is_refused():
     with pytest.raises(ls.LoopscopeError, match=r"shape \(2, 2\) into \(2, 1\)"):
         quick(loop_of(lambda z, e: z[:, :1]))
-    with pytest.raises(ls.LoopscopeError, match="must return what it takes"):
+    with pytest.raises(ls.LoopscopeError, match="start and step must return states of the same"):
         quick(loop_of(lambda z, e: {"z": z}))
 
-    with pytest.raises(ls.LoopscopeError, match="a state in float32 into float64: it must return what it takes"):
+    with pytest.raises(ls.LoopscopeError, match="a state in float32 into float64: start and step must return states"):
         quick(loop_of(lambda z, e: (z / 2 + e).double()))
     with pytest.raises(ls.LoopscopeError, match=r"shape \(2, 2\) into None: "):
         quick(loop_of(lambda z, e: None))
@@ -637,8 +637,8 @@ def test_a_step_that_mixes_examples_is_refused(ask):
     kept = INPUTS.clone()
     normalize = torch.nn.BatchNorm1d(2)
     for step, said in (
-        (lambda z, e: 0.5 * z + e - 0.4 * z.mean(0), "the step mixes examples: one alone goes elsewhere"),
-        (lambda z, e: 0.5 * normalize(z) + e, r"the step mixes examples: one alone fails \(ValueError.*batch norm"),
+        (lambda z, e: 0.5 * z + e - 0.4 * z.mean(0), "the step mixes examples: a single one moves differently"),
+        (lambda z, e: 0.5 * normalize(z) + e, r"the step mixes examples: a single one fails \(ValueError.*batch norm"),
         (lambda z, e: 0.5 * z + kept, r"the step fails on 2 of 12 examples \(RuntimeError.*must come from encode"),
     ):
         with pytest.raises(ls.LoopscopeError, match=said):
