@@ -78,7 +78,7 @@ class Pretrained(nn.Module):
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write model.safetensors and config.json into ``folder`` and return the folder.
 
-        The config is written last: where it exists, the weights are complete.
+        The config is written last: if it exists, the weights are complete.
 
         Raises:
             LoopscopeError: the folder cannot be written.
@@ -131,7 +131,7 @@ class Pretrained(nn.Module):
         """Upload config.json and model.safetensors to a repository on the Hugging Face hub and return its address.
 
         Args:
-            repo_id: owner and name of the repository, such as "someone/sudoku". It is created where it is absent.
+            repo_id: owner and name of the repository, such as "someone/sudoku". It is created if it does not exist.
             private: whether a new repository is private.
             token: access token; None uses the one that is stored on this machine.
         """
