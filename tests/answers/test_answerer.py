@@ -280,7 +280,7 @@ def test_evidence_is_that_of_its_own_tolerance_alone(run: RunFolder, capsys) -> 
         "How often answers that settle at a tolerance of 0.001 are right was not measured."
     )
     run.trust.write_text("{}")
-    assert "trust.json is damaged (settings is missing): make it again by loopscope trust" in refusal(
+    assert "trust.json is damaged (settings is missing): run loopscope trust again" in refusal(
         capsys, ["solve", run.path, "1101"]
     )
 
@@ -328,7 +328,10 @@ def test_a_task_without_a_shipped_model_is_named(capsys, monkeypatch, tmp_path) 
     (tmp_path / "chess").mkdir()
     monkeypatch.setattr("loopscope.shipped.MODELS", tmp_path)
     assert main(["solve", "sudoku", PUZZLE]) == 2
-    assert "no model ships for the task sudoku (chess): give a run's folder" in capsys.readouterr().err
+    assert (
+        "no model for the task sudoku ships with the package, only for chess: give a run's folder"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("by_name", [True, False])

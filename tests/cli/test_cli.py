@@ -246,7 +246,7 @@ def test_usage_names_the_command(capsys, command):
         (["examine", "nothere", "--compare", ""], "--compare is empty"),
         (["data", "--verify"], "loopscope data TASK --verify ..."),
         (["data", "small-sudoku"], "nothing to prepare: loopscope data is for sudoku and chess"),
-        (["data", "prefix-sums", "--data.seed", "3", "--verify"], "the data of prefix-sums are made from their seed"),
+        (["data", "prefix-sums", "--data.seed", "3", "--verify"], "the data of prefix-sums are generated from a seed"),
         (["train", "prefix-sums", "--out", "x", "--model.recal", "none"], "did you mean --model.recall?"),
         (["train", "prefix-sums", "--out", "x", "--model.recall", "inner"], "'internal', got inner"),
         (["train", "prefix-sums", "--out", "x", "--training.steps", "many"], "training.steps: expected int, got many"),
@@ -454,7 +454,7 @@ def damaged(run, tmp_path):
 def test_weights_that_are_cut_are_refused(damaged, capsys):
     weights = damaged / "model" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:500])
-    assert "cut or damaged" in refused(capsys, ["evaluate", damaged])
+    assert "truncated or damaged" in refused(capsys, ["evaluate", damaged])
 
 
 @pytest.mark.parametrize("change", ["missing", "extra"])

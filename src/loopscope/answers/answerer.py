@@ -105,7 +105,7 @@ def open_answerer(name: str, tolerance: float = SETTLED) -> Answerer:
         check_can_be_typed_in(name)
         names = sorted(folder.name for folder in shipped.MODELS.glob("*") if folder.is_dir())
         raise LoopscopeError(
-            f"no model ships for the task {name} ({', '.join(names) or 'none ships at all'}): give a run's folder"
+            f"no model for the task {name} ships with the package, only for {', '.join(names) or 'no task'}: give a run's folder"
         )
     run = RunFolder(path)
     settings, model = trained(run)

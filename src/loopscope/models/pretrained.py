@@ -108,7 +108,7 @@ class Pretrained(nn.Module):
             raise LoopscopeError(f"{path} is missing: the folder has a config but no weights; copy them too") from error
         except (SafetensorError, OSError) as error:
             raise LoopscopeError(
-                f"{path} cannot be read as safetensors ({error}): it is cut or damaged; copy it again"
+                f"{path} cannot be read as safetensors ({error}): it is truncated or damaged; copy it again"
             ) from error
         expected = model.state_dict()
         missing, extra = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())

@@ -39,8 +39,8 @@ IMPOSSIBLE = {
     chess.STATUS_PAWNS_ON_BACKRANK: "a pawn stands on rank 1 or 8",
     chess.STATUS_TOO_MANY_WHITE_PIECES: "white has more than 16 pieces",
     chess.STATUS_TOO_MANY_BLACK_PIECES: "black has more than 16 pieces",
-    chess.STATUS_BAD_CASTLING_RIGHTS: "a side may castle whose king or rook is not at home (write - where none may)",
-    chess.STATUS_INVALID_EP_SQUARE: "no pawn can have just passed the en passant square (write - for none)",
+    chess.STATUS_BAD_CASTLING_RIGHTS: "a side may castle although its king or rook is not at home (write - if neither may)",
+    chess.STATUS_INVALID_EP_SQUARE: "no pawn can have just passed the en passant square (write - if there is none)",
     chess.STATUS_OPPOSITE_CHECK: "the side that is not to move is in check (is it the other side's move?)",
     chess.STATUS_TOO_MANY_CHECKERS: "more than two pieces give check",
     chess.STATUS_IMPOSSIBLE_CHECK: "no last move can have given these checks",
@@ -71,18 +71,19 @@ class ChessText:
         board = chess.Board(" ".join(fields))
         status = board.status()
         if wrong := [sentence for flag, sentence in IMPOSSIBLE.items() if status & flag]:
-            raise LoopscopeError(f"no game can come to this position: {'; '.join(wrong)}")
+            raise LoopscopeError(f"no game can reach this position: {'; '.join(wrong)}")
         if not any(board.legal_moves):
             how = "mated" if board.is_check() else "stalemated"
-            raise LoopscopeError(f"the game is over: {SIDE[board.turn]}, which is to move, is {how}; there is no move")
+            raise LoopscopeError(
+                f"the game is over: {SIDE[board.turn]} is to move and is {how}; there is no move to find"
+            )
         if board.is_insufficient_material():
             raise LoopscopeError(
                 "the game is drawn: neither side has enough pieces left to mate; there is no move to find"
             )
         if board.is_seventyfive_moves():
             raise LoopscopeError(
-                f"the game is drawn: the halfmove clock is {board.halfmove_clock}, and at 150 no further move is played; write 0 "
-                "for a puzzle"
+                f"the game is drawn: the halfmove clock is {board.halfmove_clock}, and the game ends at 150; write 0 for a puzzle"
             )
         return Problem(board.fen(), torch.from_numpy(codes_of(board)))
 
@@ -156,7 +157,7 @@ def _check_squares(placement: str) -> None:
         for character in row:
             if character not in PIECES + "12345678":
                 raise LoopscopeError(
-                    f"rank {rank} ({row}) holds {character!r}: expected the pieces {PIECES}, and 1-8 for empty squares"
+                    f"rank {rank} ({row}) holds {character!r}: expected the pieces {PIECES}, or 1-8 for empty squares"
                 )
         squares = sum(int(character) if character.isdigit() else 1 for character in row)
         if squares != 8:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def bar(what: str, total: int | None, *columns: ProgressColumn) -> Iterator[Callable[..., None]]:
+def progress_bar(what: str, total: int | None, *columns: ProgressColumn) -> Iterator[Callable[..., None]]:
     """Show a progress bar on standard error if that is a terminal, and remove it at the end.
 
     Args:
@@ -32,14 +32,14 @@ def bar(what: str, total: int | None, *columns: ProgressColumn) -> Iterator[Call
         yield partial(progress.update, progress.add_task(what, total=total))
 
 
-def making(what: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
-    """Show how many items, such as puzzles, have been generated (see ``counting``)."""
-    return counting(f"make {what}", total)
+def generation_progress(what: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
+    """Show how many items, such as puzzles, have been generated (see ``item_progress``)."""
+    return item_progress(f"make {what}", total)
 
 
 @contextmanager
-def counting(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show how many items are done (see ``bar``).
+def item_progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show how many items are done (see ``progress_bar``).
 
     Args:
         what: verb and plural noun, such as "check puzzles".
@@ -50,5 +50,5 @@ def counting(what: str, total: int) -> Iterator[Callable[[int], None]]:
     """
     from rich.progress import MofNCompleteColumn, TextColumn
 
-    with bar(what, total, MofNCompleteColumn(), TextColumn("left")) as update:
+    with progress_bar(what, total, MofNCompleteColumn(), TextColumn("left")) as update:
         yield lambda more: update(advance=more)
