@@ -434,7 +434,7 @@ def test_answers_that_are_not_one_row_an_input_are_refused(verb, answers, said, 
 @pytest.mark.parametrize("wrong", [0.5, torch.nan])
 def test_targets_that_are_no_classes_are_refused(verb, wrong):
     targets = torch.tensor([0.0, 1.0, wrong, 2.0])
-    with pytest.raises(LoopscopeError, match=f"targets hold {wrong}, expected class indices"):
+    with pytest.raises(LoopscopeError, match=f"targets contain {wrong}, expected class indices"):
         verb(loop_of(), INPUTS, targets)
     verb(loop_of(), INPUTS, torch.tensor([0.0, 1.0, 1.0, 2.0]))
 

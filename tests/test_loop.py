@@ -135,7 +135,7 @@ def test_budgets_are_whole_numbers():
 
 @pytest.mark.parametrize("verb", [ls.examine, ls.forecast])
 def test_a_rule_of_targets_that_takes_something_else_is_refused_before_the_work(verb):
-    with pytest.raises(LoopscopeError, match=r"targets are takes \(logits\), expected \(logits, rows\)"):
+    with pytest.raises(LoopscopeError, match=r"targets is a function of \(logits\), expected \(logits, rows\)"):
         verb(halving(), torch.ones(3, 2), lambda logits: logits.argmax(1) == 0)
     verb(halving(), torch.ones(3, 2), lambda logits, rows, scale=1: logits.argmax(1) == 0)
 

@@ -416,7 +416,7 @@ def test_options_that_make_no_forecast_are_refused(unchecked, options, message):
 def test_inputs_and_targets_that_do_not_fit_are_refused(unchecked):
     with pytest.raises(LoopscopeError, match="the batch is empty"):
         forecast(drifting(1.0), INPUTS[:0])
-    with pytest.raises(LoopscopeError, match=r"shape \(5, 1\), expected one entry for each of the 8 inputs"):
+    with pytest.raises(LoopscopeError, match=r"shape \(5, 1\), expected 8 as the first dimension"):
         forecast(drifting(1.0), INPUTS, CLASSES[:5])
     twice = replace(drifting(1.0), step=lambda state, e: torch.cat([state, state], 1))
     with pytest.raises(LoopscopeError, match="start and step must return states of the same"):

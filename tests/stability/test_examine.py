@@ -71,7 +71,7 @@ def test_right_targets_make_it_extrapolate_and_wrong_ones_do_not():
     assert quick(CONTRACTION, targets=fixed.argmax(1)).verdict is ls.Verdict.STABLE_AND_ACCURATE
     wrong = quick(CONTRACTION, targets=fixed.argmin(1))
     assert wrong.verdict is ls.Verdict.STABLE
-    assert "0% of these answers are right" in wrong.advice
+    assert "0% of the answers are right" in wrong.advice
     assert wrong.curves.accuracy[-1] == 0
 
 
@@ -345,7 +345,7 @@ def test_inputs_that_never_settled_are_among_those_of_which_half_did(needed, sai
 def test_advice_on_a_radius_near_one_does_not_ask_for_more_iterations():
     exam = quick(loop_of(lambda z, e: 0.995 * z + e), iterations=2000)
     assert exam.advice.startswith(
-        "No verdict, since geometry is borderline: radius 0.995 lies between 0.99, where it holds"
+        "No verdict, because geometry is borderline: radius 0.995 lies between 0.99, where it holds"
     )
     assert "more inputs" not in exam.advice
 
@@ -385,13 +385,13 @@ def test_a_lipschitz_constant_that_failed_leaves_the_verdict_undecided_and_is_th
     monkeypatch.setattr("loopscope.stability.parts.geometry.lipschitz", fails)
     exam = quick(CONTRACTION)
     assert exam.verdict is ls.Verdict.UNDECIDED
-    assert exam.advice == "No verdict, since geometry is unknown: out of luck."
+    assert exam.advice == "No verdict, because geometry is unknown: out of luck."
 
 
 def test_advice_on_a_step_without_gradients_says_so():
     exam = quick(loop_of(torch.no_grad()(lambda z, e: z / 2 + e)))
     assert exam.advice.startswith(
-        "No verdict, since geometry is unknown: the step changes with the state but carries no gradient"
+        "No verdict, because geometry is unknown: the step changes with the state but carries no gradient"
     )
 
 
@@ -415,8 +415,8 @@ def test_inputs_of_one_length_are_swapped_wherever_they_stand():
 def test_advice_on_inputs_that_all_differ_in_length_is_to_give_some_of_each():
     exam = quick(PADDED, of_lengths(range(1, 13)))
     assert exam.verdict is ls.Verdict.UNDECIDED
-    assert exam.unknown["swaps"].startswith("8 of 8 inputs have padding that no other one has")
-    assert exam.advice.endswith("give more inputs, or some of each length.")
+    assert exam.unknown["swaps"].startswith("8 of 8 inputs have padding unlike that of all others")
+    assert exam.advice.endswith("give more inputs, or several of each length.")
 
 
 HYSTERESIS = loop_of(lambda z, e: torch.tanh(5 * z + e))
@@ -525,7 +525,7 @@ def test_no_orbit_in_prediction_mode_goes_further_than_training(effort, monkeypa
     assert odometer.longest == 7
     assert len(exam.curves.residual[1]) == exam.settings.iterations == 7
     assert exam.reachability.counts == {"undecided": 12}
-    assert "Leave prediction mode to decide it; loopscope forecast (ls.forecast) says" in exam.advice
+    assert "Examine without prediction mode to decide; loopscope forecast (ls.forecast) tells" in exam.advice
 
 
 def test_the_odometer_sees_longer_orbits():
@@ -596,10 +596,10 @@ def test_targets_of_another_shape_are_refused(shape):
     ("targets", "said"),
     [
         ([0] * 12, "targets are of type list, expected a tensor"),
-        (torch.full((12,), -100), "targets hold -100, expected classes from 0 to 1"),
-        (torch.full((12,), 2), "targets hold 2, expected classes from 0 to 1"),
-        (torch.full((12,), 0.5), "targets hold 0.5, expected class indices: whole numbers from 0"),
-        (torch.full((12,), math.nan), "targets hold nan, expected class indices"),
+        (torch.full((12,), -100), "targets contain -100, expected classes from 0 to 1"),
+        (torch.full((12,), 2), "targets contain 2, expected classes from 0 to 1"),
+        (torch.full((12,), 0.5), "targets contain 0.5, expected class indices: whole numbers of at least 0"),
+        (torch.full((12,), math.nan), "targets contain nan, expected class indices"),
         (
             lambda logits, rows: logits > 0,
             r"returned torch.bool of shape \(12, 2\), expected torch.bool of shape \(12,\)",
@@ -615,7 +615,7 @@ def test_targets_that_can_say_nothing_are_refused(ask, targets, said, unchecked)
 
 def test_a_single_logit_has_the_classes_0_and_1():
     signs = loop_of(lambda z, e: z / 2 + e, read=lambda state: state[:, :1])
-    with pytest.raises(ls.LoopscopeError, match="targets hold -1, expected classes from 0 to 1"):
+    with pytest.raises(ls.LoopscopeError, match="targets contain -1, expected classes from 0 to 1"):
         quick(signs, targets=2 * (INPUTS[:, 0] > 0) - 1)
 
 

@@ -133,7 +133,8 @@ def test_a_path_comes_before_the_folder_of_the_environment_and_both_before_the_c
     (folders["environment"] / "first.csv").unlink()
     assert found(None) == folders["cache/downloads"] / "first.csv"
     with pytest.raises(
-        LoopscopeError, match=r"there is no data file: give one with --data\.path, or set LOOPSCOPE_DATA to a folder with first"
+        LoopscopeError,
+        match=r"there is no data file: give one with --data\.path, or set LOOPSCOPE_DATA to a folder with first",
     ):
         found(None, "file")
 
