@@ -723,7 +723,7 @@ def test_an_examination_goes_through_json_and_back(tmp_path):
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        ({"schema": 0}, "of schema 0, expected 2"),
+        ({"schema": 0}, "has schema 0, expected 2"),
         ({"verdict": "great"}, "damaged"),
         ({"curves": None}, "damaged"),
         ({"axes": []}, "damaged"),
