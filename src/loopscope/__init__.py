@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from loopscope.adapters.captured import CapturedLoop
     from loopscope.adapters.proof import Proof, prove
     from loopscope.adapters.registry import adapt
+    from loopscope.early_exit.comparison import ExitComparison
+    from loopscope.early_exit.exits import exits
     from loopscope.evaluation import AccuracyCurve, EvaluationConfig, evaluate
     from loopscope.fixed_points import Anderson, Broyden, DampedIteration, PlainIteration, Solution, solve
     from loopscope.forecasts.forecast import forecast
@@ -44,6 +46,7 @@ __all__ = [
     "EvaluationConfig",
     "Examination",
     "ExaminationConfig",
+    "ExitComparison",
     "FixedDepthTransformer",
     "Forecast",
     "FunctionLoop",
@@ -66,6 +69,7 @@ __all__ = [
     "capture",
     "evaluate",
     "examine",
+    "exits",
     "find_loops",
     "forecast",
     "leaps",
@@ -86,6 +90,8 @@ _HOMES = {
     "loopscope.adapters.captured": ("CapturedLoop",),
     "loopscope.adapters.proof": ("Proof", "prove"),
     "loopscope.adapters.registry": ("adapt",),
+    "loopscope.early_exit.comparison": ("ExitComparison",),
+    "loopscope.early_exit.exits": ("exits",),
     "loopscope.evaluation": ("AccuracyCurve", "EvaluationConfig", "evaluate"),
     "loopscope.fixed_points": ("Anderson", "Broyden", "DampedIteration", "PlainIteration", "Solution", "solve"),
     "loopscope.forecasts.forecast": ("forecast",),
