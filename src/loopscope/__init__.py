@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from loopscope.stability.examination import Examination
     from loopscope.stability.examine import examine
     from loopscope.stability.spectrum.eigenvalues import spectral_radius, top_eigenvalues
+    from loopscope.stability.spectrum.tokens import TokenRadius, token_spectral_radius
     from loopscope.stability.verdict import Verdict
     from loopscope.tasks import Chess, PrefixSums, SmallSudoku, Split, Sudoku, Task
 
@@ -63,6 +64,7 @@ __all__ = [
     "Split",
     "Sudoku",
     "Task",
+    "TokenRadius",
     "Verdict",
     "adapt",
     "build_model",
@@ -77,6 +79,7 @@ __all__ = [
     "prove",
     "solve",
     "spectral_radius",
+    "token_spectral_radius",
     "top_eigenvalues",
     "write_comparison",
     "write_examination",
@@ -110,6 +113,7 @@ _HOMES = {
     "loopscope.stability.examination": ("Examination",),
     "loopscope.stability.examine": ("examine",),
     "loopscope.stability.spectrum.eigenvalues": ("spectral_radius", "top_eigenvalues"),
+    "loopscope.stability.spectrum.tokens": ("TokenRadius", "token_spectral_radius"),
     "loopscope.stability.verdict": ("Verdict",),
     "loopscope.tasks": ("Chess", "PrefixSums", "SmallSudoku", "Split", "Sudoku", "Task"),
 }
