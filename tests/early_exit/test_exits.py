@@ -183,6 +183,7 @@ def test_nan_is_never_good_and_never_stops():
     found = ls.exits(loop, torch.ones(3, 2), torch.zeros(3, dtype=torch.long), iterations=5)
     assert all(point.quality == 0 for rule in found.rules for point in rule.points)
     assert [point.iterations for point in found.rule("KL divergence").points] == [5.0]
+    assert "no answer is ever right" in str(found)
     assert all(point.quality == 0 for point in ls.exits(loop, torch.ones(3, 2), iterations=5).rule("fixed").points)
 
 

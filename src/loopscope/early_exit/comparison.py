@@ -95,7 +95,7 @@ class ExitComparison:
         rules: the rules that the loop allows.
         oracle: mean iterations and quality of stopping at the first good answer, which no rule can beat.
         broken: fraction of units whose answer was good at some iteration and is not after the last.
-        recommendation: the cheapest rule that loses at most one point; None where there are too few examples.
+        recommendation: the cheapest rule that loses at most one point; None where there are too few examples or no right answers.
         absent: why a rule is not there, one sentence each.
 
     Example:
@@ -129,6 +129,11 @@ class ExitComparison:
                 return rule
         raise KeyError(name)
 
+    def _advice(self) -> str:
+        if self.recommendation is not None:
+            return str(self.recommendation)
+        return "no answer is ever right" if self.oracle.quality == 0 else "too few examples to recommend a rule"
+
     def to_dict(self) -> dict[str, Any]:
         """Return the comparison as plain JSON values."""
         return asdict(self)
@@ -139,7 +144,7 @@ class ExitComparison:
         top = max(best, key=lambda point: (point.quality, -point.iterations))
         lines = [
             f"{self.measured} of {self.units} {self.unit}s over {self.iterations} iterations",
-            str(self.recommendation) if self.recommendation else "too few examples to recommend a rule",
+            self._advice(),
             f"best fixed number of iterations: {top.threshold:.0f}, {100 * top.quality:.1f}% good",
             f"oracle: {self.oracle.iterations:.1f} iterations, {100 * self.oracle.quality:.1f}% good; "
             f"good once and lost by the end: {100 * self.broken:.1f}%",

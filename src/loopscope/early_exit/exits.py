@@ -105,7 +105,8 @@ def exits(
     chosen = list(MEANINGS) if rules is None else list(rules)
     for name in chosen:
         check_choice("the rule", name, MEANINGS)
-    length = iterations or (LONGER * trained_iterations if trained_iterations else ITERATIONS)
+    usual = ITERATIONS if trained_iterations is None else LONGER * trained_iterations
+    length = usual if iterations is None else iterations
     check_positive(iterations=length, several=several)
     unit = answers_per(loop)
     with eval_mode(loop), without_autocast(), torch.no_grad():
@@ -233,6 +234,8 @@ def _recommend(
     choosing = recording.examples % 2 == 0
     fixed = _measured(FIXED, recording, good, choosing)
     best = max(fixed, key=lambda point: (point.quality, -point.iterations))
+    if best.quality == 0:
+        return None
     names = [name for name in (FIXED, *SCORED) if (name in chosen or name == FIXED) and _known(name, recording)]
     found = [
         (point.iterations, place, name, point)

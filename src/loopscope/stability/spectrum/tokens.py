@@ -35,6 +35,13 @@ class TokenRadius:
         radius: its modulus; NaN for padding.
         error: absolute error of the radius; NaN for padding.
         converged: whether the error is within the tolerance; False for padding.
+
+    Example:
+        >>> import torch, loopscope as ls
+        >>> loop = ls.FunctionLoop(lambda x: x, torch.zeros_like, lambda z, e: 0.5 * z + e, lambda z: z)
+        >>> found = ls.token_spectral_radius(loop, torch.zeros(1, 2, 3), torch.ones(1, 2, 3))
+        >>> isinstance(found, ls.TokenRadius), bool(found.converged.all())
+        (True, True)
     """
 
     eigenvalue: Complex[Tensor, "batch tokens"]
