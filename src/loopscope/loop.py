@@ -15,23 +15,28 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from loopscope.errors import LoopscopeError
+from loopscope.errors import LoopscopeError, check_choice
 from loopscope.trees import Tree, batch_size, device_of, has_clock, select, unchanging_leaves
+
+AnswersPer = Literal["example", "token"]
+"""What one answer of a loop belongs to."""
 
 
 @runtime_checkable
 class Loop(Protocol):
     """The protocol of looped models: any object with these four methods is a loop.
 
-    A loop may have two more members. ``mask(recalled) -> Bool[Tensor, "batch tokens"]`` is true where a token is real; padding
+    A loop may have three more members. ``mask(recalled) -> Bool[Tensor, "batch tokens"]`` is true where a token is real; padding
     is then excluded from norms, swaps and accuracy. ``outer_gain`` is the gain of the normalization that ends each iteration
-    (None if there is none); it determines the direction that this normalization removes.
+    (None if there is none); it determines the direction that this normalization removes. ``answers_per`` is "token" for a loop
+    that gives an answer at every token that is read, such as a language model, whose answers are counted by token. By default,
+    the tokens of an example form one answer.
 
     Example:
         >>> import torch, loopscope as ls
@@ -170,6 +175,8 @@ class FunctionLoop:
         module: the model that the functions use, if any. It is put in eval mode for measurements and converted for those in
             another precision. Its device is the device of the loop. A module need not be named if one of the four functions is
             the module itself or one of its methods.
+        answers_per: "token" if every token that is read has an answer of its own, as in a language model, or "example" if the
+            tokens of an example form one answer.
 
     Example:
         >>> import torch, loopscope as ls
@@ -191,6 +198,7 @@ class FunctionLoop:
     read: Callable[..., Tensor]
     padding: Callable[[Tree], Tensor] | None = None
     module: torch.nn.Module | None = None
+    answers_per: AnswersPer = "example"
 
     def mask(self, recalled: Tree) -> Tensor | None:
         """Return the mask of real tokens, or None if every token is real."""
@@ -223,6 +231,17 @@ def mask_of(loop: Loop, recalled: Tree) -> Bool[Tensor, "batch *tokens"] | None:
             "compare (mask > 0), or call .bool()"
         )
     return mask
+
+
+def answers_per(loop: Loop) -> AnswersPer:
+    """Return whether a loop's answers are counted by example or by token.
+
+    Raises:
+        LoopscopeError: the loop says something else.
+    """
+    said: AnswersPer = getattr(loop, "answers_per", "example")
+    check_choice("answers_per of the loop", said, get_args(AnswersPer))
+    return said
 
 
 def outer_gain_of(loop: Loop) -> Float[Tensor, "width"] | None:
