@@ -773,3 +773,86 @@ def test_float64_stays_float64():
     exam = quick(loop_of(lambda z, e: z @ COLD.double().T + e), INPUTS.double())
     assert exam.settings.dtype == "float64"
     assert exam.curves.residual[1][-1] < 1e-14
+
+
+WIDTH = 32
+_RANDOM = torch.randn(WIDTH, WIDTH, generator=torch.Generator().manual_seed(0))
+MATRIX = 0.68 * _RANDOM / torch.linalg.eigvals(_RANDOM).abs().max()
+"""A linear map of spectral radius 0.68."""
+WIDE = torch.randn(12, WIDTH, generator=torch.Generator().manual_seed(1))
+
+
+def in_bfloat16(z, e):
+    """Return z A + e, computed in bfloat16 though state and input are float32."""
+    return (z.bfloat16() @ MATRIX.bfloat16() + e.bfloat16()).to(e)
+
+
+def norm_in_float32(z, e):
+    """Return A z + e, normalized in float32 though state and input are float64."""
+    before = (z @ (1.2 * MATRIX.double()) + e).float()
+    return (before * (before.square().mean(-1, keepdim=True) + 1e-6).rsqrt()).to(e)
+
+
+def test_a_step_in_bfloat16_is_not_unstable_but_undecided_and_the_report_names_its_floor():
+    exam = quick(loop_of(in_bfloat16), WIDE)
+    assert exam.verdict is ls.Verdict.UNDECIDED
+    assert set(exam.reachability.counts) <= {"fixed point", "undecided"}
+    floor = exam.settings.noise_floor
+    assert floor.precision == "bfloat16"
+    assert 1e-3 < floor.residual < 5e-2
+    assert exam.spectrum.radius == pytest.approx([0.68] * 2, rel=0.02)
+    assert exam.spectrum.contradicted == [False] * 2
+    assert "rounds like bfloat16" in exam.advice
+    assert "Damp" not in exam.advice
+    assert "the step rounds like bfloat16" in str(exam)
+
+
+def test_the_tolerance_that_the_advice_names_decides_it():
+    advice = quick(loop_of(in_bfloat16), WIDE).advice
+    tolerance = float(advice.split("set the tolerance to ")[1].split(",")[0])
+    exam = quick(loop_of(in_bfloat16), WIDE, tolerance=tolerance)
+    assert exam.verdict is ls.Verdict.STABLE
+    assert exam.reachability.counts == {"fixed point": 12}
+    assert exam.input_dependence.distinct.common[-1] == 8
+
+
+@pytest.mark.parametrize("tolerance", [1e-4, 1e-9])
+def test_norms_in_float32_under_a_float64_state(tolerance):
+    """Within the tolerance the floor is arrival; where it is above, it is named, and nothing is called a cycle."""
+    exam = quick(loop_of(norm_in_float32), WIDE.double(), tolerance=tolerance)
+    floor = exam.settings.noise_floor
+    assert (exam.settings.dtype, floor.precision) == ("float64", "float32")
+    assert 1e-8 < floor.residual < 2e-6
+    if tolerance > floor.residual:
+        assert exam.reachability.counts == {"fixed point": 12}
+        assert exam.verdict is ls.Verdict.STABLE
+    else:
+        assert set(exam.reachability.counts) <= {"fixed point", "undecided"}
+        assert f"above the tolerance of {tolerance:g}" in exam.advice
+
+
+def test_a_step_as_precise_as_its_state_has_the_floor_of_its_type():
+    exam = quick(CONTRACTION)
+    assert exam.settings.noise_floor.precision == "float32"
+    assert exam.settings.noise_floor.residual == pytest.approx(16 * torch.finfo(torch.float32).eps)
+    assert "(residuals up to 1.9e-06 may be rounding)" in str(exam)
+
+
+def test_what_moves_more_slowly_than_a_coarse_floor_has_not_arrived():
+    """A drift of 1/t and a slow turn, both below the floor of the bfloat16 in their step, and below the tolerance."""
+
+    def drift(z, e):
+        return z + torch.nn.functional.normalize(e, dim=1).bfloat16().to(e)
+
+    angle = torch.tensor(0.004)
+    slow = torch.stack([torch.stack([angle.cos(), -angle.sin()]), torch.stack([angle.sin(), angle.cos()])])
+
+    def turn(z, e):
+        noise = (1e4 * z).remainder(1) - 0.5
+        return z @ slow.T + 2e-3 * noise * z.norm(dim=1, keepdim=True)
+
+    drifting = quick(loop_of(drift), WIDE, tolerance=0.02, iterations=400)
+    assert "fixed point" not in drifting.reachability.counts
+    turning = quick(loop_of(turn, start=torch.clone), tolerance=0.03, iterations=400)
+    assert max(turning.curves.residual[2][100:]) < turning.settings.noise_floor.residual < 0.03
+    assert "fixed point" not in turning.reachability.counts

@@ -134,7 +134,7 @@ class Examination:
                 for line in _wrapped(axis.reason, f"{f'  of directions: {axis.name}':35} {axis.status.value:11} ")
             ),
             "",
-            f"residual at the end          {shown(self.curves.residual[1][-1])}",
+            f"residual at the end          {shown(self.curves.residual[1][-1])}{rounding_of(settings)}",
             f"norm of the state, median    {shown(middle(reachability.norm))} "
             f"(at the start {shown(middle(reachability.start_norm))})",
             f"spectral radius, median      {shown(middle(self.spectrum.radius if self.spectrum else None))}",
@@ -197,6 +197,15 @@ def inputs_seen(settings: Settings) -> str:
     """Return how many inputs were examined, and of how many, where the effort left some out."""
     given = "" if settings.given == settings.inputs else f"of {settings.given} "
     return f"{settings.inputs} {given}inputs"
+
+
+def rounding_of(settings: Settings) -> str:
+    """Return in brackets which residuals are rounding, and what the step computes in if that is coarser than its state."""
+    floor = settings.noise_floor
+    if floor is None:
+        return ""
+    coarser = "" if floor.precision == settings.dtype else f": the step rounds like {floor.precision}"
+    return f" (residuals up to {floor.residual:.1e} may be rounding{coarser})"
 
 
 def shown(value: float | None) -> str:

@@ -20,13 +20,14 @@ from loopscope.stability.orbits.portrait import portrait
 from loopscope.stability.orbits.trace import Answers, trace
 from loopscope.stability.parts.directions import judge_directions
 from loopscope.stability.parts.measure import measure
+from loopscope.stability.parts.noise_floor import measure_floor
 from loopscope.stability.parts.progress import Progress
 from loopscope.stability.parts.reachability import answers as final_answers
 from loopscope.stability.parts.reachability import curves, reachability, settled_tokens
 from loopscope.stability.parts.sample import Sample, orbit_budget
 from loopscope.stability.results import Effort, PortraitResult, Settings
 from loopscope.stability.targets import Targets, check_targets, rule_of
-from loopscope.stability.verdict import is_provisional, verdict
+from loopscope.stability.verdict import Status, is_provisional, verdict
 from loopscope.trees import Tree, device_of, flatten, floating_leaves, select
 
 
@@ -116,20 +117,23 @@ def _follow(
     elif targets is None:
         check_outputs_last(logits, ready.start)
     recalled, start = ready.recalled, ready.start
+    budget = orbit_budget(config, trained)
+    measured = measure_floor(loop, recalled, start, iterations=budget, seed=config.seed, stop=progress.late)
     trajectory = trace(
         loop,
         recalled,
-        iterations=orbit_budget(config, trained),
+        iterations=budget,
         start=start,
         tolerance=config.tolerance,
         correct=rule_of(targets, ready.mask),
         stop=progress.late,
         answers=answers,
+        floor=measured.floor,
     )
     progress.note_cut(trajectory)
     window = 0 if config.prediction or progress.late() else config.budget.window
     orbits = classify(loop, recalled, trajectory, window=window, at_most=config.budget.jacobians, seed=config.seed)
-    return Sample(loop, inputs, recalled, start, trajectory, config, trained), orbits
+    return Sample(loop, inputs, recalled, start, trajectory, config, trained, measured), orbits
 
 
 def _judged(sample: Sample, orbits: Orbits, answers: Answers | None, progress: Progress) -> Examination:
@@ -138,6 +142,8 @@ def _judged(sample: Sample, orbits: Orbits, answers: Answers | None, progress: P
     accuracy = None if trajectory.solved is None else float(trajectory.solved[-1].double().mean())
     measured, reached = measure(sample, progress), reachability(trajectory, orbits)
     axes = judge_axes(trajectory, orbits, measured)
+    if axes[0].status is Status.UNKNOWN and (hidden := sample.measured_floor.hides(trajectory)):
+        progress.skip(["reachability"], hidden)
     normalized_axes = judge_directions(sample, orbits, answers, progress)
     picture = progress.run("portrait", lambda: _portrait(sample))
     decided = verdict(*axes, accuracy)
@@ -174,6 +180,7 @@ def _portrait(sample: Sample) -> PortraitResult:
         iterations=sample.iterations,
         tolerance=sample.config.tolerance,
         seed=sample.config.seed,
+        floor=sample.floor,
     )
 
 
@@ -194,4 +201,5 @@ def _settings(sample: Sample, accuracy: float | None) -> Settings:
         dtype=str(floating_leaves(state)[0].dtype).removeprefix("torch."),
         numbers_per_state=flatten(select(state, slice(0, 1))).shape[1],
         accuracy=accuracy,
+        noise_floor=sample.measured_floor.result(),
     )

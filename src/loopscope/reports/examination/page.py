@@ -13,7 +13,7 @@ from loopscope.reports.kit.charts import draw_panels, share_limits, svg
 from loopscope.reports.kit.formats import DASH
 from loopscope.reports.kit.page import chip, note, page, picture, table, text
 from loopscope.stability import THRESHOLDS, Axis, Examination, Verdict
-from loopscope.stability.examination import inputs_seen, shown
+from loopscope.stability.examination import inputs_seen, rounding_of, shown
 from loopscope.stability.verdict import TESTED_ON, priors_of
 
 QUESTIONS = {
@@ -67,7 +67,7 @@ def _settings(exam: Examination) -> str:
     said = (
         f"{inputs_seen(settings)}, at most {settings.iterations} iterations{prediction}; {training}; "
         f"right at the end: {accuracy}; tolerance {settings.tolerance:g}, effort {settings.effort}, "
-        f"{settings.dtype}, seed {settings.seed}; {exam.seconds['total']:.1f} s"
+        f"{settings.dtype}{rounding_of(settings)}, seed {settings.seed}; {exam.seconds['total']:.1f} s"
     )
     return note(f"{said}.")
 
