@@ -563,6 +563,36 @@ def test_behind_an_outer_normalization_the_radial_gain_is_near_zero():
     assert min(quick(pre, inputs, iterations=10).geometry.radial_gain) > 0.1
 
 
+@pytest.mark.parametrize("slow", ["swaps", "distinct fixed points", "basin", "spectrum", "gradients", "smoothness"])
+def test_the_time_limit_ends_a_part_that_has_begun(slow, monkeypatch):
+    """By a clock that goes on by three seconds with every step or product of one part."""
+    clock, begun = SimpleNamespace(now=0.0), []
+
+    def tick():
+        clock.now += 3.0 if begun and begun[-1] == slow else 0.0
+        return clock.now
+
+    monkeypatch.setattr("loopscope.stability.parts.progress.time", SimpleNamespace(perf_counter=tick))
+    exam = quick(CONTRACTION, iterations=500, time_limit=10, on_part=begun.append)
+    assert exam.unknown[slow] == "the time limit of 10 s had passed"
+    assert "orbits" not in exam.unknown
+
+
+def test_the_time_limit_ends_the_window_that_tells_orbits_apart(monkeypatch):
+    clock, calls = SimpleNamespace(now=0.0), []
+
+    def step(z, e):
+        calls.append(len(z))
+        if len(calls) > 300:
+            clock.now += 1.0
+        return z @ TURN.T
+
+    monkeypatch.setattr("loopscope.stability.parts.progress.time", SimpleNamespace(perf_counter=lambda: clock.now))
+    exam = ls.examine(loop_of(step, start=torch.clone), INPUTS, iterations=120, time_limit=20)
+    assert len(calls) < 330
+    assert exam.reachability.counts == {"undecided": 12}
+
+
 def test_when_time_is_over_the_report_has_what_was_measured():
     def slow(z, e):
         time.sleep(0.01)
@@ -576,6 +606,38 @@ def test_when_time_is_over_the_report_has_what_was_measured():
     assert exam.spectrum is None
     assert exam.verdict is ls.Verdict.UNDECIDED
     assert "not computed: orbits, swaps" in str(exam)
+
+
+def test_iterations_bind_the_gradients_too():
+    """However long training was: neither time nor memory goes beyond the budget of an orbit."""
+    begun, steps = [], Counter()
+
+    def step(z, e):
+        steps[begun[-1] if begun else None] += 1
+        return z @ COLD.T + e
+
+    exam = quick(loop_of(step), trained_iterations=10**9, iterations=40, on_part=begun.append)
+    assert steps["gradients"] <= 3 * 40 + 5  # three evaluations of each iteration, and a few checks
+    assert len(exam.geometry.gradients.norms) == 40
+    assert exam.settings.trained_iterations == 10**9
+    early = quick(CONTRACTION, trained_iterations=10**9, iterations=40, prediction=True)
+    assert early.settings.iterations == 40
+
+
+def test_the_time_limit_binds_the_gradients_too(monkeypatch):
+    """A step takes a second, by a clock of its own, once gradients are measured."""
+    clock, begun = SimpleNamespace(now=0.0), []
+    monkeypatch.setattr("loopscope.stability.parts.progress.time", SimpleNamespace(perf_counter=lambda: clock.now))
+
+    def step(z, e):
+        clock.now += 1.0 if begun and begun[-1] == "gradients" else 0.0
+        return z @ COLD.T + e
+
+    exam = quick(loop_of(step), trained_iterations=2000, iterations=2000, time_limit=10, on_part=begun.append)
+    assert exam.unknown["gradients"] == "the time limit of 10 s had passed"
+    assert clock.now <= 12
+    assert exam.geometry.gradients is None
+    assert exam.spectrum is not None
 
 
 def test_prediction_mode_needs_to_know_how_far_training_went():

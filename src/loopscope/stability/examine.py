@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from loopscope.checks import check_answers, check_is_loop, check_not_empty, check_outputs_last, prepare
-from loopscope.contexts import eval_mode, random_state_kept, without_autocast
-from loopscope.errors import LoopscopeError, check_count
+from loopscope.contexts import eval_mode, interruptible, random_state_kept, without_autocast
+from loopscope.errors import LoopscopeError, StoppedError, check_count
 from loopscope.loop import Loop, readout
 from loopscope.stability.advice import advise
 from loopscope.stability.axes import judge_axes
@@ -17,7 +17,7 @@ from loopscope.stability.config import ExaminationConfig
 from loopscope.stability.examination import Examination
 from loopscope.stability.orbits.classify import Orbits, classify
 from loopscope.stability.orbits.portrait import portrait
-from loopscope.stability.orbits.trace import Answers, trace
+from loopscope.stability.orbits.trace import Answers, Trajectory, trace
 from loopscope.stability.parts.directions import judge_directions
 from loopscope.stability.parts.measure import measure
 from loopscope.stability.parts.noise_floor import measure_floor
@@ -60,11 +60,11 @@ def examine(
         trained_iterations: most iterations in training; needed for prediction mode, otherwise shown in the report.
         effort: quick, standard or thorough.
         seed: of every random start and direction.
-        iterations: budget of every orbit.
+        iterations: budget of every orbit, including the one that gradients pass.
         tolerance: relative residual within which a state may count as arrived.
         prediction: prediction mode: no orbit goes beyond ``trained_iterations``, swapped and perturbed ones included.
-        time_limit: seconds after which orbits end where they are and no further part begins; ``unknown`` names what is
-            left out.
+        time_limit: seconds after which orbits end where they are, and all further parts are left out, also one that has
+            begun; ``unknown`` names them.
         on_part: called with the name of each part as it begins.
         answers: what a readout predicts, one row per input, to tell whether an answer stands. By default the place of the
             largest logit, or the sign of a single one.
@@ -118,7 +118,7 @@ def _follow(
         check_outputs_last(logits, ready.start)
     recalled, start = ready.recalled, ready.start
     budget = orbit_budget(config, trained)
-    measured = measure_floor(loop, recalled, start, iterations=budget, seed=config.seed, stop=progress.late)
+    measured = measure_floor(loop, recalled, start, iterations=budget, is_late=progress.late, seed=config.seed)
     trajectory = trace(
         loop,
         recalled,
@@ -131,9 +131,22 @@ def _follow(
         floor=measured.floor,
     )
     progress.note_cut(trajectory)
-    window = 0 if config.prediction or progress.late() else config.budget.window
-    orbits = classify(loop, recalled, trajectory, window=window, at_most=config.budget.jacobians, seed=config.seed)
+    orbits = _classified(loop, recalled, trajectory, config, progress)
     return Sample(loop, inputs, recalled, start, trajectory, config, trained, measured), orbits
+
+
+def _classified(
+    loop: Loop, recalled: Tree, trajectory: Trajectory, config: ExaminationConfig, progress: Progress
+) -> Orbits:
+    """Return the labels of the orbits, from their histories alone if there is no time to follow them further."""
+    window = 0 if config.prediction else config.budget.window
+    try:
+        with interruptible(progress.late):
+            return classify(
+                loop, recalled, trajectory, window=window, at_most=config.budget.jacobians, seed=config.seed
+            )
+    except StoppedError:
+        return classify(loop, recalled, trajectory, window=0, at_most=0, seed=config.seed)
 
 
 def _judged(sample: Sample, orbits: Orbits, answers: Answers | None, progress: Progress) -> Examination:

@@ -74,7 +74,7 @@ class Settings:
         dtype: precision of the state, such as float32.
         numbers_per_state: floating numbers in the state of one input.
         accuracy: fraction of inputs that are right at the end; None without targets.
-        noise_floor: the rounding of the step, as measured; None where no state stayed finite.
+        noise_floor: the rounding of the step, as measured; None if no state stayed finite, or there was no time.
     """
 
     effort: Effort

@@ -23,6 +23,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.special import stdtrit
 from torch import Tensor
 
+from loopscope.contexts import check_time
 from loopscope.errors import LoopscopeError, check_count, check_tolerance
 from loopscope.fixed_points.residual import ZERO, state_dtype
 from loopscope.loop import Loop, mask_of
@@ -332,6 +333,7 @@ def follow(
         # such bound: if zero were its fixed point, it would stay there.
         tiny = ZERO * scaled_norm(size, keepdim=True)
         for index in range(iterations):
+            check_time()
             after = step_in_parts(loop, state, recalled)
             change = token_norms(difference(after, state), mask)
             size_after = token_norms(after, mask)

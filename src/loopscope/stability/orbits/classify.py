@@ -21,6 +21,7 @@ from jaxtyping import Float, Int
 from scipy.special import stdtrit
 from torch import Tensor
 
+from loopscope.contexts import check_time
 from loopscope.errors import check_count_or_zero
 from loopscope.jacobian import step_jacobian
 from loopscope.loop import Loop, is_time_dependent, mask_of
@@ -223,6 +224,7 @@ def _further(
             for states in recent[:-1]:
                 tangent.carry(unflatten(states, state))
         for _ in range(window):
+            check_time()
             if tangent is not None:
                 tangent.carry(state)
             state = loop.step(state, recalled)

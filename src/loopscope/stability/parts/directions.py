@@ -54,11 +54,13 @@ def _judge(sample: Sample, rows: Int[Tensor, "drifting"], answers: Answers | Non
     with torch.no_grad():
         recalled = loop.encode(inputs)
         start = first_state(loop, recalled, config.seed)
-        ends = follow(loop, recalled, start, iterations=early, tolerance=config.tolerance, floor=sample.floor)
+        ends = follow(
+            loop, recalled, start, iterations=early, tolerance=config.tolerance, stop=progress.late, floor=sample.floor
+        )
         held, problem = normalized(loop, inputs, ends.state)
         recalled = held.encode(problem)
     measured = measure_floor(
-        held, recalled, ends.state, iterations=sample.iterations, seed=config.seed, stop=progress.late
+        held, recalled, ends.state, iterations=sample.iterations, is_late=progress.late, seed=config.seed
     )
     trajectory = trace(
         held,

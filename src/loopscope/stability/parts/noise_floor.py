@@ -8,13 +8,15 @@ from dataclasses import dataclass
 import torch
 
 from loopscope.checks import state_dtype
+from loopscope.contexts import interruptible
+from loopscope.errors import StoppedError
 from loopscope.fixed_points.noise_floor import EXAMPLES, NoiseFloor, measure_noise_floor
 from loopscope.loop import Loop
 from loopscope.stability.orbits.arrival import follow
 from loopscope.stability.orbits.rounding import Floor, floor_of, measured_floor
 from loopscope.stability.orbits.trace import Trajectory
 from loopscope.stability.results import NoiseFloorResult
-from loopscope.trees import Tree, select
+from loopscope.trees import Tree, batch_size, select
 
 WARM_UP = 32
 """Iterations before the rounding is measured: relative to states of the size that orbits have, not to first states."""
@@ -25,7 +27,7 @@ class MeasuredFloor:
     """The noise floor of a loop.
 
     Attributes:
-        noise: how precisely the step computes; None where no state stayed finite.
+        noise: how precisely the step computes; None if no state stayed finite, or there was no time.
         floor: the residuals that this explains.
     """
 
@@ -53,7 +55,7 @@ class MeasuredFloor:
 
 
 def measure_floor(
-    loop: Loop, recalled: Tree, start: Tree, *, iterations: int, seed: int = 0, stop: Callable[[], bool] | None = None
+    loop: Loop, recalled: Tree, start: Tree, *, iterations: int, is_late: Callable[[], bool], seed: int = 0
 ) -> MeasuredFloor:
     """Measure the rounding of the step at the states of the first few examples, after `WARM_UP` iterations.
 
@@ -62,14 +64,21 @@ def measure_floor(
         recalled: what ``loop.encode`` returned.
         start: the first states.
         iterations: the budget of an orbit.
+        is_late: whether the time is over; nothing is measured then.
         seed: of the directions in which states are moved.
-        stop: see ``follow``.
     """
     few = slice(0, EXAMPLES)
-    recalled = select(recalled, few)
-    ends = follow(loop, recalled, select(start, few), iterations=min(WARM_UP, iterations), stop=stop)
-    dtype, rows = state_dtype(start), torch.nonzero(~ends.diverged).squeeze(1)
-    if not len(rows):
+    recalled, state, dtype = select(recalled, few), select(start, few), state_dtype(start)
+    # The measurement evaluates the step at the last state, which is one iteration more.
+    if before := min(WARM_UP, iterations - 1):
+        ends = follow(loop, recalled, state, iterations=before, stop=is_late)
+        finite = torch.nonzero(~ends.diverged).squeeze(1)
+        state, recalled = select(ends.state, finite), select(recalled, finite)
+    if not batch_size(state):
         return MeasuredFloor(None, floor_of(dtype))
-    noise = measure_noise_floor(loop, select(ends.state, rows), select(recalled, rows), seed=seed)
+    try:
+        with interruptible(is_late):
+            noise = measure_noise_floor(loop, state, recalled, seed=seed)
+    except StoppedError:
+        return MeasuredFloor(None, floor_of(dtype))
     return MeasuredFloor(noise, measured_floor(noise, dtype))

@@ -93,5 +93,5 @@ class Sample:
 
 
 def orbit_budget(config: ExaminationConfig, trained: int | None) -> int:
-    """Return the most iterations of any orbit: in prediction mode the trained number."""
-    return trained if config.prediction and trained else config.iterations
+    """Return the most iterations of any orbit: in prediction mode no more than the trained number."""
+    return min(config.iterations, trained) if config.prediction and trained else config.iterations
