@@ -378,6 +378,20 @@ def test_a_verdict_on_token_inputs_stands_without_a_lipschitz_constant():
     assert ls.Examination.from_dict(exam.to_dict()) == exam
 
 
+def test_a_mask_of_zeros_beside_token_ids_is_not_the_input():
+    """A mask that is added to attention scores has only zeros where nothing is padding."""
+    masked = ls.FunctionLoop(
+        encode=lambda ids: {"ids": ids, "mask": torch.zeros(len(ids), 2)},
+        start=lambda recalled: torch.zeros(len(recalled["ids"]), 2),
+        step=lambda z, e: tokens_loop("ids").step(z, e["ids"]) + e["mask"],
+        read=lambda z: z,
+    )
+    exam = quick(masked, torch.arange(12))
+    assert exam.geometry.lipschitz is None
+    assert exam.axes[2].numbers.keys() == {"radius", "gradient growth per iteration"}
+    assert "recalled['mask'] is a mask in float32" in exam.advice
+
+
 def test_a_lipschitz_constant_that_failed_leaves_the_verdict_undecided_and_is_the_reason(monkeypatch):
     def fails(*arguments, **options):
         raise ls.LoopscopeError("out of luck")
