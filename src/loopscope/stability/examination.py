@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from loopscope.errors import LoopscopeError, check_choice
-from loopscope.files import read_json_as, write_json
+from loopscope.files import check_path, read_json_as, write_json
 from loopscope.schema import from_plain, to_plain
 from loopscope.stability.old_examinations import from_schema_1
 from loopscope.stability.results import (
@@ -108,7 +108,7 @@ class Examination:
         Raises:
             LoopscopeError: another ending, or the file cannot be written.
         """
-        path = Path(path)
+        path = check_path(path)
         check_choice("the file's ending", path.suffix, WRITERS)
         WRITERS[path.suffix](path, self)
         return path
@@ -174,7 +174,8 @@ class Examination:
         Raises:
             LoopscopeError: there is no such file, it is damaged, or of another schema.
         """
-        values = read_json_as(Path(path), dict[str, Any], "examine the model again")
+        path = check_path(path)
+        values = read_json_as(path, dict[str, Any], "examine the model again")
         try:
             return cls.from_dict(values)
         except LoopscopeError as error:

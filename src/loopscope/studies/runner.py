@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any, Literal
 
 from loopscope.errors import RESUMABLE, LoopscopeError, check_positive
-from loopscope.files import explain_write, make_folder, read_json_as, read_json_if_any, write_json
+from loopscope.files import check_path, explain_write, make_folder, read_json_as, read_json_if_any, write_json
 from loopscope.parsing import dotted
 from loopscope.progress import seconds_left
 from loopscope.stability import Examination, ExaminationConfig
@@ -48,6 +48,9 @@ class StudyFolder:
     """
 
     path: Path
+
+    def __post_init__(self) -> None:
+        check_path(self.path)
 
     @property
     def ledger(self) -> Ledger:
