@@ -18,6 +18,7 @@ from loopscope.answers.trust import Evidence, extents, read_evidence, significan
 from loopscope.contexts import device_of_loop, eval_mode
 from loopscope.errors import LoopscopeError, check_tolerance
 from loopscope.evaluation import SETTLED
+from loopscope.files import check_path
 from loopscope.fixed_points import solve
 from loopscope.fixed_points.residual import relative_residual, smallest_scale
 from loopscope.loop import Loop
@@ -99,7 +100,7 @@ def open_answerer(name: str, tolerance: float = SETTLED) -> Answerer:
             iterations, or problems of its task cannot be typed in.
     """
     check_tolerance(tolerance)
-    path = shipped.MODELS / name if name in TASKS and not Path(name).exists() else Path(name)
+    path = shipped.MODELS / name if name in TASKS and not Path(name).exists() else check_path(name)
     if path.parent == shipped.MODELS and not path.is_dir():
         # For a task whose problems cannot be typed in, asking for a run would mislead.
         check_can_be_typed_in(name)

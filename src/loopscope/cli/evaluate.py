@@ -42,7 +42,7 @@ def run(options: Namespace) -> int:
     """Evaluate a run on its own data or on other data of its task; return the exit status."""
     from loopscope.evaluation import evaluate, iterations_to_run, to_json
     from loopscope.files import write_json
-    from loopscope.reports.terminal import curves_table, iteration_progress
+    from loopscope.reports.terminal import answers_table, curves_table, iteration_progress
     from loopscope.subjects import evaluation_of, evaluation_splits
 
     measured = open_measured_run(options, ("iterations", "examples", "until_settled"))
@@ -57,7 +57,14 @@ def run(options: Namespace) -> int:
     with iteration_progress(console, "evaluate", iterations_to_run(splits, config)) as on_iteration:
         curves = evaluate(measured.model, settings.data, config, on_iteration, splits)
     show(curves_table(str(folder.path), curves, settings.training.max_iterations))
+    if settings.model.architecture == "looped":
+        show(answers_table(curves))
     for name, curve in curves.items():
+        if curve.broken is not None:
+            say(
+                f"{name}: the readout of {curve.broken.examples} of {curve.examples} examples turns NaN or infinite, the first "
+                f"at iteration {curve.broken.first}"
+            )
         if curve.steps is not None:
             say(f"{name}: {_saving(curve, stored.get(name))}")
     if kept is None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from loopscope.errors import LoopscopeError, check_choice
-from loopscope.files import read_json_as, write_json
+from loopscope.files import check_path, read_json_as, write_json
 from loopscope.schema import from_plain, to_plain
 from loopscope.stability.old_examinations import from_schema_1
 from loopscope.stability.results import (
@@ -108,7 +108,7 @@ class Examination:
         Raises:
             LoopscopeError: another ending, or the file cannot be written.
         """
-        path = Path(path)
+        path = check_path(path)
         check_choice("the file's ending", path.suffix, WRITERS)
         WRITERS[path.suffix](path, self)
         return path
@@ -134,7 +134,7 @@ class Examination:
                 for line in _wrapped(axis.reason, f"{f'  of directions: {axis.name}':35} {axis.status.value:11} ")
             ),
             "",
-            f"residual at the end          {shown(self.curves.residual[1][-1])}",
+            f"residual at the end          {shown(self.curves.residual[1][-1])}{rounding_of(settings)}",
             f"norm of the state, median    {shown(middle(reachability.norm))} "
             f"(at the start {shown(middle(reachability.start_norm))})",
             f"spectral radius, median      {shown(middle(self.spectrum.radius if self.spectrum else None))}",
@@ -174,7 +174,8 @@ class Examination:
         Raises:
             LoopscopeError: there is no such file, it is damaged, or of another schema.
         """
-        values = read_json_as(Path(path), dict[str, Any], "examine the model again")
+        path = check_path(path)
+        values = read_json_as(path, dict[str, Any], "examine the model again")
         try:
             return cls.from_dict(values)
         except LoopscopeError as error:
@@ -197,6 +198,15 @@ def inputs_seen(settings: Settings) -> str:
     """Return how many inputs were examined, and of how many, where the effort left some out."""
     given = "" if settings.given == settings.inputs else f"of {settings.given} "
     return f"{settings.inputs} {given}inputs"
+
+
+def rounding_of(settings: Settings) -> str:
+    """Return in brackets which residuals are rounding, and what the step computes in if that is coarser than its state."""
+    floor = settings.noise_floor
+    if floor is None:
+        return ""
+    coarser = "" if floor.precision == settings.dtype else f": the step rounds like {floor.precision}"
+    return f" (residuals up to {floor.residual:.1e} may be rounding{coarser})"
 
 
 def shown(value: float | None) -> str:

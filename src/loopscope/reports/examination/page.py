@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from loopscope.files import write_text
+from loopscope.files import check_path, write_text
 from loopscope.reports.examination.figures import FIGURES, ExaminationFigure
 from loopscope.reports.examination.quantities import quantity_rows
 from loopscope.reports.kit.charts import draw_panels, share_limits, svg
 from loopscope.reports.kit.formats import DASH
 from loopscope.reports.kit.page import chip, note, page, picture, table, text
 from loopscope.stability import THRESHOLDS, Axis, Examination, Verdict
-from loopscope.stability.examination import inputs_seen, shown
+from loopscope.stability.examination import inputs_seen, rounding_of, shown
 from loopscope.stability.verdict import TESTED_ON, priors_of
 
 QUESTIONS = {
@@ -67,7 +67,7 @@ def _settings(exam: Examination) -> str:
     said = (
         f"{inputs_seen(settings)}, at most {settings.iterations} iterations{prediction}; {training}; "
         f"right at the end: {accuracy}; tolerance {settings.tolerance:g}, effort {settings.effort}, "
-        f"{settings.dtype}, seed {settings.seed}; {exam.seconds['total']:.1f} s"
+        f"{settings.dtype}{rounding_of(settings)}, seed {settings.seed}; {exam.seconds['total']:.1f} s"
     )
     return note(f"{said}.")
 
@@ -134,7 +134,7 @@ def _drawings(figure: ExaminationFigure[Any], exams: Sequence[Examination]) -> l
     return ["" if one is None else svg(one[0], figure.title) for one in drawn]
 
 
-def write_examination(path: Path, exam: Examination, title: str = "Examination") -> None:
+def write_examination(path: str | Path, exam: Examination, title: str = "Examination") -> None:
     """Write the page of one examination.
 
     Args:
@@ -171,7 +171,7 @@ def write_examination(path: Path, exam: Examination, title: str = "Examination")
         _missing(exam),
         _seconds(exam),
     ]
-    write_text(path, page(title, "\n".join(parts)))
+    write_text(check_path(path), page(title, "\n".join(parts)))
 
 
 def _pair(titles: Sequence[str], cells: Sequence[str]) -> str:
@@ -189,7 +189,7 @@ def _compared_numbers(exams: Mapping[str, Examination]) -> str:
     return table(columns, rows, texts=("quantity", "meaning"))
 
 
-def write_comparison(path: Path, exams: Mapping[str, Examination]) -> None:
+def write_comparison(path: str | Path, exams: Mapping[str, Examination]) -> None:
     """Write a page with examinations side by side, part by part.
 
     Args:
@@ -229,4 +229,4 @@ def write_comparison(path: Path, exams: Mapping[str, Examination]) -> None:
         "<h2>What could not be computed</h2>",
         _pair(titles, [_missing(exam) + _seconds(exam) for exam in found]),
     ]
-    write_text(path, page(" and ".join(exams), "\n".join(parts), wide=True))
+    write_text(check_path(path), page(" and ".join(exams), "\n".join(parts), wide=True))
