@@ -38,6 +38,7 @@ def make_parser() -> ArgumentParser:
 def run(options: Namespace) -> int:
     """Examine a run, or any loop that an importable function returns; return the exit status."""
     from loopscope.reports.examination.page import write_comparison
+    from loopscope.reports.run import record_of, study_of, write_run_page
     from loopscope.reports.terminal import part_progress
     from loopscope.stability.examination import WRITERS
 
@@ -61,7 +62,10 @@ def run(options: Namespace) -> int:
     if page is None:
         return 0
     if other is None:
-        examination.save(page)
+        if page == folder.report:
+            write_run_page(page, folder, record_of(folder), study_of(folder))
+        else:
+            examination.save(page)
         say(f"written: {page}")
     else:
         write_comparison(page, dict(zip(_titles(options.subject, options.compare), (examination, other), strict=True)))

@@ -52,6 +52,6 @@ def solving(run: Path, name: str) -> str:
     said = answer_of(answerer, problem, seen[-1], answerer.tolerance)
     marks = legend([picture for _, picture in shown])
     return (
-        f'<p>{text(name)} solves one problem. {text(verdict_on(said))} {text(arrival_of(said))}</p>'
+        f"<p><b>One problem, answered by {text(name)}.</b> {text(verdict_on(said))} {text(arrival_of(said))}</p>"
         f'<div class="frames">{drawn}</div><div class="soft">{styled(marks, "span")}</div>'
     )

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-import torch
 from jaxtyping import Bool, Float, Int
 from rich.text import Text
 from torch import Tensor
@@ -125,6 +124,7 @@ def candidates_of(
         count: largest number of parts.
 
     Example:
+        >>> import torch
         >>> (found,) = candidates_of(torch.tensor([[0.0, 9.0], [0.0, 0.5]]), ["bit 1", "bit 2"], ["0", "1"], 1)
         >>> found.place, [(name, round(share, 2)) for name, share in found.shares]
         ('bit 2', [('1', 0.62), ('0', 0.38)])

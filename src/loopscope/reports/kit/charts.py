@@ -177,9 +177,55 @@ def size_axis(axes: Axes, values: np.ndarray) -> None:
         axes.set_ylim(0, 1.25 * known.max() if len(known) else 1)
         return
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0,) if span > 30 else (1.0, 2.0, 5.0), numticks=9))
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0,) if span > 200 else (1.0, 2.0, 5.0), numticks=9))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(_power))
+
+
+SAMPLES = 200
+"""Places at which curves are compared, evenly spaced on the log axis of iterations."""
+SAME = 0.01
+"""Curves are the same line if they differ by at most this fraction of the height of their panel."""
+
+
+def coinciding(curves: Sequence[np.ndarray], heights: tuple[float, float], log: bool = False) -> list[list[int]]:
+    """Return the groups of curves that are the same line to the eye, as indices. Each group has at least two.
+
+    Args:
+        curves: values at iterations 1, 2, ...; NaN where there is none. A single value is a level.
+        heights: the limits of the vertical axis.
+        log: whether the vertical axis is logarithmic.
+    """
+    longest = max(map(len, curves), default=1)
+    places = np.unique(np.geomspace(1, longest, SAMPLES).round().astype(int)) - 1
+    low, high = np.log(heights) if log else heights
+    drawn = [_sampled(np.log(curve) if log else curve, places) for curve in curves]
+    groups: list[list[int]] = []
+    for place, one in enumerate(drawn):
+        for group in groups:
+            if _same(drawn[group[0]], one, SAME * (high - low)):
+                group.append(place)
+                break
+        else:
+            groups.append([place])
+    return [group for group in groups if len(group) > 1]
+
+
+def _sampled(curve: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Return a curve at some places, NaN beyond its end; a single value is the same everywhere."""
+    if len(curve) == 1:
+        return np.full(len(places), curve[0])
+    return np.where(places < len(curve), curve[np.minimum(places, len(curve) - 1)], np.nan)
+
+
+def _same(first: np.ndarray, second: np.ndarray, tolerance: float) -> bool:
+    unequal = np.isnan(first) != np.isnan(second)
+    return not unequal.any() and bool(np.nanmax(np.abs(first - second), initial=0.0) <= tolerance)
+
+
+def layered(count: int, thin: float, thick: float) -> list[float]:
+    """Return sizes of lines or marks that may lie on one another, the lowest first and thickest, so that each is seen."""
+    return np.linspace(thick, thin, count).tolist() if count > 1 else [thin]
 
 
 def percent_axis(axes: Axes, top: int = 100) -> None:

@@ -22,7 +22,8 @@ p { max-width: 46rem; margin: .5rem 0; } a { color: var(--link); }
 table { border-collapse: collapse; width: 100%; font-size: .86rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .42rem .55rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line);
   vertical-align: top; }
-th { background: var(--card); font-weight: 600; white-space: normal; vertical-align: bottom; } tbody tr:last-child td { border-bottom: 0; }
+th { background: var(--card); font-weight: 600; white-space: normal; vertical-align: bottom; }
+tbody tr:last-child td { border-bottom: 0; }
 td.text, th.text { text-align: left; } td.wrap { white-space: normal; min-width: 9rem; }
 figure { margin: 1rem 0 1.4rem; min-width: 0; } figcaption { max-width: 46rem; margin-top: .35rem; }
 figure h3, .card h3 { margin-top: 0; }
@@ -52,8 +53,10 @@ figure h3, .card h3 { margin-top: 0; }
 .frames figure { margin: 0; } .frames figcaption { margin: 0; }
 .frames pre { margin: .2rem 0 0; padding: .4rem .6rem; font-size: .78rem; line-height: 1.3; }
 .said table { width: auto; } .said h3, .said h4 { margin: 1rem 0 .3rem; }
-@media (max-width: 600px) { td.text { white-space: normal; min-width: 6rem; overflow-wrap: anywhere; }
-  td.wrap { min-width: 7rem; } .words { grid-template-columns: minmax(0, 1fr); gap: 0; } .words dd { margin: 0 0 .5rem; } }
+@media (max-width: 600px) { td.text { white-space: normal; min-width: 4.2rem; overflow-wrap: anywhere; }
+  td.wrap { min-width: 6.5rem; } th, td { padding: .4rem .4rem; }
+  .frames { grid-template-columns: repeat(2, minmax(0, 1fr)); gap: .5rem; } .frames pre { font-size: .6rem; padding: .4rem; }
+  .words { grid-template-columns: minmax(0, 1fr); gap: 0; } .words dd { margin: 0 0 .5rem; } }
 pre { overflow-x: auto; background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: .7rem 1rem;
   font-size: .85rem; }
 summary { cursor: pointer; color: var(--soft); font-size: .9rem; margin-top: .6rem; }
@@ -77,6 +80,17 @@ def chip(words: object, kind: str) -> Html:
 def note(words: object) -> str:
     """Return a paragraph in small, muted text."""
     return f'<p class="soft">{text(words)}</p>'
+
+
+def capitalized(words: str) -> Html:
+    """Return words, escaped unless they are HTML, with a capital at the beginning."""
+    escaped = text(words)
+    return Html(escaped[:1].upper() + escaped[1:])
+
+
+def explained(name: object, words: object) -> Html:
+    """Return a cell with a name and, below it, its explanation in small, muted text."""
+    return Html(f'{text(name)}<br><span class="soft">{text(words)}</span>')
 
 
 def back(address: str, words: str) -> str:

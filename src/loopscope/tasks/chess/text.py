@@ -13,7 +13,7 @@ from torch import Tensor
 from loopscope.errors import LoopscopeError
 from loopscope.tasks.chess.encoding import PIECES, SQUARES, Answers, pack_ragged
 from loopscope.tasks.chess.puzzles import require_rules
-from loopscope.tasks.text import CHANGED, GIVEN, Candidates, Frame, Problem, candidates_of, colour
+from loopscope.tasks.text import CHANGED, Candidates, Frame, Problem, candidates_of, colour
 
 # Checked before any import of python-chess, so that a missing package gives a one-line error.
 require_rules()
@@ -46,7 +46,7 @@ IMPOSSIBLE = {
     chess.STATUS_TOO_MANY_CHECKERS: "more than two pieces give check",
     chess.STATUS_IMPOSSIBLE_CHECK: "no last move can have given these checks",
 }
-PIECE = {chess.WHITE: GIVEN, chess.BLACK: "color(133)"}
+PIECE = {chess.WHITE: "bold", chess.BLACK: ""}
 CHOSEN = "reverse"
 SIDE = {chess.WHITE: "white", chess.BLACK: "black"}
 
