@@ -7,7 +7,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from loopscope.cli.command import Command
-from loopscope.cli.console import console, say
+from loopscope.cli.console import columns, console, say
 from loopscope.cli.places import asked_place, keep_or_check
 from loopscope.cli.subject import add_subject, subject_of
 from loopscope.errors import LoopscopeError
@@ -56,7 +56,7 @@ def run(options: Namespace) -> int:
         check_place(page)
     with part_progress(console, f"examine {options.subject}") as on_part:
         examination = examine_subject(subject, config, on_part)
-    print(examination)
+    print(examination.describe(columns()))
     if is_run and kept is None:
         examination.save(folder.examination)
     if page is None:
