@@ -18,7 +18,7 @@ BANDS = ((0, PLAIN), (8, "color(27)"), (30, "color(133)"), (120, "color(130)"))
 All colours of pictures are of medium brightness, so that they are legible on light and on dark backgrounds.
 """
 GIVEN = "bold"
-WRONG = "color(160) reverse"
+WRONG = "color(196) reverse"
 CHANGED = "*"
 """Mark of a part of an answer that changed in the last iteration."""
 
