@@ -12,7 +12,7 @@ from torch import Tensor
 
 PLAIN = ""
 """The terminal's own colour, which is legible on every background."""
-BANDS = ((0, PLAIN), (8, "color(27)"), (30, "color(133)"), (120, "color(130)"))
+BANDS = ((0, PLAIN), (8, "color(32)"), (30, "color(134)"), (120, "color(166)"))
 """Colours of a part of an answer by the iteration at which it last changed, each with the first iteration of its band.
 
 All colours of pictures are of medium brightness, so that they are legible on light and on dark backgrounds.
