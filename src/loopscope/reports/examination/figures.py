@@ -82,6 +82,7 @@ class ExaminationFigure(Generic[Part]):
         height: in inches.
         comparable: whether two of them side by side take the same limits.
         remarks: sentences that follow the caption where they apply.
+        absent: why there may be nothing to draw; empty where the effort decides.
     """
 
     title: str
@@ -92,6 +93,7 @@ class ExaminationFigure(Generic[Part]):
     height: Callable[[Part], float] = lambda _: 3.3
     comparable: bool = True
     remarks: tuple[Remark[Part], ...] = ()
+    absent: str = ""
 
     def caption_of(self, exams: Sequence[Examination]) -> str:
         """Return the caption of the figure of some examinations. It names nothing that none of them shows."""
@@ -345,7 +347,8 @@ def _transient_of(exam: Examination) -> TransientResult | None:
 
 
 def _tokens_of(exam: Examination) -> list[int] | None:
-    return exam.tokens[0] if exam.tokens and any(settled > 0 for settled in exam.tokens[0]) else None
+    tokens = exam.tokens[0] if exam.tokens else []
+    return tokens if len(tokens) > 1 and max(tokens) > 0 else None
 
 
 def _any_swap(found: SwapResult, outcome: str) -> bool:
@@ -470,6 +473,7 @@ FIGURES: tuple[ExaminationFigure[Any], ...] = (
         ("orbits",),
         height=_token_map_height,
         comparable=False,
+        absent="no token of the first input settles, or its state has a single token",
         remarks=(
             Remark("× marks tokens that never do.", lambda tokens: min(tokens) < 0),
             Remark("Padding is blank.", lambda tokens: 0 in tokens),

@@ -156,7 +156,8 @@ def missing_rows(exam: Examination) -> list[list[str]]:
     rows = [[part, reason] for part, reason in exam.unknown.items()]
     for figure in FIGURES:
         if not figure.needs(exam) and not set(figure.names) & set(exam.unknown):
-            rows.append([f"figure: {figure.title}", f"no value to show (effort {exam.settings.effort})"])
+            reason = figure.absent or f"nothing to show at effort {exam.settings.effort}"
+            rows.append([f"figure: {figure.title}", reason])
     return rows
 
 

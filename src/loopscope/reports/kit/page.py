@@ -53,8 +53,8 @@ figure h3, .card h3 { margin-top: 0; }
 .frames figure { margin: 0; } .frames figcaption { margin: 0; }
 .frames pre { margin: .2rem 0 0; padding: .4rem .6rem; font-size: .78rem; line-height: 1.3; }
 .said table { width: auto; } .said h3, .said h4 { margin: 1rem 0 .3rem; }
-@media (max-width: 600px) { td.text { white-space: normal; min-width: 4.2rem; overflow-wrap: anywhere; }
-  td.wrap { min-width: 6.5rem; } th, td { padding: .4rem .4rem; }
+@media (max-width: 600px) { td.text { white-space: normal; overflow-wrap: break-word; }
+  td.wrap { min-width: 7.5rem; } th, td { padding: .4rem .4rem; }
   .frames { grid-template-columns: repeat(2, minmax(0, 1fr)); gap: .5rem; } .frames pre { font-size: .6rem; padding: .4rem; }
   .words { grid-template-columns: minmax(0, 1fr); gap: 0; } .words dd { margin: 0 0 .5rem; } }
 pre { overflow-x: auto; background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: .7rem 1rem;

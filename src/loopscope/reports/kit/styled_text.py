@@ -15,7 +15,7 @@ def _css(style: Style) -> str:
     colour = None if style.color is None or style.color.is_default else style.color.get_truecolor().hex
     rules = ["font-weight:700"] if style.bold else []
     if style.reverse:
-        rules += [f"background:{colour or 'var(--ink)'}", "color:var(--paper)"]
+        rules += [f"background:{colour}", "color:#fff"] if colour else ["background:var(--ink)", "color:var(--paper)"]
     elif colour is not None:
         rules.append(f"color:{colour}")
     return ";".join(rules)
