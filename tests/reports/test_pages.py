@@ -21,7 +21,7 @@ from loopscope.glossary import MEANINGS
 from loopscope.models import build_model
 from loopscope.reports.examination.figures import FIGURES
 from loopscope.reports.examination.page import DECIDING, TONES
-from loopscope.reports.kit.charts import coinciding, draw_panels, layered
+from loopscope.reports.kit.charts import Panel, coinciding, draw_panels, layered, share_limits, size_axis
 from loopscope.reports.kit.markdown import markdown
 from loopscope.reports.kit.page import STYLE, table
 from loopscope.reports.kit.styles import looks
@@ -243,6 +243,19 @@ def test_labels_of_an_orbits_axes_do_not_overlap(scale, shift):
 @pytest.mark.parametrize("title", [figure.title for figure in FIGURES if "token" not in figure.title])
 def test_labels_of_no_figure_overlap(title):
     assert overlaps(examples.full(), title) == 0
+
+
+def test_labels_of_shared_axes_do_not_overlap():
+    """Side by side, a curve of one power of ten has the limits of one of seven."""
+    panels = [Panel(lambda axes, low=low: size_axis(axes, np.array([low, 5.0]))) for low in (1e-7, 1.0)]
+    drawn = [draw_panels([panel]) for panel in panels]
+    share_limits([axes for _, (axes,) in drawn])
+    for figure, (axes,) in drawn:
+        FigureCanvasAgg(figure)
+        figure.draw_without_rendering()
+        boxes = drawn_labels(figure, axes, "y")
+        assert len(boxes) >= 3
+        assert not any(box.overlaps(other) for place, box in enumerate(boxes) for other in boxes[place + 1 :])
 
 
 def captions(exam: Examination) -> dict[str, str]:

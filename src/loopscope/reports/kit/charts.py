@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, Locator, LogLocator, NullLocator
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6bb1", "#a6761d")
 ORDERED = ("#2c3dd9", "#734baf", "#a94a86", "#ec496a", "#e98348", "#eab401")
@@ -42,6 +42,9 @@ RC: Any = {
     "legend.frameon": False,
     "legend.fontsize": 8.5,
 }
+
+FEW_POWERS = 300
+"""Largest ratio of the limits of a logarithmic axis that has ticks between powers of ten."""
 
 Draw = Callable[[Axes], None]
 
@@ -169,6 +172,23 @@ def _power(value: float, _: Any) -> str:
     return f"{'' if lead == 1 else f'{lead}·'}10{str(exponent).translate(RAISED)}"
 
 
+class _SizeLocator(Locator):
+    """Ticks of a logarithmic axis: powers of ten, and 2 and 5 between them where the axis spans few powers.
+
+    They follow the limits that the axis has when it is drawn, which ``share_limits`` may widen.
+    """
+
+    def __call__(self) -> Sequence[float]:
+        assert self.axis is not None
+        low, high = self.axis.get_view_interval()
+        return self.tick_values(low, high)
+
+    def tick_values(self, vmin: float, vmax: float) -> Sequence[float]:
+        """Return the ticks between two limits."""
+        subs = (1.0,) if vmax > FEW_POWERS * vmin else (1.0, 2.0, 5.0)
+        return [float(tick) for tick in LogLocator(subs=subs, numticks=9).tick_values(vmin, vmax)]
+
+
 def size_axis(axes: Axes, values: np.ndarray) -> None:
     """Set up a vertical axis of positive sizes: logarithmic if they span more than a factor of 3, else from 0."""
     known = values[np.isfinite(values) & (values > 0)]
@@ -177,7 +197,7 @@ def size_axis(axes: Axes, values: np.ndarray) -> None:
         axes.set_ylim(0, 1.25 * known.max() if len(known) else 1)
         return
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0,) if span > 200 else (1.0, 2.0, 5.0), numticks=9))
+    axes.yaxis.set_major_locator(_SizeLocator())
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(_power))
 

@@ -52,7 +52,8 @@ figure h3, .card h3 { margin-top: 0; }
 .frames { display: grid; gap: .6rem 1.2rem; grid-template-columns: repeat(auto-fit, minmax(12rem, max-content)); }
 .frames figure { margin: 0; } .frames figcaption { margin: 0; }
 .frames pre { margin: .2rem 0 0; padding: .4rem .6rem; font-size: .78rem; line-height: 1.3; }
-.said table { width: auto; } .said h3, .said h4 { margin: 1rem 0 .3rem; }
+.said table { width: auto; } .said td, .said th { text-align: left; } .said td { white-space: normal; }
+.said h3, .said h4 { margin: 1rem 0 .3rem; }
 @media (max-width: 600px) { td.text { white-space: normal; overflow-wrap: break-word; }
   td.wrap { min-width: 7.5rem; } th, td { padding: .4rem .4rem; }
   .frames { grid-template-columns: repeat(2, minmax(0, 1fr)); gap: .5rem; } .frames pre { font-size: .6rem; padding: .4rem; }
