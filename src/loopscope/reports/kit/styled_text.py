@@ -33,7 +33,8 @@ def styled(text: Text, tag: str = "pre") -> Html:
         <pre><span style="font-weight:700">a &lt; b</span></pre>
     """
     parts = []
-    for segment in text.render(Console()):
+    # Assembling turns the style of the whole text into that of a part, which rendering keeps.
+    for segment in Text.assemble(text).render(Console()):
         rules = _css(segment.style) if segment.style is not None else ""
         written = html.escape(segment.text)
         parts.append(f'<span style="{rules}">{written}</span>' if rules else written)
