@@ -100,7 +100,7 @@ def test_a_full_evaluation_is_kept_and_compared_with(bits, tmp_path, capsys):
 def test_an_evaluation_until_settled_is_written_where_none_is_there_and_gives_way_to_a_full_one(bits, capsys):
     assert "points" not in said(capsys, bits.path, "--until-settled", "--examples", 4)
     assert read_json(bits.evaluation)["splits"]["8 bits"]["steps"]["full"] == 4 * 60
-    assert f"{bits.evaluation} " not in said(capsys, bits.path, "--until-settled")
+    assert f"not written: {bits.evaluation}" not in said(capsys, bits.path, "--until-settled")
     assert read_json(bits.evaluation)["splits"]["8 bits"]["steps"]["full"] == 6 * 60
     said(capsys, bits.path)
     assert read_json(bits.evaluation)["splits"]["8 bits"]["steps"] is None

@@ -841,7 +841,7 @@ def test_a_report_names_the_models_behind_a_fitted_threshold(monkeypatch, tmp_pa
     assert lines[0] == "stable (provisional: some of its thresholds are priors)"
     assert "thresholds fitted on 90 models of prefix sums, width 64: radius" in lines
     page = exam.save(tmp_path / "exam.html").read_text()
-    assert "origin: 90 models of prefix sums, width 64" in page
+    assert "fitted on 90 models of prefix sums, width 64." in page
     assert "Provisional: some of its thresholds are priors" in page
 
 

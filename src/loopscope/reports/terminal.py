@@ -58,7 +58,10 @@ def curves_table(title: str, curves: Mapping[str, AccuracyCurve], trained_iterat
     # Narrow gaps let the name of a split and ten numbers fit into eighty columns.
     table = Table(
         title=title,
-        caption=f"% of answers right after each number of iterations; trained with at most {trained_iterations}",
+        caption=f"% of answers right after each number of iterations; trained with at most {trained_iterations}. best: the highest "
+        "accuracy; at: the first iteration with it; broken: right at some iteration and wrong at the last.",
+        title_justify="left",
+        caption_justify="left",
         box=None,
         padding=(0, 1, 0, 0),
         pad_edge=False,
@@ -71,7 +74,11 @@ def curves_table(title: str, curves: Mapping[str, AccuracyCurve], trained_iterat
     for name, curve in curves.items():
         accuracies = [percent(curve.answer_accuracy[i - 1]) for i in shown if i <= len(curve.answer_accuracy)]
         padding = [DASH] * (len(shown) - len(accuracies))
-        summary = [percent(curve.best), str(curve.best_iteration), percent(curve.solved_then_broken)]
+        summary = [
+            percent(curve.best),
+            str(curve.best_iteration) if curve.best else DASH,
+            percent(curve.solved_then_broken),
+        ]
         table.add_row(name, *accuracies, *padding, *summary)
     return table
 
@@ -111,7 +118,9 @@ def records_table(plan: StudyPlan, records: Mapping[str, Record]) -> Table:
     # Narrow gaps let the table fit into eighty columns without truncated numbers.
     table = Table(
         title=plan.title,
-        caption=f"% of answers right at the last iteration; {RADIUS_NOTE}",
+        caption=f"% of answers right at the last iteration. {RADIUS_NOTE}.",
+        title_justify="left",
+        caption_justify="left",
         box=None,
         padding=(0, 1, 0, 0),
         pad_edge=False,

@@ -115,39 +115,52 @@ class Examination:
 
     def __str__(self) -> str:
         """Return what fits on one screen: the verdict, the advice, the axes and the five numbers that matter."""
+        return self.describe()
+
+    def describe(self, width: int = COLUMNS) -> str:
+        """Return what ``str`` returns, in lines of another width.
+
+        Args:
+            width: largest number of characters in a line.
+        """
         settings, reachability, lipschitz = self.settings, self.reachability, self.geometry.lipschitz
         accuracy = settings.accuracy
-        lines = [
-            *_wrapped(f"{self.headline}{f' (provisional: {priors_of(self.axes)})' if self.provisional else ''}"),
-            *([f"(tested on {TESTED_ON})"] if self.provisional else []),
-            *_wrapped(self.advice),
+        provisional = f" (provisional: {priors_of(self.axes)})" if self.provisional else ""
+        sentences = [
+            (f"{self.headline}{provisional}", ""),
+            *([(f"thresholds tested on {TESTED_ON}", "")] if self.provisional else []),
+            (self.advice, ""),
             *(
-                line
-                for models, measures in fitted_on(self.axes).items()
-                for line in _wrapped(f"thresholds fitted on {models}: {', '.join(measures)}")
+                (f"thresholds fitted on {models}: {', '.join(names)}", "")
+                for models, names in fitted_on(self.axes).items()
             ),
-            "",
-            *(line for axis in self.axes for line in _wrapped(axis.reason, f"{axis.name:17} {axis.status.value:11} ")),
+            ("", ""),
+            *((axis.reason, f"{axis.name:17} {axis.status.value:11} ") for axis in self.axes),
+            *([("directions of the state alone, without its norm:", "")] if self.normalized_axes else []),
+            *((axis.reason, f"  {axis.name:17} {axis.status.value:11} ") for axis in self.normalized_axes or ()),
+            ("", ""),
+            (f"{shown(self.curves.residual[1][-1])}{rounding_of(settings)}", "residual at the end          "),
+            (
+                f"{shown(middle(reachability.norm))} (at the start {shown(middle(reachability.start_norm))})",
+                "norm of the state, median    ",
+            ),
+            (shown(middle(self.spectrum.radius if self.spectrum else None)), "spectral radius, median      "),
+            (shown(middle(lipschitz.relative if lipschitz else None)), "Lipschitz constant, relative "),
+            ("not known" if accuracy is None else f"{100 * accuracy:.1f}%", "right at the end             "),
+            *([(_final(self.answers), "answers final                ")] if self.answers else []),
+            ("", ""),
+            (
+                f"{inputs_seen(settings)}, at most {settings.iterations} iterations, effort {settings.effort}, "
+                f"{settings.dtype}, seed {settings.seed}, {self.seconds['total']:.1f} s",
+                "",
+            ),
             *(
-                line
-                for axis in self.normalized_axes or ()
-                for line in _wrapped(axis.reason, f"{f'  of directions: {axis.name}':35} {axis.status.value:11} ")
+                [(f"{', '.join(self.unknown)} (reasons in the saved examination)", "not computed: ")]
+                if self.unknown
+                else []
             ),
-            "",
-            f"residual at the end          {shown(self.curves.residual[1][-1])}{rounding_of(settings)}",
-            f"norm of the state, median    {shown(middle(reachability.norm))} "
-            f"(at the start {shown(middle(reachability.start_norm))})",
-            f"spectral radius, median      {shown(middle(self.spectrum.radius if self.spectrum else None))}",
-            f"Lipschitz constant, relative {shown(middle(lipschitz.relative if lipschitz else None))}",
-            f"right at the end             {'not known' if accuracy is None else f'{100 * accuracy:.1f}%'}",
-            *([f"answers final                {_final(self.answers)}"] if self.answers else []),
-            "",
-            f"{inputs_seen(settings)}, at most {settings.iterations} iterations, effort {settings.effort}, "
-            f"{settings.dtype}, seed {settings.seed}, {self.seconds['total']:.1f} s",
         ]
-        if self.unknown:
-            lines += _wrapped(f"{', '.join(self.unknown)} (reasons in the saved examination)", "not computed: ")
-        return "\n".join(lines)
+        return "\n".join(line for sentence, label in sentences for line in _wrapped(sentence, label, width))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Examination:
@@ -182,9 +195,9 @@ class Examination:
             raise LoopscopeError(f"{path}: {error}") from error
 
 
-def _wrapped(sentence: str, label: str = "") -> list[str]:
-    """Return a sentence behind its label, in lines that fit the screen."""
-    return textwrap.wrap(sentence, COLUMNS, initial_indent=label, subsequent_indent=" " * len(label))
+def _wrapped(sentence: str, label: str, width: int) -> list[str]:
+    """Return a sentence behind its label, in lines that fit the screen; an empty line for no sentence."""
+    return textwrap.wrap(sentence, width, initial_indent=label, subsequent_indent=" " * len(label)) or [""]
 
 
 def _final(answers: AnswerResult) -> str:

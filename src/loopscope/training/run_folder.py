@@ -118,7 +118,7 @@ class RunFolder:
 
     @property
     def report(self) -> Path:
-        """The page of the examination. It can be made again from ``examination``, so it is not one of ``parts``."""
+        """The page of the run. It can be made again from the measurements, so it is not one of ``parts``."""
         return self.path / "report.html"
 
     def settings(self) -> RunSettings:
