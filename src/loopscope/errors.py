@@ -27,6 +27,10 @@ class NotDefinedError(LoopscopeError):
     """A quantity is not defined for this loop, such as a derivative with respect to token ids. This is not a failure."""
 
 
+class StoppedError(LoopscopeError):
+    """Work that was given up because its time was over; what it would have returned is missing."""
+
+
 class LoopscopeWarning(UserWarning):
     """A result is returned although it may not be what was asked for. The message says what is wrong with it."""
 
