@@ -1,4 +1,4 @@
-"""The modes in which a loop is measured: eval mode, no autocast, global random state as it was, within a time limit."""
+"""The modes in which a loop is measured: eval mode, no autocast, the global random state restored, within a time limit."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def interruptible(is_late: Callable[[], bool]) -> Iterator[None]:
 
 
 def check_time() -> None:
-    """Raise if the work that this is called from is interruptible and late; orbits and Jacobian products call it.
+    """Raise if the surrounding work is interruptible and late. Orbits and products with the Jacobian call this.
 
     Raises:
         StoppedError: the time is over.

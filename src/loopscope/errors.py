@@ -28,7 +28,7 @@ class NotDefinedError(LoopscopeError):
 
 
 class StoppedError(LoopscopeError):
-    """Work that was given up because its time was over; what it would have returned is missing."""
+    """Work was ended because its time was over, so its result is missing."""
 
 
 class LoopscopeWarning(UserWarning):

@@ -32,9 +32,9 @@ REMEDIES = {
 
 
 UNUSABLE = (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM)
-"""Errors of the system that say that a path cannot be used, whether or not anything is there."""
+"""Errors of the system which mean that a path cannot be used, whether or not anything is there."""
 SHOWN = 60
-"""Characters of an impossible path that a message shows."""
+"""Largest number of characters of an impossible path that a message shows."""
 
 
 def check_path(given: object) -> Path:
@@ -68,7 +68,7 @@ def check_path(given: object) -> Path:
 
 
 def _shown(text: str) -> str:
-    """Return a path in quotes, with unusual characters escaped, and only its beginning where it is long."""
+    """Return a path in quotes, with unusual characters escaped, and only its beginning if it is long."""
     return repr(text) if len(text) <= SHOWN else f"{text[:SHOWN]!r}... ({len(text)} characters)"
 
 

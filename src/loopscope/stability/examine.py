@@ -52,17 +52,17 @@ def examine(
     (float32 or float64), without autocast.
 
     Args:
-        loop: any loop: a model of this package, or a ``FunctionLoop`` around your own.
+        loop: any loop, such as a model of this package or a ``FunctionLoop`` around your own.
         inputs: what ``loop.encode`` takes, batch first; at least two inputs for the swap test.
         targets: class indices of the shape of the logits without their last dimension (0 and 1 where there is a single
             logit, by its sign), where padding is ignored; or a function (logits, rows) -> which of these rows are right.
             Without targets the best verdict is "stable".
-        trained_iterations: most iterations in training; needed for prediction mode, otherwise shown in the report.
+        trained_iterations: largest number of iterations in training. Prediction mode needs it; otherwise reports show it.
         effort: quick, standard or thorough.
-        seed: of every random start and direction.
+        seed: seed of every random start and direction.
         iterations: budget of every orbit, including the one that gradients pass.
         tolerance: relative residual within which a state may count as arrived.
-        prediction: prediction mode: no orbit goes beyond ``trained_iterations``, swapped and perturbed ones included.
+        prediction: prediction mode, in which no orbit goes beyond ``trained_iterations``, including swapped and perturbed ones.
         time_limit: seconds after which orbits end where they are, and all further parts are left out, also one that has
             begun; ``unknown`` names them.
         on_part: called with the name of each part as it begins.
@@ -70,8 +70,8 @@ def examine(
             largest logit, or the sign of a single one.
 
     Raises:
-        LoopscopeError: an option is out of range, targets have another shape, or the loop is not one: its step is random,
-            writes over its state or changes its structure or shapes, its mask fits no part of the state, or its readout
+        LoopscopeError: an option is out of range, targets have the wrong shape, or the loop is refused, for example because its
+            step is random, writes over its state or changes its structure, its mask fits no part of the state, or its readout
             has no outputs.
 
     Example:
@@ -85,7 +85,7 @@ def examine(
     check_is_loop(loop)
     config = ExaminationConfig(effort, check_not_empty(inputs), iterations, tolerance, prediction, seed, time_limit)
     if prediction and trained_iterations is None:
-        raise LoopscopeError("prediction needs trained_iterations: the most iterations that training ran")
+        raise LoopscopeError("prediction needs trained_iterations: give the largest number of iterations in training")
     if trained_iterations is not None:
         check_count(trained_iterations=trained_iterations)
     check_targets(targets, config.examples)
@@ -94,7 +94,7 @@ def examine(
         sample, orbits = progress.timed(
             "orbits", lambda: _follow(loop, inputs, targets, trained_iterations, config, answers, progress)
         )
-        return _judged(sample, orbits, answers, progress)
+        return _examination(sample, orbits, answers, progress)
 
 
 def _follow(
@@ -149,7 +149,7 @@ def _classified(
         return classify(loop, recalled, trajectory, window=0, at_most=0, seed=config.seed)
 
 
-def _judged(sample: Sample, orbits: Orbits, answers: Answers | None, progress: Progress) -> Examination:
+def _examination(sample: Sample, orbits: Orbits, answers: Answers | None, progress: Progress) -> Examination:
     """Measure the parts and judge them."""
     trajectory = sample.trajectory
     accuracy = None if trajectory.solved is None else float(trajectory.solved[-1].double().mean())
@@ -183,7 +183,7 @@ def _judged(sample: Sample, orbits: Orbits, answers: Answers | None, progress: P
 
 
 def _portrait(sample: Sample) -> PortraitResult:
-    """Return the orbit of the first input that arrived, or of the first of all."""
+    """Return the orbit of the first input that arrived or, if none did, of the first input."""
     first = int(sample.trajectory.arrived.int().argmax())
     return portrait(
         sample.loop,

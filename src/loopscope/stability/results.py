@@ -43,12 +43,12 @@ def middle(values: Sequence[float | None] | None) -> float | None:
 
 @dataclass(frozen=True)
 class NoiseFloorResult:
-    """The smallest residual that an orbit can be expected to reach, since the step rounds.
+    """The smallest residual that an orbit can be expected to reach, given the rounding of the step.
 
     Args:
-        error: relative rounding error of one evaluation of the step, root mean square.
-        residual: relative residuals up to this one may be rounding.
-        precision: the floating type that rounds like the step, such as bfloat16; that of the state unless the step is coarser.
+        error: relative rounding error of one evaluation of the step, as a root mean square.
+        residual: largest relative residual that may be rounding.
+        precision: floating type that rounds like the step, such as bfloat16; the state's own type unless the step is coarser.
     """
 
     error: float
@@ -74,7 +74,7 @@ class Settings:
         dtype: precision of the state, such as float32.
         numbers_per_state: count of floating numbers in the state of one input.
         accuracy: fraction of inputs that are right at the end; None without targets.
-        noise_floor: the rounding of the step, as measured; None if no state stayed finite, or there was no time.
+        noise_floor: measured rounding of the step; None if no state stayed finite or there was no time.
     """
 
     effort: Effort

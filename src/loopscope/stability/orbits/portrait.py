@@ -1,4 +1,4 @@
-"""An orbit in its two principal directions, as a picture of a fixed point."""
+"""The portrait of an orbit: its path in the plane of its two principal directions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from loopscope.stability.starts import random_like
 from loopscope.trees import Tree, flatten, join, select, tree_map
 
 LONGEST = 200
-"""Iterations shown: what happens later is too small to see."""
+"""Largest number of iterations shown. What happens later is too small to see."""
 
 
 def portrait(
@@ -38,9 +38,9 @@ def portrait(
         recalled: its recalled input.
         start: its first states.
         row: the example.
-        iterations: budget of an orbit.
+        iterations: largest number of iterations of an orbit.
         tolerance: relative residual within which a state may count as arrived.
-        seed: of the random start.
+        seed: seed of the random start.
         floor: see `follow`.
 
     Raises:
@@ -55,8 +55,8 @@ def portrait(
         raise LoopscopeError(f"the first state of example {row} is not finite: look at encode and start")
     center = path[-1]
     both = torch.cat([path, other]) - center
-    # float64: late steps are many orders of magnitude smaller than the first. Two directions among many thousands come
-    # from the products of the points with each other at a fraction of what a decomposition of the points costs.
+    # In float64, because late steps are many orders of magnitude smaller than the first. The two directions are computed from
+    # the products of the points with each other, at a fraction of the cost of a decomposition of the points.
     exact = both.double()
     variance, vectors = torch.linalg.eigh(exact @ exact.T)
     plane = F.normalize(exact.T @ vectors[:, -2:].flip(1), dim=0)
@@ -78,7 +78,7 @@ def portrait(
 def _orbits(
     loop: Loop, recalled: Tree, starts: list[Tree], iterations: int, tolerance: float, floor: Floor | None
 ) -> tuple[list[Float[Tensor, "time n"]], bool]:
-    """Return the finite states of an example's orbit from each start, and whether the first of them arrived."""
+    """Return the finite states of an example's orbit from each start, and whether the first orbit arrived."""
     recalled, start = join([recalled] * len(starts)), tree_map(torch.clone, join(starts))
     states = [[state] for state in flatten(start, mask_of(loop, recalled))]
 

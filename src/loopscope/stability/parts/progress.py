@@ -19,7 +19,7 @@ class Progress:
     """The progress of an examination: what was done, and what could not be.
 
     Args:
-        time_limit: seconds after which no further part begins, and one that has begun ends early; None for no limit.
+        time_limit: seconds after which no further part begins and the current one ends early; None for no limit.
         on_part: called with the name of each part as it begins.
 
     Attributes:
