@@ -37,8 +37,8 @@ class Plane:
 def principal_plane(points: Float[Tensor, "points n"], center: Float[Tensor, "n"]) -> Plane:
     """Return the plane through ``center`` that is nearest to the points.
 
-    Two directions among many thousands come from the products of the points with each other, at a fraction of the cost of a
-    decomposition of the points.
+    The two directions are computed from the products of the points with each other, at a fraction of the cost of a decomposition
+    of the points.
 
     Args:
         points: one flat state per row, all finite.
@@ -54,7 +54,7 @@ def principal_plane(points: Float[Tensor, "points n"], center: Float[Tensor, "n"
         >>> plane.explained
         tensor([0.9000, 0.1000], dtype=torch.float64)
     """
-    # float64: late steps are many orders of magnitude smaller than the first.
+    # In float64, because late steps are many orders of magnitude smaller than the first.
     exact = (points - center).double()
     variance, vectors = torch.linalg.eigh(exact @ exact.T)
     directions = F.normalize(exact.T @ vectors[:, -2:].flip(1), dim=0)
