@@ -180,7 +180,7 @@ class TestByToken:
         said = ls.forecast(loop, x)
         assert (said.inputs, said.tokens, said.counted) == (8, 32, "32 tokens of 8 inputs")
         assert said.kept == 0.75
-        assert str(said).startswith("will lose the tokens of iteration 15 about iteration 4")
+        assert str(said).startswith("will lose the tokens of iteration 15 at about iteration 4")
         assert str(said).endswith("75% are the same at 480")
         whole = ls.forecast(FunctionLoop(loop.encode, loop.start, loop.step, loop.read), x)
         assert (whole.kept, whole.tokens) == (0, None)
@@ -198,7 +198,7 @@ class TestByToken:
         )
         said = ls.forecast(loop, torch.ones(4, 2, 1))
         assert said.rounds[-1].unchecked == 0.5
-        assert "for the changes of 50% of the tokens grow" in said.reason
+        assert "because the changes of 50% of the tokens grow" in said.reason
 
     def test_answers_that_stand_are_tokens(self):
         """One token of four flips at every iteration, the others stay."""
@@ -223,7 +223,7 @@ class TestByToken:
         for verb in (ls.examine, ls.forecast):
             with pytest.raises(LoopscopeError, match=r"answers returned shape \(6,\), expected \(6, 5\), one for each"):
                 verb(language(), inputs(), answers=lambda logits: logits.sum((1, 2)))
-            with pytest.raises(LoopscopeError, match=r"expected torch.bool of shape \(6, 5\): whether each token is"):
+            with pytest.raises(LoopscopeError, match=r"expected torch.bool of shape \(6, 5\), which says whether each"):
                 verb(language(), inputs(), lambda logits, rows: torch.ones(len(rows), dtype=torch.bool))
 
     @pytest.mark.usefixtures("unchecked")

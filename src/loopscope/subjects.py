@@ -1,4 +1,4 @@
-"""Subjects of an examination: a trained run, or the loop that an importable function returns."""
+"""What the commands examine: a trained run, or the loop that an importable function returns."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from loopscope.contexts import device_of_loop
-from loopscope.errors import LoopscopeError, nearest
+from loopscope.errors import LoopscopeError, check_choice, nearest
 from loopscope.evaluation import EvaluationConfig, rule_of_split
 from loopscope.loop import Loop
 from loopscope.models import FixedDepthTransformer, LoopedTransformer, load_model
@@ -96,7 +96,7 @@ def with_data(settings: RunSettings, given: Mapping[str, str]) -> RunSettings:
 
 
 def trained_for_evaluation(run: RunFolder) -> tuple[RunSettings, LoopedTransformer | FixedDepthTransformer]:
-    """Return a run's settings and model like ``trained``, with the step compiled if training compiled it.
+    """Like ``trained``, but with the step compiled if it was compiled in training.
 
     Compilation pays off over hundreds of iterations.
 
@@ -110,7 +110,7 @@ def trained_for_evaluation(run: RunFolder) -> tuple[RunSettings, LoopedTransform
 
 
 def evaluation_of(settings: RunSettings) -> EvaluationConfig:
-    """Return the evaluation config of a run. A model of fixed depth is evaluated for one iteration, its single pass."""
+    """Return the evaluation config of a run. A fixed-depth model is evaluated for one iteration, its single pass."""
     config = settings.evaluation
     return config if settings.model.architecture == "looped" else replace(config, iterations=1, until_settled=False)
 
@@ -120,16 +120,23 @@ def evaluation_splits(settings: RunSettings) -> dict[str, Split]:
     return {name: split.to(device()) for name, split in settings.data.evaluation_splits().items()}
 
 
-def from_run(path: Path) -> Subject:
-    """Return a run's model with the problems of its easy split.
+def from_run(path: Path, split: str | None = None) -> Subject:
+    """Return a run's model with the problems of one of its evaluation splits.
+
+    Args:
+        path: the run's folder.
+        split: name of the split; the easy one if None.
 
     Raises:
-        LoopscopeError: see ``trained``; or the model is not a loop.
+        LoopscopeError: ``trained`` refuses the run, the model is not a loop, or there is no such split.
     """
     settings, model = trained(RunFolder(path))
     if settings.model.architecture != "looped":
         raise LoopscopeError(f"{path} holds a {settings.model.architecture} model, which has no iterations to examine")
-    return on_split(model, settings, next(iter(settings.data.evaluation_splits().values())))
+    splits = settings.data.evaluation_splits()
+    if split is not None:
+        check_choice("the split", split, splits)
+    return on_split(model, settings, splits[split or next(iter(splits))])
 
 
 def on_split(model: Loop, settings: RunSettings, split: Split) -> Subject:
@@ -152,8 +159,8 @@ def current_folder_first() -> Iterator[None]:
             sys.path.remove(here)
 
 
-def imported(name: str) -> Any:
-    """Import package.module:name and return what it names.
+def named(name: str) -> Any:
+    """Import package.module:name and return what it names, a function or a model.
 
     The module is searched for in the current folder first. Importing it runs its code.
 
@@ -177,26 +184,43 @@ def imported(name: str) -> Any:
         return found
 
 
-def from_function(name: str) -> Subject:
-    """Import and call the function package.module:function, and return its subject.
+def imported(name: str) -> Any:
+    """Import and call the function package.module:function, and return what it returns.
 
     Raises:
-        LoopscopeError: there is no such module or function, or the function returns something else.
+        LoopscopeError: there is no such module or function, or the name is that of a model.
     """
-    function = imported(name)
+    function = named(name)
     if isinstance(function, torch.nn.Module) and not isinstance(function, Loop):
         raise LoopscopeError(
             f"{name} is a model, {type(function).__name__}, not a function that returns (loop, inputs): give its inputs with "
             "--inputs FILE, and --at NAME of the call that is one iteration unless its family is known"
         )
     with current_folder_first():
-        made = function()
+        return function()
+
+
+def subject_from(name: str, made: Any) -> Subject:
+    """Return the subject in what the function of this name returned.
+
+    Raises:
+        LoopscopeError: it is something else than a loop with its inputs.
+    """
     if not isinstance(made, tuple) or not 2 <= len(made) <= 4 or not isinstance(made[0], Loop):
         raise LoopscopeError(
             f"{name}() returned {type(made).__name__}, expected (loop, inputs), optionally followed by targets and trained "
             "iterations; a loop has encode, start, step and read (FunctionLoop wraps four functions)"
         )
     return Subject(*made)
+
+
+def from_function(name: str) -> Subject:
+    """Import and call the function package.module:function, and return its subject.
+
+    Raises:
+        LoopscopeError: see ``imported`` and ``subject_from``.
+    """
+    return subject_from(name, imported(name))
 
 
 def first_examples(subject: Subject, examples: int) -> Subject:

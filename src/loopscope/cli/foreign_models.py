@@ -12,7 +12,7 @@ from loopscope.adapters.running import told_in_one_line
 from loopscope.cli.console import say
 from loopscope.errors import LoopscopeError
 from loopscope.extras import check_installed
-from loopscope.subjects import current_folder_first, imported
+from loopscope.subjects import current_folder_first, named
 
 if TYPE_CHECKING:
     from torch import nn
@@ -70,7 +70,7 @@ def load(name: str, *, trust_remote_code: bool, single_precision: bool) -> Forei
 def _made(name: str) -> nn.Module:
     from torch import nn
 
-    made = imported(name)
+    made = named(name)
     if not isinstance(made, nn.Module) and callable(made):
         with told_in_one_line(f"{name} could not be called without arguments"), current_folder_first():
             made = made()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
@@ -11,6 +10,7 @@ from jsonargparse import ArgumentParser, Namespace
 from loopscope.cli.console import say
 from loopscope.cli.foreign_models import HUB, ForeignModel, is_of_the_hub, load
 from loopscope.errors import LoopscopeError, check_positive
+from loopscope.files import check_path
 from loopscope.loop import AnswersPer
 from loopscope.subjects import Subject, from_function, from_run
 from loopscope.trees import Tree, select
@@ -96,7 +96,8 @@ def subject_of(options: Namespace) -> Subject:
 
 
 def _own(name: str) -> Subject:
-    return from_function(name) if ":" in name and not Path(name).exists() else from_run(Path(name))
+    path = check_path(name)
+    return from_function(name) if ":" in name and not path.exists() else from_run(path)
 
 
 def is_foreign(options: Namespace) -> bool:
@@ -106,7 +107,7 @@ def is_foreign(options: Namespace) -> bool:
         LoopscopeError: options of models were given for a run.
     """
     name, given = options.subject, [one for one in OF_MODELS if options[one]]
-    if is_of_the_hub(name) or (":" in name and not Path(name).exists() and given):
+    if is_of_the_hub(name) or (":" in name and given and not check_path(name).exists()):
         return True
     if given or options.trust_remote_code:
         option = (given or ["trust_remote_code"])[0].replace("_", "-")
@@ -182,10 +183,10 @@ def _inputs(options: Namespace, model: ForeignModel) -> Tree:
     from loopscope.cli.foreign_inputs import arrays_in, fitted_to_example, fitted_to_forward, texts_in, tokens_of
 
     if options.text:
-        texts = texts_in(Path(options.text))
+        texts = texts_in(check_path(options.text))
         assert model.tokenizer is not None  # only a model of the hub takes texts
         return tokens_of(texts, model.tokenizer(), model.model, options.tokens or TOKENS)
-    path = Path(options.inputs)
+    path = check_path(options.inputs)
     arrays, family = arrays_in(path), family_of(model.model)
     if family is not None and options.at is None:
         return fitted_to_example(arrays, family.example(model.model), path)

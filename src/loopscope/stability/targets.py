@@ -1,4 +1,4 @@
-"""Targets: which answers are right, from class indices or from a user's function."""
+"""Targets, which say which answers are right: class indices or a user's function."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def check_targets(targets: Targets | None, examples: int) -> None:
     """Refuse targets that cannot say which answers are right.
 
     Raises:
-        LoopscopeError: they are neither a tensor nor a function of two arguments, their number is not that of the inputs, or
-            they are not whole numbers.
+        LoopscopeError: targets are neither a tensor nor a function of two arguments, their number differs from the number of
+            inputs, or they are not whole numbers.
     """
     if targets is not None and not isinstance(targets, Tensor) and not callable(targets):
         raise LoopscopeError(
@@ -32,14 +32,14 @@ def check_targets(targets: Targets | None, examples: int) -> None:
         )
     if isinstance(targets, Tensor) and targets.shape[:1] != (examples,):
         raise LoopscopeError(
-            f"targets have shape {tuple(targets.shape)}, expected one entry for each of the {examples} inputs first"
+            f"targets have shape {tuple(targets.shape)}, expected {examples} as the first dimension, one entry per input"
         )
     if isinstance(targets, Tensor) and targets.is_floating_point() and not bool((targets == targets.round()).all()):
         wrong = targets[targets != targets.round()][0].item()
-        raise LoopscopeError(f"targets hold {wrong:g}, expected class indices: whole numbers from 0")
+        raise LoopscopeError(f"targets contain {wrong:g}, expected class indices: whole numbers of at least 0")
     if callable(targets) and not _takes_two(targets):
         raise LoopscopeError(
-            f"the function that targets are takes {inspect.signature(targets)}, expected (logits, rows): rows are the places of "
+            f"targets is a function of {inspect.signature(targets)}, expected (logits, rows), where rows are the positions of "
             "these logits among the inputs"
         )
 
@@ -61,8 +61,8 @@ def check_readout(loop: Loop, start: Tree, recalled: Tree, targets: Targets | No
         loop: the loop.
         start: the first states.
         recalled: their recalled input.
-        targets: as ``examine`` takes them.
-        answers: likewise.
+        targets: the same as for ``examine``.
+        answers: the same as for ``examine``.
 
     Raises:
         LoopscopeError: there is no output for each token of a loop whose answers are counted by token, outputs come before
@@ -88,13 +88,13 @@ def check_readout(loop: Loop, start: Tree, recalled: Tree, targets: Targets | No
 
 
 def rule_of(targets: Targets | None, mask: Tensor | None = None, per: AnswersPer = "example") -> Correct | None:
-    """Return the rule that says which answers are right: maps (logits, rows of the batch that they belong to) to that.
+    """Return the rule that says which answers are right, as a function of logits and the rows of the batch they belong to.
 
-    An answer is never right if its readout is NaN, at some real token of the example or at the token itself.
+    An answer is never right if its readout gives no answer, for example because it is NaN.
 
     Args:
-        targets: as ``examine`` takes them.
-        mask: true where a token is real; with a target for each token, padding is neither right nor wrong.
+        targets: the same as for ``examine``.
+        mask: true where a token is real. If there is a target for each token, padding is neither right nor wrong.
         per: what one answer belongs to.
     """
     if targets is None:
@@ -111,7 +111,7 @@ def rule_of(targets: Targets | None, mask: Tensor | None = None, per: AnswersPer
 
 
 def _matching(targets: Tensor, mask: Tensor | None, per: AnswersPer) -> Correct:
-    """Return the rule that an answer is right where the predictions are the targets."""
+    """Return the rule that an answer is right if its predictions equal the targets."""
 
     def compare(logits: Tensor, rows: Tensor) -> Tensor:
         if logits.shape[:-1] != (len(rows), *targets.shape[1:]):
@@ -136,13 +136,13 @@ def _check_classes(targets: Tensor, mask: Tensor | None, classes: int) -> None:
     wrong = real[(real < 0) | (real >= classes)]
     if len(wrong):
         raise LoopscopeError(
-            f"targets hold {wrong[0].item()}, expected classes from 0 to {classes - 1}: no answer would ever be right; if "
-            "tokens are padded give the loop a mask, otherwise a function (logits, rows) -> right"
+            f"targets contain {wrong[0].item()}, expected classes from 0 to {classes - 1}, since no answer would ever be right: "
+            "if tokens are padded, give the loop a mask, otherwise give a function (logits, rows) -> right"
         )
 
 
 def _checked(rule: Correct, per: AnswersPer) -> Correct:
-    """Return a user's rule, whose answers are refused where they do not say which rows, or tokens, are right."""
+    """Return a user's rule with a check that its results say which rows, or which tokens, are right."""
 
     def asked(logits: Tensor, rows: Tensor) -> Tensor:
         right = rule(logits, rows)
@@ -153,7 +153,8 @@ def _checked(rule: Correct, per: AnswersPer) -> Correct:
             )
             what = "each token" if per == "token" else "the whole answer of each row"
             raise LoopscopeError(
-                f"the function that targets are returned {given}, expected torch.bool of shape {tuple(shape)}: whether {what} is right"
+                f"the function given as targets returned {given}, expected torch.bool of shape {tuple(shape)}, which says "
+                f"whether {what} is right"
             )
         return right.to(logits.device)
 

@@ -1,4 +1,4 @@
-"""Trace orbits: record everything that one pass over them shows about arrival."""
+"""Traces of orbits: everything that one pass over them shows about arrival."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ from loopscope.loop import Loop, mask_of
 from loopscope.readouts import plan_readings
 from loopscope.stability.orbits.answers import AnswerHistory, AnswerRecorder, Answers, Correct, repeat_last
 from loopscope.stability.orbits.arrival import Ends, Step, follow, ratio
+from loopscope.stability.orbits.rounding import Floor
 from loopscope.stability.starts import first_state
 from loopscope.trees import Tree, device_of, flatten, norms, token_norms, tree_map
 
 HISTORY = 33
-"""States kept per example that has not arrived; 2p + 1 states show a cycle of period p."""
+"""Number of states kept per example that has not arrived. A cycle of period p shows in 2p + 1 states."""
 
 
 @dataclass(frozen=True)
 class Trajectory(Ends, AnswerHistory):
     """One pass over the orbits, with what was read there. Histories have one row per evaluation of the step.
 
-    The norm of the state and the residual of the readout are recorded beside the residual of the state, since a scale-invariant
-    readout hides a state that grows without bound.
+    The norm of the state and the residual of the readout are recorded in addition to the residual of the state, since a
+    scale-invariant readout hides a state that grows without bound.
 
     Attributes:
         start_norm: norm of the first state.
@@ -53,13 +54,13 @@ class Trajectory(Ends, AnswerHistory):
 def quantiles(
     values: Float[Tensor, "*rows batch"], at: tuple[float, ...] = (0.1, 0.5, 0.9)
 ) -> Float[Tensor, "levels *rows"]:
-    """Return quantiles over the examples, the last dimension; NaN is left out."""
+    """Return quantiles over the examples, which are the last dimension. NaN is ignored."""
     levels = torch.tensor(at, dtype=values.dtype, device=values.device)
     return torch.nanquantile(values, levels, dim=-1)
 
 
 def directions(state: Tree, mask: Tensor | None = None) -> Float[Tensor, "batch tokens width"] | Tensor:
-    """Return each token's unit vector, flattened; zero for zero tokens and padding."""
+    """Return each token's unit vector, flattened. It is zero for zero tokens and padding."""
     return flatten(tree_map(_unit, state), mask)
 
 
@@ -103,7 +104,7 @@ class _Recorder:
 
 
 def _first_to_stay(residual: Tensor, tolerance: float) -> Tensor:
-    """Return the number of evaluations after which a residual is within the tolerance for good; -1 if it never is."""
+    """Return the number of evaluations after which a residual is within the tolerance for good, or -1 if it never is."""
     steps = torch.arange(1, len(residual) + 1, device=residual.device)
     last_outside = ((residual > tolerance) * steps.view(-1, *[1] * (residual.ndim - 1))).amax(0)
     return torch.where(last_outside < len(residual), last_outside + 1, -1)
@@ -120,24 +121,26 @@ def trace(
     correct: Correct | None = None,
     stop: Callable[[], bool] | None = None,
     answers: Answers | None = None,
+    floor: Floor | None = None,
 ) -> Trajectory:
     """Follow the orbits from ``start`` once and record everything about their arrival.
 
-    Costs ``iterations`` evaluations of the step, and as many of read unless it is expensive (see `loopscope.readouts`). An
-    example whose residual has been at the rounding floor for eight evaluations, or that is no longer finite, leaves the batch:
-    its last values are repeated from there.
+    This costs ``iterations`` evaluations of the step, and as many of read unless it is expensive (see `loopscope.readouts`). An
+    example leaves the batch when its residual has been at the rounding floor for eight evaluations, or when it is no longer
+    finite. Its last values are repeated from there.
 
     Args:
         loop: any loop.
         recalled: ``loop.encode(inputs)``.
-        iterations: the budget per orbit.
+        iterations: largest number of iterations per orbit.
         start: the first state; the loop's own by default.
         tolerance: relative residual within which a state may count as arrived.
-        seed: for a random start.
-        correct: maps (logits, rows of the batch that they belong to) to which answers are right.
+        seed: seed of a random start.
+        correct: function of logits and the rows of the batch that they belong to, which returns which answers are right.
         stop: see `follow`.
         answers: what a readout predicts, one row per example; the largest logit's place, or a single one's sign, if
             left out.
+        floor: see `follow`.
 
     Raises:
         LoopscopeError: see `follow`.
@@ -149,7 +152,9 @@ def trace(
     sizes = token_norms(start).to(dtype)
     reader = AnswerRecorder(loop, plan_readings(loop, start, recalled), sizes[:, 0], iterations, correct, answers)
     recorder = _Recorder(sizes, iterations, reader)
-    ends = follow(loop, recalled, start, iterations=iterations, tolerance=tolerance, observe=recorder, stop=stop)
+    ends = follow(
+        loop, recalled, start, iterations=iterations, tolerance=tolerance, observe=recorder, stop=stop, floor=floor
+    )
     with torch.no_grad(), torch.autocast(device_of(recalled).type, enabled=False):
         read = reader.end(ends, recalled)
     unarrived = torch.nonzero(~ends.arrived & ~ends.diverged).squeeze(1)
