@@ -104,6 +104,15 @@ def test_its_json_has_the_form_of_all(told, name):
         assert PLAUSIBLE[name](row), row
 
 
+@pytest.mark.parametrize("verb", ["examine", "forecast"])
+def test_the_cost_of_reading_is_measured(told, verb):
+    small = f"--readout last --verb {verb} --width 16 --tokens 8 --batch 3 --words 40 --effort quick --iterations 20"
+    (row,) = json.loads(told("adapters", *small.split(), "--json"))["rows"]
+    assert 0 < row["stepping"] < row["seconds"]
+    assert 0 < row["reading"] < row["seconds"]
+    assert row["peak_gb"] > 0
+
+
 @pytest.mark.filterwarnings("ignore:CUDA is not available or torch_xla is imported:UserWarning")
 @pytest.mark.parametrize("name", sorted(SMALL.keys() - {"adapters", "examination", "spectrum", "stacked"}))
 def test_it_runs_on_a_gpu(told, module, monkeypatch, name):

@@ -16,14 +16,18 @@ from loopscope.stability.verdict import THRESHOLDS
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.parametrize("name", ["gru_loop", "equilibrium_cell", "two_states"])
-def test_an_example_keeps_its_answer(name):
-    path = ROOT / "examples" / f"{name}.py"
-    assert len(path.read_text().splitlines()) < 40
-    spec = importlib.util.spec_from_file_location(name, path)
+def load_example(name):
+    """Import a script of examples/."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    loop, inputs = module.make_loop()
+    return module
+
+
+@pytest.mark.parametrize("name", ["gru_loop", "equilibrium_cell", "two_states"])
+def test_an_example_keeps_its_answer(name):
+    assert len((ROOT / "examples" / f"{name}.py").read_text().splitlines()) < 40
+    loop, inputs = load_example(name).make_loop()
     exam = ls.examine(loop, inputs[:8], effort="quick", iterations=150)
     assert exam.verdict is ls.Verdict.STABLE
     assert exam.input_dependence.distinct.common[-1] == 8
@@ -35,6 +39,23 @@ def test_an_example_is_examined_from_its_folder(monkeypatch, tmp_path, capsys):
     assert main(["examine", "gru_loop:make_loop", *few, "--out", str(tmp_path / "gru.json")]) == 0
     assert capsys.readouterr().out.startswith("stable (provisional")
     assert ls.Examination.load(tmp_path / "gru.json").settings.inputs == 4
+
+
+@pytest.mark.parametrize(
+    "name", ["dory", "hrm_text", "inkling2_loop", "x_transformers", "tiny_recursive_model", "hrm_pytorch"]
+)
+def test_a_small_model_of_each_family_is_adapted_and_proven(name):
+    families = load_example("families")
+    assert name in {family.__name__ for family in families.FAMILIES}
+    loop, _ = families.built(getattr(families, name))
+    assert all(check.holds for check in loop.proof.checks)
+
+
+def test_the_table_of_families_is_what_the_example_prints():
+    families = load_example("families")
+    page = (ROOT / "docs" / "evidence" / "models.md").read_text()
+    assert len(re.findall(r"^\| \w+ \| (?:direct|rerun) \|", page, re.M)) == len(families.FAMILIES)
+    assert families.row(families.x_transformers).rsplit("|", 2)[1] in page
 
 
 PAGES = sorted(path.relative_to(ROOT) for path in [*ROOT.glob("docs/**/*.md"), ROOT / "README.md"])

@@ -157,7 +157,8 @@ class AnswerRecorder:
     def _begin(self, step: Step) -> None:
         self._mask = step.mask
         first, self._logits = self._read(step.before, step.recalled, step.rows)
-        self._predicted, self._known, self._finite = first.predicted, first.known, first.finite
+        # Copies, since they are written to: a user's function may have returned a tensor that is used elsewhere.
+        self._predicted, self._known, self._finite = first.predicted.clone(), first.known.clone(), first.finite
         columns = first.predicted.reshape(len(step.rows), -1).shape[1] if self.per == "token" else 1
         self._last_change = torch.zeros(len(step.rows), columns, dtype=torch.long, device=step.rows.device)
         self._solved = torch.zeros(len(self.read), *first.right.shape, dtype=torch.bool, device=step.rows.device)
@@ -227,7 +228,7 @@ class AnswerRecorder:
                 changed = changed | ~(known_before & reading.known).reshape(len(rows), -1)
         iteration = torch.as_tensor(index, device=rows.device).expand(len(rows)).unsqueeze(1) + 1
         self._last_change[rows] = torch.where(changed, iteration, self._last_change[rows])
-        # NaN reads as the first class, and a state that diverged would be right where that is the answer.
+        # The argmax of NaN is the first class, so a diverged state would be right if that is the answer.
         by_token = self.per == "token" and reading.right.shape == reading.known.shape
         there = reading.known if by_token else has.unsqueeze(1)
         self._solved[index, rows] = reading.right & there & finite.unsqueeze(1)
