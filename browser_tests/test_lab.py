@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import pytest
@@ -22,6 +23,17 @@ def choose(page: Page, label: str, option: str) -> None:
     box.click()
     options = page.locator(f"[id='{box.get_attribute('aria-controls')}']")
     options.get_by_role("option", name=option, exact=True).click()
+
+
+FIRST = {"sudoku": "..58..9", "chess": "r1bqkb1r/", "prefix-sums": "110100011101"}
+"""What the first problem of each shipped model begins with."""
+
+
+def show(page: Page, model: str) -> None:
+    """Show a shipped model, and wait until all of the page is about it."""
+    choose(page, "Model", model)
+    page.get_by_role("heading", name=model, exact=True).wait_for()
+    expect(page.get_by_label("Or type one")).to_have_value(re.compile(re.escape(FIRST[model])))
 
 
 def ask(page: Page, text: str) -> None:
@@ -62,8 +74,7 @@ def label_of(page: Page, place: int) -> str:
 @pytest.mark.parametrize("model", ["sudoku", "chess", "prefix-sums"])
 def test_each_shipped_model_solves_comes_back_and_follows_the_question(shipped, visit, model, width):
     page = visit(shipped, width)
-    choose(page, "Model", model)
-    page.get_by_role("heading", name=model).wait_for()
+    show(page, model)
     press(page, "▶ Play")
     page.wait_for_selector(".verdict.right")
     press(page, "Pause")
@@ -79,8 +90,7 @@ def test_each_shipped_model_solves_comes_back_and_follows_the_question(shipped, 
 
 def test_a_long_run_is_forecast_first_and_leaps_are_drawn_beside_it(shipped, visit):
     page = visit(shipped)
-    choose(page, "Model", "prefix-sums")
-    page.get_by_role("heading", name="prefix-sums").wait_for()
+    show(page, "prefix-sums")
     page.get_by_label("Draw leaps beside the orbit").check()
     press(page, "Let it run")
     assert found(page, "run").startswith("Forecast: ")
@@ -92,16 +102,14 @@ def test_a_long_run_is_forecast_first_and_leaps_are_drawn_beside_it(shipped, vis
 
 def test_a_random_start_comes_back(shipped, visit):
     page = visit(shipped)
-    choose(page, "Model", "chess")
-    page.get_by_role("heading", name="chess").wait_for()
+    show(page, "chess")
     press(page, "Random start")
     assert found(page, "push").startswith("It came back")
 
 
 def test_beside_a_model_without_recall_one_answer_follows_and_the_other_stays(shipped, visit):
     page = visit(shipped)
-    choose(page, "Model", "prefix-sums")
-    page.get_by_role("heading", name="prefix-sums").wait_for()
+    show(page, "prefix-sums")
     choose(page, "Beside it", "prefix-sums-without-recall")
     page.wait_for_selector(".stage.lanes-2")
     press(page, "Change the question")
@@ -152,13 +160,11 @@ def test_a_sudoku_is_typed_in_by_clicks_and_keys(shipped, visit):
 
 def test_a_piece_is_moved_by_two_clicks_and_a_bit_is_flipped_by_one(shipped, visit):
     page = visit(shipped)
-    choose(page, "Model", "chess")
-    page.wait_for_selector(".chess")
+    show(page, "chess")
     page.locator("[data-place='39']").click()
     page.locator("[data-place='31']").click()
     expect(page.locator("[data-place='31']")).to_have_attribute("aria-label", "h4: white queen")
-    choose(page, "Model", "prefix-sums")
-    page.wait_for_selector(".bits")
+    show(page, "prefix-sums")
     before = page.get_by_label("Or type one").input_value()
     page.locator("[data-place='3']").click()
     expect(page.get_by_label("Or type one")).to_have_value(before[:3] + "10"[int(before[3])] + before[4:])
@@ -178,12 +184,11 @@ def test_a_piece_is_moved_by_two_clicks_and_a_bit_is_flipped_by_one(shipped, vis
 )
 def test_a_mistyped_problem_is_one_clear_line(shipped, visit, model, text, refusal):
     page = visit(shipped)
-    choose(page, "Model", model)
-    page.get_by_role("heading", name=model).wait_for()
-    before = page.locator("#stage").inner_text()
+    show(page, model)
+    before = page.locator(".stage").inner_text()
     ask(page, text)
     assert refusal in alert(page)
-    assert page.locator("#stage").inner_text() == before
+    assert page.locator(".stage").inner_text() == before
     press(page, "One step")  # and one goes on
     wait_until_iteration(page, 1)
     expect(page.get_by_role("alert")).to_have_count(0)
