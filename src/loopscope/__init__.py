@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from loopscope.stability.spectrum.eigenvalues import spectral_radius, top_eigenvalues
     from loopscope.stability.verdict import Verdict
     from loopscope.tasks import Chess, PrefixSums, SmallSudoku, Split, Sudoku, Task
+    from loopscope.training.watch.record import WatchRecord
+    from loopscope.training.watch.watch import Watch
 
 __version__ = "0.1.0"
 
@@ -61,6 +63,8 @@ __all__ = [
     "Sudoku",
     "Task",
     "Verdict",
+    "Watch",
+    "WatchRecord",
     "adapt",
     "build_model",
     "capture",
@@ -105,6 +109,8 @@ _HOMES = {
     "loopscope.stability.examine": ("examine",),
     "loopscope.stability.spectrum.eigenvalues": ("spectral_radius", "top_eigenvalues"),
     "loopscope.stability.verdict": ("Verdict",),
+    "loopscope.training.watch.record": ("WatchRecord",),
+    "loopscope.training.watch.watch": ("Watch",),
     "loopscope.tasks": ("Chess", "PrefixSums", "SmallSudoku", "Split", "Sudoku", "Task"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

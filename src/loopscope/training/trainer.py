@@ -7,7 +7,6 @@ one, and all processes agree on the counts.
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -24,7 +23,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from loopscope.errors import LoopscopeError
-from loopscope.files import append_line, drop_cut_line, numbered_lines, write_text
+from loopscope.files import append_line
 from loopscope.fixed_points import Implicit
 from loopscope.models import build_model
 from loopscope.models.recall import matrix_radius, recall_weights
@@ -32,6 +31,7 @@ from loopscope.training.checkpoints import Progress, keep_only, latest_checkpoin
 from loopscope.training.config import TrainingConfig
 from loopscope.training.objectives import LAST_ITERATIONS, AtFixedPoint, Unrolled
 from loopscope.training.precision import precision_here
+from loopscope.training.rows import keep_rows_until
 from loopscope.training.run_folder import RunFolder
 from loopscope.training.samplers import SAMPLERS, IterationCounts
 from loopscope.training.schedules import SCHEDULES
@@ -151,16 +151,6 @@ def recall_figures(model: nn.Module) -> dict[str, float]:
     return {"state_radius": matrix_radius(of_state), "recall_ratio": float(ratio)}
 
 
-def _keep_metrics_until(run: RunFolder, step: int) -> None:
-    """Remove the metrics of steps that the resumed run will repeat."""
-    drop_cut_line(run.metrics)
-    rows = numbered_lines(run.metrics)
-    for number, row in rows:
-        if not isinstance(row, dict) or not isinstance(row.get("step"), int):
-            raise LoopscopeError(f"{run.metrics}, line {number} has no step: remove that line and run again")
-    write_text(run.metrics, "".join(json.dumps(row) + "\n" for _, row in rows if row["step"] <= step))
-
-
 def _diverged(run: RunFolder, step: int, evidence: str) -> LoopscopeError:
     kept = latest_checkpoint(run.state)
     left = f"the checkpoint {kept.name} is kept" if kept else "no checkpoint had been written"
@@ -222,7 +212,7 @@ def train(
         if accelerator.is_main_process:
             keep_only(checkpoint)
     if accelerator.is_main_process:
-        _keep_metrics_until(run, progress.step)
+        keep_rows_until(run.metrics, progress.step)
     objective = make_objective(model, config)
     wrapped, optimizer = accelerator.prepare(objective, optimizer)
 
