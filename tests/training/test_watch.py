@@ -302,7 +302,7 @@ def priced(monkeypatch) -> Clock:
 
     def measure(subject, step):
         clock.now += 2.0
-        return ls.WatchRecord(step)
+        return ls.WatchRecord(step, subject.trained)
 
     monkeypatch.setattr("loopscope.training.watch.watch.measure", measure)
     return clock

@@ -36,6 +36,8 @@ from loopscope.training.run_folder import RunFolder
 from loopscope.training.samplers import SAMPLERS, IterationCounts
 from loopscope.training.schedules import SCHEDULES
 from loopscope.training.settings import RunSettings
+from loopscope.training.watch.of_run import watched_until_now
+from loopscope.training.watch.watch import Watch, state_after
 
 ORDER, COUNTS, AUGMENT = range(3)
 BETA1 = 0.9
@@ -151,6 +153,15 @@ def recall_figures(model: nn.Module) -> dict[str, float]:
     return {"state_radius": matrix_radius(of_state), "recall_ratio": float(ratio)}
 
 
+def _asked_by(watch: Watch, done: int, steps: int) -> str | None:
+    """Let a watch measure, and return its reason to stop, if it has one and steps are left."""
+    if done == steps:
+        watch.measure(done)
+        return None
+    watch.update(done)
+    return f"the watch ({watch.stop.reason})" if watch.stop is not None else None
+
+
 def _diverged(run: RunFolder, step: int, evidence: str) -> LoopscopeError:
     kept = latest_checkpoint(run.state)
     left = f"the checkpoint {kept.name} is kept" if kept else "no checkpoint had been written"
@@ -173,6 +184,7 @@ def train(
     run: RunFolder,
     on_step: Callable[[int, float], None] | None = None,
     should_stop: Callable[[], str | None] | None = None,
+    make_watch: Callable[[nn.Module], Watch] | None = None,
 ) -> Outcome:
     """Train a run to its end, from its newest checkpoint if there is one.
 
@@ -181,6 +193,8 @@ def train(
         run: folder of the run, made by ``open_run``.
         on_step: called with (steps done, loss) after each step.
         should_stop: called after each step. If it returns a reason, the run saves a checkpoint and stops.
+        make_watch: maps the model to a watch of it, in the main process only. If the watch asks for it, the run saves a
+            checkpoint and stops. The watch measures once more after the last step.
 
     Returns:
         The number of steps done, and the reason if the run stopped early.
@@ -212,9 +226,13 @@ def train(
         if accelerator.is_main_process:
             keep_only(checkpoint)
     if accelerator.is_main_process:
-        keep_rows_until(run.metrics, progress.step)
+        for rows in (run.metrics, run.watch):
+            keep_rows_until(rows, progress.step)
     objective = make_objective(model, config)
     wrapped, optimizer = accelerator.prepare(objective, optimizer)
+    watch = make_watch(model) if make_watch is not None and accelerator.is_main_process else None
+    if watch is not None:
+        watch.load_state_dict(state_after(watched_until_now(run), progress.step, progress.seconds))
 
     split, schedule = task.training_split(), SCHEDULES[config.schedule]
     began = time.monotonic() - progress.seconds
@@ -261,6 +279,8 @@ def train(
         if on_step is not None:
             on_step(done, mean_loss)
         reason = should_stop() if should_stop is not None and done < config.steps else None
+        if watch is not None:
+            reason = reason or _asked_by(watch, done, config.steps)
         reason = _agree(accelerator, reason)
         if reason or done % config.checkpoint_interval == 0 or done == config.steps:
             save(done)

@@ -86,13 +86,14 @@ def measure(subject: Subject, step: int) -> WatchRecord:
     progress = Progress(time_limit=None)
     orbits = progress.run("orbits", lambda: _Orbits.of(subject))
     if orbits is None:
-        return WatchRecord(step, unknown=progress.unknown)
+        return WatchRecord(step, subject.trained, unknown=progress.unknown)
     trajectory = orbits.trajectory
     radius = progress.run("spectral radius", orbits.spectral_radius)
     middle_radius, error = (None, None) if radius is None else _middle(radius)
     solved = trajectory.solved
     return WatchRecord(
         step,
+        subject.trained,
         residual=middle(trajectory.residual[-1][trajectory.residual[-1].isfinite()].tolist()),
         arrived=float(trajectory.arrived.double().mean()),
         norm_growth=norm_growth(torch.cat([trajectory.start_norm[None], trajectory.norm])),

@@ -56,6 +56,7 @@ class WatchRecord:
 
     Args:
         step: training step.
+        trained_iterations: most iterations in training.
         residual: relative residual after the trained number of iterations, median over the inputs.
         arrived: fraction of inputs whose orbit had arrived at a fixed point by then.
         norm_growth: factor by which the norm of the state grows per iteration at the end of the trained iterations, median.
@@ -70,12 +71,13 @@ class WatchRecord:
         flagged: whether collapse has been forecast in as many consecutive records as the watch asks for.
 
     Example:
-        >>> record = WatchRecord(step=100, residual=0.01, radius=0.9)
+        >>> record = WatchRecord(step=100, trained_iterations=8, residual=0.01, radius=0.9)
         >>> record.scalars()
         {'residual': 0.01, 'radius': 0.9, 'flagged': 0.0}
     """
 
     step: int
+    trained_iterations: int
     residual: float | None = None
     arrived: float | None = None
     norm_growth: float | None = None
@@ -93,6 +95,19 @@ class WatchRecord:
     def collapse(self) -> HorizonForecast | None:
         """The nearest horizon by which collapse is forecast, or None."""
         return next((one for one in self.forecasts if one.outlook is Outlook.COLLAPSES), None)
+
+    @property
+    def forewarning(self) -> str | None:
+        """The collapse that is forecast, in one line; None if there is none."""
+        found = self.collapse
+        if found is None:
+            return None
+        when = "" if found.collapse is None else f" about iteration {found.collapse:.0f}"
+        what = "answers" if self.accuracy is None else "accuracy"
+        return (
+            f"a collapse of {what} is forecast{when}: {100 * found.kept:.0f}% is left at {found.iterations} iterations, of "
+            f"{self.trained_iterations} in training"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""

@@ -242,23 +242,13 @@ class Watch:
         self._ready = True
 
     def _act(self, record: WatchRecord) -> None:
-        reason = self._reason(record)
+        assert record.forewarning is not None
         if callable(self._on_collapse):
             self._on_collapse(record)
         elif self._on_collapse == "stop":
-            self.stop = StopSignal(record.step, reason)
+            self.stop = StopSignal(record.step, record.forewarning)
         else:
-            warnings.warn(f"step {record.step}: {reason}", LoopscopeWarning, stacklevel=4)
-
-    def _reason(self, record: WatchRecord) -> str:
-        found = record.collapse
-        assert found is not None
-        when = "" if found.collapse is None else f" about iteration {found.collapse:.0f}"
-        what = "answers" if self._subject.targets is None else "accuracy"
-        return (
-            f"a collapse of {what} is forecast{when}: {100 * found.kept:.0f}% is left at {found.iterations} iterations, of "
-            f"{self._subject.trained} in training"
-        )
+            warnings.warn(f"step {record.step}: {record.forewarning}", LoopscopeWarning, stacklevel=4)
 
 
 def _as_loop(given: Loop | nn.Module, inputs: Tree) -> Loop:
