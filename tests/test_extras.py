@@ -14,7 +14,7 @@ from loopscope.extras import EXTRAS, NAMES, check_installed, install_command, is
 
 PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
 OPTIONAL = PROJECT["optional-dependencies"]
-PACKAGE_OF = {"sklearn": "scikit-learn"}
+PACKAGE_OF = {"pytorch_lightning": "pytorch-lightning", "sklearn": "scikit-learn"}
 """The names on PyPI that are not those of the modules."""
 
 

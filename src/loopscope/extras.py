@@ -12,12 +12,14 @@ EXTRAS = {
     "chess": "chess",
     "numba": "data",
     "plotly": "pages",
+    "pytorch_lightning": "watch",
     "ray": "cluster",
     "sklearn": "analysis",
+    "transformers": "watch",
     "zstandard": "data",
 }
 """The extra of pyproject.toml that installs each package."""
-NAMES = {"chess": "python-chess", "ray": "Ray", "sklearn": "scikit-learn"}
+NAMES = {"chess": "python-chess", "pytorch_lightning": "Lightning", "ray": "Ray", "sklearn": "scikit-learn"}
 """The names that packages go by, where these are not the names of their modules."""
 
 

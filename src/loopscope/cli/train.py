@@ -23,8 +23,7 @@ from loopscope.training.run_folder import RunFolder, open_run
 from loopscope.training.settings import RunSettings, add_sections, check_keys, complete, current_settings
 
 if TYPE_CHECKING:
-    from torch import nn
-
+    from loopscope.loop import Loop
     from loopscope.training.watch.record import WatchRecord
     from loopscope.training.watch.watch import Watch
 
@@ -106,7 +105,7 @@ def catch_signals() -> Iterator[Callable[[], str | None]]:
             signal.signal(number, handler)
 
 
-def watched(settings: RunSettings, run: RunFolder, action: str, every: int | None, model: nn.Module) -> Watch:
+def watched(settings: RunSettings, run: RunFolder, action: str, every: int | None, model: Loop) -> Watch:
     """Return the watch of a run that warns in the terminal, or stops the training, once collapse is forecast.
 
     Args:

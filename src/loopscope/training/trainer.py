@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from loopscope.errors import LoopscopeError
 from loopscope.files import append_line
 from loopscope.fixed_points import Implicit
+from loopscope.loop import Loop
 from loopscope.models import build_model
 from loopscope.models.recall import matrix_radius, recall_weights
 from loopscope.training.checkpoints import Progress, keep_only, latest_checkpoint, load_checkpoint, save_checkpoint
@@ -184,7 +185,7 @@ def train(
     run: RunFolder,
     on_step: Callable[[int, float], None] | None = None,
     should_stop: Callable[[], str | None] | None = None,
-    make_watch: Callable[[nn.Module], Watch] | None = None,
+    make_watch: Callable[[Loop], Watch] | None = None,
 ) -> Outcome:
     """Train a run to its end, from its newest checkpoint if there is one.
 
@@ -226,8 +227,8 @@ def train(
         if accelerator.is_main_process:
             keep_only(checkpoint)
     if accelerator.is_main_process:
-        for rows in (run.metrics, run.watch):
-            keep_rows_until(rows, progress.step)
+        for logged in (run.metrics, run.watch):
+            keep_rows_until(logged, progress.step)
     objective = make_objective(model, config)
     wrapped, optimizer = accelerator.prepare(objective, optimizer)
     watch = make_watch(model) if make_watch is not None and accelerator.is_main_process else None

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from torch import nn
-
 from loopscope.contexts import device_of_loop
 from loopscope.errors import LoopscopeError
 from loopscope.evaluation import rule_of_split
 from loopscope.files import numbered_lines
+from loopscope.loop import Loop
 from loopscope.schema import from_plain
 from loopscope.tasks import answers_of
 from loopscope.training.run_folder import RunFolder
@@ -20,7 +19,7 @@ EXAMPLES = 16
 
 
 def watch_of_run(
-    settings: RunSettings, run: RunFolder, model: nn.Module, on_collapse: OnCollapse, every: int | str = "auto"
+    settings: RunSettings, run: RunFolder, model: Loop, on_collapse: OnCollapse, every: int | str = "auto"
 ) -> Watch:
     """Return a watch of the model of a run, on the first problems of its easy split.
 

@@ -136,6 +136,11 @@ class Watch:
         self.stop: StopSignal | None = None
 
     @property
+    def may_stop(self) -> bool:
+        """Whether the watch may ask to stop."""
+        return self._on_collapse == "stop"
+
+    @property
     def spent(self) -> Spent:
         """Time since the watch was made, that of measurements among it, and the expected cost of the next one, in seconds."""
         return self._stopwatch.read()
