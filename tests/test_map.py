@@ -63,6 +63,7 @@ CORE = {
     "loop",
     "contexts",
     "checks",
+    "weights",
     "jacobian",
     "gmres",
 }

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from loopscope.stability.config import ExaminationConfig
     from loopscope.stability.examination import Examination
     from loopscope.stability.examine import examine
+    from loopscope.stability.precision.compare import precision
+    from loopscope.stability.precision.result import PrecisionComparison
     from loopscope.stability.spectrum.eigenvalues import spectral_radius, top_eigenvalues
     from loopscope.stability.verdict import Verdict
     from loopscope.tasks import Chess, PrefixSums, SmallSudoku, Split, Sudoku, Task
@@ -55,6 +57,7 @@ __all__ = [
     "LoopedTransformerConfig",
     "LoopscopeError",
     "PlainIteration",
+    "PrecisionComparison",
     "PrefixSums",
     "Proof",
     "SmallSudoku",
@@ -74,6 +77,7 @@ __all__ = [
     "forecast",
     "leaps",
     "load_model",
+    "precision",
     "prove",
     "solve",
     "spectral_radius",
@@ -107,6 +111,8 @@ _HOMES = {
     "loopscope.stability.config": ("ExaminationConfig",),
     "loopscope.stability.examination": ("Examination",),
     "loopscope.stability.examine": ("examine",),
+    "loopscope.stability.precision.compare": ("precision",),
+    "loopscope.stability.precision.result": ("PrecisionComparison",),
     "loopscope.stability.spectrum.eigenvalues": ("spectral_radius", "top_eigenvalues"),
     "loopscope.stability.verdict": ("Verdict",),
     "loopscope.training.watch.record": ("WatchRecord",),

@@ -24,6 +24,7 @@ from loopscope.stability.parts.progress import Progress
 from loopscope.stability.parts.reachability import answers as final_answers
 from loopscope.stability.parts.reachability import curves, reachability, settled_tokens
 from loopscope.stability.parts.sample import Sample, orbit_budget
+from loopscope.stability.precision.spoiled import warn_if_spoiled
 from loopscope.stability.results import Effort, PortraitResult, Settings
 from loopscope.stability.targets import Targets, check_targets, rule_of
 from loopscope.stability.verdict import is_provisional, verdict
@@ -48,7 +49,8 @@ def examine(
     """Examine a looped model on a batch of inputs.
 
     A module's mode, its gradients and the global random state are left as they were. The state's own precision is used
-    (float32 or float64), without autocast.
+    (float32 or float64), without autocast. A warning says where the precision of products in force (TF32, autocast inside the
+    step) spoils the numbers.
 
     Args:
         loop: any loop: a model of this package, or a ``FunctionLoop`` around your own.
@@ -110,6 +112,7 @@ def _follow(
     inputs, targets = select(inputs, rows), targets[rows] if isinstance(targets, Tensor) else targets
     with torch.no_grad():
         ready = prepare(loop, inputs, seed=config.seed)
+        warn_if_spoiled(loop, ready.start, ready.recalled)
         logits = readout(loop, ready.start, ready.recalled)
     if answers is not None:
         check_answers(answers, logits)
