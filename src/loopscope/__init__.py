@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         build_model,
         load_model,
     )
+    from loopscope.models.damping import damped
     from loopscope.reports.examination.page import write_comparison, write_examination
     from loopscope.stability.config import ExaminationConfig
     from loopscope.stability.examination import Examination
@@ -71,6 +72,7 @@ __all__ = [
     "adapt",
     "build_model",
     "capture",
+    "damped",
     "evaluate",
     "examine",
     "find_loops",
@@ -107,6 +109,7 @@ _HOMES = {
         "build_model",
         "load_model",
     ),
+    "loopscope.models.damping": ("damped",),
     "loopscope.reports.examination.page": ("write_comparison", "write_examination"),
     "loopscope.stability.config": ("ExaminationConfig",),
     "loopscope.stability.examination": ("Examination",),

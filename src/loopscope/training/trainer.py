@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,6 +33,7 @@ from loopscope.training.checkpoints import Progress, keep_only, latest_checkpoin
 from loopscope.training.config import TrainingConfig
 from loopscope.training.objectives import LAST_ITERATIONS, AtFixedPoint, Unrolled
 from loopscope.training.precision import precision_here
+from loopscope.training.regularized import Regularized
 from loopscope.training.rows import keep_rows_until
 from loopscope.training.run_folder import RunFolder
 from loopscope.training.samplers import SAMPLERS, IterationCounts
@@ -40,7 +42,7 @@ from loopscope.training.settings import RunSettings
 from loopscope.training.watch.of_run import watched_until_now
 from loopscope.training.watch.watch import Watch, state_after
 
-ORDER, COUNTS, AUGMENT = range(3)
+ORDER, COUNTS, AUGMENT, REGULARIZE = range(4)
 BETA1 = 0.9
 
 
@@ -89,8 +91,10 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Adam
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(BETA1, config.beta2), fused=True)
 
 
-def make_objective(model: nn.Module, config: TrainingConfig) -> Unrolled | AtFixedPoint:
+def make_objective(model: nn.Module, config: TrainingConfig) -> Unrolled | Regularized | AtFixedPoint:
     """Return the module that training calls: the objective around the model."""
+    if config.regularized:
+        return Regularized(model, config.jacobian_penalty, config.state_noise, config.random_starts)
     if config.tolerance is None:
         return Unrolled(model, config.checkpoint_every)
     last = config.gradient_iterations or 1
@@ -255,8 +259,12 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate
 
-        loss = task.loss(wrapped(task.inputs(problems), draw_counts(config, step)), answers)
-        accelerator.backward(loss)
+        drawn: list[Any] = [draw_counts(config, step)]
+        if config.regularized:
+            drawn.append(generator_for(config.seed, REGULARIZE, step * world + accelerator.process_index))
+        loss = task.loss(wrapped(task.inputs(problems), *drawn), answers)
+        extra_loss = objective.extra_loss if isinstance(objective, Regularized) else None
+        accelerator.backward(loss if extra_loss is None else loss + extra_loss)
         gradient_norm = float(accelerator.clip_grad_norm_(model.parameters(), config.gradient_clip))
         mean_loss = float(accelerator.reduce(loss.detach(), "mean"))
         figures = _mean_figures(accelerator, objective.figures)

@@ -339,10 +339,11 @@ def _growth(difference: Float[Tensor, "iterations batch"]) -> float | None:
 
 
 def _differ_from(same: Bool[Tensor, "iterations batch"]) -> list[int | None]:
-    """Return for each example the iteration from which on it is not the same any more; None where it is at the end."""
-    places = torch.arange(1, len(same) + 1, device=same.device)[:, None]
-    last = (same * places).amax(0).tolist()
-    return [None if place == len(same) else int(place) for place in last]
+    """Return for each example the first iteration at which it differs, and differs more often than not from there on."""
+    left = torch.arange(len(same), 0, -1, device=same.device)[:, None]
+    differs = ~same & (2 * same.flip(0).cumsum(0).flip(0) <= left)
+    first = differs.int().argmax(0).tolist()
+    return [place if found else None for place, found in zip(first, differs.any(0).tolist(), strict=True)]
 
 
 def _median(values: Float[Tensor, "batch"]) -> float | None:

@@ -25,7 +25,7 @@ class PrecisionResult:
         residual: relative residual of the own orbit, median over the inputs.
         floor: smallest residual of the own orbit, median over the inputs.
         same: fraction of inputs whose answer is that of float64.
-        differ_from: iteration from which on the answer of an input is another one; None where it is the same at the end.
+        differ_from: iteration from which on the answer of an input is another one, more often than not; None if it never is.
         accuracy: fraction of inputs that are right; None without targets.
     """
 
@@ -42,7 +42,7 @@ class PrecisionResult:
 
     @property
     def first_differs(self) -> int | None:
-        """The first iteration from which on the answer of any input is another one; None if all are the same at the end."""
+        """The first iteration from which on the answer of any input is another one; None if none ever is."""
         changed = [place for place in self.differ_from if place is not None]
         return min(changed) if changed else None
 
