@@ -1,4 +1,4 @@
-"""Print the tables of docs/evidence/precision.md: python -m experiments.precision (about four minutes on one core)."""
+"""Print the tables of docs/evidence/precision.md: python -m experiments.precision (about 40 seconds of one core)."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ def _radius(axes: Axes, history: History) -> None:
     if len(steps):
         axes.plot(steps, of_weights, c=COLOURS[4], lw=1.4, ls="-.", label="weights of the state (W_state)")
     axes.axhline(1, c=SHADE, lw=1.2)
-    axes.set_ylim(bottom=0)
+    axes.margins(y=0.25)
     axes.legend(loc="best", ncols=2)
     tidy(axes, "", "spectral radius", "Geometry: spectral radius")
 
