@@ -22,7 +22,7 @@ def with_random_starts(
 
     Example:
         >>> start = torch.ones(4, 2, 9)
-        >>> with_random_starts(start, 1.0, torch.Generator()).norm(dim=-1).unique().round(decimals=4)
+        >>> with_random_starts(start, 1.0, torch.Generator()).norm(dim=-1).round(decimals=4).unique()
         tensor([3.])
     """
     chosen = torch.rand(len(start), generator=generator, device=generator.device) < fraction

@@ -56,7 +56,7 @@ def predict_difference(
 
         >>> differences = (2 - 2 * 0.5 ** torch.arange(9.0, dtype=torch.float64))[:, None]
         >>> halving = Course(torch.full((100, 1), math.log(0.5), dtype=torch.float64), torch.zeros(1).double())
-        >>> predict_difference(differences, torch.ones(100, 1).double(), halving).round(decimals=2)
+        >>> predict_difference(differences, torch.ones(100, 1).double(), halving).round(decimals=1)
         tensor([2.], dtype=torch.float64)
     """
     known, iterations = len(differences) - 1, len(course.exponents)

@@ -49,7 +49,7 @@ def spoiled_by(loop: Loop, state: Tree, recalled: Tree) -> str | None:
         >>> spoiled_by(loop, torch.ones(1, 2), torch.ones(1, 2))
         >>> with emulated_tf32():
         ...     spoiled_by(loop, torch.ones(1, 2), torch.ones(1, 2))
-        'products of float32 matrices are rounded to less than float32 here (TF32): ...
+        "products of float32 matrices are rounded to less than float32 here (TF32): ...
     """
     if rounds_products(device_of(state)):
         return (
