@@ -16,7 +16,7 @@ from loopscope.contexts import device_of_loop, eval_mode
 from loopscope.errors import check_positive
 from loopscope.fixed_points.residual import relative_residual, smallest_scale
 from loopscope.loop import Loop, first_state, readout
-from loopscope.stability.orbits.trace import at_every_token, gives_answer, predictions
+from loopscope.stability.orbits.answers import at_every_token, gives_answer, predictions
 from loopscope.stability.results import reached_by
 from loopscope.tasks.task import Split, Task, answers_of
 from loopscope.trees import flatten, select

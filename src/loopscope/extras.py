@@ -15,6 +15,7 @@ EXTRAS = {
     "plotly": "pages",
     "ray": "cluster",
     "sklearn": "analysis",
+    "transformers": "models",
     "zstandard": "data",
 }
 """The extra in pyproject.toml that installs each package."""

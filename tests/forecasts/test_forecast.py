@@ -217,7 +217,7 @@ def test_a_readout_that_stops_to_be_finite_is_named_with_its_iteration(bad, targ
 
 @pytest.mark.parametrize("bad", [torch.nan, -torch.inf])
 def test_outputs_that_are_never_finite_are_neither_right_nor_kept(bad):
-    loop = of(lambda z, e: z / 2 + e, read=lambda z: torch.full((8, 1, 2), bad))
+    loop = of(lambda z, e: z / 2 + e, read=lambda z: torch.full((len(z), 1, 2), bad))
     said = forecast(loop, INPUTS, CLASSES)
     assert {point.right for point in said.points} == {point.same for point in said.points} == {0}
     assert said.outlook is CANNOT_TELL
@@ -305,15 +305,15 @@ def test_inputs_whose_leaps_fail_are_named_and_counted():
     assert said.reason == "between 75% and 100% is left, because the changes of 25% of the inputs grow"
 
 
-@pytest.mark.parametrize("shape", [(8, 2), (8, 1), (8, 3, 2, 2)])
+@pytest.mark.parametrize("shape", [(2,), (1,), (3, 2, 2)])
 def test_readouts_of_other_shapes_have_answers_too(shape):
-    said = forecast(of(lambda z, e: 0.5 * z + e, read=lambda z: torch.ones(shape)), INPUTS)
+    said = forecast(of(lambda z, e: 0.5 * z + e, read=lambda z: torch.ones(len(z), *shape)), INPUTS)
     assert {point.same for point in said.points} == {1}
 
 
-@pytest.mark.parametrize("shape", [(8, 1), (8, 1, 1)])
+@pytest.mark.parametrize("shape", [(1,), (1, 1)])
 def test_the_answer_of_a_single_number_is_its_sign(shape):
-    loop = replace(drifting(1e6), read=lambda state: (100.5 - state).reshape(shape))
+    loop = replace(drifting(1e6), read=lambda state: (100.5 - state).reshape(-1, *shape))
     assert [point.same for point in at(forecast(loop, INPUTS), 76, 190, 480)] == [1, 0, 0]
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import NoReturn
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Shaped
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
@@ -23,14 +24,27 @@ from loopscope.adapters.paths import (
     with_leaves,
 )
 from loopscope.adapters.plan import Plan
-from loopscope.adapters.proof import PROVEN_ITERATIONS, Proof, prove
+from loopscope.adapters.positions import Chosen, Positions, checked_positions, spread
+from loopscope.adapters.proof import (
+    PROVEN_ITERATIONS,
+    Check,
+    Proof,
+    prove,
+    relative_gap,
+    required,
+    tolerance_for,
+)
 from loopscope.adapters.recall import Sorted, in_single_precision
 from loopscope.adapters.replay import Act, Player, Stopped
 from loopscope.adapters.running import Run
 from loopscope.adapters.tape import Place
 from loopscope.contexts import random_state_kept
 from loopscope.errors import LoopscopeError
+from loopscope.loop import AnswersPer
 from loopscope.trees import Context, Tree, batch_size, device_of
+
+MANY_LOGITS = 2**20
+"""Logits of an example up to which a proof compares all of them."""
 
 
 class CapturedLoop(nn.Module, ABC):
@@ -44,6 +58,9 @@ class CapturedLoop(nn.Module, ABC):
         model: the model; it stays as it is.
         plan: how it is run in parts.
         run: calls it.
+        positions: the tokens whose logits are read.
+        answers_per: what one answer belongs to (see `loopscope.Loop`).
+        proof: what was proven when the model was captured.
 
     Example:
         >>> import torch
@@ -66,9 +83,19 @@ class CapturedLoop(nn.Module, ABC):
         torch.Size([3, 2])
     """
 
-    def __init__(self, model: nn.Module, plan: Plan, run: Run) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        plan: Plan,
+        run: Run,
+        positions: Positions = "all",
+        answers_per: AnswersPer = "example",
+        proof: Proof | None = None,
+    ) -> None:
         super().__init__()
         self.model, self.plan, self.run = model, plan, run
+        self.positions, self.answers_per = checked_positions(positions), answers_per
+        self.proof = proof
         self.training = model.training
 
     @property
@@ -133,8 +160,28 @@ class CapturedLoop(nn.Module, ABC):
     def step(self, state: Tree, recalled: Tree) -> Tree:
         """Return the state one iteration of the model later."""
 
+    def reading(self, positions: Positions) -> CapturedLoop:
+        """Return the same loop, read at other tokens.
+
+        Args:
+            positions: "last", "all", or places among the real tokens of each example.
+
+        Raises:
+            LoopscopeError: they are something else.
+        """
+        return type(self)(self.model, self.plan, self.run, positions, self.answers_per, self.proof)
+
+    def chosen(self, values: Shaped[Tensor, "batch tokens *rest"], inputs: Tree) -> Shaped[Tensor, "batch read *rest"]:
+        """Return the values of the tokens that are read: of targets with one for each token, say.
+
+        Args:
+            values: one for each token of the inputs.
+            inputs: the inputs, as ``encode`` takes them.
+        """
+        return values if self.positions == "all" else Chosen(self.positions, padding_mask(inputs))(values)
+
     def read(self, state: Tree, recalled: Tree) -> Tensor:
-        """Return what the model's own forward makes of a state."""
+        """Return what the model's own forward makes of a state: logits at the positions that are read."""
         plan, calls = self.plan, recalled["kept"].values["calls"]
         script = self._given(recalled, plan.for_read)
         for stretch in range(plan.stretch, plan.shortest):
@@ -144,13 +191,18 @@ class CapturedLoop(nn.Module, ABC):
         for part, value in zip(plan.state, self.values_of(state, recalled), strict=True):
             spot = part.made_in(plan.shortest - 1)
             script.setdefault(spot.place, Act()).give[spot.path] = value
+        choose = Chosen(self.positions, padding_mask(_inputs(recalled)))
+        early = plan.head is not None and self.positions != "all"
+        if plan.head is not None and early:
+            script.setdefault(plan.head.place._replace(stretch=plan.shortest), Act()).change[plan.head.path] = choose
         player = self._play(_inputs(recalled), script)
         if player.places.stretch != plan.shortest:
             raise LoopscopeError(
                 f"{plan.ends.name} is called another number of times when its values change: the number of iterations depends on the "
                 "data; give run=lambda model, inputs: ... that runs a fixed number"
             )
-        return in_single_precision(player.output)
+        logits = player.output if early or self.positions == "all" else choose(player.output)
+        return in_single_precision(logits)
 
     def prove(self, inputs: Tree) -> Proof:
         """Return a proof that this loop is the model, on other inputs or once more.
@@ -161,9 +213,38 @@ class CapturedLoop(nn.Module, ABC):
         Raises:
             LoopscopeError: it is not; the message says in which way, by how much, and what to do.
         """
-        plan = self.plan
-        counts = PROVEN_ITERATIONS if plan.told else (plan.recorded,)
-        return prove(self, lambda inputs, iterations: self.run(self.model, inputs, iterations), inputs, counts)
+        counts = PROVEN_ITERATIONS if self.plan.told else (self.plan.recorded,)
+        proven = self._read_for_proof(inputs)
+
+        def own(inputs: Tree, iterations: int) -> Tensor:
+            return proven.chosen(self.run(self.model, inputs, iterations), inputs)
+
+        proof = prove(proven, own, inputs, counts)
+        return proof if self.positions == "all" else Proof((*proof.checks, required(self.position_check(inputs))))
+
+    def _read_for_proof(self, inputs: Tree) -> CapturedLoop:
+        """Return the loop read at all tokens, or at a few of each example where the logits of all are many."""
+        numbers = math.prod(self.plan.logits)
+        if len(self.plan.logits) < 2 or numbers <= MANY_LOGITS:
+            return self.reading("all")
+        mask = padding_mask(inputs)
+        tokens = self.plan.logits[0] if mask is None else int(mask.sum(1).min())
+        # One token of an example may be masked out to see whether padding matters.
+        return self.reading(spread(tokens - 1))
+
+    def position_check(self, inputs: Tree) -> Check:
+        """Compare what is read at the chosen positions with the whole readout."""
+        with torch.no_grad():
+            recalled = self.encode(inputs)
+            state = self.step(self.start(recalled), recalled)
+            found, wanted = self.read(state, recalled), self.chosen(self.reading("all").read(state, recalled), inputs)
+        return Check(
+            name="positions",
+            claim="logits read at chosen positions are those of the whole readout there",
+            error=relative_gap(found, wanted),
+            allowed=tolerance_for([wanted]),
+            remedy='read at all positions (positions="all")',
+        )
 
     def mask(self, recalled: Tree) -> Bool[Tensor, "batch tokens"] | None:
         """Return which tokens are real, as the mask among the inputs says; None where there is none."""

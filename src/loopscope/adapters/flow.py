@@ -267,6 +267,20 @@ class Flow:
         earlier = [value for value in self._read() if 0 < self._stretch(value) < self.iterations - 1]
         return [_in_stretch(self._made(value), 1) for value in earlier[:1] if self._is_returned(value)]
 
+    @property
+    def head(self) -> Spot | None:
+        """What the last call before the output takes, if that has a value for each token of the output; else None."""
+        needed = {self.output}
+        for event in reversed(self.tape.in_stretch(self.iterations)):
+            if not event.made & needed:
+                continue
+            if event.is_call:
+                tokens = self.tape.tensors[self.output].shape[:2]
+                paths = [path for path, value in event.inputs.items() if self.tape.tensors[value].shape[:2] == tokens]
+                return Spot(event.place, paths[0]) if len(paths) == 1 else None
+            needed.update(event.inputs.values())
+        return None
+
     def _read(self) -> set[int]:
         needed = {self.output}
         for event in reversed(self.tape.in_stretch(self.iterations)):

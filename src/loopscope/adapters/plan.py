@@ -31,6 +31,8 @@ class Plan:
         for_step: what the step needs of what the calls before returned.
         for_start: what the first state needs of it.
         for_read: what the readout needs of it.
+        logits: shape of the logits of one example.
+        head: what the call that makes the logits takes, where chosen tokens can be taken from it before the logits are made.
         grows: which dimensions grow with the batch, of everything that calls return.
         echoes: the arguments that calls return as they were given them.
         argument_grows: the same of the arguments of the call that ends the iteration.
@@ -53,6 +55,8 @@ class Plan:
     for_step: frozenset[Spot]
     for_start: frozenset[Spot]
     for_read: frozenset[Spot]
+    logits: tuple[int, ...]
+    head: Spot | None
     grows: Mapping[Spot, tuple[bool, ...]]
     echoes: Mapping[Spot, Path]
     argument_grows: Mapping[Path, tuple[bool, ...]]
@@ -115,6 +119,8 @@ def make_plan(flow: Flow, recordings: Recordings, ends: Ends, *, aligned: bool, 
         for_step=flow.for_step(aligned=aligned),
         for_start=flow.for_start(aligned=aligned),
         for_read=flow.for_read(aligned=aligned),
+        logits=tuple(recordings.main.logits.shape[1:]),
+        head=flow.head,
         grows={spot: batches.grows(event.outputs, spot) for event in calls for spot in _spots(event, event.outputs)},
         echoes=_echoes(calls),
         argument_grows={

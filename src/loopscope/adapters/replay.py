@@ -23,6 +23,7 @@ class Act:
 
     Attributes:
         put: arguments to replace.
+        change: arguments to replace by what is made of them.
         answer: what to return instead of making the call, its blanks filled.
         answers: whether the call is not made.
         give: parts of what is returned to replace.
@@ -32,6 +33,7 @@ class Act:
     """
 
     put: dict[Path, Tensor] = field(default_factory=dict)
+    change: dict[Path, Callable[[Tensor], Tensor]] = field(default_factory=dict)
     answer: Any = None
     answers: bool = False
     give: dict[Path, Tensor] = field(default_factory=dict)
@@ -79,6 +81,9 @@ class Player(Handler):
             return function(*args, **kwargs)
         self._note(self.used, place, act.note_used, (args, kwargs))
         args, kwargs = with_leaves((args, kwargs), act.put)
+        if act.change:
+            given = tensors_by_path((args, kwargs))
+            args, kwargs = with_leaves((args, kwargs), {path: made(given[path]) for path, made in act.change.items()})
         returned = self._filled(act.answer, (args, kwargs)) if act.answers else function(*args, **kwargs)
         returned = with_leaves(returned, act.give)
         if act.keep:

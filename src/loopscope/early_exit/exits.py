@@ -29,7 +29,7 @@ from loopscope.early_exit.rules import ExitPoint, candidate_thresholds, exit_poi
 from loopscope.errors import LoopscopeError, check_choice, check_positive
 from loopscope.loop import AnswersPer, Loop, answers_per, first_state
 from loopscope.metrics import auc, interval
-from loopscope.stability.orbits.trace import Answers
+from loopscope.stability.orbits.answers import Answers
 from loopscope.stability.targets import Targets, check_targets, rule_of
 from loopscope.trees import Tree, batch_size, leaves
 

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor
 
-from loopscope.checks import check_answers, check_is_loop, check_not_empty, check_outputs_last, check_read
+from loopscope.checks import check_answers, check_is_loop, check_not_empty, check_read
 from loopscope.contexts import eval_mode, without_autocast
 from loopscope.errors import LoopscopeError, check_count, check_positive, check_seed
 from loopscope.evaluation import decisions
@@ -19,9 +19,10 @@ from loopscope.forecasts.check import Check, check
 from loopscope.forecasts.leaps import SETTLING, WATCHED, Leap, first_states, leap_through, run
 from loopscope.forecasts.result import HOLDS, Forecast, Outlook, Point, Round
 from loopscope.forecasts.schedule import rounds
-from loopscope.loop import Loop, mask_of, readout
-from loopscope.stability.orbits.trace import Answers, predictions
-from loopscope.stability.targets import Correct, Targets, check_targets, rule_of
+from loopscope.loop import Loop, answers_per, mask_of
+from loopscope.readouts import ReadingPlan, plan_readings
+from loopscope.stability.orbits.answers import Answers, predictions
+from loopscope.stability.targets import Correct, Targets, check_readout, check_targets, rule_of
 from loopscope.trees import Tree, device_of, flatten
 
 HORIZON = 480
@@ -44,18 +45,27 @@ NEAR = 1.01
 
 @dataclass(frozen=True)
 class _Reading:
-    """The answers of one state, per example."""
+    """What one state answers.
+
+    Attributes:
+        answers: the answers, one per row: of each example, or of each real token.
+        right: which of them are right, where targets were given.
+        finite: which of them are there: the state of the example and the outputs are finite.
+        finite_state: whether the state of each example is finite.
+        example: the example that each answer belongs to.
+    """
 
     answers: Tensor
-    right: Bool[Tensor, "batch"] | None
+    right: Bool[Tensor, "answers"] | None
+    finite: Bool[Tensor, "answers"]
     finite_state: Bool[Tensor, "batch"]
-    finite: Bool[Tensor, "batch"]
+    example: Int[Tensor, "answers"]
 
-    def kept(self, first: _Reading) -> Bool[Tensor, "batch"]:
+    def kept(self, first: _Reading) -> Bool[Tensor, "answers"]:
         """Return which answers are kept: those that are right or, without targets, the same as the first ones."""
         return self.same(first) if self.right is None else self.right
 
-    def same(self, first: _Reading) -> Bool[Tensor, "batch"]:
+    def same(self, first: _Reading) -> Bool[Tensor, "answers"]:
         return (self.answers == first.answers).all(1) & self.finite
 
     def point(self, iteration: int, first: _Reading, leapt: bool) -> Point:
@@ -79,6 +89,7 @@ class _Reader:
         real: true where a token is real.
         correct: which answers are right, if targets were given.
         answers: the user's function from logits to answers, if there is one.
+        plan: how many examples are read at once, and after which iterations.
     """
 
     loop: Loop
@@ -87,24 +98,50 @@ class _Reader:
     real: Bool[Tensor, "batch *tokens"] | None
     correct: Correct | None
     answers: Answers | None
+    plan: ReadingPlan
 
     def __call__(self, state: Tree) -> _Reading:
-        logits = readout(self.loop, state, self.recalled)
-        check_read(logits, self.examples)
+        found = self.plan.in_parts(self.loop, [state], self.recalled, lambda part, states: self._of(part, states[0]))
         finite_state = flatten(state, self.real).isfinite().all(1)
-        # The argmax of NaN logits is always the first one, so a broken readout would seem to keep its answer.
-        finite = finite_state & readable(logits, self.real)
-        rows = torch.arange(self.examples, device=logits.device)
+        counted = torch.ones_like(found["finite"])
+        if self.by_token and self.real is not None and self.real.flatten(1).shape == counted.shape:
+            counted = self.real.flatten(1)
+        finite = (found["finite"] & finite_state.unsqueeze(1))[counted]
+        answers = found["answers"].unsqueeze(2) if self.by_token else found["answers"].unsqueeze(1)
         return _Reading(
-            answers=_predictions(logits, self.real) if self.answers is None else self._own(logits),
-            right=None if self.correct is None else self.correct(logits, rows) & finite,
-            finite_state=finite_state,
+            answers=answers[counted],
+            right=None if self.correct is None else found["right"][counted] & finite,
             finite=finite,
+            finite_state=finite_state,
+            example=torch.nonzero(counted)[:, 0],
         )
 
-    def _own(self, logits: Tensor) -> Tensor:
-        assert self.answers is not None
-        return check_answers(self.answers, logits).reshape(self.examples, -1)
+    @property
+    def by_token(self) -> bool:
+        """Whether every token that is read has an answer of its own."""
+        return answers_per(self.loop) == "token"
+
+    def _of(self, part: slice, logits: Tensor) -> dict[str, Tensor]:
+        """Return what the logits of some examples answer: one row per example, one column per answer of it."""
+        count = part.stop - part.start
+        check_read(logits, count)
+        real = None if self.real is None else self.real[part]
+        rows = torch.arange(part.start, part.stop, device=logits.device)
+        # The argmax of NaN logits is always the first one, so a broken readout would seem to keep its answer.
+        found = {
+            "answers": self._answers(logits, real).reshape(count, -1),
+            "finite": (_readable_tokens(logits) if self.by_token else readable(logits, real)).reshape(count, -1),
+        }
+        return found if self.correct is None else found | {"right": self.correct(logits, rows).reshape(count, -1)}
+
+    def _answers(self, logits: Tensor, real: Tensor | None) -> Tensor:
+        if self.answers is not None:
+            return check_answers(self.answers, logits)
+        return predictions(logits) if self.by_token else _predictions(logits, real)
+
+
+def _readable_tokens(logits: Tensor) -> Bool[Tensor, "batch *tokens"]:
+    return ~logits.isnan().any(-1) & logits.amax(-1).isfinite()
 
 
 def readable(logits: Tensor, real: Bool[Tensor, "batch *tokens"] | None = None) -> Bool[Tensor, "batch"]:
@@ -112,7 +149,7 @@ def readable(logits: Tensor, real: Bool[Tensor, "batch *tokens"] | None = None) 
 
     A model may exclude classes by a logit of minus infinity.
     """
-    known = ~logits.isnan().any(-1) & logits.amax(-1).isfinite()
+    known = _readable_tokens(logits)
     if real is not None and known.shape == real.shape:
         known = known | ~real
     return known.reshape(len(known), -1).all(1)
@@ -125,7 +162,7 @@ def _predictions(logits: Tensor, real: Tensor | None) -> Tensor:
     return predictions(logits).reshape(len(logits), -1)
 
 
-def _fraction(which: Bool[Tensor, "batch"]) -> float:
+def _fraction(which: Bool[Tensor, "answers"]) -> float:
     return float(which.double().mean())
 
 
@@ -145,15 +182,15 @@ class _Flight:
     landed: Sequence[_Reading]
     late: Sequence[_Reading]
 
-    def kept(self, first: _Reading) -> Bool[Tensor, "batch"]:
+    def kept(self, first: _Reading) -> Bool[Tensor, "answers"]:
         """Return which answers are kept both at the horizon and just before it."""
         return torch.stack([reading.kept(first) for reading in self.late]).all(0)
 
     @property
-    def passed(self) -> Bool[Tensor, "batch"]:
-        """Which examples passed the checks of all leaps."""
-        true = torch.ones_like(self.late[-1].finite)
-        return torch.stack([true, *(one.passed for one in self.checks)]).all(0)
+    def passed(self) -> Bool[Tensor, "answers"]:
+        """Which answers belong to examples that passed the checks of all leaps."""
+        true, example = torch.ones_like(self.late[-1].finite), self.late[-1].example
+        return torch.stack([true, *(one.passed[example] for one in self.checks)]).all(0)
 
 
 def forecast(
@@ -221,12 +258,13 @@ def forecast(
     with eval_mode(loop), without_autocast(), torch.no_grad():
         recalled = loop.encode(inputs)
         real = mask_of(loop, recalled)
-        reader = _Reader(loop, recalled, examples, real, rule_of(targets, real), answers)
-        orbit = _Orbit(loop, recalled, seed, reader, first=min(trained, plans[0].orbit))
-        if answers is None and targets is None:
-            check_outputs_last(readout(loop, orbit.states[0], recalled), orbit.states[0])
+        states = first_states(loop, recalled, seed)
+        check_readout(loop, states[0], recalled, targets, answers)
+        rule = rule_of(targets, real, answers_per(loop))
+        reader = _Reader(loop, recalled, examples, real, rule, answers, plan_readings(loop, states[0], recalled))
+        orbit = _Orbit(loop, recalled, states, reader, first=min(trained, plans[0].orbit))
         found: list[Round] = []
-        sure = torch.zeros(examples, dtype=torch.bool, device=device_of(recalled))
+        sure: Tensor = torch.zeros((), dtype=torch.bool, device=device_of(recalled))
         for plan in plans:
             orbit.run_to(plan.orbit)
             flight = _fly(loop, recalled, orbit, plan.landings, reader, real)
@@ -242,10 +280,10 @@ def forecast(
 class _Orbit:
     """The true orbit as far as it was run: its last states, and the answers of all states."""
 
-    def __init__(self, loop: Loop, recalled: Tree, seed: int, reader: _Reader, first: int) -> None:
+    def __init__(self, loop: Loop, recalled: Tree, states: Sequence[Tree], reader: _Reader, first: int) -> None:
         self._loop, self._recalled, self._reader, self._first = loop, recalled, reader, first
         self.iteration, self.steps = 1, CHECKS
-        self.states = list(first_states(loop, recalled, seed))
+        self.states = list(states)
         self.readings: list[tuple[int, _Reading]] = []
         self._read()
 
@@ -253,11 +291,13 @@ class _Orbit:
         while self.iteration < iteration:
             self.states = run(self._loop, self._recalled, self.states, 1)[-SETTLING - 1 :]
             self.iteration += 1
-            self._read()
+            self._read(at_the_end=self.iteration > iteration - WATCHED)
         self.steps = self.iteration + CHECKS
 
-    def _read(self) -> None:
-        if self.iteration >= self._first:
+    def _read(self, *, at_the_end: bool = False) -> None:
+        """Read the state where training ends, just before leaps, and where a reading is due."""
+        past = self.iteration - self._first
+        if past == 0 or (past > 0 and (at_the_end or self._reader.plan.is_due(past + 1))):
             self.readings.append((self.iteration, self._reader(self.states[-1])))
 
     @property
@@ -290,7 +330,7 @@ def _best(orbit: _Orbit, flight: _Flight) -> float:
     return max(_fraction(reading.kept(orbit.first)) for reading in readings)
 
 
-def _round_of(orbit: _Orbit, flight: _Flight, sure: Bool[Tensor, "batch"], steps: int) -> Round:
+def _round_of(orbit: _Orbit, flight: _Flight, sure: Bool[Tensor, "answers"], steps: int) -> Round:
     """Return the bounds that a round sets on the accuracy left at the horizon, where ``sure`` answers are kept for sure."""
     kept, best = flight.kept(orbit.first), _best(orbit, flight)
     once = torch.stack([reading.kept(orbit.first) for _, reading in orbit.readings]).any(0)
@@ -300,16 +340,17 @@ def _round_of(orbit: _Orbit, flight: _Flight, sure: Bool[Tensor, "batch"], steps
     return Round(orbit.iteration, steps, least, most, _fraction(doubtful), *_evidence(flight, doubtful))
 
 
-def _evidence(flight: _Flight, doubtful: Bool[Tensor, "batch"]) -> tuple[float | None, float | None, float | None]:
-    """Return the medians of change, expected change and growth over doubtful examples, at the last leap that each failed."""
+def _evidence(flight: _Flight, doubtful: Bool[Tensor, "answers"]) -> tuple[float | None, float | None, float | None]:
+    """Return the medians of change, expected change and growth over doubtful answers, at the last leap that each failed."""
     if not bool(doubtful.any()):
         return None, None, None
-    failed = torch.stack([~one.passed[doubtful] for one in flight.checks])
+    rows = flight.late[-1].example[doubtful]
+    failed = torch.stack([~one.passed[rows] for one in flight.checks])
     places = torch.arange(len(failed), device=failed.device).unsqueeze(1)
     last = (failed * (places + 1)).amax(0) - 1
 
     def median(name: str) -> float:
-        values = torch.stack([getattr(one, name)[doubtful] for one in flight.checks])
+        values = torch.stack([getattr(one, name)[rows] for one in flight.checks])
         return float(values.gather(0, last.unsqueeze(0)).squeeze(0).median())
 
     return median("change"), median("expected"), median("growth")
@@ -354,22 +395,32 @@ def _told(
             f"{found[-2].orbit} iterations say {found[-2].outlook.value}, but {last.orbit} say {last.outlook.value}"
         )
     elif outlook is Outlook.CANNOT_TELL:
-        reason = _doubt(last)
+        reason = _doubt(last, reader)
     collapse = None
     if outlook is Outlook.COLLAPSES:
         enough = HOLDS * _best(orbit, flight)
         collapse = _onset(points, flight, lambda state: _fraction(reader(state).kept(first)) >= enough, enough)
     return Forecast(
-        outlook, reason, collapse, horizon, points, len(first.finite), seconds, late, last.steps, tuple(found)
+        outlook,
+        reason,
+        collapse,
+        horizon,
+        points,
+        reader.examples,
+        seconds,
+        late,
+        last.steps,
+        tuple(found),
+        tokens=len(first.finite) if reader.by_token else None,
     )
 
 
-def _doubt(last: Round) -> str:
+def _doubt(last: Round, reader: _Reader) -> str:
     """Return the reason why a round cannot tell."""
     between = f"between {100 * last.least:.0f}% and {100 * last.most:.0f}% is left"
     if last.change is None or last.expected is None or last.growth is None:
         return between
-    inputs = f"of {100 * last.unchecked:.0f}% of the inputs"
+    inputs = f"of {100 * last.unchecked:.0f}% of the {'tokens' if reader.by_token else 'inputs'}"
     if last.growth > GROWING:
         return f"{between}, because the changes {inputs} grow"
     if math.isinf(last.change):
@@ -404,7 +455,8 @@ def _breakage(points: Sequence[Point], flight: _Flight, reader: _Reader) -> str:
         return ""
     broken = next(place for place, point in enumerate(points) if point.finite < 1)
     what = "outputs" if bool(flight.late[-1].finite_state.all()) else "states"
-    inputs = f"the {what} of {100 * (1 - points[-1].finite):.0f}% of the inputs are not finite"
+    answers = "tokens" if reader.by_token else "inputs"
+    inputs = f"the {what} of {100 * (1 - points[-1].finite):.0f}% of the {answers} are not finite"
     if broken == 0:
         return f"{inputs} as early as iteration {points[0].iteration}"
     before, after = points[broken - 1].iteration, points[broken].iteration

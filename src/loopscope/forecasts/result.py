@@ -30,9 +30,9 @@ class Point:
     Args:
         iteration: the iteration.
         leapt: whether it was reached by a leap; otherwise the loop was run to it.
-        same: fraction of inputs whose answer is the same as at the first point.
-        right: fraction of inputs whose answer is right; None if no targets were given.
-        finite: fraction of inputs whose state and outputs are finite.
+        same: fraction of answers that are the same as at the first point.
+        right: fraction of answers that are right; None if no targets were given.
+        finite: fraction of answers whose state and outputs are finite.
     """
 
     iteration: int
@@ -90,11 +90,12 @@ class Forecast:
             collapse, or if answers come and go.
         horizon: the iteration that was forecast.
         points: the answers at ascending iterations, from the last one of training to the horizon.
-        inputs: number of inputs.
+        inputs: number of inputs. Each has one answer, unless ``tokens`` is given.
         seconds: time that the forecast took, in seconds.
         late: the answers just before the horizon. In a cycle they differ from those at the horizon.
         steps: number of evaluations of the step, including checks of the loop.
         rounds: the rounds.
+        tokens: number of tokens that have an answer each, for a loop whose answers are counted by token; else None.
 
     Example:
         >>> import loopscope as ls
@@ -115,6 +116,12 @@ class Forecast:
     late: Sequence[Point] = ()
     steps: int = 0
     rounds: Sequence[Round] = ()
+    tokens: int | None = None
+
+    @property
+    def counted(self) -> str:
+        """What the fractions are fractions of, in words."""
+        return f"{self.inputs} inputs" if self.tokens is None else f"{self.tokens} tokens of {self.inputs} inputs"
 
     @property
     def keeps(self) -> bool:
@@ -156,9 +163,10 @@ class Forecast:
 
     def __str__(self) -> str:
         targets = self.points[0].right is not None
-        what = "its answers" if targets else f"the answers of iteration {self.points[0].iteration}"
-        lost = "answers" if targets else what
-        left = f"{100 * self.kept:.0f}% {'of its best accuracy is left' if targets else 'are the same'}"
+        answers, accuracy = ("answers", "accuracy") if self.tokens is None else ("tokens", "accuracy by token")
+        what = f"its {answers}" if targets else f"the {answers} of iteration {self.points[0].iteration}"
+        lost = answers if targets else what
+        left = f"{100 * self.kept:.0f}% {f'of its best {accuracy} is left' if targets else 'are the same'}"
         if self.outlook is Outlook.CANNOT_TELL:
             return f"cannot be forecast to {self.horizon} iterations: {self.reason}"
         why = f"; {self.reason}" if self.reason else ""

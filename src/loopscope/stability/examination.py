@@ -124,7 +124,10 @@ class Examination:
             width: largest number of characters in a line.
         """
         settings, reachability, lipschitz = self.settings, self.reachability, self.geometry.lipschitz
-        accuracy = settings.accuracy
+        accuracy, by_token = settings.accuracy, settings.answers_per == "token"
+        right, final = (
+            ("tokens right at the end", "tokens final") if by_token else ("right at the end", "answers final")
+        )
         provisional = f" (provisional: {priors_of(self.axes)})" if self.provisional else ""
         sentences = [
             (f"{self.headline}{provisional}", ""),
@@ -146,8 +149,8 @@ class Examination:
             ),
             (shown(middle(self.spectrum.radius if self.spectrum else None)), "spectral radius, median      "),
             (shown(middle(lipschitz.relative if lipschitz else None)), "Lipschitz constant, relative "),
-            ("not known" if accuracy is None else f"{100 * accuracy:.1f}%", "right at the end             "),
-            *([(_final(self.answers), "answers final                ")] if self.answers else []),
+            ("not known" if accuracy is None else f"{100 * accuracy:.1f}%", f"{right:29}"),
+            *([(_final(self.answers), f"{final:29}")] if self.answers else []),
             ("", ""),
             (
                 f"{inputs_seen(settings)}, at most {settings.iterations} iterations, effort {settings.effort}, "

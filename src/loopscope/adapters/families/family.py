@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from loopscope.adapters.positions import Positions
+from loopscope.loop import AnswersPer
 from loopscope.trees import Tree
 
 EXAMPLES, TOKENS = 3, 8
@@ -27,6 +29,8 @@ class Family:
         run: (model, inputs, iterations) -> logits, by the model's own forward.
         example: inputs for a model of the family.
         every: calls of ``at`` per iteration.
+        positions: the tokens that are read unless others are asked for.
+        answers_per: what one answer belongs to: "token" for language models.
         refusal: why a model of the family cannot be a loop; None where it can.
     """
 
@@ -36,11 +40,18 @@ class Family:
     run: Callable[[Any, Tree, int], Any]
     example: Callable[[Any], Tree]
     every: Callable[[Any], int] = lambda model: 1
+    positions: Callable[[Any], Positions] = lambda model: "all"
+    answers_per: AnswersPer = "example"
     refusal: Callable[[Any], str | None] = lambda model: None
 
     def has(self, model: nn.Module) -> bool:
         """Return whether a model, or a class that it derives from, is of the family."""
         return any(kind.__name__ in self.classes for kind in type(model).__mro__)
+
+
+def last_token(model: Any) -> Positions:
+    """Return what is read of a causal language model: the last token, which says what comes next."""
+    return "last"
 
 
 @contextmanager
