@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from loopscope.errors import check_history
 from loopscope.fixed_points.residual import state_dtype
 from loopscope.loop import Loop, mask_of, readout
 from loopscope.stability.orbits.arrival import Ends, Step, follow, ratio
@@ -95,6 +96,10 @@ def _unit(leaf: Tensor) -> Tensor:
     return torch.nn.functional.normalize(tokens, dim=-1, eps=torch.finfo(leaf.dtype).tiny).reshape(leaf.shape)
 
 
+_RECORDED = 6
+"""Numbers that are recorded of each orbit at each iteration, beside one for each token."""
+
+
 class _Recorder:
     """Records at each step what `follow` does not keep itself."""
 
@@ -103,6 +108,7 @@ class _Recorder:
     ) -> None:
         self.loop, self.correct, self.answers = loop, correct, answers or predictions
         (batch, tokens), like = sizes.shape, sizes
+        check_history(iterations, batch * (tokens + _RECORDED) * like.element_size())
         self.read_residual = torch.full((iterations, batch), math.nan, dtype=like.dtype, device=like.device)
         self.direction_residual = self.read_residual.clone()
         self.prediction_changes = self.read_residual.clone()
