@@ -324,6 +324,23 @@ def test_every_shipped_model_has_its_card_and_is_small() -> None:
         assert len(open_answerer(folder.name).evidence) > 0
 
 
+@pytest.mark.parametrize(
+    ("task", "data", "page", "elsewhere"),
+    [
+        ("sudoku", "from the same generator; on other makers' puzzles accuracy differs", "data.md", ["35.5%", "50.7%"]),
+        ("chess", "higher below than on a natural sample", "chess-data.md", ["59.0%", "91.5%", "73.0%", "44.0%"]),
+    ],
+)
+def test_a_card_says_what_its_accuracy_is_of(task: str, data: str, page: str, elsewhere: list[str]) -> None:
+    """Accuracy on a model's own data is not that on other data, which the guide gives, for chess by rating."""
+    card = (MODELS / task / "card.md").read_text()
+    assert data in card
+    assert "on held-out problems of the data above; on other data, accuracy can differ widely" in card
+    assert f"docs/guides/{page}" in card
+    guide = (Path(__file__).parents[2] / "docs" / "guides" / page).read_text()
+    assert all(f"| {figure} |" in guide for figure in elsewhere)
+
+
 def test_a_task_without_a_shipped_model_is_named(capsys, monkeypatch, tmp_path) -> None:
     (tmp_path / "chess").mkdir()
     monkeypatch.setattr("loopscope.shipped.MODELS", tmp_path)

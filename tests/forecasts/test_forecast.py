@@ -129,6 +129,18 @@ def test_a_loop_whose_state_still_moves_where_the_fit_says_it_rests_cannot_be_to
     )
 
 
+def test_the_rounding_of_a_step_is_named_where_it_keeps_states_moving():
+    matrix = -0.68 * torch.linalg.qr(torch.randn(32, 32, generator=torch.Generator().manual_seed(0)))[0]
+
+    def step(z, e):
+        return (z.bfloat16() @ matrix.bfloat16()).float() + e
+
+    loop = ls.FunctionLoop(lambda x: x, torch.zeros_like, step, lambda z: z)
+    found = ls.forecast(loop, torch.randn(12, 32, generator=torch.Generator().manual_seed(1)))
+    assert found.outlook.value == "cannot tell"
+    assert "the step rounds like bfloat16, which explains changes of up to" in found.reason
+
+
 @pytest.mark.parametrize("rate", [1.01, 1.02, 1.05, 1.1])
 def test_a_growing_mode_is_a_collapse_or_cannot_be_told(rate):
     """One mode of a linear loop grows, the others settle; the growing one decides the answer in the end."""

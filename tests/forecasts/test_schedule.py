@@ -30,6 +30,12 @@ def test_no_leap_starts_before_training_ended():
     assert [plan.orbit for plan in rounds(480, 96, trained=4)] == [15, 30, 56]
 
 
+def test_a_far_horizon_is_planned_at_once():
+    plans = rounds(10**9, 2 * 10**8)
+    assert plans[0].landings[-1] == 10**9
+    assert plans[0].orbit < 30
+
+
 def test_a_budget_that_reaches_the_horizon_needs_no_leap():
     assert rounds(30, 30)[-1] == plan_of(30, 30)
     assert rounds(30, 30)[-1].landings == ()

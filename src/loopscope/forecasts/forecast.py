@@ -15,6 +15,7 @@ from loopscope.checks import check_answers, check_is_loop, check_not_empty, chec
 from loopscope.contexts import eval_mode, without_autocast
 from loopscope.errors import LoopscopeError, check_count, check_positive, check_seed
 from loopscope.evaluation import decisions
+from loopscope.fixed_points.noise_floor import measure_noise_floor
 from loopscope.forecasts.check import Check, check
 from loopscope.forecasts.leaps import SETTLING, WATCHED, Leap, first_states, leap_through, run
 from loopscope.forecasts.result import HOLDS, Forecast, Outlook, Point, Round
@@ -395,7 +396,7 @@ def _told(
             f"{found[-2].orbit} iterations say {found[-2].outlook.value}, but {last.orbit} say {last.outlook.value}"
         )
     elif outlook is Outlook.CANNOT_TELL:
-        reason = _doubt(last, reader)
+        reason = f"{_doubt(last, reader)}{_rounding(last, orbit, reader)}"
     collapse = None
     if outlook is Outlook.COLLAPSES:
         enough = HOLDS * _best(orbit, flight)
@@ -429,6 +430,16 @@ def _doubt(last: Round, reader: _Reader) -> str:
         f"{between}, because the states {inputs} change by {last.change:.1e} per iteration after a leap, where "
         f"{last.expected:.1e} is expected"
     )
+
+
+def _rounding(last: Round, orbit: _Orbit, reader: _Reader) -> str:
+    """Return a clause that names the rounding of the step, if that explains why states still change after a leap."""
+    if last.change is None or last.growth is None or last.growth > GROWING or math.isinf(last.change):
+        return ""
+    floor = measure_noise_floor(reader.loop, orbit.states[-1], reader.recalled)
+    if last.change > floor.residual:
+        return ""
+    return f"; the step rounds like {floor.precision}, which explains changes of up to {floor.residual:.1e}"
 
 
 def _onset(points: Sequence[Point], flight: _Flight, holds: Callable[[Tree], bool], enough: float) -> float | None:

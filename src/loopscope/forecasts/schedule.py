@@ -56,11 +56,7 @@ def rounds(horizon: int, steps: int, trained: int = 0) -> list[Plan]:
     Raises:
         LoopscopeError: ``steps`` is too small for a single round.
     """
-    least = min(
-        plan.orbit + plan.steps
-        for orbit in range(min(SHORTEST_ORBIT, horizon), horizon + 1)
-        for plan in [plan_of(orbit, horizon)]
-    )
+    least = _fewest_steps(horizon)
     if steps < least:
         raise LoopscopeError(
             f"the budget allows {steps} true steps to forecast {horizon} iterations, expected at least {least}: raise the budget"
@@ -76,6 +72,15 @@ def rounds(horizon: int, steps: int, trained: int = 0) -> list[Plan]:
             break
         total *= 2
     return plans
+
+
+def _fewest_steps(horizon: int) -> int:
+    """Return the true steps of the cheapest round."""
+    fewest, orbit = horizon + 1, min(SHORTEST_ORBIT, horizon)
+    while orbit < fewest:
+        plan = plan_of(orbit, horizon)
+        fewest, orbit = min(fewest, plan.orbit + plan.steps), orbit + 1
+    return fewest
 
 
 def _longest(horizon: int, total: int, spent: int) -> Plan | None:

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from loopscope.errors import check_history
 from loopscope.fixed_points.residual import state_dtype
 from loopscope.loop import Loop, mask_of
 from loopscope.readouts import plan_readings
@@ -71,12 +72,17 @@ def _unit(leaf: Tensor) -> Tensor:
     return torch.nn.functional.normalize(tokens, dim=-1, eps=torch.finfo(leaf.dtype).tiny).reshape(leaf.shape)
 
 
+_RECORDED = 6
+"""Numbers that are recorded of each orbit at each iteration, beside one for each token."""
+
+
 class _Recorder:
     """Records at each step what `follow` does not keep itself."""
 
     def __init__(self, sizes: Tensor, iterations: int, answers: AnswerRecorder) -> None:
         self.answers = answers
         (batch, tokens), like = sizes.shape, sizes
+        check_history(iterations, batch * (tokens + _RECORDED) * like.element_size())
         self.direction_residual = torch.full((iterations, batch), math.nan, dtype=like.dtype, device=like.device)
         self.token_residual = torch.zeros(iterations, batch, tokens, dtype=like.dtype, device=like.device)
         self.token_real = torch.ones(batch, tokens, dtype=torch.bool, device=like.device)
