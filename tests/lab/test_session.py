@@ -13,7 +13,7 @@ from loopscope.lab import exhibit
 from loopscope.lab.exhibits import open_exhibit
 from loopscope.lab.lane import MOST_TWINS, Lane, Origin
 from loopscope.lab.orbit import Orbit
-from loopscope.lab.session import AFTER_SETTLING, BEFORE_CHANGE, STEADY, Session, Sessions
+from loopscope.lab.session import AFTER_SETTLING, BEFORE_CHANGE, STEADY, WATCHED, Session, Sessions
 from loopscope.lab.stage import stage
 
 
@@ -111,6 +111,20 @@ def test_the_answer_follows_the_question_with_recall_and_stays_without():
         assert lane.shown.question.text == "2"
         assert lane.at(BEFORE_CHANGE - 1).question.text == "1"
     assert torch.equal(session.lanes[1].answer(session.lanes[1].shown, session.iteration), inputs()[0].argmax(-1))
+
+
+def test_a_state_that_stays_is_watched_for_a_while():
+    session = session_of(affine(recall=False), inputs(), recalls=False)
+    done(session.change("2"))
+    assert session.iteration == BEFORE_CHANGE + WATCHED
+    assert session.found["change"][0].startswith(f"The answer stayed: after {WATCHED} iterations")
+
+
+def test_leaps_that_lead_to_infinity_are_not_drawn():
+    session = session_of(*exploding())
+    done(session.run_on(100, with_leaps=True))
+    assert len(session.lanes[0].landings) < 4
+    assert "inf" not in stage(session).replace("not finite", "").replace("being finite", "")
 
 
 def test_problems_with_one_answer_tell_nothing():

@@ -23,6 +23,8 @@ AFTER_SETTLING = 10
 """Iterations that Play shows where there was nothing more to see before."""
 RETURNING = 120
 """Most iterations of a pushed orbit, or after a change of the question."""
+WATCHED = 20
+"""Iterations after a push or a change before anything is said of it: a state that stays where it is has settled at once."""
 BEFORE_CHANGE = 40
 """Iterations before the question of an orbit is changed that has not been run yet."""
 FRAME = 0.15
@@ -271,10 +273,11 @@ class Session:
         yield from self._watch(at)
         self.found["push"] = [findings.of_push(lane, twin, far) for (lane, twin), far in zip(pairs, apart, strict=True)]
 
-    def _watch(self, least: int = 0) -> Frames:
-        """Show the orbits of an experiment until they have settled, and have been compared for long enough."""
+    def _watch(self, least: int) -> Frames:
+        """Show the orbits of an experiment until they have settled, well beyond the iteration that they are compared with."""
         yield
-        last = max(least, self.iteration) + RETURNING
+        least = max(least, self.iteration) + WATCHED
+        last = least - WATCHED + RETURNING
         while self.iteration < last and not self._ended() and not (self.iteration >= least and self._quiet()):
             self.step()
             yield
