@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from loopscope.answers.calibration import cross_checked
-from loopscope.answers.trust import SIGNALS, evidence_from, joined
+from loopscope.answers.trust import SIGNALS, joined, signals_from
 from loopscope.metrics import RiskCurve, risk_curve
 from loopscope.reports.kit.charts import COLOURS, INK, SHADE, Panel, draw_panels, layered, tidy
 from loopscope.reports.kit.formats import DASH, number, percent
@@ -92,14 +92,14 @@ def bands_sheet(title: str, kind: str, edges: Sequence[float], splits: Splits) -
 
     Args:
         title: title of the table.
-        kind: field of ``Evidence`` that is divided into bands.
+        kind: field of ``AnswerSignals`` that is divided into bands.
         edges: edges of the bands, ascending. Each band includes its upper edge.
         splits: the measurements.
     """
     bounds = [-math.inf, *edges, math.inf]
     rows = []
     for name, split in splits.items():
-        evidence = evidence_from(split["evidence"])
+        evidence = signals_from(split["evidence"])
         places = np.digitize(getattr(evidence, kind), edges, right=True)
         groups = [evidence.right[places == place] for place in range(len(bounds) - 1)]
         rows.append([name, *(f"{percent(group.mean())} of {len(group)}" if len(group) else DASH for group in groups)])
@@ -112,7 +112,7 @@ def reliability_sheet(splits: Splits) -> Sheet:
 
     Each fifth of the answers is predicted by the other four.
     """
-    found = cross_checked(joined([evidence_from(split["evidence"]) for split in splits.values()]))
+    found = cross_checked(joined([signals_from(split["evidence"]) for split in splits.values()]))
     rows = [[str(one.examples), percent(one.predicted), percent(one.right)] for one in found.bins]
     note = f"expected calibration error {percent(found.error)} points" if rows else "too few answers to calibrate"
     return Sheet("chance that an answer is right", ("answers", "stated %", "right %"), rows, note)
@@ -136,7 +136,7 @@ def _line(axes: Axes, curve: RiskCurve, style: Style, width: float) -> None:
 
 
 def _drawing(name: str, split: Mapping[str, Any], first: bool) -> Callable[[Axes], None]:
-    evidence = evidence_from(split["evidence"])
+    evidence = signals_from(split["evidence"])
     order = np.arange(len(evidence), dtype=np.float64)
 
     def draw(axes: Axes) -> None:
