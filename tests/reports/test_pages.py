@@ -30,7 +30,7 @@ from loopscope.reports.solving import key_frames
 from loopscope.reports.study.figures import orbit_panels, radius_panel, same_lines
 from loopscope.reports.study.page import write_report
 from loopscope.shipped import MODELS
-from loopscope.stability import Examination, Verdict
+from loopscope.stability import THRESHOLDS, Examination, Verdict
 from loopscope.studies import StudyFolder
 from loopscope.tasks.registry import about_task
 from loopscope.tasks.text import Frame
@@ -203,7 +203,7 @@ def test_thresholds_and_their_origin_stand_once_on_a_page(tmp_path):
         assert "prior" not in card
         assert "≥" not in card
     assert page.count("priors: set by reasoning") == 1
-    assert page.count("A fixed point repels from 1 on") == 1
+    assert html.unescape(page).count(f"{THRESHOLDS['radius'].why.capitalize()}.") == 1
 
 
 def drawn_labels(figure: Figure, axes: Axes, name: str) -> list:
