@@ -23,7 +23,7 @@ from loopscope.answers.answerer import (
     frames,
     open_answerer,
 )
-from loopscope.answers.trust import Evidence, joined
+from loopscope.answers.trust import AnswerSignals, joined
 from loopscope.cli import main
 from loopscope.errors import LoopscopeError
 from loopscope.files import read_json
@@ -183,9 +183,9 @@ def test_what_is_said_of_an_answer() -> None:
     assert console.file.getvalue().count(", residual ") == 1 + 5  # the last; then 1, 2, 4, 8 and the last
 
 
-def evidence_of(settled: bool, unsure: np.ndarray, right: np.ndarray) -> Evidence:
+def evidence_of(settled: bool, unsure: np.ndarray, right: np.ndarray) -> AnswerSignals:
     settling = np.full(len(right), 9.0 if settled else math.inf)
-    return Evidence(right, right, unsure, unsure, unsure, unsure, settling, right, unsure, right, unsure)
+    return AnswerSignals(right, right, unsure, unsure, unsure, unsure, settling, right, unsure, right, unsure)
 
 
 def test_a_doubtful_answer_does_not_inherit_the_record_of_the_sure_ones() -> None:

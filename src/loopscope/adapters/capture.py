@@ -159,7 +159,7 @@ def _ends(model: nn.Module, at: str, every: int, offset: int, counted: Survey) -
 
 
 def _check_count(model: nn.Module, run: Run, inputs: Tree, ends: Ends, counted: Survey) -> None:
-    """Refuse a number of iterations that is another one for a single example."""
+    """Refuse a model whose number of iterations differs for a single example."""
     batch, calls = batch_size(inputs), counted.counts[ends.name].calls
     for row in {0, batch - 1} if batch > 1 else ():
         alone = survey(model, run, select(inputs, slice(row, row + 1))).counts.get(ends.name)

@@ -1,4 +1,4 @@
-"""The families that are known, and `adapt`, which recognizes a model by its class."""
+"""Known model families, and `adapt`, which recognizes a model by its class."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ FAMILIES: tuple[Family, ...] = (
     trm.FAMILY,
     x_transformers.FAMILY,
 )
-"""All that are known. A new one is one file with a ``FAMILY`` and one line here."""
+"""All known families. A new one needs a file with a ``FAMILY`` and a line here."""
 
 
 def family_of(model: nn.Module) -> Family | None:
@@ -51,7 +51,7 @@ def adapt(model: nn.Module, inputs: Tree | None = None, positions: Positions | N
     """Return a model of a known family as a loop, proven to be the model.
 
     Args:
-        model: the model, in eval mode; it stays as it is.
+        model: the model, in eval mode; it is not changed.
         inputs: a few examples to prove it on, as the loop's ``encode`` will take them; random ones if left out.
         positions: the tokens whose logits are read: "last", "all", or places among the real tokens of each example. If left out,
             the last token of causal language models, and all of others.

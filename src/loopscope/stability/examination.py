@@ -188,7 +188,7 @@ class Examination:
         """Read an examination that ``save`` wrote as JSON.
 
         Raises:
-            LoopscopeError: there is no such file, it is damaged, or its schema is another one.
+            LoopscopeError: the file does not exist, is damaged, or has a different schema.
         """
         path = check_path(path)
         values = read_json_as(path, dict[str, Any], "examine the model again")
