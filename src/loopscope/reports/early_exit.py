@@ -15,7 +15,7 @@ from loopscope.reports.kit.sheet import Sheet
 from loopscope.reports.kit.styles import DASHES, Style, legend, swatch
 
 LOSSES = (0.0, 0.01, 0.05)
-"""What the rules of the table may lose against the best fixed number of iterations."""
+"""Losses of quality, against the best fixed number of iterations, for which the table gives the cheapest threshold."""
 COLUMNS = ("rule", "AUC", "95%", *(f"iterations, {100 * loss:g} points lost" for loss in LOSSES))
 
 
@@ -53,8 +53,9 @@ def exits_sheet(name: str, compared: ExitComparison) -> Sheet:
     rows.append(["oracle", DASH, DASH, f"{compared.oracle.iterations:.1f}", "", ""])
     caption = (
         f"{compared.measured}, {compared.units} {compared.unit}s, {compared.iterations} iterations; the best fixed number of "
-        f"iterations gives {percent(best)}%, the oracle {percent(compared.oracle.quality)}%. Mean iterations of the cheapest "
-        "threshold that loses at most so many points. AUC: how often a right answer has less doubt than a wrong one."
+        f"iterations gives {percent(best)}%, the oracle {percent(compared.oracle.quality)}%. Columns of points "
+        "lost: mean iterations of the cheapest threshold that loses no more. AUC: how often a right answer has less doubt than "
+        "a wrong one."
     )
     return Sheet(f"{name}: early exit", COLUMNS, rows, caption)
 
