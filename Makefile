@@ -1,6 +1,6 @@
 # make study: set everything up and run the first study.   make test: set everything up and run the tests.
-# make prediction: train the population that forecasts are tested on (6 hours of one core in all), and analyse it. It goes on
-# past runs that fail, which are results of their study and collected as such, and stops where a study was stopped or refused.
+# make prediction: train the population that forecasts are tested on (6 hours of one core in all), and analyse it. A run that
+# fails is collected as such, and the next ones continue. It ends where a study was stopped or refused.
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -10,14 +10,16 @@ PREDICTION := prefix-sums prefix-sums-unseen small-sudoku chess chess-short
 study: .venv/installed
 	$(BIN)/loopscope study configs/quick.yaml
 
-# A study ends with 1 if a run failed, with 2 if it was refused, with 70 if it crashed, with 75 if it was stopped: the same
-# command goes on.
+# The exit status of a study is 1 if a run failed, 2 if it was refused, 75 if it was stopped, in which case the same command
+# continues.
 prediction: .venv/installed
 	for name in $(PREDICTION); do \
-		$(BIN)/loopscope study configs/prediction/$$name.yaml; status=$$?; test $$status -le 1 || exit $$status; \
-		$(BIN)/loopscope study collect studies/prediction-$$name --into results/prediction/ledger.jsonl || exit $$?; \
+		$(BIN)/python -m experiments.prediction run experiments/prediction/configs/$$name.yaml; status=$$?; \
+		test $$status -le 1 || exit $$status; \
+		$(BIN)/python -m experiments.prediction collect studies/prediction-$$name || exit $$?; \
 	done
-	$(BIN)/loopscope study analyse results/prediction
+	$(BIN)/python -m experiments.prediction analyse
+	$(BIN)/python -m experiments.prediction evidence
 
 test: .venv/installed lint docs
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal

@@ -1,20 +1,24 @@
-"""Reaching fixed points: ours, which stops each example on its own, against torchdeq, which stops the whole batch.
+"""Solving for fixed points: Loopscope, which halts each example on its own, against torchdeq, which halts the whole batch.
 
     python benchmarks/fixed_points.py                              # the untrained block and the model that ships
-    python benchmarks/fixed_points.py --case half-settles          # a model of which half of the strings never settle
-    python benchmarks/fixed_points.py --run runs/prefix --json     # a trained run of yours for the one that ships
+    python benchmarks/fixed_points.py --case half-settles          # a model that never settles on half of the strings
+    python benchmarks/fixed_points.py --run runs/prefix --json     # a trained run of yours instead of the one that ships
 
-Cases of 64 inputs of mixed difficulty. untrained is z <- 3 u + g T(z), with u the unit embedding, T an untrained block of
-81 tokens x 256 and g a gain of its own for each example, from 0.5 to 6: contraction rates from about 0.1 to 0.97. The two
-trained ones are prefix-sums models on strings of 64 bits, 0 to 50% of them ones: shipped, which comes with the package and
-arrives at a fixed point on all; and half-settles, trained here in 500 steps, a minute or two, for which plain iteration finds
-none in 300 iterations on half of the strings. Those take all 300 on both sides: torchdeq takes 1.71 steps for each
-needed, and what stopping the others can save bounds plain iteration's ratio at about 1 / 1.71.
+Each case has 64 inputs of mixed difficulty:
 
-Both sides get the same solver (memory 6 for Anderson; torchdeq's Broyden remembers all steps, its default and the only
-setting at which it works, ours 16), the same start, precision, threads, tolerance on the relative residual, and run in
-turn; medians are reported. For both, the residuals of the returned states are measured again here. "same point" counts
-the examples of which plain iteration, from torchdeq's answer, goes to ours.
+- untrained: z <- 3 u + g T(z), with u the unit embedding, T an untrained block of 81 tokens x 256, and a gain g for each
+  example from 0.5 to 6, which gives contraction rates from about 0.1 to 0.97.
+- shipped: the prefix-sums model that comes with the package, on strings of 64 bits, 0 to 50% of them ones. It arrives at a
+  fixed point on all of them.
+- half-settles: a prefix-sums model that is trained here in 500 steps, which takes a minute or two. On half of the same
+  strings, plain iteration finds no fixed point in 300 iterations, so these take all 300 in either library. torchdeq takes 1.71
+  steps for each step needed, so that halting the others early can bring the ratio of plain iteration to about 1 / 1.71.
+
+Both libraries get the same solver, start, precision, threads and tolerance on the relative residual. Anderson has memory 6.
+torchdeq's Broyden remembers all steps, its default and the only setting at which it works; ours remembers 16. They run in
+turns, and medians are reported. The residuals of the returned states are measured again here for both. "same point" counts
+the examples for which plain iteration goes from torchdeq's answer to ours.
+
 Needs ``pip install loopscope[bench]``.
 """
 
@@ -34,7 +38,7 @@ from torch import Tensor
 
 import loopscope as ls
 from loopscope import subjects
-from loopscope.fixed_points.plain import compare_with_plain
+from loopscope.fixed_points.plain_comparison import compare_with_plain
 from loopscope.loop import FunctionLoop, Loop
 from loopscope.shipped import MODELS
 from loopscope.trees import Tree
@@ -60,20 +64,20 @@ class Case:
 
 @dataclass(frozen=True)
 class Row:
-    """One solver on one case, both sides.
+    """One solver on one case, in both libraries.
 
     Attributes:
         case: the case.
         solver: the solver.
-        seconds: ours, median.
-        torchdeq_seconds: theirs, median.
-        ratio: ours over theirs, the median of the rounds' ratios.
-        needed: sum over the examples of the steps that each needed.
-        computed_over_needed: steps that ours computed, over that.
-        torchdeq_computed_over_needed: steps that theirs computed, over the steps that ours needed.
-        arrived: examples of ours whose measured residual is within the tolerance.
-        torchdeq_arrived: theirs.
-        same_point: examples at the same fixed point, of those that arrived on both sides.
+        seconds: median time of Loopscope.
+        torchdeq_seconds: median time of torchdeq.
+        ratio: the first over the second, as the median of the rounds' ratios.
+        needed: steps that Loopscope needed, summed over the examples.
+        computed_over_needed: steps that Loopscope computed, divided by ``needed``.
+        torchdeq_computed_over_needed: steps that torchdeq computed, divided by ``needed``.
+        arrived: Loopscope's examples whose measured residual is within the tolerance.
+        torchdeq_arrived: torchdeq's.
+        same_point: examples at the same fixed point, out of those that arrived in both libraries.
     """
 
     case: str
@@ -135,10 +139,9 @@ def untrained(examples: int, width: int) -> Case:
 
 
 def train_prefix_sums() -> ls.LoopedTransformer:
-    """A small model that solves most strings of 32 bits, and settles on half of longer ones: the paper's loss, 500 steps."""
-    config = ls.LoopedTransformerConfig(
-        recall="external", norm="outer", width=64, heads=4, inputs=1, outputs=2, grid=(0,), attention="local", window=5
-    )
+    """Train a small model with the paper's loss in 500 steps; it solves most strings of 32 bits and settles on half of longer ones."""
+    line = {"grid": (0,), "attention": "banded", "kernel_size": 11}
+    config = ls.LoopedTransformerConfig(recall="external", norm="outer", width=64, heads=4, inputs=1, outputs=2, **line)
     torch.manual_seed(0)
     model = ls.LoopedTransformer(config).to(subjects.device())
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, betas=(0.9, 0.95))
@@ -180,7 +183,7 @@ CASES: dict[str, Callable[[argparse.Namespace], Case]] = {
 
 @dataclass(frozen=True)
 class Answer:
-    """What either side returns."""
+    """What either library returns."""
 
     state: Tensor
     steps: int
@@ -234,7 +237,7 @@ def compare(case: Case, solver: str, tolerance: float, repeats: int) -> Row:
     with torch.no_grad():
         recalled = case.loop.encode(case.inputs)
         here = residuals(case, recalled, answer.state) <= tolerance
-        # torchdeq's returns f(z) for the z whose residual it reports, and that is not always nearer.
+        # torchdeq returns f(z) for the z whose residual it reports, which is not always nearer.
         there = residuals(case, recalled, theirs.state) <= 2 * tolerance
         both = here & there
         same, _ = compare_with_plain(

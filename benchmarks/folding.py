@@ -3,8 +3,8 @@
     python benchmarks/folding.py --width 256 --tokens 81 --batch 32 --threads 2
     python benchmarks/folding.py --width 64 --tokens 32 --batch 128 --threads 1 --json
 
-Internal recall, outer normalization, float32; 81 tokens are a sudoku under full attention, other numbers a line with a
-window of 5. Both run in turn; the median of the ratios is reported, and how far their states are apart after all
+Internal recall, outer normalization, float32; 81 tokens are a sudoku under full attention, other numbers a line under
+local attention of kernel size 5. Both run in turn; the median of the ratios is reported, and how far their states are apart after all
 iterations, relative to their size.
 """
 
@@ -65,7 +65,8 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
 @torch.no_grad()
 def measure(width: int, tokens: int, batch: int, repeats: int) -> Row:
     torch.manual_seed(0)
-    where = {"grid": (9, 9), "attention": "full"} if tokens == 81 else {"grid": (0,), "attention": "local", "window": 5}
+    line = {"grid": (0,), "attention": "local", "kernel_size": 5}
+    where = {"grid": (9, 9), "attention": "full"} if tokens == 81 else line
     config = ls.LoopedTransformerConfig(
         recall="internal", norm="outer", width=width, heads=width // 16, inputs=10, outputs=9, **where
     )

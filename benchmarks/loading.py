@@ -25,6 +25,7 @@ from loopscope.models import LoopedTransformerConfig, build_model
 from loopscope.tasks import task_class
 from loopscope.training.config import TrainingConfig
 from loopscope.training.precision import precision_here
+from loopscope.training.settings import complete_model
 from loopscope.training.trainer import AUGMENT, batch_rows, generator_for, make_optimizer
 
 TASKS = {
@@ -75,7 +76,7 @@ def measure(name: str, width: int, batch: int, repeats: int) -> Row:
         problems, answers = task.augment(split.problems[rows], split.answers[rows], generator_for(0, AUGMENT, step))
         return task.inputs(problems.to(device)), answers.to(device)
 
-    model = build_model(task.complete(LoopedTransformerConfig(width=width, heads=4))).to(device)
+    model = build_model(complete_model(task, LoopedTransformerConfig(width=width, heads=4))).to(device)
     model.compile_step()
     optimizer = make_optimizer(model, TrainingConfig())
     inputs, answers = load(0)

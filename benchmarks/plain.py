@@ -1,7 +1,7 @@
 """The looped transformer as one would first write it: what the training-step benchmark measures speed against.
 
 Internal recall, outer normalization, float32, no compilation. Queries, keys and values are three products, both
-products of the recall are taken at every use, and a local window is a mask over full attention. Attention itself is
+products of the recall are taken at every use, and local attention is a mask over full attention. Attention itself is
 PyTorch's own fused function, as in the package.
 """
 
@@ -93,6 +93,7 @@ class PlainTransformer(nn.Module):
     def forward(self, inputs: Tensor, free_iterations: int, gradient_iterations: int) -> Tensor:
         """Return the logits after all iterations; it has no free ones, since the benchmark asks for none."""
         assert free_iterations == 0
+        assert self.config.attention != "banded"
         config, tokens = self.config, inputs.shape[1]
         grid = (tokens,) if config.grid == (0,) else config.grid
         cosine, sine = axial_table(grid, config.width // config.heads, config.rope_base)
@@ -100,7 +101,8 @@ class PlainTransformer(nn.Module):
         mask = None
         if config.attention == "local":
             places = torch.arange(tokens, device=inputs.device)
-            mask = (places.unsqueeze(1) - places).abs() <= config.window
+            first = (places - config.kernel_size // 2).clamp(0, max(tokens - config.kernel_size, 0)).unsqueeze(1)
+            mask = (places >= first) & (places < first + config.kernel_size)
         embedding = self.embedding(inputs)
         state = embedding
         for _ in range(gradient_iterations):

@@ -38,7 +38,7 @@ from loopscope.training.precision import multiplies_bf16
 from loopscope.training.trainer import make_optimizer
 
 SHAPES = {
-    32: {"grid": (0,), "attention": "local", "window": 5, "inputs": 1, "outputs": 2},
+    32: {"grid": (0,), "attention": "local", "kernel_size": 5, "inputs": 1, "outputs": 2},
     64: {"grid": (8, 8), "attention": "full", "inputs": 12, "outputs": 2},
     81: {"grid": (9, 9), "attention": "full", "inputs": 10, "outputs": 10},
 }
@@ -117,7 +117,7 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
 def forward_operations(config: LoopedTransformerConfig, tokens: int, iterations: int) -> int:
     """Return the operations (two per multiplication) of the matrix products that one example's forward needs."""
     width = config.width
-    attended = 2 * config.window + 1 if config.attention == "local" else tokens
+    attended = min(config.kernel_size, tokens) if config.attention == "local" else tokens
     attention = 4 * width * width + 2 * attended * width  # queries, keys, values, output; scores and mixture
     mlp = 2 * config.mlp_ratio * width * width
     recall = 2 * width * width  # W_state, once per sub-layer

@@ -29,6 +29,7 @@ from loopscope.evaluation import (
 from loopscope.loop import FunctionLoop, iterate
 from loopscope.models import LoopedTransformer, LoopedTransformerConfig
 from loopscope.tasks import PrefixSums, Split
+from loopscope.training.settings import complete_model
 
 TASK = PrefixSums(train_bits=6, test_bits=(6, 9), strings=40, test_strings=30)
 
@@ -83,7 +84,7 @@ def test_a_foreign_loop_is_evaluated_at_every_iteration(batch_size):
 
 def test_a_model_is_evaluated_as_its_own_forward():
     torch.manual_seed(0)
-    model = LoopedTransformer(TASK.complete(LoopedTransformerConfig(width=16, heads=2)))
+    model = LoopedTransformer(complete_model(TASK, LoopedTransformerConfig(width=16, heads=2)))
     split = TASK.evaluation_splits()["9 bits"]
     curve = evaluate_split(model, TASK, split, EvaluationConfig(iterations=4, batch_size=8))
     for t in range(4):
@@ -94,7 +95,7 @@ def test_a_model_is_evaluated_as_its_own_forward():
 
 
 def test_a_module_keeps_its_mode_and_can_still_be_trained():
-    model = LoopedTransformer(TASK.complete(LoopedTransformerConfig(width=16, heads=2)))
+    model = LoopedTransformer(complete_model(TASK, LoopedTransformerConfig(width=16, heads=2)))
     seen = []
     model.readout.register_forward_hook(lambda module, *_: seen.append((module.training, torch.is_grad_enabled())))
     for training in (True, False):
@@ -340,7 +341,7 @@ from loopscope.tasks import PrefixSums
 
 torch.set_num_threads(1)
 task = PrefixSums(train_bits=32, test_bits=(32,), strings=640)
-model = LoopedTransformer(task.complete(LoopedTransformerConfig(width=16, heads=2)))
+model = LoopedTransformer(complete_model(task, LoopedTransformerConfig(width=16, heads=2)))
 split = task.evaluation_splits()["32 bits"]
 for iterations in (10, 500):
     evaluate_split(model, task, split, EvaluationConfig(iterations=iterations, batch_size=128))

@@ -83,6 +83,18 @@ def test_a_place_for_a_file_is_checked_before_there_is_one(tmp_path, monkeypatch
     assert "cannot write" in refusal(check_place, tmp_path / "new")
 
 
+def test_a_failed_write_says_what_to_do(tmp_path):
+    (tmp_path / "link").symlink_to("nowhere")
+    assert refusal(make_folder, tmp_path / "link") == (
+        f"cannot write {tmp_path / 'link'}: {tmp_path / 'link'} is a link to a place that does not exist; remove the link or "
+        "choose another folder"
+    )
+    (tmp_path / "round").symlink_to("round")
+    assert "is a link to a place that does not exist" in refusal(make_folder, tmp_path / "round" / "folder")
+    for write in (make_folder, check_place, lambda path: write_text(path, "text")):
+        assert refusal(write, tmp_path / ("n" * 300)).endswith(": File name too long; choose a shorter name")
+
+
 def test_numbers_that_json_lacks_are_not_written(tmp_path):
     for write in (write_json, append_line):
         with pytest.raises(ValueError, match="not JSON compliant"):

@@ -24,6 +24,7 @@ from loopscope.loop import FunctionLoop
 from loopscope.trees import Tree
 
 WIDTH = 6
+TRAINABLE = nn.Linear(3, 3)
 
 
 class Affine(torch.autograd.Function):
@@ -93,7 +94,7 @@ def attention() -> tuple[Jacobian, Tensor]:
 def test_products_equal_those_of_the_full_jacobian(attention: tuple[Jacobian, Tensor], product: str) -> None:
     jacobian, matrices = attention
     assert jacobian.product == DOUBLE_BACKWARD
-    jacobian._product[:] = [product]
+    jacobian.__dict__["product"] = product
     vectors = torch.randn(3, jacobian.size, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     assert torch.allclose(jacobian.vjp(vectors), torch.einsum("bij,bi->bj", matrices, vectors))
     assert torch.allclose(jacobian.jvp(vectors), torch.einsum("bij,bj->bi", matrices, vectors), atol=1e-8)
@@ -165,8 +166,9 @@ def test_step_that_ignores_the_state_has_zero_jacobian() -> None:
 @pytest.mark.parametrize(
     ("step", "state", "message"),
     [
-        (lambda z, e: z, (torch.ones(2, 3), torch.ones(2, dtype=torch.long)), "counter"),
+        (lambda z, e: (z[0], z[1] + 1), (torch.ones(2, 3), torch.ones(2, dtype=torch.long)), "counter"),
         (lambda z, e: z.detach() * 2, torch.ones(2, 3), "no gradient"),
+        (lambda z, e: TRAINABLE(z.detach()) + e, torch.ones(2, 3), "no gradient"),
         (lambda z, e: z[:, :2], torch.ones(2, 3), "same structure"),
         (lambda z, e: z + torch.rand(2, 3), torch.ones(2, 3), "random"),
     ],
@@ -176,9 +178,41 @@ def test_what_has_no_jacobian_is_refused(step: Callable[[Tree, Tree], Tree], sta
         step_jacobian(loop_of(step), state, torch.ones(2, 3))
 
 
-def test_input_without_floating_leaf_is_refused() -> None:
-    with pytest.raises(LoopscopeError, match="floating"):
-        input_jacobian(loop_of(lambda z, e: z), torch.ones(2, 3), torch.ones(2, 3, dtype=torch.long))
+def test_an_encoder_that_rounds_its_inputs_is_left_aside_though_it_is_trainable() -> None:
+    table = nn.Embedding(5, 3)
+    loop = FunctionLoop(lambda x: table(x.long()), lambda e: e, lambda z, e: z / 2 + e, lambda z: z)
+    inputs = torch.tensor([1.0, 3.0])
+    recalled = loop.encode(inputs)
+    found = input_jacobian(loop, recalled, recalled, inputs)
+    assert found.path == "recalled input"
+    assert torch.equal(full(found), torch.eye(3))
+
+
+def test_a_step_that_recalls_nothing_has_no_derivative_in_its_inputs() -> None:
+    scale = nn.Linear(3, 3)
+    loop = FunctionLoop(scale, torch.zeros_like, lambda z, e: z / 2, lambda z: z)
+    inputs = torch.ones(2, 3)
+    found = input_jacobian(loop, inputs, loop.encode(inputs), inputs)
+    assert found.path == "inputs, through encode"
+    assert (found.vjp(torch.ones(2, 3)) == 0).all()
+    cut = FunctionLoop(scale, torch.zeros_like, lambda z, e: z / 2 + e.detach(), lambda z: z)
+    with pytest.raises(LoopscopeError, match="the step changes with the input but carries no gradient to it"):
+        input_jacobian(cut, inputs, loop.encode(inputs), inputs)
+
+
+def test_input_without_floating_leaf_is_refused_and_the_leaves_that_could_serve_are_named() -> None:
+    ids = torch.ones(2, 3, dtype=torch.long)
+    with pytest.raises(
+        LoopscopeError, match=r"\(recalled is int64\): let encode return the embedded input, such as embed\(ids\)"
+    ):
+        input_jacobian(loop_of(lambda z, e: z), torch.ones(2, 3), ids)
+    bias = torch.tensor([[0.0, -1e9]] * 2)
+    recalled, said = (
+        {"ids": ids, "bias": bias},
+        r"recalled\['ids'\] is int64, recalled\['bias'\] is a mask in float32, inputs is int64",
+    )
+    with pytest.raises(LoopscopeError, match=said):
+        input_jacobian(loop_of(lambda z, e: z), torch.ones(2, 3), recalled, ids)
 
 
 def linear_jacobian(matrices: Tensor) -> Jacobian:

@@ -9,16 +9,21 @@ from hypothesis import strategies as st
 import loopscope as ls
 from loopscope.checks import check_mask, check_read, check_step
 from loopscope.errors import LoopscopeError, nearest
-from loopscope.loop import FunctionLoop, Loop, iterate, mask_of
+from loopscope.loop import FunctionLoop, Loop, first_state, is_time_dependent, iterate, mask_of, readout
 from loopscope.trees import (
     batch_size,
     flatten,
-    is_time_dependent,
+    floating_leaves,
+    has_clock,
     join,
     leaves,
+    masks_aside,
+    masks_back,
     norms,
+    scaled_norm,
     select,
     token_norms,
+    tree_map,
     unflatten,
     where,
 )
@@ -51,16 +56,16 @@ def test_function_loop_is_a_loop_and_iterates_by_its_closed_form():
         torch.testing.assert_close(state, 2 * recalled * (1 - 0.5**iterations))
 
 
-def test_a_start_of_one_argument_accepts_a_generator_and_one_of_two_receives_it():
+def test_a_start_receives_a_generator_if_it_takes_one():
     recalled = torch.ones(2, 3)
-    torch.testing.assert_close(halving().start(recalled, torch.Generator()), torch.zeros(2, 3))
+    torch.testing.assert_close(first_state(halving(), recalled), torch.zeros(2, 3))
     random = FunctionLoop(
         encode=lambda inputs: inputs,
         start=lambda recalled, generator: torch.randn(recalled.shape, generator=generator),
         step=lambda state, recalled: state,
         read=lambda state: state,
     )
-    one, same, other = (random.start(recalled, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    one, same, other = (first_state(random, recalled, seed) for seed in (1, 1, 2))
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
 
@@ -176,6 +181,52 @@ def test_norms_are_the_norm_of_the_flat_state_and_of_the_token_norms(seed, token
     torch.testing.assert_close(norms(state), torch.linalg.vector_norm(token_norms(state), dim=1))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("scale", [1e-37, 1e-30, 1e-9, 1e9, 1e19, 1e37])
+def test_norms_hold_where_squares_overflow_or_vanish(scale, dtype):
+    generator = torch.Generator().manual_seed(0)
+    state = {"a": torch.randn(3, 4, 5, generator=generator, dtype=dtype), "b": torch.randn(3, 4, 1, dtype=dtype)}
+    scaled = tree_map(lambda leaf: scale * leaf, state)
+    torch.testing.assert_close(norms(scaled) / scale, norms(state))
+    torch.testing.assert_close(token_norms(scaled) / scale, token_norms(state))
+    uneven = {**state, "b": torch.ones(3, 7, dtype=dtype)}
+    scaled = tree_map(lambda leaf: scale * leaf, uneven)
+    torch.testing.assert_close(token_norms(scaled) / scale, token_norms(uneven))
+
+
+def test_scaled_norms_are_bit_for_bit_those_of_ordinary_numbers():
+    """A power of two changes no digit: what was measured before stays as it was."""
+    vectors = torch.randn(64, 333, generator=torch.Generator().manual_seed(1)) * torch.logspace(-9, 9, 64)[:, None]
+    assert torch.equal(scaled_norm(vectors), torch.linalg.vector_norm(vectors, dim=1))
+    assert torch.equal(scaled_norm(vectors, 0, keepdim=True), torch.linalg.vector_norm(vectors, dim=0, keepdim=True))
+    odd = torch.tensor([[0.0, 0.0], [torch.inf, 1.0], [torch.nan, 1.0], [1e-45, 0.0], [2e38, 2e38]])
+    expected = torch.tensor([0.0, torch.inf, torch.nan, 1e-45, 2**0.5 * 2e38])
+    torch.testing.assert_close(scaled_norm(odd), expected, equal_nan=True)
+    assert scaled_norm(torch.zeros(3, 0)).tolist() == [0, 0, 0]
+
+
+def test_masks_are_put_aside_and_come_back():
+    embedded = torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
+    tree = {
+        "e": embedded,
+        "additive": torch.tensor([[0.0, -1e4], [0.0, 0.0]]),
+        "zeros": torch.zeros(2, 5),
+        "flags": torch.tensor([[1.0, 0.0], [1.0, 1.0]]),
+        "ids": torch.arange(2),
+    }
+    aside = masks_aside(tree)
+    assert torch.equal(flatten(aside), torch.cat([embedded, tree["flags"]], 1)), "ones and zeros may be inputs"
+    back = masks_back(unflatten(2 * flatten(select(aside, slice(1, 2))), select(aside, slice(1, 2))))
+    assert torch.equal(back["e"], 2 * embedded[1:])
+    assert torch.equal(back["additive"], tree["additive"][1:])
+    assert back.keys() == tree.keys()
+    assert flatten(masks_aside({"zeros": torch.zeros(2, 3), "ids": tree["ids"]})).shape == (2, 3), (
+        "there is nothing else"
+    )
+    for other in (torch.tensor([[0.0, -1e4], [-2e4, 0.0]]), torch.tensor([[0.0, -9.0]]), torch.tensor([[1.0, -1e4]])):
+        assert len(floating_leaves(masks_aside({"x": other}))) == 1, "two numbers, a small one, or beside ones"
+
+
 def test_select_join_and_where_work_example_by_example():
     state = nested()
     rows = torch.tensor([True, False, True])
@@ -192,8 +243,8 @@ def test_select_join_and_where_work_example_by_example():
     assert torch.equal(chosen["high"][1], other["high"][1])
 
 
-@pytest.mark.parametrize("other", [None, 3, "text", numpy.zeros(2)])
-def test_what_is_no_tensor_is_refused_wherever_it_lies(other):
+@pytest.mark.parametrize("other", [numpy.zeros(2), object()])
+def test_arrays_and_other_objects_are_refused_wherever_they_lie(other):
     """An example cannot be taken out of it."""
     with pytest.raises(
         LoopscopeError, match=f"got {type(other).__name__}: convert with torch.as_tensor; keep what has no batch"
@@ -210,9 +261,25 @@ def test_batch_size_refuses_trees_that_disagree():
         flatten(torch.arange(3))
 
 
-def test_a_counter_marks_a_loop_as_time_dependent():
-    assert is_time_dependent(nested())
-    assert not is_time_dependent(torch.zeros(2, 3))
+def test_a_leaf_that_steps_change_is_a_clock_and_one_that_they_keep_is_context():
+    def loop_of(step):
+        return FunctionLoop(lambda x: x, lambda e: e, step, lambda z: z["high"])
+
+    def counting(state, recalled):
+        return {"high": state["high"] / 2, "pair": (state["pair"][0], state["pair"][1] + 1)}
+
+    def late(state, recalled):
+        return {**state, "high": torch.ones_like(state["high"]), "done": state["high"].mean((1, 2)) == 1}
+
+    assert is_time_dependent(loop_of(counting), nested(), nested())
+    assert not is_time_dependent(loop_of(lambda z, e: {**z, "high": z["high"] / 2}), nested(), nested())
+    assert not is_time_dependent(loop_of(lambda z, e: z), torch.zeros(2, 3), torch.zeros(2, 3))
+    flagged = {**nested(), "done": torch.zeros(3, dtype=torch.bool)}
+    assert is_time_dependent(loop_of(late), flagged, flagged), "a flag that the second step raises"
+    number = {"high": torch.ones(2, 3), "t": 0}
+    assert is_time_dependent(loop_of(lambda z, e: {**z, "t": z["t"] + 1}), number, number)
+    assert not is_time_dependent(loop_of(lambda z, e: z), number, number)
+    assert has_clock(nested(), {**nested(), "pair": (nested()["pair"][0], torch.zeros(3, dtype=torch.long))})
 
 
 def test_a_step_that_writes_over_its_state_is_refused():
@@ -241,3 +308,40 @@ def test_a_random_step_is_refused_and_the_random_state_is_left_alone():
 def test_the_nearest_option_is_named_only_where_one_is_near():
     assert nearest("interal", ["internal", "external"]) == " (did you mean internal?)"
     assert nearest("zzz", ["internal", "external"]) == ""
+
+
+def test_a_readout_gets_the_recalled_input_where_it_asks_for_it():
+    class Module(torch.nn.Module):
+        def read(self, state, recalled):
+            return state + recalled
+
+    state, recalled = torch.zeros(2, 3), torch.ones(2, 3)
+    for read, expected in [
+        (lambda state: state, state),
+        (lambda state, recalled: state + recalled, recalled),
+        (lambda state, recalled=None: state + recalled, recalled),
+        (lambda state, e: state + e, recalled),
+        (lambda state, temperature=2.0: state / temperature, state),
+        (lambda state, *, temperature=2.0: state / temperature, state),
+        (torch.clone, state),
+        (Module().read, recalled),
+    ]:
+        loop = FunctionLoop(lambda x: x, torch.zeros_like, lambda z, e: z, read)
+        assert torch.equal(readout(loop, state, recalled), expected)
+
+
+def test_every_verb_reads_with_the_recalled_input():
+    """The state alone says nothing here: z tends to 0 and only the recalled input tells the examples apart."""
+    inputs = torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 1.0]])
+    loop = FunctionLoop(lambda x: x, torch.zeros_like, lambda z, e: z / 2, lambda z, recalled: z + recalled)
+    targets = inputs.argmax(1)
+    assert torch.equal(ls.solve(loop, inputs).output, inputs)
+    assert ls.forecast(loop, inputs, targets).points[-1].right == 1
+    assert ls.examine(loop, inputs, targets, effort="quick").curves.accuracy[-1] == 1
+
+
+def test_a_part_that_is_zero_does_not_hide_a_tiny_one():
+    """Squares of 3e-30 vanish in float32, in the unit of the other part too."""
+    state = {"zero": torch.zeros(2, 3, 4), "tiny": torch.full((2, 3, 4), 3e-30)}
+    torch.testing.assert_close(token_norms(state), torch.full((2, 3), 6e-30), rtol=1e-6, atol=0)
+    torch.testing.assert_close(norms(state), torch.full((2,), 6e-30 * 3**0.5), rtol=1e-6, atol=0)

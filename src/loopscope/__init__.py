@@ -1,21 +1,36 @@
 """Loopscope: build, train and examine looped transformers."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from loopscope.errors import LoopscopeError
-from loopscope.evaluation import AccuracyCurve, EvaluationConfig, evaluate
-from loopscope.fixed_points import Anderson, Broyden, DampedIteration, PlainIteration, Solution, solve
-from loopscope.forecasts import Forecast, Landing, forecast, leaps
-from loopscope.loop import FunctionLoop, Loop
-from loopscope.models import FixedDepthTransformer, LoopedTransformer, LoopedTransformerConfig, build_model, load_model
-from loopscope.reports import write_comparison, write_examination
-from loopscope.stability import (
-    Examination,
-    ExaminationConfig,
-    Verdict,
-    examine,
-    spectral_radius,
-    top_eigenvalues,
-)
-from loopscope.tasks import PrefixSums, Split, Task
+
+if TYPE_CHECKING:
+    from loopscope.adapters.candidates import find_loops
+    from loopscope.adapters.capture import capture
+    from loopscope.adapters.captured import CapturedLoop
+    from loopscope.adapters.proof import Proof, prove
+    from loopscope.adapters.registry import adapt
+    from loopscope.evaluation import AccuracyCurve, EvaluationConfig, evaluate
+    from loopscope.fixed_points import Anderson, Broyden, DampedIteration, PlainIteration, Solution, solve
+    from loopscope.forecasts.forecast import forecast
+    from loopscope.forecasts.leaps import Landing, leaps
+    from loopscope.forecasts.result import Forecast
+    from loopscope.loop import FunctionLoop, Loop
+    from loopscope.models import (
+        FixedDepthTransformer,
+        LoopedTransformer,
+        LoopedTransformerConfig,
+        build_model,
+        load_model,
+    )
+    from loopscope.reports.examination.page import write_comparison, write_examination
+    from loopscope.stability.config import ExaminationConfig
+    from loopscope.stability.examination import Examination
+    from loopscope.stability.examine import examine
+    from loopscope.stability.spectrum.eigenvalues import spectral_radius, top_eigenvalues
+    from loopscope.stability.verdict import Verdict
+    from loopscope.tasks import Chess, PrefixSums, SmallSudoku, Split, Sudoku, Task
 
 __version__ = "0.1.0"
 
@@ -23,6 +38,8 @@ __all__ = [
     "AccuracyCurve",
     "Anderson",
     "Broyden",
+    "CapturedLoop",
+    "Chess",
     "DampedIteration",
     "EvaluationConfig",
     "Examination",
@@ -37,19 +54,69 @@ __all__ = [
     "LoopscopeError",
     "PlainIteration",
     "PrefixSums",
+    "Proof",
+    "SmallSudoku",
     "Solution",
     "Split",
+    "Sudoku",
     "Task",
     "Verdict",
+    "adapt",
     "build_model",
+    "capture",
     "evaluate",
     "examine",
+    "find_loops",
     "forecast",
     "leaps",
     "load_model",
+    "prove",
     "solve",
     "spectral_radius",
     "top_eigenvalues",
     "write_comparison",
     "write_examination",
 ]
+
+# Public names are imported on first use (PEP 562), so that `import loopscope` loads next to nothing. A function must not
+# share its name with a submodule, which would take its place: importing a submodule sets it as an attribute here.
+_HOMES = {
+    "loopscope.adapters.candidates": ("find_loops",),
+    "loopscope.adapters.capture": ("capture",),
+    "loopscope.adapters.captured": ("CapturedLoop",),
+    "loopscope.adapters.proof": ("Proof", "prove"),
+    "loopscope.adapters.registry": ("adapt",),
+    "loopscope.evaluation": ("AccuracyCurve", "EvaluationConfig", "evaluate"),
+    "loopscope.fixed_points": ("Anderson", "Broyden", "DampedIteration", "PlainIteration", "Solution", "solve"),
+    "loopscope.forecasts.forecast": ("forecast",),
+    "loopscope.forecasts.leaps": ("Landing", "leaps"),
+    "loopscope.forecasts.result": ("Forecast",),
+    "loopscope.loop": ("FunctionLoop", "Loop"),
+    "loopscope.models": (
+        "FixedDepthTransformer",
+        "LoopedTransformer",
+        "LoopedTransformerConfig",
+        "build_model",
+        "load_model",
+    ),
+    "loopscope.reports.examination.page": ("write_comparison", "write_examination"),
+    "loopscope.stability.config": ("ExaminationConfig",),
+    "loopscope.stability.examination": ("Examination",),
+    "loopscope.stability.examine": ("examine",),
+    "loopscope.stability.spectrum.eigenvalues": ("spectral_radius", "top_eigenvalues"),
+    "loopscope.stability.verdict": ("Verdict",),
+    "loopscope.tasks": ("Chess", "PrefixSums", "SmallSudoku", "Split", "Sudoku", "Task"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,21 +1,31 @@
-"""What a loop, its first state, its step and its readout must satisfy; each refusal is one line."""
+"""What a loop, its inputs, its states and its readout must satisfy. Each refusal is one line that names the cause.
+
+Every verb begins with ``prepare``, or with ``prepare_states`` where the step must not be evaluated beforehand (in training), or
+with ``check_states`` where the state is given.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
-from loopscope.contexts import random_state_kept
-from loopscope.errors import LoopscopeError
-from loopscope.loop import Loop, mask_of
+from loopscope.contexts import seeded
+from loopscope.errors import LoopscopeError, check_seed
+from loopscope.loop import Loop, first_state, mask_of, readout
 from loopscope.trees import (
     Tree,
     batch_size,
+    children,
+    detached,
     device_of,
     flatten,
     floating_leaves,
+    has_clock,
     leaves,
     mask_fits,
     select,
@@ -23,18 +33,207 @@ from loopscope.trees import (
 )
 
 MIXED = 0.02
-"""An example that goes so far from where it goes alone, relative to its norm, is moved by others, not by rounding."""
+"""An example that goes this far from where it goes alone, relative to its norm, is moved by others, not by rounding."""
+
+PROBED = 2
+"""Examples on which the step is tried."""
+
+_NONDETERMINISTIC = 1e-4
+"""Kernels of a GPU may add in another order each time: two results this close, relative to their norm, are the same there."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The first states of a batch, found to be fit for measuring.
+
+    Attributes:
+        recalled: what ``encode`` returned.
+        start: the first states.
+        mask: true where a token is real; None if all are.
+        time_dependent: whether the state carries a clock, so that fixed points are not defined; None if it was not asked.
+    """
+
+    recalled: Tree
+    start: Tree
+    mask: Bool[Tensor, "batch *tokens"] | None
+    time_dependent: bool | None = None
+
+
+def prepare(loop: Loop, inputs: Tree, *, seed: int = 0, start: Tree | None = None) -> Prepared:
+    """Encode the inputs, make the first states, and refuse what cannot be measured; every verb begins with this.
+
+    The caller has switched off gradients and autocast, and put the loop in eval mode. Costs five evaluations of the step with
+    at most two examples, two of ``start`` and one of ``read``.
+
+    Args:
+        loop: the loop.
+        inputs: what ``loop.encode`` takes, batch first.
+        seed: of a random start.
+        start: the first states, if not the loop's own.
+
+    Raises:
+        LoopscopeError: the loop lacks one of its functions, a batch is empty, batches disagree, a first state is not finite or
+            in half precision, a mask fits no part of the state, the readout is not a tensor of outputs; or the step or the start
+            is random, writes over its arguments, remembers earlier calls, changes the structure of the state, mixes examples or
+            takes only one batch size.
+
+    Example:
+        >>> from loopscope.loop import FunctionLoop
+        >>> loop = FunctionLoop(lambda x: x, torch.zeros_like, lambda z, e: z.add_(e), lambda z: z)
+        >>> prepare(loop, torch.ones(4, 2))
+        Traceback (most recent call last):
+        loopscope.errors.LoopscopeError: the step writes over the state that it is given (an operation in place, such as ...
+    """
+    check_is_loop(loop)
+    check_seed(seed)
+    check_not_empty(inputs)
+    return prepare_recalled(loop, loop.encode(inputs), batch_size(inputs), seed=seed, start=start)
+
+
+def prepare_recalled(
+    loop: Loop, recalled: Tree, batch: int | None = None, *, seed: int = 0, start: Tree | None = None
+) -> Prepared:
+    """Do what ``prepare`` does for inputs that are encoded already; ``batch`` is the number of inputs, if known."""
+    ready = _first_states(loop, recalled, batch, seed, start)
+    if start is None:
+        check_start_repeats(loop, ready.recalled, seed)
+    check_read(readout(loop, ready.start, ready.recalled), batch_size(ready.start))
+    clock = check_dynamics(loop, ready.start, ready.recalled)
+    return Prepared(ready.recalled, ready.start, ready.mask, clock)
+
+
+def prepare_states(loop: Loop, inputs: Tree, *, seed: int = 0) -> Prepared:
+    """Encode the inputs with their graph, make the first states without one, and check both; evaluates no step.
+
+    Raises:
+        LoopscopeError: as `prepare`, as far as that can be told from the first states.
+    """
+    check_is_loop(loop)
+    check_seed(seed)
+    check_not_empty(inputs)
+    return _first_states(loop, loop.encode(inputs), batch_size(inputs), seed, None)
+
+
+def _first_states(loop: Loop, recalled: Tree, batch: int | None, seed: int, start: Tree | None) -> Prepared:
+    check_is_loop(loop)
+    check_seed(seed)
+    encoded = _batch_of(recalled, "encode returned")
+    if batch is not None and encoded != batch:
+        raise LoopscopeError(
+            f"encode returned {encoded} examples for {batch} inputs: the batch comes first, and keeps its size"
+        )
+    with torch.no_grad():
+        fixed = detached(recalled)
+        start = first_state(loop, fixed, seed) if start is None else start
+        mask = check_states(loop, start, fixed)
+        state_dtype(start)
+        check_finite(start, mask)
+    return Prepared(recalled, start, mask)
+
+
+def check_states(loop: Loop, state: Tree, recalled: Tree) -> Bool[Tensor, "batch *tokens"] | None:
+    """Return the mask of real tokens; refuse states and recalled inputs that do not belong together.
+
+    Raises:
+        LoopscopeError: the loop is not one, the batch is empty, there are more or fewer states than recalled inputs, the state
+            has no floating tensor, or the mask does not fit.
+    """
+    check_is_loop(loop)
+    batch = _batch_of(recalled, "the recalled input is")
+    check_start(state, batch)
+    if not batch:
+        raise LoopscopeError("the batch is empty: expected at least one example")
+    check_real(state)
+    if not floating_leaves(state):
+        raise LoopscopeError(
+            f"the state has no floating tensor ({_outline(state, _precision)}): expected at least one, such as an embedding"
+        )
+    check_mask(loop, state, recalled)
+    return mask_of(loop, recalled)
 
 
 def check_is_loop(given: Any) -> None:
-    """Refuse what is no loop.
+    """Refuse what is not a loop.
 
     Raises:
-        LoopscopeError: it lacks one of the four functions.
+        LoopscopeError: it is a class, lacks one of the four functions, or has ``padding`` in place of ``mask``.
+
+    Example:
+        >>> check_is_loop(torch.nn.Linear(2, 2))
+        Traceback (most recent call last):
+        loopscope.errors.LoopscopeError: expected a loop with encode, start, step and read, got Linear, which lacks encode, ...
     """
+    if isinstance(given, type):
+        raise LoopscopeError(f"expected a loop, got the class {given.__name__}: make an instance of it first")
     if not isinstance(given, Loop):
+        missing = [name for name in ("encode", "start", "step", "read") if not hasattr(given, name)]
         raise LoopscopeError(
-            f"{type(given).__name__} is no loop: it needs encode, start, step and read (FunctionLoop wraps four functions)"
+            f"expected a loop with encode, start, step and read, got {type(given).__name__}, which lacks "
+            f"{', '.join(missing)}: FunctionLoop makes a loop of four functions"
+        )
+    if callable(getattr(given, "padding", None)) and not callable(getattr(given, "mask", None)):
+        raise LoopscopeError(
+            f"{type(given).__name__} has a method padding, which is not looked at: call it mask(recalled), true where a "
+            "token is real"
+        )
+
+
+def check_not_empty(inputs: Tree) -> int:
+    """Return the number of examples in a batch; refuse an empty one.
+
+    Raises:
+        LoopscopeError: there are none; see also `loopscope.trees.batch_size`.
+
+    Example:
+        >>> check_not_empty(torch.zeros(0, 3))
+        Traceback (most recent call last):
+        loopscope.errors.LoopscopeError: the batch is empty (shapes [(0, 3)]): expected at least one example
+    """
+    batch = batch_size(inputs)
+    if not batch:
+        shapes = [tuple(leaf.shape) for leaf in leaves(inputs)]
+        raise LoopscopeError(f"the batch is empty (shapes {shapes}): expected at least one example")
+    return batch
+
+
+def _batch_of(tree: Tree, what: str) -> int:
+    try:
+        return batch_size(tree)
+    except LoopscopeError as error:
+        raise LoopscopeError(f"{what} {_outline(tree, _shape)}: {error}") from error
+
+
+def state_dtype(state: Tree) -> torch.dtype:
+    """Return the floating type in which a state's residuals are measured: float64 if all of it is, else float32.
+
+    Raises:
+        LoopscopeError: the state has no floating tensor, or one that is complex or in half precision, where residuals
+            level off near 4e-3.
+
+    Example:
+        >>> state_dtype({"z": torch.zeros(2, 3), "steps": torch.zeros(2, dtype=torch.long)})
+        torch.float32
+    """
+    check_real(state)
+    types = {leaf.dtype for leaf in floating_leaves(state)}
+    if not types or not types <= {torch.float32, torch.float64}:
+        raise LoopscopeError(
+            f"expected a state in float32 or float64, got {sorted(map(str, types)) or 'no floating tensor'}; "
+            "convert the model with .float() (or .double()) first"
+        )
+    return torch.float64 if types == {torch.float64} else torch.float32
+
+
+def check_real(state: Tree) -> None:
+    """Refuse complex states.
+
+    Raises:
+        LoopscopeError: the state has a complex tensor.
+    """
+    if any(leaf.is_complex() for leaf in leaves(state)):
+        raise LoopscopeError(
+            "expected a state of real numbers, got complex ones: keep their real and imaginary parts (torch.view_as_real, "
+            "and torch.view_as_complex inside the step)"
         )
 
 
@@ -42,11 +241,52 @@ def check_start(state: Tree, batch: int) -> None:
     """Refuse first states that are not one for each input.
 
     Raises:
-        LoopscopeError: there are more or fewer.
+        LoopscopeError: there are more or fewer, or their batch is not the first dimension.
     """
-    if (states := batch_size(state)) != batch:
+    states = _batch_of(state, "start returned")
+    if states != batch:
+        second = all(leaf.ndim > 1 and leaf.shape[1] == batch for leaf in leaves(state))
+        hint = (
+            "the batch is the second dimension; transpose it to the first in start, step and read"
+            if second
+            else "see start"
+        )
         raise LoopscopeError(
-            f"expected a first state for each input, got {states} states for {batch} inputs: see start"
+            f"expected a first state for each input, batch first, got {states} states for {batch} inputs: {hint}"
+        )
+
+
+def check_finite(state: Tree, mask: Bool[Tensor, "batch *tokens"] | None) -> None:
+    """Refuse first states that hold NaN or infinity outside padding.
+
+    Raises:
+        LoopscopeError: naming the first such input.
+    """
+    wrong = torch.nonzero(~flatten(state, mask).isfinite().all(1)).flatten().tolist()
+    if wrong:
+        kind = "NaN" if bool(flatten(state, mask).isnan().any()) else "infinity"
+        others = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        raise LoopscopeError(
+            f"the first state of input {wrong[0]}{others} holds {kind}, expected finite numbers: look at the input, encode "
+            "and start"
+        )
+
+
+def check_start_repeats(loop: Loop, recalled: Tree, seed: int) -> None:
+    """Refuse a start that draws from the global random state: two runs would begin at different states.
+
+    Raises:
+        LoopscopeError: two calls with the same generator differ.
+    """
+    device = device_of(recalled)
+    starts = []
+    for other in (0, 1):
+        with seeded(other, device):
+            starts.append(first_state(loop, recalled, seed))
+    if not _same(*starts):
+        raise LoopscopeError(
+            "start draws from the global random state, so that no run can be repeated: take a second argument, generator, "
+            "and draw from it (torch.randn(..., generator=generator))"
         )
 
 
@@ -54,76 +294,178 @@ def check_read(logits: Any, batch: int) -> None:
     """Refuse a readout that is not one tensor of outputs per input.
 
     Raises:
-        LoopscopeError: it is no tensor, has another batch size, or no dimension of outputs.
+        LoopscopeError: it is not a tensor, has another batch size, has no outputs, or they are not floating numbers.
     """
-    if not isinstance(logits, Tensor) or logits.ndim < 2 or len(logits) != batch:
-        shape = f"a tensor of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
-        raise LoopscopeError(f"read returned {shape}, expected a tensor of shape ({batch}, ..., outputs)")
+    expected = f"expected a tensor of shape ({batch}, ..., outputs)"
+    if not isinstance(logits, Tensor):
+        raise LoopscopeError(f"read returned {type(logits).__name__}, {expected}")
+    shape = f"a tensor of shape {tuple(logits.shape)}"
+    if logits.ndim < 2 or len(logits) != batch:
+        raise LoopscopeError(f"read returned {shape}, {expected}")
+    if not logits[:1].numel():
+        raise LoopscopeError(f"read returned {shape}, which has no outputs, {expected}")
+    if not logits.is_floating_point():
+        raise LoopscopeError(
+            f"read returned {shape} of {_precision(logits)}, {expected}: return logits, before they are compared or rounded"
+        )
+
+
+def check_outputs_last(logits: Tensor, state: Tree) -> None:
+    """Refuse logits whose outputs come before their tokens, as those of convolutions do.
+
+    That is told from the state: logits of shape (batch, outputs, tokens) beside a state of shape (batch, tokens, width).
+
+    Raises:
+        LoopscopeError: naming both shapes.
+    """
+    if logits.ndim < 3:
+        return
+    tokens, moved = logits.shape[1:-1], logits.shape[2:]
+    grids = [leaf.shape for leaf in floating_leaves(state) if leaf.ndim == logits.ndim]
+    if any(grid[1:-1] == tokens for grid in grids):
+        return
+    if any(moved in (grid[1:-1], grid[2:]) for grid in grids):
+        raise LoopscopeError(
+            f"read returned logits of shape {tuple(logits.shape)} for a state of shape {tuple(grids[0])}: outputs come last; "
+            "move them there with logits.movedim(1, -1), or say what is answered with answers=lambda logits: ..."
+        )
+
+
+def check_answers(answers: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor:
+    """Return what a function answers to logits; refuse what is not a row of answers for each example.
+
+    Raises:
+        LoopscopeError: it is not a tensor, or has another number of rows.
+    """
+    answered = answers(logits)
+    if not isinstance(answered, Tensor) or answered.shape[:1] != logits.shape[:1]:
+        given = f"shape {tuple(answered.shape)}" if isinstance(answered, Tensor) else type(answered).__name__
+        raise LoopscopeError(
+            f"answers returned {given}, expected a tensor with one row for each of the {len(logits)} inputs"
+        )
+    return answered
 
 
 def check_mask(loop: Loop, state: Tree, recalled: Tree) -> None:
-    """Refuse a mask that fits no part of the state: it would exclude nothing, and padding would count.
+    """Refuse a mask that fits no part of the state, or leaves an example without a real token.
 
     Raises:
-        LoopscopeError: no floating tensor of the state has the mask's shape as its first dimensions.
+        LoopscopeError: no floating tensor of the state has the mask's shape as its first dimensions, or it is all false.
     """
     mask = mask_of(loop, recalled)
-    if mask is not None and not any(mask_fits(leaf, mask) for leaf in floating_leaves(state)):
-        shapes = ", ".join(str(tuple(leaf.shape)) for leaf in floating_leaves(state))
+    if mask is None:
+        return
+    shapes = ", ".join(str(tuple(leaf.shape)) for leaf in floating_leaves(state))
+    if not mask.ndim or not any(mask_fits(leaf, mask) for leaf in floating_leaves(state)):
         raise LoopscopeError(
             f"the mask has shape {tuple(mask.shape)}, which fits no tensor of the state, of shape {shapes}: expected the first "
             "dimensions of one, (batch, tokens)"
         )
+    empty = torch.nonzero(~mask.reshape(len(mask), -1).any(1)).flatten().tolist()
+    if empty:
+        raise LoopscopeError(
+            f"the mask of input {empty[0]} is false everywhere, so that no token is real: a mask is true where a token is real"
+        )
+
+
+def check_dynamics(loop: Loop, start: Tree, recalled: Tree) -> bool:
+    """Return whether the state carries a clock; refuse a step that cannot be measured.
+
+    The step is tried on the first two examples, at z_0 and at z_1: where the first state is zero, dropout and a mean over the
+    batch do not show there.
+
+    Raises:
+        LoopscopeError: see `check_step` and `check_independent`; or the step fails on a part of the batch.
+    """
+    batch = batch_size(start)
+    few = slice(0, PROBED)
+    start, recalled = select(start, few), select(recalled, few)
+    try:
+        first = check_step(loop, start, recalled)
+    except LoopscopeError:
+        raise
+    except Exception as error:
+        if batch <= PROBED:
+            raise
+        raise LoopscopeError(
+            f"the step fails on {PROBED} of {batch} examples ({_said(error)}): examples that have arrived leave the batch, so it "
+            "must take any number of them (a tensor of the whole batch must come from encode)"
+        ) from error
+    second = check_step(loop, first, recalled)
+    check_independent(loop, first, second, recalled)
+    return has_clock(start, first) or has_clock(first, second)
 
 
 def check_step(loop: Loop, state: Tree, recalled: Tree) -> Tree:
-    """Return the next state; refuse a step that writes over its state, is random, or returns another kind of state.
+    """Return the next state; refuse a step that cannot be repeated, or returns another kind of state.
 
-    Broadcasting would hide the last, and every number would be wrong. Costs two evaluations of the step.
+    Costs two evaluations of the step, and a third one to tell the causes apart where these differ.
 
     Raises:
-        LoopscopeError: the state is another one afterwards, two evaluations from it differ, or what they return has
-            another structure, other shapes or another precision.
+        LoopscopeError: the state or the recalled input is another one afterwards, two evaluations from the same state
+            differ, or they return another structure, other shapes or another precision.
     """
-    with torch.no_grad(), random_state_kept(device_of(state)):
-        # The CPU's generator alone: a GPU's, which draws on, differs from one evaluation to the next anyway.
-        torch.default_generator.manual_seed(0)
-        before = tree_map(torch.clone, state)
-        first = loop.step(state, recalled)
-        if not _same(before, state):
-            raise LoopscopeError(
-                "the step writes over the state it is given (an operation in place, such as add_): it must return a new one"
-            )
-        torch.default_generator.manual_seed(1)
-        second = loop.step(state, recalled)
-    if not _same(first, second):
-        raise LoopscopeError(
-            "the step is random: two evaluations from one state differ; call .eval() on the model, "
-            "or fix its noise (draw it in encode) before examining"
-        )
+    device = device_of(state)
+    with torch.no_grad():
+        before, given = (tree_map(torch.clone, tree) for tree in (state, recalled))
+        with seeded(0, device):
+            first = loop.step(state, recalled)
+        for tree, copy, what in ((state, before, "state"), (recalled, given, "recalled input")):
+            if not _same(tree, copy):
+                raise LoopscopeError(
+                    f"the step writes over the {what} that it is given (an operation in place, such as add_): it must return "
+                    "a new one"
+                )
+        _check_repeats(loop, state, recalled, first)
     for kind, word in ((_shape, "of shape"), (_precision, "in")):
-        given, returned = (tree_map(kind, tree) for tree in (before, first))
-        if given != returned:
+        taken, returned = (_outline(tree, kind) for tree in (before, first))
+        if taken != returned:
             raise LoopscopeError(
-                f"step turned a state {word} {given} into {returned}: it must return what it takes, a state of the same "
+                f"step turned a state {word} {taken} into {returned}: it must return what it takes, a state of the same "
                 "structure, shapes and precision, and start must too"
             )
     return first
 
 
+def _check_repeats(loop: Loop, state: Tree, recalled: Tree, first: Tree) -> None:
+    """Refuse a step that does not return ``first`` again: a random one, or one that remembers earlier calls."""
+    device = device_of(state)
+    try:
+        with seeded(1, device):
+            second = loop.step(state, recalled)
+        if _repeats(first, second):
+            return
+        with seeded(0, device):
+            third = loop.step(state, recalled)
+    except Exception as error:
+        raise LoopscopeError(f"the step fails when it is called again ({_said(error)}): {_REMEMBERS}") from error
+    if _repeats(first, third):
+        raise LoopscopeError(
+            "the step is random: two evaluations from one state differ; call .eval() on the model (FunctionLoop does so with "
+            "module=model), or draw the noise once, in encode"
+        )
+    raise LoopscopeError(f"the step gives another result when it is called again: {_REMEMBERS}")
+
+
+_REMEMBERS = (
+    "it remembers earlier calls (a counter, a cache or a random generator outside the state); carry what changes in the state, "
+    "and switch caches off (use_cache=False)"
+)
+
+
 def check_independent(loop: Loop, before: Tree, after: Tree, recalled: Tree) -> None:
-    """Refuse a step that takes an example elsewhere alone than among others: what arrives leaves the batch.
+    """Refuse a step that takes an example elsewhere alone than among others: examples that have arrived leave the batch.
 
     Costs an evaluation of the step with one example.
 
     Args:
         loop: the loop.
-        before: a state of the whole batch; not the first one, for where that is zero a mean over the batch is not seen.
+        before: a state of the whole batch; not the first one, since a mean over the batch does not show where that is zero.
         after: the state one step later.
         recalled: the recalled input.
 
     Raises:
-        LoopscopeError: it does.
+        LoopscopeError: it goes elsewhere, or the step fails with one example.
     """
     if batch_size(before) < 2:
         return
@@ -132,24 +474,62 @@ def check_independent(loop: Loop, before: Tree, after: Tree, recalled: Tree) -> 
         try:
             mask = mask_of(loop, recalled)
             alone, together = flatten(loop.step(before, recalled), mask), flatten(together, mask)
-            apart = alone.shape != together.shape or bool((alone - together).norm() > MIXED * together.norm())
-        except (RuntimeError, ValueError):
-            apart = True
-    if apart:
-        raise LoopscopeError(
-            "the step mixes examples: one alone goes elsewhere than in the batch (batch normalization in train mode, a mean "
-            "over the batch, a tensor of the whole batch that does not come from encode); each must go its own way"
-        )
+        except Exception as error:
+            raise LoopscopeError(f"the step mixes examples: one alone fails ({_said(error)}) {_MIXES}") from error
+    if alone.shape != together.shape or bool((alone - together).norm() > MIXED * together.norm()):
+        raise LoopscopeError(f"the step mixes examples: one alone goes elsewhere than in the batch {_MIXES}")
 
 
-def _shape(leaf: Any) -> Any:
-    return tuple(leaf.shape) if isinstance(leaf, Tensor) else type(leaf).__name__
+_MIXES = (
+    "(batch normalization in train mode, a mean over the batch, a fixed batch size, a tensor of the whole batch that does not "
+    "come from encode); each must go its own way"
+)
 
 
-def _precision(leaf: Any) -> Any:
-    return str(leaf.dtype).removeprefix("torch.") if isinstance(leaf, Tensor) else type(leaf).__name__
+def _said(error: BaseException) -> str:
+    """Return the kind and the first line of an exception."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}".removesuffix(": ")
+
+
+def _outline(tree: Tree, of_leaf: Callable[[Tensor], Any]) -> Any:
+    """Return the structure of a tree with something said of each tensor, and the type of every other leaf."""
+    if isinstance(tree, Tensor):
+        return of_leaf(tree)
+    parts = children(tree)
+    if parts is None:
+        return _Word("None" if tree is None else type(tree).__name__)
+    said = {key: _outline(part, of_leaf) for key, part in parts.items()}
+    return type(tree)(said.values()) if type(tree) in (list, tuple) else said
+
+
+class _Word(str):
+    """Text that shows itself without quotation marks."""
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def _shape(leaf: Tensor) -> Any:
+    return tuple(leaf.shape)
+
+
+def _precision(leaf: Tensor) -> Any:
+    return _Word(str(leaf.dtype).removeprefix("torch."))
 
 
 def _same(one: Tree, other: Tree) -> bool:
-    pairs = zip(leaves(one), leaves(other), strict=True)
-    return all(torch.allclose(a, b, rtol=0, atol=0, equal_nan=True) for a, b in pairs)
+    first, second = leaves(one), leaves(other)
+    pairs = zip(first, second, strict=False)
+    return len(first) == len(second) and all(
+        a.shape == b.shape and torch.allclose(a, b, rtol=0, atol=0, equal_nan=True) for a, b in pairs
+    )
+
+
+def _repeats(one: Tree, other: Tree) -> bool:
+    """Return whether two results of one call are equal: bit for bit, on a GPU up to the order of its sums."""
+    if _same(one, other):
+        return not has_clock(one, other)
+    if device_of(one).type == "cpu":
+        return False
+    first, second = flatten(one).double(), flatten(other).double()
+    return bool(((first - second).norm(dim=1) <= _NONDETERMINISTIC * first.norm(dim=1)).all())

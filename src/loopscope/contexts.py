@@ -1,38 +1,40 @@
-"""The modes a loop is measured in: eval mode, no autocast, the global random state kept."""
+"""The modes in which a loop is measured: eval mode, no autocast, and the global random state left as it was."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
+import numpy as np
 import torch
 
-from loopscope.loop import Loop
+from loopscope.loop import Loop, modules_of
 
 
 def device_of_loop(loop: Loop, otherwise: torch.device) -> torch.device:
-    """Return the device of a loop's parameters; ``otherwise`` of a loop that is no module, or has none."""
-    parameters = loop.parameters() if isinstance(loop, torch.nn.Module) else iter(())
+    """Return the device of a loop's parameters, or ``otherwise`` if it has none."""
+    parameters = (parameter for module in modules_of(loop) for parameter in module.parameters())
     return next((parameter.device for parameter in parameters), otherwise)
 
 
 @contextmanager
 def eval_mode(loop: Loop) -> Iterator[None]:
-    """Put a loop that is a module in eval mode, and give every part of it its own mode back afterwards."""
-    modules = list(loop.modules()) if isinstance(loop, torch.nn.Module) else []
-    modes = [module.training for module in modules]
-    if isinstance(loop, torch.nn.Module):
-        loop.eval()
+    """Put the modules of a loop in eval mode, and give every part of them its own mode back afterwards."""
+    parts = [part for module in modules_of(loop) for part in module.modules()]
+    modes = [part.training for part in parts]
+    for module in modules_of(loop):
+        module.eval()
     try:
         yield
     finally:
-        for module, mode in zip(modules, modes, strict=True):
-            module.training = mode
+        for part, mode in zip(parts, modes, strict=True):
+            part.training = mode
 
 
 @contextmanager
 def without_autocast() -> Iterator[None]:
-    """Switch autocast off, on the CPU and on the accelerator where there is one."""
+    """Switch autocast off, on the CPU and on the accelerator if there is one."""
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     with ExitStack() as stack:
         for kind in ("cpu", *([] if accelerator is None else [accelerator.type])):
@@ -42,6 +44,25 @@ def without_autocast() -> Iterator[None]:
 
 @contextmanager
 def random_state_kept(device: torch.device) -> Iterator[None]:
-    """Leave the global random state of the CPU, and of ``device`` where that is a GPU, as it was."""
+    """Leave the global random state of the CPU, and of ``device`` if that is a GPU, as it was."""
     with torch.random.fork_rng([device] if device.type == "cuda" else [], device_type="cuda"):
         yield
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed every global source of random numbers: PyTorch's on the CPU and on ``device``, NumPy's and Python's."""
+    # NumPy's legacy functions are what draws from a global state.
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    with random_state_kept(device):
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)  # noqa: NPY002

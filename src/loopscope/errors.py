@@ -1,16 +1,34 @@
-"""The one exception that a user's mistake raises, and the checks of choices and numbers that most modules need."""
+"""The exception that a user's mistake raises, the warning, and the checks of choices and numbers that most modules need."""
 
 import math
+import operator
 from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import SupportsIndex
+from typing import Any
 
 RESUMABLE = 75
 """Exit status of what stopped early with nothing lost and can go on (the system's code for a temporary failure)."""
 
 
 class LoopscopeError(Exception):
-    """Bad input: the message is one line that says what was given, what was expected, and what to do."""
+    """Bad input: the message is one line that says what was given, what was expected, and what to do.
+
+    Example:
+        >>> import loopscope as ls
+        >>> try:
+        ...     ls.EvaluationConfig(iterations=0)
+        ... except ls.LoopscopeError as error:
+        ...     print(error)
+        iterations is 0, expected a number above 0
+    """
+
+
+class NotDefinedError(LoopscopeError):
+    """A quantity that the loop does not have, such as a derivative in token ids; nothing went wrong."""
+
+
+class LoopscopeWarning(UserWarning):
+    """A result that is returned although it may not be what was asked for: the message says what is wrong with it."""
 
 
 def nearest(given: str, options: Iterable[str]) -> str:
@@ -31,24 +49,137 @@ def check_choice(name: str, given: object, options: Iterable[str]) -> None:
 
 
 def check_positive(**values: float) -> None:
-    """Refuse values that are not above zero, or not finite, by name.
+    """Refuse values that are not finite numbers above zero, by name.
 
     Raises:
         LoopscopeError: naming the first such value.
+
+    Example:
+        >>> check_positive(learning_rate=-1.0)
+        Traceback (most recent call last):
+        loopscope.errors.LoopscopeError: learning_rate is -1.0, expected a number above 0
     """
     for name, value in values.items():
-        if not 0 < value < math.inf:
-            raise LoopscopeError(
-                f"{name} is {value}, expected a {'finite ' if value == math.inf else ''}number above 0"
-            )
+        number = _as_number(value)
+        if number is None or not 0 < number < math.inf:
+            finite = "finite " if number == math.inf else ""
+            raise LoopscopeError(f"{name} is {_shown(value)}, expected a {finite}number above 0")
+
+
+def check_fraction(**values: float) -> None:
+    """Refuse values that are not numbers above 0 and at most 1, by name.
+
+    Raises:
+        LoopscopeError: naming the first such value.
+
+    Example:
+        >>> check_fraction(damping=1.5)
+        Traceback (most recent call last):
+        loopscope.errors.LoopscopeError: damping is 1.5, expected a number above 0 and at most 1
+    """
+    for name, value in values.items():
+        number = _as_number(value)
+        if number is None or not 0 < number <= 1:
+            raise LoopscopeError(f"{name} is {_shown(value)}, expected a number above 0 and at most 1")
 
 
 def check_count(**values: int) -> None:
-    """Refuse values that are not whole numbers above zero, by name.
+    """Refuse values that are not whole numbers above zero, by name. True and False are not numbers.
 
     Raises:
         LoopscopeError: naming the first such value.
+
+    Example:
+        >>> check_count(max_iterations=0)
+        Traceback (most recent call last):
+        loopscope.errors.LoopscopeError: max_iterations is 0, expected a whole number above 0
     """
     for name, value in values.items():
-        if not isinstance(value, SupportsIndex) or value.__index__() < 1:
-            raise LoopscopeError(f"{name} is {value!r}, expected a whole number above 0")
+        number = _as_whole_number(value)
+        if number is None or number < 1:
+            raise LoopscopeError(f"{name} is {_shown(value)}, expected a whole number above 0")
+
+
+def check_count_or_zero(**values: int) -> None:
+    """Refuse values that are not whole numbers of at least zero, by name.
+
+    Raises:
+        LoopscopeError: naming the first such value.
+
+    Example:
+        >>> check_count_or_zero(plain_iterations=-1)
+        Traceback (most recent call last):
+        loopscope.errors.LoopscopeError: plain_iterations is -1, expected a whole number of at least 0
+    """
+    for name, value in values.items():
+        number = _as_whole_number(value)
+        if number is None or number < 0:
+            raise LoopscopeError(f"{name} is {_shown(value)}, expected a whole number of at least 0")
+
+
+def check_seed(seed: int) -> None:
+    """Refuse a seed that torch's generators do not take.
+
+    Raises:
+        LoopscopeError: it is not a whole number, or not between -2**63 and 2**64 - 1.
+
+    Example:
+        >>> check_seed(2**64)
+        Traceback (most recent call last):
+        loopscope.errors.LoopscopeError: seed is 18446744073709551616, expected a whole number from -2**63 to 2**64 - 1
+    """
+    number = _as_whole_number(seed)
+    if number is None or not -(2**63) <= number < 2**64:
+        raise LoopscopeError(f"seed is {_shown(seed)}, expected a whole number from -2**63 to 2**64 - 1")
+
+
+def check_tolerance(tolerance: float) -> None:
+    """Refuse a tolerance on relative residuals that is not a number between 0 and 1: every state meets it, or none.
+
+    Raises:
+        LoopscopeError: naming the value.
+
+    Example:
+        >>> check_tolerance(1000)
+        Traceback (most recent call last):
+        loopscope.errors.LoopscopeError: tolerance is 1000, expected a number between 0 and 1, such as 1e-4
+    """
+    number = _as_number(tolerance)
+    if number is None or not 0 < number < 1:
+        given = _shown(tolerance) if number is None else f"{number:g}"
+        raise LoopscopeError(f"tolerance is {given}, expected a number between 0 and 1, such as 1e-4")
+
+
+def _as_number(value: Any) -> float | None:
+    """Return a real number as a float; None for anything else, text and truth values included."""
+    if isinstance(value, bool | str | bytes):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+    except (TypeError, ValueError, RuntimeError):
+        return None
+
+
+def _as_whole_number(value: Any) -> int | None:
+    """Return a whole number; None for anything else, truth values included."""
+    if isinstance(value, bool):
+        return None
+    try:
+        return operator.index(value)
+    except (TypeError, RuntimeError):
+        return None
+
+
+def _shown(value: Any) -> str:
+    """Return a value as an error message shows it: text in quotes, and nothing longer than a line can hold."""
+    try:
+        text = repr(value) if isinstance(value, str | bytes) else str(value)
+    except ValueError:  # Python refuses to write out integers of thousands of digits
+        return "a number of thousands of digits"
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
+_LONGEST = 60
+"""Characters of a value that an error message shows."""

@@ -11,22 +11,23 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from loopscope.checks import check_dynamics, check_is_loop, check_read, check_states
 from loopscope.contexts import device_of_loop, eval_mode
 from loopscope.errors import check_positive
 from loopscope.fixed_points.residual import relative_residual, smallest_scale
-from loopscope.loop import Loop, mask_of
+from loopscope.loop import Loop, first_state, readout
 from loopscope.tasks.task import Split, Task
 from loopscope.trees import flatten, select
 
 WITHIN_BEST = 0.01
 CACHED_TOKENS = 4096
 DIFFICULTY_ITERATIONS = (1, 2, 4, 8, 16, 30, 64, 128, 256, 500, 1000, 2000)
-"""The iterations after which accuracy is told apart by difficulty, and the last one."""
+"""Iterations after which accuracy is split by difficulty. The last iteration of a run is always added."""
 DIFFICULTY_BINS = 8
 SETTLED = 1e-4
 """The relative residual within which a state counts as settled."""
 PATIENCE = 8
-"""For so many iterations in a row must a settled state keep its prediction before its example may leave early."""
+"""Number of consecutive settled iterations with the same prediction before an example may leave early."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,16 @@ class EvaluationConfig:
     """How a model is evaluated.
 
     Args:
-        iterations: iterations to run; accuracy is taken after each.
-        examples: most examples of a split.
-        batch_size: most examples run together; fewer on a CPU where they are long (see ``batches``).
-        until_settled: whether an example is run only until its state and its prediction have settled (see
-            ``evaluate_split``), rather than to the last iteration.
+        iterations: number of iterations to run. Accuracy is measured after each.
+        examples: largest number of examples per split.
+        batch_size: largest number of examples per batch. On a CPU, long examples come in smaller batches.
+        until_settled: whether each example stops once its state and its prediction have settled, instead of running to
+            the last iteration.
+
+    Example:
+        >>> import loopscope as ls
+        >>> ls.EvaluationConfig(iterations=100, examples=64)
+        EvaluationConfig(iterations=100, examples=64, batch_size=100, until_settled=False)
     """
 
     iterations: int = 500
@@ -52,14 +58,14 @@ class EvaluationConfig:
 
 @dataclass(frozen=True)
 class DifficultyBin:
-    """Accuracy on the examples of a range of difficulty.
+    """Accuracy on the examples within a range of difficulty.
 
     Args:
-        lowest: the least difficulty of its examples.
-        highest: the greatest.
+        lowest: smallest difficulty in the bin.
+        highest: largest difficulty in the bin.
         examples: number of examples.
-        iterations: the iterations after which accuracy was taken.
-        answer_accuracy: fraction of its examples whose whole answer is right, after each of these.
+        iterations: iterations after which accuracy was measured.
+        answer_accuracy: fraction of examples whose whole answer is right, after each of these iterations.
     """
 
     lowest: float
@@ -71,12 +77,12 @@ class DifficultyBin:
 
 @dataclass(frozen=True)
 class Settled:
-    """Does arrival tell right answers from wrong ones? Taken at the last iteration.
+    """How many examples have settled at the last iteration, and how many of these are right.
 
     Args:
         tolerance: relative residual within which a state counts as settled.
-        examples: number of examples whose state is.
-        right: those of them whose whole answer is right.
+        examples: number of examples whose state has settled.
+        right: number of settled examples whose whole answer is right.
     """
 
     tolerance: float
@@ -86,11 +92,11 @@ class Settled:
 
 @dataclass(frozen=True)
 class Steps:
-    """What it cost to run each example until it had settled, in steps of single examples.
+    """Cost of running each example until it settles, in steps of single examples.
 
     Args:
-        computed: steps that were computed.
-        full: steps that running every example to the last iteration takes.
+        computed: number of steps that were computed.
+        full: number of steps if every example ran to the last iteration.
     """
 
     computed: int
@@ -99,7 +105,7 @@ class Steps:
 
 @dataclass(frozen=True)
 class AccuracyCurve:
-    """Accuracy of one split at every iteration, from 1 on (item i is after i + 1 iterations).
+    """Accuracy on one split after every iteration. Item i is the accuracy after i + 1 iterations.
 
     Args:
         examples: number of examples.
@@ -110,12 +116,18 @@ class AccuracyCurve:
         last: answer accuracy at the last iteration.
         first_within_1_percent: the first iteration whose accuracy is within 0.01 of the best.
         solved_then_broken: fraction of examples that are right at some iteration and wrong at the last.
-        other_rules: answer accuracy by the task's other rules, by their names.
-        by_difficulty: answer accuracy in bins of about as many examples each, easiest first; none where the split has
-            no difficulty.
-        settled: how many examples have settled, and how many of those are right.
-        steps: what was computed, where examples were run until they had settled; None where each was run to the last
-            iteration.
+        other_rules: answer accuracy under each of the task's other rules, by name.
+        by_difficulty: answer accuracy in bins of about equal size, easiest first. Empty if the split has no difficulty.
+        settled: how many examples have settled, and how many of these are right.
+        steps: cost of the run if examples stopped when they had settled; None if all ran to the last iteration.
+
+    Example:
+        >>> import torch
+        >>> from loopscope.evaluation import summarize
+        >>> solved = torch.tensor([[False, False], [True, True], [True, False]])  # 3 iterations of 2 examples
+        >>> curve = summarize(solved, token_accuracy=torch.tensor([0.5, 1.0, 0.9]))
+        >>> curve.best, curve.best_iteration, curve.last, curve.solved_then_broken
+        (1.0, 2, 0.5, 0.5)
     """
 
     examples: int
@@ -135,7 +147,7 @@ class AccuracyCurve:
 def difficulty_bins(
     solved: Bool[Tensor, "iterations examples"], difficulty: Float[Tensor, "examples"]
 ) -> list[DifficultyBin]:
-    """Return accuracy in at most ``DIFFICULTY_BINS`` bins, bounded by quantiles; equal difficulties share a bin."""
+    """Return the accuracy in at most ``DIFFICULTY_BINS`` quantile bins. Equal difficulties share a bin."""
     last = len(solved)
     iterations = [i for i in DIFFICULTY_ITERATIONS if i < last] + [last]
     inner = torch.linspace(0, 1, DIFFICULTY_BINS + 1, dtype=difficulty.dtype)[1:-1]
@@ -165,10 +177,10 @@ def summarize(
     residual: Float[Tensor, "examples"] | None = None,
     steps: Steps | None = None,
 ) -> AccuracyCurve:
-    """Return the curve and its figures from which examples are solved at each iteration, and their last residuals."""
+    """Summarize which examples are solved after each iteration, and their last residuals, as an accuracy curve."""
     accuracy = solved.double().mean(1)
     best = accuracy.max()
-    # A hair below, so that an accuracy of exactly the best less 0.01 counts whatever its rounding.
+    # The margin of 1e-9 makes an accuracy of exactly best - 0.01 count in spite of rounding.
     near = accuracy >= best - WITHIN_BEST - 1e-9
     return AccuracyCurve(
         examples=solved.shape[1],
@@ -192,10 +204,10 @@ def _settled(right: Bool[Tensor, "examples"], residual: Float[Tensor, "examples"
 
 
 def batches(split: Split, config: EvaluationConfig) -> list[slice]:
-    """Return the rows that are run together: as many examples as the config allows and a processor's cache holds.
+    """Split the examples into batches that respect the config and, on a CPU, fit its cache.
 
-    Their states stay in the cache from one iteration to the next, which halves the time of long examples. On a GPU
-    there is no such bound.
+    States that stay in the cache from one iteration to the next halve the time of long examples. On a GPU only the
+    config limits a batch.
     """
     count = min(len(split), config.examples)
     cached = max(1, CACHED_TOKENS // split.problems.shape[1])
@@ -206,13 +218,13 @@ def batches(split: Split, config: EvaluationConfig) -> list[slice]:
 def decisions(
     logits: Float[Tensor, "batch tokens outputs"], real: Bool[Tensor, "batch tokens"] | None = None
 ) -> Int[Tensor, "batch tokens"]:
-    """Return what logits decide: each token's largest output.
+    """Return the decision that logits make: the index of each token's largest output.
 
-    Where a token has a single output, tokens are compared with each other, and what is decided is their order.
+    If tokens have a single output, they are compared with each other, and the decision is their order.
 
     Args:
-        logits: what ``read`` returned.
-        real: true where a token is real; padding decides nothing.
+        logits: output of ``read``.
+        real: true where a token is real. Padding is ignored.
     """
     if real is not None:
         logits = logits.masked_fill(~real.unsqueeze(-1), float("-inf"))
@@ -228,34 +240,34 @@ def answers_right(
     answers: Int[Tensor, "batch columns"],
     real: Bool[Tensor, "batch tokens"] | None = None,
 ) -> Bool[Tensor, "batch"]:
-    """Return which whole answers are right; logits that are no numbers are no answer.
+    """Return which whole answers are right. An answer with NaN among its logits is wrong.
 
     Args:
-        task: gives the rule for being right.
-        logits: what ``read`` returned.
+        task: the task, whose rule decides.
+        logits: output of ``read``.
         problems: the problems.
-        answers: their answers.
-        real: true where a token is real; padding is neither right nor wrong.
+        answers: the answers to the problems.
+        real: true where a token is real. Padding counts neither as right nor as wrong.
     """
     right = _right(task, logits, problems, answers)
     return (right if real is None else right | ~real).all(1)
 
 
 def _right(task: Task, logits: Tensor, problems: Tensor, answers: Tensor) -> Bool[Tensor, "batch columns"]:
-    """Return what is right by the task's rule, which would take logits that are no numbers for an answer."""
+    """Apply the task's rule, and count NaN logits as wrong: the rule alone would take them for an answer."""
     right = task.correct(logits, problems, answers)
     numbers = ~logits.isnan().any(-1)
     return right & (numbers if numbers.shape == right.shape else numbers.all(1, keepdim=True))
 
 
 def rule_of_split(task: Task, split: Split) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return the rule that says which whole answers to a split's problems are right, from logits and the problems' rows."""
+    """Return a function of logits and rows of the split that says which whole answers are right."""
     return lambda logits, rows: answers_right(task, logits, split.problems[rows], split.answers[rows])
 
 
 @dataclass(frozen=True)
 class _Judged:
-    """What is right about the examples of a batch after one iteration; padding is neither right nor wrong."""
+    """Which columns of a batch's answers are right after one iteration. Padding is neither right nor wrong."""
 
     right: Bool[Tensor, "batch columns"]
     padding: Bool[Tensor, "batch columns"]
@@ -265,14 +277,14 @@ class _Judged:
         return _Judged(self.right[chosen], self.padding[chosen], select(self.others, chosen))
 
     def outcomes(self) -> Bool[Tensor, "batch rules"]:
-        """Return every outcome that is recorded."""
+        """Return all recorded outcomes as one tensor."""
         return torch.cat([self.right | self.padding, *(right.unsqueeze(1) for right in self.others.values())], dim=1)
 
 
 class _Tally:
-    """What is right after each iteration, over all examples, and the examples' last residuals.
+    """Counts of right answers after each iteration, and the last residual of each example.
 
-    It is kept where it is found, so that a GPU need not wait for it to be read.
+    The tensors stay on the loop's device, so that a GPU does not wait for the CPU to read them.
     """
 
     def __init__(self, iterations: int, examples: int, device: torch.device) -> None:
@@ -293,7 +305,7 @@ class _Tally:
 
 
 class _Stillness:
-    """For how many iterations in a row each example's state has been settled and its prediction unchanged."""
+    """Counts, per example, consecutive iterations with a settled state and an unchanged prediction."""
 
     def __init__(self) -> None:
         self._last: tuple[Tensor, ...] | None = None
@@ -304,7 +316,7 @@ class _Stillness:
 
         Args:
             residual: relative residual of the step.
-            last: what must not change, each batch first.
+            last: tensors that must not change, batch first.
         """
         still = residual <= SETTLED
         for now, before in zip(last, self._last or last, strict=True):
@@ -313,11 +325,11 @@ class _Stillness:
         return self._still >= PATIENCE
 
     def keep(self, rows: Bool[Tensor, "batch"]) -> None:
-        """Forget all examples but some."""
+        """Keep only the given examples."""
         self._last, self._still = select((self._last, self._still), rows)
 
 
-@torch.no_grad()  # not inference mode: what a loop keeps for later (tables, masks) must still serve in training
+@torch.no_grad()  # not inference mode: tensors that a loop caches (tables, masks) must remain usable in training
 def evaluate_split(
     loop: Loop,
     task: Task,
@@ -327,20 +339,22 @@ def evaluate_split(
 ) -> AccuracyCurve:
     """Run a loop on a split and return its accuracy after every iteration.
 
-    No more than two states are held at a time, and one bit per example and iteration. Padding (the loop's mask) counts neither as
-    right nor as wrong. A module is put in eval mode meanwhile; the split is taken to the device of its parameters.
+    At most two states are kept in memory, and one bit per example and iteration. Padding (the loop's mask) counts
+    neither as right nor as wrong. A module is in eval mode during the run. The split is moved to the device of the
+    loop's parameters.
 
-    With ``config.until_settled`` an example leaves the batch once, for ``PATIENCE`` iterations in a row, its relative
-    residual was within ``SETTLED`` and neither what its logits decide nor what is right about it changed. What is
-    right about it then stands for all later iterations too; so does its residual.
+    With ``config.until_settled``, an example leaves the batch after ``PATIENCE`` consecutive iterations in which its
+    relative residual was within ``SETTLED`` and neither its decision nor its correctness changed. Its outcome and
+    residual then count for all later iterations.
 
     Args:
-        loop: any loop whose ``read`` gives the task's logits.
-        task: gives inputs and the rule for being right.
+        loop: any loop whose ``read`` returns the task's logits.
+        task: encodes the problems and judges the answers.
         split: the examples.
         config: iterations, examples, batch size, and whether examples leave early.
-        on_iteration: called after each iteration of each batch, those that nothing is left to do in included.
+        on_iteration: called after each iteration of each batch, including iterations in which no example is left.
     """
+    check_is_loop(loop)
     split = split.first(config.examples)
     device = device_of_loop(loop, split.problems.device)
     split = split.to(device)
@@ -368,18 +382,21 @@ def _run(
     on_iteration: Callable[[], None],
     tally: _Tally,
 ) -> int:
-    """Run some examples of a split together and record what becomes of them; return the steps computed."""
+    """Run some examples of a split as one batch and record the outcomes. Return the number of steps computed."""
     problems, answers = split.problems[rows], split.answers[rows]
     recalled = loop.encode(task.inputs(problems))
-    state = loop.start(recalled)
-    real = mask_of(loop, recalled)
+    state = first_state(loop, recalled)
+    real = check_states(loop, state, recalled)
+    check_read(readout(loop, state, recalled), len(rows))
+    if config.until_settled and not int(rows[0]):  # examples will leave the batch: may they?
+        check_dynamics(loop, state, recalled)
     smallest = smallest_scale(state, real)
     stillness, computed = _Stillness(), 0
     for i in range(config.iterations):
         before = state
         state = loop.step(before, recalled)
         computed += len(rows)
-        logits = loop.read(state)
+        logits = readout(loop, state, recalled)
         right = _right(task, logits, problems, answers)
         padding = torch.zeros_like(right) if real is None else ~real
         judged = _Judged(right, padding, task.other_rules(logits, problems, answers))
@@ -413,7 +430,25 @@ def evaluate(
     on_iteration: Callable[[], None] | None = None,
     splits: Mapping[str, Split] | None = None,
 ) -> dict[str, AccuracyCurve]:
-    """Return the accuracy curve of each of the task's evaluation splits, or of ``splits`` where they are given."""
+    """Return the accuracy curve of each evaluation split of a task, by name.
+
+    Args:
+        loop: any loop whose ``read`` returns the task's logits.
+        task: encodes the problems and judges the answers.
+        config: options of the evaluation; the defaults if None.
+        on_iteration: called after each iteration of each batch.
+        splits: splits to evaluate instead of the task's own.
+
+    Example:
+        >>> import torch, loopscope as ls
+        >>> task = ls.PrefixSums(train_bits=4, test_bits=(4, 8), strings=10, test_strings=4)
+        >>> config = ls.LoopedTransformerConfig(
+        ...     width=16, heads=2, inputs=1, outputs=2, grid=(0,), attention="local", kernel_size=5
+        ... )
+        >>> curves = ls.evaluate(ls.build_model(config), task, ls.EvaluationConfig(iterations=3))
+        >>> {name: len(curve.answer_accuracy) for name, curve in curves.items()}
+        {'4 bits': 3, '8 bits': 3}
+    """
     config = config or EvaluationConfig()
     return {
         name: evaluate_split(loop, task, split, config, on_iteration)
@@ -422,7 +457,7 @@ def evaluate(
 
 
 def iterations_to_run(splits: Mapping[str, Split], config: EvaluationConfig) -> int:
-    """Return how many times ``evaluate`` will call ``on_iteration``: for progress."""
+    """Return how many times ``evaluate`` will call ``on_iteration``, for a progress bar."""
     return config.iterations * sum(len(batches(split, config)) for split in splits.values())
 
 

@@ -5,6 +5,7 @@ Nothing here follows a link that somebody planted: temporary files and locks are
 
 from __future__ import annotations
 
+import errno
 import glob
 import json
 import os
@@ -22,24 +23,43 @@ from loopscope import strict_yaml
 from loopscope.errors import LoopscopeError
 from loopscope.schema import misfit
 
+REMEDIES = {
+    errno.ENOSPC: "free space or choose another folder",
+    errno.EDQUOT: "free space or choose another folder",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
+"""What to do about a failed write, by the number of its error; for any other one: choose another folder."""
+
 
 @contextmanager
 def explain_write(path: Path) -> Iterator[None]:
-    """Turn a failed write (no permission, full disk) into one line that names the file."""
+    """Turn a failed write (no permission, full disk) into one line that names the file and says what to do."""
     try:
         yield
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise LoopscopeError(f"cannot write {path}: {reason}; free space or choose another folder") from error
+        reason, remedy = error.strerror or str(error), REMEDIES.get(error.errno or 0, "choose another folder")
+        if error.errno in (errno.EEXIST, errno.ELOOP) and (link := _dangling_link(path)) is not None:
+            reason, remedy = (
+                f"{link} is a link to a place that does not exist",
+                "remove the link or choose another folder",
+            )
+        raise LoopscopeError(f"cannot write {path}: {reason}; {remedy}") from error
+
+
+def _dangling_link(path: Path) -> Path | None:
+    """Return the path or the nearest of its parents that is a link to nothing, or None."""
+    return next((part for part in (path, *path.parents) if part.is_symlink() and not part.exists()), None)
 
 
 def check_place(path: Path) -> None:
-    """Refuse a place where no file can be written, before the work whose result the file is to hold.
+    """Refuse a place where no file can be written, before the work whose result the file will hold.
 
     Raises:
-        LoopscopeError: it is a folder, there is no folder for it, or nothing can be written there.
+        LoopscopeError: it is a folder, its folder does not exist, its name is too long, or nothing can be written there.
     """
-    if path.is_dir() or not path.parent.is_dir():
+    with explain_write(path):
+        fits = path.parent.is_dir() and not path.is_dir()
+    if not fits:
         raise LoopscopeError(f"{path} is no place for a file: name one in a folder that exists")
     with explain_write(path), TemporaryFile(dir=path.parent):
         pass

@@ -1,4 +1,4 @@
-"""GMRES for a batch of linear systems, each example with its own convergence, from products with the matrix alone."""
+"""GMRES for a batch of linear systems, from products with the matrices alone; each example converges on its own."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from loopscope.jacobian import Jacobian
+from loopscope.trees import scaled_norm
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Operator:
 
     Attributes:
         apply: Float[Tensor, "batch n"] -> Float[Tensor, "batch n"].
-        narrow: rows -> the operator of those examples alone, so that finished ones stop costing.
+        narrow: rows -> the operator of those examples alone, so that finished ones cost nothing.
     """
 
     apply: Callable[[Tensor], Tensor]
@@ -38,11 +39,11 @@ def identity_minus_transpose(jacobian: Jacobian) -> Operator:
 
 @dataclass(frozen=True)
 class LinearSolution:
-    """What ``solve`` returns.
+    """What ``gmres`` returns.
 
     Attributes:
         x: the solutions.
-        residual: ||b - A x|| / ||b||, measured and not recurred.
+        residual: ||b - A x|| / ||b||, computed from x and not by recurrence.
         converged: residual <= tolerance.
         products: products with A that the batch took.
     """
@@ -54,7 +55,7 @@ class LinearSolution:
 
 
 LITTLE_LEFT = 0.1
-"""A solve repeats Gram-Schmidt where no more than this is left of a vector: it loses a digit at most elsewhere."""
+"""A solve repeats Gram-Schmidt where at most this fraction of a vector is left. Elsewhere it loses at most one digit."""
 
 
 def orthogonalize(
@@ -62,10 +63,10 @@ def orthogonalize(
 ) -> tuple[Float[Tensor, "batch n"], Float[Tensor, "batch m"]]:
     """Return ``vectors`` made orthogonal to the orthonormal (or zero) rows of ``basis``, and their coefficients.
 
-    Classical Gram-Schmidt, twice ("twice is enough", Giraud, Langou and Rozloznik, 2005); on a CPU, once where more
-    than ``little_left`` of a vector's length is left by then (Daniel, Gragg, Kaufman and Stewart, 1976). Rounding is
-    the larger beside a vector the less is left of it, and what one vector lacks is passed on to the next: for a solve,
-    which measures its residual in the end, a tenth will do; eigenvalues need both passes.
+    Classical Gram-Schmidt is run twice ("twice is enough", Giraud, Langou and Rozloznik, 2005). On a CPU the second pass is
+    left out where more than ``little_left`` of a vector's length is left after the first (Daniel, Gragg, Kaufman and Stewart,
+    1976). The less is left of a vector, the larger its relative rounding error, and later vectors inherit it. A tenth is
+    enough for a linear solve, which measures its residual at the end. Eigenvalues need both passes.
     """
     if basis.is_cuda:
         first = torch.bmm(basis, vectors.unsqueeze(2))
@@ -87,14 +88,17 @@ def orthogonalize(
     return rests, totals
 
 
-def unit(vectors: Float[Tensor, "batch n"], tiny: Float[Tensor, "batch"]) -> tuple[Tensor, Float[Tensor, "batch"]]:
+def unit(
+    vectors: Float[Tensor, "batch n"], tiny: Float[Tensor, "batch"] | None = None
+) -> tuple[Float[Tensor, "batch n"], Float[Tensor, "batch"]]:
     """Return unit vectors and lengths.
 
-    A vector no longer than ``tiny`` has length zero and stays as it is; one that holds no number (NaN) has no number for
-    its length.
+    A vector that is no longer than ``tiny`` (zero by default) gets length zero and is returned as it is. The length of a
+    vector that contains NaN is NaN.
     """
-    length = torch.linalg.vector_norm(vectors, dim=1)
-    length = torch.where(length <= tiny, torch.zeros_like(length), length)
+    length = scaled_norm(vectors)
+    if tiny is not None:
+        length = torch.where(length <= tiny, torch.zeros_like(length), length)
     return vectors / torch.where(length > 0, length, torch.ones_like(length)).unsqueeze(1), length
 
 
@@ -108,19 +112,25 @@ def gmres(
 ) -> LinearSolution:
     """Solve A x = b for each example by restarted GMRES (Saad and Schultz, 1986).
 
-    Examples that are done leave the batch. One that is not done after ``max_iterations`` products, or stalls over a
-    whole cycle, is returned with its residual and ``converged`` false.
+    Examples that have converged leave the batch. An example that has not converged after ``max_iterations`` products, or that
+    stalls over a whole cycle, is returned with its residual and with ``converged`` false.
 
     Args:
         operator: A.
-        rhs: b.
+        rhs: b, one vector per example.
         tolerance: on ||b - A x|| / ||b||.
-        max_iterations: products for each example, those that measure the residual left out.
-        restart: vectors kept before x is updated.
+        max_iterations: products for each example, without those that measure the residual.
+        restart: Krylov vectors that are kept before x is updated.
+
+    Example:
+        >>> matrix = torch.tensor([[2.0, 1.0], [0.0, 4.0]])
+        >>> operator = Operator(lambda v: v @ matrix.T, lambda rows: operator)
+        >>> gmres(operator, torch.tensor([[3.0, 4.0]])).x
+        tensor([[1.0000, 1.0000]])
     """
-    size = torch.linalg.vector_norm(rhs, dim=1)
+    size = scaled_norm(rhs)
     x = torch.zeros_like(rhs).masked_fill(size.isnan().unsqueeze(1), math.nan)
-    relative = torch.where(size > 0, torch.ones_like(size), size)  # of zeros 0, of what is not a number NaN
+    relative = torch.where(size > 0, torch.ones_like(size), size)  # 0 for b = 0, NaN where b has NaN
     active = torch.arange(rhs.shape[0], device=rhs.device)
     alive = size > 0
     residual, spent, products = rhs, 0, 0
@@ -128,42 +138,42 @@ def gmres(
         if not bool(alive.all()):
             active, residual, operator = active[alive], residual[alive], operator.narrow(alive)
         before = relative[active]
-        # Half of what is wanted, so that the measured residual passes too.
+        # Half of the tolerance, so that the measured residual passes too.
         goal = 0.5 * tolerance * size[active]
         step, used = _gmres_cycle(operator, residual, goal, min(restart, max_iterations - spent))
         x[active] += step
         residual = rhs[active] - operator.apply(x[active])
         spent, products = spent + used, products + used + 1
-        relative[active] = torch.linalg.vector_norm(residual, dim=1) / size[active]
+        relative[active] = scaled_norm(residual) / size[active]
         now = relative[active]
         alive = (now > tolerance) & (now < 0.99 * before) & torch.isfinite(now)
     return LinearSolution(x, relative, relative <= tolerance, products)
 
 
 def _gmres_cycle(operator: Operator, residual: Tensor, goal: Tensor, steps: int) -> tuple[Tensor, int]:
-    """Return the steps in x that minimize the residuals over one Krylov space, and the products taken."""
+    """Return the steps in x that minimize the residuals over one Krylov space, and the number of products."""
     steps = min(steps, residual.shape[1])
-    start, beta = unit(residual, torch.zeros_like(goal))
+    start, beta = unit(residual)
     basis = residual.new_zeros(residual.shape[0], steps + 1, residual.shape[1])
     basis[:, 0] = start
     matrix = torch.zeros(residual.shape[0], steps + 1, steps, dtype=torch.float64)
     beta, goal = beta.double().cpu(), goal.double().cpu()
     answer = torch.zeros_like(residual)
     rows = torch.arange(residual.shape[0])
-    next_look = 1
+    next_check = 1
     for used in range(1, steps + 1):
         image = operator.apply(basis[:, used - 1])
         rest, coefficients = orthogonalize(basis[:, :used], image, LITTLE_LEFT)
-        tiny = torch.finfo(image.dtype).eps * torch.linalg.vector_norm(image, dim=1)
+        tiny = torch.finfo(image.dtype).eps * scaled_norm(image)
         basis[:, used], length = unit(rest, tiny)
         matrix[:, :used, used - 1] = coefficients.double().cpu()
         matrix[:, used, used - 1] = length.double().cpu()
-        if used < next_look and used < steps:
+        if used < next_check and used < steps:
             continue
-        next_look = used + 1 + used // 8
+        next_check = used + 1 + used // 8
         weights, left = _least_squares(matrix[:, : used + 1, :used], beta)
         going = (left > goal) & (used < steps)
-        # Where a few are done, dropping them costs more than their products.
+        # If only a few have converged, dropping them costs more than their products.
         if 4 * int(going.sum()) > 3 * len(rows):
             continue
         found = torch.bmm(weights.to(basis).unsqueeze(1), basis[:, :used]).squeeze(1)
@@ -177,9 +187,9 @@ def _gmres_cycle(operator: Operator, residual: Tensor, goal: Tensor, steps: int)
 
 
 def _least_squares(matrix: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the y that minimizes ||beta e_1 - H y||, and that minimum, per example; NaN where H or beta is not finite."""
+    """Return the y that minimizes ||beta e_1 - H y|| and the minimum, per example; NaN where H or beta is not finite."""
     finite = matrix.isfinite().all(2).all(1) & beta.isfinite()
-    # LAPACK refuses a whole batch for one system that is not finite.
+    # LAPACK refuses the whole batch if one system is not finite.
     matrix, beta = matrix.masked_fill(~finite[:, None, None], 0), beta.masked_fill(~finite, 0)
     target = torch.zeros(matrix.shape[0], matrix.shape[1], 1, dtype=torch.float64)
     target[:, 0, 0] = beta

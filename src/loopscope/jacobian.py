@@ -1,7 +1,7 @@
 """Products with the Jacobians of a loop.
 
-J = df/dz of one example is a matrix of n x n numbers, n = tokens x width: 20,736 for sudoku at width 256. It is never
-formed. ``Jacobian`` offers v^T J (``vjp``) and J v (``jvp``) for a whole batch at once, each example on its own: J is
+J = df/dz of one example is an n x n matrix with n = tokens x width: 20,736 for sudoku at width 256. It is never formed.
+``Jacobian`` computes v^T J (``vjp``) and J v (``jvp``) for a whole batch at once. Examples are independent, so that J is
 block-diagonal over the batch.
 """
 
@@ -21,17 +21,20 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from loopscope.checks import check_step
-from loopscope.errors import LoopscopeError
-from loopscope.loop import Loop, mask_of
+from loopscope.checks import check_states, check_step
+from loopscope.errors import LoopscopeError, NotDefinedError
+from loopscope.loop import FunctionLoop, Loop, mask_of, modules_of
 from loopscope.trees import (
     Tree,
-    batch_size,
+    children,
     detached,
     flatten,
     floating_leaves,
-    is_time_dependent,
+    has_clock,
+    masks_aside,
+    masks_back,
     real_numbers,
+    scaled_norm,
     select,
     tree_map,
     unflatten,
@@ -40,14 +43,8 @@ from loopscope.trees import (
 THROUGH_ENCODE, AT_RECALLED = "inputs, through encode", "recalled input"
 """What a derivative in the input is taken through."""
 
-
-DOUBLE_BACKWARD = "double backward"
-
-
-FORWARD_MODE = "forward mode"
-
-
-CENTRAL_DIFFERENCES = "central differences"
+DOUBLE_BACKWARD, FORWARD_MODE, CENTRAL_DIFFERENCES = "double backward", "forward mode", "central differences"
+"""How products J v are formed."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +56,14 @@ class Jacobian:
         point: where the Jacobian is taken.
         context: trees, batch first, of everything else that ``function`` needs.
         path: what the derivative is taken through, in words.
+        origin: the Jacobian of the same function that this one was derived from, if any.
     """
 
     function: Callable[[Tensor, Tree], Tensor]
     point: Float[Tensor, "batch n"]
     context: Tree
     path: str = "state"
-    _product: list[str] = dataclass_field(default_factory=list, repr=False, compare=False)
+    origin: Jacobian | None = dataclass_field(default=None, repr=False)
 
     @property
     def batch(self) -> int:
@@ -96,8 +94,8 @@ class Jacobian:
 
     @cached_property
     def _pulled(self) -> tuple[Tensor, Tensor]:
-        """A cotangent u, and J^T u with its graph: linear in u, so its derivative along v is J v wherever u is."""
-        # Fused attention has no second derivative; the plain one has.
+        """A cotangent u, and J^T u with its graph. J^T u is linear in u, so its derivative along v is J v for any u."""
+        # Fused attention has no second derivative, plain attention has one.
         with torch.inference_mode(False), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
             point = self.point.detach().requires_grad_()
             value = self.function(point, self.context)
@@ -105,52 +103,59 @@ class Jacobian:
             (pulled,) = torch.autograd.grad(value, point, cotangent, create_graph=True)
         return cotangent, pulled
 
-    @property
+    @cached_property
     def depends(self) -> bool:
-        """Whether autograd sees the value depend on the point."""
-        return self._graph[1].requires_grad
+        """Whether autograd sees that the value depends on the point; parameters do not count."""
+        point, value = self._graph
+        if not value.requires_grad:
+            return False
+        with torch.inference_mode(False):
+            (product,) = torch.autograd.grad(
+                value, point, torch.zeros_like(value), retain_graph=True, allow_unused=True
+            )
+        return product is not None
 
     def vjp(self, vectors: Float[Tensor, "batch m"]) -> Float[Tensor, "batch n"]:
         """Return v^T J for each example, through the one retained graph."""
         point, value = self._graph
-        if not value.requires_grad:
+        if not self.depends:
             return torch.zeros_like(point)
         with torch.inference_mode(False):
-            (product,) = torch.autograd.grad(
-                value, point, vectors.to(value.dtype), retain_graph=True, allow_unused=True
-            )
-        return torch.zeros_like(point) if product is None else product.detach()
+            (product,) = torch.autograd.grad(value, point, vectors.to(value.dtype), retain_graph=True)
+        return product.detach()
 
     def jvp(self, vectors: Float[Tensor, "batch n"]) -> Float[Tensor, "batch m"]:
         """Return J v for each example; ``product`` names how."""
         return _PRODUCTS[self.product](self, vectors.to(self.point.dtype))
 
-    @property
+    @cached_property
     def product(self) -> str:
         """How J v is formed: double backward, else forward mode, else central differences.
 
-        The first two are tried on one example, and taken if they run and agree with ``vjp`` (u^T (J v) = (u^T J) v):
-        an operation without a rule, or with a wrong one, sends us to the next. Double backward comes first because its
-        graph is kept: a product costs a third or less of one in forward mode, which evaluates the step anew.
+        The first two are tried on one example. They are used if they run and agree with ``vjp``, u^T (J v) = (u^T J) v. If an
+        operation has no derivative rule, or a wrong one, the next way is tried. Double backward comes first since it keeps
+        its graph: on a looped transformer a product takes about as many multiplications as one evaluation of the step, like
+        ``vjp``. Forward mode evaluates the step again for each product and takes three times as many.
         """
-        if not self._product:
-            self._product.append(_working_product(self.select(slice(0, 1))))
-        return self._product[0]
+        return _working_product(self.select(slice(0, 1))) if self.origin is None else self.origin.product
 
     def at(self, state: Tree) -> Jacobian:
         """Return the Jacobian of the same step at another state of the same examples."""
         with torch.inference_mode(False):
             state = detached(state)
-            return replace(self, point=_point(state), context={**self.context, "state": state})
+            return self._moved(_point(state), {**self.context, "state": state})
 
     def select(self, rows: Tensor | slice) -> Jacobian:
         """Return the Jacobians of some examples (indices, a boolean mask or a slice of the batch)."""
         with torch.inference_mode(False):
-            return replace(self, point=self.point[rows], context=select(self.context, rows))
+            return self._moved(self.point[rows], select(self.context, rows))
+
+    def _moved(self, point: Tensor, context: Tree) -> Jacobian:
+        return replace(self, point=point, context=context, origin=self.origin or self)
 
 
 def _forward_mode(jacobian: Jacobian, vectors: Tensor) -> Tensor:
-    # Fused attention has no rule for forward mode; the plain one has.
+    # Fused attention has no rule for forward mode, plain attention has one.
     with (
         torch.inference_mode(False),
         torch.no_grad(),
@@ -158,7 +163,7 @@ def _forward_mode(jacobian: Jacobian, vectors: Tensor) -> Tensor:
         forward_ad.dual_level(),
         warnings.catch_warnings(),
     ):
-        # The first use loads rules that PyTorch itself still scripts.
+        # On first use PyTorch loads derivative rules that it still compiles with torch.jit.
         warnings.filterwarnings("ignore", message=".*torch.jit", category=DeprecationWarning)
         value = jacobian.function(forward_ad.make_dual(jacobian.point, vectors), jacobian.context)
         plain, tangent = forward_ad.unpack_dual(value)
@@ -169,7 +174,7 @@ def _double_backward(jacobian: Jacobian, vectors: Tensor) -> Tensor:
     if not jacobian.depends:
         return torch.zeros_like(jacobian._graph[1])
     cotangent, pulled = jacobian._pulled
-    if not pulled.requires_grad:  # the step is constant, or its derivative has been cut from the graph
+    if not pulled.requires_grad:  # the derivative is constant, or has been cut from the graph
         return torch.zeros_like(cotangent)
     with torch.inference_mode(False):
         (product,) = torch.autograd.grad(pulled, cotangent, vectors, retain_graph=True)
@@ -177,13 +182,15 @@ def _double_backward(jacobian: Jacobian, vectors: Tensor) -> Tensor:
 
 
 def _central_differences(jacobian: Jacobian, vectors: Tensor) -> Tensor:
-    # Step eps^(1/3) of the point's size: where truncation and rounding balance.
+    # A step of eps^(1/3) of the size of the point, or of its value: where truncation and rounding balance.
     point = jacobian.point
     eps = torch.finfo(point.dtype).eps
-    length = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
-    size = torch.linalg.vector_norm(point, dim=1, keepdim=True)
-    step = eps ** (1 / 3) * (1 + size) / torch.where(length > 0, length, torch.ones_like(length))
     with torch.no_grad():
+        value = jacobian.function(point, jacobian.context)
+        length, size, other = (scaled_norm(part, keepdim=True) for part in (vectors, point, value))
+        size = torch.maximum(size, other)
+        one = torch.ones_like(size)
+        step = eps ** (1 / 3) * torch.where(size > 0, size, one) / torch.where(length > 0, length, one)
         ahead = jacobian.function(point + step * vectors, jacobian.context)
         behind = jacobian.function(point - step * vectors, jacobian.context)
     return (ahead - behind) / (2 * step)
@@ -207,7 +214,7 @@ def _working_product(probe: Jacobian) -> str:
             pushed = _PRODUCTS[name](probe, right)
         except RuntimeError:  # an operation without this derivative
             continue
-        scale = torch.linalg.vector_norm(pushed) + torch.linalg.vector_norm(pulled)
+        scale = scaled_norm(pushed.flatten(), 0) + scaled_norm(pulled.flatten(), 0)
         if torch.abs((left * pushed).sum() - expected) <= 1e-3 * scale:
             return name
     return CENTRAL_DIFFERENCES
@@ -222,7 +229,8 @@ def random_vectors(batch: int, size: int, like: Tensor, generator: torch.Generat
 def in_precision(loop: Loop, state: Tree, recalled: Tree, dtype: torch.dtype) -> tuple[Loop, Tree, Tree]:
     """Return the loop and its tensors in another floating precision; the originals stay as they are.
 
-    A module is copied with its parameters; for other loops the step must accept tensors of ``dtype``.
+    A loop that is a module is copied. A ``FunctionLoop`` runs with converted weights of the modules that it names; its
+    functions must otherwise accept tensors of ``dtype``.
     """
 
     def cast(leaf: Tree) -> Tree:
@@ -230,7 +238,33 @@ def in_precision(loop: Loop, state: Tree, recalled: Tree, dtype: torch.dtype) ->
 
     if isinstance(loop, torch.nn.Module):
         loop = copy.deepcopy(loop).to(dtype)
+    elif isinstance(loop, FunctionLoop) and modules_of(loop):
+        loop = _with_converted_weights(loop, dtype)
     return loop, tree_map(cast, state), tree_map(cast, recalled)
+
+
+class _Call(torch.nn.Module):
+    """A function that uses some modules, as a module whose parameters are theirs."""
+
+    def __init__(self, modules: list[torch.nn.Module]) -> None:
+        super().__init__()
+        self.parts = torch.nn.ModuleList(modules)
+
+    def forward(self, function: Callable[..., Tree], *arguments: Tree) -> Tree:
+        return function(*arguments)
+
+
+def _with_converted_weights(loop: FunctionLoop, dtype: torch.dtype) -> FunctionLoop:
+    call = _Call(modules_of(loop))
+    tensors = {
+        name: tensor.detach().to(dtype) if tensor.is_floating_point() else tensor
+        for name, tensor in (*call.named_parameters(), *call.named_buffers())
+    }
+
+    def converted(function: Callable[..., Tree]) -> Callable[..., Tree]:
+        return lambda *arguments: torch.func.functional_call(call, tensors, (function, *arguments))
+
+    return replace(loop, encode=converted(loop.encode), step=converted(loop.step))
 
 
 def step_jacobian(
@@ -242,8 +276,7 @@ def step_jacobian(
 ) -> Jacobian:
     """Return J = df/dz at ``state``, per example, acting on flat states Float[Tensor, "batch n"].
 
-    Padding is outside: its rows and columns are zero. Autocast is off. The state's precision is kept, but never below
-    float32.
+    Rows and columns of padding are zero. Autocast is off. The precision is that of the state, and at least float32.
 
     Args:
         loop: the loop.
@@ -252,21 +285,37 @@ def step_jacobian(
         dtype: another precision (torch.float64) for the loop and its tensors.
 
     Raises:
-        LoopscopeError: the state has a counter (its loop is time-dependent), the step is random, changes the shape
-            of the state, or cannot be differentiated.
+        LoopscopeError: the states do not belong to the recalled inputs, the batch is empty, a step changes a counter in the
+            state (the loop is time-dependent), is random, changes the shape of the state, or cannot be differentiated.
+
+    Example:
+        >>> import loopscope as ls
+        >>> loop = ls.FunctionLoop(lambda x: x, torch.zeros_like, lambda z, e: 0.5 * z.flip(1) + e, lambda z: z)
+        >>> jacobian = step_jacobian(loop, torch.zeros(1, 2), torch.ones(1, 2))
+        >>> jacobian.jvp(torch.tensor([[1.0, 0.0]]))
+        tensor([[0.0000, 0.5000]])
     """
-    if is_time_dependent(state):
-        raise LoopscopeError(
-            "the state has a leaf that is not floating (a counter), so the loop depends on time and has no single "
-            "Jacobian; use residuals and orbits, or move the counter out of the state"
-        )
-    batch_size(state)
+    check_states(loop, state, recalled)
     with torch.inference_mode(False):
         state, recalled = detached(state), detached(recalled)
         if dtype is not None:
             loop, state, recalled = in_precision(loop, state, recalled, dtype)
-    # One example tells all that is checked here, at a fraction of the price.
-    check_step(loop, select(state, slice(0, 1)), select(recalled, slice(0, 1)))
+    # One example is enough for these checks, at a fraction of the cost.
+    one = select(state, slice(0, 1))
+    try:
+        after = check_step(loop, one, select(recalled, slice(0, 1)))
+    except RuntimeError as error:
+        if dtype is None:
+            raise
+        raise LoopscopeError(
+            f"the step does not run in {str(dtype).removeprefix('torch.')} ({str(error)[:160]}): name the model that it uses, "
+            "FunctionLoop(..., module=model), so that its weights are converted"
+        ) from error
+    if has_clock(one, after):
+        raise LoopscopeError(
+            "a step changes a part of the state that is not floating (a counter), so the loop depends on time and has no "
+            "single Jacobian; use residuals and orbits, or move the counter out of the state"
+        )
 
     def function(point: Tensor, context: Tree) -> Tensor:
         state, recalled = context["state"], context["recalled"]
@@ -291,11 +340,13 @@ def input_jacobian(
 ) -> Jacobian:
     """Return df/dx at ``state``, per example; ``path`` says what x is.
 
-    x is the floating leaves of ``inputs``, taken through ``encode``, where there are such leaves and ``encode`` is
-    differentiable in them; else it is the floating leaves of ``recalled``.
+    x is the floating leaves of ``inputs``, taken through ``encode``, if there are any and ``encode`` is differentiable in
+    them; else it is the floating leaves of ``recalled``. Masks are left out of both (see `loopscope.trees.masks_aside`). The
+    context holds x as a tree, under "x".
 
     Raises:
-        LoopscopeError: neither ``inputs`` nor ``recalled`` has a floating leaf.
+        NotDefinedError: neither ``inputs`` nor ``recalled`` has such a leaf; the message names their tensors.
+        LoopscopeError: the gradient is cut.
     """
     with torch.inference_mode(False):
         state, recalled, inputs = detached(state), detached(recalled), detached(inputs)
@@ -307,37 +358,73 @@ def input_jacobian(
     def value_of(recalled: Tree, state: Tree, mask: Tensor | None, dtype: torch.dtype) -> Tensor:
         return flatten(loop.step(state, recalled), mask).to(dtype)
 
+    def moved(point: Tensor, context: Tree, mask: Tensor | None) -> Tree:
+        return masks_back(unflatten(_placed(point, context["x"], mask), context["x"]))
+
     def through_encode(point: Tensor, context: Tree) -> Tensor:
-        state, recalled, inputs = context["state"], context["recalled"], context["inputs"]
-        mask = mask_of(loop, recalled)
+        mask = mask_of(loop, context["recalled"])
         with _plain(point):
-            encoded = loop.encode(unflatten(_placed(point, inputs, mask), inputs))
-            return value_of(encoded, state, mask, point.dtype)
+            return value_of(loop.encode(moved(point, context, mask)), context["state"], mask, point.dtype)
+
+    def encoded(point: Tensor, context: Tree) -> Tensor:
+        mask = mask_of(loop, context["recalled"])
+        with _plain(point):
+            recalled = loop.encode(moved(point, context, mask))
+            return flatten(recalled) if floating_leaves(recalled) else torch.zeros_like(point)
 
     def at_recalled(point: Tensor, context: Tree) -> Tensor:
-        state, recalled = context["state"], context["recalled"]
-        mask = mask_of(loop, recalled)
+        mask = mask_of(loop, context["recalled"])
         with _plain(point):
-            return value_of(unflatten(_placed(point, recalled, mask), recalled), state, mask, point.dtype)
+            return value_of(moved(point, context, mask), context["state"], mask, point.dtype)
 
-    if inputs is not None and floating_leaves(inputs):
-        context = {"state": state, "recalled": recalled, "inputs": inputs}
-        jacobian = Jacobian(through_encode, _point(inputs), context, THROUGH_ENCODE)
+    x = masks_aside(inputs)
+    if floating_leaves(x):
+        context = {"state": state, "recalled": recalled, "x": x}
+        jacobian = Jacobian(through_encode, _point(x), context, THROUGH_ENCODE)
         if jacobian.depends:
             return jacobian
-    if not floating_leaves(recalled):
-        raise LoopscopeError(
-            "neither the inputs nor the recalled input has a floating tensor, so there is no derivative in the input; "
-            "let encode return the embedded input"
-        )
-    jacobian = Jacobian(at_recalled, _point(recalled), {"state": state, "recalled": recalled}, AT_RECALLED)
+        if Jacobian(encoded, _point(x), context).depends:
+            _refuse_undifferentiable(jacobian, "the step", "the input")
+            return jacobian
+    x = masks_aside(recalled)
+    if not floating_leaves(x):
+        raise NotDefinedError(_no_floating_input(inputs, recalled))
+    jacobian = Jacobian(at_recalled, _point(x), {"state": state, "recalled": recalled, "x": x}, AT_RECALLED)
     _refuse_undifferentiable(jacobian, "the step", "the recalled input")
     return jacobian
 
 
+def _no_floating_input(inputs: Tree, recalled: Tree) -> str:
+    """Return why there is no derivative in the input, naming the leaves that could serve once they are embedded."""
+    kinds = [
+        f"{name} is {kind}"
+        for tree, root in ((recalled, "recalled"), (inputs, "inputs"))
+        for name, kind in _kinds(tree, root)
+    ]
+    said = ", ".join(kinds[:_NAMED]) + (", ..." if len(kinds) > _NAMED else "")
+    return (
+        f"there is no derivative in the input, since no tensor of it is floating ({said}): let encode return the embedded input, "
+        "such as embed(ids), instead of the ids"
+    )
+
+
+_NAMED = 6
+"""Leaves that a message names at most."""
+
+
+def _kinds(tree: Tree, name: str) -> Iterator[tuple[str, str]]:
+    """Yield the path and the kind of each tensor of a tree."""
+    if isinstance(tree, Tensor):
+        mask = "a mask in " if tree.is_floating_point() else ""
+        yield name, f"{mask}{str(tree.dtype).removeprefix('torch.')}"
+        return
+    for key, part in (children(tree) or {}).items():
+        yield from _kinds(part, f"{name}[{key!r}]")
+
+
 @contextmanager
 def _plain(point: Tensor) -> Iterator[None]:
-    """Switch off autocast, and what is compiled: the graph of a compiled function serves a single backward pass."""
+    """Switch off autocast and compiled code, since the graph of a compiled function serves only one backward pass."""
     with torch.autocast(point.device.type, enabled=False), torch.compiler.set_stance("force_eager"):
         yield
 
@@ -355,7 +442,7 @@ def _placed(point: Tensor, base: Tree, mask: Bool[Tensor, "batch *tokens"] | Non
 
 
 def _refuse_undifferentiable(jacobian: Jacobian, what: str, variable: str) -> None:
-    """Tell a step that does not depend on ``variable`` (J = 0) from one whose graph was cut."""
+    """Refuse a function whose graph was cut; one that does not depend on ``variable`` at all is accepted, with J = 0."""
     if jacobian.depends:
         return
     generator = torch.Generator().manual_seed(0)

@@ -2,11 +2,11 @@
 
 A looped model is four functions. ``encode`` turns inputs into everything that stays the same over iterations
 (the *recalled* input), ``start`` makes the first state, ``step`` is one iteration, ``read`` turns a state into a
-prediction. Models are loops; solvers, training, evaluation and examination work on loops. Neither side knows the
-other's inside.
+prediction. Models are loops. Solvers, training, evaluation and examination work on loops, and neither side knows how the
+other works inside.
 
-Inputs, recalled and state are tensors or pytrees of tensors with the batch as first dimension. Leaves of the state
-that are not floating (counters) pass through untouched and stay outside norms and derivatives.
+Inputs, recalled inputs and states are trees of tensors, batch first (see `loopscope.trees`). Leaves of the state that are
+not floating stay outside norms and derivatives. If a step changes one of them it is a clock, and the loop depends on time.
 """
 
 from __future__ import annotations
@@ -21,71 +21,198 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from loopscope.errors import LoopscopeError
-from loopscope.trees import Tree
+from loopscope.trees import Tree, batch_size, device_of, has_clock, select, unchanging_leaves
 
 
 @runtime_checkable
 class Loop(Protocol):
-    """A looped model, as everything here sees it.
+    """The protocol of looped models: any object with these four methods is a loop.
 
-    A loop may also have ``mask(recalled) -> Bool[Tensor, "batch tokens"]``, true where a token is real; padding is
-    then kept out of norms, swaps and accuracy. And it may have ``outer_gain``, the gain of a normalization that ends
-    each iteration (None where none does): the direction that this removes is then known.
+    A loop may also have ``mask(recalled) -> Bool[Tensor, "batch tokens"]``, which is true where a token is real; padding is
+    then excluded from norms, swaps and accuracy. And it may have ``outer_gain``, the gain of the normalization that ends
+    each iteration (None if there is none), which tells the direction that this normalization removes.
+
+    Example:
+        >>> import torch, loopscope as ls
+        >>> class Halving(torch.nn.Module):
+        ...     def encode(self, inputs):
+        ...         return inputs
+        ...     def start(self, recalled):
+        ...         return torch.zeros_like(recalled)
+        ...     def step(self, state, recalled):
+        ...         return state / 2 + recalled
+        ...     def read(self, state):
+        ...         return state
+        >>> isinstance(Halving(), ls.Loop)
+        True
+        >>> ls.solve(Halving(), torch.tensor([[1.0, -3.0]]), tolerance=1e-6).state.round(decimals=3)
+        tensor([[ 2., -6.]])
     """
 
     def encode(self, inputs: Tree) -> Tree:
         """Return what stays the same over iterations, computed once per problem."""
 
-    def start(self, recalled: Tree, generator: torch.Generator | None = None) -> Tree:
-        """Return the first state z_0; random loops draw it from ``generator``."""
+    @property
+    def start(self) -> Callable[..., Tree]:
+        """The first state z_0: ``start(recalled)``, or ``start(recalled, generator)`` if it is drawn at random."""
 
     def step(self, state: Tree, recalled: Tree) -> Tree:
         """Return the next state, f(z, e), of the same structure and shapes as ``state``."""
 
-    def read(self, state: Tree) -> Tensor:
-        """Return the prediction (logits) that ``state`` stands for."""
+    @property
+    def read(self) -> Callable[..., Tensor]:
+        """The prediction (logits) of a state: ``read(state)``, or ``read(state, recalled)`` where it needs both."""
 
 
-def _takes_generator(start: Callable[..., Tree]) -> bool:
-    try:
-        return len(inspect.signature(start).parameters) >= 2
-    except ValueError:  # a built-in function such as torch.zeros_like has no signature
+def readout(loop: Loop, state: Tree, recalled: Tree) -> Tensor:
+    """Return a loop's prediction, giving its ``read`` the recalled input where that asks for it.
+
+    Logits in half precision are returned in float32.
+
+    Args:
+        loop: the loop.
+        state: a state of it.
+        recalled: what ``loop.encode`` returned for the same examples.
+    """
+    logits = loop.read(state, recalled) if _takes_recalled(loop.read) else loop.read(state)
+    half = isinstance(logits, Tensor) and logits.dtype in (torch.float16, torch.bfloat16)
+    return logits.float() if half else logits
+
+
+def first_state(loop: Loop, recalled: Tree, seed: int = 0) -> Tree:
+    """Return a loop's own first state, giving its ``start`` a seeded generator if it takes one.
+
+    Args:
+        loop: the loop.
+        recalled: what ``loop.encode`` returned.
+        seed: of the generator, which is on the device of the recalled input.
+    """
+    return start_from(loop, recalled, torch.Generator(device_of(recalled)).manual_seed(seed))
+
+
+def start_from(loop: Loop, recalled: Tree, generator: torch.Generator | None) -> Tree:
+    """Return a loop's first state, giving its ``start`` the generator if it takes one."""
+    way = _generator_parameter(loop.start)
+    if way is None:
+        return loop.start(recalled)
+    return loop.start(recalled, generator) if way is _POSITIONAL else loop.start(recalled, generator=generator)
+
+
+def is_time_dependent(loop: Loop, state: Tree, recalled: Tree) -> bool:
+    """Return whether the state carries a clock: a leaf that is not a floating tensor, and that two steps change.
+
+    Leaves that stay as they are, such as ids and masks, are context. Costs two evaluations of the step with one example, and
+    none where all leaves are floating tensors.
+
+    Args:
+        loop: the loop.
+        state: a state, usually the first.
+        recalled: what ``loop.encode`` returned for the same examples.
+    """
+    if not batch_size(state) or not unchanging_leaves(state):
         return False
+    one = slice(0, 1)
+    before, recalled = select(state, one), select(recalled, one)
+    with torch.no_grad():
+        for _ in range(2):
+            after = loop.step(before, recalled)
+            if has_clock(before, after):
+                return True
+            before = after
+    return False
+
+
+def _takes_recalled(read: Callable[..., Tensor]) -> bool:
+    """Return whether a readout has a second argument that must be given, or one that is called ``recalled``."""
+    try:
+        parameters = list(inspect.signature(read).parameters.values())
+    except ValueError:  # a built-in function has no signature
+        return False
+    second = parameters[1] if len(parameters) > 1 else None
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return second is not None and (
+        second.name == "recalled" or (second.kind in positional and second.default is inspect.Parameter.empty)
+    )
+
+
+_POSITIONAL, _BY_NAME = "positional", "by name"
+"""How ``start`` takes its generator."""
+
+
+def _generator_parameter(start: Callable[..., Tree]) -> str | None:
+    """Return how ``start`` takes a generator: by the name ``generator``, or as a second argument that it requires."""
+    try:
+        parameters = inspect.signature(start).parameters
+    except ValueError:  # a built-in function such as torch.zeros_like has no signature
+        return None
+    if "generator" in parameters:
+        return _BY_NAME
+    second = list(parameters.values())[1:2]
+    required = [one for one in second if one.kind in _BY_PLACE and one.default is inspect.Parameter.empty]
+    return _POSITIONAL if required else None
+
+
+_BY_PLACE = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
 @dataclass(frozen=True)
 class FunctionLoop:
-    """Any looped model, wrapped in four functions.
+    """A loop made of four functions.
 
     Args:
         encode: inputs -> recalled.
-        start: recalled -> state, or (recalled, generator) -> state for a random start.
+        start: recalled -> state, or (recalled, generator) -> state for a random start. A second parameter counts as the
+            generator if it is named ``generator`` or has no default.
         step: (state, recalled) -> state.
-        read: state -> logits.
+        read: state -> logits, or (state, recalled) -> logits where the readout needs more than the state.
         padding: optional, recalled -> Bool[Tensor, "batch tokens"], true where a token is real.
+        module: the model that the functions use, if any. It is put in eval mode while it is measured, converted for
+            measurements in another precision, and its device is that of the loop. Modules among the four functions, and those
+            whose methods they are, need not be named.
+
+    Example:
+        >>> import torch, loopscope as ls
+        >>> cell = torch.nn.GRUCell(3, 5)
+        >>> loop = ls.FunctionLoop(
+        ...     encode=lambda inputs: inputs,
+        ...     start=lambda recalled: recalled.new_zeros(len(recalled), 5),
+        ...     step=lambda state, recalled: cell(recalled, state),
+        ...     read=lambda state: state,
+        ...     module=cell,
+        ... )
+        >>> ls.solve(loop, torch.ones(2, 3)).state.shape
+        torch.Size([2, 5])
     """
 
     encode: Callable[[Tree], Tree]
     start: Callable[..., Tree]
     step: Callable[[Tree, Tree], Tree]
-    read: Callable[[Tree], Tensor]
+    read: Callable[..., Tensor]
     padding: Callable[[Tree], Tensor] | None = None
-
-    def __post_init__(self) -> None:
-        if not _takes_generator(self.start):
-            only_recalled = self.start
-            object.__setattr__(self, "start", lambda recalled, generator=None: only_recalled(recalled))
+    module: torch.nn.Module | None = None
 
     def mask(self, recalled: Tree) -> Tensor | None:
         """Return the mask of real tokens, or None where every token is real."""
         return None if self.padding is None else self.padding(recalled)
 
 
+def modules_of(loop: Loop) -> list[torch.nn.Module]:
+    """Return the modules that a loop is made of: itself, or those that a ``FunctionLoop`` wraps."""
+    if isinstance(loop, torch.nn.Module):
+        return [loop]
+    if not isinstance(loop, FunctionLoop):
+        return []
+    parts = (loop.encode, loop.start, loop.step, loop.read, loop.padding)
+    found = [loop.module, *parts, *(getattr(part, "__self__", None) for part in parts)]
+    unique = {id(one): one for one in found if isinstance(one, torch.nn.Module)}
+    return list(unique.values())
+
+
 def mask_of(loop: Loop, recalled: Tree) -> Bool[Tensor, "batch *tokens"] | None:
-    """Return the loop's mask of real tokens, or None where it has none.
+    """Return the loop's mask of real tokens, or None if it has none.
 
     Raises:
-        LoopscopeError: it is no tensor of truth values.
+        LoopscopeError: the mask is not a tensor of booleans.
     """
     given = getattr(loop, "mask", None)
     mask = None if given is None else given(recalled)
@@ -98,7 +225,7 @@ def mask_of(loop: Loop, recalled: Tree) -> Bool[Tensor, "batch *tokens"] | None:
 
 
 def outer_gain_of(loop: Loop) -> Float[Tensor, "width"] | None:
-    """Return the gain of the normalization that ends each iteration, where the loop names one."""
+    """Return the gain of the normalization that ends each iteration, or None if the loop does not name one."""
     gain = getattr(loop, "outer_gain", None)
     return None if gain is None else gain.detach()
 

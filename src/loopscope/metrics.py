@@ -7,12 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy import stats
 
 from loopscope.errors import LoopscopeError
 
 SAMPLES = 1000
-"""Resamplings of the cells for an interval."""
+"""Number of bootstrap samples for an interval."""
 LEVELS = (2.5, 97.5)
 """Percentiles that bound an interval."""
 
@@ -20,30 +19,32 @@ Statistic = Callable[[Int[np.ndarray, "chosen"]], float]
 
 
 def auc(scores: Float[np.ndarray, "cases"], positive: Bool[np.ndarray, "cases"]) -> float:
-    """Return the area under the ROC curve: the chance that a positive scores above a negative, ties by half.
+    """Return the area under the ROC curve: the probability that a positive scores above a negative.
 
-    NaN where one of the two is missing.
+    Ties count one half. The area is NaN if all cases are positive or all negative.
     """
     count = int(positive.sum())
     pairs = count * (len(positive) - count)
     if not pairs:
         return float("nan")
-    return float((stats.rankdata(scores)[positive].sum() - count * (count + 1) / 2) / pairs)
+    from scipy.stats import rankdata  # takes half a second to load
+
+    return float((rankdata(scores)[positive].sum() - count * (count + 1) / 2) / pairs)
 
 
 def interval(
     statistic: Statistic, cells: Int[np.ndarray, "cases"], samples: int = SAMPLES, seed: int = 0
 ) -> tuple[float | None, float | None]:
-    """Return a 95% percentile interval by resampling whole cells, whose members are no independent evidence.
+    """Return a 95% percentile interval from a bootstrap over cells, whose members are not independent.
 
-    Resamplings for which the statistic is not a number (one outcome missing) are left out; without at least half of
-    them there is no interval.
+    Samples for which the statistic is NaN (one outcome is missing) are left out. If they are more than half, both ends
+    are None.
 
     Args:
-        statistic: of the cases at the given places, which may repeat.
-        cells: each case's cell; a number of its own where cases are independent.
-        samples: resamplings.
-        seed: of the resampling.
+        statistic: function of the indices of the sampled cases, which may repeat.
+        cells: cell of each case. If cases are independent, each has a cell of its own.
+        samples: number of bootstrap samples.
+        seed: seed of the sampling.
     """
     groups = [np.flatnonzero(cells == cell) for cell in np.unique(cells)]
     generator = np.random.default_rng(seed)
@@ -60,12 +61,12 @@ def interval(
 
 @dataclass(frozen=True)
 class RiskCurve:
-    """Risk at every coverage that some bound on the doubt gives, the smallest first; the last one is 1.
+    """Risk against coverage. Each point covers the examples whose doubt is within a bound; the last covers all.
 
     Args:
-        bound: the bounds: every doubt that occurs, ascending.
-        covered: examples within each.
-        wrong: those of them that are wrong.
+        bound: the distinct doubts, ascending.
+        covered: number of examples within each bound.
+        wrong: number of wrong examples within each bound.
     """
 
     bound: Float[np.ndarray, "points"]
@@ -79,15 +80,15 @@ class RiskCurve:
 
     @property
     def risk(self) -> Float[np.ndarray, "points"]:
-        """The fraction of these that are wrong."""
+        """The fraction of wrong examples among those within each bound."""
         return self.wrong / self.covered
 
     @property
     def area(self) -> float:
         """The mean risk over all coverages, from 0 to 1.
 
-        A coverage between two points costs the risk of the upper one: part of a group of ties cannot be covered. So
-        a doubt that never varies has the area of a random order, the error rate.
+        Between two points the risk is that of the upper one, because a group of ties cannot be covered in part. A
+        constant doubt therefore has the area of a random order, which is the error rate.
         """
         return float((np.diff(self.covered, prepend=0) * self.risk).sum() / self.covered[-1])
 
@@ -96,11 +97,11 @@ def risk_curve(doubt: Float[np.ndarray, "examples"], right: Bool[np.ndarray, "ex
     """Return risk against coverage.
 
     Args:
-        doubt: one number per example, infinite where there is nothing to trust.
-        right: whether its answer is.
+        doubt: one number per example; infinite for an answer that is not trusted at all.
+        right: whether each answer is right.
 
     Raises:
-        LoopscopeError: there is no example, or a doubt is not a number.
+        LoopscopeError: there are no examples, or a doubt is NaN.
     """
     if not len(doubt) or bool(np.isnan(doubt).any()):
         raise LoopscopeError(
@@ -114,12 +115,12 @@ def risk_curve(doubt: Float[np.ndarray, "examples"], right: Bool[np.ndarray, "ex
 
 
 def random_area(examples: int, wrong: int) -> float:
-    """Return the area that a random order has in expectation: the error rate, whatever the coverage."""
+    """Return the expected area of a random order, which is the error rate."""
     return wrong / examples
 
 
 def perfect_area(examples: int, wrong: int) -> float:
-    """Return the area of the order that covers every right answer before any wrong one; none has less."""
+    """Return the smallest possible area: that of the order with all right answers before the wrong ones."""
     # After all right answers, the i-th wrong one makes a risk of i out of (right + i).
     extra = np.arange(1, wrong + 1)
     return float((extra / (examples - wrong + extra)).sum() / examples)

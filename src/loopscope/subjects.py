@@ -1,4 +1,4 @@
-"""What can be examined from the command line: a trained run, or the loop that an importable function returns."""
+"""Subjects of an examination: a trained run, or the loop that an importable function returns."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from jsonargparse import ArgumentParser
 from torch import Tensor
 
 from loopscope.contexts import device_of_loop
@@ -19,23 +18,24 @@ from loopscope.errors import LoopscopeError, nearest
 from loopscope.evaluation import EvaluationConfig, rule_of_split
 from loopscope.loop import Loop
 from loopscope.models import FixedDepthTransformer, LoopedTransformer, load_model
+from loopscope.parsing import add_settings, new_parser, one_line_errors, parse_arguments
 from loopscope.stability import Examination, ExaminationConfig, examine
 from loopscope.stability.orbits.trace import Answers
 from loopscope.tasks import Split, answers_of, task_class
 from loopscope.training.run_folder import RunFolder
-from loopscope.training.settings import RunSettings, one_line_errors
+from loopscope.training.settings import RunSettings
 from loopscope.trees import Tree, batch_size, select
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A loop, and inputs to examine it on.
+    """A loop and the inputs to examine it on.
 
     Args:
         loop: the loop.
-        inputs: what its ``encode`` takes.
+        inputs: arguments of the loop's ``encode``.
         targets: see ``examine``.
-        trained_iterations: most iterations in training, where known.
+        trained_iterations: largest number of iterations in training, if known.
         answers: see ``examine`` and ``forecast``.
     """
 
@@ -47,25 +47,25 @@ class Subject:
 
 
 def device() -> torch.device:
-    """Return where a command puts a trained model: the GPU that CUDA gives first, else the CPU.
+    """Return the device for trained models: the first CUDA GPU if there is one, else the CPU.
 
-    Examinations need double precision, which accelerators of other makes lack.
+    Other accelerators are not used because they lack double precision, which examinations need.
     """
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def trained(run: RunFolder) -> tuple[RunSettings, LoopedTransformer | FixedDepthTransformer]:
-    """Return a run's settings and its model, on the GPU where there is one.
+    """Return a run's settings and its model, on the GPU if there is one.
 
     Raises:
-        LoopscopeError: the folder holds no run, it has not finished, or its model is of other settings.
+        LoopscopeError: the folder holds no run, training has not finished, or the model has other settings.
     """
     settings = run.settings()
     if not run.finished():
-        raise LoopscopeError(f"{run.path} has not finished training: go on with  loopscope train ... --resume")
+        raise LoopscopeError(f"{run.path} has not finished training: continue with  loopscope train ... --resume")
     model = load_model(run.model)
     if model.config != settings.model:
-        raise LoopscopeError(f"{run.model} was built from another config than {run.config}: the folder mixes two runs")
+        raise LoopscopeError(f"{run.model} has another config than {run.config}: the folder mixes two runs")
     return settings, model.to(device())
 
 
@@ -73,12 +73,12 @@ def with_data(settings: RunSettings, given: Mapping[str, str]) -> RunSettings:
     """Return a run's settings with options of its data replaced.
 
     Args:
-        settings: the run's.
-        given: values by the options' names, as text of a command line. Path and source are one choice: where one of
-            them is given, the other is not taken from the run.
+        settings: settings of the run.
+        given: values by option name, as text from a command line. Path and source are alternatives: if one is given,
+            the run's value of the other is dropped.
 
     Raises:
-        LoopscopeError: the run's task has no such option, or refuses the value.
+        LoopscopeError: the run's task has no such option or refuses the value.
     """
     own = settings.to_dict()["data"]
     for name in given:
@@ -86,18 +86,18 @@ def with_data(settings: RunSettings, given: Mapping[str, str]) -> RunSettings:
             close = nearest(f"--data.{name}", [f"--data.{known}" for known in own])
             raise LoopscopeError(f"the data of the task {settings.task} have no option --data.{name}{close}")
     dropped = {"path", "source"} if {"path", "source"} & given.keys() else set()
-    parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
-    parser.add_class_arguments(task_class(settings.task), "data")
+    parser = new_parser()
+    add_settings(parser, task_class(settings.task), "data")
     parser.set_defaults({f"data.{name}": value for name, value in own.items() if name not in dropped})
     with one_line_errors():
-        parsed = parser.parse_args([f"--data.{name}={value}" for name, value in given.items()])
+        parsed = parse_arguments(parser, [f"--data.{name}={value}" for name, value in given.items()])
         return replace(settings, data=parser.instantiate(parsed).data)
 
 
 def trained_for_evaluation(run: RunFolder) -> tuple[RunSettings, LoopedTransformer | FixedDepthTransformer]:
-    """Return what ``trained`` does, the iteration compiled where the run's training was.
+    """Return a run's settings and model like ``trained``, with the step compiled if training compiled it.
 
-    Hundreds of iterations repay the compilation.
+    Compilation pays off over hundreds of iterations.
 
     Raises:
         LoopscopeError: see ``trained``.
@@ -109,13 +109,13 @@ def trained_for_evaluation(run: RunFolder) -> tuple[RunSettings, LoopedTransform
 
 
 def evaluation_of(settings: RunSettings) -> EvaluationConfig:
-    """Return how a run's model is evaluated: a model of fixed depth has one pass, so one iteration."""
+    """Return the evaluation config of a run. A model of fixed depth is evaluated for one iteration, its single pass."""
     config = settings.evaluation
     return config if settings.model.architecture == "looped" else replace(config, iterations=1, until_settled=False)
 
 
 def evaluation_splits(settings: RunSettings) -> dict[str, Split]:
-    """Return the splits that a run is evaluated on, where `trained` puts its model."""
+    """Return the evaluation splits of a run, on the device that ``device`` returns."""
     return {name: split.to(device()) for name, split in settings.data.evaluation_splits().items()}
 
 
@@ -123,16 +123,16 @@ def from_run(path: Path) -> Subject:
     """Return a run's model with the problems of its easy split.
 
     Raises:
-        LoopscopeError: see ``trained``; or it is of a model that is no loop.
+        LoopscopeError: see ``trained``; or the model is not a loop.
     """
     settings, model = trained(RunFolder(path))
     if settings.model.architecture != "looped":
-        raise LoopscopeError(f"{path} is of a {settings.model.architecture} model, which has no iterations to examine")
+        raise LoopscopeError(f"{path} holds a {settings.model.architecture} model, which has no iterations to examine")
     return on_split(model, settings, next(iter(settings.data.evaluation_splits().values())))
 
 
 def on_split(model: Loop, settings: RunSettings, split: Split) -> Subject:
-    """Return a run's model with the problems of a split of its task, where the model is."""
+    """Return a run's model with the problems of a split of its task, on the model's device."""
     task, split = settings.data, split.to(device_of_loop(model, split.problems.device))
     rule, trained_iterations = rule_of_split(task, split), settings.training.max_iterations
     return Subject(model, task.inputs(split.problems), rule, trained_iterations, answers_of(task))
@@ -140,26 +140,28 @@ def on_split(model: Loop, settings: RunSettings, split: Split) -> Subject:
 
 @contextmanager
 def _current_folder_first() -> Iterator[None]:
-    """Have modules looked for in the current folder first."""
+    """Search for modules in the current folder first."""
     here = os.getcwd()
     sys.path.insert(0, here)
     try:
         yield
     finally:
-        # What runs in between may have put entries of its own before it.
+        # The code that ran in between may have inserted entries of its own.
         if here in sys.path:
             sys.path.remove(here)
 
 
 def from_function(name: str) -> Subject:
-    """Return what the function named package.module:function returns, looked for from the current folder too.
+    """Import and call the function package.module:function, and return its subject.
+
+    The module is searched for in the current folder first. Importing it runs its code.
 
     Raises:
-        LoopscopeError: there is no such module or function, or it returns something else.
+        LoopscopeError: there is no such module or function, or the function returns something else.
     """
     module_name, _, function_name = name.partition(":")
     if not all(part.isidentifier() for part in module_name.split(".")):
-        raise LoopscopeError(f"{name!r} names no function: give package.module:function or a run's folder")
+        raise LoopscopeError(f"{name!r} does not name a function: give package.module:function or the folder of a run")
     with _current_folder_first():
         try:
             module = importlib.import_module(module_name)
@@ -174,15 +176,15 @@ def from_function(name: str) -> Subject:
         made = function()
     if not isinstance(made, tuple) or not 2 <= len(made) <= 4 or not isinstance(made[0], Loop):
         raise LoopscopeError(
-            f"{name}() returned {type(made).__name__}, expected (loop, inputs), with targets and trained iterations if you "
-            "like; a loop has encode, start, step and read (FunctionLoop wraps four functions)"
+            f"{name}() returned {type(made).__name__}, expected (loop, inputs), optionally followed by targets and trained "
+            "iterations; a loop has encode, start, step and read (FunctionLoop wraps four functions)"
         )
     return Subject(*made)
 
 
 def first_examples(subject: Subject, examples: int) -> Subject:
-    """Return a subject with no more than its first inputs."""
-    batch_size(subject.inputs)  # refuses what cannot be cut
+    """Return a subject with at most its first ``examples`` inputs."""
+    batch_size(subject.inputs)  # refuses inputs that cannot be sliced
     rows, targets = slice(0, examples), subject.targets
     inputs = select(subject.inputs, rows)
     return replace(subject, inputs=inputs, targets=targets[rows] if isinstance(targets, Tensor) else targets)

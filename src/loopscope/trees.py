@@ -1,49 +1,151 @@
 """Trees of batch-first tensors: flatten, select, join, norms and masks.
 
-A tree is a tensor or a nest of dicts, lists and tuples of tensors whose first dimension is the batch. Leaves that are not
-floating (counters, ids) stay outside norms and derivatives.
+A tree is a tensor or a nest of mappings, lists, tuples (named ones too) and dataclasses of tensors whose first dimension
+is the batch. Leaves that are not floating (counters, ids) stay outside norms and derivatives. None, numbers and text are
+context: they pass through every function as they are. So does what a ``Context`` holds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, ValuesView
+from dataclasses import dataclass
+from numbers import Number
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from loopscope.errors import LoopscopeError
 
 Tree = Any
-"""A tensor, or a nest of dicts, lists, tuples of tensors, batch first."""
+"""A tensor, or a nest of mappings, lists, tuples and dataclasses of tensors, batch first."""
+
+HALF = (torch.float16, torch.bfloat16)
+"""Precisions in which norms and residuals would say little."""
+
+_PLAIN = (Number, str, type(None))
+"""Leaves that are context."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """A part of a tree that belongs to its examples, but has neither norms nor derivatives.
+
+    Attributes:
+        values: tensors and whatever else there is.
+        batched: whether the tensors are batch first, and follow their examples where these are selected or joined.
+            Else they are kept as they are: rotary tables, say.
+    """
+
+    values: Tree
+    batched: bool
+
+
+def children(tree: Tree) -> dict[Any, Any] | None:
+    """Return the parts of a container by key, position or field name; None for a leaf."""
+    if isinstance(tree, Tensor):
+        return None
+    if isinstance(tree, Mapping):
+        return dict(tree)
+    if isinstance(tree, (list, tuple, ValuesView)):
+        return dict(enumerate(tree))
+    if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
+        return {
+            field.name: getattr(tree, field.name) for field in dataclasses.fields(tree) if hasattr(tree, field.name)
+        }
+    return None
+
+
+def with_children(tree: Tree, parts: dict[Any, Any]) -> Tree:
+    """Return a container like ``tree`` that holds other parts."""
+    if isinstance(tree, Mapping):
+        return _mapping_of(tree, parts)
+    if isinstance(tree, tuple):
+        return type(tree)(*parts.values()) if hasattr(tree, "_fields") else tuple(parts.values())
+    if isinstance(tree, list):
+        return list(parts.values())
+    if isinstance(tree, ValuesView):
+        return parts.values()
+    twin = copy.copy(tree)
+    for name, part in parts.items():
+        object.__setattr__(twin, name, part)
+    return twin
+
+
+def _mapping_of(tree: Mapping[Any, Any], parts: dict[Any, Any]) -> Mapping[Any, Any]:
+    if type(tree) is dict:
+        return parts
+    try:
+        twin: Any = copy.copy(tree)
+        twin.update(parts)
+    except (AttributeError, TypeError):  # a mapping that cannot be copied or written to
+        return parts
+    return twin
+
+
+def _map(function: Callable[..., Any], trees: tuple[Tree, ...], enter: Callable[[Context], bool]) -> Tree:
+    first, *others = trees
+    if isinstance(first, Tensor):
+        return function(*trees)
+    if isinstance(first, Context) and not enter(first):
+        return first
+    parts = children(first)
+    if parts is None:
+        return first
+    rest = [children(other) or {} for other in others]
+    if any(other.keys() != parts.keys() for other in rest):
+        raise LoopscopeError(f"expected trees of one structure, got parts {[list(one) for one in (parts, *rest)]}")
+    return with_children(
+        first, {key: _map(function, (part, *(other[key] for other in rest)), enter) for key, part in parts.items()}
+    )
 
 
 def tree_map(function: Callable[..., Any], *trees: Tree) -> Tree:
-    """Apply ``function`` leaf by leaf over trees of the same structure."""
-    return pytree.tree_map(function, *trees)
+    """Apply ``function`` tensor by tensor over trees of the same structure; other leaves are those of the first."""
+    if isinstance(trees[0], Tensor):
+        return function(*trees)
+    return _map(function, trees, lambda context: True)
+
+
+def _by_example(function: Callable[..., Any], *trees: Tree) -> Tree:
+    return _map(function, trees, lambda context: context.batched)
 
 
 def detached(tree: Tree) -> Tree:
     """Return a tree of the same values without a graph, fit for autograd where it was made in inference mode."""
 
-    def detach(leaf: Tree) -> Tree:
-        if not isinstance(leaf, Tensor):
-            return leaf
+    def detach(leaf: Tensor) -> Tensor:
         return leaf.clone() if leaf.is_inference() else leaf.detach()
 
     return tree_map(detach, tree)
 
 
+def _leaves(tree: Tree, enter: Callable[[Context], bool]) -> Iterator[Any]:
+    if isinstance(tree, Context) and not enter(tree):
+        return
+    parts = children(tree)
+    if parts is None:
+        yield tree
+        return
+    for part in parts.values():
+        yield from _leaves(part, enter)
+
+
 def leaves(tree: Tree) -> list[Tensor]:
-    """Return the tensors of a tree, in a fixed order."""
-    return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
+    """Return the batch-first tensors of a tree, in a fixed order."""
+    if isinstance(tree, Tensor):
+        return [tree]
+    return [leaf for leaf in _leaves(tree, lambda context: context.batched) if isinstance(leaf, Tensor)]
 
 
 def floating_leaves(tree: Tree) -> list[Tensor]:
     """Return the floating tensors of a tree: those with norms and derivatives."""
-    return [leaf for leaf in leaves(tree) if leaf.is_floating_point()]
+    return [
+        leaf for leaf in _leaves(tree, lambda context: False) if isinstance(leaf, Tensor) and leaf.is_floating_point()
+    ]
 
 
 def device_of(tree: Tree) -> torch.device:
@@ -55,12 +157,12 @@ def batch_size(tree: Tree) -> int:
     """Return the number of examples in a tree.
 
     Raises:
-        LoopscopeError: the tree holds something else than tensors, or they disagree about the batch.
+        LoopscopeError: the tree holds something else than tensors and context, or tensors disagree about the batch.
     """
     tensors = leaves(tree)
-    others = [leaf for leaf in pytree.tree_leaves(tree) if not isinstance(leaf, Tensor)]
-    if others:
-        kinds = ", ".join(sorted({type(leaf).__name__ for leaf in others}))
+    others = [leaf for leaf in _leaves(tree, lambda context: False) if not isinstance(leaf, Tensor)]
+    if not tensors or not all(isinstance(leaf, _PLAIN) for leaf in others):
+        kinds = ", ".join(sorted({type(leaf).__name__ for leaf in others})) or "nothing"
         raise LoopscopeError(
             f"expected torch tensors, batch first, got {kinds}: convert with torch.as_tensor; keep what has no batch inside "
             "the model"
@@ -75,14 +177,55 @@ def batch_size(tree: Tree) -> int:
     return int(sizes.pop())  # type: ignore[arg-type]
 
 
+LARGE_NEGATIVE = -100.0
+"""Numbers up to this one, added to attention scores, let nothing pass: exp(-100) is zero in float32."""
+
+
+class _Aside(Context):
+    """A leaf that `masks_aside` has put aside."""
+
+
+def masks_aside(tree: Tree) -> Tree:
+    """Return a tree whose floating masks are context, so that they have neither norms nor derivatives.
+
+    A floating leaf is a mask if it holds zeros and one number of -100 or less, as those that are added to attention scores do:
+    such a number stands for "not at all", and its size says nothing. Leaves of zeros are put aside as well, since they have no
+    size that a change could be relative to, unless there is nothing else.
+
+    Example:
+        >>> bias = torch.tensor([[0.0, -1e9], [0.0, 0.0]])
+        >>> [leaf.shape for leaf in floating_leaves(masks_aside({"e": torch.ones(2, 3), "bias": bias}))]
+        [torch.Size([2, 3])]
+    """
+    numbers = [leaf for leaf in floating_leaves(tree) if not _is_mask(leaf)]
+    aside = [leaf for leaf in floating_leaves(tree) if _is_mask(leaf)]
+    if any(bool((leaf != 0).any()) for leaf in numbers):
+        aside += [leaf for leaf in numbers if not bool((leaf != 0).any())]
+    chosen = {id(leaf) for leaf in aside}
+    return _map(lambda leaf: _Aside(leaf, batched=True) if id(leaf) in chosen else leaf, (tree,), lambda context: False)
+
+
+def masks_back(tree: Tree) -> Tree:
+    """Return a tree with the leaves that `masks_aside` has put aside in their places."""
+    if isinstance(tree, _Aside):
+        return tree.values
+    parts = None if isinstance(tree, Context) else children(tree)
+    return tree if parts is None else with_children(tree, {key: masks_back(part) for key, part in parts.items()})
+
+
+def _is_mask(leaf: Tensor) -> bool:
+    others = leaf.detach()[leaf.detach() != 0]
+    return bool(others.numel()) and float(others.max()) <= LARGE_NEGATIVE and bool((others == others.max()).all())
+
+
 def select(tree: Tree, rows: Tensor | slice) -> Tree:
     """Return the examples of a tree at ``rows`` (indices, a boolean mask or a slice of the batch)."""
-    return tree_map(lambda leaf: leaf[rows], tree)
+    return _by_example(lambda leaf: leaf[rows], tree)
 
 
 def join(trees: list[Tree]) -> Tree:
     """Return one tree with the examples of all ``trees`` in order."""
-    return tree_map(lambda *parts: torch.cat(parts), *trees)
+    return _by_example(lambda *parts: torch.cat(parts), *trees)
 
 
 def where(rows: Bool[Tensor, "batch"], chosen: Tree, otherwise: Tree) -> Tree:
@@ -91,7 +234,7 @@ def where(rows: Bool[Tensor, "batch"], chosen: Tree, otherwise: Tree) -> Tree:
     def pick(yes: Tensor, no: Tensor) -> Tensor:
         return torch.where(rows.view(-1, *[1] * (yes.ndim - 1)), yes, no)
 
-    return tree_map(pick, chosen, otherwise)
+    return _by_example(pick, chosen, otherwise)
 
 
 def mask_fits(leaf: Tensor, mask: Tensor) -> bool:
@@ -127,16 +270,47 @@ def real_numbers(state: Tree, mask: Tensor | None = None) -> Float[Tensor, "batc
 
 def unflatten(vectors: Float[Tensor, "batch n"], like: Tree) -> Tree:
     """Return a tree shaped as ``like`` whose floating leaves are filled from ``vectors``; the rest is ``like``'s."""
-    flat, structure = pytree.tree_flatten(like)
-    filled, offset = [], 0
-    for leaf in flat:
-        if isinstance(leaf, Tensor) and leaf.is_floating_point():
-            size = leaf[0].numel()
-            filled.append(vectors[:, offset : offset + size].reshape(leaf.shape).to(leaf.dtype))
-            offset += size
-        else:
-            filled.append(leaf)
-    return pytree.tree_unflatten(filled, structure)
+    offset = 0
+
+    def fill(leaf: Tensor) -> Tensor:
+        nonlocal offset
+        if not leaf.is_floating_point():
+            return leaf
+        begin, offset = offset, offset + leaf[0].numel()
+        return vectors[:, begin:offset].reshape(leaf.shape).to(leaf.dtype)
+
+    return _map(fill, (like,), lambda context: False)
+
+
+def binary_scale(vectors: Tensor, dim: int = 1) -> Tensor:
+    """Return the power of two at or just below the largest absolute value along ``dim``, which is kept with size one.
+
+    Dividing by it is exact, and leaves numbers whose squares neither overflow nor vanish. It is 1 where the largest value is
+    zero or not finite.
+    """
+    if not vectors.shape[dim]:
+        return vectors.new_ones(
+            [1 if place == dim % vectors.ndim else size for place, size in enumerate(vectors.shape)]
+        )
+    largest = vectors.detach().abs().amax(dim, keepdim=True)
+    known = (largest > 0) & largest.isfinite()
+    # A subnormal scale would lose digits where it is divided by.
+    exponent = (torch.frexp(largest.where(known, 1))[1] - 1).clamp_min(-_LEAST_EXPONENT[largest.dtype])
+    return torch.where(known, torch.ldexp(torch.ones_like(largest), exponent), 1)
+
+
+_LEAST_EXPONENT = {torch.float32: 126, torch.float64: 1022}
+
+
+def scaled_norm(vectors: Tensor, dim: int = 1, keepdim: bool = False) -> Tensor:
+    """Return Euclidean norms along ``dim`` of float32 or float64 numbers whose squares may overflow or vanish.
+
+    >>> scaled_norm(torch.tensor([[3e30, 4e30], [3e-30, 4e-30]]))
+    tensor([5.0000e+30, 5.0000e-30])
+    """
+    scale = binary_scale(vectors, dim)
+    length = scale * torch.linalg.vector_norm(vectors / scale, dim=dim, keepdim=True)
+    return length if keepdim else length.squeeze(dim)
 
 
 def token_norms(state: Tree, mask: Tensor | None = None) -> Float[Tensor, "batch tokens"]:
@@ -146,21 +320,39 @@ def token_norms(state: Tree, mask: Tensor | None = None) -> Float[Tensor, "batch
     Leaves with the same number of tokens (a TRM's two states, say) are one vector per token together; others are
     set side by side. Padding has norm zero.
     """
-    squares = []
-    for leaf in floating_leaves(state):
-        leaf = masked(leaf, mask)
-        tokens = leaf.reshape(leaf.shape[0], -1, leaf.shape[-1] if leaf.ndim > 1 else 1)
-        squares.append(tokens.square().sum(-1))
-    if len({part.shape[1] for part in squares}) == 1:
-        return torch.stack(squares).sum(0).sqrt()
-    return torch.cat(squares, dim=1).sqrt()
+    tokens = [
+        masked(leaf, mask).reshape(leaf.shape[0], -1, leaf.shape[-1] if leaf.ndim > 1 else 1)
+        for leaf in floating_leaves(state)
+    ]
+    if len({part.shape[1] for part in tokens}) > 1:
+        return torch.cat([scaled_norm(part, -1) for part in tokens], dim=1)
+    largest = [torch.linalg.vector_norm(part, ord=torch.inf, dim=-1, keepdim=True) for part in tokens]
+    # One scale for all parts, of the largest number in any: that of a part that is zero would be 1.
+    scale = binary_scale(torch.cat(largest, dim=-1), -1)
+    squares = torch.stack([(part / scale).square().sum(-1) for part in tokens]).sum(0)
+    return squares.sqrt() * scale.squeeze(-1)
 
 
 def norms(state: Tree, mask: Tensor | None = None) -> Float[Tensor, "batch"]:
     """Return the Euclidean norm of each example's whole state, padding excluded."""
-    return torch.linalg.vector_norm(flatten(state, mask), dim=1)
+    return scaled_norm(flatten(state, mask))
 
 
-def is_time_dependent(state: Tree) -> bool:
-    """Return whether the state carries a counter: for such loops only residuals and orbits are defined."""
-    return any(not leaf.is_floating_point() for leaf in leaves(state))
+def unchanging_leaves(state: Tree) -> list[Any]:
+    """Return the leaves of a state that steps should leave as they are: all but floating tensors and None."""
+    found = _leaves(state, lambda context: True)
+    return [leaf for leaf in found if leaf is not None and not (isinstance(leaf, Tensor) and leaf.is_floating_point())]
+
+
+def has_clock(before: Tree, after: Tree) -> bool:
+    """Return whether a step changed a leaf of its state that is not a floating tensor: a counter, say.
+
+    Example:
+        >>> zeros, ones = torch.zeros(2, 3), torch.ones(2, 3)
+        >>> has_clock((zeros, torch.tensor([4, 7])), (ones, torch.tensor([4, 7])))
+        False
+        >>> has_clock((zeros, torch.tensor([0, 0])), (zeros, torch.tensor([1, 1])))
+        True
+    """
+    pairs = zip(unchanging_leaves(before), unchanging_leaves(after), strict=False)
+    return any(not torch.equal(one, other) if isinstance(one, Tensor) else one != other for one, other in pairs)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import io
-import json
 import math
 import re
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +18,12 @@ from rich.console import Console
 from loopscope.answers.answerer import (
     Answer,
     Answerer,
-    Record,
     answer_all,
     answer_of,
     frames,
     open_answerer,
-    read_record,
 )
-from loopscope.answers.trust import Evidence
+from loopscope.answers.trust import Evidence, joined
 from loopscope.cli import main
 from loopscope.errors import LoopscopeError
 from loopscope.files import read_json
@@ -34,13 +32,14 @@ from loopscope.models import build_model
 from loopscope.reports.answers import show_frames, show_last, track_record
 from loopscope.shipped import MODELS
 from loopscope.tasks import PrefixSums, Sudoku
-from loopscope.tasks.prefix_sums.text import PrefixSumsWords
-from loopscope.tasks.sudoku.text import SudokuWords
-from loopscope.tasks.text import colour, words_of
+from loopscope.tasks.prefix_sums.text import PrefixSumsText
+from loopscope.tasks.registry import text_format
+from loopscope.tasks.sudoku.text import SudokuText
+from loopscope.tasks.text import colour
 from loopscope.training.run_folder import RunFolder, open_run
 from loopscope.training.settings import settings_from
 
-PUZZLE = SudokuWords.example
+PUZZLE = SudokuText.example
 SOLUTION = "534678912672195348198342567859761423426853791713924856961537284287419635345286179"
 
 
@@ -69,20 +68,20 @@ def sudoku_loop(solution: str) -> FunctionLoop:
     )
 
 
-BITS = Answerer(Path("runs/bits"), parity_loop(), PrefixSums(), PrefixSumsWords(), None)
+BITS = Answerer(Path("runs/bits"), parity_loop(), PrefixSums(), PrefixSumsText())
 
 
 def sudoku(solution: str = SOLUTION) -> Answerer:
-    return Answerer(Path("runs/sudoku"), sudoku_loop(solution), Sudoku(), SudokuWords(), Record(90, 88, 10, 1))
+    return Answerer(Path("runs/sudoku"), sudoku_loop(solution), Sudoku(), SudokuText())
 
 
 @pytest.mark.parametrize(
     ("task", "text", "sentence"),
     [
-        ("prefix-sums", "0121", "'2' at place 3 is no bit"),
+        ("prefix-sums", "0121", "'2' at place 3 is not a bit"),
         ("prefix-sums", " ", "no bits were given"),
         ("sudoku", PUZZLE[:-1], "80 cells were given, expected 81"),
-        ("sudoku", PUZZLE.replace("9", "x", 1), "'x' at place 14 is no cell"),
+        ("sudoku", PUZZLE.replace("9", "x", 1), "'x' at place 14 is not a cell"),
         ("sudoku", "55" + PUZZLE[2:], "row 1 holds the digit 5 more than once"),
         ("sudoku", "5" + PUZZLE[1:9] + "5" + PUZZLE[10:], "column 1 holds the digit 5 more than once"),
         # The first two cells of row 1 can only be 9 (row 1 lacks 8 and 9, column 1 and 2 hold 8).
@@ -91,18 +90,18 @@ def sudoku(solution: str = SOLUTION) -> Answerer:
 )
 def test_impossible_problems_are_refused_by_name(task: str, text: str, sentence: str) -> None:
     with pytest.raises(LoopscopeError, match=sentence):
-        words_of(task).read(text)
+        text_format(task).read(text)
 
 
 def test_a_framed_board_is_read_as_its_cells() -> None:
     rows = [PUZZLE[9 * i : 9 * i + 9] for i in range(9)]
     drawn = "\n".join(f"| {row[:3]} | {row[3:6]} | {row[6:]} |" for row in rows)
-    assert SudokuWords().read(drawn).text == PUZZLE
+    assert SudokuText().read(drawn).text == PUZZLE
 
 
 def test_answers_come_in_order_whatever_their_lengths() -> None:
     texts = ["1101", "1", "0110", "10101010101010101010"]
-    problems = [BITS.words.read(text) for text in texts]
+    problems = [BITS.text.read(text) for text in texts]
     answers = answer_all(BITS, problems, 1e-4, 500)
     assert [answer.line for answer in answers] == ["1001", "1", "0100", "11001100110011001100"]
     assert all(answer.right and answer.settled for answer in answers)
@@ -114,7 +113,7 @@ def test_answers_come_in_order_whatever_their_lengths() -> None:
 def test_a_problem_has_one_answer_alone_or_among_others(iterations) -> None:
     """Unsettled answers change from step to step: both must be those of the same one."""
     shipped = open_answerer("prefix-sums")
-    problem = shipped.words.read("11010001110101100011010101110001")
+    problem = shipped.text.read("11010001110101100011010101110001")
     *_, last = frames(shipped, problem, 1e-4, iterations)
     (among,) = answer_all(shipped, [problem], 1e-4, iterations)
     alone = answer_of(shipped, problem, last, 1e-4)
@@ -122,19 +121,29 @@ def test_a_problem_has_one_answer_alone_or_among_others(iterations) -> None:
     assert among.unsure == pytest.approx(alone.unsure, rel=0.05, abs=1e-6)
 
 
+def test_an_unsettled_answer_is_that_of_the_last_iteration_not_of_the_smallest_residual() -> None:
+    problem = BITS.text.read("1101000111010110001101010111000111")
+    shown = list(frames(BITS, problem, 1e-4, 40))
+    residuals = [frame.residual for frame in shown]
+    assert any(later > earlier for earlier, later in pairwise(residuals))
+    for frame in shown:
+        (answer,) = answer_all(BITS, [problem], 1e-4, frame.iteration)
+        assert answer == answer_of(BITS, problem, frame, 1e-4)
+
+
 def test_too_few_iterations_are_not_settled_and_wrong() -> None:
-    (answer,) = answer_all(BITS, [BITS.words.read("1" * 40)], 1e-4, 5)
+    (answer,) = answer_all(BITS, [BITS.text.read("1" * 40)], 1e-4, 5)
     assert (answer.right, answer.settled, answer.iterations) == (False, False, 5)
 
 
 def test_frames_say_when_each_bit_last_changed() -> None:
-    shown = list(frames(BITS, BITS.words.read("10000000"), 1e-4, 500))
+    shown = list(frames(BITS, BITS.text.read("10000000"), 1e-4, 500))
     assert shown[-1].since.tolist() == [0, 1, 2, 3, 4, 5, 6, 7]
     assert shown[-1].residual <= 1e-4 < shown[-2].residual
 
 
 def test_a_grid_is_right_if_it_keeps_the_rules_and_the_givens() -> None:
-    words, problem = SudokuWords(), SudokuWords().read(PUZZLE)
+    words, problem = SudokuText(), SudokuText().read(PUZZLE)
 
     def right(digits: str) -> bool:
         logits = torch.nn.functional.one_hot(torch.tensor([int(digit) - 1 for digit in digits]), 9).float()
@@ -149,7 +158,7 @@ def test_a_grid_is_right_if_it_keeps_the_rules_and_the_givens() -> None:
 
 
 def test_the_picture_marks_givens_and_breaches() -> None:
-    words, problem = SudokuWords(), SudokuWords().read(PUZZLE)
+    words, problem = SudokuText(), SudokuText().read(PUZZLE)
     wrong = SOLUTION[:2] + "5" + SOLUTION[3:]
     logits = torch.nn.functional.one_hot(torch.tensor([int(digit) - 1 for digit in wrong]), 9).float()
     picture = words.picture(problem, logits, torch.full((81,), 40))
@@ -163,39 +172,48 @@ def test_the_picture_marks_givens_and_breaches() -> None:
 def test_what_is_said_of_an_answer() -> None:
     console = Console(file=io.StringIO(), width=80)
     answerer = sudoku()
-    problem = answerer.words.read(PUZZLE)
-    last = show_last(console, answerer.words, problem, frames(answerer, problem, 1e-4, 500))
+    problem = answerer.text.read(PUZZLE)
+    last = show_last(console, answerer.text, problem, frames(answerer, problem, 1e-4, 500))
     answer = answer_of(answerer, problem, last, 1e-4)
-    other = replace(answer, settled=False)
     assert answer.right
-    assert track_record(answerer, answer) == "In validation, 88 of 90 answers that settled were right (97.8%)."
-    assert track_record(answerer, other) == "In validation, 1 of 10 answers that did not settle were right (10.0%)."
-    assert track_record(BITS, answer).endswith("loopscope trust runs/bits does.")
-    show_frames(console, answerer.words, problem, frames(answerer, problem, 1e-4, 500))
+    assert track_record(answerer, answer) is None  # the rules have judged it
+    assert track_record(answerer, replace(answer, right=False)) is None
+    assert track_record(BITS, replace(answer, right=None)).endswith("loopscope trust runs/bits does.")
+    show_frames(console, answerer.text, problem, frames(answerer, problem, 1e-4, 500))
     assert console.file.getvalue().count("iteration ") == 1 + 5  # the last; then 1, 2, 4, 8 and the last
 
 
-def test_what_is_said_of_an_answer_beside_others_as_confident() -> None:
-    right, unsure = np.array([True, True, False, True, False]), np.array([1e-6, 0.01, 0.2, 0.3, 0.4])
-    settling = np.array([9, 8, 7, math.inf, math.inf])
-    evidence = Evidence(right, settling < math.inf, unsure, unsure, unsure, unsure, settling, right, unsure)
-    answerer = replace(sudoku(), evidence=evidence)
-    answer = Answer("", None, True, 12, 1e-5, 0.01)
-    assert track_record(answerer, answer) == (
-        "In validation, 2 of 2 answers that settled and were at least as confident as this one (confidence 99.00%) were "
-        "right (100.0%); of all 3 that settled, 66.7%."
+def evidence_of(settled: bool, unsure: np.ndarray, right: np.ndarray) -> Evidence:
+    settling = np.full(len(right), 9.0 if settled else math.inf)
+    return Evidence(right, right, unsure, unsure, unsure, unsure, settling, right, unsure, right, unsure)
+
+
+def test_a_doubtful_answer_does_not_inherit_the_record_of_the_sure_ones() -> None:
+    sure = evidence_of(True, np.full(100, 1e-3), np.ones(100, dtype=bool))
+    doubtful = evidence_of(True, np.full(50, 0.5), np.arange(50) < 6)
+    unsettled = evidence_of(False, np.full(40, 0.5), np.zeros(40, dtype=bool))
+    answerer = replace(BITS, evidence=joined([sure, doubtful, unsettled]), iterations=500)
+
+    def said(settled: bool, unsure: float) -> str:
+        alike = answerer.calibrations.alike(settled, unsure)
+        return track_record(answerer, Answer("", None, settled, 500, 1e-5, unsure, alike))
+
+    assert said(True, 0.5) == (
+        "Answers like this one, which settled at a confidence near 50.00%, were right 6 of 50 times in validation: a chance of "
+        "about 12% (6 to 24%)."
     )
-    assert "2 of 3 answers that settled and" in track_record(answerer, replace(answer, unsure=0.5))
-    assert track_record(answerer, replace(answer, unsure=1e-9)) == (
-        "In validation no answer that settled was as confident as this one (confidence over 99.99%); of all 3 that "
-        "settled, 66.7% were right."
+    assert "100 of 100 times in validation: a chance of about 100% (96 to 100%)" in said(True, 1e-3)
+    assert said(True, 1e-9) == said(True, 1e-3).replace(
+        "99.90%", "over 99.99%"
+    )  # more confident than any in validation
+    assert "had not settled at a confidence near 50.00%, were right 0 of 40 times" in said(False, 0.5)
+    few = replace(answerer, evidence=sure)
+    assert few.calibrations.alike(False, 0.5) is None
+    assert track_record(few, Answer("", None, False, 500, 1e-5, 0.5)) == (
+        "Too few answers had not settled in validation to say how often such answers are right."
     )
-    assert "1 of 1 answers that did not settle and" in track_record(
-        answerer, replace(answer, settled=False, unsure=0.3)
-    )
-    settled = replace(answerer, evidence=evidence.at(settling < math.inf))
-    assert track_record(settled, replace(answer, settled=False)) == (
-        "In validation no answer was one that did not settle (confidence 99.00%)."
+    assert "nothing is known of one that was stopped earlier" in track_record(
+        answerer, Answer("", None, False, 20, 1e-2, 0.5)
     )
 
 
@@ -220,12 +238,11 @@ def test_the_command_answers_one_and_many(run: RunFolder, capsys, monkeypatch) -
     assert main(["solve", str(run.path), "110101", "--max-iterations", "20"]) in (0, 1)
     said = capsys.readouterr().out
     assert "bits  110101" in said
-    assert "was not measured: loopscope trust" in " ".join(said.split())
     monkeypatch.setattr("sys.stdin", io.StringIO("1101\n\n11\n"))
     assert main(["solve", str(run.path), "-"]) in (0, 1)
     lines = capsys.readouterr().out.splitlines()
     assert [len(line.split("\t")[0]) for line in lines] == [4, 2]
-    assert all(len(line.split("\t")) == 5 for line in lines)
+    assert all(len(line.split("\t")) == 6 for line in lines)
 
 
 def test_an_untrained_model_is_called_wrong(run: RunFolder, capsys) -> None:
@@ -236,10 +253,12 @@ def test_an_untrained_model_is_called_wrong(run: RunFolder, capsys) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["11", "--tolerance", "0"], "tolerance is 0.0, expected a number above 0"),
+        (["11", "--tolerance", "0"], "tolerance is 0, expected a number between 0 and 1, such as 1e-4"),
+        (["11", "--tolerance", "1000"], "tolerance is 1000, expected a number between 0 and 1, such as 1e-4"),
+        (["-", "--tolerance", "1"], "tolerance is 1, expected a number between 0 and 1, such as 1e-4"),
         (["-", "--watch"], "--watch shows one problem"),
-        (["-"], "line 2: 'x' at place 1 is no bit"),
-        (["12"], "'2' at place 2 is no bit"),
+        (["-"], "line 2: 'x' at place 1 is not a bit"),
+        (["12"], "'2' at place 2 is not a bit"),
     ],
 )
 def test_mistakes_are_one_line(run: RunFolder, arguments: list[str], sentence: str, capsys, monkeypatch) -> None:
@@ -250,35 +269,31 @@ def test_mistakes_are_one_line(run: RunFolder, arguments: list[str], sentence: s
     assert said.count("\n") == 1
 
 
-def test_the_record_of_a_run_is_read_from_its_evaluation(run: RunFolder) -> None:
-    assert main(["evaluate", str(run.path), "--iterations", "3"]) == 0
-    record = open_answerer(str(run.path)).record
-    splits = json.loads(run.evaluation.read_text())["splits"].values()
-    assert record.settled + record.others == sum(curve["examples"] for curve in splits)
-    assert record.settled_right + record.others_right == sum(round(c["last"] * c["examples"]) for c in splits)
-    stored = json.loads(run.evaluation.read_text())
-    for curve in stored["splits"].values():
-        curve["settled"] = None
-    run.evaluation.write_text(json.dumps(stored))
-    assert read_record(run) is None
-
-
-def test_evidence_goes_before_the_record_at_its_own_tolerance_alone(run: RunFolder, capsys) -> None:
-    assert main(["evaluate", str(run.path), "--iterations", "3"]) == 0
+def test_evidence_is_that_of_its_own_tolerance_alone(run: RunFolder, capsys) -> None:
     assert main(["trust", str(run.path), "--iterations", "3"]) == 0
     answerer = open_answerer(str(run.path))
     assert len(answerer.evidence) == sum(split["all"]["examples"] for split in read_json(run.trust)["splits"].values())
-    assert open_answerer(str(run.path), 1e-3).evidence is None
-    capsys.readouterr()
-    for options, as_confident in (([], True), (["--tolerance", "1e-3"], False)):
-        assert main(["solve", str(run.path), "1101", "--max-iterations", "3", *options]) in (0, 1)
-        assert ("confiden" in capsys.readouterr().out) is as_confident
-        assert main(["solve", str(run.path), "1101", "--max-iterations", "2", *options]) in (0, 1)
-        assert "In validation answers had 3 iterations to settle" in " ".join(capsys.readouterr().out.split())
+    assert answerer.iterations == 3
+    other = open_answerer(str(run.path), 1e-3)
+    assert other.evidence is None
+    assert track_record(other, Answer("", None, True, 3, 1e-5, 0.1)) == (
+        "How often answers that settle at a tolerance of 0.001 are right was not measured."
+    )
     run.trust.write_text("{}")
     assert "trust.json is damaged (settings is missing): make it again by loopscope trust" in refusal(
         capsys, ["solve", run.path, "1101"]
     )
+
+
+def test_the_chance_of_a_chess_move_is_that_of_the_move_shown(capsys, monkeypatch) -> None:
+    quiet = "r1bqkbnr/pppp1ppp/2n5/4p3/4P3/5N2/PPPP1PPP/RNBQKB1R w KQkq - 2 3"
+    assert main(["solve", "chess", quiet]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"were right [\d,]+ of [\d,]+ times in validation: a chance of about \d+% \(\d+ to \d+%\)\.", said)
+    monkeypatch.setattr("sys.stdin", io.StringIO(quiet + "\n"))
+    assert main(["solve", "chess", "-"]) == 0
+    chance = re.search(r"about (\d+%)", said)[1]
+    assert capsys.readouterr().out.strip().split("\t")[-1] == chance
 
 
 SHIPPED_PROBLEMS = {
@@ -295,7 +310,7 @@ def test_what_ships_answers_at_once_and_says_how_far_to_trust_it(task: str, caps
     said = capsys.readouterr().out
     assert f"\n{answer}\n" in said
     assert "Solved, and confirmed by the rules." in said
-    assert re.search("answers? that (settled|did not settle)", said)
+    assert "in validation" not in said  # the rules have judged it
 
 
 def test_every_shipped_model_has_its_card_and_is_small() -> None:
@@ -306,7 +321,7 @@ def test_every_shipped_model_has_its_card_and_is_small() -> None:
         card = (folder / "card.md").read_text()
         assert "## Accuracy" in card
         assert "## Examination" in card
-        assert open_answerer(folder.name).record.settled > 0
+        assert len(open_answerer(folder.name).evidence) > 0
 
 
 def test_a_task_without_a_shipped_model_is_named(capsys, monkeypatch, tmp_path) -> None:
@@ -324,7 +339,7 @@ def test_a_task_that_nobody_types_in_is_refused_by_its_name_and_with_a_run(by_na
     small = open_run(tmp_path / "small", settings, resume=False)
     build_model(settings.model).save_pretrained(small.model)
     said = refusal(capsys, ["solve", "small-sudoku" if by_name else small.path, "1" * 36])
-    assert "problems of small-sudoku cannot be typed in, only those of chess, prefix-sums, sudoku:" in said
+    assert "problems of small-sudoku cannot be typed in, only those of prefix-sums, sudoku, chess:" in said
     # Neither a task of another rule nor a run, which would be refused as well.
     assert "did you mean" not in said
     assert "give a run's folder" not in said

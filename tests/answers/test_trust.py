@@ -114,7 +114,7 @@ def test_confidence_in_a_move_is_the_probability_of_its_two_squares() -> None:
 def made(right: list[bool], residual: list[float]) -> Evidence:
     values = np.array(residual)
     flags = np.array(right)
-    return Evidence(flags, values <= 1e-4, values, values, values, values, values, flags, values)
+    return Evidence(flags, values <= 1e-4, values, values, values, values, values, flags, values, flags, values)
 
 
 def test_a_split_is_counted_by_arrival() -> None:
@@ -150,7 +150,7 @@ def test_evidence_comes_back_from_json() -> None:
     for name, column in vars(found).items():
         assert getattr(again, name).tolist() == column.tolist()
     assert len(joined([again, again])) == 8
-    with pytest.raises(LoopscopeError, match="but there is no error"):
+    with pytest.raises(LoopscopeError, match="but error is missing"):
         evidence_from({name: value for name, value in values.items() if name != "error"})
     with pytest.raises(LoopscopeError, match="lists of equal length"):
         evidence_from(values | {"error": [0.0]})
@@ -202,7 +202,10 @@ def test_a_measurement_of_more_is_not_overwritten_and_a_damaged_one_is(run, tmp_
     for less in (["--iterations", "3"], ["--examples", "5"]):
         assert main(["trust", str(run.path), *less]) == 0
         said = " ".join(capsys.readouterr().err.split())
-        assert "holds a measurement of 6 examples of 8 bits over 60 iterations, which is kept; --out FILE" in said
+        assert (
+            "holds a measurement of 6 examples of 8 bits over 60 iterations, which covers more and is kept; --out FILE"
+            in said
+        )
         assert run.trust.read_text() == before
         assert main(["trust", str(run.path), *less, "--out", str(out)]) == 0
         assert out.is_file()
@@ -241,11 +244,11 @@ def test_on_other_data(run, tmp_path, capsys) -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--data.seed", "1"], "name another file by --out FILE"),
+        (["--data.seed", "1"], "name a file with --out FILE"),
         (["--data.sed", "1", "--out", "x.json"], "did you mean --data.seed?"),
         (["--out", "OUT/x.png"], "the ending of --out is '.png', expected one of .json"),
-        (["--out", "RUN/evaluation.json"], "is where a part of a run belongs"),
-        (["--out", "RUN/trust.json"], "is where a part of a run belongs"),
+        (["--out", "RUN/evaluation.json"], "names a file that belongs to a run"),
+        (["--out", "RUN/trust.json"], "names a file that belongs to a run"),
         (["--examples", "0"], "examples is 0, expected a number above 0"),
         (["--until-settled"], "unknown option --until-settled"),
     ],
@@ -261,4 +264,4 @@ def test_a_model_of_fixed_depth_is_refused(tmp_path, capsys) -> None:
     settings = settings_from({"task": "prefix-sums", "model": model, "training": {"compile": False}})
     run = open_run(tmp_path / "fixed", settings, resume=False)
     build_model(settings.model).save_pretrained(run.model)
-    assert "is of a fixed-depth model, which has no iterations" in refusal(capsys, ["trust", run.path])
+    assert "holds a fixed-depth model, which has no iterations" in refusal(capsys, ["trust", run.path])

@@ -85,8 +85,8 @@ def test_steps_are_counted_and_stay_within_the_budget():
     ):
         loop, steps = counted(loop)
         said = forecast(loop, INPUTS, budget=budget)
-        # One of the checks of the loop is of a single example.
-        assert said.steps == said.rounds[-1].steps == steps[0] + 1
+        # The checks of the loop, on two examples, count as two steps.
+        assert said.steps == said.rounds[-1].steps == steps[0] + 2
         assert said.steps <= budget * 480
 
 
@@ -324,7 +324,9 @@ def test_answers_of_ones_own_are_compared_instead():
     ("answers", "given"), [(lambda logits: logits.sum(), r"shape \(\)"), (lambda logits: 3, "int")]
 )
 def test_answers_that_are_not_one_an_input_are_refused(unchecked, answers, given):
-    with pytest.raises(LoopscopeError, match=f"answers returned {given}, expected one row for each of the 8 inputs"):
+    with pytest.raises(
+        LoopscopeError, match=f"answers returned {given}, expected a tensor with one row for each of the 8 inputs"
+    ):
         forecast(drifting(1e6), INPUTS, answers=answers)
 
 
@@ -411,7 +413,7 @@ def test_options_that_make_no_forecast_are_refused(unchecked, options, message):
 
 
 def test_inputs_and_targets_that_do_not_fit_are_refused(unchecked):
-    with pytest.raises(LoopscopeError, match="examples is 0"):
+    with pytest.raises(LoopscopeError, match="the batch is empty"):
         forecast(drifting(1.0), INPUTS[:0])
     with pytest.raises(LoopscopeError, match=r"shape \(5, 1\), expected one entry for each of the 8 inputs"):
         forecast(drifting(1.0), INPUTS, CLASSES[:5])

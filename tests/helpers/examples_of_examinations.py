@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,25 @@ import numpy as np
 
 from loopscope.evaluation import AccuracyCurve
 from loopscope.stability import Examination, Verdict
-from loopscope.stability.examination import Curves
+from loopscope.stability.results import (
+    BasinResult,
+    Curves,
+    DistinctResult,
+    GeometryResult,
+    GradientResult,
+    InputDependenceResult,
+    LipschitzResult,
+    PortraitResult,
+    ReachabilityResult,
+    ResolventResult,
+    Returns,
+    SensitivityResult,
+    Settings,
+    SpectrumResult,
+    SwapResult,
+    TransientResult,
+    VarianceResult,
+)
 from loopscope.stability.verdict import judge
 from loopscope.studies import Record, StudyPlan, read_plan
 
@@ -43,25 +61,26 @@ def full(radius: float = 0.8, inputs: int = 16, tokens: int = 81, iterations: in
         ),
     )
     return Examination(
-        verdict=Verdict.UNKNOWN,
+        verdict=Verdict.UNDECIDED,
         provisional=True,
         advice="The evidence is not enough: input-dependence is borderline. Examine more inputs.",
         axes=axes,
         normalized_axes=None,
-        settings={
-            "effort": "standard",
-            "inputs": inputs,
-            "swapped": inputs,
-            "jacobians": few,
-            "iterations": iterations,
-            "tolerance": 1e-4,
-            "prediction": False,
-            "trained_iterations": TRAINED,
-            "seed": 0,
-            "dtype": "float32",
-            "numbers_per_state": tokens * 64,
-            "accuracy": 0.9375,
-        },
+        settings=Settings(
+            effort="standard",
+            inputs=inputs,
+            given=inputs,
+            swapped=inputs,
+            jacobians=few,
+            iterations=iterations,
+            tolerance=1e-4,
+            prediction=False,
+            trained_iterations=TRAINED,
+            seed=0,
+            dtype="float32",
+            numbers_per_state=tokens * 64,
+            accuracy=0.9375,
+        ),
         curves=Curves(
             residual=fan(np.maximum(0.8 * radius**steps, 1e-7)),
             norm=fan(40 - 10 * radius**steps, 1.05),
@@ -69,99 +88,103 @@ def full(radius: float = 0.8, inputs: int = 16, tokens: int = 81, iterations: in
             prediction_changes=(0.5 * radius**steps).tolist(),
             accuracy=(0.9375 / (1 + np.exp(-(steps - 12) / 2))).tolist(),
         ),
-        reachability={
-            "arrived": [True] * inputs,
-            "iterations_to_tolerance": [float(40 + i) for i in range(inputs)],
-            "rate": [radius] * inputs,
-            "rate_error": [0.002] * inputs,
-            "radius": [1e-6] * inputs,
-            "norm": [40.0] * inputs,
-            "start_norm": [30.0] * inputs,
-            "labels": ["fixed point"] * inputs,
-            "period": [1] * inputs,
-            "lyapunov": [None] * inputs,
-            "lyapunov_error": [None] * inputs,
-            "growth": [0.0] * inputs,
-            "counts": {"fixed point": inputs},
-        },
-        spectrum={
-            "rows": list(range(few)),
-            "eigenvalue": [[radius * math.cos(0.7 + i / 90), radius * math.sin(0.7 + i / 90)] for i in range(few)],
-            "radius": [radius] * few,
-            "error": [0.001] * few,
-            "converged": [True] * few,
-            "defective": [False] * (few - 1) + [True],
-            "at_fixed_point": [True] * few,
-            "rate": [radius] * few,
-            "rate_error": [0.002] * few,
-            "contradicted": [False] * few,
-            "others": [[radius * math.cos(0.7), radius * math.sin(0.7)], [0.6, 0.0], [-0.3, 0.2], [0.1, 0.5]],
-        },
-        basin={
-            "rows": list(range(few)),
-            "radii": [0.01, 0.03, 0.1, 0.3, 1.0],
-            "returned": [1.0, 1.0, 0.95, 0.8, None],
-            "known": [1.0, 1.0, 1.0, 1.0, 0.0],
-            "random": {"returned": 0.6, "known": 1.0},
-            "foreign": {"returned": 0.9, "known": 1.0},
-        },
-        input_dependence={
-            "recall_swap": {"moved": 13, "stayed": 0, "elsewhere": 3, "shared": 0, "unknown": 0},
-            "start_swap": {"moved": 0, "stayed": 15, "elsewhere": 0, "shared": 0, "unknown": 1},
-            "moved": 0.8,
-            "shared": 0.0,
-            "distinct_own": list(range(1, inputs + 1)),
-            "distinct_common": [min(i, 12) for i in range(1, inputs + 1)],
-            "variance": {"share": 0.98, "error": 0.01, "between": 5.0, "within": 0.1, "inputs": 16, "arrived": 1.0},
-            "sensitivity": {
-                "path": "recalled",
-                "gain": [2.0] * few,
-                "relative": [3.0] * few,
-                "disagreement": [0.01] * few,
-                "start_gain": [1e-6] * few,
-            },
-        },
-        geometry={
-            "rows": list(range(few)),
-            "lipschitz": [2.5] * few,
-            "relative_lipschitz": [3.2] * few,
-            "lipschitz_path": "recalled",
-            "resolvent": [6.0] * few,
-            "gradient_norms": np.array(fan(0.97 ** np.arange(1.0, TRAINED + 1))).T.tolist(),
-            "gradient_growth": [0.97] * few,
-            "gradient_label": {"steady": few},
-            "powers": [1, 2, 4, 8, 16, 32],
-            "power_norms": [[2.4 * radius**k * (1 + i / 20) for i in range(few)] for k in (1, 2, 4, 8, 16, 32)],
-            "radial_gain": [0.01] * few,
-            "gradient_agreement": [-0.01] * few,
-        },
+        reachability=ReachabilityResult(
+            arrived=[True] * inputs,
+            iterations_to_tolerance=[float(40 + i) for i in range(inputs)],
+            rate=[radius] * inputs,
+            rate_error=[0.002] * inputs,
+            distance_left=[1e-6] * inputs,
+            norm=[40.0] * inputs,
+            start_norm=[30.0] * inputs,
+            labels=["fixed point"] * inputs,
+            reasons=["arrived"] * inputs,
+            period=[1] * inputs,
+            lyapunov=[None] * inputs,
+            lyapunov_error=[None] * inputs,
+            growth=[0.0] * inputs,
+            left_at=[0] * inputs,
+            counts={"fixed point": inputs},
+        ),
+        spectrum=SpectrumResult(
+            rows=list(range(few)),
+            eigenvalue=[[radius * math.cos(0.7 + i / 90), radius * math.sin(0.7 + i / 90)] for i in range(few)],
+            radius=[radius] * few,
+            error=[0.001] * few,
+            converged=[True] * few,
+            defective=[False] * (few - 1) + [True],
+            at_fixed_point=[True] * few,
+            rate=[radius] * few,
+            rate_error=[0.002] * few,
+            contradicted=[False] * few,
+            others=[[radius * math.cos(0.7), radius * math.sin(0.7)], [0.6, 0.0], [-0.3, 0.2], [0.1, 0.5]],
+        ),
+        basin=BasinResult(
+            rows=list(range(few)),
+            radii=[0.01, 0.03, 0.1, 0.3, 1.0],
+            returned=[1.0, 1.0, 0.95, 0.8, None],
+            known=[1.0, 1.0, 1.0, 1.0, 0.0],
+            random=Returns(0.6, 1.0),
+            foreign=Returns(0.9, 1.0),
+        ),
+        input_dependence=InputDependenceResult(
+            swaps=SwapResult(
+                recall={"moved": 13, "stayed": 0, "elsewhere": 3, "shared": 0, "unknown": 0},
+                start={"moved": 0, "stayed": 15, "elsewhere": 0, "shared": 0, "unknown": 1},
+                moved=0.8,
+                shared=0.0,
+            ),
+            distinct=DistinctResult(own=list(range(1, inputs + 1)), common=[min(i, 12) for i in range(1, inputs + 1)]),
+            variance=VarianceResult(share=0.98, error=0.01, between=5.0, within=0.1, inputs=16, arrived=1.0),
+            sensitivity=SensitivityResult(
+                path="recalled",
+                gain=[2.0] * few,
+                relative=[3.0] * few,
+                disagreement=[0.01] * few,
+                start_gain=[1e-6] * few,
+            ),
+        ),
+        geometry=GeometryResult(
+            rows=list(range(few)),
+            lipschitz=LipschitzResult(
+                value=[2.5] * few, error=[0.1] * few, converged=[True] * few, relative=[3.2] * few, path="recalled"
+            ),
+            resolvent=ResolventResult(value=[6.0] * few, error=[0.1] * few, converged=[True] * few),
+            gradients=GradientResult(
+                rows=list(range(few)),
+                norms=np.array(fan(0.97 ** np.arange(1.0, TRAINED + 1))).T.tolist(),
+                growth=[0.97] * few,
+                agreement=[-0.01] * few,
+                labels={"steady": few},
+            ),
+            transient=TransientResult(
+                powers=[1, 2, 4, 8, 16, 32],
+                norms=[[2.4 * radius**k * (1 + i / 20) for i in range(few)] for k in (1, 2, 4, 8, 16, 32)],
+            ),
+            radial_gain=[0.01] * few,
+        ),
         tokens=[settled.tolist()],
-        portrait={
-            "row": 0,
-            "path": np.stack([spiral.real, spiral.imag], 1).tolist(),
-            "foreign": np.stack([-1.4 * spiral.real, spiral.imag + 3 * radius ** np.arange(60)], 1).tolist(),
-            "explained": [0.62, 0.31],
-            "fixed_point": [0.0, 0.0],
-        },
+        portrait=PortraitResult(
+            row=0,
+            path=np.stack([spiral.real, spiral.imag], 1).tolist(),
+            foreign=np.stack([-1.4 * spiral.real, spiral.imag + 3 * radius ** np.arange(60)], 1).tolist(),
+            explained=[0.62, 0.31],
+            fixed_point=[0.0, 0.0],
+        ),
         unknown={},
         seconds={"orbits": 1.2, "spectrum": 2.0, "total": 8.4},
     )
-
-
-def changed(exam: Examination, **values: Any) -> Examination:
-    """The same examination with some of its fields changed."""
-    return Examination(**{**{name: getattr(exam, name) for name in exam.__dataclass_fields__}, **values})
 
 
 def partial() -> Examination:
     """Orbits that drift: no fixed point, so no Jacobian there, and the axes of directions beside."""
     exam, reason = full(), "no orbit arrived: it is defined at a fixed point"
     steps = np.arange(1, 501)
-    nothing = {"returned": None, "known": 0.0}
-    return changed(
+    nothing = Returns(None, 0.0)
+    assert exam.spectrum is not None
+    return replace(
         exam,
         verdict=Verdict.UNSTABLE,
-        advice="The state's norm grows 3.2x per 100 iterations while its direction settles: add outer normalization.",
+        advice="The state's norm grows 3.2x per 100 iterations while its direction settles. Add outer normalization.",
         axes=(
             judge("reachability", {"fraction arrived": 0.0}, "of 16 orbits: 16 drift"),
             judge("input-dependence", {"fraction moved": None, "fraction shared": None}, "no swap could be done"),
@@ -169,18 +192,13 @@ def partial() -> Examination:
         ),
         normalized_axes=exam.axes,
         curves=Curves(fan(1 / steps), fan(30.0 + 4 * steps), fan(0.1 / steps), [None] * 500, None),
-        settings={**exam.settings, "accuracy": None, "trained_iterations": None},
-        spectrum={**exam.spectrum, "at_fixed_point": [False] * 8, "others": []},
-        basin={"radii": [0.1], "returned": [None], "known": [0.0], "random": nothing, "foreign": nothing},
-        input_dependence={
-            "recall_swap": dict.fromkeys(("moved", "stayed"), 0),
-            "start_swap": {},
-            "moved": None,
-            "shared": None,
-        },
-        geometry={"rows": [], "gradient_norms": exam.geometry["gradient_norms"]},
+        settings=replace(exam.settings, accuracy=None, trained_iterations=None),
+        spectrum=replace(exam.spectrum, at_fixed_point=[False] * 8, others=[]),
+        basin=BasinResult([0], [0.1], [None], [0.0], random=nothing, foreign=nothing),
+        input_dependence=InputDependenceResult(swaps=SwapResult({"moved": 0, "stayed": 0}, {}, None, None)),
+        geometry=GeometryResult(gradients=exam.geometry.gradients),
         tokens=[[-1] * 40],
-        portrait={"path": [[1.0, 2.0], [2.0, 3.0]], "explained": [1.0, 0.0], "fixed_point": None},
+        portrait=PortraitResult(0, [[1.0, 2.0], [2.0, 3.0]], [], [1.0, 0.0], None),
         unknown={"distinct fixed points": "no orbit arrived", "smoothness": reason, "resolvent": reason},
     )
 
@@ -188,20 +206,21 @@ def partial() -> Examination:
 def empty() -> Examination:
     """Nothing but orbits that blew up at once."""
     exam, nothing = full(), [None] * 5
-    return changed(
+    unknown = [None] * 16
+    first, second, third = (judge(a.name, dict.fromkeys(a.numbers), "nothing could be measured") for a in exam.axes)
+    return replace(
         exam,
-        axes=tuple(judge(axis.name, dict.fromkeys(axis.numbers), "nothing could be measured") for axis in exam.axes),
+        axes=(first, second, third),
         curves=Curves([nothing] * 3, [nothing] * 3, [nothing] * 3, nothing, None),
-        reachability={
-            **exam.reachability,
-            **{key: [None] * 16 for key in ("rate", "norm", "iterations_to_tolerance", "growth")},
-        },
-        spectrum={},
-        basin={},
-        input_dependence={},
-        geometry={},
+        reachability=replace(
+            exam.reachability, rate=unknown, norm=unknown, iterations_to_tolerance=unknown, growth=unknown
+        ),
+        spectrum=None,
+        basin=None,
+        input_dependence=InputDependenceResult(),
+        geometry=GeometryResult(),
         tokens=[],
-        portrait={},
+        portrait=None,
         unknown=dict.fromkeys(
             ("orbits", "spectrum", "basin", "input-dependence", "geometry", "portrait"),
             "the state holds numbers that are not finite",
@@ -269,8 +288,9 @@ def records(study: StudyPlan, failed: str | None = None, error: str = "loss is n
         exam = (
             partial()
             if model["norm"] == "pre"
-            else changed(
-                full(min(radius, 0.98), tokens=32), verdict=Verdict.EXTRAPOLATES if keeps else Verdict.SHARED_ANSWER
+            else replace(
+                full(min(radius, 0.98), tokens=32),
+                verdict=Verdict.STABLE_AND_ACCURATE if keeps else Verdict.INPUT_INDEPENDENT,
             )
         )
         seconds = {"train": 170.0 * shift, "evaluate": 60.0, "examine": 9.0}

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 import struct
+import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -14,9 +15,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from loopscope.models.config import NormName, RecallName
-from loopscope.reports import write_comparison
 from loopscope.reports.examination.figures import FIGURES, board_shape
-from loopscope.reports.examination.page import missing_rows
+from loopscope.reports.examination.page import missing_rows, write_comparison
 from loopscope.reports.examination.quantities import quantity_rows
 from loopscope.reports.kit.charts import INK, ORDERED, Panel, draw_panels, ordered_colours, share_limits, size_axis, svg
 from loopscope.reports.kit.page import Html, table, text
@@ -112,6 +112,16 @@ def test_the_page_of_a_study_stands_alone(study):
     assert "prefers-color-scheme: dark" in page.source
 
 
+def test_without_plotly_the_page_of_a_study_says_how_to_get_its_figure(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "plotly", None)
+    plan = examples.plan(tmp_path)
+    page = Page(write_report(plan, StudyFolder(tmp_path / "study"), examples.records(plan)))
+    check_self_contained(page)
+    assert "plotly.js v" not in page.source
+    said = "The figure to explore needs plotly, which was not installed: pip install &quot;loopscope[pages]&quot;"
+    assert said in page.source
+
+
 def test_the_page_of_a_study_names_the_models_that_ship(study):
     _, _, _, page = study
     for card in MODELS.glob("*/card.md"):
@@ -168,18 +178,18 @@ def test_the_table_holds_the_records_numbers(study):
     accuracy = records["internal-seed0"].evaluation["512 bits"]["answer_accuracy"]
     assert kept["512 bits %"] == f"{100 * accuracy[-1]:.1f}"
     assert kept["best %"] == f"{100 * max(accuracy):.1f}"
-    assert kept["at"] == str(int(np.argmax(accuracy)) + 1)
-    assert (kept["arrived %"], kept["radius"], kept["verdict"]) == ("100.0", "0.850", "extrapolates")
+    assert kept["best at iteration"] == str(int(np.argmax(accuracy)) + 1)
+    assert (kept["arrived %"], kept["spectral radius"], kept["verdict"]) == ("100.0", "0.850", "stable and accurate")
     assert cells["external-seed0"]["verdict"] == f"failed: {ERROR}"
-    assert cells["external-seed0"]["train s"] == "12"
-    assert cells["fixed-depth-none-blocks4"]["radius"] == "–"
+    assert cells["external-seed0"]["training s"] == "12"
+    assert cells["fixed-depth-none-blocks4"]["spectral radius"] == "–"
 
 
 def test_a_radius_away_from_a_fixed_point_is_marked():
     exam = examples.partial().to_dict()
     record = Record("a", "finished", {}, {}, examination=exam)
     columns, (row,) = study_table([record])
-    assert row[columns.index("radius")] == "0.800*"
+    assert row[columns.index("spectral radius")] == "0.800*"
 
 
 def test_the_headline_names_the_best_run_on_the_hardest_split(study):
@@ -276,7 +286,7 @@ def test_orbits_and_radii_are_those_of_the_records(study):
     _, plan, records, _ = study
     kept = records["internal-seed0"]
     _, (residual, norm) = draw_panels(orbit_panels([kept], looks(plan), 30))
-    np.testing.assert_allclose(lines(residual)[0], kept.examination["curves"]["residual"][1])
+    np.testing.assert_allclose(lines(residual)[0], kept.exam.curves.residual[1])
     assert (residual.get_yscale(), norm.get_yscale()) == ("log", "linear")
     _, (radius,) = draw_panels([radius_panel([kept], looks(plan))])
     point = radius.get_lines()[0]
@@ -305,7 +315,7 @@ def test_the_page_of_an_examination(name, tmp_path):
         exam.verdict.value.capitalize(),
         exam.advice,
         "Three axes",
-        "To look at",
+        "Figures",
         "Numbers",
         "could not be computed",
     ]
@@ -321,15 +331,14 @@ def test_the_page_of_an_examination(name, tmp_path):
     for part, reason in exam.unknown.items():
         assert part in page.words
         assert reason in page.words
-    drawn = [figure for figure in FIGURES if figure.needs(exam.to_dict())]
+    drawn = [figure for figure in FIGURES if figure.needs(exam)]
     assert page.tags.count("svg") == len(drawn)
     assert all(figure.caption in page.words for figure in drawn)
 
 
 def test_what_is_drawn_of_a_full_a_partial_and_an_empty_examination():
     drawn = {
-        name: [figure.title for figure in FIGURES if figure.needs(make().to_dict())]
-        for name, make in examples.EXAMPLES.items()
+        name: [figure.title for figure in FIGURES if figure.needs(make())] for name, make in examples.EXAMPLES.items()
     }
     assert drawn["full"] == [figure.title for figure in FIGURES]
     assert drawn["empty"] == []
@@ -345,25 +354,25 @@ def test_what_is_drawn_of_a_full_a_partial_and_an_empty_examination():
 
 @pytest.mark.parametrize(("make", "filled"), [(examples.full, True), (examples.partial, False)])
 def test_eigenvalues_away_from_a_fixed_point_are_open(make, filled):
-    values = make().to_dict()
+    exam = make()
     figure = next(figure for figure in FIGURES if "Eigenvalues" in figure.title)
-    _, (axes,) = draw_panels([figure.panel(values)])
+    _, (axes,) = draw_panels([figure.panel(exam)])
     dominant = axes.get_lines()[-1]
     assert (dominant.get_markerfacecolor() != "none") == filled
     drawn = np.abs(dominant.get_xdata() + 1j * dominant.get_ydata())
-    np.testing.assert_allclose(drawn, np.tile(values["spectrum"]["radius"], 2))
+    np.testing.assert_allclose(drawn, np.tile(exam.spectrum.radius, 2))
 
 
 def test_nothing_is_missing_without_a_word():
-    assert missing_rows(examples.full().to_dict()) == []
-    missing = dict(missing_rows(examples.partial().to_dict()))
+    assert missing_rows(examples.full()) == []
+    missing = dict(missing_rows(examples.partial()))
     assert missing["smoothness"] == "no orbit arrived: it is defined at a fixed point"
     assert "figure: Does it come back?" in missing
     assert "figure: Distinct fixed points" not in missing  # its part says why
 
 
 def test_an_examination_without_priors_is_not_called_provisional(tmp_path):
-    exam = examples.changed(examples.empty(), provisional=False, advice="<script>alert(1)</script>")
+    exam = replace(examples.empty(), provisional=False, advice="<script>alert(1)</script>")
     page = Page(exam.save(tmp_path / "exam.html"))
     assert "provisional" not in page.words.lower()
     assert "<script>alert(1)</script>" in page.words
@@ -373,7 +382,7 @@ def test_an_examination_without_priors_is_not_called_provisional(tmp_path):
 def test_directions_have_axes_of_their_own(tmp_path):
     page = Page(examples.partial().save(tmp_path / "exam.html"))
     assert page.words.count("Reachability") == 2
-    assert "Of directions alone" in page.words
+    assert "Directions of the state alone" in page.words
 
 
 def test_two_examinations_side_by_side(tmp_path):
@@ -384,8 +393,8 @@ def test_two_examinations_side_by_side(tmp_path):
     for title, exam in exams.items():
         assert title in page.words
         assert exam.advice in page.words
-    full = sum(figure.needs(examples.full().to_dict()) for figure in FIGURES)
-    partial = sum(figure.needs(examples.partial().to_dict()) for figure in FIGURES)
+    full = sum(figure.needs(examples.full()) for figure in FIGURES)
+    partial = sum(figure.needs(examples.partial()) for figure in FIGURES)
     assert page.tags.count("svg") == full + partial
     assert page.words.count("Not measured.") == full - partial
 
@@ -402,13 +411,13 @@ def test_figures_side_by_side_share_their_limits():
 
 
 def test_quantities_are_medians_over_inputs():
-    rows = {row[0]: row for row in quantity_rows(examples.full().to_dict())}
+    rows = {row[0]: row for row in quantity_rows(examples.full())}
     assert rows["iterations to tolerance"][1:4] == ["47.5", "41.5 – 53.5", "16"]
     assert rows["norm of the state, end over start"][1] == "1.333"
     assert rows["largest transient growth"][1] == f"{2.4 * 0.8 * 1.175:.4g}"
     assert rows["nearly defective Jacobians"][1] == "1"
     assert "largest Lyapunov exponent" not in rows
-    assert len(quantity_rows(examples.empty().to_dict())) == 0
+    assert len(quantity_rows(examples.empty())) == 0
 
 
 @pytest.mark.parametrize(
@@ -421,7 +430,7 @@ def test_tokens_make_a_board_or_a_strip(tokens, shape):
 def test_a_token_map_shows_times_and_tokens_that_never_settled():
     exam = examples.full()
     figure = next(figure for figure in FIGURES if "token" in figure.title)
-    _, (axes,) = draw_panels([figure.panel(exam.to_dict())])
+    _, (axes,) = draw_panels([figure.panel(exam)])
     settled = exam.tokens[0]
     written = [said.get_text() for said in axes.texts]
     assert written == ["×" if time < 0 else str(time) for time in settled if time]

@@ -71,8 +71,61 @@ def test_a_step_that_hides_part_of_itself_is_contradicted() -> None:
     inputs = torch.randn(5, 6, generator=torch.Generator().manual_seed(2))
     assert judge(loop, inputs).all()
     exam = ls.examine(loop, inputs, effort="quick")
-    assert exam.spectrum["radius"] == pytest.approx([0.27, 0.27], rel=0.01)
-    assert exam.spectrum["contradicted"] == [True, True]
+    assert exam.spectrum.radius == pytest.approx([0.27, 0.27], rel=0.01)
+    assert exam.spectrum.contradicted == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("seen", "said"),
+    [
+        (
+            0.49,
+            "2 of 2 orbits contract more slowly than the Jacobian allows (0.979 per iteration, spectral radius 0.49)",
+        ),
+        # At rest after a few iterations: there is no contraction to observe.
+        (0.01, "products with the Jacobian disagree with finite differences of the step at 2 of 2 states"),
+    ],
+)
+def test_a_contradiction_leaves_the_verdict_undecided_and_is_said_first(seen: float, said: str, tmp_path) -> None:
+    """Half of the step is hidden from autograd."""
+
+    def step(z: torch.Tensor, e: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            hidden = seen * z
+        return seen * z + hidden + e
+
+    loop = ls.FunctionLoop(lambda x: x, torch.zeros_like, step, lambda z: z)
+    inputs = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
+    exam = ls.examine(loop, inputs, inputs.argmax(1), effort="quick", iterations=1000)
+    assert exam.verdict is ls.Verdict.UNDECIDED
+    assert exam.axes[2].status.value == "unknown"
+    assert exam.spectrum.hidden == [True, True]
+    assert exam.axes[2].doubt == said
+    assert exam.headline == f"undecided: {said}"
+    assert str(exam).splitlines()[0].startswith(f"undecided: {said}"[:100])
+    assert exam.advice.startswith(f"No verdict: {said}. Part of the step is hidden from autograd")
+    page = exam.save(tmp_path / "exam.html").read_text()
+    assert f"<strong>U{exam.headline[1:]}" in page
+    assert ls.Examination.load(exam.save(tmp_path / "exam.json")).headline == exam.headline
+
+
+def test_where_states_do_not_arrive_the_verdict_does_not_rest_on_the_jacobian() -> None:
+    loop = affine(torch.eye(3), step=lambda z, e: 1.5 * z.detach() + 1.5 * z + e)
+    exam = ls.examine(
+        loop, torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), effort="quick", iterations=30
+    )
+    assert exam.verdict is ls.Verdict.UNSTABLE
+    assert exam.axes[2].doubt is not None
+
+
+def test_an_orbit_that_is_slow_only_far_from_its_fixed_point_is_not_contradicted() -> None:
+    """Near zero it is driven away, at a factor of 2, and it arrives at a factor of 0.17: eight iterations see some of both."""
+    loop = affine(torch.eye(2), step=lambda z, e: torch.tanh(2 * z))
+    inputs = torch.randn(12, 2, generator=torch.Generator().manual_seed(0))
+    ends = follow(loop, inputs, inputs, iterations=100)
+    slower = last_decay(ends.residual)[0] > 0.24
+    assert slower.sum() >= 5
+    assert not judge(loop, inputs, 100).any()
 
 
 @pytest.mark.parametrize("kind", ["normal", "coupled", "in a basis"])

@@ -8,14 +8,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import loopscope as ls
 from loopscope.errors import LoopscopeError
 from loopscope.loop import FunctionLoop
 from loopscope.models import LoopedTransformer, LoopedTransformerConfig
 from loopscope.stability.dependence.distinct import distinct, distinct_fixed_points
 from loopscope.stability.dependence.sensitivity import finite_input_change, input_sensitivity, start_sensitivity
-from loopscope.stability.dependence.swap_test import Outcome, swap_test
+from loopscope.stability.dependence.swap_test import SwapOutcome, swap_test
 from loopscope.stability.dependence.variance import share_of_variance, variance_share
-from loopscope.stability.distances import in_pairs, partners
+from loopscope.stability.distances import in_pairs, partners, why_alone
 from loopscope.stability.orbits.arrival import FixedPoints
 from loopscope.stability.orbits.normalized import normalized
 from loopscope.stability.orbits.trace import trace
@@ -79,9 +80,9 @@ def test_an_autonomous_network_has_finitely_many_fixed_points_the_same_for_every
     swaps = swap_test(loop, inputs, path, iterations=300)
     differ = apart.argmin(1) != apart.argmin(1).roll(-1)
     for row, other in enumerate(differ.tolist()):
-        assert swaps.recall.outcomes[row] is (Outcome.STAYED if other else Outcome.SHARED)
-        assert swaps.start.outcomes[row] is (Outcome.MOVED if other else Outcome.SHARED)
-    assert swaps.recall.fraction(Outcome.STAYED) == pytest.approx(float(differ.double().mean()))
+        assert swaps.recall.outcomes[row] is (SwapOutcome.STAYED if other else SwapOutcome.SHARED)
+        assert swaps.start.outcomes[row] is (SwapOutcome.MOVED if other else SwapOutcome.SHARED)
+    assert swaps.recall.fraction(SwapOutcome.STAYED) == pytest.approx(float(differ.double().mean()))
 
     sensitivity = input_sensitivity(loop, inputs, path)
     assert (sensitivity.gain == 0).all()
@@ -101,9 +102,10 @@ def test_an_autonomous_network_can_follow_its_start_without_end():
     assert growth.own.tolist() == list(range(1, 31))
     assert growth.common.tolist() == [1] * 30
     swaps = swap_test(loop, inputs, path, iterations=200)
-    assert swaps.recall.fraction(Outcome.STAYED) == 1
-    assert swaps.start.fraction(Outcome.MOVED) == 1
-    assert (swaps.recall.fraction_moved, swaps.recall.fraction_shared) == (0, 1)
+    assert swaps.recall.fraction(SwapOutcome.STAYED) == 1
+    assert swaps.start.fraction(SwapOutcome.MOVED) == 1
+    assert (swaps.recall.fraction_moved, swaps.recall.fraction_shared) == (0, 0)
+    assert swaps.fraction_shared(torch.zeros(30, dtype=torch.long)) == 0
 
 
 @pytest.mark.parametrize("width", [2, 3])
@@ -121,8 +123,8 @@ def test_a_recall_network_has_a_fixed_point_of_its_own_for_every_input(width):
     growth = distinct_fixed_points(loop, inputs, path, inputs, iterations=300)
     assert growth.own.tolist() == growth.common.tolist() == list(range(1, 31))
     swaps = swap_test(loop, inputs, path, iterations=300)
-    assert swaps.recall.fraction(Outcome.MOVED) == 1
-    assert swaps.start.fraction(Outcome.STAYED) == 1
+    assert swaps.recall.fraction(SwapOutcome.MOVED) == 1
+    assert swaps.start.fraction(SwapOutcome.STAYED) == 1
     share = variance_share(loop, inputs, path.state, iterations=300)
     assert share.share == pytest.approx(1.0)
     assert share.within < 1e-20 < share.between
@@ -131,16 +133,21 @@ def test_a_recall_network_has_a_fixed_point_of_its_own_for_every_input(width):
 def test_a_recall_network_with_several_fixed_points_per_input():
     """Own memory in the first number, the input in the second: neither the one point nor the other."""
     loop = loop_of(lambda z, e: torch.stack([torch.tanh(3 * z[:, 0]), e[:, 1]], 1))
-    inputs = torch.tensor([[1.0, 0.2], [-1.0, 1.2], [-1.0, 1.2 + 1e-20], [-1.0, -3.0]], dtype=F64)
+    inputs = torch.tensor([[1.0, 0.2], [-1.0, 1.2], [-2.0, 1.2], [-1.0, -3.0]], dtype=F64)
     path = trace(loop, inputs, iterations=100)
     swaps = swap_test(loop, inputs, path, iterations=100)
-    assert swaps.recall.outcomes == (Outcome.ELSEWHERE, Outcome.SHARED, Outcome.MOVED, Outcome.ELSEWHERE)
+    assert swaps.recall.outcomes == (
+        SwapOutcome.ELSEWHERE,
+        SwapOutcome.SHARED,
+        SwapOutcome.MOVED,
+        SwapOutcome.ELSEWHERE,
+    )
     top = float(path.state[0, 0])
     torch.testing.assert_close(swaps.distance[0], torch.tensor(math.hypot(2 * top, 1.0), dtype=F64))
     torch.testing.assert_close(swaps.recall.to_own[0], 1 / swaps.distance[0])
     torch.testing.assert_close(swaps.recall.to_other[0], 2 * top / swaps.distance[0])
     assert torch.isnan(swaps.recall.to_own[1])
-    assert swaps.recall.fraction(Outcome.ELSEWHERE) == 0.5
+    assert swaps.recall.fraction(SwapOutcome.ELSEWHERE) == 0.5
     assert swaps.recall.fraction_moved == swaps.recall.fraction_shared == 0.25
 
 
@@ -151,28 +158,28 @@ def test_what_a_swap_cannot_tell_is_unknown():
     zero = torch.zeros(4, dtype=F64)
     some = FixedPoints(exact, zero, torch.tensor([True, True, False, True]))
     swaps = swap_test(loop, inputs, some, iterations=500)
-    expected = (Outcome.MOVED, Outcome.UNKNOWN, Outcome.UNKNOWN, Outcome.MOVED)
+    expected = (SwapOutcome.MOVED, SwapOutcome.UNKNOWN, SwapOutcome.UNKNOWN, SwapOutcome.MOVED)
     assert swaps.recall.outcomes == expected
-    assert swaps.recall.fraction(Outcome.MOVED) == 1
-    assert swaps.recall.fraction(Outcome.UNKNOWN) == 0.5
+    assert swaps.recall.fraction(SwapOutcome.MOVED) == 1
+    assert swaps.recall.fraction(SwapOutcome.UNKNOWN) == 0.5
     every = torch.ones(4, dtype=torch.bool)
     early = swap_test(loop, inputs, FixedPoints(exact, zero, every), iterations=10)
-    assert set(early.recall.outcomes) == {Outcome.UNKNOWN}
-    assert early.recall.fraction(Outcome.MOVED) is None
+    assert set(early.recall.outcomes) == {SwapOutcome.UNKNOWN}
+    assert early.recall.fraction(SwapOutcome.MOVED) is None
     assert early.recall.fraction_moved is early.recall.fraction_shared is None
     # After 10 steps of rate 0.9 the swapped state has gone 1 - 0.9^10 of the way.
     torch.testing.assert_close(early.recall.to_other, torch.full((4,), 0.9**10, dtype=F64))
     # An error of a tenth of D cannot place an end within a tenth of D; one of half of D is the same point.
-    for part, outcome in ((0.11, Outcome.UNKNOWN), (0.51, Outcome.SHARED)):
+    for part, outcome in ((0.11, SwapOutcome.UNKNOWN), (0.51, SwapOutcome.SHARED)):
         error = part * torch.full((4,), float(swaps.distance.amax()), dtype=F64)
         coarse = swap_test(loop, inputs, FixedPoints(exact, error, every), iterations=500)
         assert coarse.recall.outcomes[int(swaps.distance.argmax())] is outcome
-        assert Outcome.MOVED not in coarse.recall.outcomes
+        assert SwapOutcome.MOVED not in coarse.recall.outcomes
     mask = torch.tensor([[True, True], [True, True], [True, False], [True, True]])
     tokens = loop_of(loop.step, padding=lambda e: e[:, :, 0] != 0)
     padded = torch.where(mask[:, :, None], drawn(4, 2, 3), 0.0)
     swaps = swap_test(tokens, padded, trace(tokens, padded, iterations=500), iterations=500)
-    assert swaps.start.outcomes == (Outcome.STAYED, Outcome.STAYED, Outcome.UNKNOWN, Outcome.STAYED)
+    assert swaps.start.outcomes == (SwapOutcome.STAYED, SwapOutcome.STAYED, SwapOutcome.UNKNOWN, SwapOutcome.STAYED)
     assert swaps.partner.tolist() == [1, 3, 2, 0]
     with pytest.raises(LoopscopeError, match="pairs each example with itself"):
         swap_test(loop, inputs, some, iterations=5, shift=4)
@@ -409,15 +416,55 @@ def test_looped_transformers(recall):
     change = finite_input_change(model, known, fixed, found, inputs=chosen, iterations=2000, step=1e-4, tolerance=1e-6)
     assert (change.disagreement[change.arrived] < 1e-3).all()
     swaps = swap_test(model, known, fixed, iterations=2000, tolerance=1e-6)
-    counted = {outcome for outcome in swaps.recall.outcomes if outcome is not Outcome.UNKNOWN}
+    counted = {outcome for outcome in swaps.recall.outcomes if outcome is not SwapOutcome.UNKNOWN}
     assert counted
-    assert counted <= ({Outcome.STAYED, Outcome.SHARED} if recall == "none" else {Outcome.MOVED, Outcome.ELSEWHERE})
+    assert counted <= (
+        {SwapOutcome.STAYED, SwapOutcome.SHARED} if recall == "none" else {SwapOutcome.MOVED, SwapOutcome.ELSEWHERE}
+    )
 
 
 def test_partners_and_pairs_have_the_same_padding():
     mask = torch.tensor([[1, 1], [1, 0], [1, 1], [0, 1], [1, 0], [1, 1]], dtype=torch.bool)
-    assert partners(mask, 1, 6).tolist() == [2, 4, 5, 3, 1, 0]
-    assert partners(mask, 2, 6).tolist() == [5, 1, 0, 3, 4, 2]
-    assert partners(None, 2, 6).tolist() == [2, 3, 4, 5, 0, 1]
-    assert in_pairs(torch.tensor([5, 3, 1, 0, 4, 2]), mask).tolist() == [5, 0, 1, 4, 3, 2]
-    assert in_pairs(torch.tensor([4, 0, 3]), None).tolist() == [4, 0, 3]
+    recalled = torch.arange(12.0).view(6, 2)
+    assert partners(recalled, mask, 1).tolist() == [2, 4, 5, 3, 1, 0]
+    assert partners(recalled, mask, 2).tolist() == [5, 1, 0, 3, 4, 2]
+    assert partners(recalled, None, 2).tolist() == [2, 3, 4, 5, 0, 1]
+    assert in_pairs(torch.tensor([5, 3, 1, 0, 4, 2]), recalled, mask).tolist() == [5, 0, 1, 4, 3, 2]
+    assert in_pairs(torch.tensor([4, 0, 3]), recalled, None).tolist() == [4, 0, 3]
+
+
+def test_partners_recall_something_else():
+    """Equal inputs are no pair; what pads them does not make them different."""
+    twice = torch.tensor([[1.0, 9.0], [1.0, 8.0], [2.0, 9.0], [2.0, 7.0]])
+    mask = torch.tensor([[True, False]] * 4)
+    assert partners(twice, mask, 1).tolist() == [2, 2, 0, 0]
+    assert partners(twice, None, 1).tolist() == [1, 2, 3, 0]
+    assert in_pairs(torch.arange(4), twice, mask).tolist() == [0, 2, 1, 3]
+    rounded = twice[:, :1] * (1 + 1e-7 * torch.arange(4.0)[:, None])
+    assert partners(rounded, None, 1).tolist() == [2, 2, 0, 0]
+    ids = {"ids": torch.tensor([[100000, 5], [100001, 5]]), "bias": torch.tensor([[0.0, -1e9], [0.0, -1e9]])}
+    assert partners(ids, None, 1).tolist() == [1, 0]
+    slight = {"x": torch.tensor([[1.0], [2.0]]), "bias": torch.tensor([[0.0, -torch.inf]] * 2)}
+    assert partners(slight, None, 1).tolist() == [1, 0]
+    assert partners(torch.ones(3, 2), None, 1).tolist() == [0, 1, 2]
+
+
+def test_inputs_given_twice_are_examined_as_given_once():
+    once = torch.randn(6, 2, generator=torch.Generator().manual_seed(4))
+    turn = torch.tensor([[0.5, 0.2], [-0.2, 0.4]])
+    loop = FunctionLoop(lambda x: x, torch.zeros_like, lambda z, e: z @ turn.T + e, lambda z: z)
+    exam = ls.examine(loop, once.repeat_interleave(2, 0), effort="quick", iterations=120)
+    assert exam.input_dependence.swaps.recall["moved"] == 8
+    assert exam.verdict is ls.Verdict.STABLE
+    alike = ls.examine(loop, once[:1].expand(4, 2), effort="quick", iterations=120)
+    assert alike.verdict is ls.Verdict.UNDECIDED
+    assert "4 of 4 inputs recall the same" in alike.unknown["swaps"]
+
+
+def test_why_an_input_has_no_partner_is_told_apart():
+    mask = torch.tensor([[1, 1, 1], [1, 1, 0], [1, 0, 0]], dtype=torch.bool)
+    recalled = torch.arange(9.0).view(3, 3)
+    assert "padding that no other one has" in why_alone(partners(recalled, mask, 1), recalled, mask)
+    assert why_alone(partners(recalled, None, 1), recalled, None) is None
+    same = torch.ones(4, 2)
+    assert why_alone(partners(same, None, 1), same, None).startswith("4 of 4 inputs recall the same as every other one")

@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from loopscope.loop import FunctionLoop
-from loopscope.stability.examination import ExaminationConfig
 from loopscope.stability.orbits.portrait import portrait
 from loopscope.stability.starts import random_like
 
@@ -26,15 +25,15 @@ def test_the_plane_is_that_of_the_largest_singular_values(width):
         encode=lambda x: x, start=lambda e: e / 2, step=lambda z, e: torch.tanh(z @ matrix) + e, read=lambda z: z
     )
     length = 12
-    found = portrait(loop, inputs, inputs / 2, 1, length, ExaminationConfig(examples=2, seed=3))
+    found = portrait(loop, inputs, inputs / 2, 1, iterations=length, tolerance=1e-4, seed=3)
     first = inputs[1:] / 2
     other = random_like(first, torch.Generator().manual_seed(3))
     path = orbit(loop, inputs[1:], first, length)
     points = np.concatenate([path, orbit(loop, inputs[1:], other, length)]) - path[-1]
     _, singular, directions = np.linalg.svd(points, full_matrices=False)
     expected = np.pad(points @ directions[:2].T, ((0, 0), (0, max(0, 2 - width))))
-    got = torch.cat([found["path"], found["foreign"]]).numpy()
+    got = np.array(found.path + found.foreign)
     # A direction may point either way.
     np.testing.assert_allclose(np.abs(got), np.abs(expected), atol=1e-9)
     share = np.pad(singular**2 / (singular**2).sum(), (0, 1))[:2]
-    np.testing.assert_allclose(found["explained"], share, atol=1e-12)
+    np.testing.assert_allclose(found.explained, share, atol=1e-12)

@@ -137,7 +137,7 @@ def test_an_orbit_that_dies_out_arrives_at_zero():
     path = trace(loop_of(lambda z, e: 0.5 * z, ones), torch.ones(1, 4), iterations=100)
     assert path.arrived[0]
     assert float(path.norm[-1, 0]) < 1e-10
-    again = follow(loop_of(lambda z, e: 0.5 * z), torch.ones(1, 4), path.state, iterations=20)
+    again = follow(loop_of(lambda z, e: 0.5 * z), torch.ones(1, 4), path.state, iterations=60)
     assert again.arrived[0]
 
 
@@ -286,8 +286,8 @@ def test_quantiles_leave_out_what_was_not_computed():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"iterations": 0}, "at least one iteration"),
-        ({"iterations": 5, "tolerance": 0.0}, "tolerance between 0 and 1"),
+        ({"iterations": 0}, "iterations is 0, expected a whole number above 0"),
+        ({"iterations": 5, "tolerance": 0.0}, "tolerance is 0, expected a number between 0 and 1"),
         ({"iterations": 5, "start": torch.zeros(3, 2)}, "3 states and 2"),
         ({"iterations": 5, "start": torch.zeros(2, 2, dtype=torch.bfloat16)}, "float32 or float64"),
     ],
@@ -359,10 +359,10 @@ class TestBasin:
     def test_other_shapes_are_unknown_and_radii_positive(self):
         mask = torch.tensor([[True, True], [True, False], [True, True]])
         loop = loop_of(lambda z, e: 0.5 * z + e, padding=lambda e: e[:, :, 0] > 0)
-        e = mask[:, :, None].to(F64)
+        e = mask[:, :, None] * torch.tensor([1.0, 2.0, 3.0], dtype=F64)[:, None, None]
         found = basin(loop, e, trace(loop, e, iterations=100), iterations=100, foreign=1)
         assert torch.isnan(found.foreign[0]).tolist() == [False, True, False]
-        with pytest.raises(LoopscopeError, match="radii above 0"):
+        with pytest.raises(LoopscopeError, match=r"radii is .*, expected a number above 0"):
             basin(loop, e, trace(loop, e, iterations=100), iterations=100, radii=(0.0,))
 
 
@@ -434,3 +434,18 @@ class TestApproach:
         # An orbit of its own ends where it would have; its error is an estimate from its last steps, not a bound.
         torch.testing.assert_close(ends.state[~near], whole.state[~near], rtol=0, atol=1e-12)
         assert (ends.iterations <= whole.iterations).all()
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e-9, 1.0, 1e9, 3e19, 1e30])
+def test_orbits_of_any_scale_arrive_alike(scale):
+    """From zero there is no first size to compare with, and squares of these numbers leave float32."""
+    loop = loop_of(lambda z, e: 0.5 * z + scale * e)
+    recalled = torch.randn(4, 6, generator=torch.Generator().manual_seed(2))
+    path = trace(loop, recalled, iterations=60)
+    plain = trace(loop_of(lambda z, e: 0.5 * z + e), recalled, iterations=60)
+    assert path.arrived.all()
+    assert not path.diverged.any()
+    assert torch.equal(path.iterations_to_tolerance, plain.iterations_to_tolerance)
+    torch.testing.assert_close(path.state / scale, 2 * recalled, rtol=1e-5, atol=0)
+    torch.testing.assert_close(path.norm / scale, plain.norm)
+    torch.testing.assert_close(path.read_residual, plain.read_residual)

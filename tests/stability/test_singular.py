@@ -91,6 +91,41 @@ def test_lipschitz_beside_the_encoder() -> None:
     check(found.value, found.error, expected)
 
 
+def masked_attention(fill: float | None) -> tuple[FunctionLoop, Tensor]:
+    """z -> softmax(scores + mask) z / 2 + e with a padded last token, the mask in floats, or in booleans for None."""
+    keep = torch.tensor([[True, True, True, False], [True, True, False, False]])
+    inputs = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(5))
+
+    def encode(x: Tensor) -> dict[str, Tensor]:
+        bias = keep if fill is None else torch.zeros(2, 4).masked_fill(~keep, fill)
+        return {"e": x.detach(), "mask": bias}
+
+    def step(z: Tensor, recalled: dict[str, Tensor]) -> Tensor:
+        mask = recalled["mask"]
+        scores = z @ z.mT
+        bias = mask[:, None] if fill is not None else torch.zeros_like(scores).masked_fill(~mask[:, None], -torch.inf)
+        return (scores + bias).softmax(-1) @ z / 4 + torch.tanh(recalled["e"])
+
+    return FunctionLoop(encode, lambda r: torch.zeros_like(r["e"]), step, lambda z: z), inputs
+
+
+def test_floating_masks_neither_enter_the_lipschitz_constant_nor_its_relative_size() -> None:
+    found = []
+    for fill in (None, -1e3, -1e4, -1e9, -torch.inf, torch.finfo(torch.float32).min):
+        loop, inputs = masked_attention(fill)
+        recalled = loop.encode(inputs)
+        state = iterate(loop, loop.start(recalled), recalled, 60)
+        one = lipschitz(loop, state, recalled, inputs)
+        assert one.path == "recalled input"
+        assert one.relative is not None
+        found.append((one.value, one.relative))
+        size = recalled["e"].flatten(1).norm(dim=1) / state.flatten(1).norm(dim=1)
+        assert torch.allclose(one.relative.float(), one.value.float() * size, rtol=1e-5)
+    for value, relative in found[1:]:
+        assert torch.allclose(value, found[0][0], rtol=1e-4)
+        assert torch.allclose(relative, found[0][1], rtol=1e-4)
+
+
 def test_power_norms_are_lower_bounds_and_find_the_transient() -> None:
     case = make_case(MATRICES["non-normal"])
     found = power_norms(case.loop, case.state, case.recalled)
@@ -147,3 +182,21 @@ def test_a_jacobian_that_is_not_finite_is_no_number_and_leaves_the_others_theirs
         else:
             expected = np.linalg.norm(jacobian, 2)
         assert float(numbers[row]) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e12, 1e19])
+def test_singular_values_of_any_scale_are_measured_alike(scale: float) -> None:
+    matrix = torch.from_numpy(np.random.default_rng(7).standard_normal((30, 30))).float()
+    loop = FunctionLoop(lambda x: x, torch.zeros_like, lambda z, e: scale * (z @ matrix.T), lambda z: z)
+    found = singular_value(loop, torch.zeros(2, 30), torch.zeros(2, 30))
+    assert found.converged.all()
+    assert (found.value / scale).tolist() == pytest.approx([float(torch.linalg.matrix_norm(matrix, 2))] * 2, rel=0.01)
+
+
+@pytest.mark.parametrize("factor", [1e-3, 0.05, 30.0, 1e3])
+def test_high_powers_neither_overflow_nor_vanish(factor: float) -> None:
+    loop = FunctionLoop(lambda x: x, torch.zeros_like, lambda z, e: factor * z.flip(1), lambda z: z)
+    found = power_norms(loop, torch.zeros(2, 5), torch.zeros(2, 5))
+    assert found.converged.all()
+    expected = [factor**k for k in found.powers]
+    assert np.allclose(found.norms, expected, rtol=1e-3)

@@ -232,5 +232,23 @@ def test_bad_options_are_refused() -> None:
     matrices = torch.eye(5)[None]
     with pytest.raises(LoopscopeError, match="tolerance"):
         spectral_radius(MATRICES, MATRICES.start(matrices), matrices, tolerance=0.0)
-    with pytest.raises(LoopscopeError, match="k >= 1"):
+    with pytest.raises(LoopscopeError, match="k is 0, expected a whole number above 0"):
         top_eigenvalues(MATRICES, MATRICES.start(matrices), matrices, 0)
+
+
+@pytest.mark.parametrize("scale", [1e-35, 1e-30, 1e-12, 1e12, 1e19, 1e30])
+def test_matrices_of_any_scale_are_measured_alike(scale: float) -> None:
+    """Squares of these numbers overflow float32, or vanish in it."""
+    matrices = torch.from_numpy(np.random.default_rng(5).standard_normal((2, 40, 40))).float()
+    small = scale * matrices
+    result = spectral_radius(MATRICES, MATRICES.start(small), small)
+    assert result.converged.all()
+    assert np.allclose(result.radius / scale, largest(matrices), rtol=0.01)
+    assert (result.error / scale < 0.1).all()
+
+
+def test_an_error_is_small_beside_the_matrix_not_beside_one() -> None:
+    """Ten products do not resolve this rim, whatever its scale."""
+    matrices = torch.from_numpy(1e-6 * np.random.default_rng(6).standard_normal((1, 300, 300)) / np.sqrt(300)).float()
+    result = spectral_radius(MATRICES, MATRICES.start(matrices), matrices, max_products=10, subspace=8)
+    assert not result.converged.any()

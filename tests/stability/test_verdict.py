@@ -33,27 +33,27 @@ def axis(said):
 @pytest.mark.parametrize(
     ("reach", "depends", "smooth", "accuracy", "expected"),
     [
-        ("holds", "holds", "holds", 0.95, "extrapolates"),
-        ("holds", "holds", "holds", None, "keeps its answer"),
-        ("holds", "holds", "holds", 0.2, "keeps its answer"),
-        ("holds", STAYED, "holds", 0.95, "shared answer"),
-        ("holds", STAYED, "fails", None, "shared answer"),
-        ("holds", PATH, "holds", 0.95, "path dependent"),
-        ("holds", PATH, "fails", None, "path dependent"),
+        ("holds", "holds", "holds", 0.95, "stable and accurate"),
+        ("holds", "holds", "holds", None, "stable"),
+        ("holds", "holds", "holds", 0.2, "stable"),
+        ("holds", STAYED, "holds", 0.95, "input-independent"),
+        ("holds", STAYED, "fails", None, "input-independent"),
+        ("holds", PATH, "holds", 0.95, "path-dependent"),
+        ("holds", PATH, "fails", None, "path-dependent"),
         ("holds", "holds", "fails", 0.95, "fragile"),
         ("fails", "holds", "holds", 0.95, "unstable"),
-        ("borderline", "holds", "holds", 0.95, "unknown"),
-        ("unknown", "fails", "fails", None, "unknown"),
-        ("holds", "unknown", "holds", None, "unknown"),
-        ("holds", "borderline", "holds", None, "unknown"),
-        ("holds", "holds", "borderline", None, "unknown"),
-        ("holds", "holds", "unknown", None, "unknown"),
+        ("borderline", "holds", "holds", 0.95, "undecided"),
+        ("unknown", "fails", "fails", None, "undecided"),
+        ("holds", "unknown", "holds", None, "undecided"),
+        ("holds", "borderline", "holds", None, "undecided"),
+        ("holds", "holds", "borderline", None, "undecided"),
+        ("holds", "holds", "unknown", None, "undecided"),
         ("fails", "fails", "fails", None, "unstable"),
         ("fails", "unknown", "unknown", None, "unstable"),
-        ("holds", STAYED, "unknown", None, "shared answer"),
-        ("borderline", PATH, "holds", None, "unknown"),
-        (STAND, "unknown", "unknown", 0.95, "restless"),
-        (STAND, STAYED, "fails", 0.9, "restless"),
+        ("holds", STAYED, "unknown", None, "input-independent"),
+        ("borderline", PATH, "holds", None, "undecided"),
+        (STAND, "unknown", "unknown", 0.95, "never settles but keeps its answer"),
+        (STAND, STAYED, "fails", 0.9, "never settles but keeps its answer"),
         (STAND, "holds", "holds", 0.89, "unstable"),
         (STAND, "holds", "holds", None, "unstable"),
     ],
@@ -108,8 +108,8 @@ def test_only_states_decide_reachability(arrived, stand, expected):
 def test_easy_accuracy_decides_at_its_threshold():
     three = [axis(Status.HOLDS)] * 3
     limit = THRESHOLDS["easy accuracy"].holds
-    assert verdict(*three, limit).value == "extrapolates"
-    assert verdict(*three, limit - 1e-6).value == "keeps its answer"
+    assert verdict(*three, limit).value == "stable and accurate"
+    assert verdict(*three, limit - 1e-6).value == "stable"
 
 
 def test_a_verdict_is_provisional_while_a_prior_was_compared(monkeypatch):

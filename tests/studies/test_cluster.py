@@ -226,7 +226,7 @@ def test_a_server_that_is_no_cluster_is_refused(tmp_path, capsys, monkeypatch):
 
 
 def test_without_ray_the_extra_is_named(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "ray", None)
     plan = written(tmp_path / "tiny.yaml")
     line = refusal(capsys, ["study", plan, "--out", tmp_path / "out", "--ray", "auto"])
     assert 'pip install "loopscope[cluster]"' in line

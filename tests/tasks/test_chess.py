@@ -39,6 +39,7 @@ from loopscope.tasks.chess.rules import answer_of, flip_of, mating_moves, may_ch
 from loopscope.tasks.chess.task import SHIPPED
 from loopscope.tasks.data.report import overlap
 from loopscope.training.run_folder import RunFolder
+from loopscope.training.settings import complete_model
 
 # The first position has two mating moves, the second one, the third none; in the fourth a pawn becomes a knight. Both
 # sides move, and their kings stand on both halves.
@@ -271,7 +272,7 @@ def test_the_numbers_of_puzzles_are_those_asked_for(puzzle_file):
 
 def test_a_model_is_evaluated_by_both_rules_and_by_rating(puzzle_file):
     task = Chess(path=str(puzzle_file))
-    config = task.complete(LoopedTransformerConfig(width=16, heads=2)).require_complete()
+    config = complete_model(task, LoopedTransformerConfig(width=16, heads=2)).require_complete()
     assert (config.inputs, config.outputs, config.grid, config.attention) == (12, 1, (8, 8), "full")
     torch.manual_seed(0)
     curves = evaluate(LoopedTransformer(config), task, EvaluationConfig(iterations=3))
@@ -380,11 +381,12 @@ def test_without_a_place_for_the_cache_files_are_read_all_the_same(puzzle_file, 
 BAD_ROWS = {
     "line cut or too long": ["p9,8/8/8/8 w", f"{line('p9', ONE_MATE)},more,and more"],
     "id seen before": [line("p0", FORK)],
-    "rating is no number": [
+    "rating is not a number up to 9999": [
         line("p9", FORK, "high"),
         line("p9", FORK, ""),
         line("p8", FORK, "-3"),
         line("p7", FORK, "²"),
+        line("p6", FORK, "9" * 5000),
     ],
     "illegal position": [
         line("p9", ("8/8/8/8/8/8/8/8 w - - 0 1", FORK[1])),
@@ -425,11 +427,16 @@ def test_a_line_that_is_cut_at_the_end_of_a_file_is_left_out(tmp_path):
         ("a.csv", b"", "has no column PuzzleId, FEN, Moves, Rating: expected Lichess's puzzle CSV"),
         ("a.csv", b"PuzzleId,FEN,Rating\n1,2,3\n", "has no column Moves"),
         ("a.csv", text(line("p", FORK)).encode().replace(b"mate short", b"mat\xe9"), "is not UTF-8 text"),
-        ("a.csv", text('"' + "x" * 200_000).encode(), "line 2 is no CSV: field larger"),
-        ("a.csv.zst", text(line("p", FORK)).encode(), "is no .zst file"),
+        ("a.csv", text('"' + "x" * 150_000).encode(), "line 2 is not valid CSV: field larger"),
+        ("a.csv.zst", text(line("p", FORK)).encode(), "is not a .zst file"),
         ("a.csv.xz", lzma.compress(text(line("p", FORK)).encode())[:-20], "is cut or damaged"),
-        ("a.csv", text().encode(), "holds 0 puzzles rated 1-1600, a split needs more"),
-        ("a.csv", text(line("p", FORK), line("q", ONE_MATE)).encode(), "holds 0 puzzles rated 1601-2000"),
+        (
+            "a.csv",
+            text('"' + "x" * 200_001).encode(),
+            "has a line of more than 200,000 characters, expected one puzzle",
+        ),
+        ("a.csv", text().encode(), "holds no puzzle rated up to 1600, 1601-2000, 2001-2400, and no other"),
+        ("a.csv", text(line("p", FORK, "2500")).encode(), "2001-2400, only 2500 to 2500: give another file, or other"),
     ],
 )
 def test_files_that_cannot_be_used_are_refused_by_name(tmp_path, name, content, sentence):
@@ -439,6 +446,16 @@ def test_files_that_cannot_be_used_are_refused_by_name(tmp_path, name, content, 
         Chess(path=str(path)).evaluation_splits()
     assert str(path) in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_held_out_puzzles_are_evaluated_where_none_could_be_trained_on(tmp_path):
+    path = tmp_path / "hard.csv"
+    path.write_text(text(line("p", FORK, "2500"), line("q", ONE_MATE, "1700")))
+    task = Chess(path=str(path), test_ratings=(2000, 2400, 3000))
+    assert {name: len(split) for name, split in task.evaluation_splits().items()} == {"1601-2000": 1, "2401-3000": 1}
+    assert list(task.splits()) == ["1601-2000", "2401-3000"]
+    with pytest.raises(LoopscopeError, match="holds 0 puzzles rated 1-1600, expected at least 2, to train on and to"):
+        task.training_split()
 
 
 @pytest.mark.parametrize(
@@ -486,7 +503,7 @@ def test_a_proof_finds_what_is_stored_wrongly(tmp_path):
     path.write_text(text(*(line(f"p{i}", puzzle, 1) for i, puzzle in enumerate(MADE))))
     puzzles = read_puzzles(path, 10)
     # One of the four has one mating move.
-    assert proof(path, puzzles, 10) == {"not the only mate in so many moves": 3}
+    assert proof(path, puzzles, 10) == {"answer is not the only mate at its distance": 3}
     ratings = np.full(4, 1500, np.int16)
     assert proof(path, replace(puzzles, ratings=ratings), 10) == {"stored otherwise than read anew": 1}
 

@@ -17,10 +17,11 @@ from loopscope.loop import FunctionLoop
 from loopscope.reports.answers import answer_lines, show_frames
 from loopscope.tasks import Chess
 from loopscope.tasks.chess.encoding import PIECES
-from loopscope.tasks.chess.text import ChessWords
-from loopscope.tasks.text import Problem, colour, words_of
+from loopscope.tasks.chess.text import ChessText
+from loopscope.tasks.registry import text_format
+from loopscope.tasks.text import Problem, colour
 
-WORDS = ChessWords()
+WORDS = ChessText()
 WHITE = "6k1/5ppp/8/8/8/8/5PPP/R5K1 w - - 0 1"
 """The rook mates on a8; its king is on g1, so the task shows the board as it stands."""
 BLACK = "r5k1/5ppp/8/8/8/8/8/1K6 b - - 0 1"
@@ -63,6 +64,8 @@ def shown(problem: Problem) -> dict[str, str]:
         (WHITE.replace("- 0", "- x"), "the halfmove clock is 'x'"),
         (WHITE.replace("0 1", "0 -1"), "the move number is '-1'"),
         (WHITE.replace("R5K1", "R7"), "white has no king"),
+        ("6k1/8/8/8/8/8/8/B5K1 w - - 0 1", "the game is drawn: neither side has enough pieces left to mate"),
+        (WHITE.replace("0 1", "150 1"), "the game is drawn: the halfmove clock is 150"),
         (WHITE.replace("6k1", "8"), "black has no king"),
         (WHITE.replace("R5K1", "R4KK1"), "there are more than two kings"),
         (WHITE.replace("R5K1", "R4PK1"), "a pawn stands on rank 1 or 8"),
@@ -86,7 +89,7 @@ def test_the_two_numbers_may_be_left_out_and_white_space_does_not_matter() -> No
 
 
 def test_the_example_has_a_mate_in_one() -> None:
-    problem = words_of("chess").read(WORDS.example)
+    problem = text_format("chess").read(WORDS.example)
     logits = scores(h5=2, f7=1)
     assert WORDS.line(problem, logits) == "Qxf7# (h5f7)"
     assert WORDS.right(problem, logits) is True
@@ -196,5 +199,5 @@ def test_a_missing_extra_is_one_line_that_says_what_to_install(monkeypatch) -> N
     monkeypatch.setitem(sys.modules, "chess", None)
     monkeypatch.delitem(sys.modules, "loopscope.tasks.chess.text")
     with pytest.raises(LoopscopeError, match=r'pip install "loopscope\[chess\]"') as refused:
-        words_of("chess")
+        text_format("chess")
     assert "\n" not in str(refused.value)

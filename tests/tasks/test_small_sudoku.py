@@ -12,6 +12,7 @@ from loopscope.errors import LoopscopeError
 from loopscope.models import LoopedTransformerConfig
 from loopscope.tasks import SmallSudoku, Split
 from loopscope.tasks.sudoku.small import Board, _make, distinct_boards, fill_singles, random_boards, solved, to_digits
+from loopscope.training.settings import complete_model
 
 BOXES = [(2, 2), (2, 3), (3, 2), (2, 4), (3, 3)]
 SMALL = {"train_puzzles": 60, "test_puzzles": 20}
@@ -183,9 +184,9 @@ def test_the_model_reads_one_hot_cells_and_is_right_by_its_largest_logit():
 
 
 def test_a_config_is_completed_where_it_was_left_empty():
-    completed = SmallSudoku().complete(LoopedTransformerConfig()).require_complete()
+    completed = complete_model(SmallSudoku(), LoopedTransformerConfig()).require_complete()
     assert (completed.inputs, completed.outputs, completed.grid, completed.attention) == (7, 6, (6, 6), "full")
-    assert SmallSudoku(box=(3, 3)).complete(LoopedTransformerConfig(inputs=11)).inputs == 11
+    assert complete_model(SmallSudoku(box=(3, 3)), LoopedTransformerConfig(inputs=11)).inputs == 11
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import lzma
 import threading
+import tracemalloc
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -71,7 +72,7 @@ def test_a_file_that_is_not_what_its_ending_says_is_refused(ending, tmp_path):
         (bz := b"BZh9", "not compressed so"),
     ):
         path.write_bytes(content)
-        with pytest.raises(LoopscopeError, match=rf"is no \{ending} file: its content is {kind}"):
+        with pytest.raises(LoopscopeError, match=rf"is not a \{ending} file: its content is {kind}"):
             read(path)
     other = ".xz" if ending != ".xz" else ".zst"
     path.write_bytes(PACKERS[other](bz))
@@ -325,3 +326,16 @@ def test_two_at_once_download_once(site, target):
         thread.join()
     assert target.read_bytes() == site.content
     assert site.asked == [""]
+
+
+def test_an_endless_line_ends_the_reading_before_memory_does(tmp_path):
+    """A few kilobytes can hold a line of gigabytes."""
+    path = tmp_path / "bomb.csv.zst"
+    with open(path, "wb") as file, zstandard.ZstdCompressor(level=1).stream_writer(file) as writer:
+        for _ in range(256):
+            writer.write(b"x" * (1 << 20))
+    tracemalloc.start()
+    with open_text(path) as lines, pytest.raises(LoopscopeError, match="has a line of more than 200,000 characters"):
+        next(lines)
+    assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    tracemalloc.stop()

@@ -18,10 +18,11 @@ from loopscope.tasks import Sudoku
 from loopscope.tasks.data.report import histogram, overlap
 from loopscope.tasks.sudoku import kernels
 from loopscope.tasks.sudoku.generator import FEWEST, MOST, generate, generated_puzzles
-from loopscope.tasks.sudoku.puzzles import breaches, cells, proof, read_puzzles, solved
+from loopscope.tasks.sudoku.puzzles import breaches, cells, proof, read_puzzles, solved, stored_puzzles
 from loopscope.tasks.sudoku.rules import UNDECIDED, canonical_forms, solve, symmetry_classes
 from loopscope.tasks.sudoku.symmetries import Symmetries, random_relabellings, random_symmetries
 from loopscope.tasks.sudoku.task import reveal
+from loopscope.training.settings import complete_model
 
 PUZZLE = "53..7....6..195....98....6.8...6...34..8.3..17...2...6.6....28....419..5....8..79"
 SOLUTION = "534678912672195348198342567859761423426853791713924856961537284287419635345286179"
@@ -362,8 +363,8 @@ def test_what_is_wrong_is_left_out_and_counted_by_reason(made, write):
         "solution is not 81 digits": 1,
         "solution breaks the rules": 1,
         "solution contradicts the givens": 1,
-        "guesses is no number": 1,
-        "iso_hash is no hexadecimal number": 1,
+        "guesses is not a number": 1,
+        "iso_hash is not a hexadecimal number": 1,
     }
 
 
@@ -381,11 +382,31 @@ def test_a_stored_solution_that_is_not_the_only_one_is_found_by_the_proof(made, 
     found = read_puzzles(path, ROWS)
     assert len(found) == 5
     assert proof(found)["no proof of one solution"] == 1
-    assert proof(found)["singles solve it, or do not, against the stored guesses"] >= 1
+    assert proof(found)["stored guesses are others"] >= 1
     relabelled = random_relabellings(1, torch.Generator().manual_seed(0))
     twin, solution = (text(relabelled(torch.from_numpy(grids(part)))[0].tolist()) for part in (PUZZLE, SOLUTION))
     path = write(HEADER, f"x,{PUZZLE},{SOLUTION},0,1", f"x,{twin},{solution},0,2")
-    assert proof(read_puzzles(path, ROWS)) == {"undetected symmetric copy": 1}
+    assert proof(stored_puzzles(path, ROWS)) == {"symmetric copies of different iso_hash": 1}
+
+
+def test_a_hash_that_was_copied_is_found_although_reading_drops_its_puzzle(made, write):
+    """The puzzle it belongs to is a good one, taken for a symmetric copy."""
+    rows = table(made, slice(3))
+    *first, _ = rows[0].split(",")
+    *second, _ = rows[1].split(",")
+    path = write(HEADER, rows[0], ",".join([*second, rows[0].split(",")[-1]]), rows[2])
+    assert len(read_puzzles(path, ROWS)) == 2
+    assert proof(stored_puzzles(path, ROWS)) == {"stored iso_hash is another": 1}
+    foreign = write(HEADER, ",".join([*first, "7"]), ",".join([*second, "7"]), name="foreign.csv")
+    assert proof(stored_puzzles(foreign, ROWS)) == {"the iso_hash of a puzzle that is not a copy": 1}
+
+
+def test_guesses_that_are_not_those_counted_are_found(made, write):
+    source, puzzle, solution, guesses, own = table(made, slice(1))[0].split(",")
+    for wrong in (int(guesses) + 1, 4000):
+        path = write(HEADER, ",".join([source, puzzle, solution, str(wrong), own]))
+        assert proof(stored_puzzles(path, ROWS)) == {"stored guesses are others": 1}
+    assert proof(stored_puzzles(write(HEADER, *table(made, slice(9))), ROWS)) == {}
 
 
 @pytest.mark.parametrize(
@@ -571,7 +592,7 @@ def test_cells_are_one_hot_and_the_logits_are_for_the_digits_one_to_nine():
 
 
 def test_a_config_is_completed_where_it_was_left_empty():
-    completed = Sudoku().complete(LoopedTransformerConfig()).require_complete()
+    completed = complete_model(Sudoku(), LoopedTransformerConfig()).require_complete()
     assert (completed.inputs, completed.outputs, completed.grid, completed.attention) == (10, 9, (9, 9), "full")
 
 
@@ -604,8 +625,12 @@ def test_data_that_are_missing_or_too_few_are_refused(folder, made, write):
     few = write(HEADER, *table(made, slice(30)))
     with pytest.raises(LoopscopeError, match="holds 30 puzzles of the split 'singles': too few to validate on 1000"):
         Sudoku(path=str(few)).training_split()
+    hard = Sudoku(path=str(folder), mixture=("hard",))
     with pytest.raises(LoopscopeError, match="holds 0 puzzles of the split 'singles'"):
-        Sudoku(path=str(folder), mixture=("hard",)).training_split()
+        hard.training_split()
+    assert hard.evaluation_splits()
+    assert "singles" not in hard.evaluation_splits()
+    assert hard.splits().keys() == hard.evaluation_splits().keys()
 
 
 # The command

@@ -11,6 +11,7 @@ from loopscope.errors import LoopscopeError
 from loopscope.models import LoopedTransformerConfig
 from loopscope.tasks import TASKS, PrefixSums, Split, task_class
 from loopscope.tasks.prefix_sums.task import distinct_strings, prefix_sums
+from loopscope.training.settings import complete_model
 
 
 def rows(bits: torch.Tensor) -> set[tuple[int, ...]]:
@@ -85,12 +86,12 @@ def test_strings_are_not_augmented():
 
 def test_a_config_is_completed_where_it_was_left_empty():
     task = PrefixSums()
-    completed = task.complete(LoopedTransformerConfig()).require_complete()
+    completed = complete_model(task, LoopedTransformerConfig()).require_complete()
     assert (completed.inputs, completed.outputs, completed.grid) == (1, 2, (0,))
-    assert (completed.attention, completed.window) == ("local", 5)
-    full = task.complete(LoopedTransformerConfig(attention="full"))
-    assert (full.attention, full.window) == ("full", None)
-    assert task.complete(LoopedTransformerConfig(attention="local", window=9)).window == 9
+    assert (completed.attention, completed.kernel_size) == ("local", 5)
+    full = complete_model(task, LoopedTransformerConfig(attention="full"))
+    assert (full.attention, full.kernel_size) == ("full", None)
+    assert complete_model(task, LoopedTransformerConfig(attention="local", kernel_size=9)).kernel_size == 9
 
 
 @pytest.mark.parametrize(

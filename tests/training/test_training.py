@@ -26,7 +26,7 @@ from loopscope.training.precision import precision_here
 from loopscope.training.run_folder import RunFolder, open_run
 from loopscope.training.samplers import SAMPLERS, IterationCounts
 from loopscope.training.schedules import SCHEDULES
-from loopscope.training.settings import settings_from
+from loopscope.training.settings import check_keys, settings_from
 from loopscope.training.trainer import batch_rows, draw_counts, make_objective, make_optimizer, train
 
 
@@ -197,7 +197,7 @@ def test_settings_come_back_from_their_yaml(tmp_path):
     assert run.settings() == settings
     values = read_yaml_mapping(run.config)
     assert values["model"]["grid"] == [0]
-    assert values["model"]["window"] == 5, "what the task decided is written out"
+    assert values["model"]["kernel_size"] == 5, "what the task decided is written out"
     assert settings_from(json.loads(json.dumps(settings.to_dict()))) == settings
 
 
@@ -227,6 +227,14 @@ def test_wrong_settings_are_one_clear_line(change, complaint):
     with pytest.raises(LoopscopeError, match=complaint) as caught:
         settings_from({"task": "prefix-sums", **change})
     assert "\n" not in str(caught.value)
+
+
+def test_settings_of_older_versions_keep_their_meaning():
+    older = settings_from({"task": "prefix-sums", "model": {"attention": "local", "window": 5}})
+    assert older == settings_from({"task": "prefix-sums", "model": {"attention": "banded", "kernel_size": 11}})
+    assert settings_from({"task": "prefix-sums", "model": {"window": None}}) == settings_from({"task": "prefix-sums"})
+    with pytest.raises(LoopscopeError, match=r"unknown setting 'model\.window' .* replaced by model\.kernel_size"):
+        check_keys("prefix-sums", ["model.window"])
 
 
 def test_a_config_file_that_is_not_yaml_is_one_clear_line(tmp_path):
@@ -288,18 +296,18 @@ def test_a_run_belongs_to_one_process_at_a_time(tmp_path):
 
 
 def test_training_follows_its_schedule_logs_each_step_and_learns(tmp_path):
-    settings = tiny({"window": 2}, steps=100, learning_rate=0.02, log_interval=7, max_iterations=3, batch_size=24)
+    settings = tiny(steps=200, learning_rate=0.01, log_interval=7, max_iterations=3, batch_size=24)
     run = open_run(tmp_path / "run", settings, resume=False)
     losses = {}
     outcome = train(settings, run, on_step=losses.__setitem__)
-    assert (outcome.step, outcome.stopped) == (100, None)
+    assert (outcome.step, outcome.stopped) == (200, None)
     rows = read_lines(run.metrics)
-    assert [row["step"] for row in rows] == [*range(7, 100, 7), 100]
+    assert [row["step"] for row in rows] == [*range(7, 200, 7), 200]
     for row in rows:
         assert row["loss"] == losses[row["step"]]
-        assert row["learning_rate"] == pytest.approx(0.02 * SCHEDULES["cosine"](row["step"] - 1, 100))
+        assert row["learning_rate"] == pytest.approx(0.01 * SCHEDULES["cosine"](row["step"] - 1, 200))
         assert 1 <= row["free_iterations"] + row["gradient_iterations"] <= 3
-    assert sum(losses[step] for step in range(91, 101)) < 0.9 * sum(losses[step] for step in range(1, 11))
+    assert sum(losses[step] for step in range(191, 201)) < 0.9 * sum(losses[step] for step in range(1, 11))
     assert run.finished()
     assert load_model(run.path).config == settings.model
 

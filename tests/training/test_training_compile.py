@@ -22,7 +22,7 @@ from loopscope.training.config import TrainingConfig
 from loopscope.training.samplers import IterationCounts
 from loopscope.training.trainer import make_objective
 
-half, line = sys.argv[1] == "bf16", {"grid": (0,), "attention": "local", "window": 5}
+half, line = sys.argv[1] == "bf16", {"grid": (0,), "attention": "local", "kernel_size": 5}
 autocast = partial(torch.autocast, "cpu", torch.bfloat16, enabled=half)
 torch_compile = torch.compile
 

@@ -28,7 +28,7 @@ from loopscope.training.trainer import make_optimizer
 
 torch.set_num_threads(1)
 torch.manual_seed(0)
-line = {"grid": (0,), "attention": "local", "window": 2}
+line = {"grid": (0,), "attention": "local", "kernel_size": 5}
 config = LoopedTransformerConfig(
     recall="internal", norm="outer", width=32, heads=2, inputs=1, outputs=2, **line
 )

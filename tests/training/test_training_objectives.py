@@ -14,7 +14,7 @@ from torch.profiler import ProfilerActivity, profile
 from loopscope.errors import LoopscopeError
 from loopscope.files import read_yaml_mapping
 from loopscope.fixed_points import Phantom
-from loopscope.fixed_points.implicit import fixed_point
+from loopscope.fixed_points.implicit_differentiation import fixed_point
 from loopscope.loop import iterate
 from loopscope.models import LoopedTransformer, LoopedTransformerConfig, build_model
 from loopscope.training.config import TrainingConfig

@@ -78,7 +78,8 @@ def test_every_family_is_a_loop_that_learns(family):
     state = iterate(loop, loop.start(recalled), recalled, 3)
     assert loop.read(state).shape == (*problems.answers.shape, task.classes)
     different = [
-        (one - other).abs().max() for one, other in zip(loop.parameters(), family.untrained(0).parameters(), strict=True)
+        (one - other).abs().max()
+        for one, other in zip(loop.parameters(), family.untrained(0).parameters(), strict=True)
     ]
     assert max(different) > 0
 
@@ -112,7 +113,12 @@ def quick(monkeypatch):
 def test_a_ledger_is_filled_once_and_read_back(quick, tmp_path):
     path = tmp_path / "results" / "ledger.jsonl"
     rows = list(fill(path))
-    assert [(row.training.rate, row.damping) for row in rows] == [(0.003, None), (0.003, 0.3), (0.01, None), (0.01, 0.3)]
+    assert [(row.training.rate, row.damping) for row in rows] == [
+        (0.003, None),
+        (0.003, 0.3),
+        (0.01, None),
+        (0.01, 0.3),
+    ]
     assert read_ledger(path) == rows
     assert list(fill(path)) == []
     row = rows[0]
@@ -131,7 +137,9 @@ def test_a_line_that_is_no_row_is_refused(quick, tmp_path):
 
 def test_the_published_ledger_holds_every_loop_once():
     rows = read_ledger()
-    expected = {(one, damping) for family in FAMILIES for one in trainings(family) for damping in (None, damping_of(one))}
+    expected = {
+        (one, damping) for family in FAMILIES for one in trainings(family) for damping in (None, damping_of(one))
+    }
     assert {row.key for row in rows} == expected
     assert len(rows) == len(expected)
     deciding = {family.name for family in FAMILIES if family.deciding}

@@ -1,1 +1,1 @@
-"""Answers of trained models to problems that people type in, and how far such answers can be trusted."""
+"""Answers of trained models to problems that a user types in, and how far they can be trusted."""

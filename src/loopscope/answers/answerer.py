@@ -1,21 +1,22 @@
-"""Answering problems that a user types in, with a trained model: settled or not, confirmed by the rules or not."""
+"""Answer problems that a user types in, and report whether each answer settled and whether the rules confirm it."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from loopscope import shipped
+from loopscope.answers.calibration import Alike, Calibrations, calibrations
 from loopscope.answers.trust import Evidence, extents, read_evidence, significant, unsureness
 from loopscope.contexts import device_of_loop, eval_mode
-from loopscope.errors import LoopscopeError
+from loopscope.errors import LoopscopeError, check_tolerance
 from loopscope.evaluation import SETTLED
 from loopscope.fixed_points import solve
 from loopscope.fixed_points.residual import relative_residual, smallest_scale
@@ -23,8 +24,9 @@ from loopscope.loop import Loop
 from loopscope.models import LoopedTransformer
 from loopscope.subjects import trained
 from loopscope.tasks import TASKS
-from loopscope.tasks.task import Task
-from loopscope.tasks.text import Problem, Words, check_can_be_typed_in, words_of
+from loopscope.tasks.registry import check_can_be_typed_in, text_format
+from loopscope.tasks.task import ShowsAChoice, Task
+from loopscope.tasks.text import ListsChoices, Problem, TextFormat
 from loopscope.training.run_folder import RunFolder
 from loopscope.trees import flatten
 
@@ -32,44 +34,32 @@ BATCH = 256
 
 
 @dataclass(frozen=True)
-class Record:
-    """How often answers were right in validation, over all splits, by whether their states had settled.
-
-    Args:
-        settled: answers whose residual was within the tolerance at the last iteration.
-        settled_right: those of them that were right.
-        others: the other answers.
-        others_right: those of them that were right.
-    """
-
-    settled: int
-    settled_right: int
-    others: int
-    others_right: int
-
-
-@dataclass(frozen=True)
 class Answerer:
     """A trained model, ready to answer.
 
     Args:
-        path: its run folder.
-        model: the model, or any loop that reads the task's inputs and gives its logits.
-        task: its task.
-        words: how its problems are written.
-        record: how its answers fared in validation; None where the run was not evaluated.
-        evidence: the same, example by example, of all splits; None where ``loopscope trust`` did not measure it, or
-            where answers settle at another tolerance than there.
-        iterations: the iterations that validation gave each answer.
+        path: run folder of the model.
+        model: the model, or any loop that takes the task's inputs and returns its logits.
+        task: task of the model.
+        text: how the task's problems and answers are written.
+        evidence: validation results of every example of all splits. None if ``loopscope trust`` was not run, or if
+            ``tolerance`` differs from the one used there.
+        iterations: number of iterations that each answer had in validation.
+        tolerance: relative residual at which an answer counts as settled.
     """
 
     path: Path
     model: Loop
     task: Task
-    words: Words
-    record: Record | None
+    text: TextFormat
     evidence: Evidence | None = None
     iterations: int = 0
+    tolerance: float = SETTLED
+
+    @cached_property
+    def calibrations(self) -> Calibrations:
+        """The calibrations from validation; empty without evidence."""
+        return Calibrations(None, None) if self.evidence is None else calibrations(self.evidence)
 
 
 @dataclass(frozen=True)
@@ -78,11 +68,14 @@ class Answer:
 
     Args:
         line: the answer on one line.
-        right: whether the rules confirm it; None where they cannot tell.
+        right: whether the rules confirm the answer; None if they cannot decide.
         settled: whether the state arrived at a fixed point, within the tolerance.
-        iterations: evaluations of the step.
-        residual: relative residual at the end.
-        unsure: one minus the softmax confidence (``loopscope.answers.trust.unsureness``).
+        iterations: number of evaluations of the step.
+        residual: relative residual of the last step.
+        unsure: one minus the confidence. The confidence is the softmax probability of the least certain token
+            (`loopscope.answers.trust.unsureness`), or that of the choice among legal answers.
+        alike: similar answers in validation, if the rules cannot decide. None if validation has too few of them or
+            none that can be compared.
     """
 
     line: str
@@ -91,22 +84,24 @@ class Answer:
     iterations: int
     residual: float
     unsure: float
+    alike: Alike | None = None
 
 
 def open_answerer(name: str, tolerance: float = SETTLED) -> Answerer:
-    """Return the answerer of a run's folder, or of the model that ships with the package for a task's name.
+    """Open a run's folder, or the model for a task that ships with the package.
 
     Args:
-        name: the folder or the task.
-        tolerance: the relative residual at which its answers are to settle.
+        name: folder of a run, or name of a task.
+        tolerance: relative residual at which an answer counts as settled.
 
     Raises:
-        LoopscopeError: there is no such run or shipped model; its model has no iterations; or nobody types in problems
-            of its task.
+        LoopscopeError: the tolerance is not between 0 and 1, there is no such run or shipped model, the model has no
+            iterations, or problems of its task cannot be typed in.
     """
+    check_tolerance(tolerance)
     path = shipped.MODELS / name if name in TASKS and not Path(name).exists() else Path(name)
     if path.parent == shipped.MODELS and not path.is_dir():
-        # Where no run of the task could be solved either, asking for one would mislead.
+        # For a task whose problems cannot be typed in, asking for a run would mislead.
         check_can_be_typed_in(name)
         names = sorted(folder.name for folder in shipped.MODELS.glob("*") if folder.is_dir())
         raise LoopscopeError(
@@ -115,53 +110,34 @@ def open_answerer(name: str, tolerance: float = SETTLED) -> Answerer:
     run = RunFolder(path)
     settings, model = trained(run)
     if not isinstance(model, LoopedTransformer):
-        raise LoopscopeError(f"{path} is of a {settings.model.architecture} model, which has no iterations to settle")
-    record = read_record(run) if run.evaluation.is_file() else None
-    evidence = read_evidence(run.trust) if run.trust.is_file() and tolerance == SETTLED else None
-    words, iterations = words_of(settings.task), _validated(run, evidence)
-    return Answerer(path, model, settings.data, words, record, evidence, iterations)
+        raise LoopscopeError(f"{path} holds a {settings.model.architecture} model, which has no iterations to settle")
+    # The evidence is valid only for the tolerance that validation used.
+    counted = tolerance == SETTLED
+    evidence = read_evidence(run.trust) if counted and run.trust.is_file() else None
+    text, iterations = text_format(settings.task), _validated(run, evidence)
+    return Answerer(path, model, settings.data, text, evidence, iterations, tolerance)
 
 
 def _validated(run: RunFolder, evidence: Evidence | None) -> int:
-    """Return the iterations that validation gave each answer, 0 without one."""
+    """Return the number of iterations that each answer had in validation, or 0 without evidence."""
     if evidence is None:
-        return max((len(curve["answer_accuracy"]) for curve in run.curves().values()), default=0)
+        return 0
     return max(iterations for _, iterations in extents(run.trust).values())
 
 
-def read_record(run: RunFolder) -> Record | None:
-    """Return the record that a run's evaluation holds, or None where it was made without.
-
-    Raises:
-        LoopscopeError: the evaluation is damaged.
-    """
-    counts = [0, 0, 0, 0]
-    for curve in run.curves().values():
-        settled: dict[str, Any] | None = curve.get("settled")
-        if settled is None:
-            return None
-        examples = curve["examples"]
-        right = round(curve["last"] * examples)
-        for place, count in enumerate(
-            (settled["examples"], settled["right"], examples - settled["examples"], right - settled["right"])
-        ):
-            counts[place] += count
-    return Record(*counts)
-
-
 def _inputs(answerer: Answerer, tokens: Int[Tensor, "batch tokens"]) -> Float[Tensor, "batch tokens features"]:
-    """Return what the answerer's model reads of problems, where the model is."""
+    """Return the model's inputs for some problems, on the model's device."""
     return answerer.task.inputs(tokens.to(device_of_loop(answerer.model, tokens.device)))
 
 
 def answer_all(answerer: Answerer, problems: Sequence[Problem], tolerance: float, max_iterations: int) -> list[Answer]:
-    """Answer problems in batches of equal length; return the answers in order.
+    """Answer problems, in batches of equal length, and return the answers in the order of the problems.
 
     Args:
         answerer: the model.
-        problems: any number of problems.
-        tolerance: on the relative residual.
-        max_iterations: evaluations of the step that a problem may take.
+        problems: the problems, possibly of different lengths.
+        tolerance: relative residual at which an answer counts as settled.
+        max_iterations: largest number of evaluations of the step per problem.
     """
     by_length: dict[int, list[int]] = defaultdict(list)
     for place, problem in enumerate(problems):
@@ -172,22 +148,23 @@ def answer_all(answerer: Answerer, problems: Sequence[Problem], tolerance: float
             rows = places[begin : begin + BATCH]
             inputs = _inputs(answerer, torch.stack([problems[place].tokens for place in rows]))
             solution = solve(answerer.model, inputs, tolerance=tolerance, max_iterations=max_iterations)
-            logits = _read_after_step(answerer.model, inputs, solution.state).cpu()  # the rules are read there
-            unsure = significant(unsureness(logits))
+            logits = _read_after_step(
+                answerer.model, inputs, solution.last_state
+            ).cpu()  # the rules are applied on the CPU
             for row, place in enumerate(rows):
-                found[place] = Answer(
-                    line=answerer.words.line(problems[place], logits[row]),
-                    right=answerer.words.right(problems[place], logits[row]),
+                found[place] = _answer(
+                    answerer,
+                    problems[place],
+                    logits[row],
                     settled=bool(solution.arrived[row]),
                     iterations=int(solution.iterations[row]),
-                    residual=float(solution.residual[row]),
-                    unsure=float(unsure[row]),
+                    residual=float(solution.last_residual[row]),
                 )
     return [found[place] for place in range(len(problems))]
 
 
 def _read_after_step(model: Loop, inputs: Tensor, state: Tensor) -> Float[Tensor, "batch tokens outputs"]:
-    """Return what is read one step on: a solution is the state before the last step, an iteration's answer that after it."""
+    """Return the readout one step later: a solution is the state before its last step, an answer is read after it."""
     with eval_mode(model), torch.no_grad():
         return model.read(model.step(state, model.encode(inputs)))
 
@@ -197,11 +174,11 @@ class Frame:
     """One iteration of a problem that is being solved.
 
     Args:
-        iteration: its number, from 1 on.
-        logits: what the state reads.
-        since: the iteration after which each token's answer last changed; where a token has one output, and so no
-            answer of its own, that after which the answer's line did.
-        residual: relative residual of the step that led here.
+        iteration: number of the iteration, from 1.
+        logits: readout of the state.
+        since: iteration at which each token's answer last changed. A token with a single output has no answer of its
+            own; it gets the iteration at which the whole answer last changed.
+        residual: relative residual of the step that led to this state.
     """
 
     iteration: int
@@ -219,12 +196,12 @@ def _changed(
     """Return which tokens' answers changed (see ``Frame``)."""
     if after.shape[-1] > 1:
         return before.argmax(-1) != after.argmax(-1)
-    line = answerer.words.line
+    line = answerer.text.line
     return torch.full(after.shape[:1], line(problem, before) != line(problem, after), device=after.device)
 
 
 def frames(answerer: Answerer, problem: Problem, tolerance: float, max_iterations: int) -> Iterator[Frame]:
-    """Yield every iteration of one problem, until its state has settled."""
+    """Yield the frame of every iteration of one problem until its state has settled."""
     model = answerer.model
     with eval_mode(model):
         with torch.no_grad():
@@ -246,11 +223,31 @@ def frames(answerer: Answerer, problem: Problem, tolerance: float, max_iteration
 
 def answer_of(answerer: Answerer, problem: Problem, frame: Frame, tolerance: float) -> Answer:
     """Return the answer that a frame shows."""
-    return Answer(
-        line=answerer.words.line(problem, frame.logits),
-        right=answerer.words.right(problem, frame.logits),
-        settled=frame.residual <= tolerance,
-        iterations=frame.iteration,
-        residual=frame.residual,
-        unsure=float(significant(unsureness(frame.logits[None]))[0]),
-    )
+    settled = frame.residual <= tolerance
+    return _answer(answerer, problem, frame.logits, settled, frame.iteration, frame.residual)
+
+
+def _answer(
+    answerer: Answerer,
+    problem: Problem,
+    logits: Float[Tensor, "tokens outputs"],
+    settled: bool,
+    iterations: int,
+    residual: float,
+) -> Answer:
+    """Return the answer in the logits, with its confidence and the similar answers of validation."""
+    unsure = _unsure(answerer, problem, logits)
+    right = answerer.text.right(problem, logits)
+    # In validation every answer had the same number of iterations to settle. An answer cut off earlier is not comparable.
+    comparable = right is None and (settled or iterations >= answerer.iterations)
+    alike = answerer.calibrations.alike(settled, unsure) if comparable else None
+    return Answer(answerer.text.line(problem, logits), right, settled, iterations, residual, unsure, alike)
+
+
+def _unsure(answerer: Answerer, problem: Problem, logits: Float[Tensor, "tokens outputs"]) -> float:
+    """Return one minus the confidence of the answer that is shown."""
+    if isinstance(answerer.task, ShowsAChoice) and isinstance(answerer.text, ListsChoices):
+        _, unsure = answerer.task.shown(logits[None], answerer.text.choices(problem))
+    else:
+        unsure = unsureness(logits[None])
+    return float(significant(unsure)[0])

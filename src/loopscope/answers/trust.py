@@ -1,7 +1,7 @@
-"""Can an answer be trusted? Whether arrival, the residual or the estimated error tell right answers from wrong ones.
+"""How well arrival, the residual, the estimated error and other signals separate right answers from wrong ones.
 
-Every example of a split is run for the same number of iterations. What can be seen of it without its answer makes the
-signals; beside them stands whether the answer is right (framework: does it tell right answers from wrong ones?).
+Every example of a split is run for the same number of iterations. The signals are computed without the answer, and are then
+compared with whether the answer is right.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from loopscope.contexts import device_of_loop, eval_mode
 from loopscope.errors import LoopscopeError
 from loopscope.evaluation import SETTLED, EvaluationConfig, answers_right, batches
 from loopscope.files import read_json_as
-from loopscope.loop import Loop, mask_of
+from loopscope.loop import Loop, mask_of, readout
 from loopscope.metrics import auc, interval, perfect_area, random_area, risk_curve
 from loopscope.schema import misfit
 from loopscope.stability.orbits.arrival import ASSUMED_RATE, Ends, Step, follow
-from loopscope.tasks.task import Split, Task
+from loopscope.tasks.task import ShowsAChoice, Split, Task
 from loopscope.training.settings import settings_from
 from loopscope.trees import select
 
 DIGITS = 4
-"""Significant digits that are kept of a signal, so that what is stored gives the numbers that are reported."""
+"""Significant digits of a signal. Signals are rounded before use, so the stored file reproduces the reported numbers."""
 FEWEST = 5
-"""Fewest right and fewest wrong answers for an interval."""
+"""Smallest number of right answers, and of wrong answers, for an interval."""
 
 Doubt = Float[np.ndarray, "examples"]
 Flags = Bool[np.ndarray, "examples"]
@@ -40,18 +40,21 @@ Flags = Bool[np.ndarray, "examples"]
 
 @dataclass(frozen=True)
 class Evidence:
-    """What was seen of each example, and whether its answer is right. Infinite stands for what never came about.
+    """Signals of each example, and whether its answer is right. A signal that was never reached is infinite.
 
     Args:
         right: whether the whole answer is right after the last iteration.
-        arrived: the framework's definition, at its tolerance of 1e-4 (``loopscope.stability.orbits.arrival``).
+        arrived: whether the state arrived within 1e-4 (see ``loopscope.stability.orbits.arrival``).
         residual: relative residual r of the last step.
         contraction: rate q per step, fitted to log r over the last 8 steps above rounding.
-        error: r / (1 - q), the relative distance that remains to the fixed point if the rate stays (``Ends.radius``).
+        error: r / (1 - q), the remaining relative distance to the fixed point at this rate (``Ends.radius``).
         unsure: one minus the softmax confidence of the whole answer (see ``unsureness``).
-        settling: the first iteration whose residual is within 1e-4, where ``loopscope solve`` stops.
-        settled_right: whether the answer is right there; where it never settled, at the end.
-        settled_unsure: one minus the softmax confidence at the same place.
+        settling: first iteration with a residual within 1e-4, where ``loopscope solve`` stops.
+        settled_right: whether the answer is right at that iteration, or at the last one if it never settled.
+        settled_unsure: one minus the softmax confidence at the same iteration.
+        shown_right: whether the answer shown to the user at that iteration is right. It differs from ``settled_right``
+            for a task that shows a choice among legal answers (`loopscope.tasks.task.ShowsAChoice`), such as chess.
+        shown_unsure: one minus the probability of the answer shown.
     """
 
     right: Flags
@@ -63,16 +66,18 @@ class Evidence:
     settling: Doubt
     settled_right: Flags
     settled_unsure: Doubt
+    shown_right: Flags
+    shown_unsure: Doubt
 
     def __len__(self) -> int:
         return len(self.right)
 
     def at(self, chosen: Flags) -> Evidence:
-        """Return the evidence of some examples."""
+        """Return the evidence of the chosen examples."""
         return Evidence(**{field.name: getattr(self, field.name)[chosen] for field in fields(self)})
 
     def to_json(self) -> dict[str, list[Any]]:
-        """Return one list per kind of evidence: 1 and 0 for yes and no, null for infinite."""
+        """Return one list per field, with 1 and 0 for booleans and null for infinity."""
         return {
             field.name: [
                 int(value) if isinstance(value, bool) else value if math.isfinite(value) else None
@@ -82,11 +87,13 @@ class Evidence:
         }
 
 
-FLAGS = ("right", "arrived", "settled_right")
+FLAGS = ("right", "arrived", "settled_right", "shown_right")
+SHOWN = {"shown_right": "settled_right", "shown_unsure": "settled_unsure"}
+"""Substitutes for fields that older files lack: without a choice, the answer shown is the answer read."""
 
 
 def _damage(values: Mapping[str, Sequence[float | None]]) -> str | None:
-    """Return what is wrong with values that are meant for ``evidence_from``, or None."""
+    """Return a description of the first fault in values for ``evidence_from``, or None."""
     if (wrong := misfit(values, dict[str, list[Any]])) is not None:
         return wrong
     for name, column in values.items():
@@ -100,18 +107,19 @@ def _damage(values: Mapping[str, Sequence[float | None]]) -> str | None:
 
 
 def evidence_from(values: Mapping[str, Sequence[float | None]]) -> Evidence:
-    """Return the evidence that ``Evidence.to_json`` gave.
+    """Return the evidence from the output of ``Evidence.to_json``.
 
     Raises:
-        LoopscopeError: it is damaged, a kind of evidence is missing, or there is less of one than of another.
+        LoopscopeError: a value is damaged, a field is missing, or fields differ in length.
     """
     if (wrong := _damage(values)) is not None:
         raise LoopscopeError(f"the evidence is damaged ({wrong}): make it again by loopscope trust")
     names = [field.name for field in fields(Evidence)]
+    values = {**{name: values[other] for name, other in SHOWN.items() if other in values}, **values}
     missing = [name for name in names if name not in values]
     if missing or len({len(values[name]) for name in names}) > 1:
         raise LoopscopeError(
-            f"expected lists of equal length of {', '.join(names)}{f', but there is no {missing[0]}' if missing else ''}"
+            f"expected lists of equal length of {', '.join(names)}{f', but {missing[0]} is missing' if missing else ''}"
         )
     return Evidence(
         **{
@@ -142,7 +150,7 @@ def _read(path: Path) -> _Measured:
     remedy = "make it again by loopscope trust, or remove it"
     measured = _Measured(**read_json_as(path, _Measured, remedy))
     if not measured.splits:
-        raise LoopscopeError(f"{path} is of no split: {remedy}")
+        raise LoopscopeError(f"{path} holds no split: {remedy}")
     return measured
 
 
@@ -154,16 +162,16 @@ def _evidence(measured: _Measured, path: Path) -> dict[str, Evidence]:
 
 
 def read_evidence(path: Path) -> Evidence:
-    """Return the evidence of all splits that ``loopscope trust`` wrote.
+    """Read the evidence of all splits from a file that ``loopscope trust`` wrote.
 
     Raises:
-        LoopscopeError: the file holds none.
+        LoopscopeError: the file is damaged or holds no evidence.
     """
     return joined(list(_evidence(_read(path), path).values()))
 
 
 def extents(path: Path) -> dict[str, tuple[int, int]]:
-    """Return the examples and the iterations that ``loopscope trust`` measured, by split; nothing of a file that is damaged."""
+    """Return the numbers of examples and iterations in a file of ``loopscope trust``, by split; empty if it is damaged."""
     if not path.is_file():
         return {}
     try:
@@ -182,7 +190,7 @@ SIGNALS: dict[str, Callable[[Evidence], Doubt]] = {
     "softmax": lambda evidence: evidence.unsure,
     "settling time": lambda evidence: evidence.settling,
 }
-"""Each signal's doubt: the smaller, the more the answer is trusted."""
+"""The doubt of each signal. A smaller doubt means more trust in the answer."""
 
 
 def unsureness(
@@ -190,14 +198,15 @@ def unsureness(
 ) -> Float[Tensor, "batch"]:
     """Return one minus the softmax confidence of each whole answer.
 
-    The confidence of a token is its largest probability, that of an answer the smallest of its real tokens: a chain
-    is as strong as its weakest link. Where a token has a single output, the softmax is over tokens and the answer is
-    the two highest, a move's squares in chess: the confidence is the probability that they hold together.
+    The confidence of a token is its largest probability. The confidence of an answer is the smallest confidence of its
+    real tokens. If tokens have a single output, the softmax is over tokens and the answer is the two highest tokens,
+    such as the squares of a chess move; the confidence is the sum of their probabilities.
 
-    It is the sum of the other probabilities, in double precision: one minus a confidence near one would round to zero.
+    The result is computed as the sum of the other probabilities in double precision, because one minus a confidence
+    near one would round to zero.
 
     Args:
-        logits: what ``read`` returned.
+        logits: output of ``read``.
         real: true where a token is real.
     """
     logits = logits.double()
@@ -211,51 +220,64 @@ def unsureness(
 
 
 def significant(values: Tensor) -> Doubt:
-    """Return numbers to ``DIGITS`` significant digits; what is none becomes infinite."""
+    """Round numbers to ``DIGITS`` significant digits. NaN becomes infinite."""
     return np.array(
         [float(f"{value:.{DIGITS - 1}e}") if math.isfinite(value) else math.inf for value in values.tolist()]
     )
 
 
 class _Judge:
-    """Says which whole answers of a batch are right."""
+    """Judges the whole answers of a batch: which are right, and how confident they are."""
 
     def __init__(self, loop: Loop, task: Task, problems: Tensor, answers: Tensor, real: Tensor | None) -> None:
         self.loop, self.task = loop, task
         self.problems, self.answers, self.real = problems, answers, real
 
     def right(self, logits: Tensor, rows: Tensor | slice = slice(None)) -> Bool[Tensor, "batch"]:
-        """Return what is right of the logits of some rows of the batch; padding is neither right nor wrong."""
+        """Return which answers in some rows of the batch are right. Padding is neither right nor wrong."""
         real = None if self.real is None else self.real[rows]
         return answers_right(self.task, logits, self.problems[rows], self.answers[rows], real)
 
+    def unsure(self, logits: Tensor, rows: Tensor | slice = slice(None)) -> Float[Tensor, "batch"]:
+        """Return one minus the confidence of the answers that are read."""
+        return unsureness(logits, None if self.real is None else self.real[rows])
+
+    def shown(
+        self, logits: Tensor, rows: Tensor | slice = slice(None)
+    ) -> tuple[Bool[Tensor, "batch"], Float[Tensor, "batch"]]:
+        """Return whether the answers shown to the user are right, and one minus their probability."""
+        if isinstance(self.task, ShowsAChoice):
+            return self.task.shown(logits, self.answers[rows])
+        return self.right(logits, rows), self.unsure(logits, rows)
+
 
 class _Settling:
-    """Watches orbits for the first iteration at which each has settled, and for what it answers there."""
+    """Records the first iteration at which each orbit has settled, and its answer there."""
 
     def __init__(self, judge: _Judge, on_iteration: Callable[[], None]) -> None:
         self.judge, self.on_iteration = judge, on_iteration
         none = judge.problems.new_zeros(len(judge.problems), dtype=torch.float64)
         self.after = torch.full_like(none, math.inf)
-        self.right = torch.zeros_like(none, dtype=torch.bool)
-        self.unsure = none
+        self.right, self.shown_right = (torch.zeros_like(none, dtype=torch.bool) for _ in range(2))
+        self.unsure, self.shown_unsure = none, none.clone()
 
     def __call__(self, step: Step) -> None:
-        """Take in one iteration."""
+        """Record one iteration."""
         self.on_iteration()
         now = (step.residual <= SETTLED) & self.after[step.rows].isinf()
         if bool(now.any()):
             rows = step.rows[now]
             self.after[rows] = step.index + 1
-            logits = self.judge.loop.read(select(step.after, now))
+            logits = readout(self.judge.loop, select(step.after, now), select(step.recalled, now))
             self.right[rows] = self.judge.right(logits, rows)
-            self.unsure[rows] = unsureness(logits, None if self.judge.real is None else self.judge.real[rows])
+            self.unsure[rows] = self.judge.unsure(logits, rows)
+            self.shown_right[rows], self.shown_unsure[rows] = self.judge.shown(logits, rows)
 
 
 def _rates(ends: Ends) -> Float[Tensor, "batch"]:
-    """Return contraction rates as they were fitted; at rounding, where none could be, the one that arrival assumes.
+    """Return the fitted contraction rates. At the rounding floor, where no rate can be fitted, use the assumed rate.
 
-    A rate of one or more stays what it is, though the error at rounding is taken by the assumed one: it was seen.
+    A fitted rate of one or more is kept, although the error at the rounding floor uses the assumed rate.
     """
     return torch.where(ends.rate.isnan() & ends.at_floor, ASSUMED_RATE, ends.rate)
 
@@ -263,7 +285,7 @@ def _rates(ends: Ends) -> Float[Tensor, "batch"]:
 def _observe(
     loop: Loop, task: Task, split: Split, rows: slice, iterations: int, on_iteration: Callable[[], None]
 ) -> Evidence:
-    """Run some examples of a split together."""
+    """Run some examples of a split as one batch."""
     problems, answers = split.problems[rows], split.answers[rows]
     recalled = loop.encode(task.inputs(problems))
     real = mask_of(loop, recalled)
@@ -272,8 +294,9 @@ def _observe(
     ends = follow(loop, recalled, loop.start(recalled), iterations=iterations, tolerance=SETTLED, observe=settling)
     for _ in range(int(ends.iterations.max()), iterations):
         on_iteration()
-    logits = loop.read(ends.state)
-    right, unsure = judge.right(logits), unsureness(logits, real)
+    logits = readout(loop, ends.state, recalled)
+    right, unsure = judge.right(logits), judge.unsure(logits)
+    shown_right, shown_unsure = judge.shown(logits)
     settled = settling.after.isfinite()
     return Evidence(
         right=right.cpu().numpy(),
@@ -285,6 +308,8 @@ def _observe(
         settling=settling.after.cpu().numpy(),
         settled_right=torch.where(settled, settling.right, right).cpu().numpy(),
         settled_unsure=significant(torch.where(settled, settling.unsure, unsure)),
+        shown_right=torch.where(settled, settling.shown_right, shown_right).cpu().numpy(),
+        shown_unsure=significant(torch.where(settled, settling.shown_unsure, shown_unsure)),
     )
 
 
@@ -296,17 +321,17 @@ def observe_split(
     config: EvaluationConfig,
     on_iteration: Callable[[], None] | None = None,
 ) -> Evidence:
-    """Run a loop on a split and return what was seen of each example.
+    """Run a loop on a split and return the evidence of each example.
 
-    An example whose residual stayed at rounding for 8 iterations is not run further. The split is taken to the device
-    of the loop's parameters, where it has some.
+    An example stops once its residual has been at the rounding floor for 8 iterations. The split is moved to the device
+    of the loop's parameters, if it has any.
 
     Args:
-        loop: any loop whose ``read`` gives the task's logits.
-        task: gives inputs and the rule for being right.
+        loop: any loop whose ``read`` returns the task's logits.
+        task: encodes the problems and judges the answers.
         split: the examples.
         config: iterations, examples and batch size.
-        on_iteration: called as `loopscope.evaluation.evaluate_split` does.
+        on_iteration: called as in `loopscope.evaluation.evaluate_split`.
     """
     told = on_iteration or (lambda: None)
     split = split.to(device_of_loop(loop, split.problems.device))
@@ -316,14 +341,14 @@ def observe_split(
 
 @dataclass(frozen=True)
 class Judgement:
-    """How well one signal tells right answers from wrong ones.
+    """How well one signal separates right answers from wrong ones.
 
     Args:
-        auc: the chance that a right answer is trusted more than a wrong one, ties by half; None where all are right
-            or all wrong.
-        low: lower end of its 95% interval, from resampled examples; None where too few are right or wrong.
-        high: the upper end.
-        area: area under risk against coverage (``loopscope.metrics``).
+        auc: probability that a right answer is trusted more than a wrong one, with ties counted one half. None if all
+            answers are right or all are wrong.
+        low: lower end of the bootstrap 95% interval of ``auc``. None if too few answers are right or wrong.
+        high: upper end of the interval.
+        area: area under the curve of risk against coverage (``loopscope.metrics``).
     """
 
     auc: float | None
@@ -333,7 +358,7 @@ class Judgement:
 
 
 def judge(doubt: Doubt, right: Flags, seed: int = 0) -> Judgement:
-    """Return how well a doubt tells right answers from wrong ones."""
+    """Return how well a doubt separates right answers from wrong ones."""
     area, value = risk_curve(doubt, right).area, auc(-doubt, right)
     if math.isnan(value):
         return Judgement(None, None, None, area)
@@ -348,8 +373,8 @@ class Counted:
     """A group of examples.
 
     Args:
-        examples: how many.
-        right: those of them whose answers are right.
+        examples: number of examples.
+        right: number of examples with a right answer.
     """
 
     examples: int
@@ -357,40 +382,27 @@ class Counted:
 
     @property
     def accuracy(self) -> float | None:
-        """The fraction that is right; None of no example."""
+        """The fraction of right answers; None for an empty group."""
         return self.right / self.examples if self.examples else None
 
 
 def counted(right: Flags) -> Counted:
-    """Return how many examples there are, and how many are right."""
+    """Count the examples and the right ones."""
     return Counted(len(right), int(right.sum()))
-
-
-def alike(evidence: Evidence, settled: bool, unsure: float) -> tuple[Counted, Counted]:
-    """Return the examples that ended as an answer did, settled or not, and those of them at least as sure as it.
-
-    Args:
-        evidence: of any examples.
-        settled: whether the answer's state settled.
-        unsure: one minus the answer's confidence, where it settled.
-    """
-    ended = evidence.settling < math.inf if settled else evidence.settling == math.inf
-    sure = ended & (evidence.settled_unsure <= unsure)
-    return counted(evidence.settled_right[ended]), counted(evidence.settled_right[sure])
 
 
 @dataclass(frozen=True)
 class SplitTrust:
-    """What tells right answers from wrong ones on one split.
+    """How well each signal separates right answers from wrong ones on one split.
 
     Args:
         all: all examples.
-        arrived: those that arrived, by the framework's definition.
-        others: those that did not.
+        arrived: examples that arrived (see ``loopscope.stability.orbits.arrival``).
+        others: examples that did not arrive.
         perfect_area: area under risk against coverage of the best order.
-        random_area: of a random one.
-        signals: how well each signal of ``SIGNALS`` does.
-        evidence: what all this was counted from.
+        random_area: area under risk against coverage of a random order.
+        signals: judgement of each signal in ``SIGNALS``.
+        evidence: the evidence that these numbers are computed from.
     """
 
     all: Counted
@@ -414,7 +426,7 @@ class SplitTrust:
 
 
 def assess(evidence: Evidence) -> SplitTrust:
-    """Return what tells right answers from wrong ones in some evidence."""
+    """Assess how well each signal separates right answers from wrong ones."""
     right, wrong = evidence.right, int((~evidence.right).sum())
     return SplitTrust(
         all=counted(right),
@@ -434,5 +446,5 @@ def measure(
     on_iteration: Callable[[], None] | None,
     splits: Mapping[str, Split],
 ) -> dict[str, SplitTrust]:
-    """Return what tells right answers from wrong ones on each split."""
+    """Run a loop on each split and assess how well each signal separates right answers from wrong ones."""
     return {name: assess(observe_split(loop, task, split, config, on_iteration)) for name, split in splits.items()}

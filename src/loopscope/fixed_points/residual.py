@@ -1,4 +1,4 @@
-"""The relative residual of a state: how far one evaluation of the step moves it, against its size (framework, axis 1)."""
+"""The relative residual of a state: how far one evaluation of the step moves it, relative to its size."""
 
 from __future__ import annotations
 
@@ -8,66 +8,87 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from loopscope.errors import LoopscopeError
-from loopscope.trees import Tree, flatten, floating_leaves, leaves
+from loopscope.checks import state_dtype
+from loopscope.errors import LoopscopeError, check_tolerance
+from loopscope.trees import Tree, binary_scale, flatten, floating_leaves, scaled_norm
 
 ZERO = torch.finfo(torch.float32).eps
-"""A state whose root mean square is below this, or below this fraction of the first state's, is as good as zero."""
-
-
-def state_dtype(state: Tree) -> torch.dtype:
-    """Return the floating type of a state: float64 where all of it is, else float32.
-
-    Raises:
-        LoopscopeError: it has no floating leaf, a complex one, or is in half precision, where residuals bottom out near
-            4e-3.
-    """
-    if any(leaf.is_complex() for leaf in leaves(state)):
-        raise LoopscopeError(
-            "expected a state of real numbers, got complex ones: keep their real and imaginary parts (torch.view_as_real, "
-            "and torch.view_as_complex inside the step)"
-        )
-    types = {leaf.dtype for leaf in floating_leaves(state)}
-    if not types or not types <= {torch.float32, torch.float64}:
-        raise LoopscopeError(
-            f"expected a state in float32 or float64, got {sorted(map(str, types)) or 'no floating tensor'}; "
-            "convert the model with .float() (or .double()) first"
-        )
-    return torch.float64 if types == {torch.float64} else torch.float32
+"""A state whose norm is below this fraction of the first state's counts as zero."""
 
 
 def check_precision(state: Tree, tolerance: float) -> None:
-    """Refuse a state whose precision cannot show a residual of ``tolerance``.
+    """Refuse a tolerance that the precision of a state cannot resolve.
 
     Raises:
-        LoopscopeError: see ``state_dtype``; or the state rounds more coarsely than the tolerance.
+        LoopscopeError: see ``state_dtype`` and `loopscope.errors.check_tolerance`; or the tolerance is below the rounding
+            of the state.
+
+    Example:
+        >>> check_precision(torch.zeros(2, 3), 1e-4)
+        >>> check_precision(torch.zeros(2, 3), 1e-9)
+        Traceback (most recent call last):
+        loopscope.errors.LoopscopeError: tolerance is 1e-09, expected at least 1.2e-07, ...
     """
     state_dtype(state)
+    check_tolerance(tolerance)
     eps = max(torch.finfo(leaf.dtype).eps for leaf in floating_leaves(state))
-    if not eps <= tolerance < 1:
-        raise LoopscopeError(
-            f"expected a tolerance below 1 and of at least {eps:.1e}, the rounding of the state, got {tolerance}; "
-            "convert the model with .double() for a smaller one"
-        )
+    if tolerance < eps:
+        wider = "" if eps < ZERO else "; convert the model and its inputs with .double() for a smaller one"
+        raise LoopscopeError(f"tolerance is {tolerance}, expected at least {eps:.1e}, the rounding of the state{wider}")
 
 
 def smallest_scale(start: Tree, mask: Tensor | None) -> Float[Tensor, "batch"]:
-    """Return the norm below which a state counts as zero: residuals are relative to no less."""
-    flat = flatten(start, mask)
-    return ZERO * torch.linalg.vector_norm(flat, dim=1).clamp_min(math.sqrt(flat.shape[1]))
+    """Return the norm below which the states of an orbit count as zero: residuals are relative to no less.
+
+    Without it, an orbit that dies out would never arrive at zero: each step halves the state, say, so that each relative
+    residual is one half. It is relative to the first state, so that residuals do not depend on the unit of the state. An
+    orbit that starts at zero needs no such norm: were zero its fixed point, it would stay there.
+
+    Args:
+        start: the first states, batch first.
+        mask: true where a token is real; None where all are.
+
+    Example:
+        >>> smallest_scale(torch.tensor([[3.0, 4.0], [0.0, 0.0]]), None)
+        tensor([5.9605e-07, 0.0000e+00])
+    """
+    return ZERO * scaled_norm(flatten(start, mask))
 
 
 def relative_residual(
     point: Float[Tensor, "batch n"], value: Float[Tensor, "batch n"], smallest: Float[Tensor, "batch"]
 ) -> Float[Tensor, "batch"]:
-    """Return r = ||f(z) - z|| / max(||z||, ||f(z)||, tiny) per example; infinite where either is not finite.
+    """Return r = ||f(z) - z|| / max(||z||, ||f(z)||, smallest) for each example; infinity where either is not finite.
+
+    Numbers of 1e-30 or 1e30, whose squares vanish or overflow, are measured in units of the example's largest number.
 
     Args:
         point: the states z, flat.
         value: f(z), flat.
-        smallest: tiny, from `smallest_scale`.
+        smallest: the norm that counts as zero, from ``smallest_scale``.
+
+    Example:
+        >>> point, value = torch.tensor([[3e30, 4e30]]), torch.tensor([[3e30, 5e30]])
+        >>> relative_residual(point, value, torch.zeros(1))
+        tensor([0.1715])
     """
+    found, scale = _ratio(point, value, smallest)
+    info = torch.finfo(point.dtype)
+    # Above this norm, no change that is more than rounding has squares that vanish.
+    resolved = (scale > math.sqrt(point.shape[1] * info.tiny / info.eps) / info.eps) & scale.isfinite()
+    if bool(resolved.all()):
+        return found
+    largest = [torch.linalg.vector_norm(part, ord=torch.inf, dim=1, keepdim=True) for part in (point, value)]
+    # A power of two: dividing by it is exact.
+    unit = binary_scale(torch.cat(largest, dim=1))
+    in_units, _ = _ratio(point / unit, value / unit, smallest / unit.squeeze(1))
+    return torch.where(resolved, found, in_units)
+
+
+def _ratio(point: Tensor, value: Tensor, smallest: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the relative residual, infinite where a norm is not finite, and the larger norm."""
     change, before, after = (torch.linalg.vector_norm(part, dim=1) for part in (value - point, point, value))
     scale = torch.maximum(before, after)
     known = change.isfinite() & scale.isfinite()
-    return torch.where(known, change / torch.maximum(scale, smallest), torch.inf)
+    ratio = torch.where(change > 0, change / torch.maximum(scale, smallest), 0)
+    return torch.where(known, ratio, torch.inf), scale

@@ -11,18 +11,18 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from loopscope.checks import check_independent, check_is_loop, check_read
+from loopscope.checks import check_answers, check_is_loop, check_not_empty, check_outputs_last, check_read
 from loopscope.contexts import eval_mode, without_autocast
-from loopscope.errors import LoopscopeError, check_count, check_positive
+from loopscope.errors import LoopscopeError, check_count, check_positive, check_seed
 from loopscope.evaluation import decisions
 from loopscope.forecasts.check import Check, check
 from loopscope.forecasts.leaps import SETTLING, WATCHED, Leap, first_states, leap_through, run
 from loopscope.forecasts.result import HOLDS, Forecast, Outlook, Point, Round
 from loopscope.forecasts.schedule import rounds
-from loopscope.loop import Loop, mask_of
+from loopscope.loop import Loop, mask_of, readout
 from loopscope.stability.orbits.trace import Answers, predictions
 from loopscope.stability.targets import Correct, Targets, check_targets, rule_of
-from loopscope.trees import Tree, batch_size, device_of, flatten
+from loopscope.trees import Tree, device_of, flatten
 
 HORIZON = 480
 """Iterations that a forecast is about unless told otherwise."""
@@ -31,7 +31,7 @@ TRAINED = 15
 BUDGET = 0.2
 """Share of running on to the horizon that a forecast may cost."""
 CHECKS = 2
-"""Evaluations of the step that check the loop itself: is it random, does it mix examples?"""
+"""Steps that the checks of the loop count for: they evaluate the step a few times on two examples."""
 DOUBT = 0.25
 """Share of the answers that leaps lose without passing their check which may be kept after all."""
 AGREEING = 3
@@ -74,6 +74,7 @@ class _Reader:
 
     Args:
         loop: the loop.
+        recalled: its recalled input.
         examples: number of inputs.
         real: true where a token is real.
         correct: which answers are right, where targets were given.
@@ -81,13 +82,14 @@ class _Reader:
     """
 
     loop: Loop
+    recalled: Tree
     examples: int
     real: Bool[Tensor, "batch *tokens"] | None
     correct: Correct | None
     answers: Answers | None
 
     def __call__(self, state: Tree) -> _Reading:
-        logits = self.loop.read(state)
+        logits = readout(self.loop, state, self.recalled)
         check_read(logits, self.examples)
         finite_state = flatten(state, self.real).isfinite().all(1)
         # The largest of logits that are NaN is the first of them: a broken readout would seem to keep its answer.
@@ -102,11 +104,7 @@ class _Reader:
 
     def _own(self, logits: Tensor) -> Tensor:
         assert self.answers is not None
-        answers = self.answers(logits)
-        if not isinstance(answers, Tensor) or answers.shape[:1] != (self.examples,):
-            given = f"shape {tuple(answers.shape)}" if isinstance(answers, Tensor) else type(answers).__name__
-            raise LoopscopeError(f"answers returned {given}, expected one row for each of the {self.examples} inputs")
-        return answers.reshape(self.examples, -1)
+        return check_answers(self.answers, logits).reshape(self.examples, -1)
 
 
 def readable(logits: Tensor, real: Bool[Tensor, "batch *tokens"] | None = None) -> Bool[Tensor, "batch"]:
@@ -214,16 +212,18 @@ def forecast(
         raise LoopscopeError(
             f"horizon is {horizon}, expected more than the {trained} iterations of training: raise it, or give trained_iterations"
         )
-    examples = batch_size(inputs)
-    check_positive(examples=examples)
+    check_seed(seed)
+    examples = check_not_empty(inputs)
     check_targets(targets, examples)
     plans = rounds(horizon, math.floor(budget * horizon + 1e-9) - CHECKS, trained)
     began = time.perf_counter()
     with eval_mode(loop), without_autocast(), torch.no_grad():
         recalled = loop.encode(inputs)
         real = mask_of(loop, recalled)
-        reader = _Reader(loop, examples, real, rule_of(targets, real), answers)
+        reader = _Reader(loop, recalled, examples, real, rule_of(targets, real), answers)
         orbit = _Orbit(loop, recalled, seed, reader, first=min(trained, plans[0].orbit))
+        if answers is None and targets is None:
+            check_outputs_last(readout(loop, orbit.states[0], recalled), orbit.states[0])
         found: list[Round] = []
         sure = torch.zeros(examples, dtype=torch.bool, device=device_of(recalled))
         for plan in plans:
@@ -251,8 +251,6 @@ class _Orbit:
     def run_to(self, iteration: int) -> None:
         while self.iteration < iteration:
             self.states = run(self._loop, self._recalled, self.states, 1)[-SETTLING - 1 :]
-            if self.iteration == 1:
-                check_independent(self._loop, self.states[-2], self.states[-1], self._recalled)
             self.iteration += 1
             self._read()
         self.steps = self.iteration + CHECKS

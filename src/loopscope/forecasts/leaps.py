@@ -16,13 +16,12 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from loopscope.checks import check_independent, check_mask, check_start, check_step
+from loopscope.checks import prepare_recalled
 from loopscope.errors import LoopscopeError, check_count
-from loopscope.fixed_points.residual import state_dtype
 from loopscope.forecasts.fit import Fit, fit, surprise
 from loopscope.loop import Loop, mask_of
-from loopscope.stability.starts import first_state, moved
-from loopscope.trees import Tree, batch_size, flatten, is_time_dependent
+from loopscope.stability.starts import moved
+from loopscope.trees import Tree, flatten
 
 LANDINGS = (15, 48, 152, 480)
 """The iterations that `leaps` returns: those before the first leap, then each leap's, about three times as many."""
@@ -42,6 +41,12 @@ class Landing:
         iteration: the iterations that it stands for.
         state: the state.
         before: after a leap, the states of the iterations just before, in order.
+
+    Example:
+        >>> import loopscope as ls
+        >>> halving = ls.FunctionLoop(lambda x: x, torch.zeros_like, lambda z, e: z / 2 + e, lambda z: z)
+        >>> [landing.iteration for landing in ls.leaps(halving, torch.ones(1, 1))]  # landings
+        [15, 48, 152, 480]
     """
 
     iteration: int
@@ -113,8 +118,8 @@ def _moved(state: Tree, fitted: Fit, iterations: int) -> Tree:
 def leaps(loop: Loop, recalled: Tree, seed: int = 0, earlier: int | None = None) -> list[Landing]:
     """Return the states after 15 iterations and, by leaps, after 48, 152 and 480, without a graph.
 
-    Nothing checks them: `forecast` does. Modes that grow are held to their present pace. Costs 30 steps, one more to tell
-    whether they are random, and one of a single input to tell whether they mix inputs.
+    Nothing checks them: `forecast` does. Modes that grow are held to their present pace. Costs 30 steps, and those of at most
+    two inputs that check the loop (see `loopscope.checks.prepare`).
 
     Args:
         loop: any loop.
@@ -130,14 +135,14 @@ def leaps(loop: Loop, recalled: Tree, seed: int = 0, earlier: int | None = None)
     Example:
         >>> import loopscope as ls
         >>> halving = ls.FunctionLoop(lambda x: x, torch.zeros_like, lambda z, e: z / 2 + e, lambda z: z)
-        >>> [(landing.iteration, landing.state.item()) for landing in ls.leaps(halving, torch.ones(1, 1))][-1]
+        >>> last = ls.leaps(halving, torch.ones(1, 1)).pop()
+        >>> last.iteration, last.state.item()
         (480, 2.0)
     """
     with torch.no_grad():
-        mask = mask_of(loop, recalled)
         start, second = first_states(loop, recalled, seed)
+        mask = mask_of(loop, recalled)
         states = run(loop, recalled, [start, second], LANDINGS[0] - 1)
-        check_independent(loop, states[1], states[2], recalled)
         seen = [iteration for iteration in (earlier, LANDINGS[0]) if iteration and iteration <= LANDINGS[0]]
         landings = [Landing(iteration, states[iteration]) for iteration in dict.fromkeys(seen)]
         for before, after in pairwise(LANDINGS):
@@ -148,21 +153,18 @@ def leaps(loop: Loop, recalled: Tree, seed: int = 0, earlier: int | None = None)
 
 
 def first_states(loop: Loop, recalled: Tree, seed: int) -> tuple[Tree, Tree]:
-    """Return the first state and the next one, of a loop that can leap. Costs two steps.
+    """Return the first state and the next one, of a loop that can leap; the loop is checked on two examples.
 
     Raises:
         LoopscopeError: see `leaps`.
     """
-    start = first_state(loop, recalled, seed)
-    state_dtype(start)
-    if is_time_dependent(start):
+    ready = prepare_recalled(loop, recalled, seed=seed)
+    if ready.time_dependent:
         raise LoopscopeError(
             "the state carries a counter, which a leap would leave behind: leaps are for steps that depend on the "
             "state and the input alone; iterate this loop as far as you want to know it"
         )
-    check_start(start, batch_size(recalled))
-    check_mask(loop, start, recalled)
-    return start, check_step(loop, start, recalled)
+    return ready.start, loop.step(ready.start, recalled)
 
 
 def run(loop: Loop, recalled: Tree, states: Sequence[Tree], steps: int) -> list[Tree]:

@@ -96,6 +96,14 @@ class Forecast:
         late: the iterations just before the last point, where a cycle has other answers.
         steps: evaluations of the step that it cost, checks of the loop included.
         rounds: the rounds.
+
+    Example:
+        >>> import loopscope as ls
+        >>> import torch
+        >>> halving = ls.FunctionLoop(lambda x: x, torch.zeros_like, lambda z, e: z / 2 + e, lambda z: z)
+        >>> found = ls.forecast(halving, torch.tensor([[1.0, 2.0], [3.0, -1.0]]))
+        >>> found.outlook.value, found.horizon, found.kept
+        ('keeps', 480, 1.0)
     """
 
     outlook: Outlook

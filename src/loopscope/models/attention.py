@@ -1,7 +1,11 @@
-"""Attention with axial rotary positions and normalized queries and keys: over all tokens, or within a window.
+"""Attention with rotary positions and normalized queries and keys, over all tokens or within a neighbourhood.
 
-Keys have their tokens last, as the product with the queries takes them: the gradient of that product comes so too, and
-every loop over keys runs along consecutive numbers.
+Local attention is neighbourhood attention on a line, as in the NATTEN library: every token sees ``kernel_size``
+positions, its own and equally many on either side. Near an end of the line the window is shifted inward so that it
+still holds as many. A line shorter than the kernel sees all of itself.
+
+Keys are laid out with their tokens in the last dimension, as the product with the queries reads them. The gradient of
+that product has the same layout, so every loop over keys runs along consecutive numbers.
 """
 
 from __future__ import annotations
@@ -10,92 +14,72 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from loopscope.models.config import LoopedTransformerConfig
-
-
-class RMSNorm(nn.RMSNorm):
-    """RMSNorm with a learned gain, computed in the gain's precision also under autocast."""
-
-    eps: float
-
-    def __init__(self, width: int) -> None:
-        super().__init__(width, eps=1e-6)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Return the features divided by their root mean square, times the gain."""
-        return super().forward(features.to(self.weight.dtype))
-
-    def tokens_last(self, features: Float[Tensor, "*batch width tokens"]) -> Float[Tensor, "*batch width tokens"]:
-        """Return the same of features whose tokens are the last dimension."""
-        features = features.to(self.weight.dtype)
-        mean_square = features.square().mean(-2, keepdim=True)
-        return features * torch.rsqrt(mean_square + self.eps) * self.weight.unsqueeze(1)
-
-
-def rotary_table(grid: tuple[int, ...], head_width: int, base: float) -> Float[Tensor, "2 tokens half"]:
-    """Return cosines and sines of the axial rotary embedding, one axis after the other in the feature dimension.
-
-    Each axis of the grid turns ``head_width / axes`` features with the wavelengths of a rotary embedding of that
-    width. Feature i is paired with feature i + half.
-
-    Args:
-        grid: lengths of the axes; tokens are numbered with the last axis fastest.
-        head_width: features per head.
-        base: base of the wavelengths.
-    """
-    pairs = head_width // len(grid) // 2
-    frequencies = base ** (-torch.arange(pairs, dtype=torch.float64) / pairs)
-    axes = torch.meshgrid(*[torch.arange(length, dtype=torch.float64) for length in grid], indexing="ij")
-    angles = torch.cat([axis.reshape(-1, 1) * frequencies for axis in axes], dim=1)
-    return torch.stack([angles.cos(), angles.sin()]).float()
-
-
-def rotate(
-    features: Float[Tensor, "batch tokens heads width"], table: Float[Tensor, "2 tokens half"]
-) -> Float[Tensor, "batch tokens heads width"]:
-    """Return queries turned by their positions' angles."""
-    return _turned(features, table.unsqueeze(2), -1)
-
-
-def rotate_tokens_last(
-    features: Float[Tensor, "batch heads width tokens"], table: Float[Tensor, "2 tokens half"]
-) -> Float[Tensor, "batch heads width tokens"]:
-    """Return keys turned by their positions' angles."""
-    return _turned(features, table.transpose(1, 2), -2)
-
-
-def _turned(features: Tensor, table: Tensor, dim: int) -> Tensor:
-    cosine, sine = table
-    first, second = features.chunk(2, dim)
-    return torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim)
-
+from loopscope.models.normalization import RMSNorm
+from loopscope.models.rotary import rotate, rotate_tokens_last
 
 STRIP = 32
-"""Queries of a strip of a long line: fewer make products too small for the machine, more see too many keys in vain."""
+"""Queries per strip of a long line. Fewer make the products too small for the machine; more compute too many masked scores."""
 
 ONE_STRIP = 64
-"""Tokens up to which all pairs of a line cost less than its strips."""
+"""Tokens up to which a line is one strip, because computing all pairs costs less than cutting strips."""
 
 
-def window_mask(tokens: int, window: int, device: torch.device | None = None) -> Bool[Tensor, "strips queries keys"]:
-    """Return which keys each query of a line sees: those of the tokens up to ``window`` away, on either side.
+def _shifted_window(query: Int[Tensor, "*places"], tokens: int, kernel_size: int) -> Int[Tensor, "*places"]:
+    """Return the first position of the window around each query, shifted inward at the ends of the line."""
+    return (query - kernel_size // 2).clamp(0, max(tokens - kernel_size, 0))
 
-    A short line is one strip of all its tokens. A longer one is cut into strips of as many queries each; their keys
-    are those of the strip's tokens and of ``window`` neighbours before and behind, or of more where a strip is that
-    long. What of the last strip lies behind the line sees its own keys, so that no softmax is over nothing.
+
+def _centred_window(query: Int[Tensor, "*places"], tokens: int, kernel_size: int) -> Int[Tensor, "*places"]:
+    """Return the first position of the window around each query, which the ends of the line cut off."""
+    return query - kernel_size // 2
+
+
+WINDOWS: dict[str, Callable[[Tensor, int, int], Tensor]] = {"local": _shifted_window, "banded": _centred_window}
+"""First positions of the windows of each local attention: of queries, tokens of the line and kernel size."""
+
+
+def local_mask(
+    attention: str, tokens: int, kernel_size: int, device: torch.device | None = None
+) -> Bool[Tensor, "strips queries keys"]:
+    """Return which keys each query of a line sees under local attention.
+
+    A short line is one strip. A longer line is cut into strips of equally many queries. The keys of a strip are those
+    of its own tokens, of ``kernel_size - 1`` tokens before it and of ``kernel_size // 2`` tokens after it: a window at
+    the end of the line is shifted backward, so it can begin that far before its query. Padding queries at the end of
+    the last strip see what the last token sees, so no softmax row is empty.
+
+    Args:
+        attention: "local" or "banded" (see ``LoopedTransformerConfig``).
+        tokens: length of the line.
+        kernel_size: positions per window, an odd number.
+        device: where the mask is needed.
+
+    Example:
+        The ends of a line of seven tokens, kernel size 5:
+
+        >>> local_mask("local", 7, 5)[0, [0, 1, 6]].int()
+        tensor([[1, 1, 1, 1, 1, 0, 0],
+                [1, 1, 1, 1, 1, 0, 0],
+                [0, 0, 1, 1, 1, 1, 1]], dtype=torch.int32)
+        >>> local_mask("banded", 7, 5)[0, [0, 1, 6]].int()
+        tensor([[1, 1, 1, 0, 0, 0, 0],
+                [1, 1, 1, 1, 0, 0, 0],
+                [0, 0, 0, 0, 1, 1, 1]], dtype=torch.int32)
     """
-    places = torch.arange(tokens, device=device)
-    if tokens <= ONE_STRIP:
-        return ((places.unsqueeze(1) - places).abs() <= window).unsqueeze(0)
-    queries = max(STRIP, window)
-    first = torch.arange(0, tokens, queries, device=device).view(-1, 1, 1)
-    query = first + torch.arange(queries, device=device).unsqueeze(1)
-    key = first + torch.arange(-window, queries + window, device=device)
-    inside = (key >= 0) & (key < tokens)
-    return ((query - key).abs() <= window) & (inside | (query >= tokens))
+    reach = kernel_size // 2
+    if tokens <= max(ONE_STRIP, kernel_size):
+        queries, keys = tokens, torch.arange(tokens, device=device)
+    else:
+        queries = max(STRIP, kernel_size)
+        keys = torch.arange(-2 * reach, queries + reach, device=device)
+    strip = torch.arange(0, tokens, queries, device=device).view(-1, 1, 1)
+    query = (strip + torch.arange(queries, device=device).unsqueeze(1)).clamp(max=tokens - 1)
+    first, key = WINDOWS[attention](query, tokens, kernel_size), strip + keys
+    return (key >= first) & (key < first + kernel_size) & (key >= 0) & (key < tokens)
 
 
 def full_attention(
@@ -103,17 +87,17 @@ def full_attention(
     key: Float[Tensor, "batch heads width tokens"],
     value: Float[Tensor, "batch tokens heads width"],
 ) -> Float[Tensor, "batch tokens heads width"]:
-    """Return each token's mixture of all values, softmax of scaled dot products.
+    """Mix all values for each token, weighted by the softmax of scaled dot products.
 
-    Queries and keys may be of higher precision than the values (under autocast their norm is); the products are taken
-    in that of the values.
+    Under autocast, queries and keys come out of their norms in higher precision than the values. The products are
+    computed in the precision of the values.
     """
     query, key, value = query.to(value.dtype).transpose(1, 2), key.to(value.dtype), value.transpose(1, 2)
     if value.dtype is torch.bfloat16 and value.device.type == "cpu":
-        # The fused kernel's backward pass in bf16 takes four times as long there as these two products.
+        # On the CPU, the backward pass of the fused bf16 kernel takes four times as long as these two products.
         return _mixture(query, key, value, None).transpose(1, 2)
     key = key.transpose(2, 3)
-    if value.is_cuda:  # fused kernels refuse the order in memory that serves the products
+    if value.is_cuda:  # fused kernels require contiguous keys
         key = key.contiguous()
     return F.scaled_dot_product_attention(query, key, value).transpose(1, 2)
 
@@ -124,36 +108,36 @@ def local_attention(
     value: Float[Tensor, "batch tokens heads width"],
     mask: Bool[Tensor, "strips queries keys"],
 ) -> Float[Tensor, "batch tokens heads width"]:
-    """Return each token's mixture of the values in the window around it.
+    """Mix the values in the neighbourhood of each token, weighted by the softmax of scaled dot products.
 
-    Work and memory are proportional to the length of a line of several strips. Precision is as in full attention.
+    Work and memory grow in proportion to the length of a line of several strips. Precision is that of full attention.
 
     Args:
         query: queries.
-        key: keys.
+        key: keys, tokens last.
         value: values.
-        mask: the window mask of so many tokens.
+        mask: the mask for this number of tokens (``local_mask``).
     """
     strips, queries, keys = mask.shape
     query, key = query.to(value.dtype), key.to(value.dtype)
     if strips == 1:
         return _mixture(query.transpose(1, 2), key, value.transpose(1, 2), mask[0]).transpose(1, 2)
     tokens = query.shape[1]
-    behind = strips * queries - tokens
-    query = F.pad(query, (0, 0, 0, 0, 0, behind)).unflatten(1, (strips, queries))
+    padding, reach = strips * queries - tokens, (keys - queries) // 3
+    query = F.pad(query, (0, 0, 0, 0, 0, padding)).unflatten(1, (strips, queries))
     lines = (key.permute(0, 3, 1, 2), value)
-    key, value = (_with_neighbours(line, behind, strips, (keys - queries) // 2) for line in lines)
+    key, value = (_with_neighbours(line, padding, strips, reach) for line in lines)
     mixed = _mixture(query.transpose(2, 3), key.permute(0, 1, 3, 4, 2), value.transpose(2, 3), mask.unsqueeze(1))
     return mixed.transpose(2, 3).flatten(1, 2)[:, :tokens]
 
 
 def _with_neighbours(
-    line: Float[Tensor, "batch tokens heads width"], behind: int, strips: int, window: int
+    line: Float[Tensor, "batch tokens heads width"], padding: int, strips: int, reach: int
 ) -> Float[Tensor, "batch strips keys heads width"]:
-    """Return the strips of a line, ``behind`` zeros after its end, each with the neighbours on its sides."""
-    queries = (line.shape[1] + behind) // strips
-    padded = F.pad(line, (0, 0, 0, 0, queries, behind + queries)).unflatten(1, (strips + 2, queries))
-    before, after = padded[:, :-2, queries - window :], padded[:, 2:, :window]
+    """Cut a padded line into strips, each with ``2 * reach`` tokens before it and ``reach`` tokens after it."""
+    queries = (line.shape[1] + padding) // strips
+    padded = F.pad(line, (0, 0, 0, 0, queries, padding + queries)).unflatten(1, (strips + 2, queries))
+    before, after = padded[:, :-2, queries - 2 * reach :], padded[:, 2:, :reach]
     return torch.cat([before, padded[:, 1:-1], after], dim=2)
 
 
@@ -163,7 +147,7 @@ def _mixture(
     value: Float[Tensor, "*batch keys width"],
     mask: Bool[Tensor, "*strips queries keys"] | None,
 ) -> Float[Tensor, "*batch queries width"]:
-    """Return softmax(q k / sqrt(width)) v over the keys that ``mask`` lets a query see."""
+    """Return softmax(q k / sqrt(width)) v over the keys that ``mask`` marks as visible; None marks all."""
     scores = query * query.shape[-1] ** -0.5 @ key
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf"))
@@ -171,7 +155,11 @@ def _mixture(
 
 
 class Attention(nn.Module):
-    """Multi-head attention, not causal; RMSNorm on queries and keys after the rotary embedding."""
+    """Multi-head attention without a causal mask. Queries and keys are normalized after the rotary embedding.
+
+    Args:
+        config: sizes of the model.
+    """
 
     def __init__(self, config: LoopedTransformerConfig) -> None:
         super().__init__()
@@ -189,7 +177,14 @@ class Attention(nn.Module):
         rotary: Float[Tensor, "2 tokens half"],
         mask: Bool[Tensor, "strips queries keys"] | None,
     ) -> Float[Tensor, "batch tokens width"]:
-        """Return the attention update; ``mask`` is the window mask under local attention, None is full attention."""
+        """Return the attention update.
+
+        Args:
+            tokens: argument of the sub-layer.
+            first: applies the first linear map of the sub-layer, where internal recall enters.
+            rotary: table of ``rotary_table``.
+            mask: mask of local attention; None for full attention.
+        """
         query, key, value = first(self.query_key_value, tokens).unflatten(-1, (3, self.heads, -1)).unbind(2)
         query = self.query_norm(rotate(query, rotary))
         key = self.key_norm.tokens_last(rotate_tokens_last(key.permute(0, 2, 3, 1), rotary))

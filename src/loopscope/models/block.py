@@ -1,4 +1,4 @@
-"""One block: attention, then MLP, each joined to the residual stream by the same rule."""
+"""One block: attention, then an MLP. Both join the residual stream by the same rule."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ from loopscope.models.residual import make_residual
 
 
 class Block(nn.Module):
-    """Attention and MLP; ``first`` is where internal recall comes in."""
+    """Attention, then an MLP, as sub-layers of one residual rule.
+
+    Args:
+        config: sizes of the model and the name of the residual rule.
+    """
 
     def __init__(self, config: LoopedTransformerConfig) -> None:
         super().__init__()
@@ -29,14 +33,21 @@ class Block(nn.Module):
         rotary: Float[Tensor, "2 tokens half"],
         mask: Bool[Tensor, "strips queries keys"] | None,
     ) -> Float[Tensor, "batch tokens width"]:
-        """Return the state after both sub-layers, the first linear map of each taken by ``first``."""
+        """Return the state after both sub-layers.
+
+        Args:
+            state: state before the block.
+            first: applies the first linear map of a sub-layer to its argument. Internal recall enters here.
+            rotary: table of ``rotary_table``.
+            mask: mask of local attention; None for full attention.
+        """
         state = self.residual(state, lambda tokens: self.attention(tokens, first, rotary, mask))
         return self.residual(state, lambda tokens: self.feed_forward(tokens, first))
 
     def feed_forward(
         self, tokens: Float[Tensor, "batch tokens width"], first: Callable[[nn.Module, Tensor], Tensor]
     ) -> Float[Tensor, "batch tokens width"]:
-        """Return the MLP's update."""
+        """Return the update of the MLP."""
         expand, activate, contract = self.mlp
         update: Tensor = contract(activate(first(expand, tokens)))
         return update

@@ -1,42 +1,72 @@
-"""The options of a looped transformer: this dataclass is their only list."""
+"""The configuration of a looped transformer: one dataclass lists every option."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal, get_args
+from typing import Any, Literal, SupportsIndex, get_args
 
-from loopscope.errors import LoopscopeError, check_choice, check_positive, nearest
+from loopscope.errors import LoopscopeError, check_choice, nearest
 
 Architecture = Literal["looped", "fixed-depth"]
 RecallName = Literal["none", "external", "internal"]
 NormName = Literal["pre", "peri", "outer", "sandwich", "gru"]
-AttentionName = Literal["full", "local"]
+AttentionName = Literal["full", "local", "banded"]
 
-TASK_DECIDES = ("inputs", "outputs", "grid", "attention", "window")
+LOCAL = ("local", "banded")
+"""Attentions on a line that need a kernel size."""
+
+SIZES = ("width", "heads", "mlp_ratio", "blocks", "inputs", "outputs", "kernel_size")
+"""Options that count something: whole numbers from 1 to ``LARGEST_SIZE``."""
+
+LARGEST_SIZE = 1_000_000
+"""Largest size that is accepted. Products of two sizes stay far below the 64-bit limit of tensor shapes."""
+
+MOST_WEIGHTS = 10**11
+"""Largest model that is accepted, in weights of its linear maps. Larger ones are typing errors, not plans."""
+
+TASK_DECIDES = ("inputs", "outputs", "grid", "attention", "kernel_size")
+"""Options that a task fills in where they are empty."""
 
 
 @dataclass(frozen=True)
 class LoopedTransformerConfig:
-    """How a looped transformer, or the fixed-depth baseline, is built.
+    """The architecture of a looped transformer or of the fixed-depth baseline.
 
-    The defaults are the paper's size. ``inputs``, ``outputs``, ``grid``, ``attention`` and ``window`` are filled in
-    by the task where they are left empty.
+    The defaults are the sizes of the paper (arXiv 2604.15259, architecture). A task fills in ``inputs``, ``outputs``,
+    ``grid``, ``attention`` and ``kernel_size`` where they are None.
 
     Args:
-        architecture: looped, or fixed-depth: the baseline of distinct blocks applied once each.
-        recall: how the input re-enters the loop. none: it only makes the first state; external: mixed into the state
-            once per iteration; internal: mixed into the argument of each sub-layer.
-        norm: how an update joins the residual stream: pre, peri, outer, sandwich or gru.
-        width: numbers per token in the state.
-        heads: attention heads; must divide the width.
-        mlp_ratio: hidden width of the MLP over the width.
-        blocks: distinct blocks in one iteration (looped), or the depth of the baseline (fixed-depth).
-        inputs: numbers per input token.
+        architecture: "looped" applies its blocks in every iteration. "fixed-depth" is the baseline: distinct blocks,
+            one pass.
+        recall: how the input re-enters the loop. "none": only through the first state. "external": mixed into the
+            state once per iteration. "internal": mixed into the argument of each sub-layer.
+        norm: how an update joins the residual stream: "pre", "peri", "outer", "sandwich" or "gru".
+        width: features per token of the state.
+        heads: attention heads. They must divide the width.
+        mlp_ratio: hidden width of the MLP, as a multiple of the width.
+        blocks: distinct blocks per iteration, or the depth of the fixed-depth baseline.
+        inputs: features per input token.
         outputs: logits per output token.
-        grid: lengths of the token grid's axes, such as (9, 9); (0,) is a line of any length.
-        attention: full, or local within a window on a line.
-        window: how far a token attends to either side under local attention: 5 is eleven positions with its own.
-        rope_base: base of the rotary embedding's wavelengths.
+        grid: lengths of the axes of the token grid, such as (9, 9). (0,) stands for a line of any length.
+        attention: "full", or, on a line, "local": neighbourhood attention, whose windows are shifted inward at the
+            ends of the line. "banded" cuts the windows off there instead, as models from before ``kernel_size`` do.
+        kernel_size: positions that a token sees under local attention, its own included: an odd number, at least 3.
+        rope_base: base of the wavelengths of the rotary embedding.
+
+    Raises:
+        LoopscopeError: an option has the wrong type, lies outside its range, or contradicts another.
+
+    Example:
+        >>> from loopscope import LoopedTransformerConfig
+        >>> config = LoopedTransformerConfig(recall="internal", norm="outer", width=64, heads=4)
+        >>> config.inputs is None  # left to the task
+        True
+        >>> LoopedTransformerConfig(norm="outr")
+        Traceback (most recent call last):
+            ...
+        loopscope.errors.LoopscopeError: norm is 'outr', expected one of pre, peri, outer, sandwich, gru (did you mean outer?)
     """
 
     architecture: Architecture = "looped"
@@ -50,40 +80,56 @@ class LoopedTransformerConfig:
     outputs: int | None = None
     grid: tuple[int, ...] | None = None
     attention: AttentionName | None = None
-    window: int | None = None
+    kernel_size: int | None = None
     rope_base: float = 10000.0
 
     def __post_init__(self) -> None:
         check_choice("architecture", self.architecture, get_args(Architecture))
         check_choice("recall", self.recall, get_args(RecallName))
         check_choice("norm", self.norm, get_args(NormName))
-        check_positive(
-            width=self.width, heads=self.heads, mlp_ratio=self.mlp_ratio, blocks=self.blocks, rope_base=self.rope_base
-        )
-        given = {"inputs": self.inputs, "outputs": self.outputs}
-        check_positive(**{name: size for name, size in given.items() if size is not None})
         if self.attention is not None:
             check_choice("attention", self.attention, get_args(AttentionName))
+        for name in SIZES:
+            if (value := getattr(self, name)) is not None or name not in TASK_DECIDES:
+                object.__setattr__(self, name, _checked_size(name, value))
+        _check_rope_base(self.rope_base)
+        self._check_weights()
         if self.width % self.heads:
             raise LoopscopeError(
                 f"width {self.width} cannot be split into {self.heads} heads: choose heads that divide it"
             )
         if self.architecture == "fixed-depth" and self.recall != "none":
             raise LoopscopeError(
-                f"a fixed-depth model with recall {self.recall} was asked for: its blocks run once, so there is "
-                "nothing to recall; set recall to none"
+                f"recall is {self.recall!r} in a fixed-depth model, whose blocks run once and have nothing to recall: "
+                "set recall to none"
             )
-        if self.window is not None:
-            self._check_window(self.window)
+        if self.kernel_size is not None:
+            self._check_kernel(self.kernel_size)
         if self.grid is not None:
-            self._check_grid(self.grid)
+            object.__setattr__(self, "grid", _checked_grid(self.grid))
+            self._check_fit(self.grid)
 
-    def _check_grid(self, grid: tuple[int, ...]) -> None:
-        if not grid or any(length < 0 for length in grid) or (len(grid) > 1 and 0 in grid):
+    def _check_kernel(self, kernel_size: int) -> None:
+        if kernel_size < 3 or kernel_size % 2 == 0:
+            raise LoopscopeError(f"kernel_size is {kernel_size}, expected an odd number of at least 3, such as 5")
+        if self.attention == "full":
             raise LoopscopeError(
-                f"grid is {grid}, expected positive lengths such as (9, 9), or (0,) for a line of any length"
+                f"kernel_size {kernel_size} was given with full attention: set attention to local, or leave it out"
             )
-        if len(grid) > 1 and (self.attention == "local" or self.window is not None):
+
+    def _check_weights(self) -> None:
+        """Refuse sizes that together make a model too large for any machine."""
+        ends = (self.inputs or 0) + (self.outputs or 0)
+        weights = self.width * (self.blocks * (4 + 2 * self.mlp_ratio) * self.width + ends)
+        if weights > MOST_WEIGHTS:
+            raise LoopscopeError(
+                f"width {self.width}, mlp_ratio {self.mlp_ratio} and blocks {self.blocks} make a model of {weights:.1e} "
+                f"weights, expected at most {MOST_WEIGHTS:.0e}: choose smaller sizes"
+            )
+
+    def _check_fit(self, grid: tuple[int, ...]) -> None:
+        """Refuse a grid that local attention or the rotary embedding cannot serve."""
+        if len(grid) > 1 and (self.attention in LOCAL or self.kernel_size is not None):
             raise LoopscopeError(f"local attention was asked for on the grid {grid}: it is defined on a line only")
         if (self.width // self.heads) % (2 * len(grid)):
             raise LoopscopeError(
@@ -91,21 +137,13 @@ class LoopedTransformerConfig:
                 f"width / heads must be a multiple of {2 * len(grid)}"
             )
 
-    def _check_window(self, window: int) -> None:
-        if self.attention == "full":
-            raise LoopscopeError(
-                f"window {window} was given with full attention: set attention to local, or leave window out"
-            )
-        if window < 1:
-            raise LoopscopeError(f"window is {window}, expected a distance of at least 1, such as 5")
-
     def require_complete(self) -> LoopedTransformerConfig:
         """Return this config if a model can be built from it.
 
         Raises:
-            LoopscopeError: a field that a task would fill in is still empty.
+            LoopscopeError: an option that a task would fill in is still empty.
         """
-        needed = [name for name in TASK_DECIDES if name != "window" or self.attention == "local"]
+        needed = [name for name in TASK_DECIDES if name != "kernel_size" or self.attention in LOCAL]
         empty = [name for name in needed if getattr(self, name) is None]
         if empty:
             raise LoopscopeError(
@@ -115,14 +153,95 @@ class LoopedTransformerConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> LoopedTransformerConfig:
-        """Build a config from plain JSON values.
+        """Build a config from plain JSON values, also from those of older versions (see ``current_options``).
+
+        Args:
+            values: options by name. Options that are absent take their defaults.
 
         Raises:
-            LoopscopeError: an unknown key, or a value that is refused.
+            LoopscopeError: a key is unknown, or a value is refused.
+
+        Example:
+            >>> LoopedTransformerConfig.from_dict({"width": 64, "grid": [9, 9]}).grid
+            (9, 9)
         """
+        values = current_options(values)
         known = [field.name for field in fields(cls)]
         for key in values:
             if key not in known:
                 raise LoopscopeError(f"unknown model option {key!r}{nearest(key, known)}")
         grid = values.get("grid")
-        return cls(**{**values, "grid": None if grid is None else tuple(grid)})
+        return cls(**{**values, "grid": tuple(grid) if isinstance(grid, list) else grid})
+
+
+def current_options(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Translate the model options of older versions, which load with their old meaning.
+
+    The option ``window`` was a distance: a token saw ``2 * window + 1`` positions, fewer near the ends of the line.
+    That is banded attention with this kernel size.
+
+    Args:
+        values: options by name.
+
+    Raises:
+        LoopscopeError: a window contradicts another option, or is not a size.
+
+    Example:
+        >>> current_options({"attention": "local", "window": 5})
+        {'attention': 'banded', 'kernel_size': 11}
+    """
+    current = dict(values)
+    window = current.pop("window", None)
+    if window is None:
+        return current
+    if current.get("kernel_size") is not None or current.get("attention") not in (None, "local"):
+        raise LoopscopeError(
+            f"window is {_shown(window)} beside kernel_size {_shown(current.get('kernel_size'))} and attention "
+            f"{_shown(current.get('attention'))}: window is an older option of local attention; replace it by kernel_size"
+        )
+    return {**current, "attention": "banded", "kernel_size": 2 * _checked_size("window", window) + 1}
+
+
+def _shown(value: object) -> str:
+    """Return a value as an error message shows it, cut after 40 characters."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes out no whole number of more than 4,300 digits
+        return "a number of thousands of digits"
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def _checked_size(name: str, value: object) -> int:
+    """Return a size as a plain int; refuse what is not a whole number in range. True is not the number 1."""
+    size = value.__index__() if isinstance(value, SupportsIndex) and not isinstance(value, bool) else 0
+    if not 1 <= size <= LARGEST_SIZE:
+        raise LoopscopeError(f"{name} is {_shown(value)}, expected a whole number from 1 to {LARGEST_SIZE:,}")
+    return size
+
+
+def _check_rope_base(value: object) -> None:
+    """Refuse a base that is not a number, or under which angles are not finite."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    try:
+        valid = is_number and 1 <= float(value) < math.inf  # type: ignore[arg-type]
+    except OverflowError:  # a whole number beyond the largest float
+        valid = False
+    if not valid:
+        raise LoopscopeError(
+            f"rope_base is {_shown(value)}, expected a finite number of at least 1, such as the default 10000"
+        )
+
+
+def _checked_grid(grid: object) -> tuple[int, ...]:
+    """Return the lengths of a grid as plain ints."""
+    lengths = list(grid) if isinstance(grid, Iterable) and not isinstance(grid, str) else []
+    any_length = lengths == [0] and not isinstance(lengths[0], bool)
+    if not lengths or not (any_length or all(_is_length(length) for length in lengths)):
+        raise LoopscopeError(
+            f"grid is {_shown(grid)}, expected positive lengths such as (9, 9), or (0,) for a line of any length"
+        )
+    return tuple(int(length) for length in lengths)
+
+
+def _is_length(value: object) -> bool:
+    return isinstance(value, SupportsIndex) and not isinstance(value, bool) and 1 <= value.__index__() <= LARGEST_SIZE

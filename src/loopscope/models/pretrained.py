@@ -1,4 +1,4 @@
-"""Saving and loading models as the Hugging Face hub expects: config.json and model.safetensors, never a pickle."""
+"""Saving and loading models in the layout of the Hugging Face hub: config.json and model.safetensors, never a pickle."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import ClassVar, TypeVar
 
-from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
@@ -25,24 +23,33 @@ Model = TypeVar("Model", bound="Pretrained")
 
 
 def local_folder(source: str | Path) -> Path:
-    """Return the folder that holds the model: ``source``, a run folder's ``model``, or a download from the hub."""
+    """Return the folder that holds the model: ``source``, its subfolder ``model``, or a download from the hub.
+
+    Raises:
+        LoopscopeError: ``source`` is a folder without a model, or a name that the hub does not serve.
+    """
     for folder in (Path(source), Path(source) / "model"):
         if (folder / CONFIG).is_file():
             return folder
     if Path(source).exists() or str(source).startswith((".", "/")):
-        raise LoopscopeError(f"{source} holds no model: expected {CONFIG} and {WEIGHTS} there or in its folder model/")
+        raise LoopscopeError(
+            f"{source} holds no model: expected {CONFIG} and {WEIGHTS} there or in its subfolder model/"
+        )
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
     try:
         return Path(snapshot_download(str(source), allow_patterns=[CONFIG, WEIGHTS]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise LoopscopeError(f"{source} is neither a folder nor a model that the hub can give: {reason}") from error
+        raise LoopscopeError(f"{source} is neither a folder nor a model on the Hugging Face hub: {reason}") from error
 
 
 def read_config(folder: Path) -> LoopedTransformerConfig:
     """Read a model's config.json.
 
     Raises:
-        LoopscopeError: the file is not JSON, or holds an unknown key or a refused value.
+        LoopscopeError: the file is not JSON, has an unknown key, or holds a value that is refused.
     """
     path = folder / CONFIG
     values = read_json(path)
@@ -50,12 +57,12 @@ def read_config(folder: Path) -> LoopedTransformerConfig:
         raise LoopscopeError(f"{path} holds {type(values).__name__}, expected a JSON object of model options")
     try:
         return LoopedTransformerConfig.from_dict(values)
-    except (LoopscopeError, TypeError) as error:
+    except LoopscopeError as error:
         raise LoopscopeError(f"{path}: {error}") from error
 
 
 class Pretrained(nn.Module):
-    """A module built from a config, with ``from_pretrained``, ``save_pretrained`` and ``push_to_hub``."""
+    """A module that is built from a config and can be saved, loaded and uploaded to the Hugging Face hub."""
 
     architecture: ClassVar[str]
 
@@ -63,25 +70,33 @@ class Pretrained(nn.Module):
         super().__init__()
         if config.architecture != self.architecture:
             raise LoopscopeError(
-                f"the config is of a {config.architecture} model, expected {self.architecture}: use the class for it"
+                f"the config describes a {config.architecture} model, expected {self.architecture}: use build_model or load_model, "
+                "which choose the class"
             )
         self.config = config
 
     def save_pretrained(self, folder: str | Path) -> Path:
-        """Write model.safetensors and config.json into ``folder``; the config, last, says both are whole."""
+        """Write model.safetensors and config.json into ``folder`` and return the folder.
+
+        The config is written last: where it exists, the weights are complete.
+
+        Raises:
+            LoopscopeError: the folder cannot be written.
+        """
         folder = make_folder(Path(folder))
         weights = {name: value.detach().contiguous().cpu() for name, value in self.state_dict().items()}
-        # Metadata "format" is what the hub's readers look for.
+        # Readers of the hub look for the metadata "format".
         write_bytes(folder / WEIGHTS, save(weights, metadata={"format": "pt"}))
         write_text(folder / CONFIG, json.dumps(asdict(self.config), indent=2) + "\n")
         return folder
 
     @classmethod
     def from_pretrained(cls: type[Model], source: str | Path) -> Model:
-        """Load a model from a folder, a run folder, or the Hugging Face hub.
+        """Load a model in evaluation mode from a folder, the folder of a run, or the Hugging Face hub.
 
         Raises:
-            LoopscopeError: no model there, another architecture, or weights that are cut or do not fit the config.
+            LoopscopeError: there is no model, it has the other architecture, or its weights are damaged or do not fit
+                the config.
         """
         folder = local_folder(source)
         config = read_config(folder)
@@ -90,7 +105,7 @@ class Pretrained(nn.Module):
         try:
             weights = load_file(path)
         except FileNotFoundError as error:
-            raise LoopscopeError(f"{path} is missing: the folder has a config but no weights") from error
+            raise LoopscopeError(f"{path} is missing: the folder has a config but no weights; copy them too") from error
         except (SafetensorError, OSError) as error:
             raise LoopscopeError(
                 f"{path} cannot be read as safetensors ({error}): it is cut or damaged; copy it again"
@@ -113,7 +128,15 @@ class Pretrained(nn.Module):
         return model.eval()
 
     def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
-        """Upload config.json and model.safetensors to a repository on the Hugging Face hub; return its address."""
+        """Upload config.json and model.safetensors to a repository on the Hugging Face hub and return its address.
+
+        Args:
+            repo_id: owner and name of the repository, such as "someone/sudoku". It is created where it is absent.
+            private: whether a new repository is private.
+            token: access token; None uses the one that is stored on this machine.
+        """
+        from huggingface_hub import HfApi
+
         api = HfApi(token=token)
         address = api.create_repo(repo_id, private=private, exist_ok=True)
         with TemporaryDirectory() as folder:

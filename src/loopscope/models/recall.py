@@ -1,6 +1,11 @@
-"""Recall: how the input re-enters the loop. R(z, e) = W_state z + W_input e + bias (paper, architecture table)."""
+"""Recall: how the input re-enters the loop (arXiv 2604.15259, architecture).
+
+The recall map is R(z, e) = W_state z + W_input e + bias, with the state z and the embedding e of the input.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -12,24 +17,24 @@ Tokens = Float[Tensor, "batch tokens width"]
 
 
 class NoRecall(nn.Module):
-    """The input only makes the first state; the loop is autonomous."""
+    """The input only sets the first state. The loop is autonomous."""
 
     def inject(self, embedding: Tokens) -> dict[str, Tensor]:
-        """Return what each iteration recalls, computed once per problem: here nothing."""
+        """Return the tensors that every iteration recalls, computed once per problem: none here."""
         return {}
 
     def enter(self, state: Tokens, injected: dict[str, Tensor]) -> Tokens:
-        """Return the state that an iteration begins with."""
+        """Return the state at which an iteration begins."""
         return state
 
     def first(self, linear: nn.Module, argument: Tokens, injected: dict[str, Tensor]) -> Tensor:
-        """Return what the first linear map of a sub-layer makes of its argument."""
+        """Apply the first linear map of a sub-layer to its argument."""
         features: Tensor = linear(argument)
         return features
 
 
 class _LinearRecall(NoRecall):
-    """What external and internal recall share: the linear map R, with W_input e + bias computed once."""
+    """The recall map R, shared by external and internal recall. W_input e + bias is computed once per problem."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -46,7 +51,7 @@ class _LinearRecall(NoRecall):
 
 
 class ExternalRecall(_LinearRecall):
-    """z <- R(z, e) once per iteration: the residual starts from the recalled state."""
+    """z <- R(z, e) once per iteration. The residual starts from the recalled state."""
 
     def enter(self, state: Tokens, injected: dict[str, Tensor]) -> Tokens:
         """Return R(z, e)."""
@@ -54,19 +59,19 @@ class ExternalRecall(_LinearRecall):
 
 
 class InternalRecall(_LinearRecall):
-    """Each sub-layer's argument a becomes R(a, e): the identity path carries z."""
+    """The argument a of each sub-layer becomes R(a, e). The identity path carries z."""
 
     def first(self, linear: nn.Module, argument: Tokens, injected: dict[str, Tensor]) -> Tensor:
-        """Return the linear map of R(a, e)."""
+        """Apply the first linear map to R(a, e)."""
         return super().first(linear, self.recall(argument, injected), injected)
 
 
 class FoldedLinear(nn.Module):
-    """A linear map W and the W_state before it in one product; what recall adds is added by `FoldedRecall`.
+    """A linear map W and the W_state before it, as one product. ``FoldedRecall`` adds the recalled input.
 
     Args:
-        name: its own among those of the model.
-        linear: the linear map.
+        name: unique name within the model.
+        linear: the linear map W.
         state: W_state.
     """
 
@@ -83,11 +88,11 @@ class FoldedLinear(nn.Module):
 
 
 class FoldedRecall(NoRecall):
-    """Internal recall inside the linear maps behind it: W R(a, e) = (W W_state) a + W (W_input e + bias) + b.
+    """Internal recall folded into the linear maps that follow it: W R(a, e) = (W W_state) a + W (W_input e + bias) + b.
 
     Args:
         of_input: W_input and the bias.
-        linears: the linear maps behind recall.
+        linears: the folded linear maps.
     """
 
     def __init__(self, of_input: nn.Linear, linears: list[FoldedLinear]) -> None:
@@ -95,17 +100,29 @@ class FoldedRecall(NoRecall):
         self.input, self.linears = of_input, linears
 
     def inject(self, embedding: Tokens) -> dict[str, Tensor]:
-        """Return what each linear map makes of W_input e + bias."""
+        """Return each linear map of W_input e + bias, by name."""
         injection = self.input(embedding)
         return {folded.name: folded.linear(injection) for folded in self.linears}
 
     def first(self, linear: nn.Module, argument: Tokens, injected: dict[str, Tensor]) -> Tensor:
-        """Return the linear map of R(a, e)."""
+        """Apply the first linear map to R(a, e)."""
         assert isinstance(linear, FoldedLinear)
         return super().first(linear, argument, injected) + injected[linear.name]
 
 
+RECALLS: dict[str, Callable[[int], NoRecall]] = {
+    "none": lambda width: NoRecall(),
+    "external": ExternalRecall,
+    "internal": InternalRecall,
+}
+"""Constructors of recalls, which take the width, by the name that a config gives them."""
+
+
 def make_recall(name: str, width: int) -> NoRecall:
-    """Return the recall of this name: none, external or internal."""
-    check_choice("recall", name, ("none", "external", "internal"))
-    return {"none": lambda _: NoRecall(), "external": ExternalRecall, "internal": InternalRecall}[name](width)
+    """Return the recall called ``name`` for states of this width.
+
+    Raises:
+        LoopscopeError: there is no recall of that name.
+    """
+    check_choice("recall", name, RECALLS)
+    return RECALLS[name](width)

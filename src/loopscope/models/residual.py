@@ -1,6 +1,7 @@
-"""How an update joins the residual stream: one class per row of the paper's normalization table.
+"""Residual rules: one class per row of the paper's normalization table (arXiv 2604.15259, architecture).
 
-Each rule is applied to both sub-layers of a block, which share its norms (and its GRU cell).
+z is the state, S a sub-layer, and N_in, N_update and N_out are RMSNorms. The two sub-layers of a block share one rule,
+and with it the gains of its norms and the weights of its GRU cell.
 """
 
 from __future__ import annotations
@@ -13,10 +14,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from loopscope.errors import check_choice
-from loopscope.models.attention import RMSNorm
+from loopscope.models.normalization import RMSNorm
 
 Tokens = Float[Tensor, "batch tokens width"]
 Sublayer = Callable[[Tensor], Tensor]
+
+GATE_BIAS = 1.0
+"""Initial bias of the update gate of a GRU cell, in each of its two bias vectors."""
 
 
 class Pre(nn.Module):
@@ -27,7 +31,7 @@ class Pre(nn.Module):
         self.norm_in = RMSNorm(width)
 
     def forward(self, state: Tokens, sublayer: Sublayer) -> Tokens:
-        """Return the state after the sub-layer's update."""
+        """Return the state after the update of the sub-layer."""
         return state + sublayer(self.norm_in(state))
 
 
@@ -40,19 +44,19 @@ class Peri(nn.Module):
         self.norm_update = RMSNorm(width)
 
     def forward(self, state: Tokens, sublayer: Sublayer) -> Tokens:
-        """Return the state after the sub-layer's update."""
+        """Return the state after the update of the sub-layer."""
         return state + self.norm_update(sublayer(self.norm_in(state)))
 
 
 class Outer(nn.Module):
-    """N_out(z + S(z)): the paper's outer normalization, after the residual sum."""
+    """N_out(z + S(z)): outer normalization, which follows the residual sum."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.norm_out = RMSNorm(width)
 
     def forward(self, state: Tokens, sublayer: Sublayer) -> Tokens:
-        """Return the state after the sub-layer's update."""
+        """Return the state after the update of the sub-layer."""
         return self.norm_out(state + sublayer(state))
 
 
@@ -65,24 +69,29 @@ class Sandwich(nn.Module):
         self.norm_out = RMSNorm(width)
 
     def forward(self, state: Tokens, sublayer: Sublayer) -> Tokens:
-        """Return the state after the sub-layer's update."""
+        """Return the state after the update of the sub-layer."""
         return self.norm_out(state + sublayer(self.norm_in(state)))
 
 
 class Gru(nn.Module):
-    """GRUCell(input = N_update(S(N_in(z))), hidden = z)."""
+    """GRUCell(input = N_update(S(N_in(z))), hidden = z).
+
+    The cell is initialized as in the paper: Xavier-uniform input weights, orthogonal hidden weights, and zero biases
+    except those of the update gate. These add up to 2, so a new cell keeps sigmoid(2) = 0.88 of its state.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.norm_in = RMSNorm(width)
         self.norm_update = RMSNorm(width)
         self.cell = nn.GRUCell(width, width)
+        _initialize(self.cell)
 
     def forward(self, state: Tokens, sublayer: Sublayer) -> Tokens:
-        """Return the state after the sub-layer's update.
+        """Return the state after the update of the sub-layer.
 
         The gates are written out because ``nn.GRUCell`` refuses an input and a hidden state of different precision,
-        which autocast gives it; parameters and values are the cell's.
+        which is what autocast produces. Parameters and results are those of the cell.
         """
         update = self.norm_update(sublayer(self.norm_in(state)))
         cell = self.cell
@@ -94,12 +103,28 @@ class Gru(nn.Module):
         return new + keep * (state - new)
 
 
+@torch.no_grad()
+def _initialize(cell: nn.GRUCell) -> None:
+    """Initialize a GRU cell as in the paper. Its parameters stack the reset gate, the update gate and the new state."""
+    nn.init.xavier_uniform_(cell.weight_ih)
+    nn.init.orthogonal_(cell.weight_hh)
+    for bias in (cell.bias_ih, cell.bias_hh):
+        _, update_gate, _ = bias.zero_().chunk(3)
+        update_gate.fill_(GATE_BIAS)
+
+
 RULES: dict[str, type[nn.Module]] = {"pre": Pre, "peri": Peri, "outer": Outer, "sandwich": Sandwich, "gru": Gru}
+"""Residual rules by the name that a config gives them."""
+
 BOUNDING = ("outer", "sandwich", "gru")
-"""The rules under which the state cannot grow without bound, whatever the update: normalized last, or mixed with a tanh."""
+"""Rules that bound the state whatever the update is: they normalize last, or mix the state with a tanh."""
 
 
 def make_residual(name: str, width: int) -> nn.Module:
-    """Return the residual rule of this name."""
+    """Return the residual rule called ``name`` for states of this width.
+
+    Raises:
+        LoopscopeError: there is no rule of that name.
+    """
     check_choice("norm", name, RULES)
     return RULES[name](width)

@@ -1,4 +1,4 @@
-"""The looped transformer, and the fixed-depth transformer it is compared with. Both are loops."""
+"""The looped transformer and the fixed-depth baseline (arXiv 2604.15259, architecture). Both are loops."""
 
 from __future__ import annotations
 
@@ -12,26 +12,28 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch._dynamo import maybe_mark_dynamic
 from torch.utils.checkpoint import checkpoint
 
 from loopscope.errors import LoopscopeError
 from loopscope.loop import iterate
-from loopscope.models.attention import RMSNorm, rotary_table, window_mask
+from loopscope.models.attention import local_mask
 from loopscope.models.block import Block
 from loopscope.models.config import LoopedTransformerConfig
+from loopscope.models.normalization import RMSNorm
 from loopscope.models.pretrained import Pretrained, local_folder, read_config
 from loopscope.models.recall import FoldedLinear, FoldedRecall, InternalRecall, make_recall
+from loopscope.models.rotary import rotary_table
 from loopscope.trees import tree_map
 
 MOST_COMPILATIONS = 100
-"""Of one iteration, in a process: two or four for each shape of a model."""
+"""Compilations of one iteration that Dynamo may make in a process: two or four for each shape of a model."""
 
 Positions = tuple[Float[Tensor, "2 tokens half"], Bool[Tensor, "strips queries keys"] | None]
+"""The rotary table and the mask of local attention, which is None under full attention."""
 
 
 class _Transformer(Pretrained):
-    """What both architectures share: embedding, positions, readout."""
+    """Embedding, positions and readout, which both architectures share."""
 
     def __init__(self, config: LoopedTransformerConfig) -> None:
         super().__init__(config.require_complete())
@@ -46,10 +48,10 @@ class _Transformer(Pretrained):
         self._positions: dict[tuple[int, torch.device], Positions] = {}
 
     def embed(self, inputs: Float[Tensor, "batch tokens inputs"]) -> Float[Tensor, "batch tokens width"]:
-        """Return e = P x.
+        """Return the embedding e = P x.
 
         Raises:
-            LoopscopeError: the inputs do not have the shape that the config names.
+            LoopscopeError: the inputs do not have the shape that the config asks for.
         """
         grid = self.config.grid
         assert grid is not None
@@ -63,11 +65,11 @@ class _Transformer(Pretrained):
         return self.embedding(inputs)
 
     def positions(self, state: Float[Tensor, "batch tokens width"]) -> Positions:
-        """Return the rotary table and the window mask for this many tokens; made once and kept."""
+        """Return the rotary table and the mask for this number of tokens. They are made once and kept."""
         tokens = state.shape[1]
         key = (tokens, state.device)
         if key not in self._positions:
-            # Tables made in inference mode could never be used in training again.
+            # Tensors made in inference mode cannot be used in training.
             with torch.inference_mode(False):
                 self._positions[key] = self._make_positions(tokens, state.device)
         return self._positions[key]
@@ -77,8 +79,10 @@ class _Transformer(Pretrained):
         assert config.grid is not None
         grid = config.grid if math.prod(config.grid) else (tokens,)
         rotary = rotary_table(grid, config.width // config.heads, config.rope_base).to(device)
-        local = config.attention == "local" and config.window is not None
-        return rotary, window_mask(tokens, config.window, device) if local else None  # type: ignore[arg-type]
+        if config.kernel_size is None:
+            return rotary, None
+        assert config.attention is not None
+        return rotary, local_mask(config.attention, tokens, config.kernel_size, device)
 
     def read(self, state: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch tokens outputs"]:
         """Return the logits: RMSNorm, Linear, GELU, Linear."""
@@ -86,12 +90,34 @@ class _Transformer(Pretrained):
 
 
 class LoopedTransformer(_Transformer):
-    """A transformer whose block is applied again and again (paper, architecture).
+    """A transformer that applies its blocks again and again (arXiv 2604.15259, architecture).
+
+    It is a loop: ``encode``, ``start``, ``step`` and ``read``. The recalled input is a dict of ``embedding``, the e
+    that becomes z_0, and, with external or internal recall, ``injection``, which is W_input e + bias.
 
     Args:
-        config: a complete config with architecture "looped".
+        config: a complete config whose architecture is "looped".
 
-    The recalled input is a dict: ``embedding`` (e, which makes z_0); with recall also ``injection`` (W_input e + bias).
+    Raises:
+        LoopscopeError: the config is incomplete, or asks for the other architecture.
+
+    Example:
+        >>> import torch
+        >>> from loopscope import LoopedTransformer, LoopedTransformerConfig
+        >>> config = LoopedTransformerConfig(width=32, heads=4, inputs=10, outputs=10, grid=(9, 9), attention="full")
+        >>> model = LoopedTransformer(config)
+        >>> puzzles = torch.zeros(2, 81, 10)
+        >>> model(puzzles, free_iterations=3, gradient_iterations=2).shape
+        torch.Size([2, 81, 10])
+
+        The same five iterations, one by one:
+
+        >>> recalled = model.encode(puzzles)
+        >>> state = model.start(recalled)
+        >>> for _ in range(5):
+        ...     state = model.step(state, recalled)
+        >>> model.read(state).shape
+        torch.Size([2, 81, 10])
     """
 
     architecture = "looped"
@@ -102,7 +128,7 @@ class LoopedTransformer(_Transformer):
         self._run_iteration: Callable[..., Tensor] = self._iteration
 
     def encode(self, inputs: Float[Tensor, "batch tokens inputs"]) -> dict[str, Tensor]:
-        """Return the embedding and what recall makes of it, computed once per problem."""
+        """Return the recalled input, computed once per problem: the embedding and what recall adds in every iteration."""
         embedding = self.embed(inputs)
         return {"embedding": embedding, **self.recall.inject(embedding)}
 
@@ -130,21 +156,22 @@ class LoopedTransformer(_Transformer):
 
     @property
     def outer_gain(self) -> Float[Tensor, "width"] | None:
-        """The gain of the normalization that ends each iteration; None under rules that end with none."""
+        """The gain of the normalization that ends each iteration, or None where the rule does not end with one."""
         norm = getattr(self.blocks[-1].residual, "norm_out", None)
         return None if norm is None else norm.weight
 
     def fold(self) -> LoopedTransformer:
-        """Return a copy for inference in which internal recall is part of the linear maps behind it; the same but for rounding.
+        """Return a copy for inference in which internal recall is folded into the linear maps that follow it.
 
-        An iteration takes a seventh fewer multiplications. It is not to be trained or saved. External recall, whose
-        sum the residual needs, and none are left as they are. Fold before `compile_step`.
+        Results differ by rounding only, and an iteration takes a seventh fewer multiplications. The copy can be
+        neither trained nor saved. A model with external recall, whose residual needs R(z, e) itself, or without recall
+        is copied unchanged. Fold before ``compile_step``.
 
         Raises:
-            LoopscopeError: the step is compiled, or the model is folded already.
+            LoopscopeError: the step is compiled, or the model is already folded.
         """
         if self._run_iteration != self._iteration or isinstance(self.recall, FoldedRecall):
-            raise LoopscopeError("the model is compiled or folded already: fold it once, before compile_step")
+            raise LoopscopeError("the model is already compiled or folded: fold it once, before compile_step")
         copied = deepcopy(self).requires_grad_(False)
         recall = copied.recall
         if isinstance(recall, InternalRecall):
@@ -161,23 +188,26 @@ class LoopedTransformer(_Transformer):
         return copied
 
     def save_pretrained(self, folder: str | Path) -> Path:
-        """Save the model (see ``Pretrained``).
+        """Write model.safetensors and config.json into ``folder`` (see ``Pretrained``).
 
         Raises:
-            LoopscopeError: it is folded, or the folder cannot be written.
+            LoopscopeError: the model is folded, or the folder cannot be written.
         """
         if isinstance(self.recall, FoldedRecall):
-            raise LoopscopeError("a folded model is for inference alone: save the one that it was folded from")
+            raise LoopscopeError(
+                "a folded model cannot be saved, since it serves inference only: save the model that it was folded from"
+            )
         return super().save_pretrained(folder)
 
     def compile_step(self) -> LoopedTransformer:
-        """Compile one iteration, not the loop, so that any number of iterations runs the same code; return self.
+        """Compile one iteration and return self.
 
-        It is compiled at most twice, with gradient and without, for every batch size. Where the grid leaves the number
-        of tokens open, that holds for every number above one; lines of several strips (``window_mask``) run other
-        code than shorter ones, and are compiled apart. A copy of the model is not compiled.
+        The iteration is compiled instead of the loop, so the same code serves any number of iterations and any batch
+        size. It is compiled at most twice, with gradient and without. On a line of any length, the same code serves
+        every length above one token, except that lines of several strips (``local_mask``) are compiled separately
+        from shorter ones. Copies of the model are not compiled.
         """
-        # With so many shapes of models in one process the compiler gives up, telling a log alone; at eight unless told.
+        # Dynamo stops recompiling after 8 shapes by default and only logs it.
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_COMPILATIONS)
         assert self.config.grid is not None
         any_length = math.prod(self.config.grid) == 0
@@ -185,7 +215,7 @@ class LoopedTransformer(_Transformer):
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a copy is made of: what is compiled computes with the weights of this model alone."""
+        """Return the attributes of a copy, without the compiled iteration, which is bound to the weights of this model."""
         return {**self.__dict__, "_run_iteration": self._iteration}
 
     def forward(
@@ -197,16 +227,22 @@ class LoopedTransformer(_Transformer):
     ) -> Float[Tensor, "batch tokens outputs"]:
         """Return the logits after ``free_iterations`` without gradient and ``gradient_iterations`` with it.
 
-        After free iterations the gradient reaches the input through recall only, as in the paper's progressive loss.
-        Memory grows with the iterations with gradient alone; with ``checkpoint_every`` k, one state is kept for every
-        k of them, and the backward pass computes the activations between them again, k iterations at a time.
+        After free iterations the gradient reaches the input through recall only, as in the progressive loss of the
+        paper (arXiv 2604.15259, training).
+
+        Args:
+            inputs: features of the input tokens.
+            free_iterations: iterations without gradient, which need no memory for a backward pass.
+            gradient_iterations: iterations with gradient. Memory grows in proportion to them.
+            checkpoint_every: number k of iterations between the states that are kept for the backward pass, which
+                computes the activations between them again. None keeps all activations.
         """
         recalled = self.encode(inputs)
         state = self.start(recalled)
         if free_iterations:
             with torch.no_grad():
                 state = iterate(self, state, recalled, free_iterations)
-            # Older PyTorch would reuse, under autocast, the weights that it cast here: they pass no gradient.
+            # Under autocast, older PyTorch would reuse the weights that were cast here and pass no gradient.
             torch.clear_autocast_cache()
         if checkpoint_every is None:
             return self.read(iterate(self, state, recalled, gradient_iterations))
@@ -221,15 +257,17 @@ def _run_compiled(
     rotary: Tensor,
     mask: Tensor | None,
 ) -> Tensor:
-    """Run a compiled iteration on tensors made alike, so that the compiler meets one kind with gradient, one without."""
-    # Under autocast the first state is in half precision, all others in the precision of the norms: float32.
+    """Run a compiled iteration on tensors of one kind with gradient and one without, so that it is compiled twice at most."""
+    from torch._dynamo import maybe_mark_dynamic  # takes a second to load, and is needed only where code is compiled
+
+    # Under autocast the first state is in half precision; all later ones have the precision of the norms, float32.
     state = state.to(torch.promote_types(state.dtype, torch.float32))
     if not torch.is_grad_enabled():
         state, injected = tree_map(Tensor.detach, (state, injected))
     elif not state.requires_grad:
         state = state.detach().requires_grad_()
     single = state.shape[0] == 1
-    if single:  # the compiler would take a size of one for a constant
+    if single:  # the compiler treats a size of one as a constant
         state, injected = tree_map(lambda part: torch.cat([part, part]), (state, injected))
     for part in (state, *injected.values()):
         maybe_mark_dynamic(part, [0, 1] if any_length else 0)
@@ -244,16 +282,36 @@ def _run_compiled(
 def _iterate_recomputing(
     model: LoopedTransformer, state: Tensor, recalled: dict[str, Tensor], iterations: int, every: int
 ) -> Tensor:
-    """Return the state after ``iterations`` steps, the backward pass computing them again, ``every`` at a time."""
+    """Return the state after ``iterations`` steps, which the backward pass computes again ``every`` at a time."""
     for done in range(0, iterations, every):
         count = min(every, iterations - done)
-        # No step draws random numbers, so their state need not be kept.
+        # No step draws random numbers, so the state of the generator need not be kept.
         state = checkpoint(iterate, model, state, recalled, count, use_reentrant=False, preserve_rng_state=False)
     return state
 
 
 class FixedDepthTransformer(_Transformer):
-    """The baseline: distinct blocks, one pass, no recall. As a loop, its one iteration is the whole pass."""
+    """The baseline of distinct blocks, one pass and no recall (arXiv 2604.15259, architecture).
+
+    As a loop, its only iteration is the whole pass.
+
+    Args:
+        config: a complete config whose architecture is "fixed-depth".
+
+    Raises:
+        LoopscopeError: the config is incomplete, or asks for the other architecture.
+
+    Example:
+        >>> import torch
+        >>> from loopscope import FixedDepthTransformer, LoopedTransformerConfig
+        >>> config = LoopedTransformerConfig(
+        ...     architecture="fixed-depth", recall="none", blocks=3, width=32, heads=4,
+        ...     inputs=12, outputs=2, grid=(8, 8), attention="full",
+        ... )
+        >>> model = FixedDepthTransformer(config)
+        >>> model(torch.zeros(5, 64, 12), free_iterations=0, gradient_iterations=1).shape
+        torch.Size([5, 64, 2])
+    """
 
     architecture = "fixed-depth"
 
@@ -277,7 +335,7 @@ class FixedDepthTransformer(_Transformer):
         return state
 
     def compile_step(self) -> FixedDepthTransformer:
-        """Compile each block; return self."""
+        """Compile each block and return self."""
         for block in self.blocks:
             block.compile()
         return self
@@ -289,7 +347,7 @@ class FixedDepthTransformer(_Transformer):
         gradient_iterations: int,
         checkpoint_every: int | None = None,
     ) -> Float[Tensor, "batch tokens outputs"]:
-        """Return the logits after the one pass; the counts of iterations do not apply to it."""
+        """Return the logits after one pass. The counts of iterations and ``checkpoint_every`` are ignored."""
         recalled = self.encode(inputs)
         return self.read(self.step(self.start(recalled), recalled))
 
@@ -297,14 +355,52 @@ class FixedDepthTransformer(_Transformer):
 ARCHITECTURES: dict[str, type[_Transformer]] = {
     model.architecture: model for model in (LoopedTransformer, FixedDepthTransformer)
 }
+"""Model classes by the architecture that a config names."""
 
 
 def build_model(config: LoopedTransformerConfig) -> LoopedTransformer | FixedDepthTransformer:
-    """Return a new model of the config's architecture, with PyTorch's default initialization."""
+    """Return a new model of the architecture that the config names.
+
+    Weights are drawn from PyTorch's global generator, with PyTorch's default initialization except for the GRU cell
+    (see ``Gru`` in loopscope.models.residual).
+
+    Args:
+        config: a complete config.
+
+    Raises:
+        LoopscopeError: an option that a task would fill in is empty.
+
+    Example:
+        >>> import torch
+        >>> from loopscope import LoopedTransformerConfig, build_model
+        >>> _ = torch.manual_seed(0)
+        >>> config = LoopedTransformerConfig(width=32, heads=4, inputs=10, outputs=9, grid=(9, 9), attention="full")
+        >>> model = build_model(config)
+        >>> type(model).__name__
+        'LoopedTransformer'
+    """
     return ARCHITECTURES[config.architecture](config)  # type: ignore[return-value]
 
 
 def load_model(source: str | Path) -> LoopedTransformer | FixedDepthTransformer:
-    """Load a model of either architecture from a folder, a run folder or the hub (see ``from_pretrained``)."""
+    """Load a model of either architecture, in evaluation mode.
+
+    Args:
+        source: a folder with config.json and model.safetensors, the folder of a run, or the name of a repository on
+            the Hugging Face hub, such as "someone/sudoku".
+
+    Raises:
+        LoopscopeError: there is no model, its config is refused, or its weights are damaged or do not fit the config.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from loopscope import LoopedTransformerConfig, build_model, load_model
+        >>> config = LoopedTransformerConfig(width=32, heads=4, inputs=10, outputs=10, grid=(9, 9), attention="full")
+        >>> with TemporaryDirectory() as folder:
+        ...     path = build_model(config).save_pretrained(folder)
+        ...     model = load_model(path)
+        >>> model.config == config
+        True
+    """
     folder = local_folder(source)
     return ARCHITECTURES[read_config(folder).architecture].from_pretrained(folder)  # type: ignore[return-value]

@@ -1,4 +1,4 @@
-"""What ``loopscope solve`` shows: one answer with its evidence, many answers as lines, an answer as it forms."""
+"""Output of ``loopscope solve``: one answer with its evidence, many answers as lines, or an answer as it forms."""
 
 from __future__ import annotations
 
@@ -10,104 +10,94 @@ from rich.live import Live
 from rich.text import Text
 
 from loopscope.answers.answerer import Answer, Answerer, Frame
-from loopscope.answers.trust import Counted, alike
-from loopscope.tasks.text import Problem, Words, legend
+from loopscope.evaluation import SETTLED
+from loopscope.tasks.text import Problem, TextFormat, legend
 
 PRINTED = (1, 2, 4, 8, 16, 30, 60, 120, 250, 500)
-"""The iterations that are printed where the output is no terminal."""
+"""Iterations that are printed if the output is not a terminal."""
 PAUSE = 0.04
-"""Seconds that an iteration is shown at least."""
+"""Smallest number of seconds for which an iteration is shown."""
 JUDGED = {True: "solved", False: "wrong", None: "answered"}
 
 
 def answer_lines(answers: Sequence[Answer]) -> Iterator[str]:
-    """Return one line per answer, with tabs: answer, solved or wrong, settled or not, iterations, residual."""
+    """Yield one tab-separated line per answer: answer, solved or wrong, settled or not, iterations, residual, chance.
+
+    The chance is the accuracy of similar answers in validation. It is empty if the rules decide or if it is unknown.
+    """
     for answer in answers:
         settled = "settled" if answer.settled else "not settled"
-        yield "\t".join([answer.line, JUDGED[answer.right], settled, str(answer.iterations), f"{answer.residual:.1e}"])
+        chance = "" if answer.alike is None else f"{100 * answer.alike.probability:.0f}%"
+        yield "\t".join(
+            [answer.line, JUDGED[answer.right], settled, str(answer.iterations), f"{answer.residual:.1e}", chance]
+        )
 
 
 def verdict_on(answer: Answer) -> str:
-    """Return what the rules say of an answer, in a sentence."""
+    """Return a sentence on whether the rules confirm an answer."""
     if answer.right is None:
         return "Answered; the rules alone cannot tell whether it is right."
     return "Solved, and confirmed by the rules." if answer.right else "Wrong: the rules refute this answer."
 
 
 def arrival_of(answer: Answer) -> str:
-    """Return whether, and when, the state settled, in a sentence."""
+    """Return a sentence on whether and when the state settled."""
     if answer.settled:
         return f"It settled after {answer.iterations} iterations (residual {answer.residual:.1e})."
     return f"It had not settled after {answer.iterations} iterations (residual {answer.residual:.1e})."
 
 
-def _how(settled: bool) -> str:
-    return "that settled" if settled else "that did not settle"
-
-
-def track_record(answerer: Answerer, answer: Answer) -> str:
-    """Return how often such answers were right in validation, in a sentence."""
+def track_record(answerer: Answerer, answer: Answer) -> str | None:
+    """Return a sentence on how often similar answers were right in validation, or None if the rules decide."""
+    if answer.right is not None:
+        return None
+    if answerer.tolerance != SETTLED:
+        return f"How often answers that settle at a tolerance of {answerer.tolerance:g} are right was not measured."
+    if answerer.evidence is None:
+        return f"How often such answers are right was not measured: loopscope trust {answerer.path} does."
     if not answer.settled and answer.iterations < answerer.iterations:
         return (
-            f"In validation answers had {answerer.iterations} iterations to settle: what was counted there says nothing "
-            "of one that was cut off."
+            f"In validation every answer had {answerer.iterations} iterations to settle, so nothing is known of one that was "
+            "stopped earlier."
         )
-    if answerer.evidence is not None:
-        return _record_of_alike(answer, *alike(answerer.evidence, answer.settled, answer.unsure))
-    record = answerer.record
-    if record is None:
-        return f"How often such answers are right was not measured: loopscope trust {answerer.path} does."
-    total, right = (record.settled, record.settled_right) if answer.settled else (record.others, record.others_right)
-    if not total:
-        return f"In validation no answer was one {_how(answer.settled)}."
+    ended = "settled" if answer.settled else "had not settled"
+    if answer.alike is None:
+        return f"Too few answers {ended} in validation to say how often such answers are right."
+    low, high = answer.alike.interval
     return (
-        f"In validation, {right:,} of {total:,} answers {_how(answer.settled)} were right ({100 * right / total:.1f}%)."
-    )
-
-
-def _record_of_alike(answer: Answer, ended: Counted, sure: Counted) -> str:
-    """Return how often validation answers that ended like this one were right, and those at least as confident."""
-    how, confidence = _how(answer.settled), f"confidence {confidence_of(answer)}"
-    if ended.accuracy is None:
-        return f"In validation no answer was one {how} ({confidence})."
-    whole = f"{100 * ended.accuracy:.1f}%"
-    if sure.accuracy is None:
-        return (
-            f"In validation no answer {how} was as confident as this one ({confidence}); of all {ended.examples:,} "
-            f"{how}, {whole} were right."
-        )
-    return (
-        f"In validation, {sure.right:,} of {sure.examples:,} answers {how} and were at least as confident as this one "
-        f"({confidence}) were right ({100 * sure.accuracy:.1f}%); of all {ended.examples:,} {how}, {whole}."
+        f"Answers like this one, which {ended} at a confidence near {confidence_of(answer)}, were right "
+        f"{answer.alike.right:,} of {answer.alike.examples:,} times in validation: a chance of about "
+        f"{100 * answer.alike.probability:.0f}% ({100 * low:.0f} to {100 * high:.0f}%)."
     )
 
 
 def confidence_of(answer: Answer) -> str:
-    """Return an answer's softmax confidence in percent."""
+    """Return the softmax confidence of an answer in percent."""
     return "over 99.99%" if answer.unsure < 1e-4 else f"{100 * (1 - answer.unsure):.2f}%"
 
 
 def show_answer(console: Console, answerer: Answerer, answer: Answer) -> None:
-    """Print one answer, what the rules say of it, and how far to trust it."""
+    """Print one answer, whether the rules confirm it, and how far to trust it."""
     console.print(answer.line, soft_wrap=True)
     for sentence in (verdict_on(answer), arrival_of(answer), track_record(answerer, answer)):
-        console.print(sentence, soft_wrap=True, markup=False)
+        if sentence is not None:
+            console.print(sentence, soft_wrap=True, markup=False)
 
 
-def _view(words: Words, problem: Problem, frame: Frame) -> Group:
+def _view(words: TextFormat, problem: Problem, frame: Frame) -> Group:
     head = Text(f"iteration {frame.iteration}, residual {frame.residual:.1e}", style="bold")
     return Group(head, words.picture(problem, frame.logits, frame.since), legend())
 
 
-def show_last(console: Console, words: Words, problem: Problem, frames: Iterator[Frame]) -> Frame:
-    """Show an answer when it has formed, coloured by when its parts settled; return its last frame."""
+def show_last(console: Console, words: TextFormat, problem: Problem, frames: Iterator[Frame]) -> Frame:
+    """Show the final answer, coloured by when its parts settled, and return its frame."""
     *_, last = frames
     console.print(_view(words, problem, last))
     return last
 
 
-def show_frames(console: Console, words: Words, problem: Problem, frames: Iterator[Frame]) -> Frame:
-    """Show an answer as it forms: every iteration in a terminal, some of them elsewhere; return its last frame."""
+def show_frames(console: Console, words: TextFormat, problem: Problem, frames: Iterator[Frame]) -> Frame:
+    """Show an answer as it forms, and return its last frame. Outside a terminal, only some iterations are shown."""
     if console.is_terminal:
         with Live(console=console, auto_refresh=False) as live:
             for frame in frames:

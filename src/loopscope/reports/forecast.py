@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
+from loopscope.evidence import evidence
 from loopscope.forecasts.result import Forecast
 from loopscope.reports.kit.formats import percent
 from loopscope.reports.kit.sheet import Sheet
 
-RIGHT, OF = 71, 76
-"""How often what is said came true, of unseen models that solve their task (docs/evidence/results.md)."""
-
 
 def forecast_sheet(name: str, said: Forecast) -> Sheet:
-    """Return what a forecast expects at each of its iterations.
+    """Return a table of a forecast, one row per iteration.
 
     Args:
-        name: whose forecast it is.
+        name: name of the loop.
         said: the forecast.
     """
-    first = said.points[0].iteration
+    first, record = said.points[0].iteration, evidence().forecast
     rows = [
         [
             str(point.iteration),
@@ -31,6 +29,7 @@ def forecast_sheet(name: str, said: Forecast) -> Sheet:
         f"{name}, where it will be",
         ["iterations", "how", "right %", f"answers as after {first}, %"],
         rows,
-        f"{said.inputs} inputs, 30 iterations, {said.seconds:.2g} s. A leap cannot see what happens once only, far ahead. Of {OF} "
-        f"small models that solve their task and were not seen before, what was said came true for {RIGHT}.",
+        f"{said.inputs} inputs, {said.steps} true steps, {said.seconds:.2g} s. A leap cannot see what happens once only, far "
+        f"ahead. Of {record.models} small models that solve their task and were not seen before, forecasts by 30 steps without a "
+        f"check came true for {record.right}.",
     )

@@ -1,4 +1,4 @@
-"""What commands show in the terminal: progress with time left, and tables."""
+"""Terminal output of the commands: progress with time left, and tables."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from loopscope.reports.study.table import RADIUS_NOTE, study_table
 from loopscope.studies import Record, RunStatus, StudyPlan
 from loopscope.tasks.data.report import DataReport
 
-LEFT_TO_THE_PAGE = ("best %", "at", "train s")
-"""Columns that eighty characters have no room for."""
+LEFT_TO_THE_PAGE = ("best %", "best at iteration", "training s")
+"""Columns that are left out in a terminal of eighty characters."""
 QUIET_INTERVAL = 30.0
-"""Seconds between lines where the output is no terminal."""
+"""Seconds between lines if the output is not a terminal."""
 SHOWN_ITERATIONS = (1, 8, 16, 30, 60, 120, 250, 500, 1000)
 
 
@@ -41,7 +41,7 @@ def _progress(console: Console) -> Progress:
 
 @contextmanager
 def train_progress(console: Console, steps: int, shown: bool = True) -> Iterator[Callable[[int, float], None]]:
-    """Show training steps, loss and time left; yield the callback for ``train``."""
+    """Show training steps, loss and time left. Yield the callback for ``train``."""
     progress = _progress(console)
     progress.disable = not shown
     task = progress.add_task("train", total=steps, note="")
@@ -51,7 +51,7 @@ def train_progress(console: Console, steps: int, shown: bool = True) -> Iterator
 
 @contextmanager
 def iteration_progress(console: Console, label: str, total: int) -> Iterator[Callable[[], None]]:
-    """Show iterations and time left; yield the callback for ``evaluate``."""
+    """Show iterations and time left. Yield the callback for ``evaluate``."""
     progress = _progress(console)
     task = progress.add_task(label, total=total, note="")
     with progress:
@@ -60,19 +60,19 @@ def iteration_progress(console: Console, label: str, total: int) -> Iterator[Cal
 
 @contextmanager
 def part_progress(console: Console, label: str) -> Iterator[Callable[[str], None]]:
-    """Show which part of an examination is under way; yield the callback for ``examine``."""
+    """Show the current part of an examination. Yield the callback for ``examine``."""
     with console.status(label) as status:
         yield lambda part: status.update(f"{label}: {part}")
 
 
 def curves_table(title: str, curves: Mapping[str, AccuracyCurve], trained_iterations: int) -> Table:
-    """Return accuracy at some iterations, best, last and solved-then-broken of each split, in percent."""
+    """Return a table of accuracy at some iterations, best accuracy and solved-then-broken of each split, in percent."""
     longest = max(len(curve.answer_accuracy) for curve in curves.values())
     shown = [i for i in SHOWN_ITERATIONS if i < longest] + [longest]
-    # Narrow gaps: a split's name and ten numbers have to fit eighty columns.
+    # Narrow gaps let the name of a split and ten numbers fit into eighty columns.
     table = Table(
         title=title,
-        caption=f"% of answers right after so many iterations; trained with at most {trained_iterations}",
+        caption=f"% of answers right after each number of iterations; trained with at most {trained_iterations}",
         box=None,
         padding=(0, 1, 0, 0),
         pad_edge=False,
@@ -91,8 +91,8 @@ def curves_table(title: str, curves: Mapping[str, AccuracyCurve], trained_iterat
 
 
 def records_table(plan: StudyPlan, records: Mapping[str, Record]) -> Table:
-    """Return one row per run of a study, failures included."""
-    # Narrow gaps: the table has to fit eighty columns, where a number cut short says nothing.
+    """Return a table with one row per run of a study, including failed runs."""
+    # Narrow gaps let the table fit into eighty columns without truncated numbers.
     table = Table(
         title=plan.title,
         caption=f"% of answers right at the last iteration; {RADIUS_NOTE}",
@@ -106,15 +106,15 @@ def records_table(plan: StudyPlan, records: Mapping[str, Record]) -> Table:
         column = columns[place]
         words = column in ("run", "verdict")
         heading = column if column == "arrived %" else column.removesuffix(" %")  # the caption says % of the splits
-        table.add_column(heading, justify="left" if words else "right", no_wrap=words)
+        table.add_column(heading, justify="left" if words else "right", no_wrap=column == "run")
     for row in rows:
-        # Why a run failed was said when it did, and is too long for a cell.
+        # The reason for a failure was printed when it happened, and is too long for a cell.
         table.add_row(*("failed" if row[place].startswith("failed: ") else row[place] for place in shown))
     return table
 
 
 def duration(seconds: float) -> str:
-    """Return seconds as people read them: 45s, 3m 20s, 1h 05m."""
+    """Format seconds as 45s, 3m 20s or 1h 05m."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole}s"
@@ -124,9 +124,9 @@ def duration(seconds: float) -> str:
 
 
 class StudyDisplay:
-    """The live view of a study: one line per run, with its stage, progress and time left.
+    """The live view of a study, with one line per run: its stage, progress and time left.
 
-    Where the output is no terminal, a line every half minute and one for each run that ends.
+    If the output is not a terminal, a line is printed every half minute and for each run that ends.
     """
 
     def __init__(self, console: Console, plan: StudyPlan) -> None:
@@ -147,7 +147,7 @@ class StudyDisplay:
             self._live.stop()
 
     def show(self, statuses: list[RunStatus]) -> None:
-        """Show where every run is."""
+        """Show the status of every run."""
         if self._live is not None:
             self._live.update(self._view(statuses))
         for status in statuses:
@@ -190,13 +190,13 @@ def _in_words(status: RunStatus) -> str:
 
 
 def data_tables(report: DataReport) -> list[Table]:
-    """Return tables of what a data set holds: its splits by difficulty, its sources, and what is wrong with it."""
+    """Return tables of a data set: its splits by difficulty, its sources, and its faults."""
     splits = Table(title=report.origin, caption="examples of each split, and how many of each difficulty")
     for name in ("split", "examples", "difficulty", "of it"):
         splits.add_column(name, justify="left" if name == "split" else "right")
     for name, count in report.splits.items():
         ranges = [(within, str(number)) for within, number in report.difficulty[name].items() if number]
-        # One line per range: beside each other they would not fit eighty columns.
+        # One line per range, because the ranges side by side do not fit into eighty columns.
         for place, cells in enumerate(ranges):
             splits.add_row(
                 *((name, str(count)) if place == 0 else ("", "")), *cells, end_section=place == len(ranges) - 1

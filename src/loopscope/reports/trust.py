@@ -1,4 +1,4 @@
-"""What ``loopscope trust`` shows: which signals tell right answers from wrong ones, as tables and as a figure."""
+"""Output of ``loopscope trust``: how well signals separate right answers from wrong ones, as tables and a figure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from loopscope.answers.trust import SIGNALS, evidence_from
+from loopscope.answers.calibration import cross_checked
+from loopscope.answers.trust import SIGNALS, evidence_from, joined
 from loopscope.metrics import RiskCurve, risk_curve
 from loopscope.reports.kit.charts import COLOURS, INK, SHADE, Panel, draw_panels, tidy
 from loopscope.reports.kit.formats import DASH, number, percent
@@ -26,11 +27,11 @@ BEST = Look("perfect order", INK, "1 2", "o")
 RANDOM = Look("random order", SHADE, "6 2.5", "o")
 RESIDUALS = (1e-5, 1e-4, 1e-3, 1e-2)
 DOUBTS = (1e-3, 1e-2, 0.1, 0.5)
-"""Where residuals and lack of confidence are cut into bands."""
+"""Edges of the bands of one minus the confidence; those of residuals are in ``RESIDUALS``."""
 PANEL = {"width": 3.1, "height": 2.9}
 
 Splits = Mapping[str, Mapping[str, Any]]
-"""What ``trust.json`` holds under splits."""
+"""The content of ``trust.json`` under splits."""
 
 
 def _rate(group: Mapping[str, int]) -> str:
@@ -38,7 +39,7 @@ def _rate(group: Mapping[str, int]) -> str:
 
 
 def arrival_sheet(title: str, iterations: int, splits: Splits) -> Sheet:
-    """Return one row per split: how many examples arrived, and how often these and the others were right."""
+    """Return a table with one row per split: how many examples arrived, and how often these and the others are right."""
     rows = [
         [
             name,
@@ -60,7 +61,7 @@ def arrival_sheet(title: str, iterations: int, splits: Splits) -> Sheet:
 
 
 def signals_sheet(splits: Splits) -> Sheet:
-    """Return one row per split and signal: area under the ROC curve with its interval, area under risk and coverage."""
+    """Return a table with one row per split and signal: AUC with its interval, and area under risk against coverage."""
     rows, ends = [], []
     for name, split in splits.items():
         for place, (signal, found) in enumerate(split["signals"].items()):
@@ -85,13 +86,13 @@ def _within(low: float, high: float) -> str:
 
 
 def bands_sheet(title: str, kind: str, edges: Sequence[float], splits: Splits) -> Sheet:
-    """Return one row per split: how many examples lie between two values of a signal, and how often these are right.
+    """Return a table with one row per split: the accuracy and number of examples in each band of a signal.
 
     Args:
-        title: of the table.
-        kind: the field of ``Evidence`` that is cut into bands.
-        edges: where, ascending; each band holds its upper edge.
-        splits: what was measured.
+        title: title of the table.
+        kind: field of ``Evidence`` that is divided into bands.
+        edges: edges of the bands, ascending. Each band includes its upper edge.
+        splits: the measurements.
     """
     bounds = [-math.inf, *edges, math.inf]
     rows = []
@@ -104,18 +105,30 @@ def bands_sheet(title: str, kind: str, edges: Sequence[float], splits: Splits) -
     return Sheet(title, columns, rows, "% right, and of how many examples")
 
 
+def reliability_sheet(splits: Splits) -> Sheet:
+    """Return the chances that ``loopscope solve`` would state against what came true, all splits together.
+
+    Each fifth of the answers is predicted by the other four.
+    """
+    found = cross_checked(joined([evidence_from(split["evidence"]) for split in splits.values()]))
+    rows = [[str(one.examples), percent(one.predicted), percent(one.right)] for one in found.bins]
+    note = f"expected calibration error {percent(found.error)} points" if rows else "too few answers to calibrate"
+    return Sheet("chance that an answer is right", ("answers", "stated %", "right %"), rows, note)
+
+
 def trust_sheets(title: str, iterations: int, splits: Splits) -> list[Sheet]:
-    """Return the tables of what was measured."""
+    """Return all tables of the measurements."""
     return [
         arrival_sheet(title, iterations, splits),
         bands_sheet("by relative residual", "residual", RESIDUALS, splits),
         bands_sheet("by one minus the softmax confidence", "unsure", DOUBTS, splits),
         signals_sheet(splits),
+        reliability_sheet(splits),
     ]
 
 
 def _line(axes: Axes, curve: RiskCurve, look: Look) -> None:
-    # The first point is carried to the left edge: a smaller coverage is not to be had for less.
+    # The first point extends to the left edge, because a part of its group of ties cannot be covered.
     coverage, risk = 100 * np.concatenate([[0.0], curve.coverage]), 100 * np.concatenate([curve.risk[:1], curve.risk])
     axes.plot(coverage, risk, drawstyle="steps-pre", lw=1.5, **look.line)
 
@@ -138,7 +151,7 @@ def _drawing(name: str, split: Mapping[str, Any], first: bool) -> Callable[[Axes
 
 
 def risk_figure(splits: Splits) -> Figure:
-    """Return risk against coverage, one panel per split and one line per signal."""
+    """Return a figure of risk against coverage, with one panel per split and one line per signal."""
     drawings = [_drawing(name, split, place == 0) for place, (name, split) in enumerate(splits.items())]
     figure, _ = draw_panels([Panel(draw, **PANEL) for draw in drawings])
     add_legend(figure, [line_handle(look) for look in (*LOOKS.values(), BEST, RANDOM)])

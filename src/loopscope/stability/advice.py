@@ -6,43 +6,98 @@ import math
 from collections.abc import Mapping, Sequence
 from itertools import compress
 from statistics import median
-from typing import Any
 
-from loopscope.stability.verdict import THRESHOLDS, Axis, Status, Verdict
+from loopscope.stability.results import ReachabilityResult, known, reached_by
+from loopscope.stability.verdict import LIPSCHITZ, THRESHOLDS, Axis, Status, Verdict
 
-
-def _known(values: Any) -> list[float]:
-    return [value for value in values or [] if value is not None]
-
-
-def _commonest(reachability: Mapping[str, Any]) -> str:
-    """Return what most orbits that do not arrive are. Undecided ones decided nothing: the others made the axis fail."""
-    counts = {label: n for label, n in reachability["counts"].items() if label not in ("fixed point", "undecided")}
-    return max(counts, key=lambda label: counts[label])
+INPUT_INDEPENDENT = (
+    "The state arrives, but at a point that most inputs share, so its answer is not this input's own. Give the loop recall "
+    "(internal or external)."
+)
+PARTS = {"input-dependence": ("swaps",), "geometry": ("spectrum", "gradients", "smoothness")}
+"""The parts of an examination without which an axis has no number, besides those that carry the axis's own name."""
 
 
-def _restless(reachability: Mapping[str, Any]) -> str:
+def advise(
+    verdict: Verdict,
+    axes: tuple[Axis, Axis, Axis],
+    reachability: ReachabilityResult,
+    trained_iterations: int | None,
+    easy_accuracy: float | None,
+    prediction: bool,
+    reasons: Mapping[str, str],
+) -> str:
+    """Return what to do.
+
+    Args:
+        verdict: the verdict.
+        axes: the three axes.
+        reachability: what the orbits showed.
+        trained_iterations: most iterations in training, where known.
+        easy_accuracy: fraction of the examined inputs that are right, where known.
+        prediction: whether this was prediction mode.
+        reasons: what could not be computed, and why; an axis is named here where it is not defined.
+    """
+    if verdict is Verdict.UNSTABLE:
+        return _unstable(reachability, trained_iterations)
+    if verdict is Verdict.UNSETTLED:
+        return _unsettled(reachability)
+    if verdict is Verdict.INPUT_INDEPENDENT:
+        return INPUT_INDEPENDENT
+    if verdict is Verdict.PATH_DEPENDENT:
+        return _path_dependent(easy_accuracy)
+    if verdict is Verdict.FRAGILE:
+        return _fragile(axes[2])
+    if verdict is Verdict.UNDECIDED:
+        return _undecided(axes, prediction, reasons)
+    said = _stable(verdict, reachability, easy_accuracy)
+    if LIPSCHITZ in axes[2].numbers or "smoothness" not in reasons:
+        return said
+    return f"{said} How smooth the fixed point is in the input is not known: {reasons['smoothness']}."
+
+
+def _stable(verdict: Verdict, reachability: ReachabilityResult, easy_accuracy: float | None) -> str:
+    settled = _settled(reachability.iterations_to_tolerance)
+    if verdict is Verdict.STABLE_AND_ACCURATE:
+        return f"{settled}. Stop each input when its residual is small, and give hard inputs as many iterations as they need."
+    if easy_accuracy is None:
+        return f"{settled}. Give targets to learn whether the answers that it keeps are right."
     return (
-        f"The state never settles (most orbits: {_commonest(reachability)}), but its answers are right and stand: they can "
-        "be used as far as these orbits went; nothing shows that they last beyond. To be sure of more, train again with "
-        "outer normalization, or follow them further."
+        f"{settled}, but only {100 * easy_accuracy:.0f}% of these answers are right. The loop will keep them, right or "
+        "wrong: train longer, or check the data."
     )
 
 
-def _unstable(reachability: Mapping[str, Any], trained: int | None) -> str:
+def _commonest(reachability: ReachabilityResult) -> str:
+    """Return what most orbits do that do not arrive; undecided orbits are left out, for they did not make the axis fail."""
+    counts = {label: n for label, n in reachability.counts.items() if label not in ("fixed point", "undecided")}
+    return max(counts, key=lambda label: counts[label])
+
+
+def _unsettled(reachability: ReachabilityResult) -> str:
+    return (
+        f"The state never settles (most orbits: {_commonest(reachability)}), but its answers are right and stand. They can "
+        "be used as far as these orbits went; nothing shows that they last beyond. To be sure of more, train again with "
+        "outer normalization, or examine with more iterations."
+    )
+
+
+def _unstable(reachability: ReachabilityResult, trained: int | None) -> str:
+    if (broken := _broken_readouts(reachability)) is not None:
+        return broken
     common = _commonest(reachability)
     if common == "drift":
-        drifting = [label == common for label in reachability["labels"]]
-        growth = median(_known(compress(reachability["growth"], drifting)) or [0.0])
+        drifting = [label == common for label in reachability.labels]
+        growth = median(known(list(compress(reachability.growth, drifting))) or [0.0])
         return (
-            f"The state's norm grows {math.exp(100 * growth):.3g}x per 100 iterations while its direction settles: add outer "
+            f"The state's norm grows {math.exp(100 * growth):.3g}x per 100 iterations while its direction settles. Add outer "
             "normalization, or normalize the state before the readout."
         )
     if common == "cycle":
-        periods = [period for period in reachability["period"] if period > 1]
+        periods = [period for period in reachability.period if period > 1]
         return (
-            f"Orbits end in cycles (the most common period is {max(set(periods), key=periods.count)}): the answer "
-            "depends on when one stops. Damp the step, z + a (f(z) - z) with a < 1, or train with random counts."
+            f"Orbits end in cycles (the most common period is {max(set(periods), key=periods.count)}), so the answer depends "
+            "on when the loop stops. Damp the step, z + a (f(z) - z) with a < 1, or train with random iteration counts."
         )
     if common == "diverging":
         return "States grow without bound: add outer normalization."
@@ -53,39 +108,44 @@ def _unstable(reachability: Mapping[str, Any], trained: int | None) -> str:
     )
 
 
+def _broken_readouts(reachability: ReachabilityResult) -> str | None:
+    """Return what to do where readouts give no answer although states arrive, if this is more common than other ends."""
+    settled = [label == "fixed point" for label in reachability.labels]
+    lost = [fixed and not answered for fixed, answered in zip(settled, reachability.answered, strict=True)]
+    others = sum(n for label, n in reachability.counts.items() if label not in ("fixed point", "undecided"))
+    if sum(lost) <= others:
+        return None
+    first = min(compress(reachability.readout_broken_at, lost))
+    since = f"from iteration {first} on" if first else "at every state"
+    return (
+        f"The state arrives, but its readout gives no answer (NaN, or minus infinity for every class) {since}. Look at read: "
+        "the logarithm of zero, a division by zero, an overflow."
+    )
+
+
 def _path_dependent(easy_accuracy: float | None) -> str:
     right = "" if easy_accuracy is None else f" ({100 * easy_accuracy:.0f}% of these answers are right)"
     return (
         f"From its own start the state arrives and keeps its answer{right}; from other starts the same input leads to "
-        "other points. Begin every input at the loop's own start, never where another one ended; to train the "
-        "dependence away, draw random starts or more random iteration counts."
+        "other points. Begin every input at the loop's own start, never where another input ended. To train the dependence "
+        "away, draw random starts or more random iteration counts."
     )
 
 
 def _fragile(geometry: Axis) -> str:
     failing = [name for name, value in geometry.numbers.items() if THRESHOLDS[name].status(value) is Status.FAILS]
     said = {
-        "radius": "the fixed point repels, so that errors grow: add outer normalization or penalize the radius",
-        "relative Lipschitz constant": "tiny changes of the input move the fixed point far: train with input noise, or "
+        "radius": "the fixed point repels, so errors grow: add outer normalization or penalize the radius",
+        LIPSCHITZ: "tiny changes of the input move the fixed point far: train with input noise, or "
         "lower the gain of the recall's input map",
         "gradient growth per iteration": "gradients explode on their way back: backpropagate through fewer iterations, "
         "or lower the learning rate",
     }
-    return f"It arrives at its own point, but {'; '.join(said[name] for name in failing)}."
-
-
-SHARED = (
-    "The state arrives, but at a point that is not this problem's: its answer was chosen by the start, or is the same for "
-    "all. Give the loop recall (internal or external)."
-)
-
-
-PARTS = {"input-dependence": ("swaps",), "geometry": ("spectrum", "gradients")}
-"""The parts of an examination whose numbers an axis cannot do without, besides those that carry its own name."""
+    return f"The state arrives at its own point, but {'; '.join(said[name] for name in failing)}."
 
 
 def _undefined(axes: tuple[Axis, Axis, Axis], reasons: Mapping[str, str]) -> list[str]:
-    """Return why open axes have no number, where the cause is not that no orbit arrived in time."""
+    """Return why axes have no number, where the cause is not that no orbit arrived in time."""
     found = [reasons[axis.name] for axis in axes if axis.name in reasons]
     if axes[0].status is Status.HOLDS:
         unknown = [axis.name for axis in axes if axis.status is Status.UNKNOWN]
@@ -93,21 +153,24 @@ def _undefined(axes: tuple[Axis, Axis, Axis], reasons: Mapping[str, str]) -> lis
     return found
 
 
-def _unknown(axes: tuple[Axis, Axis, Axis], prediction: bool, reasons: Mapping[str, str]) -> str:
+def _undecided(axes: tuple[Axis, Axis, Axis], prediction: bool, reasons: Mapping[str, str]) -> str:
+    if (doubt := axes[2].doubt) is not None:
+        return (
+            f"No verdict: {doubt}. Part of the step is hidden from autograd (detach, torch.no_grad, a cache), so no number that "
+            "rests on gradients can be trusted; or the spectral radius was missed. Let gradients through the whole step."
+        )
     open_axes = [axis for axis in axes if axis.status is not Status.HOLDS]
     since = f"No verdict, since {' and '.join(f'{axis.name} is {axis.status.value}' for axis in open_axes)}"
     if undefined := _undefined(axes, reasons):
         return f"{since}: {undefined[0]}."
     if open_axes == [axes[2]] and axes[2].status is Status.BORDERLINE and not prediction:
-        return (
-            f"{since}: {_between(axes[2])}. More iterations do not change that; a forecast says how far answers last."
-        )
+        return f"{since}: {_between(axes[2])}. More iterations do not change that; ls.forecast says how far the answers last."
     if prediction:
         return (
-            f"{since}: leave prediction mode to decide it. loopscope forecast (ls.forecast) says from 30 iterations whether "
-            "answers last."
+            f"{since}. Leave prediction mode to decide it; loopscope forecast (ls.forecast) says from 30 iterations whether "
+            "the answers last."
         )
-    return f"{since}: allow more iterations, or give more inputs to decide it."
+    return f"{since}. Allow more iterations, or give more inputs, to decide it."
 
 
 def _between(axis: Axis) -> str:
@@ -120,54 +183,8 @@ def _between(axis: Axis) -> str:
     )
 
 
-def _settled_by(needed: Sequence[float | None], fraction: float) -> float | None:
-    """Return the iterations after which so many of the inputs have settled, or None where fewer do."""
-    settled = sorted(_known(needed))
-    place = math.ceil(fraction * len(needed)) - 1
-    return settled[place] if 0 <= place < len(settled) else None
-
-
-def advise(
-    verdict: Verdict,
-    axes: tuple[Axis, Axis, Axis],
-    reachability: Mapping[str, Any],
-    trained_iterations: int | None,
-    easy_accuracy: float | None,
-    prediction: bool,
-    reasons: Mapping[str, str],
-) -> str:
-    """Return what to do.
-
-    Args:
-        verdict: the verdict.
-        axes: the three axes.
-        reachability: the examination's mapping of that name.
-        trained_iterations: most iterations in training, where known.
-        easy_accuracy: fraction of the examined inputs that are right, where known.
-        prediction: whether this was a forecast.
-        reasons: what could not be computed, and why; an axis is named in it where it is not defined.
-    """
-    if verdict is Verdict.UNSTABLE:
-        return _unstable(reachability, trained_iterations)
-    if verdict is Verdict.RESTLESS:
-        return _restless(reachability)
-    if verdict is Verdict.SHARED_ANSWER:
-        return SHARED
-    if verdict is Verdict.PATH_DEPENDENT:
-        return _path_dependent(easy_accuracy)
-    if verdict is Verdict.FRAGILE:
-        return _fragile(axes[2])
-    if verdict is Verdict.UNKNOWN:
-        return _unknown(axes, prediction, reasons)
-    needed = reachability["iterations_to_tolerance"]
-    half, most = (_settled_by(needed, fraction) for fraction in (0.5, 0.9))
-    when = f"Half of the inputs have settled after {half:.0f} iterations" if half else "It settles"
-    where = f", 9 of 10 after {most:.0f}" if most else ""
-    if verdict is Verdict.EXTRAPOLATES:
-        return f"{when}{where}: stop each input when its residual is small, and give hard ones as long as they need."
-    if easy_accuracy is None:
-        return f"{when}{where}. Give targets to learn whether the answers that it keeps are right."
-    return (
-        f"{when}{where}, but only {100 * easy_accuracy:.0f}% of these answers are right: it will keep them, right or "
-        "wrong. Train longer, or look at the data."
-    )
+def _settled(needed: Sequence[float | None]) -> str:
+    """Return by when half and nine tenths of the inputs have settled."""
+    half, most = (reached_by(needed, fraction) for fraction in (0.5, 0.9))
+    when = f"Half of the inputs have settled after {half:.0f} iterations" if half else "The state settles"
+    return f"{when}, 9 of 10 after {most:.0f}" if most else when

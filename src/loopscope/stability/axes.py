@@ -1,21 +1,22 @@
-"""What the measured parts of an examination say on each axis: the deciding numbers, and the sentence beside them."""
+"""What the measurements say on each axis: the numbers that decide, and one sentence."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool
 from torch import Tensor
 
-from loopscope.stability.examination import middle
 from loopscope.stability.orbits.classify import Orbit, Orbits
 from loopscope.stability.orbits.trace import Trajectory
+from loopscope.stability.parts.measure import Measurements
+from loopscope.stability.parts.reachability import left_at, readout_broken_at
+from loopscope.stability.results import GeometryResult, InputDependenceResult, SpectrumResult, known, middle
 from loopscope.stability.verdict import (
     ANSWERS_STAND,
+    LIPSCHITZ,
     Axis,
     Status,
     is_shared,
@@ -24,23 +25,12 @@ from loopscope.stability.verdict import (
     judge_reachability,
 )
 
-SHARED = "most states stay where they are, whatever is recalled, at points that inputs share"
-PATH_DEPENDENT = "what is recalled chooses the point, but so does the start: inputs have several points"
-
-
-def left_at(trajectory: Trajectory) -> Int[Tensor, "batch"]:
-    """Return the iteration at which an orbit that had come within the tolerance left again for good; 0 where none did.
-
-    Leaving is to end more than ten times the tolerance away.
-    """
-    inside = trajectory.residual <= trajectory.tolerance
-    last_inside = (inside * torch.arange(1, len(inside) + 1, device=inside.device)[:, None]).amax(0)
-    left = inside.any(0) & ~trajectory.arrived & (trajectory.residual[-1] > 10 * trajectory.tolerance)
-    return torch.where(left, last_inside + 1, 0)
+INPUT_INDEPENDENT = "most inputs share their fixed point, from their own starts and from a common one"
+PATH_DEPENDENT = "each input has several fixed points, and the start decides which of them is reached"
 
 
 def answers_stand(trajectory: Trajectory) -> Bool[Tensor, "batch"]:
-    """Return whose answer did not change once in the last half of the longest orbit; a diverged state has none."""
+    """Return whose answer never changed in the last half of the longest orbit; what diverged or is NaN has no answer."""
     return (trajectory.prediction_changes[_half(trajectory) :] == 0).all(0) & ~trajectory.diverged
 
 
@@ -48,29 +38,26 @@ def _half(trajectory: Trajectory) -> int:
     return int(trajectory.iterations.max()) // 2
 
 
-def radii_at_fixed_points(spectrum: Mapping[str, Any]) -> list[float | None]:
-    """Return the spectral radius of each row of an examination's spectrum; None where its state was no fixed point."""
-    pairs = zip(spectrum.get("radius", []), spectrum.get("at_fixed_point", []), strict=True)
-    return [radius if fixed else None for radius, fixed in pairs]
-
-
-def judge_axes(
-    trajectory: Trajectory, orbits: Orbits, parts: Mapping[str, Mapping[str, Any]]
-) -> tuple[Axis, Axis, Axis]:
+def judge_axes(trajectory: Trajectory, orbits: Orbits, measured: Measurements) -> tuple[Axis, Axis, Axis]:
     """Return what reachability, input-dependence and geometry say.
 
     Args:
         trajectory: the orbits.
         orbits: their labels.
-        parts: the examination's mappings ``input-dependence``, ``spectrum`` and ``geometry``.
+        measured: what was measured beyond the orbits.
     """
-    return _judge_reach(trajectory, orbits), _judge_dependence(parts["input-dependence"]), _judge_geometry(parts)
+    return (
+        _judge_reachability(trajectory, orbits),
+        _judge_input_dependence(measured.input_dependence),
+        _judge_geometry(measured.spectrum, measured.geometry),
+    )
 
 
-def _judge_reach(trajectory: Trajectory, orbits: Orbits) -> Axis:
+def _judge_reachability(trajectory: Trajectory, orbits: Orbits) -> Axis:
     decided = torch.tensor([label is not Orbit.UNDECIDED for label in orbits.labels]).to(orbits.weight) * orbits.weight
     enough = 2 * float(decided.sum()) > len(decided)
-    arrived = float((decided * trajectory.arrived).sum() / decided.sum()) if enough else None
+    answered = trajectory.answered[-1]
+    arrived = float((decided * (trajectory.arrived & answered)).sum() / decided.sum()) if enough else None
     seen = [label.value for label, weight in zip(orbits.labels, orbits.weight.tolist(), strict=True) if weight]
     reason = f"of {len(orbits.labels)} orbits: {', '.join(f'{n} {label}' for label, n in Counter(seen).most_common())}"
     if len(seen) < len(orbits.labels):
@@ -79,35 +66,62 @@ def _judge_reach(trajectory: Trajectory, orbits: Orbits) -> Axis:
     if bool(left.any()):
         first = int(left[left > 0].min())
         reason += f"; {int((left > 0).sum())} came near a fixed point and left again, the first at {first}"
+    broken = readout_broken_at(trajectory)
+    if bool((broken > 0).any()):
+        since = int(broken[broken > 0].min())
+        reason += f"; the readout of {int((broken > 0).sum())} turns NaN or infinite, the first at iteration {since}"
     stand = float(answers_stand(trajectory).double().mean())
     if not bool(trajectory.arrived.all()):
         reason += f"; {100 * stand:.0f}% of the answers never changed after iteration {_half(trajectory)}"
     return judge_reachability({"fraction arrived": arrived, ANSWERS_STAND: stand}, reason)
 
 
-def _judge_dependence(found: Mapping[str, Any]) -> Axis:
-    numbers = {"fraction moved": found.get("moved"), "fraction shared": found.get("shared")}
-    swap = found.get("recall_swap", {})
-    said = ", ".join(f"{count} {outcome}" for outcome, count in swap.items() if count) or "no swap could be done"
+def _judge_input_dependence(found: InputDependenceResult) -> Axis:
+    swaps, distinct = found.swaps, found.distinct
+    numbers = {
+        "fraction moved": None if swaps is None else swaps.moved,
+        "fraction shared": None if swaps is None else swaps.shared,
+    }
+    outcomes = {} if swaps is None else swaps.recall
+    said = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items() if count) or "no swap could be done"
     reason = f"with another input recalled: {said}"
-    if found.get("distinct_common"):
-        reason += f"; {found['distinct_common'][-1]} distinct fixed points among {len(found['distinct_common'])} inputs"
+    if distinct is not None and distinct.common:
+        reason += f"; {distinct.common[-1]} distinct fixed points among {len(distinct.common)} inputs"
     axis = judge("input-dependence", numbers, reason)
     if axis.status is not Status.FAILS:
         return axis
-    return replace(axis, reason=f"{SHARED if is_shared(axis) else PATH_DEPENDENT}; {reason}")
+    return replace(axis, reason=f"{INPUT_INDEPENDENT if is_shared(axis) else PATH_DEPENDENT}; {reason}")
 
 
-def _judge_geometry(parts: Mapping[str, Mapping[str, Any]]) -> Axis:
-    spectrum, found = parts["spectrum"], parts["geometry"]
-    known_radii = [radius for radius in radii_at_fixed_points(spectrum) if radius is not None]
-    radii = torch.tensor(known_radii, dtype=torch.float64)
+def _judge_geometry(spectrum: SpectrumResult | None, found: GeometryResult) -> Axis:
+    radii = torch.tensor([] if spectrum is None else known(spectrum.radius_at_fixed_point), dtype=torch.float64)
+    lipschitz = found.lipschitz.relative if found.lipschitz and len(radii) else None
     numbers = {
         "radius": float(radii.quantile(0.9)) if len(radii) else None,
-        "relative Lipschitz constant": middle(found.get("relative_lipschitz")) if len(radii) else None,
-        "gradient growth per iteration": middle(found.get("gradient_growth")),
+        LIPSCHITZ: middle(lipschitz),
+        "gradient growth per iteration": middle(found.gradients.growth if found.gradients else None),
     }
-    known = ", ".join(f"{name} {value:.3g}" for name, value in numbers.items() if value is not None)
+    if found.input_is_discrete:
+        del numbers[LIPSCHITZ]
+    said = ", ".join(f"{name} {value:.3g}" for name, value in numbers.items() if value is not None)
     if not len(radii):
-        known = f"no fixed point was reached at which it could be taken{f'; {known}' if known else ''}"
-    return judge_geometry(numbers, known)
+        said = f"no fixed point was reached at which it could be taken{f'; {said}' if said else ''}"
+    if found.input_is_discrete:
+        said += f"; {LIPSCHITZ} not defined, since the loop recalls discrete inputs"
+    doubt = None if spectrum is None else _doubt(spectrum)
+    return judge_geometry(numbers, said if doubt is None else f"{doubt}; {said}", doubt=doubt)
+
+
+def _doubt(spectrum: SpectrumResult) -> str | None:
+    """Return what contradicts the Jacobians, or None."""
+    rows, slower = len(spectrum.rows), [place for place, wrong in enumerate(spectrum.contradicted) if wrong]
+    if slower:
+        rate, radius = (middle([values[place] for place in slower]) for values in (spectrum.rate, spectrum.radius))
+        return (
+            f"{len(slower)} of {rows} orbits contract more slowly than the Jacobian allows ({rate:.3g} per iteration, "
+            f"spectral radius {radius:.3g})"
+        )
+    # A kink in the step can mislead a finite difference here and there, but not at most states.
+    if 2 * sum(spectrum.hidden) > rows:
+        return f"products with the Jacobian disagree with finite differences of the step at {sum(spectrum.hidden)} of {rows} states"
+    return None

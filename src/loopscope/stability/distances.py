@@ -1,4 +1,4 @@
-"""States of different examples: their distance, padding excluded, and whose can stand for whose."""
+"""Distances between the states of different examples, and which examples can be swapped with which."""
 
 from __future__ import annotations
 
@@ -6,53 +6,129 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from loopscope.trees import Tree, flatten
+from loopscope.trees import Tree, batch_size, flatten, leaves, masked, scaled_norm
+
+SAME = 1e-5
+"""Recalled inputs closer than this, relative to their norm, are equal: encoders round differently in different rows."""
+
+SAME_IN_ERRORS = 10.0
+"""Two states within this many of their errors of each other count as one fixed point."""
+
+_PROJECTED = 16
+"""Random directions in which recalled inputs are compared."""
 
 
 def distance(first: Tree, second: Tree, mask: Tensor | None = None) -> Float[Tensor, "batch"]:
     """Return the Euclidean distance of two states, per example."""
-    return torch.linalg.vector_norm(flatten(first, mask) - flatten(second, mask), dim=1)
+    return scaled_norm(flatten(first, mask) - flatten(second, mask))
 
 
-def partners(mask: Bool[Tensor, "batch *tokens"] | None, shift: int, batch: int) -> Int[Tensor, "batch"]:
-    """Return for each example the one ``shift`` places on, in a circle, of those with the same real tokens.
+def partners(recalled: Tree, mask: Bool[Tensor, "batch *tokens"] | None, shift: int) -> Int[Tensor, "batch"]:
+    """Return, for each example, the example that takes its place in a swap.
 
-    Only these can stand in for each other. An example that finds no other one is its own partner.
+    Partners have the same real tokens and different recalled inputs. The partner of an example is the one ``shift`` places
+    further, in a circle, among those with the same real tokens, or the next one after it that recalls something else. An
+    example without such a partner gets itself.
+
+    Args:
+        recalled: what ``loop.encode`` returned.
+        mask: true where a token is real.
+        shift: how many places further to look.
     """
-    found = torch.arange(batch, device=None if mask is None else mask.device)
-    groups = _groups(mask, batch).to(found)
+    kinds = kinds_of(recalled, mask).tolist()
+    groups = _padding_groups(mask, len(kinds))
+    found = torch.arange(len(kinds))
     for group in groups.unique():
-        rows = torch.nonzero(groups == group).squeeze(1)
-        found[rows] = rows.roll(-shift)
-    return found
+        rows = torch.nonzero(groups == group).squeeze(1).tolist()
+        for place, row in enumerate(rows):
+            # Turned round until the example itself comes first, or one that recalls something else.
+            circle = (rows[(place + shift + step) % len(rows)] for step in range(len(rows)))
+            found[row] = next(other for other in circle if other == row or kinds[other] != kinds[row])
+    return found.to(leaves(recalled)[0].device)
 
 
 def has_partner(partner: Int[Tensor, "batch"]) -> Bool[Tensor, "batch"]:
-    """Return of partners whether each is another example."""
+    """Return which examples have a partner other than themselves."""
     return partner != torch.arange(len(partner)).to(partner)
 
 
-def in_pairs(rows: Int[Tensor, "rows"], mask: Bool[Tensor, "batch *tokens"] | None) -> Int[Tensor, "rows"]:
-    """Return the rows in an order in which any first few have partners: pairs of the same real tokens, then the rest.
+def why_alone(partner: Int[Tensor, "batch"], recalled: Tree, mask: Bool[Tensor, "batch *tokens"] | None) -> str | None:
+    """Return why more than half of the examples have no partner, in a sentence; None where half of them have one."""
+    alone = ~has_partner(partner)
+    count, batch = int(alone.sum()), len(partner)
+    if 2 * count <= batch:
+        return None
+    kinds = kinds_of(recalled, mask)
+    groups = _padding_groups(mask, batch).to(kinds)
+    equal = (kinds[:, None] == kinds[None]) & (groups[:, None] == groups[None])
+    if 2 * int((equal.sum(1) > 1).to(alone)[alone].sum()) > count:
+        return (
+            f"{count} of {batch} inputs recall the same as every other one, and a swap would change nothing; give different "
+            "inputs, and let encode return what tells them apart"
+        )
+    return (
+        f"{count} of {batch} inputs have padding that no other one has, and only inputs of one length can be "
+        "swapped; give more inputs, or some of each length"
+    )
 
-    Pairs stand in the order of ``rows``, which where no token is padding is the order of all.
+
+def in_pairs(
+    rows: Int[Tensor, "rows"], recalled: Tree, mask: Bool[Tensor, "batch *tokens"] | None
+) -> Int[Tensor, "rows"]:
+    """Return the rows in an order in which any first few have partners: pairs that can be swapped first, then the rest.
+
+    Pairs keep the order of ``rows``, which is the order of all rows where no token is padding and no two inputs are equal.
     """
+    kinds = kinds_of(recalled, mask)
+    groups = _padding_groups(mask, len(kinds)).tolist()
     order: list[list[int]] = []
-    waiting: dict[int, list[int]] = {}
-    for row, group in zip(
-        rows.tolist(), _groups(None if mask is None else mask[rows], len(rows)).tolist(), strict=True
-    ):
-        if group in waiting:
-            waiting.pop(group).append(row)
-        else:
+    waiting: dict[int, list[list[int]]] = {}
+    kind = kinds.tolist()
+    for row in rows.tolist():
+        queue = waiting.setdefault(groups[row], [])
+        match = next((pair for pair in queue if kind[pair[0]] != kind[row]), None)
+        if match is None:
             order.append([row])
-            waiting[group] = order[-1]
+            queue.append(order[-1])
+        else:
+            match.append(row)
+            queue.remove(match)
     paired = [row for pair in order if len(pair) == 2 for row in pair]
     alone = [pair[0] for pair in order if len(pair) == 1]
     return torch.tensor([*paired, *alone]).to(rows)
 
 
-def _groups(mask: Tensor | None, batch: int) -> Tensor:
+def kinds_of(recalled: Tree, mask: Bool[Tensor, "batch *tokens"] | None) -> Int[Tensor, "batch"]:
+    """Return a number for each example, equal for examples that recall the same; padding does not count."""
+    labels = [
+        _labels(masked(leaf, mask).detach().reshape(len(leaf), -1)) for leaf in leaves(recalled) if leaf[:1].numel()
+    ]
+    if not labels:
+        return torch.zeros(batch_size(recalled), dtype=torch.long)
+    return torch.stack(labels, dim=1).unique(dim=0, return_inverse=True)[1]
+
+
+def _labels(values: Float[Tensor, "batch n"] | Tensor) -> Int[Tensor, "batch"]:
+    """Return a label for each row, equal for rows that are equal (floating rows: up to rounding)."""
+    if not values.is_floating_point():
+        return values.unique(dim=0, return_inverse=True)[1].cpu()
+    generator = torch.Generator().manual_seed(0)
+    directions = torch.randn(values.shape[1], _PROJECTED, generator=generator).to(values) / _PROJECTED**0.5
+    shown = (values.nan_to_num() @ directions).double().cpu()
+    size = scaled_norm(values.nan_to_num()).double().cpu()
+    labels = torch.arange(len(values))
+    leaders: list[int] = []
+    for row in range(len(values)):
+        apart = scaled_norm(shown[leaders] - shown[row])
+        near = torch.nonzero(apart <= SAME * torch.maximum(size[leaders], size[row])).flatten().tolist()
+        if near:
+            labels[row] = leaders[near[0]]
+        else:
+            leaders.append(row)
+    return labels
+
+
+def _padding_groups(mask: Tensor | None, batch: int) -> Int[Tensor, "batch"]:
     if mask is None or not batch:
         return torch.zeros(batch, dtype=torch.long)
-    return mask.reshape(batch, -1).unique(dim=0, return_inverse=True)[1]
+    return mask.reshape(batch, -1).unique(dim=0, return_inverse=True)[1].cpu()

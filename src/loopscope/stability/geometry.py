@@ -1,6 +1,6 @@
-"""Axis 3: is the fixed point smooth in the input, and can gradients pass? (framework)
+"""Geometry of the iteration: the growth of gradients along the orbit, and the radial mode.
 
-Each quantity has a function of its own, so that a cheap examination can choose; ``geometry`` takes them all.
+The other quantities of this axis are in `loopscope.stability.spectrum`: the spectral radius and the singular values.
 """
 
 from __future__ import annotations
@@ -12,34 +12,28 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from loopscope.errors import LoopscopeError
+from loopscope.errors import LoopscopeError, check_count, check_seed
 from loopscope.gmres import unit
 from loopscope.jacobian import random_vectors, step_jacobian
-from loopscope.loop import Loop, mask_of
-from loopscope.stability.spectrum.singular_values import (
-    POWERS,
-    PowerNorms,
-    SingularValue,
-    lipschitz,
-    power_norms,
-    resolvent_norm,
-    singular_value,
-)
+from loopscope.loop import Loop, mask_of, start_from
 from loopscope.trees import Tree, device_of, flatten, norms, real_numbers, token_norms, tree_map, unflatten
 
 STEADY = math.log(10)
-"""A gradient that changes by less than tenfold over the iterations is steady. Prior: no model was fitted."""
+"""A gradient that changes by less than tenfold over the iterations is steady. A prior, not fitted on models."""
 
 
 @dataclass(frozen=True)
 class GradientNorms:
     """How a gradient changes on its way back through k iterations, k = 1 .. K, per example.
 
+    J_t is the Jacobian of the step at z_t. The factor J_0 is left out, since it leads to the first state, which does not depend
+    on the parameters of the step. If the first state is zero and the step normalizes it, J_0 is singular.
+
     Attributes:
-        norms: ||u^T J_K ... J_{K-k+1}|| for random unit u at z_K: root mean square over the cotangents.
-        slope: of log norm per iteration, least squares over the second half (the iterations farthest back).
-        slope_error: one standard error of the slope; zero where it rests on two points.
-        label: vanishing, steady or exploding: slope x K against log 10; unknown where the orbit is not finite.
+        norms: ||u^T J_K ... J_{K-k+1}|| for random unit u at z_{K+1}: root mean square over the cotangents.
+        slope: of log norm per iteration, by least squares over the second half, the iterations farthest back.
+        slope_error: one standard error of the slope; zero if it rests on two points.
+        label: vanishing, steady or exploding, by slope x K relative to log 10; unknown if the orbit is not finite.
     """
 
     norms: Float[Tensor, "batch iterations"]
@@ -55,72 +49,12 @@ class RadialMode:
     Attributes:
         gain: ||(n^T J)_t|| / ||n_t|| per token, n = f(z) / g^2; near zero behind an RMSNorm of gain g. Padding is zero.
         known_gain: whether g was given; else n = f(z).
-        growth: log ||f(z)|| - log ||z|| of the whole state: d log ||z|| / dt.
+        growth: log ||f(z)|| - log ||z|| of the whole state, an estimate of d log ||z|| / dt.
     """
 
     gain: Float[Tensor, "batch tokens"]
     known_gain: bool
     growth: Float[Tensor, "batch"]
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """Axis 3 at one state, per example.
-
-    Attributes:
-        lipschitz: largest singular value of (I - J)^{-1} df/dx, with the path that x is.
-        resolvent: largest singular value of (I - J)^{-1}.
-        expansion: largest singular value of J.
-        growth: ||J^k||.
-        gradients: through the trained number of iterations from the start, by real backpropagation.
-        radial: the radial mode.
-    """
-
-    lipschitz: SingularValue
-    resolvent: SingularValue
-    expansion: SingularValue
-    growth: PowerNorms
-    gradients: GradientNorms
-    radial: RadialMode
-
-
-def geometry(
-    loop: Loop,
-    state: Tree,
-    recalled: Tree,
-    inputs: Tree | None = None,
-    *,
-    trained_iterations: int = 30,
-    gain: Tensor | None = None,
-    tolerance: float = 1e-2,
-    seed: int = 0,
-    dtype: torch.dtype | None = None,
-) -> Geometry:
-    """Measure axis 3 at ``state``, which should be a fixed point: at other states the numbers are J's alone.
-
-    Args:
-        loop: the loop.
-        state: where J is taken, batch first.
-        recalled: what ``loop.encode`` returned for the same examples.
-        inputs: what ``recalled`` was encoded from; where floating, x of the Lipschitz constant.
-        trained_iterations: K of the gradient norms.
-        gain: g of the last normalization of the step, if it has one.
-        tolerance: relative, on singular values.
-        seed: of all random vectors and of a random start.
-        dtype: another precision (torch.float64) for the singular values.
-
-    Raises:
-        LoopscopeError: there is no Jacobian to speak of (see ``step_jacobian``), or an option is out of range.
-    """
-    common = {"tolerance": tolerance, "seed": seed, "dtype": dtype}
-    return Geometry(
-        lipschitz=lipschitz(loop, state, recalled, inputs, **common),  # type: ignore[arg-type]
-        resolvent=resolvent_norm(loop, state, recalled, **common),  # type: ignore[arg-type]
-        expansion=singular_value(loop, state, recalled, **common),  # type: ignore[arg-type]
-        growth=power_norms(loop, state, recalled, powers=POWERS, **common),  # type: ignore[arg-type]
-        gradients=gradient_norms(loop, recalled, trained_iterations, seed=seed),
-        radial=radial_mode(loop, state, recalled, gain),
-    )
 
 
 def gradient_norms(
@@ -132,41 +66,49 @@ def gradient_norms(
     cotangents: int = 2,
     seed: int = 0,
 ) -> GradientNorms:
-    """Return the norms of gradients sent back from z_K, through every state of the orbit, to z_0.
+    """Return the norms of gradients sent back from z_{K+1}, through every state of the orbit, to z_1.
 
-    The orbit is run without gradient and each step again for its backward pass, so that memory does not grow with K;
-    the numbers are those of backpropagation through the whole orbit.
+    The orbit is run for K steps without gradient and each step is run again for its backward pass, so memory does not grow
+    with K. The numbers are those of backpropagation through the orbit.
 
     Args:
         loop: the loop.
         recalled: what ``loop.encode`` returned.
         iterations: K.
-        state: z_0, if not the loop's own start.
-        cotangents: random unit vectors at z_K, each example its own.
+        state: z_0; the loop's own start by default.
+        cotangents: random unit vectors at z_{K+1}, different for each example.
         seed: of the cotangents, and of a random start.
 
     Raises:
-        LoopscopeError: there is no Jacobian to speak of (see ``step_jacobian``), or K or the cotangents are below one.
+        LoopscopeError: J is not defined (see `loopscope.jacobian.step_jacobian`), or an option is out of range.
+
+    Example:
+        >>> import loopscope as ls
+        >>> loop = ls.FunctionLoop(lambda x: x, torch.zeros_like, lambda z, e: 0.5 * z + e, lambda z: z)
+        >>> found = gradient_norms(loop, torch.ones(1, 3), 4)
+        >>> found.norms, found.label
+        (tensor([[0.5000, 0.2500, 0.1250, 0.0625]], dtype=torch.float64), ('vanishing',))
     """
-    if iterations < 1 or cotangents < 1:
-        raise LoopscopeError(f"expected iterations >= 1 and cotangents >= 1, got {iterations} and {cotangents}")
+    check_count(iterations=iterations, cotangents=cotangents)
+    check_seed(seed)
     generator = torch.Generator(device_of(recalled)).manual_seed(seed)
     with torch.no_grad():
-        orbit = [loop.start(recalled, generator) if state is None else state]
-        for _ in range(iterations - 1):
-            orbit.append(loop.step(orbit[-1], recalled))
+        before = start_from(loop, recalled, generator) if state is None else state
+        orbit = []
+        for _ in range(iterations):
+            before = loop.step(before, recalled)
+            orbit.append(before)
     jacobian = step_jacobian(loop, orbit[-1], recalled)
     real = real_numbers(orbit[-1], mask_of(loop, recalled))
-    none = real.new_zeros(jacobian.batch)
     vectors, logs = [], torch.zeros(cotangents, jacobian.batch, dtype=torch.float64, device=real.device)
     for _ in range(cotangents):
         drawn = random_vectors(jacobian.batch, jacobian.size, jacobian.point, generator) * real
-        vectors.append(unit(drawn, none)[0])
+        vectors.append(unit(drawn)[0])
     measured = []
     for earlier in reversed(orbit):
         jacobian = jacobian.at(earlier)
-        # Rescaled at every step: through many iterations a gradient outgrows, or falls below, what float32 can hold.
-        pulled = [unit(jacobian.vjp(vector), none) for vector in vectors]
+        # Rescaled at every step, since gradients may overflow or vanish in float32 over many iterations.
+        pulled = [unit(jacobian.vjp(vector)) for vector in vectors]
         vectors = [direction for direction, _ in pulled]
         logs = logs + torch.stack([length for _, length in pulled]).double().log()
         measured.append(0.5 * (torch.logsumexp(2 * logs, dim=0) - math.log(cotangents)))
@@ -185,16 +127,16 @@ def _label(change: float) -> str:
 def agreement(slope: Float[Tensor, "batch"], radius: Float[Tensor, "batch"]) -> Float[Tensor, "batch"]:
     """Return the slope of the log gradient norms minus the log of the spectral radius at the fixed point.
 
-    Near zero once the orbit is close to the fixed point and the dominant mode has taken over; it approaches from
-    below where many modes decay first. Clearly above zero, the gradients grew faster than J at the fixed point can
-    explain: a transient, or a state that is no fixed point.
+    It is near zero once the orbit is close to the fixed point and the dominant mode prevails, and below zero while many modes
+    decay. If it is clearly above zero, gradients grow faster than J at the fixed point can explain: there is a transient, or
+    the state is not a fixed point.
     """
     tiny = torch.finfo(torch.float64).tiny
     return slope - radius.to(slope).clamp_min(tiny).log()
 
 
 def radial_mode(loop: Loop, state: Tree, recalled: Tree, gain: Tensor | None = None) -> RadialMode:
-    """Return how much of each token's radial direction passes an iteration, by one vjp, and the growth of the norm.
+    """Return how much of each token's radial direction passes an iteration, from one vjp, and the growth of the norm.
 
     An outer RMSNorm with gain g removes the *left* direction n = f(z) / g^2 of each token: d ||f(z) / g||^2 = 0.
 
@@ -205,7 +147,7 @@ def radial_mode(loop: Loop, state: Tree, recalled: Tree, gain: Tensor | None = N
         gain: g, [width] or a shape that broadcasts against the state's leaves.
 
     Raises:
-        LoopscopeError: there is no Jacobian to speak of (see ``step_jacobian``), or the gain has a zero.
+        LoopscopeError: J is not defined (see `loopscope.jacobian.step_jacobian`), or the gain has a zero.
     """
     if gain is not None and bool((gain == 0).any()):
         raise LoopscopeError(
@@ -226,7 +168,7 @@ def radial_mode(loop: Loop, state: Tree, recalled: Tree, gain: Tensor | None = N
 def _slope(
     log_norms: Float[Tensor, "batch iterations"],
 ) -> tuple[Float[Tensor, "batch"], Float[Tensor, "batch"]]:
-    """Return the slope of log norm over the second half and its standard error; -inf where the gradient is zero."""
+    """Return the slope of log norm over the second half and its standard error; the slope is -inf if the gradient is zero."""
     count = log_norms.shape[1]
     first = min(count // 2, max(0, count - 2))
     logs = log_norms[:, first:]

@@ -1,4 +1,4 @@
-"""First states: a loop's own, and others: perturbed, random, and those of other inputs."""
+"""States to start from: a loop's own, perturbed ones, random ones, and those of other inputs."""
 
 from __future__ import annotations
 
@@ -6,17 +6,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from loopscope.loop import Loop
-from loopscope.trees import Tree, batch_size, device_of, flatten, select, tree_map, unflatten
-
-
-def first_state(loop: Loop, recalled: Tree, seed: int) -> Tree:
-    """Return the loop's own first state; a random one is drawn where the recalled input is, as PyTorch demands."""
-    return loop.start(recalled, torch.Generator(device_of(recalled)).manual_seed(seed))
+from loopscope.loop import first_state as first_state
+from loopscope.trees import Tree, batch_size, flatten, scaled_norm, select, tree_map, unflatten
 
 
 def random_direction(like: Tree, generator: torch.Generator, mask: Tensor | None = None) -> Float[Tensor, "batch n"]:
-    """Return a Gaussian unit vector per example in the space of the floating leaves of ``like``, zero at padding."""
+    """Return a random unit vector per example in the space of the floating leaves of ``like``, zero at padding."""
     flat = flatten(like)
     drawn = torch.randn(flat.shape, generator=generator, dtype=torch.float64, device=generator.device).to(flat)
     drawn = flatten(unflatten(drawn, like), mask)
@@ -24,12 +19,12 @@ def random_direction(like: Tree, generator: torch.Generator, mask: Tensor | None
 
 
 def moved(state: Tree, vectors: Float[Tensor, "batch n"]) -> Tree:
-    """Return state + vectors; what ``vectors`` leaves at zero (padding) stays bit for bit."""
+    """Return state + vectors; numbers whose vector entry is zero, such as padding, stay bit for bit."""
     return unflatten(flatten(state) + vectors, state)
 
 
 def random_like(state: Tree, generator: torch.Generator) -> Tree:
-    """Return random states whose tokens have random directions and the norms of the tokens of ``state``."""
+    """Return random states: each token has a random direction and the norm of the same token of ``state``."""
 
     def redraw(leaf: Tensor) -> Tensor:
         if not leaf.is_floating_point():
@@ -37,17 +32,17 @@ def random_like(state: Tree, generator: torch.Generator) -> Tree:
         drawn = torch.randn(leaf.shape, generator=generator, dtype=torch.float64, device=generator.device).to(leaf)
         if leaf.ndim == 1:
             return drawn.sign() * leaf.abs()
-        size, drawn_size = (torch.linalg.vector_norm(part, dim=-1, keepdim=True) for part in (leaf, drawn))
+        size, drawn_size = (scaled_norm(part, -1, keepdim=True) for part in (leaf, drawn))
         return drawn * (size / drawn_size)
 
     return tree_map(redraw, state)
 
 
 def of_others(state: Tree, shift: int) -> Tree:
-    """Return the states of other examples: example i receives the state of example i + shift."""
+    """Return the states of other examples: example i gets the state of example i + shift."""
     return tree_map(lambda leaf: leaf.roll(-shift, 0), state)
 
 
 def common(state: Tree, row: int = 0) -> Tree:
-    """Return the state of one example, given to all of them."""
+    """Return the state of one example, repeated for all examples."""
     return select(state, torch.full((batch_size(state),), row))

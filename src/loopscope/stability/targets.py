@@ -9,17 +9,17 @@ import torch
 from torch import Tensor
 
 from loopscope.errors import LoopscopeError
-from loopscope.stability.orbits.trace import Correct, predictions
+from loopscope.stability.orbits.trace import Correct, at_every_token, gives_answer, predictions
 
 Targets = Tensor | Callable[[Tensor, Tensor], Tensor]
 
 
 def check_targets(targets: Targets | None, examples: int) -> None:
-    """Refuse targets that are not one for each input.
+    """Refuse targets that cannot say which answers are right.
 
     Raises:
-        LoopscopeError: they are neither a tensor nor a function of two arguments; or their shape and the number of inputs
-            are named.
+        LoopscopeError: they are neither a tensor nor a function of two arguments, their number is not that of the inputs, or
+            they are not whole numbers.
     """
     if targets is not None and not isinstance(targets, Tensor) and not callable(targets):
         raise LoopscopeError(
@@ -30,6 +30,9 @@ def check_targets(targets: Targets | None, examples: int) -> None:
         raise LoopscopeError(
             f"targets have shape {tuple(targets.shape)}, expected one entry for each of the {examples} inputs first"
         )
+    if isinstance(targets, Tensor) and targets.is_floating_point() and not bool((targets == targets.round()).all()):
+        wrong = targets[targets != targets.round()][0].item()
+        raise LoopscopeError(f"targets hold {wrong:g}, expected class indices: whole numbers from 0")
     if callable(targets) and not _takes_two(targets):
         raise LoopscopeError(
             f"the function that targets are takes {inspect.signature(targets)}, expected (logits, rows): rows are the places of "
@@ -50,19 +53,30 @@ def _takes_two(rule: Correct) -> bool:
 def rule_of(targets: Targets | None, mask: Tensor | None = None) -> Correct | None:
     """Return the rule that says which examples are right: maps (logits, rows of the batch that they belong to) to that.
 
+    An example is never right if its readout gives no answer at some real token, because it is NaN.
+
     Args:
         targets: as ``examine`` takes them.
         mask: true where a token is real; with a target for each token, padding is neither right nor wrong.
     """
     if targets is None:
         return None
-    if callable(targets):
-        return _checked(targets)
+    right = _checked(targets) if callable(targets) else _matching(targets, mask)
+
+    def judge(logits: Tensor, rows: Tensor) -> Tensor:
+        real = None if mask is None else mask[rows]
+        return right(logits, rows) & at_every_token(gives_answer(logits), real)
+
+    return judge
+
+
+def _matching(targets: Tensor, mask: Tensor | None) -> Correct:
+    """Return the rule that an example is right where its predictions are the targets."""
 
     def compare(logits: Tensor, rows: Tensor) -> Tensor:
         if logits.shape[:-1] != (len(rows), *targets.shape[1:]):
             raise LoopscopeError(
-                f"targets have shape {tuple(targets.shape)}, expected that of the logits without their last dimension, "
+                f"targets have shape {tuple(targets.shape)}, expected the shape of the logits without their last dimension, "
                 f"{tuple(logits.shape[:-1])}; or give a function (logits, rows) -> right"
             )
         wanted = targets.to(logits.device)
@@ -80,12 +94,14 @@ def _check_classes(targets: Tensor, mask: Tensor | None, classes: int) -> None:
     wrong = real[(real < 0) | (real >= classes)]
     if len(wrong):
         raise LoopscopeError(
-            f"targets hold {wrong[0].item()}, expected classes from 0 to {classes - 1}: no answer would ever be right; where "
-            "tokens are padded give the loop a mask, else a function (logits, rows) -> right"
+            f"targets hold {wrong[0].item()}, expected classes from 0 to {classes - 1}: no answer would ever be right; if "
+            "tokens are padded give the loop a mask, otherwise a function (logits, rows) -> right"
         )
 
 
 def _checked(rule: Correct) -> Correct:
+    """Return a user's rule, whose answers are refused where they do not say which rows are right."""
+
     def asked(logits: Tensor, rows: Tensor) -> Tensor:
         right = rule(logits, rows)
         if not isinstance(right, Tensor) or right.dtype != torch.bool or right.shape != (len(rows),):

@@ -1,7 +1,7 @@
-"""From numbers to words: what each axis says, what they say together, and what to do about it.
+"""From numbers to words: what each axis says, and what the axes say together.
 
-Thresholds stand in one table with their origin. Those of origin "prior" were set by reasoning, before any model was
-trained; a verdict that rests on one calls itself provisional. Those that were fitted name the models.
+Thresholds stand in one table with their origin. A threshold of origin "prior" was set by reasoning, before any model was
+trained; a verdict that rests on one calls itself provisional. A fitted threshold names its models.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Literal
+
+from loopscope.evidence import evidence
 
 
 class Status(StrEnum):
@@ -23,16 +25,27 @@ class Status(StrEnum):
 
 
 class Verdict(StrEnum):
-    """What the axes say together (framework, verdict)."""
+    """What the axes say together.
 
-    EXTRAPOLATES = "extrapolates"
-    KEEPS_ITS_ANSWER = "keeps its answer"
-    SHARED_ANSWER = "shared answer"
-    PATH_DEPENDENT = "path dependent"
+    All three axes hold: STABLE, and STABLE_AND_ACCURATE where targets were given and most answers are right.
+    Reachability fails: UNSTABLE, or UNSETTLED where the answers stand and are right although the states never settle.
+    Input-dependence fails: INPUT_INDEPENDENT where most inputs share their fixed point, else PATH_DEPENDENT.
+    Geometry alone fails: FRAGILE. Otherwise UNDECIDED.
+
+    Example:
+        >>> import loopscope as ls
+        >>> ls.Verdict("fragile") is ls.Verdict.FRAGILE
+        True
+    """
+
+    STABLE_AND_ACCURATE = "stable and accurate"
+    STABLE = "stable"
+    INPUT_INDEPENDENT = "input-independent"
+    PATH_DEPENDENT = "path-dependent"
     FRAGILE = "fragile"
-    RESTLESS = "restless"
+    UNSETTLED = "never settles but keeps its answer"
     UNSTABLE = "unstable"
-    UNKNOWN = "unknown"
+    UNDECIDED = "undecided"
 
 
 @dataclass(frozen=True)
@@ -69,6 +82,8 @@ PRIOR = "prior"
 """The origin of thresholds that were set by reasoning."""
 ANSWERS_STAND = "fraction of answers that stand"
 """The number that tells states that wander from answers that do."""
+LIPSCHITZ = "relative Lipschitz constant"
+"""The number that a loop lacks whose inputs are discrete."""
 PRIORS: dict[str, Threshold] = {
     threshold.measure: threshold
     for threshold in (
@@ -102,7 +117,7 @@ PRIORS: dict[str, Threshold] = {
             fails=0.5,
             larger_is="worse",
             origin=PRIOR,
-            why="a state that stays where it is, whatever is recalled, does not depend on the input, unless one start parts inputs",
+            why="a fixed point that inputs share, from their own starts and from a common one, is not the input's own",
         ),
         Threshold(
             "radius",
@@ -113,7 +128,7 @@ PRIORS: dict[str, Threshold] = {
             why="a fixed point repels from 1 on; at 0.99 an error still takes 460 iterations to fall to a hundredth",
         ),
         Threshold(
-            "relative Lipschitz constant",
+            LIPSCHITZ,
             holds=100.0,
             fails=1e4,
             larger_is="worse",
@@ -140,13 +155,13 @@ PRIORS: dict[str, Threshold] = {
 }
 """The thresholds that reasoning set, by the number that they judge."""
 
-TESTED_ON = "196 models of prefix sums, small sudoku and chess, width 64"
+TESTED_ON = evidence().tested_on
 """The models on which verdicts were compared with what came true, and priors with thresholds fitted on other models."""
-FITTED: tuple[Threshold, ...] = (
-    replace(PRIORS["fraction arrived"], holds=0.903, fails=0.9, origin=f"half of {TESTED_ON}"),
+FITTED: tuple[Threshold, ...] = tuple(
+    replace(PRIORS[one.measure], holds=one.holds, fails=one.fails, origin=one.origin) for one in evidence().thresholds
 )
-"""The thresholds that trained models set in place of a prior, as `loopscope study analyse` says (docs/evidence/prediction.md): of
-those that half of the models of ``TESTED_ON`` set, those that made the verdict come true more often on the other half."""
+"""The thresholds that trained models set in place of a prior. Half of the models set them; they were accepted where the
+verdict came true more often with them on the other half (docs/evidence/prediction.md)."""
 
 THRESHOLDS: dict[str, Threshold] = PRIORS | {threshold.measure: threshold for threshold in FITTED}
 """The thresholds by the number that they judge."""
@@ -161,12 +176,15 @@ class Axis:
         status: what it says.
         numbers: the deciding numbers by their thresholds' names; None where one could not be computed.
         reason: one sentence.
+        doubt: why its numbers cannot be trusted, in one clause; the axis is then unknown and the verdict undecided. None
+            where nothing speaks against them.
     """
 
     name: str
     status: Status
     numbers: Mapping[str, float | None]
     reason: str
+    doubt: str | None = None
 
 
 def judge(
@@ -186,25 +204,29 @@ def judge(
 def judge_reachability(
     numbers: Mapping[str, float | None], reason: str, thresholds: Mapping[str, Threshold] = THRESHOLDS
 ) -> Axis:
-    """Return axis 1, which states alone decide: answers that stand beside them tell restless from unstable."""
+    """Return axis 1, which states alone decide; answers that stand only tell unsettled from unstable."""
     states = {measure: value for measure, value in numbers.items() if measure != ANSWERS_STAND}
     return replace(judge("reachability", states, reason, thresholds), numbers=dict(numbers))
 
 
 def judge_geometry(
-    numbers: Mapping[str, float | None], reason: str, thresholds: Mapping[str, Threshold] = THRESHOLDS
+    numbers: Mapping[str, float | None],
+    reason: str,
+    thresholds: Mapping[str, Threshold] = THRESHOLDS,
+    doubt: str | None = None,
 ) -> Axis:
-    """Return axis 3, which says nothing where no fixed point was reached at which a radius could be taken."""
+    """Return axis 3, which is unknown where no fixed point was reached for a radius, or where its numbers are in doubt."""
     axis = judge("geometry", numbers, reason, thresholds)
-    return axis if numbers["radius"] is not None else replace(axis, status=Status.UNKNOWN)
+    if numbers["radius"] is None or doubt is not None:
+        axis = replace(axis, status=Status.UNKNOWN)
+    return replace(axis, doubt=doubt)
 
 
 def is_shared(input_dependence: Axis, thresholds: Mapping[str, Threshold] = THRESHOLDS) -> bool:
-    """Return whether an axis 2 that fails does so because most states stay put, and not because of their path.
+    """Return whether an axis 2 that fails does so because inputs share their fixed points, and not because of their path.
 
-    A state that goes on to a third point, or to the other input's in some pairs and not in others, has been moved by
-    what is recalled; and one that stays, of inputs that go to points of their own from one start, had been moved before.
-    Such inputs have several fixed points each, and the start chooses among them.
+    Otherwise inputs have several fixed points each, and the start chooses among them: a state goes on to a third point, or
+    to the other input's in some pairs only, or stays where its own start has led it.
     """
     return thresholds["fraction shared"].status(input_dependence.numbers["fraction shared"]) is Status.FAILS
 
@@ -216,12 +238,11 @@ def verdict(
     easy_accuracy: float | None,
     thresholds: Mapping[str, Threshold] = THRESHOLDS,
 ) -> Verdict:
-    """Return the verdict that the axes add up to (framework, verdict).
+    """Return the verdict that the axes add up to (see ``Verdict``).
 
-    A state that never arrives is restless, not unstable, where its answers stand and are known to be right: an orbit may
-    also settle on answers that are wrong.
-
-    An axis that is borderline does not hold and does not fail: where one decides, the verdict is unknown.
+    A loop whose states never arrive is unsettled, not unstable, only where its answers stand and are known to be right: an
+    orbit may also settle on wrong answers. An axis that is borderline neither holds nor fails: where one decides, the
+    verdict is undecided. So it is where numbers that decide are in doubt, unless states do not arrive anyway.
 
     Args:
         reachability: axis 1.
@@ -233,18 +254,18 @@ def verdict(
     accurate = thresholds["easy accuracy"].status(easy_accuracy) is Status.HOLDS
     if reachability.status is Status.FAILS:
         stands = thresholds[ANSWERS_STAND].status(reachability.numbers.get(ANSWERS_STAND)) is Status.HOLDS
-        return Verdict.RESTLESS if stands and accurate else Verdict.UNSTABLE
-    if reachability.status is not Status.HOLDS:
-        return Verdict.UNKNOWN
+        return Verdict.UNSETTLED if stands and accurate else Verdict.UNSTABLE
+    if reachability.status is not Status.HOLDS or geometry.doubt is not None:
+        return Verdict.UNDECIDED
     if input_dependence.status is Status.FAILS:
-        return Verdict.SHARED_ANSWER if is_shared(input_dependence, thresholds) else Verdict.PATH_DEPENDENT
+        return Verdict.INPUT_INDEPENDENT if is_shared(input_dependence, thresholds) else Verdict.PATH_DEPENDENT
     if input_dependence.status is not Status.HOLDS:
-        return Verdict.UNKNOWN
+        return Verdict.UNDECIDED
     if geometry.status is Status.FAILS:
         return Verdict.FRAGILE
     if geometry.status is not Status.HOLDS:
-        return Verdict.UNKNOWN
-    return Verdict.EXTRAPOLATES if accurate else Verdict.KEEPS_ITS_ANSWER
+        return Verdict.UNDECIDED
+    return Verdict.STABLE_AND_ACCURATE if accurate else Verdict.STABLE
 
 
 def is_provisional(*axes: Axis, easy_accuracy: float | None) -> bool:

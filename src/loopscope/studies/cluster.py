@@ -1,12 +1,11 @@
-"""The machines of a Ray cluster: each run's worker process is started by an actor, on the machine that Ray picks.
+"""The machines of a Ray cluster. An actor starts the worker process of each run, on the machine that Ray picks.
 
-Ray decides where a run goes and says when a machine is gone; training, files and resuming are as on one machine. All
-machines see the study's folder under the same path, since each run's files are read and written where it runs.
+Ray decides where a run goes and reports when a machine is lost. Training, files and resuming work as on one machine. All
+machines must see the study's folder under the same path, because the files of a run are read and written where it runs.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import signal
@@ -22,20 +21,20 @@ from pathlib import Path
 from typing import Any
 
 from loopscope.errors import LoopscopeError
+from loopscope.extras import check_installed
 from loopscope.files import explain_write, make_folder
 from loopscope.studies import processes
 from loopscope.studies.processes import Job, News, WorkerProcess
 
-INSTALL = 'pip install "loopscope[cluster]"'
 FORMS = "expected HOST:PORT, as `ray start --head` says it, or auto: the cluster that this machine is part of"
 DOOR_PATIENCE = 3.0
-"""Seconds in which the port of a cluster has to answer."""
+"""Seconds within which the port of a cluster must answer."""
 CLUSTER_PATIENCE = 20.0
-"""Seconds in which a cluster has to let this machine in; left to itself, Ray tries for two minutes."""
+"""Seconds within which a cluster must accept this machine. Ray itself would try for two minutes."""
 MACHINE_PATIENCE = 60.0
-"""Seconds in which every machine has to say what it sees."""
+"""Seconds within which every machine must report what it sees."""
 SAME = ("loopscope", "torch")
-"""Packages whose versions have to be the same on every machine."""
+"""Packages whose versions must be the same on every machine."""
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "CRITICAL"}
 _TRY = f"""
 import ray, sys
@@ -48,11 +47,11 @@ except Exception as error:
 
 @dataclass(frozen=True)
 class _Expected:
-    """What a machine has to have before it may do a run.
+    """What a machine must have before it may do a run.
 
     Args:
-        mark: a file in the study's folder that nothing has looked for before, so that no cache answers.
-        versions: of the packages in ``SAME``, None for one that is not installed.
+        mark: a file in the study's folder with a new name, so that no cache of a file system answers for it.
+        versions: versions of the packages in ``SAME``; None for a package that is not installed.
     """
 
     mark: str
@@ -60,7 +59,7 @@ class _Expected:
 
 
 def _versions(names: tuple[str, ...]) -> dict[str, str | None]:
-    """Return the versions of packages, without the part after + that says what a build was made for."""
+    """Return the versions of packages, without the part after + that names the platform of a build."""
     found: dict[str, str | None] = {}
     for name in names:
         try:
@@ -71,7 +70,7 @@ def _versions(names: tuple[str, ...]) -> dict[str, str | None]:
 
 
 def _objection(expected: _Expected) -> str | None:
-    """Return why the machine that this runs on may not do a run, or None."""
+    """Return why the machine that executes this may not do a run, or None."""
     machine = socket.gethostname()
     folder = os.path.dirname(expected.mark)
     if not os.path.exists(expected.mark):
@@ -89,13 +88,13 @@ def _objection(expected: _Expected) -> str | None:
 
 
 class _Seat:
-    """On some machine of the cluster: starts a worker process there, and speaks for it."""
+    """An actor on some machine of the cluster, which starts a worker process there and reports on it."""
 
     def __init__(self) -> None:
         self.process: WorkerProcess | None = None
 
     def start(self, job: Job, expected: _Expected) -> str | None:
-        """Start the process; return why that cannot be, or None."""
+        """Start the process; return why it cannot be started, or None."""
         if (objection := _objection(expected)) is not None:
             return objection
         try:
@@ -105,7 +104,7 @@ class _Seat:
         return None
 
     def poll(self) -> tuple[Any, ...]:
-        """Return the parts of its news: plain values, since the class was sent here and is another one there."""
+        """Return the parts of its news as plain values, because the class was sent by value and differs on the other side."""
         assert self.process is not None
         news = self.process.poll()
         return (news.state, news.status, news.progress, news.error)
@@ -117,7 +116,7 @@ class _Seat:
 
 
 class _Distant:
-    """A worker process of another machine, as the study sees it."""
+    """A worker process on another machine, as the study sees it."""
 
     def __init__(self, ray: Any, seat: Any, job: Job, expected: _Expected) -> None:
         self._ray = ray
@@ -126,7 +125,7 @@ class _Distant:
         self._news = News("waiting")
 
     def poll(self) -> News:
-        """Return what is known by now, without waiting.
+        """Return what is known so far, without waiting.
 
         Raises:
             LoopscopeError: the machine may not do runs.
@@ -144,7 +143,7 @@ class _Distant:
         try:
             answer = self._ray.get(self._answer)
         except self._ray.exceptions.ActorUnavailableError:
-            return self._news  # Ray is not sure yet: it may answer again, or be found dead
+            return self._news  # Ray is not sure yet: the actor may answer again or be found dead
         except self._ray.exceptions.RayActorError:
             return News("lost")
         if self._news.state != "waiting":
@@ -154,7 +153,7 @@ class _Distant:
         return News("running")
 
     def ask_to_stop(self) -> None:
-        """Ask it to save a checkpoint and end; one that has not started never will."""
+        """Ask the process to save a checkpoint and end. A process that has not started will not start."""
         if self._news.state == "waiting":
             self.kill()
             self._news = News("ended", -signal.SIGTERM)
@@ -162,7 +161,7 @@ class _Distant:
             self._seat.ask_to_stop.remote()
 
     def kill(self) -> None:
-        """End it at once: the worker process ends with its seat, at the latest when it finds that nobody reads."""
+        """End the process at once. It ends with its actor, at the latest when it finds that nobody reads its output."""
         self._ray.kill(self._seat)
 
 
@@ -175,13 +174,13 @@ class Cluster:
         self._seat = ray.remote(_Seat)
 
     def machines(self) -> list[dict[str, Any]]:
-        """Return what Ray says of each machine that is alive."""
+        """Return what Ray reports about each machine that is alive."""
         return [node for node in self._ray.nodes() if node["Alive"]]
 
     def room(self, threads: int) -> int:
-        """Return how many processes of so many threads the machines' CPUs allow.
+        """Return how many processes of ``threads`` threads the CPUs of the machines allow.
 
-        At least one, which waits for a machine where none is left.
+        It is at least one. If no machine is free, that process waits for one.
         """
         return max(1, sum(_cpus(node) // threads for node in self.machines()))
 
@@ -191,10 +190,10 @@ class Cluster:
         return _Distant(self._ray, seat, job, self._expected)
 
     def check(self, threads: int) -> None:
-        """Refuse a cluster that cannot do runs of so many threads.
+        """Refuse a cluster that cannot do runs of ``threads`` threads.
 
         Raises:
-            LoopscopeError: no machine has so many CPUs, or one of those that do has not the same folder and packages.
+            LoopscopeError: no machine has that many CPUs, or one that does lacks the folder or the same packages.
         """
         most = max((_cpus(node) for node in self.machines()), default=0)
         if most < threads:
@@ -225,10 +224,10 @@ def _cpus(node: Mapping[str, Any]) -> int:
 
 
 def _check_address(address: str) -> None:
-    """Refuse an address at which there is no cluster, in seconds.
+    """Refuse an address without a cluster, within seconds.
 
     Raises:
-        LoopscopeError: it is of no known form, or no cluster answers there.
+        LoopscopeError: the address has an unknown form, or no cluster answers there.
     """
     given = re.fullmatch(r"(?P<host>[A-Za-z0-9_.-]+|\[[0-9a-fA-F:]+\]):(?P<port>[0-9]{1,5})", address)
     if address != "auto" and given is None:
@@ -238,7 +237,7 @@ def _check_address(address: str) -> None:
             socket.create_connection((given["host"].strip("[]"), int(given["port"])), DOOR_PATIENCE).close()
         except (OSError, OverflowError) as error:
             raise LoopscopeError(f"no Ray cluster answers at {address} ({error}); {FORMS}") from error
-    # In a process of its own: where nothing answers as it should, Ray waits for minutes and then ends the process.
+    # In a process of its own: if nothing answers properly, Ray waits for minutes and then ends the process.
     try:
         tried = subprocess.run([sys.executable, "-c", _TRY, address], capture_output=True, timeout=CLUSTER_PATIENCE)
     except subprocess.TimeoutExpired as error:
@@ -254,26 +253,25 @@ def _check_address(address: str) -> None:
 
 @contextmanager
 def join_cluster(address: str, folder: Path, threads: int) -> Iterator[Cluster]:
-    """Join a Ray cluster, for a study that is kept in a folder; leave it at the end.
+    """Join a Ray cluster for a study; leave it at the end.
 
     Args:
-        address: HOST:PORT of its head, or auto: the cluster that this machine is part of, or that RAY_ADDRESS names.
+        address: HOST:PORT of its head, or "auto" for the cluster that this machine is part of or that RAY_ADDRESS names.
         folder: the study's folder, which all machines see under the same path.
-        threads: the most threads that a run takes.
+        threads: the largest number of threads of a run.
 
     Raises:
         LoopscopeError: Ray is not installed, no cluster answers, or a machine may not do the study's runs.
     """
-    if importlib.util.find_spec("ray") is None:
-        raise LoopscopeError(f"several machines are joined by Ray, which is not installed: {INSTALL}")
+    check_installed("ray", "a study on several machines")
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # read when Ray is imported
     _check_address(address)
     import ray
     import ray.util.scheduling_strategies
 
-    # No setting keeps Ray from writing what it thinks of a dead machine into the study's standard output.
+    # No setting keeps Ray from writing about a dead machine to the study's standard output.
     ray._private.worker.print_to_stdstream = lambda *words, **options: None
-    # What is sent to other machines goes as it stands: they need not import the package for it.
+    # Sent by value, so that other machines need not import the package.
     for module in (processes, sys.modules[__name__]):
         ray.cloudpickle.register_pickle_by_value(module)
     mark = make_folder(folder.absolute()) / f".seen-{uuid.uuid4().hex}"

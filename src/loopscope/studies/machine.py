@@ -1,4 +1,4 @@
-"""What computed: results are the same bit for bit on one machine and by one code, so that a run says which they were."""
+"""The machine and the code of a run. Results are the same bit for bit on one machine with one version of the code."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from loopscope.training.run_folder import RunFolder
 
 
 def processor() -> str:
-    """Return the processor's name and its number of logical cores, as far as the system tells."""
+    """Return the name of the processor and its number of logical cores, as far as the system reports them."""
     cpu = Path("/proc/cpuinfo")
     lines = cpu.read_text().splitlines() if cpu.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
@@ -24,17 +24,31 @@ def processor() -> str:
 
 
 def graphics() -> str | None:
-    """Return the name of the first graphics processor, None where CUDA finds none."""
+    """Return the name of the first GPU, or None if CUDA finds none."""
     return torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
 
 
-TRAINING = ("evaluation.py", "fixed_points", "linear.py", "loop.py", "models", "tasks", "training")
-"""What of the package decides which model a training ends with, and what its curves are."""
+TRAINING = (
+    "contexts.py",
+    "evaluation.py",
+    "fixed_points",
+    "gmres.py",
+    "jacobian.py",
+    "loop.py",
+    "models",
+    "tasks",
+    "training",
+    "trees.py",
+)
+"""The files and folders of the package that affect the trained model and its accuracy curves."""
 
 
 @cache
 def code(package: Path = Path(loopscope.__file__).parent) -> str:
-    """Return eight digits of the hash of that code: a sum in another order is rounded otherwise, and may end elsewhere."""
+    """Return eight digits of the hash of the code in ``TRAINING``.
+
+    Any change to it may change rounding, and with it the model that training ends with.
+    """
     digest = hashlib.sha256()
     for name in TRAINING:
         place = package / name
@@ -44,12 +58,12 @@ def code(package: Path = Path(loopscope.__file__).parent) -> str:
 
 
 def this_machine() -> str:
-    """Return the processor, the first graphics processor where there is one, the version of torch, and the code."""
+    """Return the processor, the first GPU if there is one, the version of torch, and the hash of the code."""
     return "; ".join([*filter(None, [processor(), graphics()]), f"torch {version('torch')}", f"loopscope {code()}"])
 
 
 def note_machine(run: RunFolder) -> None:
-    """Add this machine to those that a run is trained on, unless it is among them."""
+    """Add this machine to the machines that a run was trained on, unless it is one of them."""
     here = this_machine()
     known = read_json_if_any(run.machines, list[str], absent=[])
     if here not in known:

@@ -1,4 +1,4 @@
-"""A study's plan: a YAML grid, turned into runs with names and full settings."""
+"""The plan of a study: a YAML grid, turned into runs with names and complete settings."""
 
 from __future__ import annotations
 
@@ -10,17 +10,15 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser
-
 from loopscope.errors import LoopscopeError, nearest
 from loopscope.files import read_yaml_mapping
+from loopscope.parsing import add_settings, new_parser, one_line_errors, parse_mapping
 from loopscope.schema import misfit
 from loopscope.stability import ExaminationConfig
 from loopscope.training.settings import (
     SECTIONS,
     RunSettings,
     check_keys,
-    one_line_errors,
     settings_from,
     with_setting,
 )
@@ -40,13 +38,12 @@ KEYS = (
     "training",
     "evaluation",
     "examination",
-    "signals",
     "grid",
     "also",
     "workers",
 )
-PLAIN: dict[str, Any] = {"name": str | float, "title": str | float, "task": str, "signals": bool, "workers": int}
-"""Keys of plain values, and what these are to be: YAML reads a study named 7 as a number."""
+PLAIN: dict[str, Any] = {"name": str | float, "title": str | float, "task": str, "workers": int}
+"""Keys with plain values, and their types. YAML reads a study named 7 as a number."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +51,8 @@ class PlannedRun:
     """One run of a study.
 
     Args:
-        name: its name, made of the values in which the study's runs differ; also its folder's.
-        settings: all of its settings.
+        name: name of the run and of its folder, made of the values in which the study's runs differ.
+        settings: all settings of the run.
     """
 
     name: str
@@ -64,18 +61,16 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class StudyPlan:
-    """Everything that a study does.
+    """The plan of a study.
 
     Args:
-        name: the study's name, and its folder's.
-        title: a line for people.
+        name: name of the study and of its folder.
+        title: title for reports, on one line.
         varied: dotted names of the settings in which runs differ, in the order of the grid.
         runs: the runs, in order.
-        examination: how each trained model is examined; None where none is.
-        signals: whether the study is one of prediction: models are then examined a second time, in prediction mode,
-            both on easy problems that evaluation does not use, and the rival signals are measured on the same ones.
-        workers: processes that run at once, unless the command says otherwise.
-        source: the file that it was read from.
+        examination: how each trained model is examined; None if models are not examined.
+        workers: number of processes at once, unless the command gives another.
+        source: the file that the plan was read from.
     """
 
     name: str
@@ -83,13 +78,12 @@ class StudyPlan:
     varied: tuple[str, ...]
     runs: tuple[PlannedRun, ...]
     examination: ExaminationConfig | None
-    signals: bool
     workers: int
     source: Path
 
 
 def _slug(key: str, value: Any) -> str:
-    """Return a value as part of a run's name: words stand alone, numbers carry their option's name."""
+    """Return a value as part of a run's name. A word stands alone; a number follows the name of its option."""
     field = key.rpartition(".")[2].replace("_", "-")
     text = str(value) if isinstance(value, str) else f"{field}{value}"
     return re.sub(r"[^A-Za-z0-9.+-]+", "-", text)
@@ -111,10 +105,10 @@ def _check_name(source: Path, name: str) -> None:
 
 
 def _check_run_count(source: Path, grid: dict[str, list[Any]], also: list[Any]) -> None:
-    """Refuse grids of more runs than a study can have; each would be checked, one after the other, without a word.
+    """Refuse a grid with too many runs before each of them is checked, which would take long without any output.
 
     Raises:
-        LoopscopeError: there are more than ``MOST_RUNS``.
+        LoopscopeError: there are more than ``MOST_RUNS`` runs.
     """
     count = math.prod(map(len, grid.values())) + len(also)
     if count > MOST_RUNS:
@@ -140,7 +134,7 @@ def _check_grid(source: Path, grid: Any) -> dict[str, list[Any]]:
 
 
 def _section(source: Path, name: str, values: Any) -> dict[str, Any]:
-    """Return a section's settings; one that is named and left empty has none."""
+    """Return the settings of a section. A section that is named and left empty has none."""
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -149,7 +143,7 @@ def _section(source: Path, name: str, values: Any) -> dict[str, Any]:
 
 
 def _named(values: dict[Any, Any]) -> dict[str, Any]:
-    """Return settings by names that are text: YAML reads some as numbers."""
+    """Return settings with their names as text. YAML reads some names as numbers."""
     return {str(key): value for key, value in values.items()}
 
 
@@ -158,18 +152,18 @@ def _examination(source: Path, values: dict[str, Any]) -> ExaminationConfig:
     for key in values:
         if key not in known:
             raise LoopscopeError(f"{source}: unknown examination option {key!r}{nearest(key, known)}")
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(ExaminationConfig, "examination")
+    parser = new_parser()
+    add_settings(parser, ExaminationConfig, "examination")
     try:
         with one_line_errors():
-            config: ExaminationConfig = parser.instantiate(parser.parse_object({"examination": values})).examination
+            config: ExaminationConfig = parser.instantiate(parse_mapping(parser, {"examination": values})).examination
     except LoopscopeError as error:
         raise LoopscopeError(f"{source}: {error}") from error
     return config
 
 
 def _run_name(cell: dict[str, Any], settings: dict[str, Any]) -> str:
-    """Return a run's name, of its values as they were understood: 1e-3 and 0.001 are one."""
+    """Return a run's name, made of its values as parsed, so that 1e-3 and 0.001 are the same."""
     values = {key: settings[key.partition(".")[0]].get(key.partition(".")[2]) for key in cell}
     return "-".join(_slug(key, value) for key, value in values.items())
 
@@ -178,9 +172,8 @@ def read_plan(source: Path) -> StudyPlan:
     """Read a study's YAML file.
 
     Keys: ``name``, ``title``, ``task``; base settings in ``data``, ``model``, ``training``, ``evaluation``,
-    ``examination``; ``signals``, true for a study of prediction (see ``StudyPlan``); ``grid``, settings by dotted name
-    with the list of values to combine; ``also``, a list of further runs, each a mapping of dotted settings;
-    ``workers``.
+    ``examination``; ``grid``, settings by dotted name with the list of values to combine; ``also``, a list of further
+    runs, each a mapping of dotted settings; ``workers``.
 
     Raises:
         LoopscopeError: not YAML, an unknown key, a refused value, or two runs of the same name.
@@ -189,7 +182,7 @@ def read_plan(source: Path) -> StudyPlan:
     for key in values:
         if key not in KEYS:
             raise LoopscopeError(f"{source}: unknown key {key!r}{nearest(str(key), KEYS)}, expected {', '.join(KEYS)}")
-    # What is named and left empty takes its default, as sections do.
+    # A key that is left empty takes its default, as sections do.
     values = {key: value for key, value in values.items() if value is not None}
     for key, kind in PLAIN.items():
         if key in values and (wrong := misfit(values[key], kind, key)) is not None:
@@ -227,12 +220,6 @@ def read_plan(source: Path) -> StudyPlan:
     if workers < 1:
         raise LoopscopeError(f"{source}: workers is {workers!r}, expected how many runs to do at once, such as 2")
     examination = _examination(source, _section(source, "examination", values.get("examination")))
-    signals = values.get("signals", False)
-    if signals and examination.prediction:
-        raise LoopscopeError(
-            f"{source}: with signals: true each model is examined in prediction mode beside its usual examination: "
-            "leave prediction out of examination"
-        )
     name = str(values.get("name", source.stem))
     _check_name(source, name)
     return StudyPlan(
@@ -241,7 +228,6 @@ def read_plan(source: Path) -> StudyPlan:
         varied=tuple(dict.fromkeys(key for cell in [grid, *also] for key in map(str, cell))),
         runs=tuple(runs),
         examination=examination,
-        signals=signals,
         workers=workers,
         source=source,
     )

@@ -1,7 +1,7 @@
-"""The worker process of a run: what a study asks of it, and the machine that starts it.
+"""The worker process of a run: the job it gets from a study, and the machine that starts it.
 
-Nothing of the package is imported here: Ray sends ``WorkerProcess`` as it stands to other machines, where importing the
-package, and torch with it, would take each run's memory twice.
+This module imports nothing of the package. Ray sends ``WorkerProcess`` to other machines by value, where importing the
+package, and torch with it, would take the memory of each run twice.
 """
 
 from __future__ import annotations
@@ -19,16 +19,18 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 @dataclass(frozen=True)
 class Job:
-    """What starts a run's worker process.
+    """Everything needed to start the worker process of a run.
 
     Args:
-        arguments: those of ``python -m loopscope.studies.worker``; paths in them are absolute.
-        log: the file to which standard error is added.
-        threads: threads of the process.
-        folder: where relative paths begin; where the machine has no such folder, wherever its processes start.
-        environment: variables that the process needs, whatever machine it is on.
+        module: module that the process runs, as ``python -m`` does.
+        arguments: arguments of the module. Paths in them are absolute.
+        log: file to which standard error is appended.
+        threads: number of threads of the process.
+        folder: working directory of the process. On a machine without that folder, processes start where they do.
+        environment: variables that the process needs on every machine.
     """
 
+    module: str
     arguments: tuple[str, ...]
     log: str
     threads: int
@@ -38,13 +40,13 @@ class Job:
 
 @dataclass(frozen=True)
 class News:
-    """What is known of a worker process.
+    """The latest state of a worker process.
 
     Args:
         state: waiting for a machine, running, ended, or lost with its machine.
-        status: the exit status of one that ended; below zero, the signal that ended it.
+        status: exit status of a process that ended. A negative status is the signal that ended it.
         progress: its latest message about a stage.
-        error: what it said of why it failed.
+        error: the reason for its failure, as it reported it.
     """
 
     state: Literal["waiting", "running", "ended", "lost"]
@@ -55,16 +57,16 @@ class News:
 
 @runtime_checkable
 class Process(Protocol):
-    """A worker process, wherever it is."""
+    """A worker process on any machine."""
 
     def poll(self) -> News:
-        """Return what is known by now, without waiting."""
+        """Return what is known so far, without waiting."""
 
     def ask_to_stop(self) -> None:
-        """Ask it to save a checkpoint and end."""
+        """Ask the process to save a checkpoint and end."""
 
     def kill(self) -> None:
-        """End it at once."""
+        """End the process at once."""
 
 
 @runtime_checkable
@@ -72,18 +74,18 @@ class Machines(Protocol):
     """Where worker processes run."""
 
     def room(self, threads: int) -> int | None:
-        """Return how many processes of so many threads find room, or None where nothing says so."""
+        """Return how many processes of ``threads`` threads have room, or None if that is unknown."""
 
     def start(self, job: Job) -> Process:
         """Start a worker process.
 
         Raises:
-            OSError: its log cannot be written.
+            OSError: the log cannot be written.
         """
 
 
 class WorkerProcess:
-    """A worker process of this machine, and the thread that reads from it.
+    """A worker process on this machine, and the thread that reads its output.
 
     Raises:
         OSError: the log cannot be written.
@@ -93,14 +95,14 @@ class WorkerProcess:
         threads = str(job.threads)
         with open(job.log, "a") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "loopscope.studies.worker", *job.arguments],
+                [sys.executable, "-m", job.module, *job.arguments],
                 stdout=subprocess.PIPE,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
                 text=True,
                 cwd=job.folder if os.path.isdir(job.folder) else None,
                 env={**os.environ, **job.environment, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
-                # An interrupt in the terminal reaches the study alone, which asks the runs to stop.
+                # An interrupt in the terminal reaches only the study, which asks the runs to stop.
                 start_new_session=True,
             )
         self._progress: dict[str, Any] | None = None
@@ -124,7 +126,7 @@ class WorkerProcess:
                     self._progress = message
 
     def poll(self) -> News:
-        """Return what is known by now, without waiting."""
+        """Return what is known so far, without waiting."""
         status = self._process.poll()
         if status is None:
             return News("running", progress=self._progress)
@@ -132,19 +134,19 @@ class WorkerProcess:
         return News("ended", status, self._progress, self._error)
 
     def ask_to_stop(self) -> None:
-        """Ask it to save a checkpoint and end."""
+        """Ask the process to save a checkpoint and end."""
         self._process.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End it at once."""
+        """End the process at once."""
         self._process.kill()
 
 
 class ThisMachine:
-    """The machine that the study itself is on: it starts as many processes as it is asked to."""
+    """The machine that the study runs on. It starts as many processes as it is asked to."""
 
     def room(self, threads: int) -> None:
-        """Say nothing of how many processes find room."""
+        """Return None: nothing limits the number of processes."""
 
     def start(self, job: Job) -> WorkerProcess:
         """Start a worker process."""

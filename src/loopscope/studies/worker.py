@@ -1,8 +1,8 @@
-"""One run of a study in a process of its own: train, evaluate, examine, each stage skipped where it is done.
+"""One run of a study in a process of its own: a list of stages, each of which is skipped if its result exists.
 
-A study of prediction has two more stages: it examines in prediction mode too, and measures the rival signals. The parent
-reads progress as JSON lines on standard output. The process stops cleanly, with a checkpoint, on SIGTERM, and when the
-parent is gone.
+The stages of this module train, evaluate and examine a model. A module that measures more of every model passes its own
+list to ``work_through``, and its name to ``run_study``. The parent process reads progress as JSON lines from standard
+output. The process stops cleanly, with a checkpoint, on SIGTERM, on SIGINT, and when the parent is gone.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -25,24 +25,21 @@ from loopscope.evaluation import batches, evaluate_split, to_json
 from loopscope.files import read_json_if_any, write_json
 from loopscope.stability import ExaminationConfig
 from loopscope.studies.machine import note_machine
-from loopscope.studies.signals import forecast_split, measure_further, measure_signals
 from loopscope.subjects import (
+    Subject,
     evaluation_of,
     evaluation_splits,
     examine_subject,
     from_run,
-    on_split,
-    trained,
     trained_for_evaluation,
 )
-from loopscope.tasks import Split
 from loopscope.training.run_folder import RunFolder
-from loopscope.training.settings import RunSettings
 from loopscope.training.trainer import train
 
 REPORT_EVERY = 0.5
+"""Seconds between two reports of progress."""
 ORPHAN_PATIENCE = 120.0
-"""Seconds to wait for the worker of a killed study to notice that nobody reads from it any more."""
+"""Seconds to wait for the worker of a killed study to notice that nobody reads its output any more."""
 
 
 class StopRequested(Exception):
@@ -51,7 +48,7 @@ class StopRequested(Exception):
 
 @dataclass
 class Reporter:
-    """Sends progress to the parent, not too often, and notices when to stop."""
+    """Reports progress to the parent at a limited rate, and notices when to stop."""
 
     stage: str = "start"
     _asked: str | None = None
@@ -77,130 +74,158 @@ class Reporter:
             self._asked = "the study's end"
 
     def step(self, done: int, total: int) -> None:
-        """Report a part of a stage that cannot be resumed inside; stop there when asked."""
+        """Report progress in a stage that cannot be resumed half-way, and stop there if asked to.
+
+        Raises:
+            StopRequested: the run was asked to stop.
+        """
         self.send(done, total)
         if self._asked:
             raise StopRequested(self._asked)
 
 
-def _evaluate(run: RunFolder, settings: RunSettings, splits: dict[str, Split], reporter: Reporter) -> None:
-    """Evaluate split after split, saving each, so that a stop loses at most one."""
-    _, model = trained_for_evaluation(run)
-    curves = run.curves()
-    config = evaluation_of(settings)
-    per_split = [config.iterations * len(batches(split, config)) for split in splits.values()]
-    total, done = sum(per_split), 0
-
-    def tick() -> None:
-        nonlocal done
-        done += 1
-        reporter.step(done, total)
-
-    for (name, split), ticks in zip(splits.items(), per_split, strict=True):
-        if name in curves:
-            done += ticks
-            continue
-        curves.update(to_json({name: evaluate_split(model, settings.data, split, config, tick)}))
-        write_json(run.evaluation, {"settings": settings.to_dict(), "splits": curves})
-
-
-def _examine(run: RunFolder, config: ExaminationConfig, signals: bool, into: Path, reporter: Reporter) -> None:
-    """Examine the model on the first inputs of the easy split; in a study of prediction, on those of forecasts."""
-    subject = from_run(run.path)
-    if signals:
-        settings = run.settings()
-        subject = on_split(subject.loop, settings, forecast_split(settings, config.examples))
-    reporter.step(0, 1)
-    examination = examine_subject(subject, config, lambda name: reporter.step(0, 1))
-    write_json(into, examination.to_dict())
-    reporter.send(1, 1)
-
-
-def _measure(run: RunFolder, config: ExaminationConfig, reporter: Reporter) -> None:
-    """Measure the rival signals on the inputs that the examination had."""
-    settings, model = trained(run)
-    reporter.step(0, 1)
-    split = forecast_split(settings, config.examples)
-    found = measure_signals(
-        model, settings.data, split, settings.training.max_iterations, settings.evaluation.iterations, config.seed
-    )
-    found |= measure_further(model, settings.data, split, settings.training.max_iterations, config.seed)
-    write_json(run.signals, {name: asdict(signal) for name, signal in found.items()})
-    reporter.send(1, 1)
-
-
-def run_stages(run: RunFolder, config: ExaminationConfig | None, signals: bool, reporter: Reporter) -> None:
-    """Do what is left of a run.
+@dataclass(frozen=True)
+class Stage:
+    """A part of the work on a run.
 
     Args:
-        run: the run's folder, with its settings.
-        config: how the model is examined; None if it is not.
-        signals: whether the study is one of prediction (see ``StudyPlan``).
-        reporter: tells the parent, and when to stop.
-
-    Raises:
-        StopRequested: it was asked to stop; a later call goes on.
-        LoopscopeError: it cannot be done; the message says why.
+        name: shown with the progress, and the key of its time in the run's ``seconds``.
+        needed: whether the stage has still to be done. It is asked just before, after the earlier stages.
+        work: does the stage. It reports through the reporter and may raise ``StopRequested``.
     """
-    settings = run.settings()
-    torch.set_num_threads(settings.training.threads)
-    seconds: dict[str, float] = read_json_if_any(run.seconds, dict[str, float], absent={})
 
-    def timed(stage: str, needed: bool, work: Callable[[], None]) -> None:
-        if not needed:
-            return
-        reporter.stage = stage
-        began = time.monotonic()
-        try:
-            work()
-        finally:
-            seconds[stage] = round(seconds.get(stage, 0.0) + time.monotonic() - began, 2)
-            write_json(run.seconds, seconds)
+    name: str
+    needed: Callable[[], bool]
+    work: Callable[[Reporter], None]
 
-    def do_train() -> None:
+
+def is_looped(run: RunFolder) -> bool:
+    """Return whether the model of a run has iterations, which a model of fixed depth does not."""
+    return run.settings().model.architecture == "looped"
+
+
+def train_stage(run: RunFolder) -> Stage:
+    """Return the stage that trains a run's model."""
+
+    def work(reporter: Reporter) -> None:
         note_machine(run)
+        settings = run.settings()
         total = settings.training.steps
         reporter.send(0, total)
         outcome = train(settings, run, lambda done, loss: reporter.send(done, total, loss=loss), reporter.reason)
         if outcome.stopped:
             raise StopRequested(outcome.stopped)
 
+    return Stage("train", lambda: not run.finished(), work)
+
+
+def evaluate_stage(run: RunFolder) -> Stage:
+    """Return the stage that evaluates a run's model on every split of its task."""
+    settings = run.settings()
     splits = evaluation_splits(settings)
-    evaluated = splits.keys() == run.curves().keys()
-    looped = settings.model.architecture == "looped"
-    if config is not None and signals and looped and not run.finished():
-        forecast_split(settings, config.examples)  # too few problems are refused here, not after hours of training
-    timed("train", not run.finished(), do_train)
-    timed("evaluate", not evaluated, lambda: _evaluate(run, settings, splits, reporter))
-    if config is None:
-        return
-    timed(
-        "examine",
-        looped and not run.examination.exists(),
-        lambda: _examine(run, config, signals, run.examination, reporter),
-    )
-    ahead = replace(config, prediction=True)
-    timed(
-        "forecast",
-        looped and signals and not run.forecast.exists(),
-        lambda: _examine(run, ahead, signals, run.forecast, reporter),
-    )
-    timed("signals", looped and signals and not run.signals.exists(), lambda: _measure(run, config, reporter))
+
+    def work(reporter: Reporter) -> None:
+        # Split after split, saving each, so that a stop costs one split at most.
+        _, model = trained_for_evaluation(run)
+        curves = run.curves()
+        config = evaluation_of(settings)
+        per_split = [config.iterations * len(batches(split, config)) for split in splits.values()]
+        total, done = sum(per_split), 0
+
+        def tick() -> None:
+            nonlocal done
+            done += 1
+            reporter.step(done, total)
+
+        for (name, split), ticks in zip(splits.items(), per_split, strict=True):
+            if name in curves:
+                done += ticks
+                continue
+            curves.update(to_json({name: evaluate_split(model, settings.data, split, config, tick)}))
+            write_json(run.evaluation, {"settings": settings.to_dict(), "splits": curves})
+
+    return Stage("evaluate", lambda: splits.keys() != run.curves().keys(), work)
 
 
-def main(arguments: list[str]) -> int:
-    """Run the stages of the run in a folder; the second argument says what is measured, as JSON."""
-    # The parent shows what matters; library warnings go to the run's log through standard error.
+def examine_stage(
+    run: RunFolder,
+    config: ExaminationConfig,
+    into: Path | None = None,
+    subject: Callable[[], Subject] | None = None,
+    name: str = "examine",
+) -> Stage:
+    """Return the stage that examines a run's model.
+
+    Args:
+        run: the run.
+        config: the options of the examination.
+        into: file for the examination; the run's own if None.
+        subject: makes the loop and the inputs to examine; the model and its easy problems if None.
+        name: name of the stage.
+    """
+    file = run.examination if into is None else into
+
+    def work(reporter: Reporter) -> None:
+        examined = from_run(run.path) if subject is None else subject()
+        reporter.step(0, 1)
+        examination = examine_subject(examined, config, lambda part: reporter.step(0, 1))
+        write_json(file, examination.to_dict())
+        reporter.send(1, 1)
+
+    return Stage(name, lambda: is_looped(run) and not file.exists(), work)
+
+
+def usual_stages(run: RunFolder, config: ExaminationConfig | None) -> list[Stage]:
+    """Return the stages of a run: train, evaluate and, where the study examines its models, examine.
+
+    Args:
+        run: folder of the run, with its settings.
+        config: options of the examination; None if models are not examined.
+    """
+    stages = [train_stage(run), evaluate_stage(run)]
+    return stages if config is None else [*stages, examine_stage(run, config)]
+
+
+def do_stages(run: RunFolder, stages: Sequence[Stage], reporter: Reporter) -> None:
+    """Do the stages of a run that have still to be done, and note the time that each takes.
+
+    Raises:
+        StopRequested: the run was asked to stop; a later call continues.
+        LoopscopeError: a stage cannot be done.
+    """
+    torch.set_num_threads(run.settings().training.threads)
+    seconds: dict[str, float] = read_json_if_any(run.seconds, dict[str, float], absent={})
+    for stage in stages:
+        if not stage.needed():
+            continue
+        reporter.stage = stage.name
+        began = time.monotonic()
+        try:
+            stage.work(reporter)
+        finally:
+            seconds[stage.name] = round(seconds.get(stage.name, 0.0) + time.monotonic() - began, 2)
+            write_json(run.seconds, seconds)
+
+
+def work_through(
+    arguments: Sequence[str], stages: Callable[[RunFolder, ExaminationConfig | None], list[Stage]] = usual_stages
+) -> int:
+    """Do the work of a worker process; return its exit status.
+
+    Args:
+        arguments: folder of the run, and the options of the measurements as JSON, as ``run_study`` passes them.
+        stages: returns the stages of a run.
+    """
+    # The parent shows what matters. Warnings of libraries go to the run's log through standard error.
     warnings.simplefilter("default")
     run = RunFolder(Path(arguments[0]))
-    measured = json.loads(arguments[1])
-    config = None if measured["examination"] is None else ExaminationConfig(**measured["examination"])
+    options = json.loads(arguments[1])["examination"]
     reporter = Reporter()
     signal.signal(signal.SIGTERM, reporter.ask_to_stop)
     signal.signal(signal.SIGINT, reporter.ask_to_stop)
     try:
         with run.lock(patience=ORPHAN_PATIENCE):
-            run_stages(run, config, measured["signals"], reporter)
+            do_stages(run, stages(run, None if options is None else ExaminationConfig(**options)), reporter)
     except StopRequested:
         return RESUMABLE
     except LoopscopeError as error:
@@ -213,4 +238,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(work_through(sys.argv[1:]))

@@ -1,27 +1,33 @@
-"""What a task is: splits of problems with answers, their encoding, a loss, and a rule for being right."""
+"""The interface of a task: splits of problems and answers, their encoding, a loss, and a rule of correctness."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from loopscope.errors import LoopscopeError
-from loopscope.models.config import LoopedTransformerConfig
 
 
 @dataclass(frozen=True)
 class Split:
-    """Problems and their answers, compact; ``Task.inputs`` turns problems into what a model reads.
+    """Problems and their answers in compact form. ``Task.inputs`` turns problems into the inputs of a model.
 
     Args:
         problems: one row per example.
         answers: one row per example.
-        difficulty: one number per example where the task grades its problems (a rating, guesses); higher is harder.
+        difficulty: one number per example, such as a rating or a number of guesses; higher is harder. None if the task
+            does not grade its problems.
+
+    Example:
+        >>> import torch, loopscope as ls
+        >>> split = ls.Split(problems=torch.tensor([[0, 1], [1, 1], [1, 0]]), answers=torch.tensor([[0, 1], [1, 0], [1, 1]]))
+        >>> len(split), len(split.first(2))
+        (3, 2)
     """
 
     problems: Int[Tensor, "examples tokens"]
@@ -55,14 +61,40 @@ class Split:
         return Split(self.problems.to(device), self.answers.to(device), difficulty)
 
 
+@dataclass(frozen=True)
+class TaskShape:
+    """The dimensions that a task requires of a model, used where the model's config leaves them open.
+
+    Args:
+        inputs: numbers per input token.
+        outputs: logits per output token.
+        grid: lengths of the token grid's axes, such as (9, 9); (0,) is a line of any length.
+        attention: full, or local (neighbourhood attention on a line).
+        kernel_size: number of positions that a token sees under local attention.
+    """
+
+    inputs: int
+    outputs: int
+    grid: tuple[int, ...]
+    attention: Literal["full", "local"] = "full"
+    kernel_size: int | None = None
+
+
 @runtime_checkable
 class Task(Protocol):
-    """A task. Implementations are frozen dataclasses whose fields are the options of their data."""
+    """The protocol of tasks. An implementation is a frozen dataclass whose fields are the options of its data.
+
+    Example:
+        >>> import loopscope as ls
+        >>> isinstance(ls.PrefixSums(), ls.Task)
+        True
+    """
 
     name: ClassVar[str]
 
-    def complete(self, config: LoopedTransformerConfig) -> LoopedTransformerConfig:
-        """Return the config with what the task decides filled in where it was left empty."""
+    @property
+    def shape(self) -> TaskShape:
+        """The dimensions that the task requires of a model."""
 
     def training_split(self) -> Split:
         """Return the examples to train on."""
@@ -71,7 +103,7 @@ class Task(Protocol):
         """Return the examples to evaluate on, by name; the first split is the easy one."""
 
     def inputs(self, problems: Int[Tensor, "batch tokens"]) -> Float[Tensor, "batch tokens features"]:
-        """Return what a model reads."""
+        """Return the inputs of a model for some problems."""
 
     def augment(
         self, problems: Tensor, answers: Tensor, generator: torch.Generator
@@ -84,22 +116,32 @@ class Task(Protocol):
     def correct(
         self, logits: Float[Tensor, "batch tokens outputs"], problems: Tensor, answers: Tensor
     ) -> Bool[Tensor, "batch tokens"]:
-        """Return which tokens are right; an answer is right where all of its tokens are."""
+        """Return which tokens are right. An answer is right if all of its tokens are."""
 
     def other_rules(
         self, logits: Float[Tensor, "batch tokens outputs"], problems: Tensor, answers: Tensor
     ) -> dict[str, Bool[Tensor, "batch"]]:
-        """Return which answers are right by other rules that are reported beside, by name: none for most tasks."""
+        """Return which answers are right under further rules that are reported too, by name. Most tasks have none."""
 
 
 @runtime_checkable
 class ChoiceTask(Protocol):
-    """A task whose answers are a choice of tokens, by one score each: their whole order says more than the answer."""
+    """A task whose answer is a choice of tokens, each with one score: the order of all scores is more than the answer."""
 
     def chosen(self, logits: Float[Tensor, "batch tokens 1"]) -> Int[Tensor, "batch choices"]:
-        """Return the tokens that are chosen, in rising order."""
+        """Return the indices of the chosen tokens, in ascending order."""
+
+
+@runtime_checkable
+class ShowsAChoice(Protocol):
+    """A task that shows the best of several legal answers, such as a move, instead of the readout of each token."""
+
+    def shown(
+        self, logits: Float[Tensor, "batch tokens 1"], answers: Int[Tensor, "batch columns"]
+    ) -> tuple[Bool[Tensor, "batch"], Float[Tensor, "batch"]]:
+        """Return whether the best legal answer is right, and one minus its probability among the legal answers."""
 
 
 def answers_of(task: Task) -> Callable[[Tensor], Tensor] | None:
-    """Return how a readout is read as answers that can be told apart; None where it is by each token's largest output."""
+    """Return the function from logits to comparable answers, or None if the answer is each token's largest output."""
     return task.chosen if isinstance(task, ChoiceTask) else None

@@ -1,8 +1,7 @@
-"""How people write a task's problems and read its answers: what ``loopscope solve`` needs beside the task itself."""
+"""Problems and answers as text, for ``loopscope solve``."""
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -10,10 +9,8 @@ from jaxtyping import Float, Int
 from rich.text import Text
 from torch import Tensor
 
-from loopscope.errors import LoopscopeError
-
 BANDS = ((0, "bright_black"), (8, "blue"), (30, "cyan"), (120, "yellow"))
-"""From how many iterations on a part that settled then is shown in which colour; givens and the like in bold white."""
+"""Colours of a part of an answer by the iteration at which it settled, each with the first iteration of its band."""
 
 
 @dataclass(frozen=True)
@@ -21,8 +18,8 @@ class Problem:
     """One problem.
 
     Args:
-        text: as it was given, tidied.
-        tokens: the row that ``Task.inputs`` takes.
+        text: text of the problem in normal form.
+        tokens: tokens of the problem, a row of the batch that ``Task.inputs`` takes.
     """
 
     text: str
@@ -30,71 +27,47 @@ class Problem:
 
 
 @runtime_checkable
-class Words(Protocol):
-    """How one task's problems and answers are written."""
+class TextFormat(Protocol):
+    """The protocol of text formats: how the problems and answers of one task are written."""
 
     example: str
 
     def read(self, text: str) -> Problem:
-        """Return the problem that a text writes down.
+        """Parse a problem.
 
         Raises:
-            LoopscopeError: the text writes none, or one that the rules make impossible; it says what is wrong and where.
+            LoopscopeError: the text is not a problem, or the rules make the problem impossible. The message says what is
+                wrong and where.
         """
 
     def line(self, problem: Problem, logits: Float[Tensor, "tokens outputs"]) -> str:
         """Return the answer on one line."""
 
     def right(self, problem: Problem, logits: Float[Tensor, "tokens outputs"]) -> bool | None:
-        """Return whether the rules confirm the answer; None where they cannot tell."""
+        """Return whether the rules confirm the answer, or None if they cannot decide."""
 
     def picture(self, problem: Problem, logits: Float[Tensor, "tokens outputs"], since: Int[Tensor, "tokens"]) -> Text:
-        """Return the answer for the eye; ``since`` says after which iteration each token's answer last changed."""
+        """Return the answer as a picture, given the iteration at which each token's answer last changed."""
+
+
+@runtime_checkable
+class ListsChoices(Protocol):
+    """A text format of a task that shows a choice among legal answers (`loopscope.tasks.task.ShowsAChoice`)."""
+
+    def choices(self, problem: Problem) -> Int[Tensor, "1 columns"]:
+        """Return the legal answers to a problem, packed like the answers of a split."""
 
 
 def colour(since: int) -> str:
-    """Return the colour of what last changed after so many iterations."""
+    """Return the colour of a part that last changed after ``since`` iterations."""
     return next(name for begin, name in reversed(BANDS) if since >= begin)
 
 
 def legend() -> Text:
-    """Return what the colours mean."""
+    """Return the legend of the colours."""
     text = Text("settled after  ")
     ends = [begin for begin, _ in BANDS[1:]]
     for (begin, name), end in zip(BANDS, [*ends, None], strict=True):
         text.append(f"{begin}+ " if end is None else f"{max(1, begin)}-{end - 1} ", style=name)
         text.append(" ")
     return text.append("iterations")
-
-
-PLACES = {
-    "chess": "loopscope.tasks.chess.text:ChessWords",
-    "prefix-sums": "loopscope.tasks.prefix_sums.text:PrefixSumsWords",
-    "sudoku": "loopscope.tasks.sudoku.text:SudokuWords",
-}
-"""Where each task's words are; imported when asked for, since some load libraries that nothing else needs."""
-
-
-def check_can_be_typed_in(task: str) -> None:
-    """Refuse a task whose problems nobody types in.
-
-    Raises:
-        LoopscopeError: it is one; the tasks that can be solved are named.
-    """
-    if task not in PLACES:
-        raise LoopscopeError(
-            f"problems of {task} cannot be typed in, only those of {', '.join(PLACES)}: models of {task} are for "
-            "loopscope evaluate, examine and study"
-        )
-
-
-def words_of(task: str) -> Words:
-    """Return how a task's problems are written.
-
-    Raises:
-        LoopscopeError: the task's problems cannot be typed in, or what its words need is not installed.
-    """
-    check_can_be_typed_in(task)
-    module, _, name = PLACES[task].partition(":")
-    found: Words = getattr(importlib.import_module(module), name)()
-    return found

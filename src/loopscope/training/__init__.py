@@ -1,1 +1,1 @@
-"""Training a model on a task: objectives, iteration-count samplers, the trainer, run folders."""
+"""Training of a model on a task: objectives, samplers of iteration counts, the trainer, and run folders."""

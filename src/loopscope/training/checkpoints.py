@@ -1,4 +1,4 @@
-"""Checkpoints: weights and optimizer state as safetensors, counters as JSON; whole or absent, never a pickle."""
+"""Checkpoints, written atomically: weights and optimizer state as safetensors, counters as JSON."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ MODEL, OPTIMIZER, PROGRESS = "model.safetensors", "optimizer.safetensors", "prog
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is.
+    """Progress of a run.
 
     Args:
-        step: optimizer steps done.
-        seconds: time spent training, over all its processes one after the other.
+        step: number of optimizer steps done.
+        seconds: total training time, including the time before each resume.
     """
 
     step: int
@@ -43,7 +43,7 @@ def save_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optim
     """Write a checkpoint into ``folder``/step-N, then remove older ones.
 
     Raises:
-        LoopscopeError: it could not be written, or the folder is a link; the last good checkpoint is still there.
+        LoopscopeError: the checkpoint cannot be written, or the folder is a link. The last good checkpoint is kept.
     """
     _check_not_a_link(folder)
     make_folder(folder)
@@ -65,7 +65,7 @@ def save_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optim
 
 
 def keep_only(checkpoint: Path) -> None:
-    """Remove the other checkpoints of a folder, such as one that a kill between writing and removing left behind."""
+    """Remove all other checkpoints of the folder, such as one left behind by a killed process."""
     _check_not_a_link(checkpoint.parent)
     for other in checkpoint.parent.glob("step-*"):
         if other != checkpoint:
@@ -73,17 +73,17 @@ def keep_only(checkpoint: Path) -> None:
 
 
 def _check_not_a_link(folder: Path) -> None:
-    """Refuse a folder that is a link: files would be written, and removed, where it points.
+    """Refuse a folder that is a link, because files would be written and removed at its target.
 
     Raises:
-        LoopscopeError: it is one.
+        LoopscopeError: the folder is a link.
     """
     if folder.is_symlink():
         raise LoopscopeError(f"{folder} is a link, expected a folder of this run: remove the link and run again")
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
-    """Return the newest whole checkpoint, or None where there is none."""
+    """Return the newest complete checkpoint, or None if there is none."""
     checkpoints = sorted(path for path in folder.glob("step-*") if (path / PROGRESS).is_file())
     return checkpoints[-1] if checkpoints else None
 
@@ -108,7 +108,7 @@ def _restore(path: Path, put: Callable[[], Any]) -> None:
 def _optimizer_state(
     entries: dict[str, Tensor], parameters: list[Tensor], checkpoint: Path
 ) -> dict[int, dict[str, Tensor]]:
-    """Return AdamW's state by parameter; PyTorch itself would take an incomplete one and fail, or drift, later."""
+    """Return the state of AdamW by parameter. PyTorch itself would accept an incomplete state and fail or drift later."""
     shapes = {
         f"{index}.{name}": () if name == "step" else tuple(parameter.shape)
         for index, parameter in enumerate(parameters)
@@ -120,17 +120,17 @@ def _optimizer_state(
             raise LoopscopeError(f"{checkpoint / OPTIMIZER} does not fit the model: {key} {tuple(value.shape)}")
         index, name = key.split(".")
         state.setdefault(int(index), {})[name] = value
-    # A parameter that has had no gradient yet has no entries; one that has some has all.
+    # A parameter without a gradient so far has no entries. Any other parameter has all three.
     if cut := [index for index, entry in state.items() if len(entry) < 3]:
         raise LoopscopeError(f"{checkpoint / OPTIMIZER} misses tensors of parameter {cut[0]}")
     return state
 
 
 def load_checkpoint(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
-    """Put a checkpoint's weights and optimizer state in place; return how far it is.
+    """Load the weights and optimizer state of a checkpoint, and return its progress.
 
     Raises:
-        LoopscopeError: the checkpoint is damaged or of another model.
+        LoopscopeError: the checkpoint is damaged or belongs to another model.
     """
     progress = read_json_as(checkpoint / PROGRESS, Progress, "remove its folder to start over")
     weights, entries = _load(checkpoint / MODEL), _load(checkpoint / OPTIMIZER)

@@ -1,4 +1,4 @@
-"""The options of training: this dataclass is their only list."""
+"""The options of training. This dataclass is the only place where they are listed."""
 
 from __future__ import annotations
 
@@ -20,36 +20,37 @@ TOLERANCE = 1e-3
 class TrainingConfig:
     """How a model is trained.
 
-    The defaults suit two cores; the paper's are 100 epochs, batch 500, schedule paper.
+    The defaults suit two cores. The paper uses 100 epochs, batches of 500 and schedule paper.
 
     Args:
-        steps: optimizer steps.
-        batch_size: examples per step, over all processes.
-        learning_rate: the largest learning rate of the schedule.
+        steps: number of optimizer steps.
+        batch_size: number of examples per step, over all processes.
+        learning_rate: largest learning rate of the schedule.
         schedule: paper (warm-up, then a drop to a tenth at 60%), cosine (warm-up over 5%, then to zero) or constant.
-        weight_decay: of AdamW; none on biases and norm gains.
-        beta2: of AdamW: how slowly its estimate of the gradient's variance forgets; 0.95 recovers sooner from spikes.
+        weight_decay: weight decay of AdamW, on matrices only.
+        beta2: decay rate of AdamW's estimate of the squared gradient; 0.95 recovers from spikes sooner than 0.999.
         gradient_clip: largest norm of the gradient.
-        objective: cross-entropy on the last iterate, the first iterations without gradient (progressive) or all of
-            max_iterations with it (full); or at the fixed point, reached without a graph, with the exact gradient
-            there (implicit), that of the last iterations alone (truncated) or of damped ones (phantom).
-        sampler: how many iterations a step trains under progressive: uniform (the paper's) or poisson (log-normal
-            Poisson).
-        max_iterations: most iterations that training ever runs.
-        checkpoint_every: keep one state for so many iterations with gradient, and compute the activations between
-            again in the backward pass: less memory for a second forward; all are kept if left out. For progressive
-            and full.
-        tolerance: relative residual at which a state counts as the fixed point, and of implicit's linear solve;
-            1e-3 if left out. For implicit, truncated and phantom.
-        gradient_iterations: iterations with gradient from the fixed point on, among max_iterations; for truncated
-            (1 if left out: the one-step gradient) and phantom (5).
-        precision: bf16 (autocast, float32 master weights), float32, or auto: bf16 on machines that have instructions
-            for it, where it is faster, else float32.
-        compile: compile the step; takes half a minute once and pays from a few hundred steps on.
-        seed: of initial weights, order of examples and counts of iterations.
+        objective: what the loss is taken on. progressive: the last iterate, with gradient through the last iterations
+            only; full: the last iterate, with gradient through all max_iterations; implicit: the fixed point, with its
+            exact gradient; truncated: the fixed point, with the gradient of the last iterations; phantom: the fixed
+            point, with the gradient of damped iterations.
+        sampler: how the number of iterations of a step is drawn under progressive: uniform (as in the paper) or poisson
+            (log-normal Poisson).
+        max_iterations: largest number of iterations in training.
+        checkpoint_every: keep one state for every this many iterations with gradient, and recompute the activations
+            between them in the backward pass. This saves memory and costs a second forward pass. By default all
+            activations are kept. For progressive and full.
+        tolerance: relative residual at which a state counts as the fixed point, and tolerance of the linear solve of
+            implicit; 1e-3 by default. For implicit, truncated and phantom.
+        gradient_iterations: iterations with gradient at the fixed point, counted in max_iterations. For truncated (1 by
+            default: the one-step gradient) and phantom (5 by default).
+        precision: bf16 (autocast with float32 master weights), float32, or auto: bf16 on machines that have instructions
+            for it, float32 elsewhere.
+        compile: whether to compile the step, which takes half a minute and pays off after a few hundred steps.
+        seed: seed of the initial weights, the order of examples and the numbers of iterations.
         checkpoint_interval: steps between checkpoints.
         log_interval: steps between lines of metrics.
-        threads: CPU threads of the run; results are the same bit for bit only for the same number.
+        threads: CPU threads of the run. Results are equal bit for bit only for equal numbers of threads.
     """
 
     steps: int = 1500
@@ -127,5 +128,5 @@ class TrainingConfig:
         if self.gradient_iterations is not None and self.gradient_iterations > self.max_iterations:
             raise LoopscopeError(
                 f"gradient_iterations is {self.gradient_iterations}, expected at most max_iterations, "
-                f"{self.max_iterations}: they are the last of those"
+                f"{self.max_iterations}: they are the last of these iterations"
             )

@@ -1,4 +1,4 @@
-"""The precision of training's matrix products: bf16 pays only where the machine multiplies it by itself."""
+"""The precision of matrix products in training. bf16 is faster only on hardware with bf16 instructions."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ Precision = Literal["auto", "bf16", "float32"]
 
 
 def multiplies_bf16() -> bool:
-    """Return whether the GPU that CUDA finds, or without any the processor, has instructions for products of bf16.
+    """Return whether the CUDA GPU, or without one the processor, has instructions for bf16 products.
 
-    Without them bf16 is turned into float32 number by number: slower than float32 on a processor with AVX-512, many
-    times slower on others.
+    Without them every number is converted to float32 first. This is slower than float32 on a processor with AVX-512, and
+    many times slower on others.
     """
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
@@ -21,7 +21,7 @@ def multiplies_bf16() -> bool:
 
 
 def precision_here(precision: Precision) -> Literal["bf16", "float32"]:
-    """Return the precision that is meant on this machine: auto is bf16 where the machine multiplies it, else float32."""
+    """Resolve the precision for this machine: auto is bf16 if the machine has instructions for it, else float32."""
     if precision != "auto":
         return precision
     return "bf16" if multiplies_bf16() else "float32"

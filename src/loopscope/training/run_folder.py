@@ -1,4 +1,4 @@
-"""A run is a folder: config.yaml, metrics.jsonl, model/, state/, report.html, and what was measured as JSON."""
+"""The folder of a run: config.yaml, metrics.jsonl, model/, state/, report.html, and measurements as JSON."""
 
 from __future__ import annotations
 
@@ -15,15 +15,17 @@ import yaml
 from loopscope.errors import LoopscopeError
 from loopscope.evaluation import AccuracyCurve
 from loopscope.files import drop_leftovers, make_folder, open_lock, read_json_as, read_yaml_mapping, vacant, write_text
+from loopscope.models.pretrained import CONFIG, WEIGHTS
+from loopscope.parsing import dotted
 from loopscope.training.precision import precision_here
-from loopscope.training.settings import RunSettings, dotted, settings_from, with_precision
+from loopscope.training.settings import RunSettings, settings_from, with_precision
 
 LOCK_POLL = 0.2
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Where the parts of a run are.
+    """The files of a run.
 
     Args:
         path: the folder.
@@ -31,9 +33,25 @@ class RunFolder:
 
     path: Path
 
+    def parts(self) -> tuple[Path, ...]:
+        """Return the files and folders that make up a run. No other result may overwrite them."""
+        return (
+            self.config,
+            self.metrics,
+            self.model,
+            self.state,
+            self.evaluation,
+            self.trust,
+            self.examination,
+            self.seconds,
+            self.machines,
+            self.log,
+            self.locked,
+        )
+
     @property
     def config(self) -> Path:
-        """Every setting of the run, resolved."""
+        """All settings of the run, resolved."""
         return self.path / "config.yaml"
 
     @property
@@ -48,7 +66,7 @@ class RunFolder:
 
     @property
     def state(self) -> Path:
-        """What resuming needs."""
+        """The newest checkpoint, from which a run resumes."""
         return self.path / "state"
 
     @property
@@ -58,7 +76,7 @@ class RunFolder:
 
     @property
     def trust(self) -> Path:
-        """What tells right answers from wrong ones."""
+        """Evidence per example on how well signals separate right answers from wrong ones."""
         return self.path / "trust.json"
 
     @property
@@ -67,29 +85,29 @@ class RunFolder:
         return self.path / "examination.json"
 
     @property
-    def forecast(self) -> Path:
-        """The three axes again, from no more than the iterations of training."""
-        return self.path / "forecast.json"
-
-    @property
     def seconds(self) -> Path:
-        """The time that each stage took in a study."""
+        """Time of each stage in a study, in seconds."""
         return self.path / "seconds.json"
 
     @property
-    def signals(self) -> Path:
-        """What a study measured of the model to predict from."""
-        return self.path / "signals.json"
-
-    @property
     def machines(self) -> Path:
-        """The machines that a study trained it on."""
+        """The machines on which a study trained the run."""
         return self.path / "machines.json"
 
     @property
     def log(self) -> Path:
-        """What the study's process of the run wrote on standard error."""
+        """Standard error of the run's process in a study."""
         return self.path / "log.txt"
+
+    @property
+    def locked(self) -> Path:
+        """The lock file of the process that works on the run."""
+        return self.path / ".lock"
+
+    @property
+    def report(self) -> Path:
+        """The page of the examination. It can be made again from ``examination``, so it is not one of ``parts``."""
+        return self.path / "report.html"
 
     def settings(self) -> RunSettings:
         """Read the run's settings.
@@ -104,10 +122,10 @@ class RunFolder:
         return settings_from(read_yaml_mapping(self.config))
 
     def curves(self) -> dict[str, Any]:
-        """Return the accuracy curves by split, as far as the run was evaluated.
+        """Return the accuracy curves by split; empty if the run was not evaluated.
 
         Raises:
-            LoopscopeError: its evaluation is damaged.
+            LoopscopeError: the evaluation is damaged.
         """
         if not self.evaluation.exists():
             return {}
@@ -115,21 +133,20 @@ class RunFolder:
         return found
 
     def finished(self) -> bool:
-        """Return whether training has finished and the model is there."""
-        return (self.model / "config.json").is_file()
+        """Return whether training has finished and the model is complete: its config and its weights."""
+        return all((self.model / name).is_file() for name in (CONFIG, WEIGHTS))
 
     @contextmanager
     def lock(self, patience: float = 0.0) -> Iterator[None]:
-        """Hold the folder for this process; the system gives it back however the process ends.
+        """Lock the folder for this process. The system releases the lock when the process ends for any reason.
 
         Args:
-            patience: seconds to wait for another process that holds it, such as one that is just stopping.
+            patience: seconds to wait for another process to release the lock.
 
         Raises:
-            LoopscopeError: another process still holds it.
+            LoopscopeError: another process still holds the lock.
         """
-        path = self.path / ".lock"
-        file = open_lock(path)
+        file = open_lock(self.locked)
         try:
             deadline = time.monotonic() + patience
             while not _try_lock(file):
@@ -143,7 +160,7 @@ class RunFolder:
 
 @dataclass(frozen=True)
 class _Evaluation:
-    """What evaluation.json holds."""
+    """The content of evaluation.json."""
 
     settings: dict[str, Any]
     splits: dict[str, AccuracyCurve]
@@ -158,12 +175,12 @@ def _try_lock(file: IO[bytes]) -> bool:
 
 
 def open_run(path: Path, settings: RunSettings, resume: bool) -> RunFolder:
-    """Make a run's folder, or open it again to resume.
+    """Make the folder of a run, or open it again to resume.
 
-    A precision that is left to the machine is decided here, once: a run that resumes elsewhere keeps it.
+    The precision "auto" is resolved here once. A run that resumes on another machine keeps the resolved precision.
 
     Raises:
-        LoopscopeError: the folder holds a run and ``resume`` is false, or a run of other settings.
+        LoopscopeError: the folder holds a run and ``resume`` is false, or a run with other settings.
     """
     run = RunFolder(path)
     if run.config.is_file():

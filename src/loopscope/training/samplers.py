@@ -1,4 +1,4 @@
-"""How many iterations a training step runs: first some without gradient, then some with it."""
+"""Samplers of iteration counts: a training step runs iterations without gradient, then iterations with gradient."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class IterationCounts:
     """Iterations of one training step.
 
     Args:
-        free: without gradient, first.
-        gradient: with full backpropagation, last; at least 1.
+        free: number of iterations without gradient, which come first.
+        gradient: number of iterations with backpropagation, which come last; at least 1.
     """
 
     free: int
@@ -33,9 +33,9 @@ def uniform(maximum: int, generator: torch.Generator) -> IterationCounts:
 
 
 def poisson(maximum: int, generator: torch.Generator) -> IterationCounts:
-    """Draw a total from a log-normal Poisson of mean maximum / 2, cut at ``maximum``; the last 8 have gradient.
+    """Draw a total from a log-normal Poisson of mean maximum / 2, capped at ``maximum``. The last 8 have gradient.
 
-    The rate is log-normal with spread 0.5 (recurrent-depth pre-training draws its loop counts so).
+    The rate is log-normal with spread 0.5, as in recurrent-depth pre-training.
     """
     normal = torch.randn((), generator=generator, dtype=torch.float64)
     rate = (math.log(maximum / 2) - POISSON_SPREAD**2 / 2 + POISSON_SPREAD * normal).exp()
@@ -45,4 +45,4 @@ def poisson(maximum: int, generator: torch.Generator) -> IterationCounts:
 
 
 SAMPLERS: dict[str, Callable[[int, torch.Generator], IterationCounts]] = {"uniform": uniform, "poisson": poisson}
-"""The samplers by name; each maps (most iterations, generator) to counts."""
+"""The samplers by name. Each maps (largest number of iterations, generator) to counts."""

@@ -1,4 +1,4 @@
-"""Learning-rate schedules: the factor on the learning rate at a step."""
+"""Learning-rate schedules: a factor on the learning rate for each step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PAPER_EPOCHS = 100
 def paper(step: int, steps: int) -> float:
     """Return the paper's factor: 1 - exp(-(t + 1) / 10) over the first 9 of 100 epochs t, one tenth from epoch 60.
 
-    An epoch stands for one hundredth of the run, whatever its number of steps.
+    Here an epoch is one hundredth of the run.
     """
     epoch = step * PAPER_EPOCHS // steps
     if epoch < 9:
@@ -33,4 +33,4 @@ def constant(step: int, steps: int) -> float:
 
 
 SCHEDULES: dict[str, Callable[[int, int], float]] = {"paper": paper, "cosine": cosine, "constant": constant}
-"""The schedules by name; each maps (step, steps of the run) to a factor."""
+"""The schedules by name. Each maps (step, number of steps of the run) to a factor."""

@@ -1,18 +1,17 @@
-"""The settings of one run, and how they are read: from a mapping (YAML, a ledger) or from a command line."""
+"""The settings of a run, and reading them from a mapping (YAML, a ledger) or a command line."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from jsonargparse import ArgumentError, ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, Namespace
 
 from loopscope.errors import LoopscopeError, nearest
 from loopscope.evaluation import EvaluationConfig
-from loopscope.models.config import LoopedTransformerConfig
+from loopscope.models.config import LoopedTransformerConfig, current_options
+from loopscope.parsing import add_settings, dotted, new_parser, one_line_errors, parse_mapping
 from loopscope.tasks import Task, task_class
 from loopscope.training.config import TrainingConfig
 from loopscope.training.objectives import AT_FIXED_POINT
@@ -24,17 +23,22 @@ SECTIONS: dict[str, Any] = {
     "evaluation": EvaluationConfig,
 }
 
+REPLACED = {
+    "model.window": "it was replaced by model.kernel_size, the number of positions that a token sees, such as 5"
+}
+"""Hints for settings of older versions."""
+
 
 @dataclass(frozen=True)
 class RunSettings:
-    """Everything that decides what a run does.
+    """All settings of a run.
 
     Args:
-        task: the task's name.
+        task: name of the task.
         data: the task, with the options of its data.
-        model: the model's config, completed by the task.
-        training: the training's config.
-        evaluation: the evaluation's config.
+        model: config of the model, completed by the task.
+        training: config of the training.
+        evaluation: config of the evaluation.
     """
 
     task: str
@@ -78,65 +82,43 @@ class RunSettings:
 
 def add_sections(parser: ArgumentParser, task: str) -> None:
     """Add the options of the task's data, the model, training and evaluation to a parser."""
-    parser.add_class_arguments(task_class(task), "data")
+    add_settings(parser, task_class(task), "data")
     for name, section in SECTIONS.items():
-        parser.add_class_arguments(section, name)
+        add_settings(parser, section, name)
+
+
+def complete_model(task: Task, config: LoopedTransformerConfig) -> LoopedTransformerConfig:
+    """Fill in the options of a model's config that are None with the dimensions of the task.
+
+    Args:
+        task: the task.
+        config: the config. Options that are given are kept.
+
+    Example:
+        >>> from loopscope.tasks import Sudoku
+        >>> complete_model(Sudoku(), LoopedTransformerConfig(width=64)).grid
+        (9, 9)
+    """
+    shape = asdict(task.shape)
+    attention = config.attention or task.shape.attention
+    if attention == "full":
+        del shape["kernel_size"]
+    return replace(config, **{name: value for name, value in shape.items() if getattr(config, name) is None})
 
 
 def complete(task: str, parsed: Namespace) -> RunSettings:
-    """Return the settings that a parser with ``add_sections`` has read, with what the task decides filled in."""
+    """Return the settings from the result of a parser with ``add_sections``, with the model completed by the task."""
     sections = {name: getattr(parsed, name) for name in SECTIONS}
     model = sections.pop("model")
-    completed = parsed.data.complete(model).require_complete()
+    completed = complete_model(parsed.data, model).require_complete()
     return RunSettings(task=task, data=parsed.data, model=completed, **sections)
 
 
-@contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Turn a parser's complaint into one line."""
-    try:
-        yield
-    except ArgumentError as error:
-        raise LoopscopeError(tidy(str(error))) from error
-
-
-def tidy(message: str) -> str:
-    """Return a parser's message on one line, with types named plainly."""
-    message = " ".join(message.split())
-    message = re.sub(r"<class '([\w.]+)'>", r"\1", message)
-    message = re.sub(r"typing\.Literal\[(.*?)\]", r"one of \1", message)
-    message = re.sub(
-        r"Does not validate against any of the Union subtypes Subtypes: \[(.*?)\] Errors: .* Given value: ",
-        lambda match: f"expected {' or '.join(kind for kind in match[1].split(', ') if kind != 'NoneType')}, got ",
-        message,
-    )
-    message = re.sub(r"Expected an? (.*?)\. Got value: ", r"expected \1, got ", message)
-    message = re.sub(r"expected tuple(?:\[.*?\])?, got (.*)$", lambda match: _expected_list(match[1]), message)
-    return re.sub(r'^Parser key "([\w.]+)": ', r"\1: ", message)
-
-
-def _expected_list(given: str) -> str:
-    """Return what to say of a value where a list is expected: what was meant, where that is plain."""
-    plain = re.fullmatch(r"[\w.-]+(,[\w.-]+)*", given)
-    return f"expected a list in brackets, such as {f'[{given}]' if plain else '[1,2]'}, got {given}"
-
-
 def with_precision(settings: RunSettings, precision: Precision) -> RunSettings:
-    """Return the settings, with this precision where they leave it to the machine."""
+    """Return the settings with this precision if theirs is auto."""
     if settings.training.precision != "auto":
         return settings
     return replace(settings, training=replace(settings.training, precision=precision))
-
-
-def dotted(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested settings by their dotted names."""
-    flat: dict[str, Any] = {}
-    for key, value in mapping.items():
-        if isinstance(value, Mapping):
-            flat |= dotted(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def option_names(task: str) -> list[str]:
@@ -149,33 +131,44 @@ def check_keys(task: str, keys: Iterable[str]) -> None:
     """Refuse settings that do not exist.
 
     Raises:
-        LoopscopeError: naming the first unknown key and the nearest valid one.
+        LoopscopeError: a key is unknown; the message offers the nearest valid one.
     """
     known = option_names(task)
     for key in keys:
         if key not in known:
-            raise LoopscopeError(f"unknown setting {key!r} for the task {task}{nearest(key, known)}")
+            hint = f": {REPLACED[key]}" if key in REPLACED else nearest(key, known)
+            raise LoopscopeError(f"unknown setting {key!r} for the task {task}{hint}")
+
+
+def current_settings(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Translate the settings of a run from older versions (see ``current_options``).
+
+    Raises:
+        LoopscopeError: an older setting cannot be translated.
+    """
+    model = values.get("model")
+    return {**values, "model": current_options(model)} if isinstance(model, Mapping) else dict(values)
 
 
 def settings_from(values: Mapping[str, Any]) -> RunSettings:
     """Build the settings of a run from plain values: ``task`` and the sections data, model, training, evaluation.
 
     Raises:
-        LoopscopeError: no task, an unknown key, or a value that is refused.
+        LoopscopeError: there is no task, a key is unknown, or a value is refused.
     """
-    # A section that is named and left empty, as YAML allows, takes its defaults.
-    values = {key: {} if value is None else value for key, value in values.items()}
+    # An empty section, which YAML reads as None, takes its defaults.
+    values = current_settings({key: {} if value is None else value for key, value in values.items()})
     task = values.pop("task", None)
     if not isinstance(task, str):
         raise LoopscopeError("the settings name no task: give one, such as task: prefix-sums")
-    parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
+    parser = new_parser()
     add_sections(parser, task)
     check_keys(task, dotted(values))
     with one_line_errors():
-        return complete(task, parser.instantiate(parser.parse_object(values)))
+        return complete(task, parser.instantiate(parse_mapping(parser, values)))
 
 
 def with_setting(values: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
-    """Return plain settings with the one at dotted ``key`` replaced."""
+    """Return plain settings with the value at the dotted ``key`` replaced."""
     section, _, field = key.partition(".")
     return {**values, section: {**values.get(section, {}), field: value}}

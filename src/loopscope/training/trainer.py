@@ -1,8 +1,8 @@
-"""Training one model on one task: resumable bit for bit, on one process or several.
+"""Training of one model on one task, by one or several processes. A resumed run is the same bit for bit.
 
-Nothing random is carried over from step to step: the order of examples is a function of (seed, epoch), the counts of
-iterations and the augmentation are functions of (seed, step). So a run that resumes from a checkpoint does what it
-would have done, and all processes agree on the counts.
+No random state is carried from step to step: the order of examples is a function of (seed, epoch), and iteration counts and
+augmentation are functions of (seed, step). A run that resumes from a checkpoint therefore does the same as an uninterrupted
+one, and all processes agree on the counts.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class Outcome:
     """How a call to ``train`` ended.
 
     Args:
-        step: optimizer steps done.
-        stopped: why it stopped early, or None where the run is finished.
+        step: number of optimizer steps done.
+        stopped: reason for stopping early, or None if the run is finished.
     """
 
     step: int
@@ -54,7 +54,7 @@ class Outcome:
 
 
 def generator_for(seed: int, purpose: int, index: int) -> torch.Generator:
-    """Return a generator that depends on nothing but its three numbers."""
+    """Return a generator that depends only on these three numbers."""
     return torch.Generator().manual_seed(int(np.random.SeedSequence([seed, purpose, index]).generate_state(1)[0]))
 
 
@@ -64,7 +64,7 @@ def _epoch_order(seed: int, epoch: int, examples: int) -> Int[Tensor, "examples"
 
 
 def batch_rows(seed: int, step: int, batch_size: int, examples: int) -> Int[Tensor, "batch"]:
-    """Return the rows of the training split that a step uses: epoch after epoch, each in its own random order."""
+    """Return the rows of the training split for a step. Each epoch has its own random order."""
     rows, position, end = [], step * batch_size, (step + 1) * batch_size
     while position < end:
         epoch, offset = divmod(position, examples)
@@ -75,7 +75,7 @@ def batch_rows(seed: int, step: int, batch_size: int, examples: int) -> Int[Tens
 
 
 def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
-    """Return AdamW with weight decay on matrices only: none on biases and norm gains (paper, training)."""
+    """Return AdamW with weight decay on matrices but not on biases and norm gains (paper, training)."""
     matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
     vectors = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
     groups = [
@@ -86,26 +86,26 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Adam
 
 
 def make_objective(model: nn.Module, config: TrainingConfig) -> Unrolled | AtFixedPoint:
-    """Return the module that training calls: the model with its objective around it."""
+    """Return the module that training calls: the objective around the model."""
     if config.tolerance is None:
         return Unrolled(model, config.checkpoint_every)
     last = config.gradient_iterations or 1
     make = LAST_ITERATIONS.get(config.objective)
     gradient = Implicit(tolerance=config.tolerance) if make is None else make(last)
-    # The last evaluation on the way proves the arrival of the state before it.
+    # The last evaluation proves that the state before it has arrived.
     return AtFixedPoint(model, gradient, config.tolerance, config.max_iterations + 1 - last)
 
 
 def draw_counts(config: TrainingConfig, step: int) -> IterationCounts:
-    """Return the counts of iterations of a step: drawn under progressive, else all with gradient."""
+    """Return the iteration counts of a step: drawn at random for progressive, else all with gradient."""
     if config.objective != "progressive":
         return IterationCounts(0, config.max_iterations)
     return SAMPLERS[config.sampler](config.max_iterations, generator_for(config.seed, COUNTS, step))
 
 
 def _on_cpu() -> bool:
-    # Unless told so, Accelerate joins no processes without a GPU: each would train alone, into the same folder. Other
-    # accelerators than those of CUDA lack the double precision that objectives and the other commands need.
+    # Without this, Accelerate does not connect processes on machines without a GPU: each would train alone, into the same
+    # folder. Accelerators other than CUDA lack the double precision that objectives and other commands need.
     return not torch.cuda.is_available()
 
 
@@ -115,13 +115,13 @@ def _accelerator(settings: RunSettings) -> Accelerator:
     return Accelerator(
         cpu=_on_cpu(),
         mixed_precision="bf16" if precision_here(settings.training.precision) == "bf16" else "no",
-        # Without recall, iterations without gradient cut the embedding off: it takes no part in such a step.
+        # Without recall, iterations without gradient cut the embedding off from the loss, so it has no gradient.
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=settings.model.recall == "none")],
     )
 
 
 def _agree(accelerator: Accelerator, reason: str | None) -> str | None:
-    """Return a reason to stop if any process has one, so that all stop after the same step."""
+    """Return a reason to stop if any process has one, so that all processes stop after the same step."""
     if accelerator.num_processes == 1:
         return reason
     asked = accelerator.reduce(torch.tensor(float(reason is not None), device=accelerator.device), "sum")
@@ -129,7 +129,7 @@ def _agree(accelerator: Accelerator, reason: str | None) -> str | None:
 
 
 def _mean_figures(accelerator: Accelerator, figures: dict[str, float]) -> dict[str, float]:
-    """Return the figures of a pass, those measured on each process's own examples averaged over the processes."""
+    """Return the figures of a pass, with those that depend on the examples averaged over the processes."""
     measured = [name for name, value in figures.items() if isinstance(value, float)]
     if accelerator.num_processes == 1 or not measured:
         return figures
@@ -138,7 +138,7 @@ def _mean_figures(accelerator: Accelerator, figures: dict[str, float]) -> dict[s
 
 
 def _keep_metrics_until(run: RunFolder, step: int) -> None:
-    """Drop the metrics of steps that a resumed run will do again."""
+    """Remove the metrics of steps that the resumed run will repeat."""
     drop_cut_line(run.metrics)
     rows = numbered_lines(run.metrics)
     for number, row in rows:
@@ -157,7 +157,7 @@ def _check_weights(model: nn.Module, step: int, run: RunFolder) -> None:
     """Refuse to save weights that are not finite.
 
     Raises:
-        LoopscopeError: naming the first such parameter.
+        LoopscopeError: a parameter is not finite; the message names the first one.
     """
     wrong = [name for name, value in model.named_parameters() if not bool(value.isfinite().all())]
     if wrong:
@@ -170,16 +170,16 @@ def train(
     on_step: Callable[[int, float], None] | None = None,
     should_stop: Callable[[], str | None] | None = None,
 ) -> Outcome:
-    """Train a run to its end, from its newest checkpoint if it has one.
+    """Train a run to its end, from its newest checkpoint if there is one.
 
     Args:
-        settings: the run's settings.
-        run: its folder, made by ``open_run``.
+        settings: settings of the run.
+        run: folder of the run, made by ``open_run``.
         on_step: called with (steps done, loss) after each step.
-        should_stop: asked after each step; a reason makes the run save a checkpoint and return.
+        should_stop: called after each step. If it returns a reason, the run saves a checkpoint and stops.
 
     Returns:
-        the steps done, and the reason where it stopped early.
+        The number of steps done, and the reason if the run stopped early.
 
     Raises:
         LoopscopeError: the loss, the gradient or a weight is not finite (the last good checkpoint is kept), a checkpoint
@@ -270,7 +270,7 @@ def train(
 
 @contextmanager
 def main_process_first() -> Iterator[bool]:
-    """Let the main process go through the block before the others; yield whether this is the main one."""
+    """Run the block in the main process before the others. Yield whether this is the main process."""
     state = PartialState(cpu=_on_cpu())
     with state.main_process_first():
         yield state.is_main_process

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import matplotlib as mpl
 import numpy as np
@@ -23,9 +23,19 @@ from loopscope.reports.kit.charts import (
     size_axis,
     tidy,
 )
+from loopscope.stability import Examination
+from loopscope.stability.results import (
+    BasinResult,
+    DistinctResult,
+    GradientResult,
+    Numbers,
+    PortraitResult,
+    SpectrumResult,
+    SwapResult,
+    TransientResult,
+    known,
+)
 
-Values = Mapping[str, Any]
-"""An examination as plain values."""
 OUTCOMES = {
     "moved": COLOURS[2],
     "stayed": COLOURS[0],
@@ -39,31 +49,41 @@ STRIP = 32
 """Tokens in a row, where they make no board."""
 
 
+Part = TypeVar("Part")
+
+
 @dataclass(frozen=True)
-class ExaminationFigure:
+class ExaminationFigure(Generic[Part]):
     """One figure of an examination.
 
     Args:
         title: its heading.
         caption: how to read it, in a sentence or two.
-        needs: whether an examination holds what is drawn.
-        draw: draws an examination.
-        parts: the parts of the examination that measure it, as its ``unknown`` names them.
-        height: in inches, of an examination.
+        part: returns what is drawn of an examination, or None where there is nothing to draw.
+        draw: draws it.
+        names: the parts of the examination that measure it, as its ``unknown`` names them.
+        height: in inches.
         comparable: whether two of them side by side take the same limits.
     """
 
     title: str
     caption: str
-    needs: Callable[[Values], bool]
-    draw: Callable[[Axes, Values], None]
-    parts: tuple[str, ...]
-    height: Callable[[Values], float] = lambda _: 3.3
+    part: Callable[[Examination], Part | None]
+    draw: Callable[[Axes, Part], None]
+    names: tuple[str, ...]
+    height: Callable[[Part], float] = lambda _: 3.3
     comparable: bool = True
 
-    def panel(self, values: Values) -> Panel:
-        """Return the figure of an examination."""
-        return Panel(lambda axes: self.draw(axes, values), height=self.height(values))
+    def needs(self, exam: Examination) -> bool:
+        """Return whether an examination holds what is drawn."""
+        return self.part(exam) is not None
+
+    def panel(self, exam: Examination) -> Panel:
+        """Return the figure of an examination that holds what is drawn."""
+        part = self.part(exam)
+        if part is None:
+            raise ValueError(f"the examination holds nothing for the figure {self.title!r}")
+        return Panel(lambda axes: self.draw(axes, part), height=self.height(part))
 
 
 def _fan(axes: Axes, quantiles: Sequence[Sequence[float | None]], colour: str) -> np.ndarray:
@@ -75,30 +95,25 @@ def _fan(axes: Axes, quantiles: Sequence[Sequence[float | None]], colour: str) -
     return np.concatenate([low, middle, high])
 
 
-def _has(rows: Sequence[Sequence[float | None]]) -> bool:
-    """Return whether there is anything that a log axis can show."""
-    return any(value for row in rows for value in row)
-
-
-def _residual(axes: Axes, values: Values) -> None:
-    rows = values["curves"]["residual"]
+def _residual(axes: Axes, exam: Examination) -> None:
+    rows = exam.curves.residual
     size_axis(axes, _fan(axes, rows, COLOURS[0]))
-    axes.axhline(values["settings"]["tolerance"], c=SHADE, ls="--", lw=1.2)
+    axes.axhline(exam.settings.tolerance, c=SHADE, ls="--", lw=1.2)
     iteration_axis(axes, len(rows[0]))
-    shade_training(axes, values["settings"]["trained_iterations"])
+    shade_training(axes, exam.settings.trained_iterations)
     tidy(axes, "iterations", "relative residual")
 
 
-def _norm(axes: Axes, values: Values) -> None:
-    rows = values["curves"]["norm"]
+def _norm(axes: Axes, exam: Examination) -> None:
+    rows = exam.curves.norm
     size_axis(axes, _fan(axes, rows, COLOURS[2]))
     iteration_axis(axes, len(rows[0]))
-    shade_training(axes, values["settings"]["trained_iterations"])
+    shade_training(axes, exam.settings.trained_iterations)
     tidy(axes, "iterations", "norm of the state")
 
 
-def _accuracy(axes: Axes, values: Values) -> None:
-    curve, changes = (100 * numbers(values["curves"][name] or []) for name in ("accuracy", "prediction_changes"))
+def _accuracy(axes: Axes, exam: Examination) -> None:
+    curve, changes = 100 * numbers(exam.curves.accuracy or []), 100 * numbers(exam.curves.prediction_changes)
     for row, colour, dash, label in (
         (curve, COLOURS[0], "-", "inputs right"),
         (changes, COLOURS[1], "--", "predictions that changed"),
@@ -106,7 +121,7 @@ def _accuracy(axes: Axes, values: Values) -> None:
         if np.isfinite(row).any():
             axes.plot(np.arange(1, len(row) + 1), row, c=colour, ls=dash, lw=2, label=label)
     iteration_axis(axes, max(len(curve), len(changes)))
-    shade_training(axes, values["settings"]["trained_iterations"])
+    shade_training(axes, exam.settings.trained_iterations)
     percent_axis(axes)
     axes.legend(loc="best")
     tidy(axes, "iterations", "%")
@@ -116,15 +131,15 @@ def _points(rows: Sequence[Sequence[float | None]]) -> np.ndarray:
     return np.array([row for row in rows if None not in row], dtype=float).reshape(-1, 2)
 
 
-def _eigenvalues(axes: Axes, values: Values) -> None:
+def _eigenvalues(axes: Axes, spectrum: SpectrumResult) -> None:
     angle = np.linspace(0, 2 * np.pi, 200)
     axes.plot(np.cos(angle), np.sin(angle), c=INK, lw=1)
-    spectrum, reach = values["spectrum"], 1.0
-    found = list(zip(spectrum["eigenvalue"], spectrum["at_fixed_point"], strict=True))
+    reach = 1.0
+    found = list(zip(spectrum.eigenvalue, spectrum.at_fixed_point, strict=True))
     for rows, colour, face, label in (
-        (spectrum.get("others") or [], COLOURS[5], COLOURS[5], "others of the first input"),
+        (spectrum.others, COLOURS[5], COLOURS[5], "others of the first input"),
         ([row for row, fixed in found if fixed], COLOURS[1], COLOURS[1], "dominant one of each input"),
-        ([row for row, fixed in found if not fixed], COLOURS[1], "none", "dominant, at no fixed point"),
+        ([row for row, fixed in found if not fixed], COLOURS[1], "none", "dominant, not at a fixed point"),
     ):
         points = _points(rows)
         if len(points):
@@ -137,27 +152,28 @@ def _eigenvalues(axes: Axes, values: Values) -> None:
     tidy(axes, "real part", "imaginary part")
 
 
-def _portrait(axes: Axes, values: Values) -> None:
-    found = values["portrait"]
-    for name, colour, label in (("foreign", COLOURS[4], "from a random start"), ("path", COLOURS[0], "its own start")):
-        points = _points(found.get(name) or [])
+def _portrait(axes: Axes, found: PortraitResult) -> None:
+    for rows, colour, label in (
+        (found.foreign, COLOURS[4], "from a random start"),
+        (found.path, COLOURS[0], "its own start"),
+    ):
+        points = _points(rows)
         if len(points):
             axes.plot(*points.T, "-o", c=colour, ms=2.6, lw=1, label=label)
             axes.plot(*points[0], "s", c=colour, ms=7)
-    if found["fixed_point"] is not None:
-        axes.plot(*found["fixed_point"], "*", c=COLOURS[1], ms=15, mew=0, ls="", label="fixed point")
+    if found.fixed_point is not None:
+        axes.plot(*_points([found.fixed_point])[0], "*", c=COLOURS[1], ms=15, mew=0, ls="", label="fixed point")
     axes.legend(loc="best")
     axes.margins(0.08)
-    first, second = (100 * (share or 0) for share in found["explained"])
+    first, second = (100 * (share or 0) for share in found.explained)
     tidy(axes, f"first direction ({first:.0f}% of the variance)", f"second direction ({second:.0f}%)")
 
 
-def _swaps(axes: Axes, values: Values) -> None:
-    found = values["input_dependence"]
-    bars = {"another start,\nsame recall": "start_swap", "another recall,\nsame state": "recall_swap"}
+def _swaps(axes: Axes, found: SwapResult) -> None:
+    bars = {"another start,\nsame recall": found.start, "another recall,\nsame state": found.recall}
     for outcome, colour in OUTCOMES.items():
-        for place, key in enumerate(bars.values()):
-            counts, total = found[key], sum(found[key].values())
+        for place, counts in enumerate(bars.values()):
+            total = sum(counts.values())
             before = sum(counts.get(other, 0) for other in list(OUTCOMES)[: list(OUTCOMES).index(outcome)])
             if count := counts.get(outcome, 0):
                 left, width = 100 * before / total, 100 * count / total
@@ -171,15 +187,14 @@ def _swaps(axes: Axes, values: Values) -> None:
     tidy(axes, "% of pairs of inputs", "")
 
 
-def _distinct(axes: Axes, values: Values) -> None:
-    found = values["input_dependence"]
-    count = max(len(found[name]) for name in ("distinct_own", "distinct_common"))
+def _distinct(axes: Axes, found: DistinctResult) -> None:
+    count = max(len(found.own), len(found.common))
     axes.plot([1, count], [1, count], c=SHADE, lw=1, ls=":", label="each its own")
-    for name, colour, dash, width, label in (
-        ("distinct_own", COLOURS[0], "-", 4, "own starts"),
-        ("distinct_common", COLOURS[1], "--", 2, "one common start"),
+    for counts, colour, dash, width, label in (
+        (found.own, COLOURS[0], "-", 4, "own starts"),
+        (found.common, COLOURS[1], "--", 2, "one common start"),
     ):
-        axes.plot(range(1, len(found[name]) + 1), found[name], c=colour, ls=dash, lw=width, alpha=0.85, label=label)
+        axes.plot(range(1, len(counts) + 1), counts, c=colour, ls=dash, lw=width, alpha=0.85, label=label)
     axes.legend(loc="upper left")
     axes.set_ylim(0, 1.1 * count)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -187,45 +202,42 @@ def _distinct(axes: Axes, values: Values) -> None:
     tidy(axes, "inputs N", "distinct fixed points")
 
 
-def _basin(axes: Axes, values: Values) -> None:
-    found = values["basin"]
-    radii, places = found["radii"], list(range(len(found["radii"])))
-    axes.plot(places, 100 * numbers(found["returned"]), "-o", c=COLOURS[0], lw=2, label="perturbed")
-    labels = [f"{radius:g}" for radius in radii]
-    for name, label, mark in (("random", "random\nstart", "D"), ("foreign", "other\ninput", "s")):
-        back = (found.get(name) or {}).get("returned")
-        if back is not None:
+def _basin(axes: Axes, found: BasinResult) -> None:
+    places = list(range(len(found.radii)))
+    axes.plot(places, 100 * numbers(found.returned), "-o", c=COLOURS[0], lw=2, label="perturbed")
+    labels = [f"{radius:g}" for radius in found.radii]
+    for starts, label, mark in ((found.random, "random\nstart", "D"), (found.foreign, "other\ninput", "s")):
+        if starts.returned is not None:
             places.append(len(places))
             labels.append(label)
-            axes.plot(places[-1], 100 * back, mark, c=COLOURS[1], ms=8)
+            axes.plot(places[-1], 100 * starts.returned, mark, c=COLOURS[1], ms=8)
     axes.set_xticks(places, labels, fontsize=8.5)
     axes.set_xlim(-0.5, len(places) - 0.5)
     percent_axis(axes)
     tidy(axes, "size of the perturbation, relative to the fixed point", "came back, %")
 
 
-def _gradient(axes: Axes, values: Values) -> None:
-    rows = np.array([numbers(row) for row in values["geometry"]["gradient_norms"]]).T.tolist()
+def _gradient(axes: Axes, found: GradientResult) -> None:
+    rows = np.array([numbers(row) for row in found.norms]).T.tolist()
     size_axis(axes, _fan(axes, rows, COLOURS[3]))
     axes.set_xlim(1, max(2, len(rows[0])))
     tidy(axes, "iterations k that it passed", "norm of the gradient")
 
 
-def _transient(axes: Axes, values: Values) -> None:
-    found = values["geometry"]
-    rows = np.array([numbers(row) for row in found["power_norms"]])
-    axes.plot(found["powers"], rows, c=COLOURS[5], lw=0.9, alpha=0.7)
-    axes.plot(found["powers"], np.median(rows, axis=1), "-o", c=COLOURS[0], lw=2, ms=4)
+def _transient(axes: Axes, found: TransientResult) -> None:
+    rows = np.array([numbers(row) for row in found.norms])
+    axes.plot(found.powers, rows, c=COLOURS[5], lw=0.9, alpha=0.7)
+    axes.plot(found.powers, np.median(rows, axis=1), "-o", c=COLOURS[0], lw=2, ms=4)
     axes.axhline(1, c=SHADE, lw=1)
     axes.set_xscale("log", base=2)
-    axes.set_xticks(found["powers"], [f"{power:g}" for power in found["powers"]])
+    axes.set_xticks(found.powers, [f"{power:g}" for power in found.powers])
     axes.minorticks_off()
     size_axis(axes, rows)
     tidy(axes, "iterations k", "norm of J to the power k")
 
 
 def board_shape(tokens: int) -> tuple[int, int]:
-    """Return rows and columns of a token map: a board for 64 or 81 tokens, else a strip, wrapped."""
+    """Return rows and columns of a token map: a board for 64 or 81 tokens, else a wrapped strip."""
     if tokens in BOARDS:
         side = round(tokens**0.5)
         return side, side
@@ -233,8 +245,8 @@ def board_shape(tokens: int) -> tuple[int, int]:
     return -(-tokens // columns), columns
 
 
-def _token_map(axes: Axes, values: Values) -> None:
-    settled = np.array(values["tokens"][0], dtype=float)
+def _token_map(axes: Axes, tokens: list[int]) -> None:
+    settled = np.array(tokens, dtype=float)
     rows, columns = board_shape(len(settled))
     board = np.pad(settled, (0, rows * columns - len(settled))).reshape(rows, columns)
     times = np.ma.masked_less_equal(board, 0)
@@ -259,75 +271,113 @@ def _token_map(axes: Axes, values: Values) -> None:
         bar.outline.set_visible(False)
 
 
-def _token_map_height(values: Values) -> float:
-    rows, columns = board_shape(len(values["tokens"][0]))
+def _token_map_height(tokens: list[int]) -> float:
+    rows, columns = board_shape(len(tokens))
     return 4.2 * rows / columns + (0.9 if columns > 9 else 0)
 
 
-def _settled(values: Values) -> bool:
-    return bool(values["tokens"]) and any(settled > 0 for settled in values["tokens"][0])
+def _if_any(part: Part, rows: Sequence[Numbers]) -> Part | None:
+    """Return a part if its rows hold anything that a log axis can show."""
+    return part if any(value for row in rows for value in row) else None
 
 
-FIGURES = (
+def _answers_of(exam: Examination) -> Examination | None:
+    return exam if known([*(exam.curves.accuracy or []), *exam.curves.prediction_changes]) else None
+
+
+def _portrait_of(exam: Examination) -> PortraitResult | None:
+    return exam.portrait if exam.portrait is not None and exam.portrait.path else None
+
+
+def _spectrum_of(exam: Examination) -> SpectrumResult | None:
+    return exam.spectrum if exam.spectrum is not None and _points(exam.spectrum.eigenvalue).size else None
+
+
+def _basin_of(exam: Examination) -> BasinResult | None:
+    return exam.basin if exam.basin is not None and known(exam.basin.returned) else None
+
+
+def _swaps_of(exam: Examination) -> SwapResult | None:
+    found = exam.input_dependence.swaps
+    return found if found is not None and any(found.recall.values()) and any(found.start.values()) else None
+
+
+def _distinct_of(exam: Examination) -> DistinctResult | None:
+    found = exam.input_dependence.distinct
+    return found if found is not None and found.common else None
+
+
+def _gradients_of(exam: Examination) -> GradientResult | None:
+    found = exam.geometry.gradients
+    return None if found is None else _if_any(found, found.norms)
+
+
+def _transient_of(exam: Examination) -> TransientResult | None:
+    found = exam.geometry.transient
+    return None if found is None else _if_any(found, found.norms)
+
+
+def _tokens_of(exam: Examination) -> list[int] | None:
+    return exam.tokens[0] if exam.tokens and any(settled > 0 for settled in exam.tokens[0]) else None
+
+
+FIGURES: tuple[ExaminationFigure[Any], ...] = (
     ExaminationFigure(
         "Does it arrive?",
-        "How much one iteration still changes the state: median and 10–90% of the inputs; shaded: training; dashed: the "
-        "tolerance. Falling to the floor is a fixed point, a plateau a cycle or chaos, a slow fall like 1/t a drift.",
-        lambda values: _has(values["curves"]["residual"]),
+        "How much one iteration still changes the state: median and 10–90% of the inputs. Shaded: the iterations of "
+        "training; dashed: the tolerance. A fall to the floor is a fixed point, a plateau a cycle or chaos, a slow fall like "
+        "1/t a drift.",
+        lambda exam: _if_any(exam, exam.curves.residual),
         _residual,
         ("orbits",),
     ),
     ExaminationFigure(
         "How large is the state?",
-        "Median and 10–90% of the inputs. A readout that normalizes hides a state that grows without bound; here it shows.",
-        lambda values: _has(values["curves"]["norm"]),
+        "Median and 10–90% of the inputs. A readout that normalizes hides a state that grows without bound; this shows it.",
+        lambda exam: _if_any(exam, exam.curves.norm),
         _norm,
         ("orbits",),
     ),
     ExaminationFigure(
         "Does the answer stay?",
         "Inputs whose whole answer is right (where targets were given), and predictions that one more iteration changed. "
-        "Changes that do not die out mean an answer that depends on when one stops.",
-        lambda values: any(
-            value is not None for name in ("accuracy", "prediction_changes") for value in values["curves"][name] or []
-        ),
+        "If changes do not die out, the answer depends on when the loop stops.",
+        _answers_of,
         _accuracy,
         ("orbits",),
     ),
     ExaminationFigure(
         "Where does an orbit go?",
-        "One input's orbit, and one from a random start, in the two directions that show most of them (squares: starts). "
-        "Both ending on the star: one attracting fixed point.",
-        lambda values: bool(values["portrait"].get("path")),
+        "One input's orbit, and a second orbit of it from a random start, in the two directions that show most of them. "
+        "Squares: starts; star, if the first orbit arrives: its fixed point. If both end there, it attracts from far away.",
+        _portrait_of,
         _portrait,
         ("portrait",),
         comparable=False,
     ),
     ExaminationFigure(
         "Eigenvalues of the Jacobian",
-        "Inside the unit circle small errors shrink, outside they grow; the dominant one sets the pace, and off the real "
-        "axis errors also turn. Open marks: taken at a state that is no fixed point.",
-        lambda values: bool(_points(values["spectrum"].get("eigenvalue") or []).size),
+        "Inside the unit circle small errors shrink, outside they grow. The dominant eigenvalue sets the pace; off the real "
+        "axis errors also rotate. Open marks: measured at a state that had not arrived at a fixed point.",
+        _spectrum_of,
         _eigenvalues,
         ("spectrum",),
         height=lambda _: 4.0,
     ),
     ExaminationFigure(
         "Does it come back?",
-        "Fraction of states that return to the same fixed point after a push of growing size, and from starts that have "
-        "nothing to do with it. High on the right: a wide basin.",
-        lambda values: any(value is not None for value in values["basin"].get("returned", [])),
+        "Fraction of states that return to the same fixed point after perturbations of growing size, and from unrelated "
+        "starts. High on the right: a wide basin of attraction.",
+        _basin_of,
         _basin,
         ("basin",),
     ),
     ExaminationFigure(
         "Swap test",
-        "Another input recalled while the state is kept: a loop that solves this problem's input moves to the other's "
-        "fixed point. Another start with the recall kept: it should come back (stayed). Shared: both inputs have one point.",
-        lambda values: (
-            any(values["input_dependence"].get("recall_swap", {}).values())
-            and any(values["input_dependence"].get("start_swap", {}).values())
-        ),
+        "Another input is recalled while the state is kept: a loop that depends on its input moves to the other input's fixed "
+        "point (moved). The recalled input is kept and the start swapped: the loop should come back (stayed). Shared: both "
+        "inputs have one fixed point.",
+        _swaps_of,
         _swaps,
         ("swaps", "input-dependence"),
         height=lambda _: 2.5,
@@ -336,31 +386,31 @@ FIGURES = (
         "Distinct fixed points",
         "Among the first N inputs. Only growth under one common start shows that the fixed point depends on the input, and "
         "not merely on where the orbit began.",
-        lambda values: bool(values["input_dependence"].get("distinct_common")),
+        _distinct_of,
         _distinct,
         ("distinct fixed points", "input-dependence"),
     ),
     ExaminationFigure(
         "Can gradients pass?",
-        "Norm of a gradient after its way back through k iterations: median and 10–90% of the inputs. Level is easy to "
-        "train; a steep rise explodes, a steep fall forgets.",
-        lambda values: _has(values["geometry"].get("gradient_norms") or []),
+        "Norm of a gradient after its way back through k iterations: median and 10–90% of the inputs. A level curve is easy "
+        "to train; a steep rise explodes, a steep fall vanishes.",
+        _gradients_of,
         _gradient,
         ("gradients", "geometry"),
     ),
     ExaminationFigure(
         "Transient growth",
-        "How much k iterations can enlarge a small error (thin: each input; thick: median; lower bounds). A rise above 1 "
-        "before the fall: the error grows first, though the fixed point attracts.",
-        lambda values: _has(values["geometry"].get("power_norms") or []),
+        "How much k iterations can enlarge a small error. Thin: each input; thick: the median; both are lower bounds. A rise "
+        "above 1 before the fall: the error grows first, although the fixed point attracts.",
+        _transient_of,
         _transient,
         ("transient growth", "geometry"),
     ),
     ExaminationFigure(
         "When does each token settle?",
-        "The iteration after which each token of the first input stays within the tolerance; × never did, blank is padding. "
-        "Late tokens are the hard ones; a front shows how far information travels per iteration.",
-        _settled,
+        "The iteration after which each token of the first input stays within the tolerance; × marks tokens that never do, "
+        "padding is blank. Late tokens are the hard ones; a front shows how far information travels per iteration.",
+        _tokens_of,
         _token_map,
         ("orbits",),
         height=_token_map_height,

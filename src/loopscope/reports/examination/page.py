@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from loopscope.files import write_text
-from loopscope.reports.examination.figures import FIGURES, ExaminationFigure, Values
+from loopscope.reports.examination.figures import FIGURES, ExaminationFigure
 from loopscope.reports.examination.quantities import quantity_rows
 from loopscope.reports.kit.charts import draw_panels, share_limits, svg
 from loopscope.reports.kit.formats import DASH
@@ -22,14 +22,14 @@ QUESTIONS = {
     "geometry": "Is it smooth there, and can gradients pass?",
 }
 TONES = {
-    Verdict.EXTRAPOLATES: "holds",
-    Verdict.KEEPS_ITS_ANSWER: "holds",
-    Verdict.SHARED_ANSWER: "fails",
+    Verdict.STABLE_AND_ACCURATE: "holds",
+    Verdict.STABLE: "holds",
+    Verdict.INPUT_INDEPENDENT: "fails",
     Verdict.PATH_DEPENDENT: "borderline",
     Verdict.FRAGILE: "fails",
-    Verdict.RESTLESS: "borderline",
+    Verdict.UNSETTLED: "borderline",
     Verdict.UNSTABLE: "fails",
-    Verdict.UNKNOWN: "unknown",
+    Verdict.UNDECIDED: "unknown",
 }
 NOTHING = "<p>Nothing could be measured.</p>"
 
@@ -57,17 +57,17 @@ def _cards(axes: Sequence[Axis]) -> str:
     return f'<div class="cards">{"".join(map(_card, axes))}</div>'
 
 
-def _settings(values: Values) -> str:
+def _settings(exam: Examination) -> str:
     """Return in a sentence what was examined, and how."""
-    settings = values["settings"]
-    accuracy = "not known" if settings["accuracy"] is None else f"{100 * settings['accuracy']:.1f}%"
-    trained = settings["trained_iterations"]
+    settings = exam.settings
+    accuracy = "not known" if settings.accuracy is None else f"{100 * settings.accuracy:.1f}%"
+    trained = settings.trained_iterations
     training = f"trained with at most {trained}" if trained else "trained iterations not known"
-    forecast = " (a forecast: no orbit goes beyond training)" if settings["prediction"] else ""
+    prediction = " (prediction mode: no orbit goes beyond training)" if settings.prediction else ""
     said = (
-        f"{inputs_seen(settings)}, at most {settings['iterations']} iterations{forecast}; {training}; "
-        f"right at the end: {accuracy}; tolerance {settings['tolerance']:g}, effort {settings['effort']}, "
-        f"{settings['dtype']}, seed {settings['seed']}; {values['seconds']['total']:.1f} s"
+        f"{inputs_seen(settings)}, at most {settings.iterations} iterations{prediction}; {training}; "
+        f"right at the end: {accuracy}; tolerance {settings.tolerance:g}, effort {settings.effort}, "
+        f"{settings.dtype}, seed {settings.seed}; {exam.seconds['total']:.1f} s"
     )
     return note(f"{said}.")
 
@@ -75,75 +75,63 @@ def _settings(values: Values) -> str:
 def _verdict(exam: Examination) -> str:
     provisional = (
         note(
-            f"Provisional: {priors_of(exam.axes)}, tested on {TESTED_ON}; what some of these set for them was no better on the others."
+            f"Provisional: {priors_of(exam.axes)}. They were tested on {TESTED_ON}; thresholds fitted on one half of these "
+            "models were no better on the other half."
         )
         if exam.provisional
         else ""
     )
     return (
-        f'<div class="verdict {TONES[exam.verdict]}"><strong>{text(exam.verdict.value.capitalize())}'
+        f'<div class="verdict {TONES[exam.verdict]}"><strong>{text(exam.headline[0].upper() + exam.headline[1:])}'
         f"{' (provisional)' if exam.provisional else ''}</strong><p>{text(exam.advice)}</p>{provisional}</div>"
     )
 
 
-def _head(title: str, exam: Examination, values: Values) -> str:
-    return f"<h1>{text(title)}</h1>{_verdict(exam)}{_settings(values)}"
+def _head(title: str, exam: Examination) -> str:
+    return f"<h1>{text(title)}</h1>{_verdict(exam)}{_settings(exam)}"
 
 
 def _directions(exam: Examination) -> str:
     if exam.normalized_axes is None:
         return ""
     return (
-        "<h3>Of directions alone</h3>"
-        + note("Most orbits drift: their norm grows. Here is what the axes say of states normalized per token.")
+        "<h3>Directions of the state alone</h3>"
+        + note("Most orbits drift: their norm grows. These axes are judged on states normalized per token.")
         + _cards(exam.normalized_axes)
     )
 
 
-def missing_rows(values: Values) -> list[list[str]]:
-    """Return what could not be computed, or was not, and why."""
-    rows = [[part, reason] for part, reason in values["unknown"].items()]
+def missing_rows(exam: Examination) -> list[list[str]]:
+    """Return what was not computed, and why."""
+    rows = [[part, reason] for part, reason in exam.unknown.items()]
     for figure in FIGURES:
-        if not figure.needs(values) and not set(figure.parts) & set(values["unknown"]):
-            rows.append([f"figure: {figure.title}", f"no value to show (effort {values['settings']['effort']})"])
+        if not figure.needs(exam) and not set(figure.names) & set(exam.unknown):
+            rows.append([f"figure: {figure.title}", f"no value to show (effort {exam.settings.effort})"])
     return rows
 
 
-def _missing(values: Values) -> str:
-    rows = missing_rows(values)
+def _missing(exam: Examination) -> str:
+    rows = missing_rows(exam)
     return table(["part", "why"], rows, texts=("part", "why")) if rows else "<p>Everything was computed.</p>"
 
 
-def _quantities(values: Values) -> str:
-    columns, rows = ["quantity", "median", "10–90%", "values", "what it says"], quantity_rows(values)
-    return table(columns, rows, texts=("quantity", "what it says")) if rows else NOTHING
+def _quantities(exam: Examination) -> str:
+    columns, rows = ["quantity", "median", "10–90%", "values", "meaning"], quantity_rows(exam)
+    return table(columns, rows, texts=("quantity", "meaning")) if rows else NOTHING
 
 
-def _seconds(values: Values) -> str:
-    spent = ", ".join(f"{part} {seconds:.1f} s" for part, seconds in values["seconds"].items())
+def _seconds(exam: Examination) -> str:
+    spent = ", ".join(f"{part} {seconds:.1f} s" for part, seconds in exam.seconds.items())
     return note(f"Time: {spent}.")
 
 
-def _drawings(figure: ExaminationFigure, exams: Sequence[Values]) -> list[str]:
+def _drawings(figure: ExaminationFigure[Any], exams: Sequence[Examination]) -> list[str]:
     """Return a figure of each examination, with equal limits where they can be compared; empty where one lacks it."""
-    drawn = [draw_panels([figure.panel(values)]) if figure.needs(values) else None for values in exams]
+    drawn = [draw_panels([figure.panel(exam)]) if figure.needs(exam) else None for exam in exams]
     axes = [one[1][0] for one in drawn if one is not None]
     if figure.comparable and len(axes) > 1:
         share_limits(axes)
     return ["" if one is None else svg(one[0], figure.title) for one in drawn]
-
-
-@dataclass(frozen=True)
-class _Subject:
-    """One examination on a page."""
-
-    title: str
-    exam: Examination
-    values: Values
-
-
-def _subjects(exams: Mapping[str, Examination]) -> list[_Subject]:
-    return [_Subject(title, exam, exam.to_dict()) for title, exam in exams.items()]
 
 
 def write_examination(path: Path, exam: Examination, title: str = "Examination") -> None:
@@ -153,39 +141,52 @@ def write_examination(path: Path, exam: Examination, title: str = "Examination")
         path: the HTML file.
         exam: the examination.
         title: what was examined.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> import torch, loopscope as ls
+        >>> loop = ls.FunctionLoop(
+        ...     encode=lambda x: x, start=torch.zeros_like, step=lambda z, e: z / 2 + e, read=lambda z: z
+        ... )
+        >>> exam = ls.examine(loop, torch.eye(4), effort="quick", iterations=60)
+        >>> with TemporaryDirectory() as folder:
+        ...     page = Path(folder) / "exam.html"
+        ...     ls.write_examination(page, exam, title="Half")
+        ...     "<h1>Half</h1>" in page.read_text()
+        True
     """
-    values = exam.to_dict()
-    drawn = [(figure, _drawings(figure, [values])[0]) for figure in FIGURES]
+    drawn = [(figure, _drawings(figure, [exam])[0]) for figure in FIGURES]
     pictures = [picture([drawing], figure.caption, figure.title) for figure, drawing in drawn if drawing]
     parts = [
-        _head(title, exam, values),
+        _head(title, exam),
         "<h2>Three axes</h2>",
         _cards(exam.axes),
         _directions(exam),
-        "<h2>To look at</h2>",
+        "<h2>Figures</h2>",
         f'<div class="grid">{"".join(pictures)}</div>' if pictures else NOTHING,
         "<h2>Numbers</h2>",
-        _quantities(values),
+        _quantities(exam),
         "<h2>What could not be computed</h2>",
-        _missing(values),
-        _seconds(values),
+        _missing(exam),
+        _seconds(exam),
     ]
     write_text(path, page(title, "\n".join(parts)))
 
 
-def _pair(subjects: Sequence[_Subject], cells: Sequence[str]) -> str:
-    """Return what is said of each subject, under its name, side by side where there is room."""
-    named = (f"<div>{note(one.title)}{cell}</div>" for one, cell in zip(subjects, cells, strict=True))
+def _pair(titles: Sequence[str], cells: Sequence[str]) -> str:
+    """Return a cell for each title, side by side where there is room."""
+    named = (f"<div>{note(title)}{cell}</div>" for title, cell in zip(titles, cells, strict=True))
     return f'<div class="pair">{"".join(named)}</div>'
 
 
-def _compared_numbers(subjects: Sequence[_Subject]) -> str:
-    """Return one table of medians, a column for each examination."""
-    found = [{(row[0], row[-1]): row[1] for row in quantity_rows(subject.values)} for subject in subjects]
+def _compared_numbers(exams: Mapping[str, Examination]) -> str:
+    """Return one table of medians, with a column for each examination."""
+    found = [{(row[0], row[-1]): row[1] for row in quantity_rows(exam)} for exam in exams.values()]
     keys = list(dict.fromkeys(key for rows in found for key in rows))
-    columns = ["quantity", *(subject.title for subject in subjects), "what it says"]
+    columns = ["quantity", *exams, "meaning"]
     rows = [[name, *(one.get((name, meaning), DASH) for one in found), meaning] for name, meaning in keys]
-    return table(columns, rows, texts=("quantity", "what it says"))
+    return table(columns, rows, texts=("quantity", "meaning"))
 
 
 def write_comparison(path: Path, exams: Mapping[str, Examination]) -> None:
@@ -194,25 +195,38 @@ def write_comparison(path: Path, exams: Mapping[str, Examination]) -> None:
     Args:
         path: the HTML file.
         exams: the examinations by title.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> import torch, loopscope as ls
+        >>> loop = ls.FunctionLoop(
+        ...     encode=lambda x: x, start=torch.zeros_like, step=lambda z, e: z / 2 + e, read=lambda z: z
+        ... )
+        >>> exam = ls.examine(loop, torch.eye(4), effort="quick", iterations=60)
+        >>> with TemporaryDirectory() as folder:
+        ...     page = Path(folder) / "both.html"
+        ...     ls.write_comparison(page, {"First": exam, "Second": exam})
+        ...     "<h1>Second</h1>" in page.read_text()
+        True
     """
-    subjects = _subjects(exams)
-    title = " and ".join(exams)
-    heads = "".join(f"<div>{_head(one.title, one.exam, one.values)}</div>" for one in subjects)
+    titles, found = list(exams), list(exams.values())
+    heads = "".join(f"<div>{_head(title, exam)}</div>" for title, exam in exams.items())
     parts = [f'<div class="pair">{heads}</div>', "<h2>Three axes</h2>"]
-    for axes in zip(*(one.exam.axes for one in subjects), strict=True):
-        parts.append(_pair(subjects, [_card(axis) for axis in axes]))
-    parts += [_pair([one], [_directions(one.exam)]) for one in subjects if one.exam.normalized_axes]
-    parts.append("<h2>To look at</h2>")
+    for axes in zip(*(exam.axes for exam in found), strict=True):
+        parts.append(_pair(titles, [_card(axis) for axis in axes]))
+    parts += [_pair([title], [_directions(exam)]) for title, exam in exams.items() if exam.normalized_axes]
+    parts.append("<h2>Figures</h2>")
     for figure in FIGURES:
-        drawings = _drawings(figure, [one.values for one in subjects])
+        drawings = _drawings(figure, found)
         if any(drawings):
-            pair = _pair(subjects, [drawing or "<p>Not measured.</p>" for drawing in drawings])
+            pair = _pair(titles, [drawing or "<p>Not measured.</p>" for drawing in drawings])
             parts.append(picture([pair], figure.caption, figure.title))
     parts += [
         "<h2>Numbers</h2>",
         note("Medians over inputs."),
-        _compared_numbers(subjects),
+        _compared_numbers(exams),
         "<h2>What could not be computed</h2>",
-        _pair(subjects, [_missing(one.values) + _seconds(one.values) for one in subjects]),
+        _pair(titles, [_missing(exam) + _seconds(exam) for exam in found]),
     ]
-    write_text(path, page(title, "\n".join(parts), wide=True))
+    write_text(path, page(" and ".join(exams), "\n".join(parts), wide=True))

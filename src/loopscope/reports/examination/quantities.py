@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-Values = Mapping[str, Any]
-"""An examination as plain values."""
+from loopscope.stability import Examination
+from loopscope.stability.results import Numbers, SensitivityResult, known
+
+Read = Callable[[Examination], Sequence[float | None] | None]
 
 
 @dataclass(frozen=True)
@@ -18,106 +19,126 @@ class Quantity:
 
     Args:
         name: what it is called.
-        read: returns its values over inputs, or its one value, from an examination.
+        read: returns its values over inputs, or its one value, from an examination; None where it was not measured.
         meaning: what it says, in a sentence.
     """
 
     name: str
-    read: Callable[[Values], Sequence[float | None]]
+    read: Read
     meaning: str
 
-    def known(self, values: Values) -> list[float]:
-        """Return what is known of it."""
-        return [value for value in self.read(values) if value is not None]
+    def known(self, exam: Examination) -> list[float]:
+        """Return the values that are known."""
+        return known(self.read(exam))
 
 
-def _entry(part: str, key: str) -> Callable[[Values], Sequence[float | None]]:
-    return lambda values: values[part].get(key) or []
-
-
-def _nested(part: str, key: str, entry: str) -> Callable[[Values], Sequence[float | None]]:
-    def read(values: Values) -> Sequence[float | None]:
-        found = (values[part].get(key) or {}).get(entry)
-        return found if isinstance(found, list) else [found]
-
-    return read
-
-
-def _norm_ratio(values: Values) -> list[float | None]:
-    found = values["reachability"]
-    pairs = zip(found.get("norm", []), found.get("start_norm", []), strict=True)
+def _norm_ratio(exam: Examination) -> Numbers:
+    pairs = zip(exam.reachability.norm, exam.reachability.start_norm, strict=True)
     return [norm / start if norm is not None and start else None for norm, start in pairs]
 
 
-def _transient_peak(values: Values) -> list[float | None]:
-    by_input = zip(*values["geometry"].get("power_norms") or [], strict=True)
-    return [max((norm for norm in norms if norm is not None), default=None) for norms in by_input]
+def _transient_peak(exam: Examination) -> Numbers | None:
+    found = exam.geometry.transient
+    return [max(known(norms), default=None) for norms in zip(*found.norms, strict=True)] if found else None
 
 
-def _flagged(part: str, key: str, flag: bool) -> Callable[[Values], Sequence[float | None]]:
-    return lambda values: [sum(entry is flag for entry in values[part][key])] if values[part].get(key) else []
+def _count(flags: Sequence[bool] | None, wanted: bool) -> list[float] | None:
+    return [float(sum(flag is wanted for flag in flags))] if flags else None
+
+
+def _sensitivity(read: Callable[[SensitivityResult], Numbers]) -> Read:
+    return lambda exam: read(exam.input_dependence.sensitivity) if exam.input_dependence.sensitivity else None
 
 
 QUANTITIES = (
-    Quantity("iterations to tolerance", _entry("reachability", "iterations_to_tolerance"), "when an input has settled"),
     Quantity(
-        "observed contraction", _entry("reachability", "rate"), "factor of the residual per iteration, at the end"
+        "iterations to tolerance", lambda exam: exam.reachability.iterations_to_tolerance, "when an input has settled"
+    ),
+    Quantity(
+        "observed contraction", lambda exam: exam.reachability.rate, "factor of the residual per iteration, at the end"
     ),
     Quantity("norm of the state, end over start", _norm_ratio, "far above 1: the state grew"),
-    Quantity("norm growth per iteration", _entry("reachability", "growth"), "log of the factor; 0 for a bounded orbit"),
     Quantity(
-        "largest Lyapunov exponent", _entry("reachability", "lyapunov"), "above 0: chaos; only where it did not arrive"
+        "norm growth per iteration",
+        lambda exam: exam.reachability.growth,
+        "log of the factor; 0 for a bounded orbit",
     ),
     Quantity(
-        "spectral radius", _entry("spectrum", "radius"), "below 1: the state attracts; the pace of the last errors"
+        "largest Lyapunov exponent",
+        lambda exam: exam.reachability.lyapunov,
+        "above 0: chaos; measured only where the orbit did not arrive",
     ),
-    Quantity("its error", _entry("spectrum", "error"), "how far the radius may be off"),
-    Quantity("radii that contradict the orbit", _flagged("spectrum", "contradicted", True), "should be 0"),
-    Quantity("radii not at a fixed point", _flagged("spectrum", "at_fixed_point", False), "these say less"),
-    Quantity("nearly defective Jacobians", _flagged("spectrum", "defective", True), "their eigenvalues move easily"),
+    Quantity(
+        "spectral radius",
+        lambda exam: exam.spectrum.radius if exam.spectrum else None,
+        "below 1: the state attracts; the pace of the last errors",
+    ),
+    Quantity("its error", lambda exam: exam.spectrum.error if exam.spectrum else None, "how far the radius may be off"),
+    Quantity(
+        "radii that contradict the orbit",
+        lambda exam: _count(exam.spectrum.contradicted, True) if exam.spectrum else None,
+        "should be 0",
+    ),
+    Quantity(
+        "radii not at a fixed point",
+        lambda exam: _count(exam.spectrum.at_fixed_point, False) if exam.spectrum else None,
+        "these say less",
+    ),
+    Quantity(
+        "nearly defective Jacobians",
+        lambda exam: _count(exam.spectrum.defective, True) if exam.spectrum else None,
+        "their eigenvalues move easily",
+    ),
     Quantity(
         "share of variance between inputs",
-        _nested("input_dependence", "variance", "share"),
+        lambda exam: [exam.input_dependence.variance.share] if exam.input_dependence.variance else None,
         "1: the input alone decides",
     ),
+    Quantity("sensitivity to the input", _sensitivity(lambda found: found.gain), "change of the fixed point"),
+    Quantity("sensitivity, relative", _sensitivity(lambda found: found.relative), "both changes in relative size"),
     Quantity(
-        "sensitivity to the input", _nested("input_dependence", "sensitivity", "gain"), "change of the fixed point"
-    ),
-    Quantity("the same, relative", _nested("input_dependence", "sensitivity", "relative"), "both in relative size"),
-    Quantity(
-        "disagreement with a finite change",
-        _nested("input_dependence", "sensitivity", "disagreement"),
-        "near 0: trust it",
+        "disagreement with a finite change", _sensitivity(lambda found: found.disagreement), "near 0: trust the above"
     ),
     Quantity(
-        "sensitivity to the start", _nested("input_dependence", "sensitivity", "start_gain"), "0 at an attracting point"
+        "sensitivity to the start", _sensitivity(lambda found: found.start_gain), "0 at an attracting fixed point"
     ),
-    Quantity("Lipschitz constant in the input", _entry("geometry", "lipschitz"), "largest singular value, estimated"),
     Quantity(
-        "the same, relative", _entry("geometry", "relative_lipschitz"), "1: as large a relative change as the input's"
+        "Lipschitz constant in the input",
+        lambda exam: exam.geometry.lipschitz.value if exam.geometry.lipschitz else None,
+        "largest singular value, estimated",
+    ),
+    Quantity(
+        "Lipschitz constant, relative",
+        lambda exam: exam.geometry.lipschitz.relative if exam.geometry.lipschitz else None,
+        "1: the fixed point changes by as much as the input",
     ),
     Quantity(
         "norm of the resolvent",
-        _entry("geometry", "resolvent"),
-        "amplifies implicit gradients, and the residual's error",
+        lambda exam: exam.geometry.resolvent.value if exam.geometry.resolvent else None,
+        "amplifies implicit gradients, and the error of a residual",
     ),
-    Quantity("gradient growth per iteration", _entry("geometry", "gradient_growth"), "1: steady; above: explodes"),
     Quantity(
-        "its log over that of the radius", _entry("geometry", "gradient_agreement"), "0: they agree; above: a transient"
+        "gradient growth per iteration",
+        lambda exam: exam.geometry.gradients.growth if exam.geometry.gradients else None,
+        "1: steady; above: explodes",
+    ),
+    Quantity(
+        "its log less that of the radius",
+        lambda exam: exam.geometry.gradients.agreement if exam.geometry.gradients else None,
+        "0: they agree; above: a transient",
     ),
     Quantity("largest transient growth", _transient_peak, "above 1: errors grow before they shrink"),
-    Quantity("radial gain", _entry("geometry", "radial_gain"), "how much of the step acts along the norm"),
+    Quantity("radial gain", lambda exam: exam.geometry.radial_gain, "how much of the step acts along the norm"),
 )
 """In the order of the table."""
 
 
-def quantity_rows(values: Values) -> list[list[str]]:
-    """Return quantity, median, 10% to 90%, number of inputs and meaning, for what was measured."""
+def quantity_rows(exam: Examination) -> list[list[str]]:
+    """Return quantity, median, 10% to 90%, number of values and meaning, for what was measured."""
     rows = []
     for quantity in QUANTITIES:
-        known = quantity.known(values)
-        if known:
-            low, middle, high = np.quantile(known, (0.1, 0.5, 0.9))
+        if numbers := quantity.known(exam):
+            low, middle, high = np.quantile(numbers, (0.1, 0.5, 0.9))
             spread = f"{low:.4g} – {high:.4g}" if high > low else ""
-            rows.append([quantity.name, f"{middle:.4g}", spread, str(len(known)), quantity.meaning])
+            rows.append([quantity.name, f"{middle:.4g}", spread, str(len(numbers)), quantity.meaning])
     return rows

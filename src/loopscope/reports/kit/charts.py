@@ -1,7 +1,7 @@
-"""What all figures share: panels that become a PNG file or drawings inside a page, and their axes.
+"""The common parts of all figures: panels, which become a PNG file or SVG drawings in a page, and their axes.
 
-A panel in a page is an SVG whose ink takes the page's colours, so that it reads in light and in dark. Colours of data
-are those of Okabe and Ito, which colour-blind people can tell apart.
+The SVG of a panel takes the text colour of the page, so that it is legible in light and dark themes. The colours of data are
+those of Okabe and Ito, which colour-blind readers can distinguish.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocat
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6bb1", "#a6761d")
 ORDERED = ("#2c3dd9", "#734baf", "#a94a86", "#ec496a", "#e98348", "#eab401")
-"""Of numbers in order: from blue to yellow, dark to light; far apart for colour-blind people too, on white and on black."""
+"""Colours of ordered numbers, from dark blue to light yellow, distinct for colour-blind readers on white and black."""
 INK, SHADE = "#1c2331", "#8a94a7"
-"""Of text and axes, and of what stands behind the data."""
+"""Colours of text and axes, and of the background of data."""
 THEMED = {INK: "var(--ink)", SHADE: "var(--shade)", COLOURS[0]: "var(--blue)"}
-"""Colours that a page replaces by its own, which suit its theme."""
+"""Colours that a page replaces by those of its theme."""
 RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 RC: Any = {
     "svg.fonttype": "none",
@@ -48,12 +48,12 @@ Draw = Callable[[Axes], None]
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes and what is drawn in it.
+    """One pair of axes and its drawing.
 
     Args:
-        draw: draws into the axes.
-        width: in inches.
-        height: in inches.
+        draw: function that draws into the axes.
+        width: width in inches.
+        height: height in inches.
     """
 
     draw: Draw
@@ -62,11 +62,11 @@ class Panel:
 
 
 def draw_panels(panels: Sequence[Panel], columns: int | None = None) -> tuple[Figure, list[Axes]]:
-    """Return one figure with the panels, and their axes.
+    """Return a figure of panels, and their axes.
 
     Args:
-        panels: what is drawn.
-        columns: panels in a row; all of them if None.
+        panels: the panels.
+        columns: number of panels in a row; all of them if None.
     """
     columns = columns or len(panels)
     rows = [panels[first : first + columns] for first in range(0, len(panels), columns)]
@@ -84,7 +84,7 @@ def draw_panels(panels: Sequence[Panel], columns: int | None = None) -> tuple[Fi
 
 
 def share_limits(group: Sequence[Axes]) -> None:
-    """Give axes of the same scales the same limits, so that what stands side by side can be compared by eye."""
+    """Give axes with the same scale the same limits, so that they can be compared by eye."""
     for name in ("x", "y"):
         if len({getattr(axes, f"get_{name}scale")() for axes in group}) > 1:
             continue
@@ -94,11 +94,11 @@ def share_limits(group: Sequence[Axes]) -> None:
 
 
 def svg(figure: Figure, label: str) -> str:
-    """Return a figure as an SVG element for a page: it scales with its column, and its ink follows the page's theme.
+    """Return a figure as an SVG element that scales with its column and follows the theme of the page.
 
     Args:
         figure: the figure.
-        label: what it shows, plain words without markup, for those who cannot see it.
+        label: description for screen readers, as plain text without markup.
     """
     buffer = io.StringIO()
     with mpl.rc_context(RC):
@@ -107,9 +107,9 @@ def svg(figure: Figure, label: str) -> str:
     drawn = buffer.getvalue()
     width, height = (72 * inches for inches in figure.get_size_inches())
     inside = drawn[drawn.index(">", drawn.index("<svg")) + 1 :]
-    # A hundredth of a point is finer than any screen; six digits would be half of a page of many curves.
+    # A hundredth of a point is finer than any screen. Six digits would double the size of a page with many curves.
     inside = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), inside)
-    # Groups' names repeat from figure to figure, and a page's names must not; nothing refers to them.
+    # Names of groups repeat in every figure but must be unique in a page. Nothing refers to them.
     inside = re.sub(r'<g id="[^"]*"', "<g", inside).replace("xlink:href", "href")
     for colour, themed in THEMED.items():
         inside = inside.replace(colour, themed)
@@ -118,7 +118,7 @@ def svg(figure: Figure, label: str) -> str:
 
 
 def ordered_colours(count: int) -> list[str]:
-    """Return so many colours for numbers in order: those of ``ORDERED``, evenly spread."""
+    """Return ``count`` colours for ordered numbers, evenly spaced on the ramp ``ORDERED``."""
     ramp = LinearSegmentedColormap.from_list("ordered", ORDERED)
     return [to_hex(ramp(place)) for place in np.linspace(0, 1, count)]
 
@@ -132,7 +132,7 @@ def png(figure: Figure) -> bytes:
 
 
 def numbers(values: Sequence[float | None]) -> np.ndarray:
-    """Return values as an array, with NaN (drawn as a gap) where one is not known."""
+    """Return values as an array, with NaN (drawn as a gap) for None."""
     return np.array([np.nan if value is None else value for value in values], dtype=float)
 
 
@@ -152,7 +152,7 @@ def shade_training(axes: Axes, trained: int | None) -> None:
 
 
 def iteration_axis(axes: Axes, longest: int) -> None:
-    """Make the horizontal axis one of iterations, from 1 on a log scale, with plain numbers."""
+    """Set up a horizontal axis of iterations, from 1 on a log scale, with plain numbers."""
     axes.set_xscale("log")
     axes.set_xlim(1, max(longest, 2))
     ticks = [tick * 10**power for power in range(6) for tick in (1, 3) if tick * 10**power <= longest]
@@ -170,7 +170,7 @@ def _power(value: float, _: Any) -> str:
 
 
 def size_axis(axes: Axes, values: np.ndarray) -> None:
-    """Make the vertical axis fit positive sizes: logarithmic where they span more than a factor of 3, else from 0."""
+    """Set up a vertical axis of positive sizes: logarithmic if they span more than a factor of 3, else from 0."""
     known = values[np.isfinite(values) & (values > 0)]
     span = known.max() / known.min() if len(known) else 1.0
     if span <= 3:
@@ -183,7 +183,7 @@ def size_axis(axes: Axes, values: np.ndarray) -> None:
 
 
 def percent_axis(axes: Axes, top: int = 100) -> None:
-    """Make the vertical axis one of percentages, with room for lines at both ends.
+    """Set up a vertical axis of percentages, with room for lines at both ends.
 
     Args:
         axes: the axes.

@@ -1,4 +1,4 @@
-"""The skeleton of a self-contained page: one file, no network, readable at any width, light and dark."""
+"""Building blocks of self-contained HTML pages: one file, no network, any width, light and dark themes."""
 
 from __future__ import annotations
 
@@ -51,26 +51,26 @@ summary { cursor: pointer; color: var(--soft); font-size: .9rem; margin-top: .6r
 
 
 class Html(str):
-    """Text that is HTML already, and is not escaped again."""
+    """Text that is already HTML and is not escaped again."""
 
 
 def text(value: object) -> str:
-    """Return a value as HTML text."""
+    """Return a value as escaped HTML text."""
     return value if isinstance(value, Html) else html.escape(str(value))
 
 
 def chip(words: object, kind: str) -> Html:
-    """Return words with a dot, in the colour of a status: holds, borderline, fails or unknown."""
+    """Return text with a dot in the colour of a status: holds, borderline, fails or unknown."""
     return Html(f'<span class="chip {kind}">{text(words)}</span>')
 
 
 def note(words: object) -> str:
-    """Return a quiet paragraph."""
+    """Return a paragraph in small, muted text."""
     return f'<p class="soft">{text(words)}</p>'
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], texts: Iterable[str] = ()) -> str:
-    """Return a table that scrolls inside its own box; ``texts`` names the columns of words; the last of them wraps."""
+    """Return a table that scrolls in its own box. ``texts`` names the text columns, of which the last one wraps."""
     words = list(texts)
     kinds = ["" if column not in words else "text wrap" if column == words[-1] else "text" for column in columns]
 
@@ -85,7 +85,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], texts: Itera
 
 
 def picture(drawings: Sequence[str], caption: str, title: str = "", legend: str = "") -> str:
-    """Return a figure of one or more drawings, with the sentences that say how to read it."""
+    """Return a figure of one or more drawings with a caption."""
     heading = f"<h3>{text(title)}</h3>" if title else ""
     inside = "".join(f"<div>{drawing}</div>" for drawing in drawings)
     return (
@@ -97,9 +97,9 @@ def page(title: str, body: str, wide: bool = False) -> str:
     """Return a whole HTML document.
 
     Args:
-        title: shown in the browser's tab.
-        body: HTML.
-        wide: for two columns of contents.
+        title: title in the tab of the browser.
+        body: HTML of the body.
+        wide: whether to leave room for two columns.
     """
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'

@@ -1,4 +1,4 @@
-"""A table that the terminal, a page and a document each show in their own way."""
+"""A table that can be shown in a terminal, in an HTML page and in Markdown."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class Sheet:
     """A table.
 
     Args:
-        title: what it shows.
-        columns: their names; the first one is of words, the others of numbers.
+        title: title of the table.
+        columns: names of the columns. The first column is text, the others are numbers.
         rows: the cells.
-        caption: how to read it.
-        sections: rows after which a line is drawn in a terminal.
+        caption: explanation of the table.
+        sections: indices of rows that are followed by a line in a terminal.
     """
 
     title: str
@@ -31,14 +31,14 @@ class Sheet:
 
 
 def fit_widths(least: Sequence[int], wanted: Sequence[int], room: int) -> list[int]:
-    """Return widths of columns that together take at most ``room``, at least one each.
+    """Return widths of columns, at least one each, with a sum of at most ``room`` if possible.
 
-    The narrowest grow first, from the least to what is wanted; where not even the least has room, the widest shrink first.
+    The narrowest columns grow first, from ``least`` to ``wanted``. If ``least`` does not fit, the widest shrink first.
 
     Args:
-        least: what each needs, as its longest word does.
-        wanted: what is enough for each, as for its longest cell.
-        room: what all have together.
+        least: smallest useful width of each column, such as that of its longest word.
+        wanted: sufficient width of each column, such as that of its longest cell.
+        room: total width.
     """
     widths = list(least)
     while sum(widths) > room and max(widths) > 1:
@@ -49,11 +49,11 @@ def fit_widths(least: Sequence[int], wanted: Sequence[int], room: int) -> list[i
 
 
 def in_terminal(sheet: Sheet, width: int | None = None) -> Table:
-    """Return a sheet for a terminal: cells are wrapped between words, and never cut.
+    """Return a sheet as a table for a terminal. Cells wrap between words and are never truncated.
 
     Args:
         sheet: the table.
-        width: columns of the terminal; those of the one that it is shown in, if left out.
+        width: width of the terminal in characters; that of the current terminal if None.
     """
     cells = [[row[place] for row in sheet.rows] for place in range(len(sheet.columns))]
     room = (Console().width if width is None else width) - 3 * len(cells) - 1
@@ -71,7 +71,7 @@ def in_terminal(sheet: Sheet, width: int | None = None) -> Table:
 
 
 def in_markdown(sheet: Sheet) -> str:
-    """Return a sheet as Markdown: its title as a heading, the table, how to read it."""
+    """Return a sheet as Markdown: the title as a heading, the table, and the caption."""
     rule = f"|{'---|' * len(sheet.columns)}"
     lines = [_markdown_row(sheet.columns), rule, *map(_markdown_row, sheet.rows)]
     parts = [f"### {sheet.title}", "\n".join(lines), *([sheet.caption] if sheet.caption else [])]

@@ -1,4 +1,4 @@
-"""How each configuration of a study is drawn: the same colour, dash and mark in every figure and table."""
+"""Styles of the configurations of a study: the same colour, dash and mark in every figure and table."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from loopscope.reports.kit.page import text
 from loopscope.studies import StudyPlan
 
 DASHES = ("", "6 2.5", "1.5 2", "7 2 1.5 2", "3 1.5")
-"""Lengths of line and gap, in line widths: solid, dashed, dotted, dash-dotted, short dashes."""
+"""Lengths of dashes and gaps, in line widths: solid, dashed, dotted, dash-dotted, short dashes."""
 RECALLS = ("internal", "external", "none")
 NORMS = ("outer", "pre", "gru", "sandwich", "peri")
-"""Recalls and normalizations by the places of their colours, dashes and marks, which are the same in every figure. A figure
-colours by one of the two; of normalizations, cold colours (blue, green, purple) bound the state, warm ones do not.
+"""Recalls and normalizations in the order of their colours, dashes and marks, which are the same in every figure. A figure
+colours by one of the two. Normalizations in cold colours (blue, green, purple) bound the state, those in warm colours do not.
 """
 FIXED = {"model.recall": RECALLS, "model.norm": NORMS}
-"""Settings whose values have their places whatever a study varies; those of others are taken as they come."""
+"""Settings whose values have fixed styles. Values of other settings get styles in the order in which they occur."""
 MARKS = {"o": "●", "s": "■", "^": "▲", "D": "◆", "v": "▼", "X": "✖"}
-"""Marks of matplotlib, and how a page shows them; the last one is the baseline's."""
+"""Markers of matplotlib with their characters in a page. The last one is for the baseline."""
 BASELINE_DASH = "9 3"
 
 
 @dataclass(frozen=True)
 class Look:
-    """How a configuration is drawn; runs that differ only in their seeds look alike.
+    """The style of a configuration. Runs that differ only in their seeds have the same style.
 
     Args:
-        label: the settings in which it differs from others.
-        colour: by the first varied setting.
-        dash: by the other ones; lengths of line and gap, empty for a solid line.
-        mark: matplotlib's marker, by the same; empty for none.
+        label: settings in which the configuration differs from others.
+        colour: colour, chosen by the first varied setting.
+        dash: lengths of dashes and gaps, chosen by the other varied settings; empty for a solid line.
+        mark: marker of matplotlib, chosen like the dash; empty for none.
     """
 
     label: str
@@ -45,7 +45,7 @@ class Look:
 
     @property
     def line(self) -> dict[str, Any]:
-        """What matplotlib's plot takes."""
+        """Keyword arguments for matplotlib's plot."""
         return {"color": self.colour, "ls": (0, tuple(map(float, self.dash.split()))) if self.dash else "-"}
 
 
@@ -55,34 +55,34 @@ def _value(settings: Mapping[str, Any], key: str) -> Any:
 
 
 def _words(key: str, value: Any) -> str:
-    """Return a setting in words: names stand alone, numbers carry their option's name."""
+    """Return a setting as text. A name stands alone; a number follows the name of its option."""
     return value if isinstance(value, str) else f"{key.rpartition('.')[2].replace('_', ' ')} {value}"
 
 
 def _order(keys: Sequence[str], seen: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """Return the values of some settings in the order of their colours, dashes and marks, each once."""
+    """Return the distinct values of some settings in the order of their styles."""
     fixed = [(name,) for name in FIXED.get(keys[0], ())] if len(keys) == 1 else []
     return list(dict.fromkeys([*fixed, *seen]))
 
 
 def norm_look(norm: str) -> Look:
-    """Return how a normalization is drawn where a figure colours by it; all unknown ones alike."""
+    """Return the style of a normalization in a figure that colours by it. Unknown ones share a style."""
     place = NORMS.index(norm) if norm in NORMS else len(NORMS)
     return Look(norm, COLOURS[place], "", list(MARKS)[place])
 
 
 def norm_dash(norm: str) -> str:
-    """Return the dash of a normalization where colours stand for something else."""
+    """Return the dash of a normalization in a figure whose colours mean something else."""
     return DASHES[NORMS.index(norm) if norm in NORMS else -1]
 
 
 def baseline_look(blocks: int) -> Look:
-    """Return how models of fixed depth are drawn."""
+    """Return the style of models of fixed depth."""
     return Look(f"fixed depth, {blocks} blocks", INK, BASELINE_DASH, list(MARKS)[-1])
 
 
 def looks(plan: StudyPlan) -> dict[str, Look]:
-    """Return the look of each run by name: of all planned runs, so that it stays while a study grows."""
+    """Return the style of every planned run by name. Styles do not change as a study progresses."""
     settings = {run.name: run.settings.to_dict() for run in plan.runs}
     fixed = {name for name, values in settings.items() if values["model"]["architecture"] == "fixed-depth"}
     looped = {name: values for name, values in settings.items() if name not in fixed}
@@ -108,27 +108,27 @@ def looks(plan: StudyPlan) -> dict[str, Look]:
 
 
 def distinct(found: Iterable[Look]) -> list[Look]:
-    """Return each look once, in order."""
+    """Return the distinct styles, in order."""
     return list(dict.fromkeys(found))
 
 
 def line_handle(look: Look) -> Line2D:
-    """Return a look's line for a legend of matplotlib."""
+    """Return the line of a style for a legend of matplotlib."""
     return Line2D([], [], lw=2, label=look.label, **look.line)
 
 
 def marked_line_handle(look: Look) -> Line2D:
-    """Return a look's line with its mark on it for a legend of matplotlib."""
+    """Return the line of a style with its mark for a legend of matplotlib."""
     return Line2D([], [], lw=2, marker=look.mark, mec="white", ms=7, label=look.label, **look.line)
 
 
 def mark_handle(look: Look) -> Line2D:
-    """Return a look's mark for a legend of matplotlib."""
+    """Return the mark of a style for a legend of matplotlib."""
     return Line2D([], [], ls="", marker=look.mark, color=look.colour, label=look.label)
 
 
 def add_legend(figure: Figure, handles: Sequence[Line2D]) -> None:
-    """Put a legend under a figure, in space that it adds."""
+    """Add a legend below a figure, and enlarge the figure to make room for it."""
     width, height = figure.get_size_inches()
     columns = max(1, min(len(handles), int(width / 1.9)))
     figure.set_size_inches(width, height + 0.22 * -(-len(handles) // columns) + 0.1)
@@ -136,18 +136,18 @@ def add_legend(figure: Figure, handles: Sequence[Line2D]) -> None:
 
 
 def legend(shown: Sequence[Look], draw: Callable[[Look], str]) -> str:
-    """Return a page's legend: each look as ``swatch`` or ``mark_swatch`` draws it, and its label."""
+    """Return the legend of a page: each style, drawn by ``swatch`` or ``mark_swatch``, and its label."""
     entries = "".join(f"<span>{draw(look)}{text(look.label)}</span>" for look in shown)
     return f'<div class="legend">{entries}</div>'
 
 
 def swatch(look: Look) -> str:
-    """Return a short piece of a look's line, for a page's legend and tables."""
+    """Return a short piece of the line of a style, for legends and tables of a page."""
     return _swatch(look, "")
 
 
 def marked_swatch(look: Look) -> str:
-    """Return a short piece of a look's line with its mark on it, for a page's legend."""
+    """Return a short piece of the line of a style with its mark, for the legend of a page."""
     if not look.mark:
         return swatch(look)
     place = f'x="17" y="9.2" font-size="12" text-anchor="middle" fill="{_themed(look)}"'
@@ -161,7 +161,7 @@ def _swatch(look: Look, over: str) -> str:
 
 
 def mark_swatch(look: Look) -> str:
-    """Return a look's mark, for a page's legend."""
+    """Return the mark of a style, for the legend of a page."""
     return f'<b class="swatch" style="color:{_themed(look)}" aria-hidden="true">{MARKS[look.mark]}</b>'
 
 

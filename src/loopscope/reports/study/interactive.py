@@ -1,26 +1,35 @@
-"""The figure to explore: accuracy against iterations, by plotly, whose script the page holds once."""
+"""The interactive figure of accuracy against iterations, drawn by plotly, whose script is embedded in the page."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-import plotly.graph_objects as go
-from plotly.subplots import make_subplots
-
+from loopscope.extras import check_installed
 from loopscope.reports.kit.charts import COLOURS, INK, SHADE
 from loopscope.reports.kit.styles import Look
 from loopscope.reports.study.figures import accuracy_curves
 from loopscope.reports.study.table import split_names
 from loopscope.studies import Record
 
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
 QUIET = "#7d8795"
-"""Reads on white and on black: plotly's text cannot follow the page's theme."""
+"""A colour that is legible on white and on black, because text of plotly cannot follow the theme of the page."""
 PANEL, LINE, MARGIN = 250, 24, 130
-"""Heights in pixels: of a split's panel, of a line of the legend, of what lies around."""
+"""Heights in pixels of the panel of a split, of a line of the legend, and of the margins."""
 
 
 def explore_figure(records: Sequence[Record], looks: Mapping[str, Look], trained: int) -> go.Figure:
-    """Return accuracy against iterations, one row per split: point for values, click a name to hide it."""
+    """Return the interactive figure of accuracy against iterations, one row per split.
+
+    Raises:
+        LoopscopeError: plotly is not installed.
+    """
+    check_installed("plotly", "a figure to explore")
+    from plotly.subplots import make_subplots
+
     splits = split_names(records)
     figure = make_subplots(
         rows=len(splits), cols=1, shared_xaxes=True, vertical_spacing=0.2 / len(splits), subplot_titles=splits
@@ -48,7 +57,7 @@ def explore_figure(records: Sequence[Record], looks: Mapping[str, Look], trained
             shown.add(look.label)
         figure.add_vrect(x0=1, x1=trained, fillcolor=SHADE, opacity=0.18, line_width=0, row=row, col=1)
         figure.update_yaxes(title_text="right, %", range=[-3, 103], row=row, col=1)
-    # The legend's width is known only to the browser: there is room for two names in a line.
+    # Only the browser knows the width of the legend. Assume two names per line.
     top = MARGIN + LINE * len(shown) // 2
     height = PANEL * len(splits) + top
     figure.update_xaxes(
@@ -64,13 +73,13 @@ def explore_figure(records: Sequence[Record], looks: Mapping[str, Look], trained
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         modebar={"bgcolor": "rgba(0,0,0,0)", "color": QUIET, "activecolor": COLOURS[0]},
-        dragmode=False,  # a finger that scrolls the page must not zoom the figure
+        dragmode=False,  # so that scrolling on a touch screen does not zoom the figure
     )
     return figure
 
 
 def explore(records: Sequence[Record], looks: Mapping[str, Look], trained: int) -> str:
-    """Return the figure as HTML, with plotly's script."""
+    """Return the interactive figure as HTML, including the script of plotly."""
     config = {
         "responsive": True,
         "displaylogo": False,

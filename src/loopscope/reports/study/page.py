@@ -1,4 +1,4 @@
-"""The page of a study: figures, the table of all runs, and how to make it again."""
+"""The page of a study: figures, the table of all runs, and how to reproduce it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import quote
 
+from loopscope.extras import install_command, is_installed
 from loopscope.files import make_folder, read_json, write_bytes, write_text
 from loopscope.reports.examination.page import TONES, write_examination
 from loopscope.reports.kit.charts import Panel, draw_panels, png, svg
@@ -30,19 +31,18 @@ from loopscope.reports.study.figures import accuracy_panels, orbit_panels, radiu
 from loopscope.reports.study.interactive import explore
 from loopscope.reports.study.table import RADIUS_NOTE, split_names, study_table
 from loopscope.shipped import MODELS
-from loopscope.stability import Examination
 from loopscope.studies import Record, StudyFolder, StudyPlan
 from loopscope.studies.machine import processor
 from loopscope.training.run_folder import RunFolder
 
 STAGES = ("train", "evaluate", "examine")
 CAPTIONS = {
-    "accuracy": "Answers right after so many iterations, one panel per split. The shaded range is what training used: "
-    "everything to its right is extrapolation.",
+    "accuracy": "Answers right after each number of iterations, one panel per split. The shaded range was used in training. "
+    "Everything to its right is extrapolation.",
     "residual": "How much one iteration still changes the state, and how large the state is. A residual that falls to the "
     "floor is a fixed point; one that falls slowly while the norm grows is a drift.",
     "radius": "Spectral radius of the step's Jacobian at the last state, against the accuracy that is left at the last "
-    "iteration; one mark per run. Open marks: the state there is no fixed point, so that the radius says less.",
+    "iteration; one mark per run. Open marks: the state had not arrived at a fixed point, so the radius says less.",
 }
 SEEDS = " Thin lines: each seed; thick: their median."
 
@@ -52,8 +52,23 @@ def _seconds(records: Sequence[Record]) -> str:
     return ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in totals.items())
 
 
+def _explore(plan: StudyPlan, finished: Sequence[Record]) -> list[str]:
+    """Return the interactive figure, or a note on how to get it if plotly is not installed."""
+    if not is_installed("plotly"):
+        return [
+            note(
+                f"The figure to explore needs plotly, which was not installed: {install_command('plotly')}, then give the "
+                "command of the study again."
+            )
+        ]
+    return [
+        note("Point at a line for its values; click a name to hide it, twice to see it alone."),
+        explore(finished, looks(plan), trained_iterations(plan)),
+    ]
+
+
 def headline(records: Sequence[Record]) -> str:
-    """Return in a sentence which run is best on the hardest split at the last iteration."""
+    """Return a sentence on which run is best on the hardest split at the last iteration."""
     splits = split_names(records)
     done = [record for record in records if record.evaluation and splits[-1] in record.evaluation]
     if not done:
@@ -74,7 +89,7 @@ def _counts(plan: StudyPlan, records: Sequence[Record]) -> str:
 
 
 def _figure(images: Path, name: str, panels: Sequence[Panel], shown: Sequence[Look], caption: str) -> str:
-    """Write a figure as one PNG file; return it for the page, each panel by itself so that narrow screens stack them."""
+    """Write a figure as a PNG file. Return its HTML, with separate panels that narrow screens can stack."""
     handle, drawn = (mark_handle, mark_swatch) if name == "radius" else (line_handle, swatch)
     figure, _ = draw_panels(panels)
     add_legend(figure, [handle(look) for look in shown])
@@ -84,7 +99,7 @@ def _figure(images: Path, name: str, panels: Sequence[Panel], shown: Sequence[Lo
 
 
 def _figures(plan: StudyPlan, images: Path, records: Sequence[Record]) -> dict[str, str]:
-    """Write the figures that can be drawn so far; return them for the page, by name."""
+    """Write the figures that can be drawn so far, and return their HTML by name."""
     styles, trained = looks(plan), trained_iterations(plan)
     evaluated = [record for record in records if record.evaluation]
     examined = [record for record in records if record.examination]
@@ -104,12 +119,12 @@ def _figures(plan: StudyPlan, images: Path, records: Sequence[Record]) -> dict[s
 
 
 def trained_iterations(plan: StudyPlan) -> int:
-    """Return the most iterations that any run trains with."""
+    """Return the largest number of training iterations of any run."""
     return max(run.settings.training.max_iterations for run in plan.runs)
 
 
 def _runs_table(plan: StudyPlan, records: Sequence[Record]) -> str:
-    """Return the table of runs; names lead to the run's own page, verdicts have their colour."""
+    """Return the table of runs, with links to the page of each run and coloured verdicts."""
     styles = looks(plan)
     columns, rows = study_table(records)
     tones = {verdict.value: tone for verdict, tone in TONES.items()}
@@ -126,7 +141,7 @@ def _runs_table(plan: StudyPlan, records: Sequence[Record]) -> str:
 
 
 def _again(plan: StudyPlan, records: Sequence[Record]) -> str:
-    """Return how the study is made again, and with what it was made."""
+    """Return the command that reproduces the study, and the software and machine that made it."""
     settings = json.dumps(plan.runs[0].settings.to_dict(), indent=1)
     made_with = (
         f"loopscope {version('loopscope')}, torch {version('torch')}, Python {platform.python_version()}; {processor()}; "
@@ -139,7 +154,7 @@ def _again(plan: StudyPlan, records: Sequence[Record]) -> str:
 
 
 def _shipped() -> str:
-    """Return the models that come with the package: what they solve, how to ask them, and their cards."""
+    """Return the table of shipped models with their tasks, accuracy, commands and cards."""
     rows, cards = [], []
     for folder in sorted(MODELS.glob("*/card.md")):
         run = RunFolder(folder.parent)
@@ -162,17 +177,17 @@ def write_report(plan: StudyPlan, folder: StudyFolder, records: Mapping[str, Rec
 
     Args:
         plan: the study.
-        folder: where it is kept; the page is ``report.html`` there.
+        folder: folder of the study. The page is ``report.html`` in it.
         records: the latest record of each run that ended.
     """
     rows = [records[run.name] for run in plan.runs if run.name in records]
-    # What a failed run left behind is no result: only the table names it.
+    # Partial results of a failed run are not results. Only the table mentions the run.
     finished = [record for record in rows if record.status == "finished"]
     figures = _figures(plan, make_folder(folder.path / "figures"), finished)
     for record in finished:
-        if record.examination is not None:
+        if record.exam is not None:
             own = make_folder(folder.run(record.run).path) / "report.html"
-            write_examination(own, Examination.from_dict(record.examination), record.run)
+            write_examination(own, record.exam, record.run)
     parts = [
         f"<h1>{text(plan.title)}</h1><p>{text(headline(finished))}</p>",
         note(_counts(plan, rows)),
@@ -191,8 +206,7 @@ def write_report(plan: StudyPlan, folder: StudyFolder, records: Mapping[str, Rec
     if "accuracy" in figures:
         parts += [
             "<h2>Explore</h2>",
-            note("Point at a line for its values; click a name to hide it, twice to see it alone."),
-            explore(finished, looks(plan), trained_iterations(plan)),
+            *_explore(plan, finished),
         ]
     parts += [
         "<h2>Models that come with the package</h2>",

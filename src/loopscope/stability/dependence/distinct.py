@@ -9,7 +9,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from loopscope.loop import Loop, mask_of
-from loopscope.stability.orbits.arrival import SLACK, FixedPoints, follow
+from loopscope.stability.distances import SAME_IN_ERRORS
+from loopscope.stability.orbits.arrival import FixedPoints, follow
 from loopscope.stability.starts import common
 from loopscope.trees import Tree, flatten
 
@@ -17,8 +18,8 @@ from loopscope.trees import Tree, flatten
 def distinct(fixed: FixedPoints, mask: Tensor | None = None) -> tuple[Int[Tensor, "arrived"], Int[Tensor, "batch"]]:
     """Count the distinct fixed points among the first N arrived examples, for every N.
 
-    Greedy leader clustering in the order of the batch: an example that is within ten times the larger of the two state
-    errors of the leader of a cluster joins it (the nearest one), else it leads a new cluster.
+    Greedy leader clustering in the order of the batch: an example joins the cluster with the nearest leader if that is within
+    ten times the larger of the two state errors. Otherwise it leads a new cluster.
 
     Returns:
         The number of clusters after each arrived example, and the cluster of each example (-1 where it has not
@@ -31,11 +32,11 @@ def distinct(fixed: FixedPoints, mask: Tensor | None = None) -> tuple[Int[Tensor
     counts = []
     for row in torch.nonzero(fixed.arrived).squeeze(1).tolist():
         if leaders:
-            # Through a matrix product the distance of near points would be lost to cancellation.
+            # A matrix product would lose the distance of near points to cancellation.
             apart = torch.cdist(
                 centers[: len(leaders)], flat[row : row + 1], compute_mode="donot_use_mm_for_euclid_dist"
             ).squeeze(1)
-            limit = SLACK * torch.maximum(fixed.error[leaders], fixed.error[row])
+            limit = SAME_IN_ERRORS * torch.maximum(fixed.error[leaders], fixed.error[row])
             nearest = int((apart / limit.clamp_min(torch.finfo(limit.dtype).tiny)).argmin())
             if apart[nearest] <= limit[nearest]:
                 cluster[row] = nearest
@@ -49,15 +50,16 @@ def distinct(fixed: FixedPoints, mask: Tensor | None = None) -> tuple[Int[Tensor
 
 @dataclass(frozen=True)
 class Growth:
-    """How many distinct fixed points there are among N inputs, as N grows over those that arrived.
+    """The number of distinct fixed points among the first N arrived inputs, for every N.
 
-    Only growth under a common start is input-dependence: under own starts an autonomous network can also go to many.
+    Only growth from a common start shows input-dependence. From their own starts, inputs of an autonomous network can also
+    reach many fixed points.
 
     Attributes:
-        own: with each input's own start.
-        common: with one start for all inputs.
-        own_cluster: the cluster of each example, -1 where it has not arrived.
-        common_cluster: likewise.
+        own: from each input's own start.
+        common: from one start for all inputs.
+        own_cluster: the cluster of each example, -1 if it has not arrived.
+        common_cluster: the same from the common start.
     """
 
     own: Int[Tensor, "own_arrived"]
@@ -75,13 +77,13 @@ def distinct_fixed_points(
     iterations: int,
     tolerance: float = 1e-4,
 ) -> Growth:
-    """Count distinct fixed points under own starts (given) and under a common start (one run).
+    """Count distinct fixed points from the inputs' own starts (given) and from a common start (one run).
 
     Args:
         loop: any loop.
         recalled: its recalled input.
         fixed: the fixed points reached from each input's own start.
-        start: those starts; the first example's is the common one.
+        start: those starts; that of the first example is the common one.
         iterations: the budget per orbit.
         tolerance: see `follow`.
     """

@@ -1,8 +1,8 @@
-"""Local input-dependence: how the fixed point moves with the input, along two paths, and the checks by finite changes.
+"""Local input-dependence: how the fixed point moves with the input along two paths, checked by finite changes.
 
-Through recall, with the start held, dz*/dx = (I - J)^{-1} df/dx: a linear solve with products alone. Through the
-start, with recall held, the derivative is zero at an attracting isolated fixed point. Here along random directions;
-the largest gain over all directions is geometry's.
+Through recall, with the start held, dz*/dx = (I - J)^{-1} df/dx, a linear solve with products alone. Through the start, with
+recall held, the derivative is zero at an attracting isolated fixed point. The gains are those of random directions. They are
+lower bounds on the largest gain over all directions, the Lipschitz constant (see `loopscope.stability.spectrum.singular_values`).
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from torch import Tensor
 
 from loopscope.gmres import gmres as solve
 from loopscope.gmres import identity_minus
-from loopscope.jacobian import input_jacobian, step_jacobian
+from loopscope.jacobian import THROUGH_ENCODE, input_jacobian, step_jacobian
 from loopscope.loop import Loop, mask_of
 from loopscope.stability.orbits.arrival import Ends, FixedPoints, follow
 from loopscope.stability.starts import moved, random_direction
-from loopscope.trees import Tree, flatten, join, norms, select
+from loopscope.trees import Tree, flatten, join, masks_back, norms, scaled_norm, select
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,10 @@ class Sensitivity:
         direction: u.
         response: dz*/dx u = (I - J)^{-1} df/dx u.
         gain: ||dz*/dx u||.
-        relative: gain ||x|| / ||z*||.
+        relative: gain times ||x|| / ||z*||.
         residual: relative residual of the linear solve.
-        converged: it is within its tolerance.
-        at_fixed_point: the state had arrived; elsewhere the numbers are no derivative of a fixed point.
+        converged: the residual is within its tolerance.
+        at_fixed_point: the state has arrived. At other states the numbers are not derivatives of a fixed point.
     """
 
     path: str
@@ -49,13 +49,13 @@ class Sensitivity:
 
 @dataclass(frozen=True)
 class FiniteChange:
-    """What a small change of the input, or of the start, did to the end, over its size.
+    """How a small change of the input, or of the start, moves the end of the orbit, relative to the size of the change.
 
     Attributes:
         gain: ||z*(+) - z*(-)|| / ||x(+) - x(-)||.
-        resolution: the errors of the two ends over the size of the change: a gain below it is zero as far as one sees.
-        disagreement: relative distance to the linear response; NaN where there is none to compare with.
-        arrived: both ends arrived.
+        resolution: the errors of the two ends over the size of the change; a smaller gain cannot be told from zero.
+        disagreement: relative distance to the linear response; NaN if there is none to compare with.
+        arrived: both orbits arrived.
     """
 
     gain: Float[Tensor, "batch"]
@@ -78,29 +78,29 @@ def input_sensitivity(
     """Return the derivative of the fixed points in the input along random directions, products only.
 
     Args:
-        loop: any loop without a counter in its state.
+        loop: any loop without a clock in its state.
         recalled: its recalled input.
         fixed: the fixed points.
-        inputs: the inputs; where they are floating, x is taken there, else at the floating leaves of ``recalled``.
+        inputs: the inputs. If they are floating, x is the inputs, else the floating leaves of ``recalled``.
         directions: random directions per example.
         tolerance: of the linear solve.
         max_iterations: products that the solve may take.
-        seed: for the directions.
+        seed: of the directions.
 
     Raises:
-        LoopscopeError: the loop depends on time, or neither inputs nor recalled are floating.
+        LoopscopeError: the loop depends on time, or neither the inputs nor the recalled input is floating.
     """
     generator = torch.Generator().manual_seed(seed)
     through = input_jacobian(loop, fixed.state, recalled, inputs)
     operator = identity_minus(step_jacobian(loop, fixed.state, recalled))
-    where = through.context.get("inputs", recalled)
+    where = through.context["x"]
     mask = mask_of(loop, recalled)
     drawn, solutions = [], []
     for _ in range(directions):
         drawn.append(random_direction(where, generator, mask))
         solutions.append(solve(operator, through.jvp(drawn[-1]), tolerance=tolerance, max_iterations=max_iterations))
     response = torch.stack([solution.x for solution in solutions])
-    gain = torch.linalg.vector_norm(response, dim=2)
+    gain = scaled_norm(response, 2)
     tiny = torch.finfo(gain.dtype).tiny
     return Sensitivity(
         path=through.path,
@@ -130,7 +130,7 @@ def finite_input_change(
     Args:
         loop: any loop.
         recalled: its recalled input.
-        fixed: the fixed points, where both orbits start.
+        fixed: the fixed points, at which both orbits start.
         sensitivity: from `input_sensitivity`, with the same ``inputs``.
         iterations: the budget per orbit.
         inputs: as given to `input_sensitivity`.
@@ -138,11 +138,10 @@ def finite_input_change(
         tolerance: see `follow`.
     """
     through = input_jacobian(loop, fixed.state, recalled, inputs)
-    encodes = "inputs" in through.context
-    where = through.context["inputs"] if encodes else recalled
+    encodes, where = through.path == THROUGH_ENCODE, through.context["x"]
     mask = mask_of(loop, recalled)
     change = step * norms(where, mask)[:, None] * sensitivity.direction[0]
-    sides = [moved(where, sign * change) for sign in (1, -1)]
+    sides = [masks_back(moved(where, sign * change)) for sign in (1, -1)]
     with torch.no_grad(), torch.autocast(change.device.type, enabled=False):
         both = join([loop.encode(side) for side in sides]) if encodes else join(sides)
     ends = follow(loop, both, join([fixed.state, fixed.state]), iterations=iterations, tolerance=tolerance)
@@ -160,17 +159,17 @@ def start_sensitivity(
     seed: int = 0,
     known: FixedPoints | None = None,
 ) -> FiniteChange:
-    """Change the start along a random direction with recall held, and see whether the end moves.
+    """Change the start along a random direction with recall held, and measure how far the end moves.
 
     Args:
         loop: any loop.
         recalled: its recalled input.
         start: the first states.
         iterations: the budget per orbit.
-        step: size of the change to either side, over ||z_0|| (over 1 where z_0 is zero).
+        step: size of the change to either side, over ||z_0||, or over 1 if z_0 is zero.
         tolerance: see `follow`.
-        seed: for the direction.
-        known: the fixed points, where orbits that are on their way there may end.
+        seed: of the direction.
+        known: the fixed points; orbits that are on their way there may end early.
     """
     generator = torch.Generator().manual_seed(seed)
     mask = mask_of(loop, recalled)
@@ -186,14 +185,12 @@ def start_sensitivity(
 def _compare(ends: Ends, change: Tensor, mask: Tensor | None, response: Tensor | None) -> FiniteChange:
     batch = len(change)
     up, down = (flatten(select(ends.state, rows), mask) for rows in (slice(batch), slice(batch, None)))
-    size = 2 * torch.linalg.vector_norm(change, dim=1)
+    size = 2 * scaled_norm(change)
     moved_by = (up - down) / size[:, None]
-    gain = torch.linalg.vector_norm(moved_by, dim=1)
+    gain = scaled_norm(moved_by)
     disagreement = torch.full_like(gain, torch.nan)
     if response is not None:
-        scale = torch.maximum(gain, torch.linalg.vector_norm(response, dim=1))
-        disagreement = torch.linalg.vector_norm(moved_by - response, dim=1) / scale.clamp_min(
-            torch.finfo(scale.dtype).tiny
-        )
+        scale = torch.maximum(gain, scaled_norm(response))
+        disagreement = scaled_norm(moved_by - response) / scale.clamp_min(torch.finfo(scale.dtype).tiny)
     resolution = (ends.error[:batch] + ends.error[batch:]) / size
     return FiniteChange(gain, resolution, disagreement, ends.arrived[:batch] & ends.arrived[batch:])

@@ -1,4 +1,4 @@
-"""The swap test: does the fixed point follow the recalled input, or the start?"""
+"""The swap test: does the fixed point follow the recalled input or the start?"""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from loopscope.stability.orbits.arrival import Ends, FixedPoints, follow
 from loopscope.trees import Tree, batch_size, select
 
 NEAR = 0.1
-"""An end belongs to a fixed point if it is within this fraction of the distance between the two in question."""
+"""The end of an orbit belongs to one of two fixed points if it is within this fraction of their distance."""
 
 
-class Outcome(StrEnum):
-    """Where an orbit ended after something of another input, x', was put in place of x's own."""
+class SwapOutcome(StrEnum):
+    """Where an orbit of x ended after the recalled input, or the start, of another input x' took the place of its own."""
 
     MOVED = "moved"
     STAYED = "stayed"
@@ -35,44 +35,46 @@ class Swap:
     """The outcomes of one kind of swap, one pair (x, x') per example x.
 
     Attributes:
-        outcomes: moved: ended at z*(x'); stayed: at z*(x); elsewhere; shared: the two are one; unknown: something had
-            not arrived, or too coarsely, or the two inputs differ in shape.
-        to_own: distance of the end to z*(x), over the distance D of the two fixed points; NaN where D is 0.
-        to_other: distance of the end to z*(x'), likewise.
+        outcomes: moved, the orbit ended at z*(x'); stayed, at z*(x); elsewhere; shared, the two are the same point; unknown, an
+            orbit had not arrived, or not accurately enough, or x has no partner.
+        to_own: distance from the end to z*(x), over the distance D of the two fixed points; NaN if D is 0.
+        to_other: distance from the end to z*(x'), over D.
         arrived: whether the swapped orbit arrived.
     """
 
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[SwapOutcome, ...]
     to_own: Float[Tensor, "batch"]
     to_other: Float[Tensor, "batch"]
     arrived: Bool[Tensor, "batch"]
 
-    def fraction(self, outcome: Outcome) -> float | None:
-        """Return the fraction of pairs with this outcome among those known (among all pairs for unknown).
+    def fraction(self, outcome: SwapOutcome) -> float | None:
+        """Return the fraction of the known pairs with this outcome, or for ``UNKNOWN`` of all pairs.
 
-        None where no outcome is known.
+        None if no outcome is known.
         """
         counts = Counter(self.outcomes)
-        if outcome is Outcome.UNKNOWN:
+        if outcome is SwapOutcome.UNKNOWN:
             return counts[outcome] / len(self.outcomes)
-        known = len(self.outcomes) - counts[Outcome.UNKNOWN]
+        known = len(self.outcomes) - counts[SwapOutcome.UNKNOWN]
         return counts[outcome] / known if known else None
 
     @property
     def fraction_moved(self) -> float | None:
         """The fraction of the known pairs that moved; None unless half of the pairs are known."""
-        return self._fraction_of(Outcome.MOVED)
+        return self._fraction_of(SwapOutcome.MOVED)
 
     @property
     def fraction_shared(self) -> float | None:
-        """The fraction of the known pairs whose point serves both inputs: one point to begin with, or the state stayed.
+        """The fraction of the known pairs whose two inputs have one fixed point; None unless half of the pairs are known.
 
-        None unless half of the pairs are known.
+        Pairs whose states stay apart are subtracted, down to zero: the start alone has led them to different points. With two
+        such points, half of all pairs share one by chance, and inputs have two points each.
         """
-        return self._fraction_of(Outcome.SHARED, Outcome.STAYED)
+        shared, stayed = self._fraction_of(SwapOutcome.SHARED), self._fraction_of(SwapOutcome.STAYED)
+        return None if shared is None or stayed is None else max(0.0, shared - stayed)
 
-    def _fraction_of(self, *outcomes: Outcome) -> float | None:
-        unknown = self.outcomes.count(Outcome.UNKNOWN)
+    def _fraction_of(self, *outcomes: SwapOutcome) -> float | None:
+        unknown = self.outcomes.count(SwapOutcome.UNKNOWN)
         if 2 * unknown > len(self.outcomes):
             return None
         return sum(map(self.outcomes.count, outcomes)) / (len(self.outcomes) - unknown)
@@ -87,10 +89,10 @@ class SwapTest:
     """Both swap tests. A recall network gives (moved, stayed); an autonomous one gives (stayed, moved).
 
     Attributes:
-        recall: the state z*(x) is held and x' recalled instead.
-        start: x stays recalled and the orbit starts from z*(x').
+        recall: the orbit starts at z*(x), and x' is recalled instead of x.
+        start: the orbit starts at z*(x'), and x is recalled.
         distance: D = ||z*(x) - z*(x')||.
-        partner: x' is the input of this example, x itself where no other one has the same real tokens.
+        partner: the example that x' is the input of; x itself if it has no partner (see `partners`).
     """
 
     recall: Swap
@@ -99,21 +101,20 @@ class SwapTest:
     partner: Int[Tensor, "batch"]
 
     def fraction_shared(self, common_cluster: Int[Tensor, "batch"]) -> float | None:
-        """Return the fraction of the known pairs whose point serves both inputs, None unless half of the pairs are known.
+        """Return the fraction of the known pairs with one fixed point, from their own starts and from a common one.
 
-        A state that stays with another input recalled is no shared point where one start leads the two inputs to points
-        of their own: what is recalled chooses there, and the input whose state stayed has two points at least.
+        None unless half of the pairs are known. Inputs that share a point from their own starts, but not from a common one,
+        have several points each, and the start chooses among them.
 
         Args:
-            common_cluster: of each example, the fixed point that it goes to from the common start, as in `Growth`.
+            common_cluster: for each example, the fixed point that it goes to from the common start, as in `Growth`.
         """
-        own = (
-            (common_cluster != common_cluster[self.partner])
-            & (common_cluster >= 0)
-            & (common_cluster[self.partner] >= 0)
+        other = common_cluster[self.partner]
+        apart = (common_cluster != other) & (common_cluster >= 0) & (other >= 0)
+        pairs = zip(self.recall.outcomes, apart.tolist(), strict=True)
+        outcomes = tuple(
+            SwapOutcome.ELSEWHERE if (one, far) == (SwapOutcome.SHARED, True) else one for one, far in pairs
         )
-        pairs = zip(self.recall.outcomes, own.tolist(), strict=True)
-        outcomes = tuple(Outcome.ELSEWHERE if (one, apart) == (Outcome.STAYED, True) else one for one, apart in pairs)
         return replace(self.recall, outcomes=outcomes).fraction_shared
 
 
@@ -126,17 +127,17 @@ def swap_test(
     shift: int = 1,
     tolerance: float = 1e-4,
 ) -> SwapTest:
-    """Put another input in the place of the recalled one, then another input's fixed point in place of the start.
+    """Recall another input instead of the own one, then start from another input's fixed point instead of the own start.
 
-    Two runs of at most ``iterations`` steps. (The start swap of a pair is the recall swap of the reversed pair, so that
-    over a rolled batch the two are independent samples.)
+    There are two runs of at most ``iterations`` steps. The start swap of a pair is the recall swap of the reversed pair, so
+    that over a rolled batch the two are independent samples.
 
     Args:
         loop: any loop.
         recalled: its recalled input.
         fixed: the fixed points (`Ends` and `Trajectory` are such).
         iterations: the budget per orbit.
-        shift: the partner of an example is the one ``shift`` places on, in a circle, of those with the same real tokens.
+        shift: distance of partners within the batch, see `partners`.
         tolerance: see `follow`.
 
     Raises:
@@ -145,11 +146,11 @@ def swap_test(
     batch = batch_size(recalled)
     if shift % batch == 0:
         raise LoopscopeError(
-            f"a shift of {shift} in a batch of {batch} pairs each example with itself; give at least two inputs and a "
-            "shift that is no multiple of their number"
+            f"a shift of {shift} in a batch of {batch} pairs each example with itself; give at least two inputs, and a "
+            "shift that is not a multiple of their number"
         )
     mask = mask_of(loop, recalled)
-    partner = partners(mask, shift, batch).to(fixed.arrived.device)
+    partner = partners(recalled, mask, shift)
     pairs = _Pairs(fixed, mask, partner)
     ends = [
         follow(loop, recall, start, iterations=iterations, tolerance=tolerance, until="arrival", toward=own)
@@ -162,7 +163,7 @@ def swap_test(
 
 
 class _Pairs:
-    """The two fixed points of each pair, and what an end is to them."""
+    """The two fixed points of each pair, with which the ends of orbits are compared."""
 
     def __init__(self, fixed: FixedPoints, mask: Tensor | None, partner: Int[Tensor, "batch"]) -> None:
         self.fixed, self.mask, self.other = fixed, mask, fixed.take(partner)
@@ -179,12 +180,12 @@ class _Pairs:
         outcomes = []
         for row in range(len(own)):
             if shared[row]:
-                outcomes.append(Outcome.SHARED)
+                outcomes.append(SwapOutcome.SHARED)
             elif not known[row]:
-                outcomes.append(Outcome.UNKNOWN)
+                outcomes.append(SwapOutcome.UNKNOWN)
             elif other[row] <= near[row]:
-                outcomes.append(Outcome.MOVED)
+                outcomes.append(SwapOutcome.MOVED)
             else:
-                outcomes.append(Outcome.STAYED if own[row] <= near[row] else Outcome.ELSEWHERE)
+                outcomes.append(SwapOutcome.STAYED if own[row] <= near[row] else SwapOutcome.ELSEWHERE)
         apart = torch.where(self.distance > 0, self.distance, torch.nan)
         return Swap(tuple(outcomes), own / apart, other / apart, ends.arrived)

@@ -8,26 +8,26 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from loopscope.errors import LoopscopeError
+from loopscope.errors import LoopscopeError, check_count
 from loopscope.loop import Loop, mask_of
 from loopscope.stability.orbits.arrival import FixedPoints, follow
 from loopscope.stability.starts import random_like
 from loopscope.trees import Tree, flatten
 
 MIN_STARTS = 4
-"""Starts per input below which the variance within an input is not estimated."""
+"""Starts per input that an estimate of the variance within an input needs."""
 
 
 @dataclass(frozen=True)
 class VarianceShare:
-    """Variance of fixed points between inputs over the total. NaN where fewer than two inputs count.
+    """Variance of fixed points between inputs over the total variance. NaN if fewer than two inputs count.
 
     Attributes:
-        share: B / (B + W); 0 where both are below the error of the states, for there all inputs share one point.
-        error: standard error of the share, by the jackknife over inputs; NaN below three inputs.
-        between: B, the variance of the inputs' mean states, less W / starts; not below 0.
+        share: B / (B + W); 0 if both are below the error of the states, since all inputs then share one point.
+        error: standard error of the share, by the jackknife over inputs; NaN for fewer than three inputs.
+        between: B, the variance of the inputs' mean states minus W / starts, and at least 0.
         within: W, the variance over the starts of an input, averaged over inputs.
-        inputs: inputs that count: those with at least four arrived starts.
+        inputs: number of inputs that count, those with at least four arrived starts.
         arrived: fraction of all orbits that arrived.
     """
 
@@ -50,21 +50,22 @@ def variance_share(
     seed: int = 0,
     known: FixedPoints | None = None,
 ) -> VarianceShare:
-    """Compare how fixed points vary between inputs and, from random starts, within an input.
+    """Compare the variance of fixed points between inputs with that within an input, from random starts.
 
     Args:
         loop: any loop.
         recalled: its recalled input.
-        like: states (first ones, or fixed points) whose tokens give the norms of the random starts' tokens.
-        iterations: the budget per orbit; one run per start.
-        starts: random starts per input, drawn for each input anew.
+        like: states (first states or fixed points) whose tokens have the norms that the tokens of random starts get.
+        iterations: the budget per orbit; there is one run per start.
+        starts: random starts per input, different for each input.
         tolerance: see `follow`.
-        seed: for the starts.
-        known: the inputs' fixed points, where orbits that are on their way there may end.
+        seed: of the starts.
+        known: the inputs' fixed points; orbits that are on their way there may end early.
 
     Raises:
         LoopscopeError: fewer than four starts.
     """
+    check_count(starts=starts)
     if starts < MIN_STARTS:
         raise LoopscopeError(f"expected at least {MIN_STARTS} starts per input, got {starts}")
     generator = torch.Generator().manual_seed(seed)
@@ -84,7 +85,7 @@ def share_of_variance(
     arrived: Bool[Tensor, "starts batch"],
     error: Float[Tensor, "starts batch"],
 ) -> VarianceShare:
-    """Return the share of the variance between inputs, from arrived points alone (see `VarianceShare`)."""
+    """Return the share of the variance between inputs, from arrived points only (see `VarianceShare`)."""
     used = arrived.sum(0) >= MIN_STARTS
     reached = float(arrived.double().mean())
     inputs = int(used.sum())
@@ -92,7 +93,7 @@ def share_of_variance(
         return VarianceShare(torch.nan, torch.nan, torch.nan, torch.nan, inputs, reached)
     counted = arrived[:, used]
     count = counted.sum(0)
-    # Chosen, not weighted: what has not arrived may be infinite.
+    # Selected rather than weighted, since states that have not arrived may be infinite.
     means = torch.where(counted[:, :, None], points[:, used], 0).sum(0) / count[:, None]
     squares = (points[:, used] - means).square().sum(2)
     within = torch.where(counted, squares, 0).sum(0).double() / (count - 1)

@@ -1,11 +1,10 @@
-"""Following orbits and judging whether they arrive: the pass that every other quantity of the framework stands on.
+"""Follow orbits and judge whether they arrive at a fixed point. All other quantities of the framework rest on this pass.
 
 An orbit is followed once. Each step gives the relative residual r = ||f(z) - z|| / max(||z||, ||f(z)||, tiny) per
-example, where tiny is `ZERO` per number, so that an orbit that dies out arrives at zero. An example has **arrived**
-when r is within the tolerance, a contraction rate q fitted to the last steps is below one beyond its error, and the
-distance that this leaves to go, r / (1 - q), is within ten tolerances (framework, axis 1). The last condition is what
-refuses a drift, whose residual falls as 1/t and whose q creeps up to one. A residual at the rounding floor has arrived
-whatever its rate.
+example, where tiny is `ZERO` of the norm of the first state, so that an orbit that dies out arrives at zero. An example has
+**arrived** when three conditions hold: r is within the tolerance, a contraction rate q fitted to the last steps is below one
+beyond its error, and the remaining distance r / (1 - q) is within ten tolerances. The last condition excludes drift, whose
+residual falls as 1/t while q approaches one. A residual at the rounding floor counts as arrived at any rate.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.special import stdtrit
 from torch import Tensor
 
-from loopscope.errors import LoopscopeError
+from loopscope.errors import LoopscopeError, check_count, check_tolerance
 from loopscope.fixed_points.residual import ZERO, state_dtype
 from loopscope.loop import Loop, mask_of
 from loopscope.trees import (
@@ -30,6 +29,7 @@ from loopscope.trees import (
     flatten,
     floating_leaves,
     join,
+    scaled_norm,
     select,
     token_norms,
     tree_map,
@@ -39,27 +39,27 @@ from loopscope.trees import (
 FIT_STEPS = 8
 """Steps over which the contraction rate is fitted."""
 CACHED_NUMBERS = 2**18
-"""Numbers of states that are stepped together: 12 boards of 81 x 256, whose intermediate values a cache holds."""
+"""Numbers of states that are stepped together on a CPU: 12 boards of 81 x 256, whose activations fit into its cache."""
 FLOOR_IN_EPS = 16
-"""A relative residual of so many machine epsilons is rounding: the iteration can do no better."""
-SLACK = 10.0
-"""r / (1 - q) may be this many tolerances."""
+"""A relative residual of at most this many machine epsilons is rounding."""
+REMAINING_IN_TOLERANCES = 10.0
+"""The remaining distance r / (1 - q) of a state that has arrived is at most this many tolerances."""
 ASSUMED_RATE = 0.9
-"""The rate assumed for the error of a state at the rounding floor whose own is not known to be below one."""
+"""Contraction rate assumed for the error of a state at the rounding floor whose own rate is not known to be below one."""
 APPROACHED = 0.05
-"""An orbit may count as on its way to a known fixed point within this fraction of the distance it started from."""
+"""An orbit may count as on its way to a known fixed point within this fraction of its first distance to it."""
 LEFT_OVER = 0.25
-"""The limit that the distance to a known fixed point tends to may be this fraction of what it is."""
+"""The extrapolated limit of the distance to a known fixed point may be at most this fraction of the present distance."""
 
 
 @dataclass(frozen=True)
 class FixedPoints:
-    """States that are meant to be fixed points, and how sure that is.
+    """States that are taken as fixed points, with their errors.
 
     Attributes:
         state: a state per example.
-        error: distance to the fixed point that it may still be off, in the units of the state.
-        arrived: whether it is a fixed point at all, within the tolerance.
+        error: estimated distance to the fixed point, in the units of the state.
+        arrived: whether the state is a fixed point within the tolerance.
     """
 
     state: Tree
@@ -73,24 +73,23 @@ class FixedPoints:
 
 @dataclass(frozen=True)
 class Ends(FixedPoints):
-    """Where orbits ended. Not-a-number stands for what could not be computed.
+    """Where orbits ended. NaN stands for values that could not be computed.
 
     Attributes:
-        state: the states after the last step of each example; of a diverged one, its last finite state.
+        state: the states after the last step of each example; the last finite state of an example that diverged.
         error: radius times scale.
-        arrived: the definition of the framework.
-        iterations: evaluations of the step that were spent, per example; fewer than asked for where it left early.
-        residual: relative residual of each evaluation; after an example has left, its last one is repeated.
-        norm: norm of the state after each evaluation, likewise.
+        arrived: whether the state has arrived, as defined above.
+        iterations: evaluations of the step per example; fewer than the budget if the example left early.
+        residual: relative residual of each evaluation. After an example has left, its last residual is repeated.
+        norm: norm of the state after each evaluation, continued in the same way.
         rate: contraction rate q per step, fitted to log r over the last steps above rounding.
         rate_error: half width of its 95% interval.
-        radius: r / (1 - q), the relative distance that remains to the fixed point; infinite where q >= 1, but for states
-            at the rounding floor, for which q is then `ASSUMED_RATE`.
-        scale: what r is relative to at the end: max(||z||, ||f(z)||, tiny).
+        radius: r / (1 - q), the remaining relative distance to the fixed point. It is infinite if q >= 1, except at the
+            rounding floor, where q is then taken to be `ASSUMED_RATE`.
+        scale: the denominator of r at the end, max(||z||, ||f(z)||, tiny).
         at_floor: the residual is at the rounding floor.
-        diverged: the state stopped being finite.
-        approached: the orbit left early, on its way to a fixed point that was known: ``state``, ``error`` and
-            ``arrived`` are that one's.
+        diverged: the state is no longer finite.
+        approached: the orbit left early on its way to a known fixed point, whose ``state``, ``error`` and ``arrived`` it takes.
         tolerance: the tolerance on r.
     """
 
@@ -109,23 +108,25 @@ class Ends(FixedPoints):
 
 @dataclass(frozen=True)
 class Step:
-    """One evaluation of the step for the examples still on their way, as an observer sees it.
+    """One evaluation of the step for the examples that are still followed, as an observer sees it.
 
     Attributes:
-        index: 0 for the evaluation that leads from the start to the first state.
+        index: 0 for the evaluation at the first state.
         rows: the positions of these examples in the batch.
         before: their states before it.
         after: their states after it.
+        recalled: their recalled input.
         mask: their mask of real tokens.
         residual: relative residual of the step.
         change: norm of the change, per token.
-        scale: what the change is relative to, per token: the larger norm of before and after, or tiny.
+        scale: the larger of the norms before and after, per token, and at least tiny.
     """
 
     index: int
     rows: Int[Tensor, "active"]
     before: Tree
     after: Tree
+    recalled: Tree
     mask: Bool[Tensor, "active *grid"] | None
     residual: Float[Tensor, "active"]
     change: Float[Tensor, "active tokens"]
@@ -133,24 +134,24 @@ class Step:
 
 
 def ratio(change: Tensor, scale: Tensor) -> Tensor:
-    """Return change / max(scale, tiny), infinite where either is not finite."""
+    """Return change / scale, 0 for 0 / 0, and infinity where either is not finite."""
     quotient = change / scale.clamp_min(torch.finfo(scale.dtype).tiny)
     return torch.where(quotient.isfinite() & scale.isfinite(), quotient, torch.inf)
 
 
 def rounding_floor(dtype: torch.dtype) -> float:
-    """Return the relative residual that counts as rounding in ``dtype``."""
+    """Return the largest relative residual that counts as rounding in ``dtype``."""
     return FLOOR_IN_EPS * torch.finfo(dtype).eps
 
 
 def step_in_parts(loop: Loop, state: Tree, recalled: Tree, numbers: int = CACHED_NUMBERS) -> Tree:
-    """Return the states after one step, some examples at a time on a CPU, so that what lies between stays in its cache.
+    """Return the states after one step, taken for a few examples at a time on a CPU, so that activations stay in its cache.
 
     Args:
         loop: a loop whose examples do not depend on each other.
         state: the states.
         recalled: their recalled inputs.
-        numbers: most numbers of the states that are stepped together, unless one example has more.
+        numbers: largest number of floats in the states that are stepped together, unless one example has more.
     """
     batch = batch_size(state)
     together = max(1, numbers // max(1, sum(leaf[0].numel() for leaf in floating_leaves(state))))
@@ -161,7 +162,7 @@ def step_in_parts(loop: Loop, state: Tree, recalled: Tree, numbers: int = CACHED
 
 
 def difference(after: Tree, before: Tree) -> Tree:
-    """Return after - before; counters are passed on from ``after``."""
+    """Return after - before; leaves that are not floating are taken from ``after``."""
     return tree_map(lambda new, old: new - old if new.is_floating_point() else new, after, before)
 
 
@@ -170,7 +171,7 @@ def line(values: Float[Tensor, "points batch"], used: Bool[Tensor, "points batch
 
     Args:
         values: one column per example, at equally spaced points.
-        used: the points that count. Below two of them the slope is NaN, below three its error is infinite.
+        used: the points that count. With fewer than two the slope is NaN, with fewer than three its error is infinite.
     """
     weight = used.to(torch.float64)
     level = torch.where(used, values, 0).to(torch.float64)
@@ -191,13 +192,13 @@ def line(values: Float[Tensor, "points batch"], used: Bool[Tensor, "points batch
 def contraction(residual: Float[Tensor, "iterations batch"], floor: float) -> tuple[Tensor, Tensor]:
     """Return the contraction rate q per step and the half width of its 95% interval, per example.
 
-    log r is fitted over the last eight steps, or over the eight that lead to the rounding floor: at the floor itself
-    the residual says nothing about the map.
+    log r is fitted over the last eight steps, or over the eight that lead to the rounding floor, where the residual says
+    nothing about the map.
     """
     count = len(residual)
     above = residual > floor
     steps = torch.arange(1, count + 1, device=residual.device)[:, None]
-    # The first evaluation of the last stretch at the floor; the last one where there is no such stretch.
+    # The first evaluation of the final stretch at the floor, or the last evaluation if there is no such stretch.
     last = (above * steps).amax(0).clamp_max(count - 1)
     window = last - torch.arange(FIT_STEPS - 1, -1, -1, device=residual.device)[:, None]
     values = residual.gather(0, window.clamp_min(0))
@@ -207,32 +208,39 @@ def contraction(residual: Float[Tensor, "iterations batch"], floor: float) -> tu
     return rate.to(residual.dtype), (rate * error).nan_to_num(nan=torch.inf, posinf=torch.inf).to(residual.dtype)
 
 
+def _residual_in_double(state: Tree, after: Tree, mask: Tensor | None) -> Float[Tensor, "batch"]:
+    """Return relative residuals of states whose norms may be too large for their precision though the states are finite."""
+    before, now = (flatten(tree, mask).double() for tree in (state, after))
+    return ratio(scaled_norm(now - before), torch.maximum(scaled_norm(before), scaled_norm(now)))
+
+
 def _judge(residual: Tensor, tolerance: float, floor: float) -> dict[str, Tensor]:
     rate, error = contraction(residual, floor)
     last = residual[-1]
     at_floor = last <= floor
     known = torch.where((rate < 1) | ~at_floor, rate, ASSUMED_RATE)
     radius = torch.where(known < 1, last.clamp_min(floor) / (1 - known), torch.inf)
-    arrived = at_floor | ((last <= tolerance) & (rate + error < 1) & (radius <= SLACK * tolerance))
+    arrived = at_floor | ((last <= tolerance) & (rate + error < 1) & (radius <= REMAINING_IN_TOLERANCES * tolerance))
     return {"rate": rate, "rate_error": error, "radius": radius, "at_floor": at_floor, "arrived": arrived}
 
 
 class _Approach:
-    """How near orbits come to fixed points that are known already."""
+    """The distances of orbits to known fixed points."""
 
     def __init__(self, known: FixedPoints, start: Tree, mask: Tensor | None) -> None:
         self.points, self.arrived = flatten(known.state, mask), known.arrived
-        self.distances = [torch.linalg.vector_norm(flatten(start, mask) - self.points, dim=1)]
+        self.distances = [scaled_norm(flatten(start, mask) - self.points)]
         self.near = APPROACHED * self.distances[0]
 
     def seen(self, rows: Int[Tensor, "active"], state: Tree, mask: Tensor | None) -> Bool[Tensor, "active"]:
-        """Take in the states after one more step; return which of their orbits are on their way.
+        """Take in the states after one more step, and return which of their orbits are on their way to the known point.
 
-        That is: within `APPROACHED` of the distance at first, which falls at a rate below one beyond its error, and
-        not to a limit of its own (Aitken's), as it would on the way to a neighbour or along a line of fixed points.
+        Such an orbit is within `APPROACHED` of its first distance, and its distance falls at a rate below one beyond its
+        error. Aitken's extrapolation of the distance must be near zero; it is not on the way to a neighbouring point, or to
+        another point on a line of fixed points.
         """
         now = torch.full_like(self.distances[0], torch.nan)
-        now[rows] = torch.linalg.vector_norm(flatten(state, mask) - self.points[rows], dim=1)
+        now[rows] = scaled_norm(flatten(state, mask) - self.points[rows])
         self.distances = [*self.distances[1 - FIT_STEPS :], now]
         near = self.arrived[rows] & (now[rows] <= self.near[rows])
         if len(self.distances) < FIT_STEPS or not bool(near.any()):
@@ -245,10 +253,8 @@ class _Approach:
 
 
 def _check(recalled: Tree, start: Tree, iterations: int, tolerance: float) -> None:
-    if iterations < 1 or not 0 < tolerance < 1:
-        raise LoopscopeError(
-            f"expected at least one iteration and a tolerance between 0 and 1, got {iterations} and {tolerance}"
-        )
+    check_count(iterations=iterations)
+    check_tolerance(tolerance)
     if batch_size(recalled) != batch_size(start):
         raise LoopscopeError(
             f"expected states and recalled inputs of the same batch, got {batch_size(start)} states and "
@@ -270,24 +276,24 @@ def follow(
 ) -> Ends:
     """Follow every example's orbit for at most ``iterations`` evaluations of the step.
 
-    An example leaves the batch when its state stops being finite, and when nothing more is to be learnt from it: with
-    ``until="rounding"`` after eight residuals in a row at the rounding floor, with ``until="arrival"`` as soon as it
-    has arrived. Where a fixed point is known that an orbit may go to, it leaves once it is clearly on its way there, and
-    is taken to have arrived: a slow orbit spends most of its steps on the last of the way.
+    An example leaves the batch when its state stops being finite, or when its orbit has nothing more to show: with
+    ``until="rounding"`` after eight residuals in a row at the rounding floor, with ``until="arrival"`` as soon as it has
+    arrived. If a fixed point is known that an orbit may go to, the example also leaves once it is clearly on its way there,
+    and counts as arrived. This saves slow orbits most of their steps.
 
     Args:
         loop: any loop.
         recalled: its recalled input.
-        start: the first state.
-        iterations: the budget; no orbit is ever followed beyond it.
+        start: the first states.
+        iterations: the budget; no orbit is followed beyond it.
         tolerance: relative residual within which a state may count as arrived.
         until: when an example may leave.
         toward: a known fixed point per example, for orbits that start elsewhere.
-        observe: called after every evaluation with what happened in it.
-        stop: called after every evaluation; once it says so, every orbit ends where it is.
+        observe: called after every evaluation with its `Step`.
+        stop: called after every evaluation; once it returns true, every orbit ends where it is.
 
     Raises:
-        LoopscopeError: a budget or tolerance that is not positive, a state in half precision, batches that disagree.
+        LoopscopeError: a budget or tolerance is out of range, a state is in half precision, or batches disagree.
     """
     _check(recalled, start, iterations, tolerance)
     dtype, batch, device = state_dtype(start), batch_size(start), device_of(start)
@@ -308,19 +314,22 @@ def follow(
         approach = None if toward is None else _Approach(toward, start, mask)
         state = start
         size = token_norms(state, mask)
-        width = flatten(start).shape[1]
-        tiny = ZERO * torch.linalg.vector_norm(size, dim=1, keepdim=True).clamp_min(math.sqrt(width))
+        # Relative to the first state, so that residuals do not depend on its unit. An orbit that starts at zero needs no
+        # such bound: if zero were its fixed point, it would stay there.
+        tiny = ZERO * scaled_norm(size, keepdim=True)
         for index in range(iterations):
             after = step_in_parts(loop, state, recalled)
             change = token_norms(difference(after, state), mask)
             size_after = token_norms(after, mask)
-            whole, whole_after = (torch.linalg.vector_norm(part, dim=1) for part in (size, size_after))
+            whole, whole_after = (scaled_norm(part) for part in (size, size_after))
             scale = torch.maximum(whole, whole_after).clamp_min(tiny[:, 0])
-            now = ratio(torch.linalg.vector_norm(change, dim=1), scale).to(dtype)
+            now = ratio(scaled_norm(change), scale).to(dtype)
+            if not bool(now.isfinite().all()):
+                now = torch.where(now.isfinite(), now, _residual_in_double(state, after, mask).to(dtype))
             residual[index, rows], norm[index, rows] = now, whole_after.to(dtype)
             if observe is not None:
                 larger = torch.maximum(size, size_after).clamp_min(tiny)
-                observe(Step(index, rows, state, after, mask, now, change, larger))
+                observe(Step(index, rows, state, after, recalled, mask, now, change, larger))
             lost = ~now.isfinite()
             quiet = torch.where(now <= floor, quiet + 1, 0)
             if until == "arrival":

@@ -1,4 +1,4 @@
-"""The basin of attraction of a fixed point, sampled: which other starts come back to it?"""
+"""A sample of the basin of attraction of a fixed point: which other starts lead back to it?"""
 
 from __future__ import annotations
 
@@ -8,25 +8,27 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from loopscope.errors import LoopscopeError
+from loopscope.errors import check_positive
 from loopscope.loop import Loop, mask_of
-from loopscope.stability.distances import distance, has_partner, partners
-from loopscope.stability.orbits.arrival import SLACK, FixedPoints, follow
+from loopscope.stability.distances import SAME_IN_ERRORS, distance, has_partner, partners
+from loopscope.stability.orbits.arrival import FixedPoints, follow
 from loopscope.stability.starts import moved, random_direction, random_like
 from loopscope.trees import Tree, batch_size, norms, select
 
 
 @dataclass(frozen=True)
 class Basin:
-    """Which starts came back: 1 where the orbit arrived at the same fixed point, 0 where it arrived at another or
-    diverged, NaN where that is unknown (it did not arrive within the budget, or too coarsely to tell; the fixed point
-    itself had not arrived; another input's state has another shape).
+    """Which starts led back to the fixed point.
+
+    Entries are 1 if the orbit arrived at the same fixed point, 0 if it arrived at another one or diverged, and NaN if that is
+    unknown: the orbit did not arrive within the budget, or not accurately enough; the fixed point itself had not arrived; or
+    the input has no partner.
 
     Attributes:
         radii: distance of the perturbed starts from the fixed point, over its norm.
-        perturbed: from the fixed point plus a random vector of that radius.
-        random: from random states whose tokens have the norms of the fixed point's.
-        foreign: from the fixed points of other inputs.
+        perturbed: starts at the fixed point plus a random vector of that radius.
+        random: random starts whose tokens have the norms of those of the fixed point.
+        foreign: starts at the fixed points of other inputs.
     """
 
     radii: tuple[float, ...]
@@ -36,7 +38,7 @@ class Basin:
 
 
 def fraction(returned: Float[Tensor, "starts batch"]) -> tuple[Float[Tensor, "starts"], Float[Tensor, "starts"]]:
-    """Return, per start, the fraction that came back among those known (NaN if none is), and the fraction known."""
+    """Return for each start the fraction of the known orbits that came back (NaN if there are none) and the fraction known."""
     return returned.nanmean(1), (~returned.isnan()).to(returned.dtype).mean(1)
 
 
@@ -52,9 +54,9 @@ def basin(
     tolerance: float = 1e-4,
     seed: int = 0,
 ) -> Basin:
-    """Start elsewhere and see what comes back to the fixed points. One run of at most ``iterations`` steps per start.
+    """Start elsewhere and find out which orbits come back to the fixed points.
 
-    Only examples whose fixed point has arrived are run.
+    There is one run of at most ``iterations`` steps per start, of the examples whose fixed point has arrived.
 
     Args:
         loop: any loop.
@@ -63,15 +65,15 @@ def basin(
         iterations: the budget per orbit.
         radii: relative radii of the perturbations.
         random: random starts per example.
-        foreign: starts per example from other inputs' fixed points; at most one less than the batch is used.
+        foreign: starts per example at other inputs' fixed points, at most the size of the batch minus one.
         tolerance: see `follow`.
-        seed: for perturbations and random states.
+        seed: of perturbations and random states.
 
     Raises:
-        LoopscopeError: a radius that is not positive.
+        LoopscopeError: a radius is not positive.
     """
-    if not all(radius > 0 for radius in radii):
-        raise LoopscopeError(f"expected radii above 0, got {radii}")
+    for radius in radii:
+        check_positive(radii=radius)
     generator = torch.Generator().manual_seed(seed)
     mask = mask_of(loop, recalled)
     size = norms(fixed.state, mask)
@@ -84,12 +86,12 @@ def basin(
     for radius in radii:
         away = radius * size[:, None] * random_direction(fixed.state, generator, mask)
         returned, limit = back(moved(fixed.state, away))
-        # A start that could not be told from the fixed point in the first place proves nothing by returning.
+        # A start that cannot be told from the fixed point proves nothing by returning.
         perturbed.append(returned.masked_fill(limit >= radius * size, torch.nan))
     drawn = [back(random_like(fixed.state, generator))[0] for _ in range(random)]
     others = []
     for shift in range(1, min(foreign, batch - 1) + 1):
-        partner = partners(mask, shift, batch).to(size.device)
+        partner = partners(recalled, mask, shift)
         valid = fixed.arrived[partner] & has_partner(partner)
         others.append(back(select(fixed.state, partner))[0].masked_fill(~valid, torch.nan))
     none = size.new_zeros(0, batch)
@@ -104,10 +106,11 @@ def basin(
 def came_back(
     loop: Loop, recalled: Tree, fixed: FixedPoints, start: Tree, *, iterations: int, tolerance: float
 ) -> tuple[Float[Tensor, "batch"], Float[Tensor, "batch"]]:
-    """Return 1 where the orbit from ``start`` arrives at the fixed point, 0 where elsewhere, NaN where unknown.
+    """Return whether orbits come back to the fixed points, and the distance within which two ends count as one.
 
-    Second, the distance within which two ends count as the same one: ten times the errors of both together (of the
-    fixed point alone, where the orbit ended on its way to it).
+    The first is 1 where the orbit from ``start`` arrives at the fixed point, 0 where it arrives elsewhere or diverges, and NaN
+    where that is unknown. The second is ten times the sum of the errors of both ends, or of the error of the fixed point alone
+    if the orbit ended on its way to it.
     """
     returned = torch.full_like(fixed.error, torch.nan)
     limit = torch.full_like(fixed.error, torch.inf)
@@ -124,7 +127,7 @@ def came_back(
         until="arrival",
         toward=points,
     )
-    limit[rows] = SLACK * (ends.error.masked_fill(ends.approached, 0) + points.error)
+    limit[rows] = SAME_IN_ERRORS * (ends.error.masked_fill(ends.approached, 0) + points.error)
     same = ends.arrived & (distance(ends.state, points.state, mask_of(loop, recalled)) <= limit[rows])
     returned[rows] = torch.where(ends.diverged | ends.arrived, same.to(limit.dtype), torch.nan)
     return returned, limit

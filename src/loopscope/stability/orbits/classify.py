@@ -1,18 +1,18 @@
-"""What an orbit that does not arrive does instead: cycle, drift, wander quasi-periodically, be chaotic, diverge.
+"""Classify orbits that do not arrive: cycle, drift, quasi-periodic, chaotic or diverging.
 
-The evidence, cheapest first. Norms and directions along the trajectory tell divergence and drift. The last states tell
-cycles: a cycle of period p is an orbit whose p-th iterate arrives. For the rest the largest Lyapunov exponent is
-measured by tangent dynamics (Benettin et al., 1980): a tangent vector is carried along the orbit by products with the
-Jacobian and rescaled at each step; the mean of log growth is the exponent. An orbit is chaotic if this is positive and the orbit
-stays where it is: one whose own steps grow too is on its way out, as around a point that repels. Recurrence is looked
-for in a low-dimensional random projection of the orbit, so that no orbit is ever held in full.
+The cheapest evidence comes first. Norms and directions along the trajectory show divergence and drift. The last states show
+cycles: the p-th iterate of an orbit with period p arrives. For all other orbits the largest Lyapunov exponent is measured by
+tangent dynamics (Benettin et al., 1980). A tangent vector is carried along the orbit by products with the Jacobian and rescaled
+at each step, and the mean of log growth is the exponent. An orbit is chaotic if the exponent is positive and the orbit stays
+bounded: if its own steps grow too, it is moving away, from a repelling point for instance. Recurrence is found in a
+low-dimensional random projection of the orbit, so that no orbit is kept in full.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
 
@@ -21,31 +21,31 @@ from jaxtyping import Float, Int
 from scipy.special import stdtrit
 from torch import Tensor
 
-from loopscope.errors import LoopscopeError
+from loopscope.errors import check_count_or_zero
 from loopscope.jacobian import step_jacobian
-from loopscope.loop import Loop, mask_of
-from loopscope.stability.orbits.arrival import SLACK, line, ratio, rounding_floor
+from loopscope.loop import Loop, is_time_dependent, mask_of
+from loopscope.stability.orbits.arrival import REMAINING_IN_TOLERANCES, line, ratio, rounding_floor
 from loopscope.stability.orbits.trace import HISTORY, Trajectory
 from loopscope.stability.starts import random_direction
-from loopscope.trees import Tree, flatten, is_time_dependent, real_numbers, select, unflatten
+from loopscope.trees import Tree, flatten, real_numbers, scaled_norm, select, unflatten
 
 MAX_PERIOD = (HISTORY - 1) // 2
-"""The longest cycle told from the last states; longer ones are told from recurrence."""
+"""The longest cycle that the last states show; longer cycles are found by recurrence."""
 STEADY = 0.1
-"""A cycle must move this many times further in between than it is off after a period."""
+"""The error of a cycle after one period is at most this fraction of the distance that the orbit covers in between."""
 GEOMETRIC, SATURATING = 1.5, 0.8
-"""Growth of log||z|| over the last half of an orbit beside that over the quarter before: 2 for geometric growth, 1 for
-growth as a power of time, towards 0 where the norm settles. These bounds lie in between."""
+"""Bounds on the ratio of the growth of log||z|| over the last half of an orbit to that over the quarter before. The ratio is 2
+for geometric growth, 1 for growth as a power of time, and approaches 0 if the norm settles."""
 TURN = 0.1
-"""A direction has settled where it changes within the tolerance, or where so many radians at most are still to come."""
+"""A direction has settled if it changes within the tolerance, or if at most this many radians are still to come."""
 STEADY_GROWTH = 0.9
-"""Share of the variance of log||z|| that a straight line in time must explain before it counts as growth."""
+"""Share of the variance of log||z|| that a straight line in time must explain for the norm to count as growing."""
 RECURRENT = 0.1
 """An orbit recurs if some lag brings it back within this fraction of its own spread, at all times."""
 BLOCKS = 8
-"""Blocks whose averages give the error of the exponent."""
+"""Number of blocks whose averages give the error of the exponent."""
 PROJECTED = 16
-"""Dimensions of the random projection in which recurrence is looked for."""
+"""Dimensions of the random projection in which recurrence is measured."""
 
 
 class Orbit(StrEnum):
@@ -62,25 +62,24 @@ class Orbit(StrEnum):
 
 @dataclass(frozen=True)
 class Orbits:
-    """The label of each example's orbit, with its evidence. NaN stands for what was not measured.
+    """The label of each example's orbit, with the evidence for it. NaN stands for what was not measured.
 
     Attributes:
-        labels: per example.
-        reasons: per example, the evidence in words.
-        period: of a fixed point 1, of a cycle its period, else 0.
-        cycle_residual: relative residual of the p-th iterate, p the period of a cycle.
-        lyapunov: largest Lyapunov exponent per iteration, where neither arrival nor drift nor a cycle was found first.
+        labels: one per example.
+        reasons: the evidence in words, per example.
+        period: 1 for a fixed point, the period for a cycle, else 0.
+        cycle_residual: relative residual of the p-th iterate of a cycle with period p.
+        lyapunov: largest Lyapunov exponent per iteration, for orbits without arrival, drift or cycle.
         lyapunov_error: half width of its 95% interval.
         growth: d log||z|| / dt per iteration over the last quarter of the trajectory.
         growth_error: half width of its 95% interval.
         direction_residual: change of direction per token at the end of the trajectory.
-        direction_left: change of direction still to come, in radians, if it goes on falling as it does; infinite where
-            it falls no faster than 1/t.
+        direction_left: change of direction still to come, in radians, extrapolated; infinite if it falls no faster than 1/t.
         recurrence: distance to which the orbit returns, over its spread (root mean square over time).
-        recurrence_lag: iterations after which it does; 0 where not measured.
+        recurrence_lag: iterations after which it returns; 0 if not measured.
         iterations: further evaluations of the step that were spent on each example.
-        weight: how many orbits each one's label stands for: of those that only following further would tell, the followed
-            ones stand for the others, too, which stand for none.
+        weight: number of orbits that the label represents. If only some of the open orbits are followed further, these also
+            represent the others, whose weight is 0.
     """
 
     labels: tuple[Orbit, ...]
@@ -102,13 +101,13 @@ class Orbits:
 def cycles(
     recent: Sequence[Float[Tensor, "batch n"]], tolerance: float
 ) -> tuple[Int[Tensor, "batch"], Float[Tensor, "batch"]]:
-    """Return the period of each orbit's cycle (0 where none is found) and the residual of its p-th iterate.
+    """Return the period of each orbit's cycle (0 if none is found) and the residual of its p-th iterate.
 
-    The p-th iterate must have arrived as a fixed point would have, with the contraction taken over one period, for all
-    phases of the cycle; and what is left to go must be small beside the way that the orbit makes within a period.
+    The p-th iterate must have arrived in the sense of a fixed point, with the contraction taken over one period, at all phases
+    of the cycle. The remaining distance must be small relative to the distance that the orbit covers within a period.
 
     Args:
-        recent: the last states, oldest first; 2p + 1 of them tell a cycle of period p.
+        recent: the last states, oldest first; 2p + 1 states show a cycle of period p.
         tolerance: on the relative residual.
     """
     last = recent[-1]
@@ -123,7 +122,9 @@ def cycles(
             rate = now[0] / before.clamp_min(torch.finfo(last.dtype).tiny)
             off = now.amax(0)
             left = torch.where(rate < 1, off.clamp_min(floor) / (1 - rate), torch.inf)
-            near = (off <= floor) | ((off <= tolerance) & (left <= SLACK * tolerance) & (left <= STEADY * widest))
+            near = (off <= floor) | (
+                (off <= tolerance) & (left <= REMAINING_IN_TOLERANCES * tolerance) & (left <= STEADY * widest)
+            )
             found = near & (off <= STEADY * widest) & (period == 0)
             period = torch.where(found, lag, period)
             residual = torch.where(found, off, residual)
@@ -132,17 +133,17 @@ def cycles(
 
 
 def _apart(after: Tensor, before: Tensor) -> Tensor:
-    lengths = [torch.linalg.vector_norm(part, dim=1) for part in (after - before, after, before)]
+    lengths = [scaled_norm(part) for part in (after - before, after, before)]
     return ratio(lengths[0], torch.maximum(lengths[1], lengths[2]))
 
 
 def recurrence(orbit: Float[Tensor, "time batch m"], tolerance: float) -> tuple[Tensor, Tensor]:
     """Return how closely each orbit returns to itself, and the lag after which it does.
 
-    For a lag the distance between the orbit and the lagged orbit is averaged over all times (root mean square) and
-    divided by that between unrelated times: an almost period, which quasi-periodic orbits have and mixing ones lack.
-    Only lags after the first that takes the orbit half its spread away count, so that slow motion is no return. The
-    first lag within ``tolerance`` is reported, else the best. An orbit that never leaves has infinite recurrence.
+    The distance between the orbit and the lagged orbit is averaged over all times (root mean square) and divided by that
+    between unrelated times. A small value is an almost period, which quasi-periodic orbits have and mixing orbits lack. Only
+    lags after the orbit has moved half its spread away count, so that slow motion is not taken for a return. The first lag
+    within ``tolerance`` is reported, else the best one. An orbit that never moves away has infinite recurrence.
     """
     spread = (2 * (orbit - orbit.mean(0)).square().sum(2).mean(0)).sqrt()
     best = torch.full_like(spread, torch.inf)
@@ -159,8 +160,8 @@ def recurrence(orbit: Float[Tensor, "time batch m"], tolerance: float) -> tuple[
 def exponent(log_growth: Float[Tensor, "time batch"], eps: float) -> tuple[Tensor, Tensor]:
     """Return the mean of log growth per iteration and the half width of its 95% interval.
 
-    The interval is the widest of three: that of the averages over blocks (for chaos, whose growth is noisy), the range
-    of the cumulated deviations over the time (for regular motion, whose bounded wobble is no exponent), and rounding.
+    The interval is the widest of three: that of the averages over blocks (for chaos, whose growth is noisy), the range of the
+    cumulated deviations over time (for regular motion, whose bounded oscillation does not add up), and rounding.
     """
     values = log_growth.to(torch.float64)
     mean = values.mean(0)
@@ -174,24 +175,23 @@ def exponent(log_growth: Float[Tensor, "time batch"], eps: float) -> tuple[Tenso
 
 
 class _Tangent:
-    """A tangent vector per example, carried along the orbit and rescaled at each step."""
+    """A tangent vector per example that is carried along the orbit and rescaled at each step."""
 
     def __init__(self, loop: Loop, recalled: Tree, state: Tree, vector: Tensor) -> None:
-        self.vector, self.recalled = vector, recalled
+        self.vector = vector
         self.jacobian = step_jacobian(loop, state, recalled)
         self.log_growth: list[Tensor] = []
 
     def carry(self, state: Tree) -> None:
-        here = replace(self.jacobian, point=flatten(state), context={"state": state, "recalled": self.recalled})
-        pushed = here.jvp(self.vector)
-        length = torch.linalg.vector_norm(pushed, dim=1).clamp_min(torch.finfo(pushed.dtype).tiny)
+        pushed = self.jacobian.at(state).jvp(self.vector)
+        length = scaled_norm(pushed).clamp_min(torch.finfo(pushed.dtype).tiny)
         self.log_growth.append(length.log())
         self.vector = pushed / length[:, None]
 
 
 @dataclass(frozen=True)
 class _Window:
-    """What the further iterations of some examples showed."""
+    """The further iterations of some examples."""
 
     recent: list[Tensor]
     log_growth: Tensor | None
@@ -202,7 +202,7 @@ class _Window:
 def _further(
     loop: Loop, recalled: Tree, state: Tree, recent: list[Tensor], real: Tensor, window: int, seed: int
 ) -> _Window:
-    """Go on from ``state`` for ``window`` iterations; the tangent vector warms up along the ``recent`` states."""
+    """Continue from ``state`` for ``window`` iterations; the tangent vector is first carried along the ``recent`` states."""
     generator = torch.Generator().manual_seed(seed)
     mask = mask_of(loop, recalled)
     n = recent[-1].shape[1]
@@ -210,7 +210,7 @@ def _further(
     projected = [(states * real) @ basis for states in recent]
     lengths = [_length(after, before, real) for before, after in pairwise(recent)]
     tangent = None
-    if not is_time_dependent(state):
+    if not is_time_dependent(loop, state, recalled):
         tangent = _Tangent(loop, recalled, state, random_direction(state, generator, mask))
     with torch.no_grad(), torch.autocast(real.device.type, enabled=False):
         if tangent is not None:
@@ -230,7 +230,7 @@ def _further(
 
 
 def _length(after: Tensor, before: Tensor, real: Tensor) -> Tensor:
-    return torch.linalg.vector_norm((after - before) * real, dim=1)
+    return scaled_norm((after - before) * real)
 
 
 @dataclass(frozen=True)
@@ -245,7 +245,7 @@ class _Growth:
 
 
 def _growth(trajectory: Trajectory) -> _Growth:
-    """Return d log||z||/dt at the end, and how log||z|| grew over the last half beside the quarter before it."""
+    """Return d log||z||/dt at the end, and the growth of log||z|| over the last half relative to the quarter before it."""
     norms = torch.cat([trajectory.start_norm[None], trajectory.norm]).clamp_min(torch.finfo(trajectory.norm.dtype).tiny)
     logs = norms.to(torch.float64).log()
     count = len(logs) - 1
@@ -255,12 +255,13 @@ def _growth(trajectory: Trajectory) -> _Growth:
     explained = rate.square() * time.var() / tail.var(0).clamp_min(torch.finfo(tail.dtype).tiny)
     late, early = logs[-1] - logs[count // 2], logs[count // 2] - logs[count // 4]
     bend = torch.where(early > 0, late / early, torch.where(late > 0, torch.inf, 0.0))
-    # Not from the start, which may be zero: growth by a constant a step is fourfold at most from the first quarter on.
+    # From the first quarter on rather than from the start, which may be zero: growth by a constant per step is then at most
+    # fourfold.
     return _Growth(rate, error, explained >= STEADY_GROWTH, logs[-1] - logs[count // 4], bend)
 
 
 def _direction_left(direction: Float[Tensor, "iterations batch"]) -> Float[Tensor, "batch"]:
-    """Return the sum of the changes to come, of changes d that fall as t^-a: d t / (a - 1)."""
+    """Return the sum of the changes still to come, d t / (a - 1) for changes d that fall as t^-a."""
     count = len(direction)
     if count < 8:
         return torch.full_like(direction[-1], torch.inf)
@@ -281,25 +282,24 @@ def classify(
 ) -> Orbits:
     """Label every example's orbit.
 
-    Arrival, divergence, drift and cycles are read off the trajectory. The examples that are left are followed for
-    ``window`` further iterations with tangent dynamics, at about four evaluations of the step each; the tangent vector
-    first runs along the states that the trajectory kept, so that ``window=0`` still gives an exponent, a rough one.
-    For loops with a counter in the state the exponent is unknown.
+    Arrival, divergence, drift and cycles are read from the trajectory. All other examples are followed for ``window`` further
+    iterations with tangent dynamics, at about four evaluations of the step each. The tangent vector is first carried along the
+    states that the trajectory kept, so that ``window=0`` still gives a rough exponent. The exponent is unknown for loops with
+    a clock in the state.
 
     Args:
         loop: any loop.
         recalled: the recalled input of the trajectory.
         trajectory: from `trace`.
         window: the budget of further iterations per orbit.
-        at_most: examples to follow further, evenly spread over those that are left; all by default. The others stay
+        at_most: number of examples to follow further, evenly spread over the open ones; all by default. The others stay
             undecided.
-        seed: for the tangent vector and the projection.
+        seed: of the tangent vector and the projection.
 
     Raises:
-        LoopscopeError: a negative window.
+        LoopscopeError: the window is negative.
     """
-    if window < 0:
-        raise LoopscopeError(f"expected a window of 0 or more further iterations, got {window}")
+    check_count_or_zero(window=window)
     evidence = _Evidence(trajectory)
     evidence.read_history(trajectory)
     rows = evidence.open()
@@ -315,7 +315,7 @@ def classify(
 
 
 def spread(rows: Int[Tensor, "rows"], at_most: int) -> Int[Tensor, "some"]:
-    """Return at most so many of some rows, evenly spread over them: inputs may stand in an order, as of difficulty."""
+    """Return at most ``at_most`` of some rows, evenly spread over them, since inputs may be sorted, by difficulty for example."""
     some = min(at_most, len(rows))
     return rows[torch.arange(some, device=rows.device) * len(rows) // max(some, 1)]
 
@@ -326,7 +326,7 @@ def _rows_of(trajectory: Trajectory, rows: Tensor) -> list[Tensor]:
 
 
 class _Evidence:
-    """The labels while they are being found."""
+    """The evidence on all orbits, and the labels found so far."""
 
     def __init__(self, trajectory: Trajectory) -> None:
         self.growth = _growth(trajectory)
@@ -413,7 +413,7 @@ class _Evidence:
             if bool(self.leaves[row]):
                 return Orbit.DIVERGING, f"{said}, and the orbit's own steps grow"
             return Orbit.CHAOTIC, said
-        # A slow spiral comes back to where it was, too, but no closer than its contraction over the lag says.
+        # A slow spiral also comes back to where it was, but no closer than its contraction over the lag allows.
         spiral = mean + error < 0 and returns > STEADY * -math.expm1(mean * lag)
         if returns <= tolerance and not spiral:
             self.period[row], self.cycle_residual[row] = lag, returns

@@ -1,10 +1,10 @@
 """A loop whose states are normalized per token, on which every axis can be repeated for orbits that drift.
 
-Where the direction of a state settles while its norm grows, the loop itself has no fixed point but its directions do
-(framework, axis 1). Here each token keeps the norm that it had at a given state: the step is z -> N(f(N(z), e)), with N
-the scaling of each token to its norm. Its Jacobian is that of f with the radial components projected out on both
-sides, times old norm over new norm. The larger the norms, the less one update turns a token: after a drift of t
-iterations the normalized loop contracts by about 1 - 1/t a step, so take the norms early in the drift.
+If the direction of a state settles while its norm grows, the loop has no fixed point, but its directions do. Here each token
+keeps the norm that it has in a given state: the step is z -> N(f(N(z), e)), where N scales each token to its norm. The Jacobian
+of this step is that of f with the radial components projected out on both sides, times old norm over new norm. The larger the
+norms, the less one update turns a token: after a drift of t iterations the normalized loop contracts by about 1 - 1/t per
+step. So take the norms early in the drift.
 """
 
 from __future__ import annotations
@@ -14,57 +14,56 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from loopscope.loop import Loop, mask_of
-from loopscope.trees import Tree, tree_map
+from loopscope.loop import Loop, mask_of, readout, start_from
+from loopscope.trees import Tree, scaled_norm, tree_map
 
 _BITS = {torch.float32: torch.int32, torch.float64: torch.int64}
 
 
 @dataclass(frozen=True)
 class NormalizedLoop:
-    """The loop ``loop`` with each token of the state held at a given norm.
+    """A loop with each token of the state held at a given norm.
 
-    Its inputs are a dict of the loop's ``inputs`` and the ``sizes`` (norms) of the tokens; its recalled input is one
-    of ``recalled`` and ``sizes``. Sizes are kept as bit patterns: these are not floating, so derivatives in the input
-    leave them alone.
+    Its inputs are a dict of the loop's ``inputs`` and the ``sizes`` (norms) of the tokens. Its recalled input is a dict of
+    ``recalled`` and ``sizes``. Sizes are kept as bit patterns, which are not floating, so that they do not count as input.
     """
 
     loop: Loop
 
     def encode(self, inputs: dict[str, Tree]) -> dict[str, Tree]:
-        """Return the loop's recalled input beside the sizes."""
+        """Return the loop's recalled input and the sizes."""
         return {"recalled": self.loop.encode(inputs["inputs"]), "sizes": inputs["sizes"]}
 
     def start(self, recalled: dict[str, Tree], generator: torch.Generator | None = None) -> Tree:
         """Return the loop's first state, rescaled."""
-        return _rescaled(self.loop.start(recalled["recalled"], generator), recalled["sizes"])
+        return _rescaled(start_from(self.loop, recalled["recalled"], generator), recalled["sizes"])
 
     def step(self, state: Tree, recalled: dict[str, Tree]) -> Tree:
         """Return N(f(N(z), e))."""
         return _rescaled(self.loop.step(_rescaled(state, recalled["sizes"]), recalled["recalled"]), recalled["sizes"])
 
-    def read(self, state: Tree) -> Tensor:
+    def read(self, state: Tree, recalled: dict[str, Tree]) -> Tensor:
         """Return the loop's prediction."""
-        return self.loop.read(state)
+        return readout(self.loop, state, recalled["recalled"])
 
     def mask(self, recalled: dict[str, Tree]) -> Tensor | None:
-        """Return the loop's mask of real tokens, or None where every token is real."""
+        """Return the loop's mask of real tokens, or None if all tokens are real."""
         return mask_of(self.loop, recalled["recalled"])
 
 
 def normalized(loop: Loop, inputs: Tree, state: Tree) -> tuple[NormalizedLoop, dict[str, Tree]]:
-    """Return the loop with its tokens held at the norms that they have in ``state``, and its inputs.
+    """Return the loop with its tokens held at the norms that they have in ``state``, and the inputs of that loop.
 
     Args:
         loop: any loop.
         inputs: its inputs.
-        state: where the norms are taken: a state of a drift orbit. Start the new loop from there.
+        state: a state of a drifting orbit, from which the norms are taken. Start the new loop from there.
     """
     return NormalizedLoop(loop), {"inputs": inputs, "sizes": tree_map(_size_bits, state)}
 
 
 def _norm(leaf: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(leaf, dim=-1, keepdim=True) if leaf.ndim > 1 else leaf.abs()
+    return scaled_norm(leaf, -1, keepdim=True) if leaf.ndim > 1 else leaf.abs()
 
 
 def _size_bits(leaf: Tensor) -> Tensor:

@@ -1,8 +1,6 @@
-"""An orbit in its two principal directions, for people to see a fixed point."""
+"""An orbit in its two principal directions, as a picture of a fixed point."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,8 +9,9 @@ from torch import Tensor
 
 from loopscope.errors import LoopscopeError
 from loopscope.loop import Loop, mask_of
-from loopscope.stability.examination import ExaminationConfig
+from loopscope.schema import to_plain
 from loopscope.stability.orbits.arrival import Step, follow
+from loopscope.stability.results import PortraitResult
 from loopscope.stability.starts import random_like
 from loopscope.trees import Tree, flatten, join, select, tree_map
 
@@ -21,8 +20,8 @@ LONGEST = 200
 
 
 def portrait(
-    loop: Loop, recalled: Tree, start: Tree, row: int, iterations: int, config: ExaminationConfig
-) -> dict[str, Any]:
+    loop: Loop, recalled: Tree, start: Tree, row: int, *, iterations: int, tolerance: float, seed: int = 0
+) -> PortraitResult:
     """Return one example's orbit, and a second one from a random start, in the plane that shows most of them.
 
     Args:
@@ -31,11 +30,8 @@ def portrait(
         start: its first states.
         row: the example.
         iterations: budget of an orbit.
-        config: tolerance and seed.
-
-    Returns:
-        ``path`` and ``foreign``: [x, y] per iteration, the start first; ``explained``: the share of the variance in
-        each direction; ``fixed_point``: where the first orbit arrived, or None.
+        tolerance: relative residual within which a state may count as arrived.
+        seed: of the random start.
 
     Raises:
         LoopscopeError: the first state is not finite.
@@ -43,8 +39,8 @@ def portrait(
     one = slice(row, row + 1)
     recall, first = select(recalled, one), select(start, one)
     length = min(iterations, LONGEST)
-    other_first = random_like(first, torch.Generator().manual_seed(config.seed))
-    (path, other), arrived = _orbits(loop, recall, [first, other_first], length, config.tolerance)
+    other_first = random_like(first, torch.Generator().manual_seed(seed))
+    (path, other), arrived = _orbits(loop, recall, [first, other_first], length, tolerance)
     if not len(path):
         raise LoopscopeError(f"the first state of example {row} is not finite: look at encode and start")
     center = path[-1]
@@ -60,13 +56,13 @@ def portrait(
     points = exact @ plane
     variance = variance.clamp_min(0).flip(0)
     share = (variance[:2] / variance.sum().clamp_min(torch.finfo(torch.float64).tiny)).tolist()
-    return {
-        "row": row,
-        "path": points[: len(path)],
-        "foreign": points[len(path) :],
-        "explained": share,
-        "fixed_point": points[len(path) - 1] if arrived else None,
-    }
+    return PortraitResult(
+        row=row,
+        path=to_plain(points[: len(path)]),
+        foreign=to_plain(points[len(path) :]),
+        explained=to_plain(share),
+        fixed_point=to_plain(points[len(path) - 1]) if arrived else None,
+    )
 
 
 def _orbits(

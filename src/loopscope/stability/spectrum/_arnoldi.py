@@ -11,10 +11,11 @@ from torch import Tensor
 from loopscope.gmres import orthogonalize, unit
 from loopscope.jacobian import Jacobian, random_vectors
 from loopscope.stability.spectrum._ritz import leading_schur
+from loopscope.trees import binary_scale, scaled_norm
 
 
 class Krylov:
-    """A V = V H + v b^T + Q C for a batch, with A = J^T and V orthogonal to a given Q; grown and cut back together."""
+    """The recurrence A V = V H + v b^T + Q C of a batch, with A = J^T and V orthogonal to a given Q."""
 
     def __init__(
         self, jacobian: Jacobian, subspace: int, generator: torch.Generator, outside: Float[Tensor, "batch p n"]
@@ -30,23 +31,26 @@ class Krylov:
         self.basis[:, 0] = self._fresh(0)
 
     def _fresh(self, filled: int) -> Tensor:
-        """Return random unit vectors orthogonal to Q and the first ``filled`` of V, or zero where none is left."""
+        """Return random unit vectors orthogonal to Q and to the first ``filled`` of V, or zero if there are none."""
         drawn = random_vectors(self.jacobian.batch, self.jacobian.size, self.basis, self.generator)
         rest, _ = orthogonalize(self.basis[:, :filled], orthogonalize(self.outside, drawn)[0])
-        # Where the space is full, what remains is rounding.
+        # If the space is full, only rounding remains.
         return unit(rest, rest.new_full((rest.shape[0],), 1e3 * torch.finfo(rest.dtype).eps))[0]
 
     def extend(self) -> None:
-        """Add one Krylov vector: one product for the batch."""
+        """Add one Krylov vector to each example, by one product for the batch."""
         j = self.length
         image = self.jacobian.vjp(self.basis[:, j])
-        tiny = 4 * torch.finfo(image.dtype).eps * torch.linalg.vector_norm(image, dim=1)
+        # Scaled, since the rest of an image of 1e-30 would be below the smallest float32.
+        scale = binary_scale(image)
+        image, factor = image / scale, scale.double()
+        tiny = 4 * torch.finfo(image.dtype).eps * scaled_norm(image)
         rest, crossing = orthogonalize(self.outside, image)
         rest, coefficients = orthogonalize(self.basis[:, : j + 1], rest)
         fresh, length = unit(rest, tiny)
-        self.crossing[:, :, j] = crossing.double()
-        self.matrix[:, : j + 1, j] = coefficients.double()
-        self.matrix[:, j + 1, j] = length.double()
+        self.crossing[:, :, j] = crossing.double() * factor
+        self.matrix[:, : j + 1, j] = coefficients.double() * factor
+        self.matrix[:, j + 1, j] = length.double() * factor.squeeze(1)
         closed = length == 0
         if j + 1 < self.jacobian.size and bool(closed.any()):
             fresh = torch.where(closed.unsqueeze(1), self._fresh(j + 1), fresh)
@@ -55,11 +59,11 @@ class Krylov:
 
     @property
     def full(self) -> bool:
-        """Whether no further vector fits."""
+        """Whether there is no room for another vector."""
         return self.length == self.dimension
 
     def projected(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return H and b, for all examples."""
+        """Return H and b of all examples."""
         matrix = self.matrix[:, : self.length + 1, : self.length].cpu().numpy()
         return matrix[:, :-1], matrix[:, -1]
 
@@ -84,7 +88,7 @@ class Krylov:
         self.length = keep
 
     def select(self, rows: Tensor) -> None:
-        """Go on with some examples alone."""
+        """Keep only some examples."""
         filled, self.matrix = self.basis[rows, : self.length + 1], self.matrix[rows]
         self.basis = self.basis.new_empty(len(rows), self.dimension + 1, self.jacobian.size)
         self.basis[:, : self.length + 1] = filled

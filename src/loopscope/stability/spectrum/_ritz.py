@@ -10,14 +10,19 @@ from numpy.typing import NDArray
 from scipy.sparse.csgraph import connected_components
 
 NEARLY_DEFECTIVE = 1e-3
-"""Below this |y^H x| the eigenvalue is flagged: a perturbation is amplified a thousand times."""
+"""An eigenvalue with |y^H x| below this is flagged: it amplifies perturbations more than a thousand times."""
 
 
 @dataclass(frozen=True)
 class Ritz:
-    """Ritz values of one example, largest modulus first, each with what is known of it.
+    """Ritz values of one example, largest modulus first.
 
-    ``errors`` are first order; ``backward`` is how far away a matrix is that has the value as an eigenvalue.
+    Attributes:
+        values: the Ritz values.
+        errors: on the values, to first order.
+        condition: 1 / |y^H x|.
+        backward: distance of a matrix that has the value as an exact eigenvalue.
+        vectors: right eigenvectors of the projected matrix.
     """
 
     values: NDArray[np.complex128]
@@ -32,7 +37,7 @@ def ritz_values(projected: NDArray[np.float64], coupling: NDArray[np.float64], r
 
     Args:
         projected: H.
-        coupling: B, one row for each direction in W (orthonormal, and orthogonal to V).
+        coupling: B, with one row for each direction in W, which is orthonormal and orthogonal to V.
         rounding: size of the backward error of the products.
     """
     values, left, right = (part.astype(complex) for part in scipy.linalg.eig(projected, left=True, right=True))
@@ -46,10 +51,10 @@ def ritz_values(projected: NDArray[np.float64], coupling: NDArray[np.float64], r
 
 
 def _merged(values: NDArray, vectors: NDArray, reach: NDArray) -> NDArray[np.complex128]:
-    """Return ``values`` where each group that rounding alone may have split is replaced by its mean.
+    """Return ``values`` with each group that rounding alone may have split replaced by its mean.
 
-    The mean of a defective group is well-conditioned where its members are not: a Jordan block of size k moves them
-    by the k-th root of a perturbation.
+    The mean of a defective group is well-conditioned although its members are not: a perturbation moves those of a Jordan
+    block of size k by its k-th root.
     """
     parallel = np.abs(vectors.conj().T @ vectors) > 0.95
     apart = np.abs(values[:, None] - values[None, :])
@@ -67,10 +72,10 @@ def _merged(values: NDArray, vectors: NDArray, reach: NDArray) -> NDArray[np.com
 
 
 def _reach(projected: NDArray[np.float64], value: complex, backward: float, guess: float) -> float:
-    """Return how far ``value`` may move under perturbations of size ``backward``, first order or not.
+    """Return how far ``value`` may move under perturbations of size ``backward``, beyond first order.
 
-    That is the radius of a circle around it on which sigma_min(H - zI) > backward: the component of the
-    pseudospectrum that holds the value lies within (Trefethen and Embree, 2005). Within a factor 2 of the smallest.
+    It is the radius of a circle around the value on which sigma_min(H - zI) > backward, within a factor 2 of the smallest
+    such circle. The component of the pseudospectrum that holds the value lies inside (Trefethen and Embree, 2005).
 
     Args:
         projected: H.
@@ -100,12 +105,11 @@ def _reach(projected: NDArray[np.float64], value: complex, backward: float, gues
 
 
 _SAFETY = 2.0
-"""On residuals, since the projected matrix sees part of the left eigenvector only; ten times more where J is nearly
-defective. Chosen so that the error holds in 99% of random cases."""
-
+"""Factor on residuals, since the projected matrix contains only a part of the left eigenvector; ten times larger where J is
+nearly defective. Chosen so that the error bound holds in 99% of random cases."""
 
 _ILL_CONDITIONED = 10.0
-"""From this 1 / |y^H x| on, first order is not trusted."""
+"""The value of 1 / |y^H x| from which first order is not trusted."""
 
 
 @dataclass(frozen=True)
@@ -115,19 +119,18 @@ class Options:
     max_products: int
     subspace: int
     strictness: float = 1.0
-    """How many times smaller than the tolerance the values' own errors must be, what may overtake them aside."""
+    """How many times smaller than the tolerance the errors of the wanted values must be by themselves."""
     caution: float = 1.0
-    """How many times farther than the products resolve the spectrum a value that has not settled may still move."""
+    """How far a value that has not settled may still move, in units of the resolution of the spectrum."""
 
 
 def judge(
     ritz: Ritz, projected: NDArray[np.float64], options: Options, products: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the errors of the outermost values: their own, and widened by those further in that may overtake them.
+    """Return the errors of the outermost values: by themselves, and widened by inner values that may overtake them.
 
-    A Ritz value that has not settled may move by its error, but hardly by more than the spread of the spectrum over the
-    number of products: so finely do they resolve it. Ill-conditioned values that look settled are looked at beyond
-    first order.
+    A Ritz value that has not settled may move by its error, but hardly by more than the resolution: the spread of the spectrum
+    over the number of products. Ill-conditioned values that look settled are examined beyond first order.
     """
     size = np.abs(ritz.values)
     wanted, tolerance = options.wanted, options.tolerance
@@ -144,7 +147,7 @@ def judge(
     for i in range(len(errors), len(size)):
         if size[i] + window <= farthest:
             break
-        # Rounding cannot tell equal values apart: they overtake nothing.
+        # Values that are equal up to rounding cannot overtake each other.
         if np.abs(ritz.values[: len(errors)] - ritz.values[i].conj()).min() > 0:
             farthest = max(farthest, size[i] + min(error(i), window))
     return errors, np.maximum(errors, farthest - size[: len(errors)])
@@ -157,9 +160,9 @@ def orthonormal_real(vectors: NDArray[np.complex128]) -> NDArray[np.float64]:
 
 
 def leading_schur(projected: NDArray[np.float64], keep: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return Q and T: a basis of the invariant subspace of the outermost eigenvalues of H, and H within it.
+    """Return Q and T: a basis of the invariant subspace of the outermost eigenvalues of H, and H restricted to it.
 
-    There are ``keep`` of them, or one fewer so as not to split a pair.
+    There are ``keep`` eigenvalues, or one fewer if a conjugate pair would be split otherwise.
     """
     form, basis = scipy.linalg.schur(projected, output="real")
     m = len(form)

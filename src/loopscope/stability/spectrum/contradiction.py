@@ -1,12 +1,14 @@
-"""The independent check of a spectral radius: does the orbit contract as fast as the Jacobian says that it must?
+"""Check a spectral radius against the orbit: does it contract as fast as the Jacobian says that it must?
 
-Near a fixed point k steps take a residual d to J^k d. An orbit that contracts more slowly than the radius allows may
-still be on its way (a J that is not normal contracts more slowly at first). Else either ||J^k||, too, is below what the
-orbit does, and part of the step is hidden from autograd (a detach, a cache); or J, applied to d again and again, goes on
-contracting more slowly than its radius, and the radius was missed.
+Near a fixed point k steps take a residual d to J^k d. An orbit that contracts more slowly than the spectral radius allows may
+still be in a transient, since a J that is not normal contracts more slowly at first. Otherwise there are two causes. If ||J^k||
+is below what the orbit does as well, a part of the step is hidden from autograd (a detach, a cache). If repeated products J d
+go on contracting more slowly than the radius, the radius is too small.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from jaxtyping import Bool, Float
@@ -17,19 +19,26 @@ from loopscope.loop import Loop
 from loopscope.stability.orbits.arrival import FIT_STEPS, FLOOR_IN_EPS, line, rounding_floor
 from loopscope.stability.spectrum.eigenvalues import SpectralRadius
 from loopscope.stability.spectrum.singular_values import power_norms
-from loopscope.trees import Tree, select
+from loopscope.trees import Tree, scaled_norm, select
 
-SLACK = 0.01
-"""Relative: what a rate may lie above its bound. Radii and norms are measured to 1%."""
+RATE_MARGIN = 0.01
+"""Relative margin by which a rate may exceed its bound: radii and norms are measured to 1%."""
 
-FURTHER = 128
-"""Products with J that are to leave the dominant part of a residual alone; growth is fitted to the second half."""
+POWER_STEPS = 128
+"""Products with J after which only the dominant part of a residual is left; growth is fitted to the second half."""
 
 
-def last_decay(residual: Float[Tensor, "iterations batch"]) -> tuple[Float[Tensor, "batch"], Float[Tensor, "batch"]]:
-    """Return the residual's factor per step over its last eight steps above rounding, and how far rounding may move it.
+LINEAR = 0.01
+"""Largest relative residual at which an orbit is taken to follow the Jacobian at its fixed point."""
 
-    The second is absolute, on the logarithm of the first. NaN where there are no nine such residuals in a row.
+
+def last_decay(
+    residual: Float[Tensor, "iterations batch"], largest: float = math.inf
+) -> tuple[Float[Tensor, "batch"], Float[Tensor, "batch"]]:
+    """Return the residual's factor per step over its last eight steps above rounding, and the effect of rounding on it.
+
+    The effect of rounding is absolute, on the logarithm of the factor. Both are NaN if there are fewer than nine such residuals
+    in a row, or the first of them is above ``largest``.
     """
     floor = rounding_floor(residual.dtype)
     count = len(residual)
@@ -37,24 +46,23 @@ def last_decay(residual: Float[Tensor, "iterations batch"]) -> tuple[Float[Tenso
     last = torch.where(residual > floor, steps, -1).amax(0)
     first = last - FIT_STEPS
     begin, end = (residual.gather(0, row.clamp_min(0)[None])[0].double() for row in (first, last))
-    known = (first >= 0) & begin.isfinite()
+    known = (first >= 0) & begin.isfinite() & (begin <= largest)
     decay = torch.where(known, (end / begin) ** (1 / FIT_STEPS), torch.nan)
     return decay, floor / FLOOR_IN_EPS * 4 / end / FIT_STEPS
 
 
 def further_growth(loop: Loop, state: Tree, recalled: Tree) -> tuple[Float[Tensor, "batch"], Float[Tensor, "batch"]]:
-    """Return the growth per product, as a logarithm, of the residual at ``state`` under J, and its 95% half width.
+    """Return the logarithm of the growth per product of the residual at ``state`` under J, and its 95% half width.
 
-    Norms, not Rayleigh quotients: a complex pair shows its modulus.
+    Norms are used rather than Rayleigh quotients, since they show the modulus of a complex pair.
     """
     jacobian = step_jacobian(loop, state, recalled)
     vectors = (jacobian.value - jacobian.point).to(jacobian.point)
     logs = []
-    for _ in range(FURTHER):
-        length = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
-        vectors = jacobian.jvp(vectors / length)
-        logs.append(torch.linalg.vector_norm(vectors, dim=1).double().log())
-    height = torch.stack(logs).cumsum(0)[FURTHER // 2 :]
+    for _ in range(POWER_STEPS):
+        vectors = jacobian.jvp(vectors / scaled_norm(vectors, keepdim=True))
+        logs.append(scaled_norm(vectors).double().log())
+    height = torch.stack(logs).cumsum(0)[POWER_STEPS // 2 :]
     return line(height, torch.ones_like(height, dtype=torch.bool))
 
 
@@ -70,20 +78,20 @@ def contradicted(
 ) -> Bool[Tensor, "batch"]:
     """Return which arrived orbits contract more slowly, at the end, than J at their fixed point allows.
 
-    Suspects contract more slowly than the spectral radius and its error say; only for them, at some 200 products, is
-    it found out whether J has another radius, or ||J^8|| is below what the orbit does.
+    Suspects are orbits that contract more slowly than the spectral radius and its error say. Only for these it is then
+    measured, with about 200 products, whether J has a larger radius, or ||J^8|| is below what the orbit does.
 
     Args:
         loop: the loop.
         state: the fixed points.
         recalled: what ``loop.encode`` returned for the same examples.
-        residual: of the orbits that led there.
-        arrived: which are fixed points.
+        residual: relative residuals along the orbits that led there.
+        arrived: which states are fixed points.
         radius: the spectral radii there.
         seed: of the random start of ||J^8||.
     """
-    decay, rounding = last_decay(residual)
-    observed = decay.log() - rounding - SLACK
+    decay, rounding = last_decay(residual, largest=LINEAR)
+    observed = decay.log() - rounding - RATE_MARGIN
     allowed = (radius.radius + radius.error).double().log().to(observed.device)
     suspects = arrived & (observed > allowed)
     rows = torch.nonzero(suspects).squeeze(1)
@@ -92,5 +100,5 @@ def contradicted(
         bound = power_norms(loop, state, recalled, powers=(FIT_STEPS,), seed=seed)
         hidden = bound.converged[:, 0] & (observed[rows] > (bound.norms + bound.error)[:, 0].double().log() / FIT_STEPS)
         growth, error = further_growth(loop, state, recalled)
-        suspects[rows] = hidden | (growth - error - SLACK > allowed[rows])
+        suspects[rows] = hidden | (growth - error - RATE_MARGIN > allowed[rows])
     return suspects

@@ -1,18 +1,20 @@
 """Eigenvalues of the Jacobian of a loop, per example, from products v^T J alone.
 
-Krylov-Schur (Stewart, 2001), which is restarted Arnoldi, on J^T: one vjp for the whole batch costs about a forward, a
-jvp three times that, and J^T has the eigenvalues of J. Examples that are done leave the batch.
+The method is Krylov-Schur (Stewart, 2001), a restarted Arnoldi iteration. It runs on J^T, which has the eigenvalues of J,
+since v^T J needs no derivative rule beyond the ordinary backward pass; a product for the whole batch costs about as much as
+one evaluation of the step. Examples that have converged leave the batch.
 
-How the error is found. A Ritz pair (theta, x) with residual r is an exact eigenpair of a matrix that is ||r|| away, so
-theta is off by about ||r|| / |y^H x|, with unit left and right eigenvectors y and x; y is taken from the projected
-matrix. Rounding adds to ||r||. Eigenvalues that this much perturbation can bring together (a nearly defective J, where
-first order says nothing) are reported as their mean, and the error is how far the pseudospectrum reaches. A second
-random start, with what has been found deflated, then looks for what the first one missed: a larger eigenvalue, or the
-part of y outside the first Krylov space. Results are on the CPU, in double precision.
+Errors. A Ritz pair (theta, x) with residual r is an exact eigenpair of a matrix at distance ||r||, so that theta is off by
+about ||r|| / |y^H x|, where x and y are the unit right and left eigenvectors; y is taken from the projected matrix. Rounding
+adds to ||r||. If J is nearly defective, perturbations of this size can merge eigenvalues, and first order says nothing: the
+eigenvalues are then reported as their mean, and the error is the extent of the pseudospectrum. A second random start, with the
+eigenvalues found so far deflated, looks for what the first one missed: a larger eigenvalue, or the part of y outside the first
+Krylov space. Results are on the CPU, in double precision.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,7 +23,7 @@ from jaxtyping import Bool, Complex, Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from loopscope.errors import LoopscopeError
+from loopscope.errors import LoopscopeError, check_count, check_seed, check_tolerance
 from loopscope.jacobian import Jacobian, step_jacobian
 from loopscope.loop import Loop
 from loopscope.stability.spectrum._arnoldi import Krylov
@@ -34,8 +36,8 @@ class Eigenvalues:
     """The eigenvalues of largest modulus of J, per example, largest first.
 
     Attributes:
-        eigenvalues: complex; of a conjugate pair, both.
-        error: on each eigenvalue, absolute.
+        eigenvalues: complex; both members of a conjugate pair are listed.
+        error: absolute, on each eigenvalue.
         converged: the error is within the tolerance.
         defective: |y^H x| < 1e-3: J is nearly defective there, or far from normal.
         products: products v^T J that each example took.
@@ -53,12 +55,12 @@ class SpectralRadius:
     """The dominant eigenvalue of J, per example.
 
     Attributes:
-        eigenvalue: the eigenvalue of largest modulus; of a conjugate pair, the one with positive imaginary part.
+        eigenvalue: the eigenvalue of largest modulus, with a positive imaginary part if it belongs to a conjugate pair.
         radius: its modulus.
         error: absolute, on the radius.
         converged: the error is within the tolerance.
         defective: |y^H x| < 1e-3: J is nearly defective there, or far from normal.
-        products: products v^T J that each example took, those of the second start included.
+        products: products v^T J that each example took, including those of the second start.
     """
 
     eigenvalue: Complex[Tensor, "batch"]
@@ -70,53 +72,51 @@ class SpectralRadius:
 
 
 SUBSPACE = 64
-"""Krylov vectors kept per example before a restart, unless the caller chooses."""
+"""Krylov vectors kept per example before a restart, by default."""
 
+_MIN_PRODUCTS = 12
+"""Products that each random start takes at least."""
 
-_FEWEST_PRODUCTS = 12
-"""Products that a random start takes at least."""
+_CHECK_EVERY = 2
+"""Products between two checks of the Ritz values."""
 
-
-_LOOK_EVERY = 2
-"""Products between two looks at the Ritz values."""
-
-
-_PAUSE = 4
-"""Products over which the Ritz values must have stood still."""
-
+_STEADY_PRODUCTS = 4
+"""Number of products over which the Ritz values must not have moved."""
 
 _CHUNK = 16
-"""Examples taken at once: more of them leave the cache of a CPU, and take memory for their Krylov vectors."""
+"""Examples taken at once: more would not fit into the cache of a CPU, and their Krylov vectors take memory."""
 
 
 @dataclass(frozen=True)
 class _Found:
-    """The outermost eigenvalues of one example, and their invariant subspace: A Q = Q T + v c^T."""
+    """The outermost eigenvalues of one example and their invariant subspace, A Q = Q T + v c^T with A = J^T."""
 
     values: NDArray[np.complex128]
     errors: NDArray[np.float64]
     condition: NDArray[np.float64]
     products: int
     complete: bool
-    """Whether the Krylov space is the whole space, so that nothing can have been missed."""
+    """Whether the Krylov space is the whole space, so that no eigenvalue can have been missed."""
+    size: float
+    """A lower bound on the norm of J: the largest column of its projection."""
     basis: Float[Tensor, "p n"]
     within: NDArray[np.float64]
     coupling: NDArray[np.float64]
     direction: Float[Tensor, "n"]
 
 
-class _Watch:
-    """The looks taken at one example: where its wanted values stood, and whether they have settled."""
+class _History:
+    """The Ritz values of one example at each check, and whether they have settled."""
 
     def __init__(self, options: Options, eps: float, first: _Found | None = None) -> None:
         self.options, self.eps = options, eps
         self.before = 0 if first is None else first.products
         self.seen: list[tuple[int, NDArray[np.complex128]]] = [] if first is None else [(0, first.values)]
 
-    def look(
+    def check(
         self, projected: NDArray[np.float64], coupling: NDArray[np.float64], products: int
     ) -> tuple[Ritz, NDArray[np.float64], bool]:
-        """Return the Ritz values, the errors of the wanted ones, and whether going on is needless."""
+        """Return the Ritz values, the errors of the wanted ones, and whether more products are useless."""
         options = self.options
         rounding = 4 * self.eps * float(np.linalg.norm(projected, axis=0).max(initial=0.0))
         ritz = ritz_values(projected, coupling, rounding)
@@ -124,7 +124,7 @@ class _Watch:
         size = np.abs(ritz.values[: len(own)])
         enough = np.maximum(options.tolerance * size, 2 * rounding)
         strict = np.maximum(enough / options.strictness, 2 * rounding)
-        earlier = [values for taken, values in self.seen if taken <= products - _PAUSE]
+        earlier = [values for taken, values in self.seen if taken <= products - _STEADY_PRODUCTS]
         self.seen.append((products, ritz.values[: len(own)]))
         moved = np.abs(size - np.abs(earlier[-1])) if earlier else np.zeros_like(size)
         settled = bool((np.maximum(own, moved) <= strict).all() and (errors <= enough).all()) and bool(earlier)
@@ -133,7 +133,7 @@ class _Watch:
 
 
 class _Batch:
-    """Which examples are in a Krylov batch, and which of them are done; the done ones leave when enough are."""
+    """Which examples are in a Krylov batch and which have converged; these leave once there are enough of them."""
 
     def __init__(self, krylov: Krylov) -> None:
         self.krylov = krylov
@@ -141,11 +141,11 @@ class _Batch:
         self.open = set(self.present)
 
     def places(self) -> list[tuple[int, int]]:
-        """Return (place in the batch, example) of all that are not done."""
+        """Return (place in the batch, example) for all examples that have not converged."""
         return [(place, example) for place, example in enumerate(self.present) if example in self.open]
 
     def go_on(self, keep: int) -> None:
-        """Drop what is done, where it is worth the copy, and restart where the Krylov space is full."""
+        """Drop converged examples if that is worth the copy, and restart if the Krylov space is full."""
         places = self.places()
         if places and len(places) <= 0.75 * len(self.present):
             self.krylov.select(torch.tensor([place for place, _ in places], device=self.krylov.basis.device))
@@ -159,15 +159,15 @@ def _first_start(jacobian: Jacobian, options: Options, generator: torch.Generato
     krylov = Krylov(jacobian, options.subspace, generator, jacobian.point.new_zeros(jacobian.batch, 0, jacobian.size))
     batch, found = _Batch(krylov), {}
     eps, wanted = float(torch.finfo(jacobian.point.dtype).eps), options.wanted
-    watches = [_Watch(options, eps) for _ in range(jacobian.batch)]
-    products, next_look = 0, _FEWEST_PRODUCTS
+    histories = [_History(options, eps) for _ in range(jacobian.batch)]
+    products, next_check = 0, _MIN_PRODUCTS
     while batch.open:
         krylov.extend()
         products += 1
         last = products == options.max_products
-        if not (krylov.full or last or products >= next_look):
+        if not (krylov.full or last or products >= next_check):
             continue
-        next_look = products + _LOOK_EVERY
+        next_check = products + _CHECK_EVERY
         complete = krylov.full and krylov.dimension == jacobian.size
         projected, coupling = krylov.projected()
         for place, example in batch.places():
@@ -175,7 +175,7 @@ def _first_start(jacobian: Jacobian, options: Options, generator: torch.Generato
                 found[example] = _unknown(jacobian.point[example], wanted, products)
                 batch.open.remove(example)
                 continue
-            ritz, errors, done = watches[example].look(projected[place], coupling[place], products)
+            ritz, errors, done = histories[example].check(projected[place], coupling[place], products)
             if not (done or complete or last):
                 continue
             batch.open.remove(example)
@@ -186,6 +186,7 @@ def _first_start(jacobian: Jacobian, options: Options, generator: torch.Generato
                 condition=ritz.condition[:wanted],
                 products=products,
                 complete=complete,
+                size=float(np.linalg.norm(projected[place], axis=0).max()),
                 basis=torch.from_numpy(space.T).to(krylov.basis) @ krylov.basis[place, : krylov.length],
                 within=space.T @ projected[place] @ space,
                 coupling=coupling[place] @ space,
@@ -196,13 +197,14 @@ def _first_start(jacobian: Jacobian, options: Options, generator: torch.Generato
 
 
 def _unknown(point: Float[Tensor, "n"], wanted: int, products: int) -> _Found:
-    """Return what is known where J is not finite: nothing."""
+    """Return NaN eigenvalues with infinite errors, for an example whose J is not finite."""
     return _Found(
         values=np.full(wanted, complex(np.nan, np.nan)),
         errors=np.full(wanted, np.inf),
         condition=np.full(wanted, np.nan),
         products=products,
         complete=True,
+        size=math.nan,
         basis=point.new_zeros(0, len(point)),
         within=np.zeros((0, 0)),
         coupling=np.zeros(0),
@@ -213,11 +215,11 @@ def _unknown(point: Float[Tensor, "n"], wanted: int, products: int) -> _Found:
 def _second_start(
     jacobian: Jacobian, first: list[_Found], options: Options, generator: torch.Generator
 ) -> list[_Found]:
-    """Look again from a random start, outside what the first one found, and judge both together.
+    """Search again from a random start outside the subspace that the first one found, and judge both together.
 
-    The Ritz values of both spaces together show an eigenvalue that the first start missed, and an eigenvector on the
-    other side that it did not contain: |y^H x| is then smaller, and the error larger, than it seemed. Takes at least
-    a quarter as many products as the first start, and at most twice as many.
+    The Ritz values of both spaces together show an eigenvalue that the first start missed. They also show a left eigenvector
+    that its space did not contain: |y^H x| is then smaller, and the error larger, than it seemed. This takes at least a
+    quarter as many products as the first start, and at most twice as many.
     """
     width = max(one.basis.shape[0] for one in first)
     outside = jacobian.point.new_zeros(len(first), width, jacobian.size)
@@ -226,22 +228,22 @@ def _second_start(
     krylov = Krylov(jacobian, options.subspace, generator, outside)
     batch, found = _Batch(krylov), {}
     eps, wanted = float(torch.finfo(jacobian.point.dtype).eps), options.wanted
-    watches = [_Watch(options, eps, one) for one in first]
-    products, next_look = 0, _FEWEST_PRODUCTS
+    histories = [_History(options, eps, one) for one in first]
+    products, next_check = 0, _MIN_PRODUCTS
     while batch.open:
         krylov.extend()
         products += 1
-        if not (krylov.full or products >= next_look):
+        if not (krylov.full or products >= next_check):
             continue
-        next_look = products + _LOOK_EVERY
+        next_check = products + _CHECK_EVERY
         projected, coupling = krylov.projected()
         crossing = krylov.crossing[:, :, : krylov.length].cpu().numpy()
         for place, example in batch.places():
             one = first[example]
             aligned = torch.mv(krylov.basis[place, : krylov.length], one.direction).double().cpu().numpy()
             both, rows = _together(one, projected[place], coupling[place], crossing[place], aligned)
-            ritz, errors, done = watches[example].look(both, rows, products)
-            least, most = (max(_FEWEST_PRODUCTS, count) for count in (one.products // 4, 2 * one.products))
+            ritz, errors, done = histories[example].check(both, rows, products)
+            least, most = (max(_MIN_PRODUCTS, count) for count in (one.products // 4, 2 * one.products))
             if products < least or not (done or products >= most):
                 continue
             batch.open.remove(example)
@@ -263,7 +265,7 @@ def _together(
     crossing: NDArray[np.float64],
     aligned: NDArray[np.float64],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return A within the span of Q and V, and the rows that lead out of it.
+    """Return the projection of A onto the span of Q and V, and the rows of A that lead out of the span.
 
     Args:
         first: A Q = Q T + v c^T.
@@ -282,13 +284,13 @@ def _together(
 
 
 def _dominant(jacobian: Jacobian, options: Options, generator: torch.Generator) -> list[_Found]:
-    """Find the outermost eigenvalues of each example from two random starts; where in doubt, from two stricter ones."""
+    """Find the outermost eigenvalues of each example from two random starts, and in doubt from two stricter ones."""
     found = _two_starts(jacobian, options, 1.5, generator)
     doubtful = [i for i, one in enumerate(found) if _is_doubtful(one, options)]
     if doubtful:
         again = _two_starts(_rows(jacobian, doubtful), options, 8.0, generator)
         for i, one in zip(doubtful, again, strict=True):
-            # What was larger beyond its error before may not be lost.
+            # An eigenvalue that was larger before, beyond its error, must stay within the new error.
             lost = np.abs(found[i].values) - found[i].errors - np.abs(one.values)
             errors = np.maximum(one.errors, lost)
             found[i] = replace(one, errors=errors, products=found[i].products + one.products)
@@ -296,14 +298,14 @@ def _dominant(jacobian: Jacobian, options: Options, generator: torch.Generator) 
 
 
 def _is_doubtful(one: _Found, options: Options) -> bool:
-    """Return whether the errors are too large though products are left, and more of them may help."""
+    """Return whether the errors are too large, and the products that are left may reduce them."""
     loose = bool((one.errors > options.tolerance * np.abs(one.values)).any())
     defective = bool((one.condition > 1 / NEARLY_DEFECTIVE).any())
     return loose and not defective and not one.complete and one.products < options.max_products
 
 
 def _two_starts(jacobian: Jacobian, options: Options, strictness: float, generator: torch.Generator) -> list[_Found]:
-    # Stricter at first, since the second start can only raise the error.
+    # The first start is stricter, since the second one can only raise the error.
     found = _first_start(jacobian, replace(options, strictness=strictness, caution=2.0), generator)
     rest = [i for i, one in enumerate(found) if not one.complete]
     if rest:
@@ -314,7 +316,7 @@ def _two_starts(jacobian: Jacobian, options: Options, strictness: float, generat
 
 
 def _rows(jacobian: Jacobian, rows: list[int]) -> Jacobian:
-    """Return the Jacobians of ``rows``; of all of them, the one that holds its graph already."""
+    """Return the Jacobians of ``rows``; if these are all, the Jacobian itself, which keeps its graph."""
     whole = len(rows) == jacobian.batch
     return jacobian if whole else jacobian.select(torch.tensor(rows, device=jacobian.point.device))
 
@@ -330,20 +332,34 @@ def spectral_radius(
     seed: int = 0,
     dtype: torch.dtype | None = None,
 ) -> SpectralRadius:
-    """Return the dominant eigenvalue of J = df/dz at ``state``, for every example on its own.
+    """Return the dominant eigenvalue of J = df/dz at ``state``, for each example.
+
+    At a fixed point the spectral radius is the asymptotic factor by which an iteration shrinks errors. At any other state it
+    is a property of J alone.
 
     Args:
         loop: the loop.
-        state: where J is taken, batch first; away from a fixed point the number is J's, not the loop's.
+        state: where J is taken, batch first.
         recalled: what ``loop.encode`` returned for the same examples.
         tolerance: relative, on the error.
         max_products: products v^T J for each example and start.
         subspace: Krylov vectors kept per example.
-        seed: of the two random starts; the global random state is left alone.
-        dtype: another precision (torch.float64).
+        seed: of the two random starts; the global random state is not touched.
+        dtype: another precision (torch.float64) for the loop and its tensors.
 
     Raises:
-        LoopscopeError: there is no Jacobian to speak of (see ``step_jacobian``), or an option is out of range.
+        LoopscopeError: J is not defined (see `loopscope.jacobian.step_jacobian`), or an option is out of range.
+
+    Example:
+        >>> import torch, loopscope as ls
+        >>> turn = torch.tensor([[0.0, -0.9], [0.9, 0.0]])
+        >>> loop = ls.FunctionLoop(
+        ...     encode=lambda x: x, start=torch.zeros_like, step=lambda z, e: z @ turn.T + e, read=lambda z: z
+        ... )
+        >>> inputs = torch.ones(1, 2)
+        >>> found = ls.spectral_radius(loop, ls.solve(loop, inputs).state, inputs)
+        >>> found.radius, found.eigenvalue.imag, found.converged
+        (tensor([0.9000], dtype=torch.float64), tensor([0.9000], dtype=torch.float64), tensor([True]))
     """
     jacobian = step_jacobian(loop, state, recalled, dtype=dtype)
     top = jacobian_eigenvalues(
@@ -366,9 +382,30 @@ def top_eigenvalues(
     seed: int = 0,
     dtype: torch.dtype | None = None,
 ) -> Eigenvalues:
-    """Return the ``k`` eigenvalues of largest modulus of J = df/dz at ``state``, per example, largest first.
+    """Return the ``k`` eigenvalues of largest modulus of J = df/dz at ``state``, for each example, largest first.
 
-    Arguments and errors are those of ``spectral_radius``.
+    Args:
+        loop: the loop.
+        state: where J is taken, batch first.
+        recalled: what ``loop.encode`` returned for the same examples.
+        k: number of eigenvalues; all of them if J has fewer.
+        tolerance: relative, on the errors.
+        max_products: products v^T J for each example and start.
+        subspace: Krylov vectors kept per example; at least 2 k + 8 are.
+        seed: of the two random starts; the global random state is not touched.
+        dtype: another precision (torch.float64) for the loop and its tensors.
+
+    Raises:
+        LoopscopeError: as `spectral_radius`.
+
+    Example:
+        >>> import torch, loopscope as ls
+        >>> factors = torch.tensor([0.9, -0.5, 0.1])
+        >>> loop = ls.FunctionLoop(
+        ...     encode=lambda x: x, start=torch.zeros_like, step=lambda z, e: factors * z + e, read=lambda z: z
+        ... )
+        >>> ls.top_eigenvalues(loop, torch.zeros(1, 3), torch.ones(1, 3), 2).eigenvalues.real
+        tensor([[ 0.9000, -0.5000]], dtype=torch.float64)
     """
     jacobian = step_jacobian(loop, state, recalled, dtype=dtype)
     return jacobian_eigenvalues(
@@ -385,12 +422,12 @@ def jacobian_eigenvalues(
     subspace: int = SUBSPACE,
     seed: int = 0,
 ) -> Eigenvalues:
-    """Return the ``k`` eigenvalues of largest modulus of a Jacobian already built; see ``top_eigenvalues``."""
-    if k < 1 or not 0 < tolerance < 1 or max_products < 1 or subspace < 4:
-        raise LoopscopeError(
-            f"expected k >= 1, 0 < tolerance < 1, max_products >= 1, subspace >= 4; got k={k}, "
-            f"tolerance={tolerance}, max_products={max_products}, subspace={subspace}"
-        )
+    """Return the ``k`` eigenvalues of largest modulus of a given Jacobian; see ``top_eigenvalues`` for the arguments."""
+    check_count(k=k, max_products=max_products, subspace=subspace)
+    check_tolerance(tolerance)
+    check_seed(seed)
+    if subspace < 4:
+        raise LoopscopeError(f"subspace is {subspace}, expected at least 4 vectors")
     options = Options(min(k, jacobian.size), tolerance, max_products, max(subspace, 2 * k + 8))
     generator = torch.Generator().manual_seed(seed)
     found: list[_Found] = []
@@ -398,7 +435,8 @@ def jacobian_eigenvalues(
         found += _dominant(jacobian.select(slice(first, first + _CHUNK)), options, generator)
     values = np.stack([one.values for one in found])
     errors = np.stack([one.errors for one in found])
-    floor = 100 * torch.finfo(jacobian.point.dtype).eps
+    # Zero eigenvalues are known to rounding, which is relative to the size of J.
+    floor = 100 * torch.finfo(jacobian.point.dtype).eps * np.array([[one.size] for one in found])
     return Eigenvalues(
         eigenvalues=torch.from_numpy(values),
         error=torch.from_numpy(errors),

@@ -1,24 +1,24 @@
 """Largest singular values of J, of its powers, of (I - J)^{-1} and of (I - J)^{-1} df/dx, per example.
 
-Golub-Kahan-Lanczos bidiagonalization with full re-orthogonalization, from products alone; inverses are GMRES solves.
-Every number is a lower bound until it has converged: it is the gain of a vector that was tried.
+The method is Golub-Kahan-Lanczos bidiagonalization with full re-orthogonalization, from products alone. Products with
+inverses are GMRES solves. Every value is the gain of a vector that was tried, and so a lower bound until it has converged.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from loopscope.errors import LoopscopeError
+from loopscope.errors import LoopscopeError, check_count, check_seed, check_tolerance
 from loopscope.gmres import gmres as solve
 from loopscope.gmres import identity_minus, identity_minus_transpose, orthogonalize, unit
 from loopscope.jacobian import Jacobian, input_jacobian, random_vectors, step_jacobian
-from loopscope.loop import Loop
-from loopscope.trees import Tree
+from loopscope.loop import Loop, mask_of
+from loopscope.trees import Tree, binary_scale, norms, scaled_norm
 
 POWERS = (1, 2, 4, 8, 16, 32)
 """The powers of J at which transient growth is measured (framework, axis 3)."""
@@ -29,12 +29,14 @@ class SingularValue:
     """The largest singular value of an operator, per example.
 
     Attributes:
-        value: a lower bound, and the value where converged.
-        error: absolute; includes what inexact solves leave.
-        converged: the error is within the tolerance, and so were all linear solves.
-        solve_residual: the worst relative residual of a linear solve; zero where there was none.
+        value: the singular value if converged, else a lower bound.
+        error: absolute, including that of inexact linear solves.
+        converged: the error is within the tolerance, and so are the residuals of all linear solves.
+        solve_residual: the largest relative residual of a linear solve; zero if there was none.
         path: what the derivative in the input is taken through, or "state".
         product: how products J v were formed: double backward, forward mode or central differences.
+        relative: for an operator on the input x, ``value`` times ||x|| / ||z||, the relative change of the state per relative
+            change of the input; None for others.
     """
 
     value: Float[Tensor, "batch"]
@@ -43,18 +45,19 @@ class SingularValue:
     solve_residual: Float[Tensor, "batch"]
     path: str
     product: str
+    relative: Float[Tensor, "batch"] | None = None
 
 
 @dataclass(frozen=True)
 class PowerNorms:
-    """||J^k|| for several k, per example: a non-normal J grows before it shrinks.
+    """||J^k|| for several k, per example: powers of a J that is not normal grow before they shrink.
 
     Attributes:
         powers: the k.
         norms: lower bounds.
-        error: absolute, where converged; else how much the last step still raised the bound, or more.
+        error: absolute if converged, else at least the amount by which the last step raised the bound.
         converged: the error is within the tolerance.
-        largest: max over k.
+        largest: maximum over k.
         at_power: the k of that maximum.
     """
 
@@ -67,18 +70,39 @@ class PowerNorms:
 
 
 SOLVES = 3
-"""Linear solves are so many times more accurate than the singular value asked for: they count twice in its error."""
+"""Accuracy of linear solves, relative to that of the singular value: their residuals count twice in its error."""
 
-_FEWEST_STEPS = 6
-"""A random vector hardly meets a single large singular value: at first its gain looks settled at the bulk."""
+_MIN_STEPS = 6
+"""Lanczos steps that are always taken: the gain of a random vector first looks settled at the bulk of the spectrum."""
+
+
+@dataclass(frozen=True)
+class _Image:
+    """A product with a linear map: ``scale * vectors``, so that high powers of J neither overflow nor vanish.
+
+    Attributes:
+        vectors: the product, over its scale.
+        scale: a power of two, in double precision.
+        residual: the relative residual of the linear solves in it; zero where there were none.
+    """
+
+    vectors: Float[Tensor, "batch n"]
+    scale: Float[Tensor, "batch"]
+    residual: Float[Tensor, "batch"]
+
+
+def _scaled(vectors: Tensor, residual: Tensor | None = None) -> _Image:
+    scale = binary_scale(vectors)
+    residual = vectors.new_zeros(len(vectors)) if residual is None else residual
+    return _Image(vectors / scale, scale.squeeze(1).double(), residual)
 
 
 @dataclass(frozen=True)
 class _Map:
-    """A linear map on flat vectors, per example; each product also returns the relative residual of its solves."""
+    """A linear map on flat vectors, per example; see ``_Image`` for what its products return."""
 
-    apply: Callable[[Tensor], tuple[Tensor, Tensor]]
-    adjoint: Callable[[Tensor], tuple[Tensor, Tensor]]
+    apply: Callable[[Tensor], _Image]
+    adjoint: Callable[[Tensor], _Image]
     size: int
     like: Tensor
     path: str
@@ -104,13 +128,21 @@ def singular_value(
         recalled: what ``loop.encode`` returned for the same examples.
         tolerance: relative, on the error.
         max_steps: Lanczos steps, each a product with J and one with J^T.
-        seed: of the random start; the global random state is left alone.
-        dtype: another precision (torch.float64).
+        seed: of the random start; the global random state is not touched.
+        dtype: another precision (torch.float64) for the loop and its tensors.
 
-    NaN, and not converged, where J is not finite.
+    Returns:
+        The singular value; NaN, and not converged, where J is not finite.
 
     Raises:
-        LoopscopeError: there is no Jacobian to speak of (see ``step_jacobian``), or an option is out of range.
+        LoopscopeError: J is not defined (see `loopscope.jacobian.step_jacobian`), or an option is out of range.
+
+    Example:
+        >>> import loopscope as ls
+        >>> shear = torch.tensor([[0.5, 3.0], [0.0, 0.5]])
+        >>> loop = ls.FunctionLoop(lambda x: x, torch.zeros_like, lambda z, e: z @ shear.T + e, lambda z: z)
+        >>> singular_value(loop, torch.zeros(1, 2), torch.ones(1, 2)).value
+        tensor([3.0811], dtype=torch.float64)
     """
     jacobian = step_jacobian(loop, state, recalled, dtype=dtype)
     return _largest(_power_map(jacobian, 1), tolerance, max_steps, seed)
@@ -129,10 +161,10 @@ def resolvent_norm(
 ) -> SingularValue:
     """Return ||(I - J)^{-1}||, the largest singular value of (I - J)^{-1} at ``state``.
 
-    How implicit gradients are amplified, and, to first order, how far a residual can be from the fixed point:
-    ||z - z*|| <= ||(I - J)^{-1}|| ||f(z) - z|| (framework, axis 3).
+    It is the factor by which implicit gradients are amplified. To first order it also bounds the distance to the fixed point,
+    ||z - z*|| <= ||(I - J)^{-1}|| ||f(z) - z||.
 
-    Arguments as for ``singular_value``; each of ``max_steps`` is a solve with I - J and one with its transpose, of at
+    Arguments are those of ``singular_value``. Each of ``max_steps`` is a solve with I - J and one with its transpose, of at
     most ``max_iterations`` products.
 
     Raises:
@@ -157,8 +189,9 @@ def lipschitz(
 ) -> SingularValue:
     """Return the largest singular value of dz*/dx = (I - J)^{-1} df/dx: the fixed point's local Lipschitz constant.
 
-    The start is held; x is the floating leaves of ``inputs``, through ``encode``, else those of ``recalled``:
-    ``path`` says which. Arguments as for ``resolvent_norm``; ``inputs`` is what ``recalled`` was encoded from.
+    The start is held; x is the floating leaves of ``inputs``, through ``encode``, else those of ``recalled``, without masks
+    (see `loopscope.jacobian.input_jacobian`): ``path`` says which. Arguments as for ``resolvent_norm``; ``inputs`` is what
+    ``recalled`` was encoded from.
 
     Raises:
         LoopscopeError: as ``singular_value``; or there is no floating input to differentiate in.
@@ -166,7 +199,10 @@ def lipschitz(
     jacobian = step_jacobian(loop, state, recalled, dtype=dtype)
     inward = input_jacobian(loop, state, recalled, inputs, dtype=dtype)
     response = _resolvent_map(jacobian, inward, tolerance / SOLVES, max_iterations)
-    return _largest(response, tolerance, max_steps, seed)
+    found = _largest(response, tolerance, max_steps, seed)
+    mask = mask_of(loop, recalled)
+    size, reached = norms(inward.context["x"], mask).to(found.value), norms(state, mask).to(found.value)
+    return replace(found, relative=found.value * size / reached)
 
 
 def power_norms(
@@ -182,14 +218,17 @@ def power_norms(
 ) -> PowerNorms:
     """Return lower bounds on ||J^k|| at ``state``, for each k in ``powers``.
 
-    Arguments as for ``singular_value``; ``products`` with J, and as many with J^T, are spent on each k, but at least
-    two Lanczos steps; up to twice as many steps on the k with the largest norm.
+    Arguments are those of ``singular_value``. Each k takes ``products`` with J and as many with J^T, but at least two Lanczos
+    steps. The k with the largest norm takes up to twice as many steps.
 
     Raises:
         LoopscopeError: as ``singular_value``.
     """
-    if not powers or min(powers) < 1 or products < 1:
-        raise LoopscopeError(f"expected powers >= 1 and products >= 1, got powers={powers}, products={products}")
+    if not powers:
+        raise LoopscopeError("powers is empty, expected at least one power of J")
+    for power in powers:
+        check_count(powers=power)
+    check_count(products=products)
     jacobian = step_jacobian(loop, state, recalled, dtype=dtype)
     found = [
         _largest(_power_map(jacobian, k), tolerance, max(2, products // k), seed + index, starts=1)
@@ -198,7 +237,7 @@ def power_norms(
     bounds, error, converged = (
         torch.stack([getattr(one, name) for one in found], dim=1) for name in ("value", "error", "converged")
     )
-    # The largest is the number that is read: it is followed until it settles.
+    # Readers use the largest norm, so it is refined until it settles.
     where = bounds.argmax(dim=1)
     for index, k in enumerate(powers):
         rows = torch.nonzero((where == index) & ~converged[:, index]).flatten()
@@ -219,11 +258,13 @@ def power_norms(
 
 
 def _power_map(jacobian: Jacobian, power: int) -> _Map:
-    def repeated(product: Callable[[Tensor], Tensor]) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-        def apply(vectors: Tensor) -> tuple[Tensor, Tensor]:
+    def repeated(product: Callable[[Tensor], Tensor]) -> Callable[[Tensor], _Image]:
+        def apply(vectors: Tensor) -> _Image:
+            scale = torch.ones(len(vectors), dtype=torch.float64, device=vectors.device)
             for _ in range(power):
-                vectors = product(vectors)
-            return vectors, vectors.new_zeros(len(vectors))
+                image = _scaled(product(vectors))
+                vectors, scale = image.vectors, scale * image.scale
+            return replace(image, scale=scale)
 
         return apply
 
@@ -242,14 +283,14 @@ def _resolvent_map(jacobian: Jacobian, inward: Jacobian | None, tolerance: float
     """Return (I - J)^{-1}, or (I - J)^{-1} df/dx where ``inward`` is df/dx."""
     forward, transpose = identity_minus(jacobian), identity_minus_transpose(jacobian)
 
-    def apply(vectors: Tensor) -> tuple[Tensor, Tensor]:
+    def apply(vectors: Tensor) -> _Image:
         pushed = vectors if inward is None else inward.jvp(vectors)
         solution = solve(forward, pushed, tolerance=tolerance, max_iterations=max_iterations)
-        return solution.x, solution.residual
+        return _scaled(solution.x, solution.residual)
 
-    def adjoint(vectors: Tensor) -> tuple[Tensor, Tensor]:
+    def adjoint(vectors: Tensor) -> _Image:
         solution = solve(transpose, vectors, tolerance=tolerance, max_iterations=max_iterations)
-        return (solution.x if inward is None else inward.vjp(solution.x)), solution.residual
+        return _scaled(solution.x if inward is None else inward.vjp(solution.x), solution.residual)
 
     def narrow(rows: Tensor) -> _Map:
         inner = None if inward is None else inward.select(rows)
@@ -261,13 +302,14 @@ def _resolvent_map(jacobian: Jacobian, inward: Jacobian | None, tolerance: float
 
 
 def _largest(operator: _Map, tolerance: float, max_steps: int, seed: int, starts: int = 2) -> SingularValue:
-    """Find the largest singular value of A from one or two random starts at once (a band of that width).
+    """Find the largest singular value of A from one or two random starts at once, as a band of that width.
 
-    Right vectors V are taken in turn: A V = U M with M upper triangular, and what A^T U holds beyond V joins the queue
-    of right vectors. One start may hardly meet the largest singular vector, and settle at the next.
+    Right vectors V are taken in turn: A V = U M with M upper triangular, and the part of A^T U outside V joins the queue of
+    right vectors. A single start may miss the largest singular vector, and settle at the next one.
     """
-    if not 0 < tolerance < 1 or max_steps < 1:
-        raise LoopscopeError(f"expected 0 < tolerance < 1 and max_steps >= 1, got {tolerance} and {max_steps}")
+    check_tolerance(tolerance)
+    check_count(max_steps=max_steps)
+    check_seed(seed)
     batch, like = operator.like.shape[0], operator.like
     eps = torch.finfo(like.dtype).eps
     value, error, worst = (torch.zeros(batch, dtype=torch.float64) for _ in range(3))
@@ -277,24 +319,22 @@ def _largest(operator: _Map, tolerance: float, max_steps: int, seed: int, starts
     matrix = torch.zeros(batch, 0, 0, dtype=torch.float64)
     pulled = torch.zeros(batch, 0, rights.shape[1], dtype=torch.float64)
     for step in range(1, min(max_steps, operator.size) + 1):
-        image, missing = operator.apply(rights[:, step - 1])
-        worst[active] = torch.maximum(worst[active], missing.double().cpu())
-        lefts = image.new_zeros(len(active), 0, image.shape[1]) if lefts is None else lefts
-        rest, above = orthogonalize(lefts, image)
-        left, length = unit(rest, eps * torch.linalg.vector_norm(image, dim=1))
+        image = operator.apply(rights[:, step - 1])
+        worst[active] = torch.maximum(worst[active], image.residual.double().cpu())
+        lefts = rights.new_zeros(len(active), 0, image.vectors.shape[1]) if lefts is None else lefts
+        left, above, length = _split(lefts, image)
         lefts = torch.cat([lefts, left.unsqueeze(1)], dim=1)
         matrix = _bordered(matrix, above, length)
-        back, missing = operator.adjoint(left)
-        worst[active] = torch.maximum(worst[active], missing.double().cpu())
-        rest, known = orthogonalize(rights, back)
-        right, length = unit(rest, eps * torch.linalg.vector_norm(back, dim=1))
+        image = operator.adjoint(left)
+        worst[active] = torch.maximum(worst[active], image.residual.double().cpu())
+        right, known, length = _split(rights, image)
         rights = torch.cat([rights, right.unsqueeze(1)], dim=1)
         pulled = _widened(pulled, known, length)
         before = value[active]
         value[active], error[active] = _top_triplet(matrix, pulled[:, :, step:], before)
         error[active] += value[active] * (2 * worst[active] + 8 * eps)
         going = torch.isfinite(value[active])
-        if step >= _FEWEST_STEPS:
+        if step >= _MIN_STEPS:
             going &= error[active] > tolerance * value[active]
         if not bool(going.any()):
             break
@@ -319,8 +359,15 @@ def _starts(batch: int, size: int, count: int, like: Tensor, seed: int) -> Tenso
     starts = like.new_zeros(batch, count, size)
     for index in range(count):
         rest, _ = orthogonalize(starts[:, :index], random_vectors(batch, size, like, generator))
-        starts[:, index], _ = unit(rest, rest.new_zeros(batch))
+        starts[:, index], _ = unit(rest)
     return starts
+
+
+def _split(basis: Tensor, image: _Image) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the direction of an image outside a basis, its coefficients inside, and its length outside."""
+    rest, inside = orthogonalize(basis, image.vectors)
+    direction, outside = unit(rest, torch.finfo(rest.dtype).eps * scaled_norm(image.vectors))
+    return direction, inside.double() * image.scale[:, None], outside.double() * image.scale
 
 
 def _bordered(matrix: Tensor, above: Tensor, corner: Tensor) -> Tensor:
@@ -328,8 +375,8 @@ def _bordered(matrix: Tensor, above: Tensor, corner: Tensor) -> Tensor:
     size = matrix.shape[1]
     grown = torch.zeros(matrix.shape[0], size + 1, size + 1, dtype=torch.float64)
     grown[:, :size, :size] = matrix
-    grown[:, :size, size] = above.double().cpu()
-    grown[:, size, size] = corner.double().cpu()
+    grown[:, :size, size] = above.cpu()
+    grown[:, size, size] = corner.cpu()
     return grown
 
 
@@ -338,18 +385,19 @@ def _widened(pulled: Tensor, known: Tensor, new: Tensor) -> Tensor:
     rows, columns = pulled.shape[1:]
     grown = torch.zeros(pulled.shape[0], rows + 1, columns + 1, dtype=torch.float64)
     grown[:, :rows, :columns] = pulled
-    grown[:, rows, :columns] = known.double().cpu()
-    grown[:, rows, columns] = new.double().cpu()
+    grown[:, rows, :columns] = known.cpu()
+    grown[:, rows, columns] = new.cpu()
     return grown
 
 
 def _top_triplet(matrix: Tensor, beyond: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the largest singular value of M and its error: the residual of its triplet, or what the last step added.
+    """Return the largest singular value of M and its error.
 
-    The residual is what A^T u holds on right vectors not yet taken: a singular value of A is that near.
+    The error is the residual of its triplet, or what the last step added if that is more. The residual is the part of A^T u on
+    right vectors that are still in the queue; A has a singular value within this distance.
     """
     finite = matrix.isfinite().all(2).all(1)
-    # LAPACK refuses a whole batch for one matrix that is not finite.
+    # LAPACK refuses the whole batch if one matrix is not finite.
     left, size, _ = torch.linalg.svd(matrix.masked_fill(~finite[:, None, None], 0))
     top = size[:, 0].masked_fill(~finite, torch.nan)
     residual = torch.linalg.vector_norm(torch.einsum("bij,bi->bj", beyond, left[:, :, 0]), dim=1)

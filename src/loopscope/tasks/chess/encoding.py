@@ -1,8 +1,8 @@
-"""How positions and moves become integers: turned to the side to move, mirrored to its king's half (paper, data).
+"""Encoding of positions and moves as integers, turned to the side to move and mirrored by its king (paper, data).
 
-Squares are numbered a1 = 0, b1 = 1, ..., h8 = 63, as they stand after turning and mirroring: the side to move plays
-upwards and its king stands on files e to h. Both are exact symmetries of everything that twelve piece planes show;
-castling rights and the en passant square are not among it.
+Squares are numbered a1 = 0, b1 = 1, ..., h8 = 63 after turning and mirroring: the side to move plays upwards and its king
+stands on files e to h. Both are exact symmetries of the twelve piece planes, which show neither castling rights nor the en
+passant square.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from torch import Tensor
 
 SQUARES = 64
 PIECES = "PNBRQKpnbrqk"
-"""Piece ``PIECES[c - 1]`` has the code c: first those of the side to move, then the opponent's; 0 is an empty square."""
+"""Piece ``PIECES[c - 1]`` has code c. Upper case is the side to move, lower case the opponent. Code 0 is empty."""
 PLANES = len(PIECES)
 PROMOTIONS = ("", "n", "b", "r", "q")
-"""What a promotion's code means."""
+"""Piece of each promotion code, as in UCI."""
 
 
 def move_code(origin: int, target: int, promotion: int = 0) -> int:
-    """Return a move as one integer that fits 16 bits."""
+    """Return a move as one 16-bit integer."""
     return origin | target << 6 | promotion << 12
 
 
@@ -36,8 +36,8 @@ def unpack_boards(
 
     Args:
         bitboards: squares of pawns, knights, bishops, rooks, queens and kings.
-        own: squares that the side to move holds.
-        flip: what turning and mirroring do to the number of a square, as an exclusive or: 56 turns, 7 mirrors.
+        own: squares of the side to move.
+        flip: mask to combine with the number of a square by exclusive or: 56 turns the board, 7 mirrors it.
     """
     codes = np.zeros((len(own), SQUARES), np.int8)
     for kind in range(bitboards.shape[1]):
@@ -50,25 +50,25 @@ def unpack_boards(
 
 
 def _bits(bitboards: UInt64[np.ndarray, "positions"]) -> Int8[np.ndarray, "positions 64"]:
-    """Return the bits of each number, the lowest first."""
+    """Return the bits of each number, lowest first."""
     octets = bitboards.astype("<u8").view(np.uint8).reshape(-1, 8)
     return np.unpackbits(octets, axis=1, bitorder="little").view(np.int8)
 
 
 def planes(problems: Integer[Tensor, "batch 64"]) -> Float[Tensor, "batch 64 12"]:
-    """Return one plane per kind of piece, 1 where it stands."""
+    """Return one plane per kind of piece, 1 on its squares."""
     kinds = torch.arange(1, PLANES + 1, device=problems.device, dtype=problems.dtype)
     return (problems.unsqueeze(-1) == kinds).float()
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What there is to know about a batch of puzzles' answers. One row, packed: ``accepted``, then ``moves``.
+    """The answers to a batch of puzzles. A packed row is ``accepted`` followed by ``moves``.
 
     Args:
-        accepted: how many of the moves count as right: one, or all mating moves where the answer mates.
-        moves: codes (``move_code``) of all legal moves, the puzzle's answer first, then others that are accepted, then
-            the rest; padded with -1.
+        accepted: number of moves that count as right: one, or all mating moves if the answer mates.
+        moves: codes (``move_code``) of all legal moves: the puzzle's answer, then other accepted moves, then the rest,
+            padded with -1.
     """
 
     accepted: Int16[Tensor, "batch"]
@@ -80,17 +80,17 @@ class Answers:
 
     @classmethod
     def unpack(cls, answers: Int16[Tensor, "batch columns"]) -> Answers:
-        """Return what ``pack`` has packed."""
+        """Return the answers from the output of ``pack``."""
         return cls(answers[:, 0], answers[:, 1:])
 
     @property
     def origins(self) -> Int[Tensor, "batch moves"]:
-        """The squares that moves start from; 63 in the padding."""
+        """The origin squares of the moves; 63 in the padding."""
         return (self.moves & 63).long()
 
     @property
     def targets(self) -> Int[Tensor, "batch moves"]:
-        """The squares that moves end on; 63 in the padding."""
+        """The target squares of the moves; 63 in the padding."""
         return (self.moves >> 6 & 63).long()
 
     @property
@@ -100,7 +100,7 @@ class Answers:
 
     @property
     def legal(self) -> Bool[Tensor, "batch moves"]:
-        """Which entries are moves, not padding."""
+        """Which entries are moves rather than padding."""
         return self.moves >= 0
 
     @property
@@ -109,7 +109,7 @@ class Answers:
         return torch.arange(self.moves.shape[1], device=self.moves.device) < self.accepted.unsqueeze(1)
 
     def totals(self, scores: Float[Tensor, "batch 64"]) -> Float[Tensor, "batch moves"]:
-        """Return the sum of the scores of each move's two squares; -inf in the padding and for underpromotions."""
+        """Return the sum of the scores of each move's two squares; -inf for padding and underpromotions."""
         playable = self.legal & ((self.promotions == 0) | (self.promotions == PROMOTIONS.index("q")))
         return (scores.gather(1, self.origins) + scores.gather(1, self.targets)).masked_fill(~playable, float("-inf"))
 
@@ -119,7 +119,7 @@ def pack_ragged(
     counts: Integer[np.ndarray, "positions"],
     moves: Int16[np.ndarray, "all"],
 ) -> Int16[Tensor, "positions columns"]:
-    """Return packed answers of positions whose moves stand one after the other in one array, ``counts`` for each."""
+    """Pack answers whose moves are concatenated in one array, ``counts`` moves per position."""
     rows = np.full((len(counts), 1 + int(counts.max(initial=1))), -1, np.int16)
     rows[:, 0] = accepted
     rows[:, 1:][np.arange(rows.shape[1] - 1) < counts[:, None]] = moves

@@ -1,9 +1,9 @@
-"""Chess puzzles that the project makes itself: mates in one and in two with one solution, from games that it plays.
+"""Generation of chess puzzles: mates in one and in two with a unique solution, from simulated games.
 
-One side of a game takes what it can and gives check, the other moves at random, so that mates come up often and at every
-stage. Whether a position is a puzzle is decided by search, not by play: a mate in one has exactly one mating move; a mate
-in two has none, and exactly one move after which every reply is met by a mating move. Run as a module, it writes them
-in Lichess's format, with the distance to mate as the rating:
+In each game one side prefers captures and checks and the other moves almost at random, so that mates occur often and at every
+stage. A search decides whether a position is a puzzle: a mate in one has exactly one mating move; a mate in two has none, and
+exactly one move after which a mating move answers every reply. Run as a module, it writes the puzzles in Lichess's format,
+with the distance to mate as the rating:
 
     python -m loopscope.tasks.chess.generate --mates 600 --seed 0 --out src/loopscope/shipped/data/chess_puzzles.csv.xz
 """
@@ -29,27 +29,27 @@ from loopscope.tasks.data.progress import making
 from loopscope.tasks.data.sources import check_ending, write_text_file
 
 PLIES = 160
-"""Moves after which a game is given up."""
+"""Number of plies after which a game is abandoned."""
 GREED = (0.6, 0.1)
-"""How often the stronger and the weaker side take or give check where they can, instead of moving at random."""
+"""Probability that the stronger and the weaker side choose a capture or check instead of any random move."""
 FIRST_SEARCHED = 12
-"""Mates are searched for from this ply on: before it there are next to none."""
+"""First ply at which mates are searched for. Earlier mates are very rare."""
 MOST_FLIGHTS = 3
-"""Mates in two are searched for where the opponent's king has no more squares to go to: beyond that they are rare."""
+"""Largest number of flight squares of the opponent's king for a mate in two. With more, such mates are rare."""
 
 GAMES_A_ROUND = 64
-"""Games that are handed out to processes together."""
+"""Number of games that are distributed to processes at a time."""
 
 
 @dataclass(frozen=True)
 class MadePuzzle:
-    """A puzzle as Lichess gives it.
+    """A puzzle in the form of Lichess.
 
     Args:
-        fen: the position before the opponent's move.
-        moves: that move, then a line that mates: the answer, and where it does not mate yet, one defence and the mate.
-        distance: in how many moves the answer mates, 1 or 2.
-        problem: the position to solve as the task encodes it; the same for positions that look the same to a model.
+        fen: position before the opponent's move.
+        moves: the opponent's move, then the answer and, if it does not mate yet, one defence and the mate.
+        distance: number of moves to mate, 1 or 2.
+        problem: position to solve in the task's encoding, equal for positions that a model cannot distinguish.
     """
 
     fen: str
@@ -59,7 +59,7 @@ class MadePuzzle:
 
 
 def _refutation(board: chess.Board, replies: list[chess.Move]) -> chess.Move | None:
-    """Return the first reply that no move mates after, or None where each is mated."""
+    """Return the first reply that no mating move answers, or None if every reply is mated."""
     for reply in replies:
         board.push(reply)
         mated = any(True for _ in mating_moves(board))
@@ -70,7 +70,7 @@ def _refutation(board: chess.Board, replies: list[chess.Move]) -> chess.Move | N
 
 
 def _flights(board: chess.Board) -> int:
-    """Return on how many squares the opponent's king could go, were it its move; the side to move is not in check."""
+    """Count the flight squares of the opponent's king. The side to move must not be in check."""
     board.push(chess.Move.null())
     flights = sum(1 for _ in board.generate_legal_moves(board.kings & board.occupied_co[board.turn]))
     board.pop()
@@ -78,12 +78,12 @@ def _flights(board: chess.Board) -> int:
 
 
 def mates_in_two(board: chess.Board) -> list[chess.Move]:
-    """Return the moves after which every reply is met by a mating move, by exhaustive search; none where it is over."""
+    """Return the moves after which a mating move answers every reply, found by exhaustive search."""
     found, refutations = [], set[tuple[int, int]]()
     for move in list(board.legal_moves):
         board.push(move)
         replies = list(board.legal_moves)
-        # What has refuted one move often refutes the next: it is tried first.
+        # A reply that refuted an earlier move often refutes the next one, so it is tried first.
         replies.sort(key=lambda reply: (reply.from_square, reply.to_square) not in refutations)
         refutation = _refutation(board, replies)
         board.pop()
@@ -95,7 +95,7 @@ def mates_in_two(board: chess.Board) -> list[chess.Move]:
 
 
 def only_mate(fen: str, moves: Sequence[str], distance: int) -> bool:
-    """Return whether a puzzle's answer is the only mate in one, or the only one in two where none is in one."""
+    """Return whether a puzzle's answer is the only mate in one, or the only mate in two without a mate in one."""
     board = chess.Board(fen)
     board.push_uci(moves[0])
     in_one = list(mating_moves(board))
@@ -104,7 +104,7 @@ def only_mate(fen: str, moves: Sequence[str], distance: int) -> bool:
 
 
 def _line(board: chess.Board, answer: chess.Move) -> tuple[str, ...]:
-    """Return the answer, and where it does not mate, the first defence and the first mating move after it."""
+    """Return the answer and, if it does not mate, the first defence and the first mating move after it."""
     board = board.copy(stack=False)
     board.push(answer)
     if board.is_checkmate():
@@ -115,7 +115,7 @@ def _line(board: chess.Board, answer: chess.Move) -> tuple[str, ...]:
 
 
 def _chosen(board: chess.Board, greed: float, source: random.Random) -> chess.Move:
-    """Return a move: of those that take or give check with probability ``greed``, else any."""
+    """Draw a move: a capture or check with probability ``greed``, else any legal move."""
     moves = list(board.legal_moves)
     if source.random() < greed:
         forcing = [move for move in moves if board.is_capture(move) or board.gives_check(move)]
@@ -124,7 +124,7 @@ def _chosen(board: chess.Board, greed: float, source: random.Random) -> chess.Mo
 
 
 def game_puzzles(seed: int, game: int) -> Iterator[MadePuzzle]:
-    """Yield the first mate in one and the first in two that a game comes past: more of one game would be too alike."""
+    """Yield the first mate in one and the first mate in two of a game. Further ones would be too similar."""
     source = random.Random(f"{seed} {game}")
     stronger = source.choice([chess.WHITE, chess.BLACK])
     board, missing = chess.Board(), {1, 2}
@@ -149,7 +149,7 @@ def _game(place: tuple[int, int]) -> list[MadePuzzle]:
 
 
 def collect(games: Iterable[list[MadePuzzle]], mates: int) -> list[MadePuzzle]:
-    """Return the first ``mates`` puzzles of each distance that games give, no two alike, the mates in one first."""
+    """Return the first ``mates`` distinct puzzles of each distance in games, the mates in one first."""
     found: dict[int, dict[bytes, MadePuzzle]] = {1: {}, 2: {}}
     with making("mates", len(found) * mates) as on_made:
         for puzzles in games:
@@ -164,18 +164,18 @@ def collect(games: Iterable[list[MadePuzzle]], mates: int) -> list[MadePuzzle]:
 
 
 def generate(mates: int, seed: int) -> list[MadePuzzle]:
-    """Return as many mates in one and as many in two, each with one solution; the same for the same numbers.
+    """Generate mates in one and in two with a unique solution each. The result depends only on the arguments.
 
     Args:
-        mates: how many of each.
-        seed: decides the games.
+        mates: number of puzzles of each distance.
+        seed: seed of the games.
     """
     check_positive(mates=mates)
     return collect((_game((seed, game)) for game in itertools.count()), mates)
 
 
 def to_csv(puzzles: Iterable[MadePuzzle], seed: int) -> str:
-    """Return puzzles in Lichess's format, the rating being the distance to mate."""
+    """Return puzzles in Lichess's format, with the distance to mate as the rating."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["PuzzleId", "FEN", "Moves", "Rating", "Themes"])
@@ -186,11 +186,11 @@ def to_csv(puzzles: Iterable[MadePuzzle], seed: int) -> str:
 
 
 def main() -> None:
-    """Write generated puzzles; their number of processes does not change them."""
-    parser = argparse.ArgumentParser(description="Make mates in one and in two with one solution each.")
-    parser.add_argument("--mates", type=int, default=1000, help="How many of each.")
-    parser.add_argument("--seed", type=int, default=0, help="Decides the games.")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="Processes that play games.")
+    """Write generated puzzles. The number of processes does not affect them."""
+    parser = argparse.ArgumentParser(description="Generate mates in one and in two with a unique solution.")
+    parser.add_argument("--mates", type=int, default=1000, help="Number of puzzles of each distance.")
+    parser.add_argument("--seed", type=int, default=0, help="Seed of the games.")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="Number of processes.")
     parser.add_argument("--out", type=Path, required=True, help="File to write: .csv, .csv.gz or .csv.xz.")
     options = parser.parse_args()
     check_positive(mates=options.mates, workers=options.workers)

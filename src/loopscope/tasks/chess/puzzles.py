@@ -1,11 +1,11 @@
-"""Lichess's puzzle files as arrays: read once, checked by the rules, kept in the cache."""
+"""Chess puzzles as arrays, read from Lichess's files, checked by the rules and cached."""
 
 from __future__ import annotations
 
 import csv
-import importlib.util
 import io
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -22,6 +22,7 @@ from jaxtyping import Int8, Int16, Int32, Integer
 from torch import Tensor
 
 from loopscope.errors import LoopscopeError
+from loopscope.extras import check_installed
 from loopscope.files import make_folder
 from loopscope.tasks.chess.encoding import pack_ragged, unpack_boards
 from loopscope.tasks.data.cache import Arrays, cache_folder, cached, from_bytes
@@ -30,27 +31,27 @@ from loopscope.tasks.data.sources import open_text, write_text_file
 
 COLUMNS = ("PuzzleId", "FEN", "Moves", "Rating")
 FORMAT = "chess 2"
-"""Changes with whatever changes the arrays: caches of other formats are read anew."""
+"""Version of the arrays in the cache. Increase it with any change to them, so that files are read again."""
 GENERATOR = 1
-"""Changes with whatever changes the generated puzzles."""
+"""Version of the generated puzzles. Increase it with any change to them."""
 ROWS_AT_A_TIME = 100
-"""After so many rows progress is told."""
+"""Number of rows between two updates of the progress."""
 ROWS_PER_WORKER = 5_000
-"""Fewer rows than this are not worth another process."""
+"""Smallest number of rows that is worth another process."""
 
 
 @dataclass(frozen=True)
 class Puzzles:
-    """Positions to solve, turned and mirrored, no two alike, with all their legal moves.
+    """Distinct positions to solve, turned and mirrored, with all their legal moves.
 
     Args:
-        rows: the row of the file that each is from, the first after the header being 0.
-        problems: piece codes per square.
-        ratings: how hard each is.
-        accepted: how many of its moves are right.
-        counts: how many moves it has.
-        moves: codes of all moves, one position after the other (see ``Answers``).
-        rejects: how many rows of the file were left out, by reason.
+        rows: row of each puzzle in the file, from 0 after the header.
+        problems: piece code of each square.
+        ratings: difficulty of each puzzle.
+        accepted: number of right moves of each puzzle.
+        counts: number of legal moves of each puzzle.
+        moves: codes of all moves, concatenated over positions (see ``Answers``).
+        rejects: number of rejected rows of the file, by reason.
     """
 
     rows: Int32[np.ndarray, "puzzles"]
@@ -70,19 +71,16 @@ class Puzzles:
 
 
 def require_rules() -> None:
-    """Refuse to go on without python-chess.
+    """Refuse to continue without python-chess.
 
     Raises:
-        LoopscopeError: it is not installed.
+        LoopscopeError: python-chess is not installed.
     """
-    if importlib.util.find_spec("chess") is None:
-        raise LoopscopeError(
-            'the rules of chess come from python-chess, which is not installed: pip install "loopscope[chess]"'
-        )
+    check_installed("chess", "the task chess")
 
 
 def _rows(path: Path, most: int) -> Iterator[list[str]]:
-    """Yield the first rows of a puzzle file: id, FEN, moves, rating; an empty list for a row that is cut."""
+    """Yield the id, FEN, moves and rating of the first rows of a puzzle file, or an empty list for a truncated row."""
     with open_text(path) as file:
         reader = csv.reader(file)
         try:
@@ -97,21 +95,22 @@ def _rows(path: Path, most: int) -> Iterator[list[str]]:
             for row in islice(reader, most):
                 yield [row[place] for place in places] if len(row) == len(header) else []
         except csv.Error as error:
-            raise LoopscopeError(f"{path}, line {reader.line_num} is no CSV: {error}") from error
+            raise LoopscopeError(f"{path}, line {reader.line_num} is not valid CSV: {error}") from error
 
 
 def _run_module(module: str, options: list[str], content: Iterable[bytes] = ()) -> bytes:
-    """Return what a module writes to standard output, run by a process of its own, which needs no guard in scripts.
+    """Run a module in a new process and return its standard output. Scripts need no guard against re-import.
 
-    It is to read all of ``content``, of which each piece is asked for once the one before is taken, before it writes.
+    The module must read all of ``content`` before it writes. The next piece of ``content`` is requested only after the
+    previous one was taken.
     """
-    # What this process can import, that one must too.
+    # The new process must find the same modules as this one.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-m", module, *options]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        # A process that has ended takes no more: its status says why.
+        # If the process ended early, its exit status says why.
         with suppress(BrokenPipeError), process.stdin:
             for piece in content:
                 process.stdin.write(piece)
@@ -122,24 +121,24 @@ def _run_module(module: str, options: list[str], content: Iterable[bytes] = ()) 
 
 
 def _counted(puzzles: Sequence[tuple[str, str]], on_checked: Callable[[int], None]) -> Iterator[tuple[str, str]]:
-    """Yield puzzles, and say of them, some at a time, how many were taken."""
+    """Yield puzzles, and report in steps how many have been taken."""
     for start in range(0, len(puzzles), ROWS_AT_A_TIME):
         yield from (some := puzzles[start : start + ROWS_AT_A_TIME])
         on_checked(len(some))
 
 
 def _worker(puzzles: Sequence[tuple[str, str]], on_checked: Callable[[int], None]) -> Arrays:
-    """Return the arrays of ``rules.positions``, made by a process of its own."""
+    """Return the arrays of ``rules.positions``, computed in a new process."""
     lines = (f"{fen}\t{moves}\n".encode() for fen, moves in _counted(puzzles, on_checked))
     return from_bytes(_run_module("loopscope.tasks.chess.rules", [], lines))
 
 
 def checked_positions(puzzles: Sequence[tuple[str, str]], on_checked: Callable[[int], None]) -> Arrays:
-    """Return the arrays of ``rules.positions``, by as many processes as are worth their start.
+    """Return the arrays of ``rules.positions``, computed by several processes if there are enough puzzles.
 
     Args:
-        puzzles: FEN and moves of each.
-        on_checked: called with how many more were taken to be checked, from any thread.
+        puzzles: FEN and moves of each puzzle.
+        on_checked: called with the number of further puzzles taken, from any thread.
     """
     from loopscope.tasks.chess import rules
 
@@ -153,7 +152,7 @@ def checked_positions(puzzles: Sequence[tuple[str, str]], on_checked: Callable[[
 
 
 def _read(path: Path, most: int) -> Arrays:
-    """Return the arrays of a file's puzzles, rejects counted by reason."""
+    """Return the arrays of a file's puzzles, with rejects counted by reason."""
     from loopscope.tasks.chess import rules
 
     rejects: Counter[str] = Counter()
@@ -165,8 +164,8 @@ def _read(path: Path, most: int) -> Arrays:
         identity, fen, moves, rating = row
         if identity in seen:
             rejects["id seen before"] += 1
-        elif not rating.isascii() or not rating.isdigit() or int(rating) > 10_000:
-            rejects["rating is no number"] += 1
+        elif re.fullmatch("[0-9]{1,4}", rating) is None:
+            rejects["rating is not a number up to 9999"] += 1
         else:
             puzzles.append((" ".join(fen.split()), " ".join(moves.split())))
             ratings.append(int(rating))
@@ -208,25 +207,24 @@ def _puzzles(path: Path, most: int, size: int, changed: int) -> Puzzles:
 
 
 def read_puzzles(path: Path, most: int) -> Puzzles:
-    """Return the puzzles among the first ``most`` rows of a file in Lichess's format (plain, .zst, .xz or .gz).
+    """Read the puzzles in the first ``most`` rows of a file in Lichess's format (plain, .zst, .xz or .gz).
 
-    Rows that cannot be used are left out and counted: cut, of an id or position seen before, without a rating, of an
-    illegal position or move.
+    Rejected rows are counted by reason: truncated, repeated id or position, no rating, illegal position or move.
 
     Raises:
-        LoopscopeError: the file cannot be read, columns are missing, or python-chess is (and the cache does not know
-            the file).
+        LoopscopeError: the file cannot be read, columns are missing, or the file is not cached and python-chess is not
+            installed.
     """
     status = path.stat()
     return _puzzles(path, most, status.st_size, status.st_mtime_ns)
 
 
 def generated_file(mates: int, seed: int) -> Path:
-    """Return a file of generated puzzles, made now unless it is in the cache.
+    """Return a file of generated puzzles, which is made unless it is in the cache.
 
     Args:
-        mates: how many mates in one, and as many in two.
-        seed: decides the games that they come from.
+        mates: number of mates in one, and of mates in two.
+        seed: seed of the games.
 
     Raises:
         LoopscopeError: python-chess is missing, or the file cannot be written.
@@ -240,7 +238,7 @@ def generated_file(mates: int, seed: int) -> Path:
 
 
 def kept_rows(path: Path, puzzles: Puzzles) -> Iterator[list[str]]:
-    """Yield id, FEN, moves and rating of a file's puzzles, those left out left out."""
+    """Yield the id, FEN, moves and rating of the puzzles in a file that were not rejected."""
     wanted = set(puzzles.rows.tolist())
     for place, row in enumerate(_rows(path, 1 + int(puzzles.rows.max(initial=-1)))):
         if place in wanted:
@@ -248,7 +246,7 @@ def kept_rows(path: Path, puzzles: Puzzles) -> Iterator[list[str]]:
 
 
 def write_puzzles(path: Path, out: Path, puzzles: Puzzles) -> None:
-    """Write the puzzles that a file holds to another, in Lichess's format (see ``write_text_file``)."""
+    """Write the valid puzzles of a file to another file in Lichess's format (see ``write_text_file``)."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -257,10 +255,10 @@ def write_puzzles(path: Path, out: Path, puzzles: Puzzles) -> None:
 
 
 def proof(path: Path, puzzles: Puzzles, most: int) -> dict[str, int]:
-    """Return what reading a file anew finds against what is stored: how many fail, by reason; empty where none does.
+    """Read a file again and count the puzzles that disagree with the stored ones, by reason. Empty if all agree.
 
-    Reading checks by the rules that every move of every line is legal, and finds all moves that mate where the answer
-    does. Where ratings are distances to mate, as of generated puzzles, that the answer is the only one is searched for.
+    Reading checks that every move is legal, and finds all mating moves if the answer mates. If ratings are distances to
+    mate, as in generated puzzles, a search also checks that the answer is unique.
     """
     from loopscope.tasks.chess.generate import only_mate
 
@@ -275,5 +273,5 @@ def proof(path: Path, puzzles: Puzzles, most: int) -> dict[str, int]:
     if puzzles.ratings.max(initial=0) <= 2:
         lines = kept_rows(path, puzzles)
         wrong = sum(not only_mate(fen, moves.split(), int(rating)) for _, fen, moves, rating in lines)
-        fails["not the only mate in so many moves"] = wrong
+        fails["answer is not the only mate at its distance"] = wrong
     return {reason: count for reason, count in fails.items() if count}

@@ -1,6 +1,6 @@
-"""The rules of chess, from python-chess (GPL-3.0-or-later), which only this module, `generate` and `words` import.
+"""The rules of chess, from python-chess (GPL-3.0-or-later), which only this module, `generate` and `text` import.
 
-Run as a module it is a worker: FEN, tab, moves in, one position a line; the arrays of ``positions`` out.
+Run as a module, it is a worker: it reads lines of FEN, tab and moves, and writes the arrays of ``positions``.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from loopscope.tasks.chess.encoding import move_code, unpack_boards
 from loopscope.tasks.data.cache import Arrays, to_bytes
 
 REASONS = ("", "illegal position", "illegal move", "fewer than two moves")
-"""What the codes of rejects mean; the first marks a position that is kept."""
+"""Reasons by reject code. Code 0 marks a position that is kept."""
 ILLEGAL_POSITION, ILLEGAL_MOVE, TOO_FEW_MOVES = 1, 2, 3
 
 
 def mates(board: chess.Board, move: chess.Move) -> bool:
-    """Return whether a legal move mates at once; the board is left as it was."""
+    """Return whether a legal move mates at once. The board is unchanged."""
     board.push(move)
     mated = board.is_checkmate()
     board.pop()
@@ -29,9 +29,9 @@ def mates(board: chess.Board, move: chess.Move) -> bool:
 
 
 def may_check(board: chess.Board) -> Callable[[chess.Move], bool]:
-    """Return a test that no move fails which gives check, and few others pass: it costs a tenth of trying the move.
+    """Return a fast test that every checking move passes and few others do. It costs a tenth of making the move.
 
-    Check comes from where a piece lands, or along a line that it leaves, or by castling or taking en passant.
+    A move gives check from its target square, by opening a line, by castling or by capturing en passant.
     """
     king = board.king(not board.turn)
     assert king is not None
@@ -61,7 +61,7 @@ def may_check(board: chess.Board) -> Callable[[chess.Move], bool]:
 
 
 def mating_moves(board: chess.Board) -> Iterator[chess.Move]:
-    """Yield the moves that mate at once; the board is as it was between them."""
+    """Yield the moves that mate at once. The board is unchanged at each yield."""
     test = may_check(board)
     for move in board.generate_pseudo_legal_moves():
         if test(move) and not board.is_into_check(move) and mates(board, move):
@@ -69,7 +69,7 @@ def mating_moves(board: chess.Board) -> Iterator[chess.Move]:
 
 
 def flip_of(board: chess.Board) -> int:
-    """Return what to apply to a square's number (exclusive or) so that the side to move plays up, its king on e to h."""
+    """Return the mask (exclusive or) on square numbers that turns and mirrors the board for the side to move."""
     king = board.king(board.turn)
     assert king is not None
     return (0 if board.turn else 56) ^ (7 if chess.square_file(king) < 4 else 0)
@@ -81,21 +81,21 @@ def code_of(move: chess.Move, flip: int) -> int:
 
 
 def bitboards(board: chess.Board) -> tuple[int, ...]:
-    """Return the squares of each kind of piece and those that the side to move holds."""
+    """Return the squares of each kind of piece, and the squares of the side to move."""
     kinds = (board.pawns, board.knights, board.bishops, board.rooks, board.queens, board.kings)
     return (*kinds, board.occupied_co[board.turn])
 
 
 def codes_of(board: chess.Board) -> Int8[np.ndarray, "64"]:
-    """Return the piece codes of the squares, turned and mirrored: the task's problem."""
+    """Return the turned and mirrored piece codes of a board, which are the task's problem."""
     boards = np.array([bitboards(board)], np.uint64)
     return unpack_boards(boards[:, :6], boards[:, 6], np.array([flip_of(board)], np.int8))[0]
 
 
 def answer_of(board: chess.Board, move: chess.Move) -> tuple[list[int], int]:
-    """Return the codes of all legal moves, ``move`` first, and how many of them are accepted (see ``Answers``).
+    """Return the codes of all legal moves, ``move`` first, and the number of accepted ones (see ``Answers``).
 
-    ``move`` is legal; the board is left as it was.
+    ``move`` must be legal. The board is unchanged.
     """
     legal = list(board.legal_moves)
     first = [move, *(other for other in mating_moves(board) if other != move)] if mates(board, move) else [move]
@@ -108,11 +108,12 @@ def positions(puzzles: Iterable[tuple[str, str]]) -> Arrays:
     """Check puzzles by the rules and return their positions to solve.
 
     Args:
-        puzzles: FEN before the opponent's move, and the moves of the line (UCI, separated by spaces), that one first.
+        puzzles: FEN before the opponent's move, and the moves of the line in UCI, separated by spaces.
 
     Returns:
-        rejects: one index into ``REASONS`` per puzzle. For those kept: boards, the seven ``bitboards``; flips, see
-        ``flip_of``; accepted and counts of legal moves; moves, the codes of all, one position after the other.
+        The array ``rejects`` with one index into ``REASONS`` per puzzle, and for the puzzles kept: ``boards`` (see
+        ``bitboards``), ``flips`` (see ``flip_of``), the numbers ``accepted`` and ``counts`` of accepted and legal moves,
+        and ``moves``, the codes of all moves, concatenated over positions.
     """
     rejects, boards, flips, accepted, counts, moves = [], [], [], [], [], []
     for fen, line in puzzles:
@@ -155,7 +156,7 @@ def positions(puzzles: Iterable[tuple[str, str]]) -> Arrays:
 
 def main() -> None:
     """Read puzzles from standard input and write their arrays to standard output."""
-    # Line by line: whoever writes them sees by what was taken how far this is.
+    # Lines are taken one by one, so that the writer can measure progress by what has been read.
     lines = (line.decode().removesuffix("\n") for line in sys.stdin.buffer)
     arrays = positions((fen, moves) for fen, _, moves in (line.partition("\t") for line in lines))
     sys.stdout.buffer.write(to_bytes(arrays))

@@ -1,11 +1,11 @@
-"""Chess as people write it: a position as FEN, a move in algebraic notation. Importing this needs python-chess."""
+"""Chess as text: positions in FEN and moves in algebraic notation. Importing this module needs python-chess."""
 
 from __future__ import annotations
 
 import re
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Int16
 from rich.text import Text
 from torch import Tensor
 
@@ -14,7 +14,7 @@ from loopscope.tasks.chess.encoding import PIECES, SQUARES, Answers, pack_ragged
 from loopscope.tasks.chess.puzzles import require_rules
 from loopscope.tasks.text import Problem, colour
 
-# Before anything that imports it: who lacks it is told so in one line.
+# Checked before any import of python-chess, so that a missing package gives a one-line error.
 require_rules()
 
 import chess  # noqa: E402
@@ -29,7 +29,7 @@ FIELDS = (
     ("the halfmove clock", "[0-9]{1,4}", "a number such as 0"),
     ("the move number", "[0-9]{1,4}", "a number such as 1"),
 )
-"""What follows the squares in a FEN: its name, its form, and what was expected."""
+"""The fields after the squares in a FEN: name, pattern, and description of the expected value."""
 IMPOSSIBLE = {
     chess.STATUS_NO_WHITE_KING: "white has no king",
     chess.STATUS_NO_BLACK_KING: "black has no king",
@@ -49,16 +49,16 @@ PIECE = {chess.WHITE: "bold white", chess.BLACK: "magenta"}
 SIDE = {chess.WHITE: "white", chess.BLACK: "black"}
 
 
-class ChessWords:
-    """The FEN of the position to solve in, whose side to move is the solver; the best legal move out.
+class ChessText:
+    """The FEN of a position as the problem, and the best legal move of the side to move as the answer.
 
-    Lichess's files of puzzles give the position before the opponent's move: that move is to be played first.
+    Lichess's puzzle files give the position before the opponent's move. Play that move first.
     """
 
     example = "r1bqkb1r/pppp1ppp/2n2n2/4p2Q/2B1P3/8/PPPP1PPP/RNB1K1NR w KQkq - 4 4"
 
     def read(self, text: str) -> Problem:
-        """Return the position that a FEN gives; the two numbers at its end may be left out."""
+        """Parse a FEN. The two numbers at its end are optional."""
         fields = text.split()
         if len(fields) not in (4, 6):
             raise LoopscopeError(
@@ -75,24 +75,38 @@ class ChessWords:
         if not any(board.legal_moves):
             how = "mated" if board.is_check() else "stalemated"
             raise LoopscopeError(f"the game is over: {SIDE[board.turn]}, which is to move, is {how}; there is no move")
+        if board.is_insufficient_material():
+            raise LoopscopeError(
+                "the game is drawn: neither side has enough pieces left to mate; there is no move to find"
+            )
+        if board.is_seventyfive_moves():
+            raise LoopscopeError(
+                f"the game is drawn: the halfmove clock is {board.halfmove_clock}, and at 150 no further move is played; write 0 "
+                "for a puzzle"
+            )
         return Problem(board.fen(), torch.from_numpy(codes_of(board)))
 
     def line(self, problem: Problem, logits: Float[Tensor, "64 1"]) -> str:
-        """Return the legal move of the highest sum of its two squares' scores, such as "Qxf7# (h5f7)"."""
+        """Return the legal move with the highest sum of its two scores, such as "Qxf7# (h5f7)"."""
         board, move = _best(problem, logits)
         return f"{board.san(move)} ({move.uci()})"
 
     def right(self, problem: Problem, logits: Float[Tensor, "64 1"]) -> bool | None:
-        """Return True for a move that mates, False where only others do, and None where none does: then who can tell?"""
+        """Return True if the move mates, False if only other moves mate, and None if no move mates."""
         board, move = _best(problem, logits)
         if mates(board, move):
             return True
         return False if any(True for _ in mating_moves(board)) else None
 
-    def picture(self, problem: Problem, logits: Float[Tensor, "64 1"], since: Int[Tensor, "64"]) -> Text:
-        """Return the move, and the board as the side to move sees it: the move's squares in brackets, white in capitals.
+    def choices(self, problem: Problem) -> Int16[Tensor, "1 columns"]:
+        """Return all legal moves, packed like the answers of a split."""
+        return _packed(chess.Board(problem.text))
 
-        The two highest squares are named where they are not the move's, for by the paper's rule they are the answer.
+    def picture(self, problem: Problem, logits: Float[Tensor, "64 1"], since: Int[Tensor, "64"]) -> Text:
+        """Return the move, and the board from the side to move, with the move's squares in brackets and white in capitals.
+
+        If the two squares of highest score are not those of the move, they are named, because they are the answer under
+        the paper's rule.
         """
         board, move = _best(problem, logits)
         squares = {move.from_square, move.to_square}
@@ -120,16 +134,21 @@ class ChessWords:
 
 
 def _best(problem: Problem, logits: Float[Tensor, "64 1"]) -> tuple[chess.Board, chess.Move]:
-    """Return the board and the best legal move; a pawn that reaches the last row becomes a queen."""
+    """Return the board and the best legal move. Pawns promote to a queen."""
     board = chess.Board(problem.text)
+    moves = Answers.unpack(_packed(board))
+    return board, list(board.legal_moves)[int(moves.totals(logits.reshape(1, SQUARES).float().cpu()).argmax())]
+
+
+def _packed(board: chess.Board) -> Int16[Tensor, "1 columns"]:
+    """Return all legal moves of a position, packed like the answers of a split, without knowing which is right."""
     legal = list(board.legal_moves)
     codes = np.array([code_of(move, flip_of(board)) for move in legal], np.int16)
-    moves = Answers.unpack(pack_ragged(np.array([1]), np.array([len(legal)]), codes))
-    return board, legal[int(moves.totals(logits.reshape(1, SQUARES).float().cpu()).argmax())]
+    return pack_ragged(np.array([1]), np.array([len(legal)]), codes)
 
 
 def _check_squares(placement: str) -> None:
-    """Refuse a FEN's first field unless it gives 8 rows of 8 squares."""
+    """Refuse the first field of a FEN unless it describes 8 rows of 8 squares."""
     rows = placement.split("/")
     if len(rows) != 8:
         raise LoopscopeError(f"{len(rows)} rows of squares were given, expected 8 with / between them: {placement}")

@@ -1,4 +1,4 @@
-"""The cache of prepared data: arrays read from a file once, kept beside its size and time of change."""
+"""A cache of prepared data: arrays read from a file, keyed by its path, size and modification time."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ Arrays = dict[str, np.ndarray]
 
 
 def cache_folder() -> Path:
-    """Return the folder for what can be made again: LOOPSCOPE_CACHE, or loopscope in the user's cache folder."""
+    """Return the cache folder: LOOPSCOPE_CACHE, or loopscope in the user's cache folder."""
     given = os.environ.get("LOOPSCOPE_CACHE")
     return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "loopscope"
 
 
 def to_bytes(arrays: Arrays) -> bytes:
-    """Return arrays as the bytes of an npz file, not compressed: reading it back must take no time."""
+    """Return arrays as the bytes of an npz file, uncompressed so that it loads fast."""
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]
     return buffer.getvalue()
 
 
 def from_bytes(content: bytes) -> Arrays:
-    """Return the arrays of an npz file's bytes; nothing in it is ever unpickled."""
+    """Return the arrays in the bytes of an npz file. Nothing in it is unpickled."""
     with np.load(io.BytesIO(content), allow_pickle=False) as stored:
         return {name: stored[name] for name in stored.files}
 
 
 def cached(source: Path, reading: str, make: Callable[[], Arrays]) -> Arrays:
-    """Return what ``make`` reads from a file, from the cache where it was read before and has not changed since.
+    """Return the arrays that ``make`` reads from a file, or the cached ones if the file has not changed.
 
-    A cache that cannot be read is made again; one that cannot be written is done without.
+    A damaged cache is made again. A cache that cannot be written is skipped.
 
     Args:
         source: the file.
-        reading: how it is read: the format's version and whatever else decides the result.
-        make: reads it.
+        reading: description of how the file is read: the version of the format and all options that affect the result.
+        make: function that reads the file.
     """
     status = source.stat()
     key = f"{source.resolve()}\n{status.st_size}\n{status.st_mtime_ns}\n{reading}"

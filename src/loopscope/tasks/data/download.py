@@ -1,4 +1,4 @@
-"""Downloads that go on where they were broken off, and that are checked before they count as there."""
+"""Resumable downloads, which are checked before they are moved into place."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from loopscope.tasks.data.progress import bar
 CHUNK = 1 << 18
 TIMEOUT = 30.0
 ATTEMPTS = 5
-"""Connections in a row that may bring nothing before a download gives up."""
+"""Number of consecutive connections without data before a download gives up."""
 
 UNSATISFIABLE = 416
 OFFLINE_ADVICE = "give a file by --data.path, or take --data.source generated"
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects, and keeps what the first server says of a file that another one hands out (Hugging Face)."""
+    """Follows redirects and keeps the checksum in the first server's headers (Hugging Face), which the next one lacks."""
 
     def __init__(self) -> None:
         self.linked_tag = ""
@@ -44,13 +44,13 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 @dataclass(frozen=True)
 class _Answer:
-    """What a server says before it sends a file.
+    """A server's response to the request for a file.
 
     Args:
-        begin: the byte that it goes on from.
-        size: bytes of the whole file; None where it does not say.
-        tag: changes where the file does.
-        checksum: SHA-256 of the whole file; None where it does not say.
+        begin: offset of the first byte in ``content``.
+        size: number of bytes of the whole file; None if the server does not report it.
+        tag: entity tag, which changes with the file.
+        checksum: SHA-256 of the whole file; None if the server does not report it.
         content: the bytes from ``begin`` on.
     """
 
@@ -63,7 +63,7 @@ class _Answer:
 
 @contextmanager
 def _ask(url: str, begin: int, tag: str) -> Iterator[_Answer]:
-    """Ask for a file from a byte on, if it is still the one with that tag, and otherwise for all of it."""
+    """Request a file from byte ``begin`` on if its tag is unchanged, otherwise all of it."""
     redirects = _Redirects()
     opener = urllib.request.build_opener(redirects)
     headers = {"User-Agent": "loopscope", "Accept-Encoding": "identity"}
@@ -92,7 +92,7 @@ def _checksum(path: Path) -> str:
 
 @contextmanager
 def _progress(name: str) -> Iterator[Callable[[int, int | None], None]]:
-    """Show a download's progress (see ``bar``); yield a function of the bytes there and of all."""
+    """Show the progress of a download (see ``bar``). Yield a function of the bytes received and the total."""
     from rich.progress import DownloadColumn, TransferSpeedColumn
 
     with bar(f"download {name}", None, DownloadColumn(), TransferSpeedColumn()) as update:
@@ -100,18 +100,18 @@ def _progress(name: str) -> Iterator[Callable[[int, int | None], None]]:
 
 
 def download(url: str, target: Path, pause: float = 1.0) -> Path:
-    """Download a file; one that was broken off, now or in an earlier call, goes on where it was.
+    """Download a file. An interrupted download, in this or an earlier call, is resumed.
 
-    The size that the server tells is checked, and the SHA-256 where it tells one.
+    The size is checked, and the SHA-256 if the server reports one.
 
     Args:
-        url: where it is.
-        target: where it goes, whole or not at all; what is there so far is kept beside it.
-        pause: seconds to wait before a broken connection is tried again; doubled each time.
+        url: address of the file.
+        target: path of the file. It appears when the download is complete; a partial file is kept beside it.
+        pause: seconds to wait before the first retry. The pause doubles with each retry.
 
     Raises:
-        LoopscopeError: the server cannot be reached or has no such file, the connection breaks again and again, the
-            file is not as the server says, or it cannot be written.
+        LoopscopeError: the server cannot be reached or has no such file, the connection breaks repeatedly, the size or
+            checksum is wrong, or the file cannot be written.
     """
     partial = make_folder(target.parent) / f".{target.name}.partial"
     with _alone(partial.with_suffix(".lock")):
@@ -125,14 +125,14 @@ def download(url: str, target: Path, pause: float = 1.0) -> Path:
 
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """Wait until no other process is in this block, so that each file is downloaded once."""
+    """Hold a lock, so that only one process at a time downloads a file."""
     with open_lock(path) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def _fetch(url: str, partial: Path, pause: float) -> _Answer:
-    """Receive what is still missing of a file, over as many connections as it takes; return the last answer."""
+    """Receive the missing part of a file over one or more connections. Return the last response."""
     tag_file = partial.with_suffix(".tag")
     attempts, restarted = 0, False
     with _progress(partial.name.removeprefix(".").removesuffix(".partial")) as show:
@@ -145,7 +145,7 @@ def _fetch(url: str, partial: Path, pause: float) -> _Answer:
                     _receive(answer, partial, show)
                     return answer
             except urllib.error.HTTPError as error:
-                if error.code == UNSATISFIABLE and begin and not restarted:  # the file has become shorter
+                if error.code == UNSATISFIABLE and begin and not restarted:  # the file on the server has become shorter
                     restarted = True
                     partial.unlink()
                     continue
@@ -169,10 +169,10 @@ def _reason(error: Exception) -> str:
 
 
 def _receive(answer: _Answer, partial: Path, show: Callable[[int, int | None], None]) -> None:
-    """Write what a server sends.
+    """Write the content of a response to the partial file.
 
     Raises:
-        ConnectionError: it ends too early.
+        ConnectionError: the content ends too early.
     """
     done = answer.begin
     with explain_write(partial):
@@ -190,10 +190,10 @@ def _receive(answer: _Answer, partial: Path, show: Callable[[int, int | None], N
 
 
 def _check(url: str, partial: Path, answer: _Answer) -> None:
-    """Refuse, and remove, a file that is not as the server said.
+    """Remove and refuse a file of another size or checksum than the server reported.
 
     Raises:
-        LoopscopeError: its size or its checksum is another.
+        LoopscopeError: the size or the checksum differs.
     """
     size = partial.stat().st_size
     wrong = f"{size} bytes, expected {answer.size}" if answer.size is not None and size != answer.size else ""

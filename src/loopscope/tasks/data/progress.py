@@ -1,4 +1,4 @@
-"""Progress of data that are made or fetched now."""
+"""Progress bars for data that are being generated, read or downloaded."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 
 @contextmanager
 def bar(what: str, total: int | None, *columns: ProgressColumn) -> Iterator[Callable[..., None]]:
-    """Show a bar with the time left on standard error, where that is a terminal; it goes when all is done.
+    """Show a progress bar on standard error if that is a terminal, and remove it at the end.
 
     Args:
-        what: what is done.
-        total: how much there is; None where that is not known yet.
-        columns: what stands between the bar and the time left.
+        what: label of the bar.
+        total: total amount of work; None if it is not known yet.
+        columns: columns between the bar and the time left.
 
     Yields:
-        rich's ``Progress.update`` of this bar, to be called from any thread.
+        rich's ``Progress.update`` for this bar. It may be called from any thread.
     """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -33,20 +33,20 @@ def bar(what: str, total: int | None, *columns: ProgressColumn) -> Iterator[Call
 
 
 def making(what: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
-    """Show how much is made (see ``counting``), such as puzzles."""
+    """Show how many items, such as puzzles, have been generated (see ``counting``)."""
     return counting(f"make {what}", total)
 
 
 @contextmanager
 def counting(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show how many are done (see ``bar``).
+    """Show how many items are done (see ``bar``).
 
     Args:
-        what: what is done to what, in the plural, such as check puzzles.
-        total: how many.
+        what: verb and plural noun, such as "check puzzles".
+        total: number of items.
 
     Yields:
-        A function of how many more there are, to be called from any thread.
+        A function to call with the number of further items that are done, from any thread.
     """
     from rich.progress import MofNCompleteColumn, TextColumn
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -11,10 +11,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from loopscope.errors import LoopscopeError, check_positive
-from loopscope.models.config import LoopedTransformerConfig
-from loopscope.tasks.task import Split
+from loopscope.tasks.task import Split, TaskShape
 
 VALIDATION_SHARE = 0.2
+
+KERNEL_SIZE = 5
+"""Kernel size of local attention (arXiv 2604.15259, architecture): every token sees five positions."""
 
 
 def prefix_sums(bits: Int[Tensor, "examples length"]) -> Int[Tensor, "examples length"]:
@@ -23,10 +25,10 @@ def prefix_sums(bits: Int[Tensor, "examples length"]) -> Int[Tensor, "examples l
 
 
 def distinct_strings(count: int, length: int, generator: torch.Generator) -> Int[Tensor, "count length"]:
-    """Return ``count`` different random bit strings.
+    """Return ``count`` distinct random bit strings.
 
     Raises:
-        LoopscopeError: fewer than ``count`` strings of this length exist.
+        LoopscopeError: there are fewer than ``count`` strings of this length.
     """
     if length < 20 and 2**length < count:
         raise LoopscopeError(
@@ -45,10 +47,16 @@ class PrefixSums:
 
     Args:
         train_bits: length of the training strings.
-        test_bits: lengths of the evaluation splits; the first is the easy one.
-        strings: distinct strings of the training length, four fifths to train on and one fifth to validate on.
-        test_strings: strings of every other length.
-        seed: seed of the strings, apart from the seed of training.
+        test_bits: lengths of the evaluation splits. The first is the easy one.
+        strings: number of distinct strings of the training length. One fifth is for validation.
+        test_strings: number of strings of every other length.
+        seed: seed of the strings, independent of the seed of training.
+
+    Example:
+        >>> import loopscope as ls
+        >>> task = ls.PrefixSums(train_bits=8, test_bits=(8, 16), strings=50, test_strings=10)
+        >>> len(task.training_split()), {name: len(split) for name, split in task.evaluation_splits().items()}
+        (40, {'8 bits': 10, '16 bits': 10})
     """
 
     train_bits: int = 32
@@ -64,26 +72,16 @@ class PrefixSums:
         if not self.test_bits or min(self.test_bits) < 1:
             raise LoopscopeError(f"test_bits is {list(self.test_bits)}, expected lengths such as [32, 128, 512]")
 
-    def complete(self, config: LoopedTransformerConfig) -> LoopedTransformerConfig:
-        """Return the config for one bit in, two logits out, on a line of any length; local attention, window 5.
+    @property
+    def shape(self) -> TaskShape:
+        """One bit in and two logits out, on a line of any length.
 
-        The window is a distance: eleven positions. The paper's setup leaves open whether it means that or five
-        positions in all. A mixture of equal values is the same over any number of them, so a first token whose whole
-        window holds equal bits cannot see that the string begins there: three equal bits would hide it under the
-        narrow reading, six do under this one.
+        Attention is local with kernel size 5, as in the paper (arXiv 2604.15259, architecture).
         """
-        attention = config.attention or "local"
-        return replace(
-            config,
-            inputs=config.inputs or 1,
-            outputs=config.outputs or 2,
-            grid=config.grid or (0,),
-            attention=attention,
-            window=config.window or (5 if attention == "local" else None),
-        )
+        return TaskShape(inputs=1, outputs=2, grid=(0,), attention="local", kernel_size=KERNEL_SIZE)
 
     def _training_strings(self) -> tuple[Tensor, Tensor]:
-        """Return the strings to train on and those to validate on, none in both."""
+        """Return the strings for training and those for validation, without overlap."""
         strings = distinct_strings(self.strings, self.train_bits, self._generator(self.train_bits))
         validation = max(1, round(VALIDATION_SHARE * self.strings))
         return strings[validation:], strings[:validation]
@@ -92,12 +90,12 @@ class PrefixSums:
         return torch.Generator().manual_seed(1_000_003 * self.seed + length)
 
     def training_split(self) -> Split:
-        """Return the strings to train on."""
+        """Return the strings for training."""
         bits, _ = self._training_strings()
         return Split(bits, prefix_sums(bits))
 
     def evaluation_splits(self) -> dict[str, Split]:
-        """Return one split per length, named by it; that of the training length holds no training string."""
+        """Return one split per length, named after it. The split of the training length shares no string with training."""
         splits = {}
         for length in self.test_bits:
             if length == self.train_bits:
@@ -114,7 +112,7 @@ class PrefixSums:
     def augment(
         self, problems: Int[Tensor, "batch tokens"], answers: Int[Tensor, "batch tokens"], generator: torch.Generator
     ) -> tuple[Int[Tensor, "batch tokens"], Int[Tensor, "batch tokens"]]:
-        """Return the batch as it is: the paper augments no strings."""
+        """Return the batch unchanged, because the paper does not augment strings."""
         return problems, answers
 
     def loss(
@@ -138,5 +136,5 @@ class PrefixSums:
         problems: Int[Tensor, "batch tokens"],
         answers: Int[Tensor, "batch tokens"],
     ) -> dict[str, Bool[Tensor, "batch"]]:
-        """Return nothing: a string is right when all of it is, by one rule."""
+        """Return no rules: a string is right only if all its bits are."""
         return {}

@@ -11,19 +11,19 @@ from loopscope.tasks.prefix_sums.task import prefix_sums
 from loopscope.tasks.text import Problem, colour
 
 
-class PrefixSumsWords:
-    """Bits in, as many bits out: the parity of each beginning of the string."""
+class PrefixSumsText:
+    """A string of bits as the problem, and the parities of its prefixes as the answer."""
 
     example = "1101000111010110"
 
     def read(self, text: str) -> Problem:
-        """Return the problem of a string of 0 and 1; white space is left out."""
+        """Parse a string of 0 and 1. White space is ignored."""
         bits = "".join(text.split())
         if not bits:
             raise LoopscopeError(f"no bits were given: expected a string such as {self.example}")
         for place, bit in enumerate(bits, 1):
             if bit not in "01":
-                raise LoopscopeError(f"{bit!r} at place {place} is no bit: expected 0 and 1, such as {self.example}")
+                raise LoopscopeError(f"{bit!r} at place {place} is not a bit: expected 0 and 1, such as {self.example}")
         return Problem(bits, tensor([int(bit) for bit in bits]))
 
     def line(self, problem: Problem, logits: Float[Tensor, "tokens 2"]) -> str:
@@ -35,7 +35,7 @@ class PrefixSumsWords:
         return bool((logits.argmax(-1) == prefix_sums(problem.tokens[None])[0]).all())
 
     def picture(self, problem: Problem, logits: Float[Tensor, "tokens 2"], since: Int[Tensor, "tokens"]) -> Text:
-        """Return the bits over their prefix sums, wrong ones on red."""
+        """Return the bits above their prefix sums, with wrong sums on red."""
         sums, answer = prefix_sums(problem.tokens[None])[0].tolist(), self.line(problem, logits)
         text = Text()
         for begin in range(0, len(answer), 64):

@@ -1,11 +1,11 @@
-"""Sudoku made by the project: puzzles with one solution, from few givens to many, graded by guesses.
+"""Generation of sudoku puzzles with one solution, over a range of givens, graded by guesses.
 
-A random solved grid loses givens in random order while the puzzle stays right, which ends at some 24 givens. Moves lead
-on to fewer givens or to more guesses: two givens leave, others come back until the puzzle is right again, it is thinned
-out once more, and the result stays if it is no worse. Importing this module loads numba.
+A random solved grid loses givens in random order as long as the puzzle stays valid, which ends near 24 givens. Local search
+then moves towards fewer givens or more guesses: a move removes two givens, restores others until the puzzle is valid,
+removes redundant ones again, and is accepted if the result is not worse. Importing this module loads numba.
 """
 
-# ruff: noqa: NPY002 (compiled code knows no other generator; each puzzle seeds its thread's own)
+# ruff: noqa: NPY002 (compiled code has no other generator; each puzzle seeds that of its thread)
 from __future__ import annotations
 
 import os
@@ -36,10 +36,10 @@ KINDS = ("singles", "search", "hard")
 SINGLES, SEARCH, HARD = range(3)
 
 FEWEST, MOST = 19, 36
-"""The numbers of givens that are aimed at, each as often; those below 21 are not always reached."""
+"""Range of the target numbers of givens, drawn uniformly. Targets below 21 are not always reached."""
 
 LEAST_GUESSES, MOST_AIMED = 4, 400
-"""The numbers of guesses that hard puzzles are aimed at, as often in each doubling."""
+"""Range of the target numbers of guesses of hard puzzles, drawn log-uniformly."""
 
 MOVES = 100
 CHUNK = 64
@@ -48,7 +48,7 @@ CHUNK = 64
 @kernel
 @no_type_check
 def random_solution(grid, free):
-    """Fill a grid at random: guesses at the cell with the fewest candidates, from the start where they go wrong."""
+    """Fill a grid at random, guessing at the cell with the fewest candidates. After a contradiction, start again."""
     while True:
         grid[:] = 0
         free[:] = ALL
@@ -67,7 +67,7 @@ def random_solution(grid, free):
 @kernel
 @no_type_check
 def is_right(puzzle, kind, grid, free):
-    """Return whether singles solve a puzzle of the kind singles, or whether any other has exactly one solution."""
+    """Return whether a puzzle is valid: solved by singles for the kind singles, else with exactly one solution."""
     if kind == SINGLES:
         return set_up(puzzle, grid, free) and fill_singles(grid, free) == -1
     return search(puzzle, grid, 2, MOST_GUESSES)[0] == 1
@@ -76,7 +76,7 @@ def is_right(puzzle, kind, grid, free):
 @kernel
 @no_type_check
 def thin(puzzle, fewest, kind, grid, free):
-    """Take givens away in random order while the puzzle stays right and has more than ``fewest``."""
+    """Remove givens in random order while the puzzle stays valid and has more than ``fewest``."""
     givens = np.count_nonzero(puzzle)
     for cell in np.random.permutation(81):
         if givens <= fewest:
@@ -93,7 +93,7 @@ def thin(puzzle, fewest, kind, grid, free):
 @kernel
 @no_type_check
 def move(puzzle, solution, fewest, kind, grid, free):
-    """Take two givens away, give others until the puzzle is right, and thin it out."""
+    """Remove two givens, add others until the puzzle is valid, and thin it."""
     taken = 0
     for cell in np.random.permutation(81):
         if puzzle[cell] and taken < 2:
@@ -110,7 +110,7 @@ def move(puzzle, solution, fewest, kind, grid, free):
 @kernel
 @no_type_check
 def merit(puzzle, kind, grid):
-    """Return what moves must not lower: guesses of a hard puzzle, empty cells of any other."""
+    """Return the objective of the search: guesses for a hard puzzle, empty cells for any other."""
     if kind == HARD:
         return search(puzzle, grid, 2, MOST_GUESSES)[1]
     return 81 - np.count_nonzero(puzzle)
@@ -119,7 +119,7 @@ def merit(puzzle, kind, grid):
 @kernel
 @no_type_check
 def make(seed, aim, kind, moves, puzzle, solution):
-    """Write one puzzle and its solution; it stops at the merit aimed at, or after so many moves."""
+    """Write one puzzle and its solution. The search stops at the target merit or after ``moves`` moves."""
     np.random.seed(seed)
     grid, free = np.empty(81, dtype=np.int8), np.empty(27, dtype=np.int64)
     fewest = 17 if kind == HARD else 81 - aim
@@ -146,7 +146,7 @@ def _make_all(seeds, aims, kind, moves, puzzles, solutions):
 
 
 def _aims(count: int, kind: str, seed: int) -> np.ndarray:
-    """Return the merit that each puzzle is to reach."""
+    """Return the target merit of each puzzle."""
     draw = np.random.default_rng([seed, KINDS.index(kind)])
     if kind == "hard":
         return np.exp(draw.uniform(np.log(LEAST_GUESSES), np.log(MOST_AIMED), count)).astype(np.int64)
@@ -156,15 +156,15 @@ def _aims(count: int, kind: str, seed: int) -> np.ndarray:
 def generate(
     count: int, seed: int = 0, kind: str = "singles", on_made: Callable[[int], None] | None = None
 ) -> tuple[Int8[np.ndarray, "n 81"], Int8[np.ndarray, "n 81"]]:
-    """Return puzzles with exactly one solution each, and the solutions; the same for the same arguments.
+    """Generate puzzles with exactly one solution each, and their solutions. The result depends only on the arguments.
 
     Args:
-        count: how many.
-        seed: of everything random.
-        kind: singles: solved by naked and hidden singles, each number of givens from 19 to 36 as often, though not
-            always reached below 21; search: one solution, givens likewise; hard: one solution, and moves towards many
-            guesses, 4 to 400 aimed at.
-        on_made: called with how many more were made, as they are; from other threads.
+        count: number of puzzles.
+        seed: seed of all random draws.
+        kind: kind of puzzle. singles: solved by naked and hidden singles, with a target of 19 to 36 givens (below 21
+            not always reached); search: one solution, with the same targets; hard: one solution, with a target of 4
+            to 400 guesses.
+        on_made: called with the number of further puzzles made, from other threads.
 
     Raises:
         LoopscopeError: there is no such kind.
@@ -186,9 +186,10 @@ def generate(
 
 
 def generated_puzzles(count: int, seed: int = 0, on_made: Callable[[int], None] | None = None) -> Puzzles:
-    """Return about ``count`` graded puzzles, most of them solved by singles, no two of them symmetric copies.
+    """Generate about ``count`` graded puzzles without symmetric copies.
 
-    Seven tenths are of the kind singles, two of search, one of hard (see ``generate``); the kinds are the sources.
+    Seven tenths are of kind singles, two tenths of search and one tenth of hard (see ``generate``). The kinds are the
+    sources of the puzzles.
     """
     counts = {"singles": count - 3 * (count // 10), "search": 2 * (count // 10), "hard": count // 10}
     parts = [generate(share, seed, kind, on_made) for kind, share in counts.items()]

@@ -1,36 +1,48 @@
-"""What the tasks of sudoku share, whatever the size of their boards: how grids are read, answered and judged."""
+"""The common part of the sudoku tasks, for boards of any size: encoding, loss and correctness of grids."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from loopscope.models.config import LoopedTransformerConfig
-from loopscope.tasks.task import Split
+from loopscope.errors import LoopscopeError
+from loopscope.tasks.task import Split, TaskShape
 
 
 @dataclass(frozen=True)
 class Splits:
-    """The splits of a task that are made together.
+    """The splits of a task, which are made together.
 
     Args:
-        training: the examples to train on.
-        evaluation: those to evaluate on, by name, the easy ones first.
+        training: examples for training; None if there are too few.
+        evaluation: examples for evaluation, by name, the easy ones first.
+        why_no_training: error message for a request to train without a training split.
     """
 
-    training: Split
+    training: Split | None
     evaluation: dict[str, Split]
+    why_no_training: str = ""
+
+    def require_training(self) -> Split:
+        """Return the examples for training.
+
+        Raises:
+            LoopscopeError: there are too few examples.
+        """
+        if self.training is None:
+            raise LoopscopeError(self.why_no_training)
+        return self.training
 
 
 class SudokuGrids(ABC):
-    """The part of a task that follows from the size of its boards.
+    """Base class of the sudoku tasks, determined by the size of the board.
 
-    Problems and answers are grids row by row, digits from 1 and 0 where a cell is empty; logit c of a cell is for the
-    digit c + 1.
+    Problems and answers are grids in row-major order, with digits from 1, and 0 for an empty cell. Logit c of a cell
+    stands for digit c + 1.
     """
 
     @property
@@ -38,18 +50,13 @@ class SudokuGrids(ABC):
     def side(self) -> int:
         """Cells of a row, and the number of digits."""
 
-    def complete(self, config: LoopedTransformerConfig) -> LoopedTransformerConfig:
-        """Return the config for a board: one number per digit and one for empty in, a logit per digit out; full attention."""
-        return replace(
-            config,
-            inputs=config.inputs or self.side + 1,
-            outputs=config.outputs or self.side,
-            grid=config.grid or (self.side, self.side),
-            attention=config.attention or "full",
-        )
+    @property
+    def shape(self) -> TaskShape:
+        """A square board of cells with a one-hot input (the digits and empty) and one logit per digit."""
+        return TaskShape(inputs=self.side + 1, outputs=self.side, grid=(self.side, self.side))
 
     def inputs(self, problems: Int[Tensor, "batch cells"]) -> Float[Tensor, "batch cells features"]:
-        """Return the cells one-hot: number 0 says empty, number d the digit d."""
+        """Return the one-hot encoding of cells: index 0 for an empty cell, index d for digit d."""
         return F.one_hot(problems.long(), self.side + 1).float()
 
     def loss(
@@ -64,7 +71,7 @@ class SudokuGrids(ABC):
         problems: Int[Tensor, "batch cells"],
         answers: Int[Tensor, "batch cells"],
     ) -> Bool[Tensor, "batch cells"]:
-        """Return which cells are right; the givens count too."""
+        """Return which cells are right, givens included."""
         return logits.argmax(-1) + 1 == answers
 
     def other_rules(
@@ -73,5 +80,5 @@ class SudokuGrids(ABC):
         problems: Int[Tensor, "batch cells"],
         answers: Int[Tensor, "batch cells"],
     ) -> dict[str, Bool[Tensor, "batch"]]:
-        """Return nothing: a grid is right when all of it is, by one rule."""
+        """Return no rules: a grid is right only if all its cells are."""
         return {}

@@ -1,4 +1,4 @@
-"""Sudoku puzzles as arrays: read from files and checked by the rules, with what is left out counted by reason."""
+"""Sudoku puzzles as arrays, read from files and checked by the rules. Rejected lines are counted by reason."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ from loopscope.tasks.data.sources import open_text, write_text_file
 CELLS = 81
 DIGITS = 0b1111111110
 FORMAT = "sudoku 1"
-"""Changes with whatever changes the arrays: caches of other formats are read anew."""
+"""Version of the arrays in the cache. Increase it with any change to them, so that files are read again."""
 
 HEADERS = (("puzzle", "solution"), ("question", "answer"))
-"""The columns that a CSV must have: of this project's files, or of sudoku-extreme."""
+"""Columns that a CSV must have: those of this package's files, or those of sudoku-extreme."""
 
 ARRAYS = ("puzzles", "solutions", "guesses", "classes", "sources")
 """The fields of ``Puzzles`` with one row per puzzle."""
 
 PART = 100_000
-"""Lines that are held as text at once."""
+"""Number of lines that are held as text at a time."""
 
 
 @dataclass(frozen=True)
 class Puzzles:
-    """Puzzles that are known to be right, one row each, no two of them symmetric copies.
+    """Valid puzzles, one per row, without symmetric copies.
 
     Args:
-        puzzles: digits row by row, 0 where a cell is empty.
+        puzzles: digits in row-major order, 0 for an empty cell.
         solutions: the solved grids.
-        guesses: guesses of a fewest-candidates search until the solution is known to be the only one; 0 where singles
-            solve the puzzle.
-        classes: equal where two puzzles are symmetric copies of each other.
-        sources: the index into ``names`` of where a puzzle is from.
+        guesses: guesses that a fewest-candidates search needs to prove that the solution is unique; 0 if singles solve
+            the puzzle.
+        classes: symmetry class: equal for two puzzles that are symmetric copies of each other.
+        sources: index of the source of each puzzle in ``names``.
         names: names of the sources.
-        rejects: how many lines were left out, by reason.
+        rejects: number of rejected lines, by reason.
     """
 
     puzzles: Int8[np.ndarray, "n 81"]
@@ -61,16 +61,16 @@ class Puzzles:
 
     @property
     def givens(self) -> Int[np.ndarray, "n"]:
-        """How many cells of each puzzle are filled."""
+        """The number of filled cells of each puzzle."""
         return np.count_nonzero(self.puzzles, axis=1)
 
     def at(self, rows: np.ndarray) -> Puzzles:
-        """Return the puzzles of these rows, or those where a mask is true."""
+        """Return the puzzles at given rows or under a mask."""
         columns: dict[str, Any] = {column: getattr(self, column)[rows] for column in ARRAYS}
         return replace(self, **columns)
 
     def to_arrays(self) -> Arrays:
-        """Return arrays that ``from_arrays`` takes."""
+        """Return the puzzles as arrays for ``from_arrays``."""
         return {column: getattr(self, column) for column in ARRAYS} | {
             "names": np.array(self.names, dtype=np.str_),
             "reasons": np.array(list(self.rejects), dtype=np.str_),
@@ -79,14 +79,14 @@ class Puzzles:
 
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> Puzzles:
-        """Return the puzzles that ``to_arrays`` wrote down."""
+        """Return the puzzles from the arrays of ``to_arrays``."""
         columns: dict[str, Any] = {column: arrays[column] for column in ARRAYS}
         rejects = dict(zip(arrays["reasons"].tolist(), arrays["counts"].tolist(), strict=True))
         return cls(**columns, names=tuple(arrays["names"].tolist()), rejects=rejects)
 
 
 def cells(texts: Sequence[str]) -> tuple[Int8[np.ndarray, "n 81"], Bool[np.ndarray, "n"]]:
-    """Return grids from texts of 81 characters, 1-9 and 0 or . where empty, and which texts are such."""
+    """Parse texts of 81 characters (1-9, and 0 or . if empty). Return the grids, and which texts are valid."""
     right = np.array([len(text) == CELLS and text.isascii() for text in texts], dtype=bool)
     empty = "0" * CELLS
     joined = "".join(text if fine else empty for text, fine in zip(texts, right, strict=True))
@@ -113,7 +113,7 @@ def solved(grids: Int8[np.ndarray, "n 81"]) -> Bool[np.ndarray, "n"]:
 
 
 def breaches(puzzle: Int8[np.ndarray, "81"]) -> list[str]:
-    """Return what breaks the rules in a puzzle: each digit that a row, column or box holds twice, in words."""
+    """Describe each digit that a row, column or box of a puzzle holds more than once."""
     found = []
     for unit, digits in enumerate(units(puzzle[None])[0]):
         kind = ("row", "column", "box")[unit // 9]
@@ -127,10 +127,10 @@ def breaches(puzzle: Int8[np.ndarray, "81"]) -> list[str]:
 
 
 def _table(path: Path, rows: int) -> Iterator[dict[str, list[str]]]:
-    """Yield the columns of a file, some lines at a time; a cut line counts under the name ``cut``.
+    """Yield the columns of a file, some lines at a time. Truncated lines are under the name ``cut``.
 
     Raises:
-        LoopscopeError: it is neither a CSV with the columns of a header nor lines of 81 characters.
+        LoopscopeError: the file is neither a CSV with one of the ``HEADERS`` nor lines of 81 characters.
     """
     with open_text(path) as file:
         try:
@@ -150,7 +150,7 @@ def _table(path: Path, rows: int) -> Iterator[dict[str, list[str]]]:
                 )
             yield from _columns(islice(csv.reader(file), rows), header)
         except csv.Error as error:
-            raise LoopscopeError(f"{path} is no CSV: {error}; look at its quotes") from error
+            raise LoopscopeError(f"{path} is not a valid CSV: {error}; check its quotes") from error
 
 
 def _columns(lines: Iterator[Sequence[str]], header: Sequence[str]) -> Iterator[dict[str, list[str]]]:
@@ -161,7 +161,7 @@ def _columns(lines: Iterator[Sequence[str]], header: Sequence[str]) -> Iterator[
 
 
 def _numbers(texts: Sequence[str], base: int) -> tuple[np.ndarray, Bool[np.ndarray, "n"]]:
-    """Return non-negative whole numbers, and which texts are such; the others become 0."""
+    """Parse non-negative integers. Return the numbers, 0 for an invalid text, and which texts are valid."""
     pattern = re.compile("[0-9]{1,15}" if base == 10 else "[0-9a-fA-F]{1,16}")
     right = [pattern.fullmatch(text) is not None for text in texts]
     numbers = [int(text, base) if fine else 0 for text, fine in zip(texts, right, strict=True)]
@@ -170,7 +170,7 @@ def _numbers(texts: Sequence[str], base: int) -> tuple[np.ndarray, Bool[np.ndarr
 
 @dataclass
 class _Sieve:
-    """Rows that passed every check so far, and how many failed each; a row counts under the first it fails."""
+    """Rows that passed every check so far, and the number of rows that failed each. A row counts once."""
 
     kept: Bool[np.ndarray, "n"]
     rejects: Counter[str]
@@ -181,7 +181,7 @@ class _Sieve:
 
 
 def _read_part(columns: Mapping[str, list[str]], rejects: Counter[str]) -> Puzzles:
-    """Return the right puzzles of some lines, each line's source its own name; copies are still among them."""
+    """Return the valid puzzles of some lines, symmetric copies included."""
     rejects["line is cut"] += len(columns["cut"])
     puzzles, readable = cells(columns.get("puzzle", columns.get("question", [])))
     sieve = _Sieve(np.ones(len(puzzles), dtype=bool), rejects)
@@ -196,10 +196,10 @@ def _read_part(columns: Mapping[str, list[str]], rejects: Counter[str]) -> Puzzl
     guesses, classes = np.zeros(len(puzzles), dtype=np.int64), np.zeros(len(puzzles), dtype=np.uint64)
     if "guesses" in columns:
         guesses, readable = _numbers(columns["guesses"], 10)
-        sieve.keep(readable, "guesses is no number")
+        sieve.keep(readable, "guesses is not a number")
     if "iso_hash" in columns:
         classes, readable = _numbers(columns["iso_hash"], 16)
-        sieve.keep(readable, "iso_hash is no hexadecimal number")
+        sieve.keep(readable, "iso_hash is not a hexadecimal number")
     if stored is None or "guesses" not in columns:
         from loopscope.tasks.sudoku.rules import MOST_GUESSES, solve
 
@@ -219,7 +219,7 @@ def _read_part(columns: Mapping[str, list[str]], rejects: Counter[str]) -> Puzzl
 
 
 def joined(parts: Sequence[Puzzles]) -> Puzzles:
-    """Return puzzles after one another, with one list of sources; the first one's rejects."""
+    """Concatenate puzzles, with one list of sources and the rejects of the first part."""
     names = tuple(sorted({name for part in parts for name in part.names}))
     places = [np.array([names.index(name) for name in part.names], dtype=np.int64) for part in parts]
     sources = [place[part.sources] for place, part in zip(places, parts, strict=True)]
@@ -228,7 +228,7 @@ def joined(parts: Sequence[Puzzles]) -> Puzzles:
 
 
 def without_copies(puzzles: Puzzles) -> Puzzles:
-    """Return the first puzzle of every symmetry class, with the others counted among the rejects."""
+    """Return the first puzzle of every symmetry class. The others are counted among the rejects."""
     first = np.zeros(len(puzzles), dtype=bool)
     first[np.unique(puzzles.classes, return_index=True)[1]] = True
     repeated = len(puzzles) - len(np.unique(np.ascontiguousarray(puzzles.puzzles).view("S81")))
@@ -237,19 +237,19 @@ def without_copies(puzzles: Puzzles) -> Puzzles:
 
 
 def read_puzzles(path: Path, rows: int) -> Puzzles:
-    """Read a file's puzzles, from the cache where it was read before and has not changed since.
+    """Read the puzzles of a file, or take them from the cache if the file has not changed.
 
-    Formats: a CSV with the columns puzzle and solution, or question and answer (sudoku-extreme); or lines of 81
-    characters. The columns source, guesses and iso_hash are taken where a CSV has them; otherwise guesses are counted
-    and symmetric copies are found here, which solves every puzzle. Where guesses are given, that a solution is the only
-    one is taken on trust: ``proof`` proves it.
+    The file is a CSV with the columns puzzle and solution, or question and answer (sudoku-extreme), or it has lines of
+    81 characters. The columns source, guesses and iso_hash of a CSV are used if present. Otherwise every puzzle is
+    solved to count guesses and to find symmetric copies. If guesses are given, a solution is assumed to be unique;
+    ``proof`` checks it.
 
     Args:
         path: the file, plain or compressed (see ``open_text``).
-        rows: most lines to read, from its beginning.
+        rows: largest number of lines to read.
 
     Raises:
-        LoopscopeError: the file cannot be read, is of another format, or holds no puzzle that is right.
+        LoopscopeError: the file cannot be read, has another format, or holds no valid puzzle.
     """
 
     def make() -> Arrays:
@@ -267,10 +267,10 @@ def read_puzzles(path: Path, rows: int) -> Puzzles:
 
 
 def write_puzzles(path: Path, puzzles: Puzzles) -> None:
-    """Write puzzles as the CSV that ``read_puzzles`` reads, compressed where the path ends in .gz or .xz.
+    """Write puzzles as a CSV for ``read_puzzles``, compressed if the path ends in .gz or .xz.
 
     Raises:
-        LoopscopeError: the ending is another, or the file cannot be written.
+        LoopscopeError: the ending is not supported, or the file cannot be written.
     """
     columns = (puzzles.sources, puzzles.puzzles, puzzles.solutions, puzzles.guesses, puzzles.classes)
     lines = [
@@ -280,20 +280,42 @@ def write_puzzles(path: Path, puzzles: Puzzles) -> None:
     write_text_file(path, "source,puzzle,solution,guesses,iso_hash\n" + "".join(lines))
 
 
+def stored_puzzles(path: Path, rows: int) -> Puzzles:
+    """Read the valid puzzles of a file as they are stored, symmetric copies included, without the cache.
+
+    Args:
+        path: the file (see ``read_puzzles``).
+        rows: largest number of lines to read.
+    """
+    return joined([_read_part(columns, Counter()) for columns in _table(path, rows)])
+
+
 def proof(puzzles: Puzzles) -> dict[str, int]:
-    """Return what solving every puzzle finds against what is stored: how many fail, by reason; empty where none does."""
+    """Recompute stored values and count the puzzles that disagree, by reason. Empty if all agree.
+
+    Every puzzle is solved, its guesses are counted and its symmetry class is computed. Classes in this package's files
+    must be equal to the computed ones. Classes from another source need only be equal for symmetric copies and
+    different for all other pairs.
+
+    Args:
+        puzzles: puzzles as stored, symmetric copies included.
+    """
     from loopscope.tasks.sudoku.rules import solve, symmetry_classes
 
     found = solve(puzzles.puzzles)
+    unique = found.found == 1
     fails = Counter(
         {
-            "no proof of one solution": int((found.found != 1).sum()),
+            "no proof of one solution": int((~unique).sum()),
             "stored solution is another": int((found.solutions != puzzles.solutions).any(1).sum()),
-            "singles solve it, or do not, against the stored guesses": int(
-                ((found.guesses == 0) != (puzzles.guesses == 0)).sum()
-            ),
-            "undetected symmetric copy": len(puzzles)
-            - len(np.unique(symmetry_classes(puzzles.puzzles, puzzles.solutions))),
+            "stored guesses are others": int((unique & (found.guesses != puzzles.guesses)).sum()),
         }
     )
+    classes = symmetry_classes(puzzles.puzzles, puzzles.solutions)
+    if (classes == puzzles.classes).any():
+        fails["stored iso_hash is another"] = int((classes != puzzles.classes).sum())
+    else:
+        pairs = len(np.unique(np.stack([classes, puzzles.classes]), axis=1).T)
+        fails["symmetric copies of different iso_hash"] = pairs - len(np.unique(classes))
+        fails["the iso_hash of a puzzle that is not a copy"] = pairs - len(np.unique(puzzles.classes))
     return dict(+fails)

@@ -1,4 +1,4 @@
-"""The rules of sudoku: solving with guesses counted until uniqueness is proved, and telling symmetric copies.
+"""The rules of sudoku: solving, counting the guesses that prove uniqueness, and recognizing symmetric copies.
 
 A set of digits is a bit mask, digit d at bit d - 1. Importing this module loads numba.
 """
@@ -15,7 +15,7 @@ from loopscope.tasks.sudoku.kernels import kernel
 
 ALL = 511
 MOST_GUESSES = 2_000_000
-"""Guesses after which a search gives up: some seconds. The hardest puzzles known need some ten thousand."""
+"""Guesses after which a search gives up, a few seconds. The hardest known puzzles need about ten thousand."""
 
 UNDECIDED = -1
 
@@ -37,7 +37,7 @@ ORDERS = np.array([[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1,
 @kernel
 @no_type_check
 def place(grid, free, cell, digits):
-    """Write the one digit of ``digits`` into an empty cell; return whether the rules allow it there."""
+    """Write the single digit in ``digits`` into an empty cell. Return whether the rules allow it."""
     row, column, box = cell // 9, 9 + cell % 9, 18 + BOX[cell]
     if not free[row] & free[column] & free[box] & digits:
         return False
@@ -51,15 +51,14 @@ def place(grid, free, cell, digits):
 @kernel
 @no_type_check
 def fill_singles(grid, free):
-    """Fill naked and hidden singles until none is left; return the cell to guess at.
+    """Fill naked and hidden singles until none is left, and return the cell to guess at.
 
     Args:
-        grid: changed in place.
-        free: per unit the digits that it still lacks, changed in place.
+        grid: the grid; changed in place.
+        free: digits that each unit still lacks; changed in place.
 
     Returns:
-        the first of the empty cells with the fewest candidates; -1 where the grid is full, -2 where it contradicts
-        the rules.
+        The first empty cell with the fewest candidates; -1 if the grid is full, -2 if it contradicts the rules.
     """
     candidates = np.empty(81, dtype=np.int64)
     while True:
@@ -108,7 +107,7 @@ def fill_singles(grid, free):
 @kernel
 @no_type_check
 def set_up(puzzle, grid, free):
-    """Write a puzzle's givens into an empty grid; return whether they keep the rules."""
+    """Write the givens of a puzzle into an empty grid. Return whether they obey the rules."""
     grid[:] = 0
     free[:] = ALL
     for cell in range(81):  # noqa: SIM110 (compiled)
@@ -120,16 +119,16 @@ def set_up(puzzle, grid, free):
 @kernel
 @no_type_check
 def search(puzzle, solution, most_solutions, most_guesses):
-    """Search for a puzzle's solutions, each guess at the cell with the fewest candidates.
+    """Search for the solutions of a puzzle, guessing at the cell with the fewest candidates.
 
     Args:
-        puzzle: 81 digits, 0 where empty.
-        solution: the first solution is written here.
-        most_solutions: solutions after which to stop.
-        most_guesses: guesses after which to give up.
+        puzzle: 81 digits, 0 for an empty cell.
+        solution: array that receives the first solution.
+        most_solutions: number of solutions after which to stop.
+        most_guesses: number of guesses after which to give up.
 
     Returns:
-        solutions found (-1 where it gave up), and guesses made: every digit tried counts.
+        The number of solutions (-1 if the search gave up) and the number of guesses, one for each digit tried.
     """
     grids = np.zeros((82, 81), dtype=np.int8)
     frees = np.zeros((82, 27), dtype=np.int64)
@@ -176,12 +175,12 @@ def _search_all(puzzles, solutions, found, guesses, most_guesses):
 
 @dataclass(frozen=True)
 class Solved:
-    """What a search found for each puzzle.
+    """Result of a search, one row per puzzle.
 
     Args:
-        solutions: the first solution; zeros where there is none.
-        found: solutions: 0, 1, 2 for several, or -1 where the search gave up.
-        guesses: digits tried until that was known; with one solution, 0 says that singles solve the puzzle.
+        solutions: first solution; zeros if there is none.
+        found: number of solutions: 0, 1, 2 for several, or -1 if the search gave up.
+        guesses: number of digits tried. A puzzle with one solution and 0 guesses is solved by singles.
     """
 
     solutions: Int8[np.ndarray, "n 81"]
@@ -190,7 +189,7 @@ class Solved:
 
 
 def solve(puzzles: Int8[np.ndarray, "n 81"], most_guesses: int = MOST_GUESSES) -> Solved:
-    """Solve puzzles by singles and guesses, until each one's solution is known to be the only one."""
+    """Solve puzzles by singles and guesses, and decide whether each solution is unique."""
     solutions = np.zeros_like(puzzles)
     found, guesses = np.zeros((2, len(puzzles)), dtype=np.int64)
     _search_all(puzzles, solutions, found, guesses, most_guesses)
@@ -200,7 +199,7 @@ def solve(puzzles: Int8[np.ndarray, "n 81"], most_guesses: int = MOST_GUESSES) -
 @kernel
 @no_type_check
 def _smaller(ours, best, begin, end):
-    """Return the sign of ours compared with best over the cells from begin up to end."""
+    """Compare ours with best over the cells from begin up to end, and return the sign."""
     for i in range(begin, end):
         if ours[i] != best[i]:
             return -1 if ours[i] < best[i] else 1
@@ -210,10 +209,10 @@ def _smaller(ours, best, begin, end):
 @kernel
 @no_type_check
 def _order_six_columns(upper, lower, corner, turns, columns, label):
-    """Write the first six columns of an order, and their labels; the digits of the third stack are labelled 7.
+    """Write the first six columns of an order and their labels. The digits of the third stack are labelled 7.
 
-    Relabelling makes the first row 1-9. For the second row to be smallest it must begin with 4: the column with its
-    first digit comes fourth. What is left open in two stacks is the order of two columns each: the bits of ``turns``.
+    Relabelling makes the first row 1-9. The smallest second row begins with 4, so the column of its first digit comes
+    fourth. In each of the two stacks, the order of two columns remains free: the bits of ``turns`` choose it.
     """
     fourth = 0
     while upper[fourth] != lower[corner]:
@@ -243,7 +242,7 @@ def _too_large(lower, columns, label, best):
 @kernel
 @no_type_check
 def _order_rows(grid, first, second, column, label, rows):
-    """Write the order of rows that makes a grid smallest, given its first two: by the digits of the first column."""
+    """Write the order of rows that gives the smallest grid with these first two rows, sorting by the first column."""
     rows[0], rows[1], rows[2] = first, second, first // 3 * 9 + 3 - first - second
     for b in range(2):
         band = (first // 3 + 1 + b) % 3
@@ -262,10 +261,10 @@ def _order_rows(grid, first, second, column, label, rows):
 @kernel
 @no_type_check
 def canonical(puzzle, solution, best, best_puzzle):
-    """Write the form that all symmetric copies of a puzzle share, and no other puzzle.
+    """Write the canonical form of a puzzle, which it shares with its symmetric copies and with no other puzzle.
 
-    Of all forms of its solution the smallest, read row by row, and of the puzzles that go with it the smallest: a
-    symmetric grid has several ways to its smallest form, which may differ in the puzzle.
+    The canonical solution is the lexicographically smallest symmetric copy of the solution. Several symmetries may lead
+    to it if the solution is symmetric itself; the canonical puzzle is the smallest of their puzzles.
     """
     best[:] = 10
     best_puzzle[:] = 10
@@ -327,10 +326,10 @@ def _classes(puzzles, solutions, classes):
 
 
 def symmetry_classes(puzzles: Int8[np.ndarray, "n 81"], solutions: Int8[np.ndarray, "n 81"]) -> UInt64[np.ndarray, "n"]:
-    """Return numbers that are equal where puzzles are symmetric copies, with their only solutions given.
+    """Return a number per puzzle that is equal for symmetric copies, given the unique solutions.
 
-    They are hashes of 64 bits of an exact canonical form: among a million puzzles, two that are no copies share a
-    number with a probability of 3e-8.
+    The numbers are 64-bit hashes of an exact canonical form. The probability of a collision among a million puzzles is
+    3e-8.
     """
     classes = np.zeros(len(puzzles), dtype=np.uint64)
     _classes(puzzles, solutions, classes)
@@ -338,7 +337,7 @@ def symmetry_classes(puzzles: Int8[np.ndarray, "n 81"], solutions: Int8[np.ndarr
 
 
 def canonical_forms(puzzles: Int8[np.ndarray, "n 81"], solutions: Int8[np.ndarray, "n 81"]) -> Int8[np.ndarray, "n 81"]:
-    """Return the form of each puzzle that it shares with its symmetric copies and with no other puzzle."""
+    """Return the canonical form of each puzzle, equal for symmetric copies only."""
     forms = np.empty_like(puzzles)
     best = np.empty(81, dtype=np.int8)
     for puzzle, solution, form in zip(puzzles, solutions, forms, strict=True):

@@ -1,4 +1,4 @@
-"""Sudoku on small boards, made here from a seed: six by six and the like, learned in minutes of one core."""
+"""Sudoku on small boards, such as six by six, generated from a seed. A model learns it in minutes on one core."""
 
 from __future__ import annotations
 
@@ -19,68 +19,69 @@ from loopscope.tasks.task import Split
 
 HARDEST = "hardest"
 ROUND = 1000
-"""Fewest boards that are drawn at once: one round without a new board ends the search for more."""
+"""Smallest number of boards drawn per round. The search for distinct boards ends after a round without a new one."""
 
 
 @dataclass(frozen=True)
 class Board:
-    """The shape of a board; its cells are numbered row by row, and digit d of a cell is held as the bit ``1 << d - 1``.
+    """The shape of a board. Cells are numbered in row-major order, and digit d is stored as the bit ``1 << d - 1``.
 
     Args:
-        box: rows and columns of a box.
+        box: number of rows and columns of a box.
     """
 
     box: tuple[int, int]
 
     @property
     def side(self) -> int:
-        """Cells of a row, a column and a box, and the number of digits."""
+        """The number of cells in a row, column or box, and of digits."""
         return self.box[0] * self.box[1]
 
     @property
     def cells(self) -> int:
-        """Cells of the board."""
+        """The number of cells of the board."""
         return self.side**2
 
     @property
     def all_digits(self) -> int:
-        """Every digit's bit."""
+        """The bits of all digits."""
         return (1 << self.side) - 1
 
     @cached_property
     def sizes(self) -> Int[np.ndarray, "sets"]:
-        """The number of digits in each set of them."""
+        """The number of digits in each set of digits, indexed by its bits."""
         sizes: np.ndarray = (np.arange(1 << self.side)[:, None] >> np.arange(self.side) & 1).sum(axis=1)
         return sizes
 
     @cached_property
     def units_of(self) -> Int[np.ndarray, "3 cells"]:
-        """The row, the column and the box of each cell, as indices of ``units``."""
+        """The row, column and box of each cell, as indices into ``units``."""
         row, column = np.divmod(np.arange(self.cells), self.side)
         box = row // self.box[0] * self.box[0] + column // self.box[1]
         return np.stack([row, self.side + column, 2 * self.side + box])
 
     @cached_property
     def units(self) -> Int[np.ndarray, "units side"]:
-        """The cells of each row, then of each column, then of each box."""
+        """The cells of the rows, then of the columns, then of the boxes."""
         cells = self.units_of.argsort(axis=1, kind="stable")
         return cells.reshape(3 * self.side, self.side)
 
     def held(self, grids: Int16[np.ndarray, "n cells"]) -> Int16[np.ndarray, "n units"]:
-        """Return the digits that each unit holds."""
+        """Return the set of digits in each unit."""
         return np.bitwise_or.reduce(grids[:, self.units], axis=2)
 
     def candidates(self, grids: Int16[np.ndarray, "n cells"]) -> Int16[np.ndarray, "n cells"]:
-        """Return the digits that each empty cell's row, column and box all lack; none for a filled cell."""
+        """Return the digits that the row, column and box of each empty cell lack; none for a filled cell."""
         row, column, box = self.units_of
         held = self.held(grids)
         free = ~(held[:, row] | held[:, column] | held[:, box]) & self.all_digits
         return np.where(grids == 0, free, 0).astype(np.int16)
 
     def singles(self, candidates: Int16[np.ndarray, "n cells"]) -> Int16[np.ndarray, "n cells"]:
-        """Return the candidates that are a cell's only one, or have no other place in a row, column or box.
+        """Return the naked and hidden singles of each cell.
 
-        Two of them in one cell mean that the grid has no solution.
+        A naked single is the only candidate of a cell. A hidden single has no other place in a row, column or box. If a
+        cell has two, the grid has no solution.
         """
         in_units = candidates[:, self.units]
         once, again = np.zeros_like(in_units[..., 0]), np.zeros_like(in_units[..., 0])
@@ -96,8 +97,7 @@ class Board:
 def fill_singles(board: Board, grids: Int16[np.ndarray, "n cells"]) -> Int16[np.ndarray, "n cells"]:
     """Return the grids with naked and hidden singles filled in until there are none.
 
-    A grid that singles lead to a contradiction ends with an empty cell, with a unit that lacks a digit, or with two
-    digits in a cell.
+    After a contradiction, a grid ends with an empty cell, with a unit that lacks a digit, or with two digits in a cell.
     """
     grids = grids.copy()
     rows = np.arange(len(grids))
@@ -110,17 +110,17 @@ def fill_singles(board: Board, grids: Int16[np.ndarray, "n cells"]) -> Int16[np.
 
 
 def solved(board: Board, grids: Int16[np.ndarray, "n cells"]) -> Bool[np.ndarray, "n"]:
-    """Return which grids hold one digit in every cell, and every digit in every row, column and box."""
+    """Return which grids have one digit in every cell, and every digit in every row, column and box."""
     one_each = ((grids != 0) & (grids & (grids - 1) == 0)).all(axis=1)
     right: np.ndarray = one_each & (board.held(grids) == board.all_digits).all(axis=1)
     return right
 
 
 def random_boards(board: Board, count: int, draw: np.random.Generator) -> Int16[np.ndarray, "count cells"]:
-    """Return solved grids, each drawn apart from the others, though not quite uniformly.
+    """Draw solved grids independently of each other, though not quite uniformly.
 
-    A random candidate is tried at a cell of fewest candidates, singles are filled in, and so on until the grid is full; a
-    grid that goes wrong starts anew.
+    The cell with the fewest candidates gets a random one and singles are filled in, until the grid is full. After a
+    contradiction, a grid starts again.
     """
     boards = np.zeros((count, board.cells), dtype=np.int16)
     rows = np.arange(count)
@@ -134,7 +134,7 @@ def random_boards(board: Board, count: int, draw: np.random.Generator) -> Int16[
         np.put_along_axis(grids, cell, (1 << digit).astype(np.int16)[:, None], axis=1)
         grids = fill_singles(board, grids)
         done = solved(board, grids)
-        # An empty cell with no candidate, or nothing to try although it is not solved.
+        # A grid is stuck with an empty cell without candidates, or if it is full but not solved.
         stuck = ((grids == 0) & (board.candidates(grids) == 0)).any(axis=1) | ((grids != 0).all(axis=1) & ~done)
         grids[stuck] = 0
         boards[rows] = grids
@@ -143,14 +143,14 @@ def random_boards(board: Board, count: int, draw: np.random.Generator) -> Int16[
 
 
 def relabelled_by_first_row(board: Board, grids: Int16[np.ndarray, "n cells"]) -> Int8[np.ndarray, "n cells"]:
-    """Return the grids with their first row relabelled to rise from 0: equal where grids differ by a relabelling."""
+    """Relabel grids so that the first row is ascending from 0. Grids that differ by a relabelling become equal."""
     digits = to_digits(board, grids) - 1
     labels = digits[:, : board.side].argsort(axis=1).astype(np.int8)
     return np.take_along_axis(labels, digits.astype(np.int64), axis=1)
 
 
 def distinct_boards(board: Board, count: int, draw: np.random.Generator) -> Int16[np.ndarray, "n cells"]:
-    """Return ``count`` solved grids, no two of them the same but for a relabelling; fewer where no more are found."""
+    """Draw ``count`` solved grids that differ by more than a relabelling, or fewer if no more are found."""
     boards = np.empty((0, board.cells), dtype=np.int16)
     while len(boards) < count:
         drawn = random_boards(board, max(ROUND, count - len(boards)), draw)
@@ -165,13 +165,13 @@ def distinct_boards(board: Board, count: int, draw: np.random.Generator) -> Int1
 def emptied(
     board: Board, boards: Int16[np.ndarray, "n cells"], most: Int[np.ndarray, "n"], draw: np.random.Generator
 ) -> Int16[np.ndarray, "n cells"]:
-    """Return solved grids with cells emptied in random order, as long as naked and hidden singles solve them.
+    """Empty cells of solved grids in random order, as long as naked and hidden singles solve the puzzles.
 
     Args:
-        board: their shape.
+        board: shape of the grids.
         boards: solved grids.
-        most: most cells to empty of each grid; fewer are where singles allow no more.
-        draw: of the orders.
+        most: largest number of cells to empty in each grid. Fewer are emptied if singles do not allow more.
+        draw: generator of the random orders.
     """
     puzzles = boards.copy()
     order = draw.random(boards.shape).argsort(axis=1)
@@ -180,7 +180,7 @@ def emptied(
         rows = np.flatnonzero(empty < most)
         tried = puzzles[rows]
         tried[np.arange(len(rows)), cell[rows]] = 0
-        # Singles solve the puzzle with this cell filled, so they solve this one if they fill the cell.
+        # Singles solve the puzzle with this cell filled. So they also solve it without, if they fill the cell.
         filled = fill_singles(board, tried)[np.arange(len(rows)), cell[rows]]
         rows = rows[filled != 0]
         puzzles[rows, cell[rows]] = 0
@@ -189,7 +189,7 @@ def emptied(
 
 
 def to_digits(board: Board, grids: Int16[np.ndarray, "n cells"]) -> Int8[np.ndarray, "n cells"]:
-    """Return the grids' digits, 0 where a cell is empty."""
+    """Return the digits of grids, 0 for an empty cell."""
     digits = np.zeros(board.all_digits + 1, dtype=np.int8)
     digits[1 << np.arange(board.side)] = np.arange(1, board.side + 1)
     return digits[grids]
@@ -197,20 +197,27 @@ def to_digits(board: Board, grids: Int16[np.ndarray, "n cells"]) -> Int8[np.ndar
 
 @dataclass(frozen=True)
 class SmallSudoku(SudokuGrids):
-    """Sudoku on small boards: train on puzzles with few empty cells, test on those with as many as singles allow.
+    """Sudoku on small boards: train on puzzles with few empty cells, test on puzzles with up to as many as singles allow.
 
-    Problems and answers are grids row by row, digits from 1 and 0 where a cell is empty; logit c of a cell is for the
-    digit c + 1. Naked and hidden singles solve every puzzle, so it has one solution. No two splits hold a solved grid in
-    common, nor a relabelled one.
+    Problems and answers are grids in row-major order, with digits from 1, and 0 for an empty cell. Logit c of a cell
+    stands for digit c + 1. Naked and hidden singles solve every puzzle, so its solution is unique. Splits share no
+    solved grid, not even a relabelled one.
 
     Args:
         box: rows and columns of a box; [2, 3] makes boards of six by six, [2, 2] of four by four.
-        train_empty: most empty cells of a training puzzle; how many are aimed at is drawn anew for each, from 1 on.
-        test_empty: most empty cells of each evaluation split, drawn likewise from above those of the split before; the
-            first is the easy one. The number of all cells stands for as many as singles allow.
-        train_puzzles: puzzles to train on.
-        test_puzzles: puzzles of every evaluation split.
-        seed: seed of the puzzles, apart from the seed of training.
+        train_empty: largest number of empty cells in a training puzzle. The target of each puzzle is drawn from 1 to
+            this number.
+        test_empty: largest number of empty cells in each evaluation split; the first is the easy one. Targets are drawn
+            from above the previous split's number. The number of all cells means as many as singles allow.
+        train_puzzles: number of puzzles for training.
+        test_puzzles: number of puzzles in each evaluation split.
+        seed: seed of the puzzles, independent of the seed of training.
+
+    Example:
+        >>> import loopscope as ls
+        >>> task = ls.SmallSudoku(box=(2, 2), train_empty=4, test_empty=(4, 8), train_puzzles=8, test_puzzles=4)
+        >>> task.training_split().problems.shape, list(task.evaluation_splits())
+        (torch.Size([8, 16]), ['1-4 empty', '5-8 empty'])
     """
 
     box: tuple[int, int] = (2, 3)
@@ -240,20 +247,20 @@ class SmallSudoku(SudokuGrids):
 
     @property
     def board(self) -> Board:
-        """The shape of the boards."""
+        """The shape of the board."""
         return Board(self.box)
 
     @property
     def side(self) -> int:
-        """Cells of a row, and the number of digits."""
+        """The number of cells in a row, and of digits."""
         return self.board.side
 
     def training_split(self) -> Split:
-        """Return the puzzles to train on; the difficulty is the number of empty cells."""
-        return _make(self).training
+        """Return the puzzles for training. Their difficulty is the number of empty cells."""
+        return _make(self).require_training()
 
     def evaluation_splits(self) -> dict[str, Split]:
-        """Return the splits of ``test_empty``, named by their numbers of empty cells; hardest where singles set them."""
+        """Return the splits of ``test_empty``, named after their numbers of empty cells, or hardest if singles set it."""
         return _make(self).evaluation
 
     def augment(
@@ -276,7 +283,7 @@ def _make(task: SmallSudoku) -> Splits:
         aims[HARDEST if end == board.cells else f"{numbers} empty"] = (begin, end)
     wanted = task.train_puzzles + len(aims) * task.test_puzzles
     boards = distinct_boards(board, wanted, draw)
-    # Of small boards there are fewer than puzzles are wanted: each split then has its share, and uses it again and again.
+    # Small boards have fewer distinct grids than the puzzles requested. Each split then reuses the grids of its share.
     share = max(1, len(boards) * task.test_puzzles // wanted)
     own = dict(zip(aims, np.split(boards[: share * len(aims)], len(aims)), strict=True))
 

@@ -34,36 +34,42 @@ GENERATOR = Path(__file__).with_name("generator.py")
 PERCENTILE = 80
 CELLS = 81
 REVEALED_SHARE = 0.5
-"""The share of training puzzles in which cells are revealed, where any are."""
+"""Fraction of the training puzzles in which cells are revealed, if ``revealed`` is not 0."""
 
 
 @dataclass(frozen=True)
 class Sudoku(SudokuGrids):
     """The sudoku task: train on easy puzzles, test on hard ones.
 
-    Problems and answers are grids row by row, digits 1-9 and 0 where a cell is empty; logit c of a cell is for the
-    digit c + 1. No two puzzles of a data set are symmetric copies of each other, so neither are those of its splits.
+    Problems and answers are grids in row-major order, with digits 1-9, and 0 for an empty cell. Logit c of a cell stands
+    for digit c + 1. A data set has no two puzzles that are symmetric copies of each other, within or across splits.
 
     Args:
-        path: a file of puzzles or a folder that holds one; the folder of LOOPSCOPE_DATA if left out.
-        source: where the puzzles come from. auto: the file where there is one, else a download; file; download
-            (sudoku-extreme); generated: made here, the same for the same seed; shipped: a small generated set.
-        rows: most lines of a file that are read, from its beginning.
-        generated_puzzles: how many are made under source generated.
-        mixture: names of the sources to use, out of a file's column source; all if left empty.
-        division: what is easy. singles: what naked and hidden singles solve; percentile: fewer guesses than the 80th
-            percentile of the mixture, with no puzzle put apart by its givens (the paper's).
-        min_givens: under division singles, puzzles of fewer givens are never trained on, and evaluated apart.
-        guess_groups: under division singles, the fewest guesses of each group of harder puzzles.
-        train_puzzles: most puzzles to train on; all there are if left out.
-        validation_puzzles: easy puzzles to validate on, taken before those to train on.
-        test_puzzles: most puzzles of every harder group.
-        augmentation: what is changed at random in a training puzzle. none; digits: relabelled; symmetries: relabelled,
-            and rows, columns, bands and stacks exchanged and the board transposed.
-        revealed: up to so many empty cells are filled in from the answer, in half of the training puzzles at random, how
-            many drawn anew each time: rules are learned soonest where few cells are empty. A puzzle that singles solve
-            stays one. 0 leaves the puzzles as they are.
-        seed: seed of the splits, apart from the seed of training.
+        path: a file of puzzles, or a folder that holds one. By default the folder LOOPSCOPE_DATA.
+        source: where the puzzles come from. auto: a file if there is one, else a download; file; download
+            (sudoku-extreme); generated: made from the seed; shipped: a small generated set.
+        rows: largest number of lines to read from a file.
+        generated_puzzles: number of puzzles to make under source generated.
+        mixture: sources to use, by their names in the file's column source; all if empty.
+        division: which puzzles are easy. singles: those solved by naked and hidden singles; percentile: those with
+            fewer guesses than the 80th percentile of the mixture, whatever their givens (as in the paper).
+        min_givens: under division singles, puzzles with fewer givens are evaluated separately and never trained on.
+        guess_groups: under division singles, smallest number of guesses in each group of harder puzzles.
+        train_puzzles: largest number of puzzles for training; all if None.
+        validation_puzzles: number of easy puzzles for validation, chosen before those for training.
+        test_puzzles: largest number of puzzles in each harder group.
+        augmentation: random change of a training puzzle. none; digits: relabel the digits; symmetries: relabel, exchange
+            rows, columns, bands and stacks, and transpose.
+        revealed: largest number of empty cells that are filled in from the answer. This happens in a random half of the
+            training puzzles, with a new random number of cells each time, because rules are learned fastest when few
+            cells are empty. Puzzles that singles solve remain so. 0 turns it off.
+        seed: seed of the splits, independent of the seed of training.
+
+    Example:
+        >>> import loopscope as ls
+        >>> task = ls.Sudoku(source="shipped", augmentation="symmetries")
+        >>> task.shape
+        TaskShape(inputs=10, outputs=9, grid=(9, 9), attention='full', kernel_size=None)
     """
 
     path: str | None = None
@@ -106,23 +112,32 @@ class Sudoku(SudokuGrids):
 
     @property
     def side(self) -> int:
-        """Cells of a row, and the number of digits."""
+        """The number of cells in a row, and of digits."""
         return 9
 
     def training_split(self) -> Split:
-        """Return the puzzles to train on; the difficulty is the number of guesses.
+        """Return the puzzles for training. Their difficulty is the number of guesses.
 
         Raises:
             LoopscopeError: there are no data, they cannot be read, or a split would be empty.
         """
-        return self._splits().training
+        return self._splits().require_training()
 
     def evaluation_splits(self) -> dict[str, Split]:
-        """Return the easy validation split and the harder groups; see ``training_split``."""
+        """Return the easy validation split and the harder groups that are not empty.
+
+        Raises:
+            LoopscopeError: there are no data, or they cannot be read.
+        """
         return self._splits().evaluation
 
+    def splits(self) -> dict[str, Split]:
+        """Return all splits, with the training split first if there is one (see ``evaluation_splits``)."""
+        found = self._splits()
+        return ({} if found.training is None else {"training": found.training}) | found.evaluation
+
     def origin(self) -> Path | None:
-        """Return the file that the puzzles come from, downloaded if need be; None where they are made here."""
+        """Return the file of the puzzles, downloaded if necessary, or None if they are generated."""
         if self.source == "generated":
             return None
         return SHIPPED if self.source == "shipped" else data_file(self.source, self.path, FILES, EXTREME)
@@ -134,7 +149,7 @@ class Sudoku(SudokuGrids):
     def augment(
         self, problems: Int[Tensor, "batch 81"], answers: Int[Tensor, "batch 81"], generator: torch.Generator
     ) -> tuple[Int[Tensor, "batch 81"], Int[Tensor, "batch 81"]]:
-        """Return the batch with cells ``revealed``, after a random symmetry per puzzle of those of ``augmentation``."""
+        """Reveal cells of the puzzles of a batch, and apply a random symmetry to each as ``augmentation`` says."""
         if self.revealed:
             problems = reveal(problems, answers, self.revealed, generator)
         if self.augmentation == "none":
@@ -147,11 +162,11 @@ class Sudoku(SudokuGrids):
 def reveal(
     problems: Int[Tensor, "batch 81"], answers: Int[Tensor, "batch 81"], most: int, generator: torch.Generator
 ) -> Int[Tensor, "batch 81"]:
-    """Return the puzzles with 0 to ``most`` of their empty cells, at random, filled in; half of them as they are."""
+    """Fill in 0 to ``most`` random empty cells of the puzzles, and leave about half of the puzzles unchanged."""
     batch = len(problems)
     chosen = torch.rand(batch, generator=generator) < REVEALED_SHARE
     number = torch.randint(most + 1, (batch,), generator=generator) * chosen
-    # Each empty cell's place in a random order of the empty cells; givens come after all of them.
+    # The rank of each empty cell in a random order. Givens rank after all empty cells.
     order = torch.rand(problems.shape, generator=generator) + (problems != 0)
     place = order.argsort(1).argsort(1)
     return torch.where(place < number.unsqueeze(1), answers, problems)
@@ -166,10 +181,10 @@ def _split(puzzles: Puzzles) -> Split:
 
 
 def puzzles_of(task: Sudoku, origin: Path | None) -> Puzzles:
-    """Return all puzzles that a task reads from its ``origin`` or makes, whatever their split.
+    """Return all puzzles of a task, read from its ``origin`` or generated.
 
     Raises:
-        LoopscopeError: they cannot be read.
+        LoopscopeError: the puzzles cannot be read.
     """
 
     def make() -> Arrays:
@@ -180,34 +195,31 @@ def puzzles_of(task: Sudoku, origin: Path | None) -> Puzzles:
 
     if origin is not None:
         return read_puzzles(origin, task.rows)
-    # Made anew where the program that makes them has changed.
+    # The cache key includes the source file of the generator, so that a change to it makes the puzzles again.
     return Puzzles.from_arrays(cached(GENERATOR, f"{FORMAT}, {task.generated_puzzles} of seed {task.seed}", make))
 
 
 @lru_cache(maxsize=4)
 def _divide(task: Sudoku, origin: Path | None, modified: int) -> Splits:
-    """Return a task's splits; ``modified`` is the time of change of its file: one that has changed is read again."""
+    """Return the splits of a task. ``modified``, the modification time of the file, invalidates the cache of results."""
     puzzles = puzzles_of(task, origin)
     for name in task.mixture:
         check_choice("a source of mixture", name, puzzles.names)
     if task.mixture:
         puzzles = puzzles.at(np.isin(puzzles.sources, [puzzles.names.index(name) for name in task.mixture]))
-    # In an order that depends on the class alone, no file's order decides what is trained on.
+    # Sorting by class makes the splits independent of the order in the file.
     puzzles = puzzles.at(np.argsort(puzzles.classes))
     puzzles = puzzles.at(np.random.default_rng(task.seed).permutation(len(puzzles)))
     easy_name, easy, harder = _by_singles(task, puzzles) if task.division == "singles" else _by_percentile(puzzles)
     rows = np.flatnonzero(easy)
     validation, training = np.split(rows, [task.validation_puzzles])
-    if not len(training):
-        raise LoopscopeError(
-            f"{origin or 'what was generated'} holds {len(rows)} puzzles of the split {easy_name!r}: too few to validate on "
-            f"{task.validation_puzzles} and to train on others; lower validation_puzzles"
-        )
-    groups = {name: np.flatnonzero(group)[: task.test_puzzles] for name, group in harder.items() if group.any()}
+    groups = {easy_name: validation}
+    groups |= {name: np.flatnonzero(group)[: task.test_puzzles] for name, group in harder.items()}
     return Splits(
-        _split(puzzles.at(training[: task.train_puzzles])),
-        {easy_name: _split(puzzles.at(validation))}
-        | {name: _split(puzzles.at(group)) for name, group in groups.items()},
+        _split(puzzles.at(training[: task.train_puzzles])) if len(training) else None,
+        {name: _split(puzzles.at(group)) for name, group in groups.items() if len(group)},
+        f"{origin or 'what was generated'} holds {len(rows)} puzzles of the split {easy_name!r}: too few to validate on "
+        f"{task.validation_puzzles} and to train on others; lower validation_puzzles",
     )
 
 
@@ -228,7 +240,7 @@ def _by_singles(task: Sudoku, puzzles: Puzzles) -> tuple[str, np.ndarray, dict[s
 
 
 def _by_percentile(puzzles: Puzzles) -> tuple[str, np.ndarray, dict[str, np.ndarray]]:
-    """Return what ``_by_singles`` does, divided at the 80th percentile of guesses (paper, data)."""
+    """Divide the puzzles at the 80th percentile of guesses (paper, data); the result is like that of ``_by_singles``."""
     bound = int(np.percentile(puzzles.guesses, PERCENTILE, method="inverted_cdf"))
     easy = puzzles.guesses < bound
     return f"fewer than {bound} guesses", easy, {f"{bound}+ guesses": ~easy}

@@ -10,24 +10,25 @@ from torch import Tensor
 
 from loopscope.errors import LoopscopeError
 from loopscope.tasks.sudoku.puzzles import breaches, solved, units
+from loopscope.tasks.sudoku.solvability import has_solution
 from loopscope.tasks.text import Problem, colour
 
 FRAME = "+-------+-------+-------+"
 GIVEN = "bold white"
 
 
-class SudokuWords:
-    """A puzzle in 81 characters, 0 or . where a cell is empty; the answer in 81 digits."""
+class SudokuText:
+    """A puzzle of 81 characters, with 0 or . for an empty cell, and an answer of 81 digits."""
 
     example = "53..7....6..195....98....6.8...6...34..8.3..17...2...6.6....28....419..5....8..79"
 
     def read(self, text: str) -> Problem:
-        """Return the puzzle; white space and the lines of a drawn frame (|, -, +) are left out."""
+        """Parse a puzzle. White space and the lines of a drawn frame (|, -, +) are ignored."""
         cells = "".join(character for character in text if not character.isspace() and character not in "|-+")
         for place, character in enumerate(cells, 1):
             if character not in "0123456789.":
                 raise LoopscopeError(
-                    f"{character!r} at place {place} is no cell: expected 1-9, and 0 or . where it is empty"
+                    f"{character!r} at place {place} is not a cell: expected 1-9, or 0 or . if it is empty"
                 )
         if len(cells) != 81:
             raise LoopscopeError(f"{len(cells)} cells were given, expected 81: 9 rows of 9, such as {self.example}")
@@ -38,16 +39,16 @@ class SudokuWords:
         return Problem(cells.replace("0", "."), torch.from_numpy(grid))
 
     def line(self, problem: Problem, logits: Float[Tensor, "81 9"]) -> str:
-        """Return the grid's 81 digits."""
+        """Return the 81 digits of the grid."""
         return "".join(str(digit) for digit in self._grid(logits).tolist())
 
     def right(self, problem: Problem, logits: Float[Tensor, "81 9"]) -> bool:
-        """Return whether the grid keeps the rules and the givens: any such grid is a solution."""
+        """Return whether the grid obeys the rules and keeps the givens, which makes it a solution."""
         grid, given = self._grid(logits), problem.tokens.numpy()
         return bool(solved(grid[None])[0]) and bool((grid[given > 0] == given[given > 0]).all())
 
     def picture(self, problem: Problem, logits: Float[Tensor, "81 9"], since: Int[Tensor, "81"]) -> Text:
-        """Return the board: givens in bold, other digits coloured by when they settled, breaches of the rules on red."""
+        """Return the board, with givens in bold, other digits coloured by when they settled, and errors on red."""
         grid, given = self._grid(logits), problem.tokens.numpy()
         wrong = _clashes(grid) | ((given > 0) & (grid != given))
         text = Text()
@@ -67,7 +68,7 @@ class SudokuWords:
 
 
 def _clashes(grid: np.ndarray) -> np.ndarray:
-    """Return the cells whose digit stands a second time in their row, column or box."""
+    """Return the cells whose digit occurs again in their row, column or box."""
     places = units(np.arange(81, dtype=np.int8)[None])[0]
     digits = grid[places]
     twice = (digits[:, :, None] == digits[:, None, :]).sum(2) > 1
@@ -77,8 +78,6 @@ def _clashes(grid: np.ndarray) -> np.ndarray:
 
 
 def _refuse_unsolvable(grid: np.ndarray) -> None:
-    """Refuse a puzzle that no search can solve."""
-    from loopscope.tasks.sudoku.rules import solve
-
-    if solve(grid[None], most_guesses=200_000).found[0] == 0:
+    """Refuse a puzzle without a solution, as far as a short search can tell."""
+    if has_solution(grid) is False:
         raise LoopscopeError("the puzzle has no solution: a search over all grids finds none; check the givens")

@@ -1,0 +1,181 @@
+"""The analysis of a population: what its models did, and what was forecast of them."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from experiments.prediction.analysis.breakdowns import Group, breakdowns
+from experiments.prediction.analysis.collapse_times import CollapseTimes, collapse_times
+from experiments.prediction.analysis.configurations import (
+    ConfigurationRow,
+    ModelRow,
+    configuration_rows,
+    model_rows,
+)
+from experiments.prediction.analysis.costs import Cost, costs
+from experiments.prediction.analysis.fluctuations import Fluctuation, fluctuations
+from experiments.prediction.analysis.outcomes import Outcome, Sample, results_of
+from experiments.prediction.analysis.performance import (
+    Forecasts,
+    Performance,
+    Transfer,
+    calibration,
+    forecasts_of,
+    performances,
+    sample_of,
+    transfers,
+)
+from experiments.prediction.analysis.predictors import ALL_AXES, RESTARTS
+from experiments.prediction.analysis.recommendations import Recommendation, recommendations
+from experiments.prediction.analysis.single_signals import SingleSignal, single_signals
+from experiments.prediction.analysis.statistics import Bin
+from experiments.prediction.analysis.thresholds import ThresholdStudy, study_thresholds
+from experiments.prediction.analysis.unseen import Mistake, UnseenPerformance, mistakes, unseen_performances
+from experiments.prediction.analysis.verdicts import ALL_ITERATIONS, examinations, verdict_counts
+from experiments.prediction.population import Member
+from experiments.prediction.signals import AT_BUDGET, LEAP_KEPT, STATE_RADIUS
+
+FEATURED = (ALL_AXES, f"{RESTARTS}{AT_BUDGET}", LEAP_KEPT)
+"""The predictors that stand for the framework in figures and in the summary: all of it, its cheap part, and leaps."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One model in the figures: what was forecast of it and what it did.
+
+    Args:
+        run: name of the run.
+        task: the task.
+        outcome: the outcome.
+        forecasts: probability of retained accuracy by each predictor in ``FEATURED``, fitted on other configurations;
+            None if the model does not solve its task or there is no forecast.
+        retained: easy accuracy at the last iteration over its best.
+        hard: hard accuracy at the last iteration.
+        state_radius: spectral radius of W_state; None without recall.
+    """
+
+    run: str
+    task: str
+    outcome: Outcome
+    forecasts: dict[str, float | None]
+    retained: float | None
+    hard: float | None
+    state_radius: float | None
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What a population says.
+
+    Args:
+        models: number of looped models.
+        configurations: number of their configurations.
+        outcomes: number of looped models by task and outcome.
+        breakdowns: outcomes and mean accuracies by task and design choice.
+        performances: every predictor.
+        calibration: predicted against observed frequency, for each predictor in ``FEATURED``.
+        source: the task on which rules for other tasks are fitted.
+        transfers: every predictor on every other task.
+        collapse_times: predictions of the iteration of collapse.
+        verdicts: number of models by mode, verdict and outcome.
+        thresholds: what the models say about thresholds.
+        unseen: forecasts of unseen models, by all predictors that see as much as leaps.
+        mistakes: unseen models about which leaps were wrong.
+        costs: cost of forecasts by task.
+        single_signals: every measurement by itself.
+        fluctuations: models that retain their accuracy only at the last iteration.
+        configuration_rows: the paper's tables.
+        model_rows: the models of tasks whose models were trained with different numbers of iterations.
+        points: every model that was evaluated.
+        recommendations: design choices that retained their accuracy, by task.
+    """
+
+    models: int
+    configurations: int
+    outcomes: dict[str, dict[str, int]]
+    breakdowns: dict[str, dict[str, list[Group]]]
+    performances: list[Performance]
+    calibration: dict[str, list[Bin]]
+    source: str
+    transfers: list[Transfer]
+    collapse_times: CollapseTimes
+    verdicts: dict[str, dict[str, dict[str, int]]]
+    thresholds: ThresholdStudy
+    unseen: list[UnseenPerformance]
+    mistakes: list[Mistake]
+    costs: list[Cost]
+    single_signals: list[SingleSignal]
+    fluctuations: list[Fluctuation]
+    configuration_rows: list[ConfigurationRow]
+    model_rows: list[ModelRow]
+    points: list[Point]
+    recommendations: list[Recommendation]
+
+
+def analyse(members: Sequence[Member]) -> Analysis:
+    """Return what a population says about the framework's forecasts and those of rival signals.
+
+    Baselines of fixed depth appear only in the breakdowns and in the paper's tables.
+
+    Raises:
+        LoopscopeError: no model was both evaluated and examined, or scikit-learn is not installed.
+    """
+    everything, all_results = members, results_of(members)
+    members = [member for member in everything if member.looped]
+    results = results_of(members)
+    sample = sample_of(members, results)
+    forecasts = forecasts_of(sample)
+    source, transferred = transfers(sample, forecasts.values)
+    outcomes: dict[str, Counter[str]] = {}
+    for member, result in zip(members, results, strict=True):
+        outcomes.setdefault(member.task, Counter())[result.outcome.value] += 1
+    return Analysis(
+        models=len(members),
+        configurations=len({member.configuration for member in members}),
+        outcomes={task: dict(counts) for task, counts in outcomes.items()},
+        breakdowns=breakdowns(everything, all_results),
+        performances=performances(sample, forecasts),
+        calibration={name: calibration(sample, forecasts.probabilities[name]) for name in FEATURED},
+        source=source,
+        transfers=transferred,
+        collapse_times=collapse_times(sample, forecasts.values),
+        verdicts=verdict_counts(members, results),
+        thresholds=thresholds_of(sample),
+        unseen=unseen_performances(sample, forecasts.scores),
+        mistakes=mistakes(sample),
+        costs=costs(sample.members),
+        single_signals=single_signals(sample),
+        fluctuations=fluctuations(members, results),
+        configuration_rows=configuration_rows(everything, all_results),
+        model_rows=model_rows(members, results),
+        points=_points(sample, forecasts),
+        recommendations=recommendations(members),
+    )
+
+
+def thresholds_of(sample: Sample) -> ThresholdStudy:
+    """Return what models say about the thresholds of an examination over all iterations."""
+    modes = [examinations(member) for member in sample.members]
+    return study_thresholds(sample, {mode: [one[mode] for one in modes] for mode in modes[0]}, ALL_ITERATIONS)
+
+
+def _points(sample: Sample, forecasts: Forecasts) -> list[Point]:
+    def probability(name: str, place: int) -> float | None:
+        value = float(forecasts.probabilities[name][place])
+        return value if sample.results[place].solves and math.isfinite(value) else None
+
+    return [
+        Point(
+            member.run,
+            member.task,
+            result.outcome,
+            {name: probability(name, place) for name in FEATURED},
+            result.retained,
+            result.hard,
+            member.signal(STATE_RADIUS),
+        )
+        for place, (member, result) in enumerate(zip(sample.members, sample.results, strict=True))
+    ]

@@ -1,0 +1,40 @@
+"""Write what the package quotes about trained models, from a population's ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from experiments.prediction.analysis import thresholds_of
+from experiments.prediction.analysis.outcomes import results_of
+from experiments.prediction.analysis.performance import sample_of
+from experiments.prediction.analysis.unseen import forecast_record
+from experiments.prediction.population import Member
+from loopscope.evidence import Evidence, FittedThreshold, ForecastRecord
+from loopscope.files import write_json
+
+COMMAND = "python -m experiments.prediction evidence"
+DIGITS = 3
+"""Significant digits of a fitted threshold. More would pretend to a precision that it does not have."""
+
+
+def evidence_of(members: Sequence[Member]) -> Evidence:
+    """Return what a population says that the package quotes.
+
+    Raises:
+        LoopscopeError: no model was both evaluated and examined, or scikit-learn is not installed.
+    """
+    looped = [member for member in members if member.looped]
+    sample = sample_of(looped, results_of(looped))
+    thresholds, record = thresholds_of(sample), forecast_record(sample)
+    fitted = [
+        FittedThreshold(one.measure, float(f"{one.holds:.{DIGITS}g}"), float(f"{one.fails:.{DIGITS}g}"), one.origin)
+        for one in thresholds.accepted
+    ]
+    return Evidence(COMMAND, thresholds.population, fitted, ForecastRecord(record.right, record.models))
+
+
+def write_evidence(path: Path, evidence: Evidence) -> None:
+    """Write evidence as the package reads it."""
+    write_json(path, asdict(evidence))

@@ -1,0 +1,281 @@
+"""A population's analysis as tables, and its summary in a few lines."""
+
+from __future__ import annotations
+
+from itertools import accumulate
+
+from experiments.prediction.analysis import FEATURED, Analysis
+from experiments.prediction.analysis.collapse_times import ALL as ALL_TASKS
+from experiments.prediction.analysis.collapse_times import MEDIAN
+from experiments.prediction.analysis.predictors import ALL_AXES, ALL_RIVALS
+from experiments.prediction.analysis.recommendations import Counts, Recommendation
+from experiments.prediction.analysis.thresholds import PRIOR, RETAINING
+from experiments.prediction.analysis.unseen import ALL, UnseenPerformance
+from experiments.prediction.analysis.verdicts import ALL_ITERATIONS, LEAPS
+from experiments.prediction.report.estimates import interval, interval_of
+from experiments.prediction.report.outcome_tables import outcome_columns, outcome_tables
+from experiments.prediction.report.unseen_tables import right_of, unseen_tables
+from experiments.prediction.signals import AT_BUDGET, LEAP_COLLAPSE, LEAP_KEPT, LONG_RUN
+from loopscope.reports.kit.formats import DASH, number, percent
+from loopscope.reports.kit.sheet import Sheet
+from loopscope.stability.verdict import PRIORS, Threshold
+
+
+def main_results(analysis: Analysis) -> Sheet:
+    """Return the main results: answers that came true, ranking, the iteration of collapse, and the verdict."""
+    right = {one.name: one.right[ALL] for one in analysis.unseen if one.right is not None}
+    found = {one.name: one for one in analysis.performances}
+    leaps, axes, rivals = (found[name] for name in (LEAP_KEPT, ALL_AXES, ALL_RIVALS))
+    times = {one.name: one.error for one in analysis.collapse_times.predictions if one.among == ALL_TASKS}
+    score = next(one for one in reversed(analysis.thresholds.verdicts) if one.mode == ALL_ITERATIONS)
+    rows = [
+        ["unseen models: the answer of leaps came true", right_of(right.get(LEAP_KEPT))],
+        ["unseen models: the same rule on running on to 30 iterations", right_of(right.get(f"{LONG_RUN}{AT_BUDGET}"))],
+        ["unseen models: the same rule on running on to the end", right_of(right.get(LONG_RUN))],
+        ["unseen models: area of the accuracy kept after leaps", interval(leaps.area)],
+        [
+            f"unseen models: its lead over the best rival that sees as much ({leaps.rival or 'none'})",
+            DASH if leaps.lead is None else interval(leaps.lead),
+        ],
+        ["all models: area of all three axes, trained iterations", interval(axes.area)],
+        ["all models: area of all short rivals, trained iterations", interval(rivals.area)],
+        ["iteration of collapse: median error of leaps, octaves", interval(times[LEAP_COLLAPSE])],
+        [f"iteration of collapse: median error of the {MEDIAN}, octaves", interval(times[MEDIAN])],
+        [f"verdict, {score.mode}, thresholds {score.thresholds}: balanced accuracy", interval(score.balanced)],
+        ["the same verdict: decided, and right of these", f"{percent(score.decided)}%, {percent(score.right)}%"],
+    ]
+    return Sheet(
+        "Main results",
+        ["result", "value"],
+        rows,
+        "Among models that solve their task. Areas are under the ROC curve for retained accuracy, with 95% intervals over "
+        "configurations.",
+    )
+
+
+def _performances(analysis: Analysis) -> list[Sheet]:
+    rows = [
+        [
+            one.name,
+            str(one.area.models),
+            interval(one.area),
+            number(one.hard.value),
+            number(one.brier.value),
+            percent(one.share),
+        ]
+        for one in analysis.performances
+    ]
+    framework = [one for one in analysis.performances if one.kind == "framework"]
+    leads = [
+        [one.name, one.rival, interval(one.lead), str(one.lead.models)]
+        for one in framework
+        if one.rival is not None and one.lead is not None
+    ]
+    return [
+        Sheet(
+            "Forecasts from easy problems",
+            ["predictor", "models", "area", "rank correlation", "Brier score", "% of running on"],
+            rows,
+            "Predictors see the trained iterations; leaps and those that say so see 30. Area: under the ROC curve for "
+            "retained accuracy, among models that solve their task (for leaps, the unseen ones), with 95% intervals over "
+            "configurations. Several numbers are combined by a rule fitted on other configurations. Rank correlation: with "
+            "hard accuracy, over all models. Last column: share of the time of running on, median over models.",
+            [len(framework) - 1],
+        ),
+        Sheet(
+            "Lead over the best rival",
+            ["predictor", "best rival that sees as much", "lead", "models"],
+            leads,
+            "By how much the area is larger, on the same models and resamples. The rival is the best one on these models.",
+        ),
+    ]
+
+
+def _calibration(analysis: Analysis) -> Sheet:
+    rows = [
+        [
+            name,
+            f"{percent(one.low)} to {percent(one.high)}",
+            str(one.models),
+            percent(one.predicted),
+            percent(one.observed),
+        ]
+        for name, bins in analysis.calibration.items()
+        for one in bins
+    ]
+    return Sheet(
+        "Calibration",
+        ["predictor", "predicted %", "models", "mean predicted %", "observed %"],
+        rows,
+        "Probability of retained accuracy by a rule fitted on other configurations, and the fraction of these models that "
+        "did retain it, among models that solve their task.",
+        [last - 1 for last in accumulate(map(len, analysis.calibration.values()))],
+    )
+
+
+def _transfers(analysis: Analysis) -> Sheet:
+    tasks = list(dict.fromkeys(one.task for one in analysis.transfers))
+    outcomes = {
+        task: [one.outcome for one in analysis.points if one.task == task and one.outcome.solves] for task in tasks
+    }
+    found = {(one.name, one.task): interval_of(one.area, len(outcomes[one.task])) for one in analysis.transfers}
+    names = dict.fromkeys(one.name for one in analysis.transfers)
+    rows = [[name, *(found[name, task] for task in tasks)] for name in names]
+    retain = {task: sum(outcome.retains for outcome in own) for task, own in outcomes.items()}
+    heads = [f"{task} ({retain[task]} retain, {len(outcomes[task]) - retain[task]} do not)" for task in tasks]
+    return Sheet(
+        f"Transfer between tasks: rules fitted on {analysis.source}",
+        ["predictor", *heads],
+        rows,
+        "Area under the ROC curve for retained accuracy, with the number of models in brackets where it is not all of them.",
+    )
+
+
+def _collapse_times(analysis: Analysis) -> Sheet:
+    times = analysis.collapse_times
+    rows = [
+        [one.name, one.among, str(one.error.models), interval(one.error), interval(one.gain)]
+        for one in times.predictions
+    ]
+    caption = (
+        f"{times.later} models fall below half of their best after the trained iterations, {times.earlier} before. Error: "
+        f"median, in octaves. Gain: by how much the error is smaller than that of the {MEDIAN}, on the same models."
+    )
+    ends = [place for place, one in enumerate(times.predictions) if one.name == MEDIAN]
+    return Sheet(
+        "The iteration of collapse", ["predicted from", "among", "models", "error", "gain"], rows, caption, ends
+    )
+
+
+def _verdicts(analysis: Analysis) -> list[Sheet]:
+    return [
+        Sheet(
+            f"Outcomes by {'answer of leaps' if mode == LEAPS else f'verdict, {mode}'}",
+            ["answer" if mode == LEAPS else "verdict", *outcome_columns(counts.values())],
+            [
+                [verdict, *(str(own.get(outcome, 0)) for outcome in outcome_columns(counts.values()))]
+                for verdict, own in sorted(counts.items())
+            ],
+        )
+        for mode, counts in analysis.verdicts.items()
+    ]
+
+
+def _limits(threshold: Threshold | None) -> str:
+    return DASH if threshold is None else f"{threshold.holds:.3g} / {threshold.fails:.3g}"
+
+
+def _thresholds(analysis: Analysis) -> list[Sheet]:
+    """Return the thresholds number by number, and how often verdicts come true under priors and under fitted ones."""
+    found = analysis.thresholds
+    accuracies = [
+        [
+            one.measure,
+            interval(one.prior),
+            interval(one.held_out),
+            interval(one.gain),
+            "yes" if one.why_not is None else one.why_not,
+        ]
+        for one in found.numbers
+    ]
+    limits = [
+        [one.measure, _limits(PRIORS[one.measure]), _limits(one.fitted), *map(number, one.other_half)]
+        for one in found.numbers
+    ]
+    scores = [
+        [one.mode, configurations, one.thresholds, interval(one.balanced), percent(one.decided), percent(one.right)]
+        for configurations, group in (("all", found.verdicts), ("second half", found.other_half))
+        for one in group
+    ]
+    counts = [
+        Sheet(
+            f"Outcomes by verdict, {one.mode}, {one.thresholds}",
+            ["verdict", *outcome_columns(one.counts.values())],
+            [
+                [verdict, *(number(own.get(outcome, 0.0), 1) for outcome in outcome_columns(one.counts.values()))]
+                for verdict, own in one.counts.items()
+            ],
+            "Means over the divisions of the configurations.",
+        )
+        for one in found.verdicts
+        if one.mode == ALL_ITERATIONS and one.thresholds != PRIOR
+    ]
+    return [
+        Sheet(
+            "Thresholds fitted on some configurations and tested on others",
+            ["number", "prior", "fitted on others", "gain", "accepted, or why not"],
+            accuracies,
+            "Balanced accuracy for retained accuracy, among models that solve their task and have the number. An undecided "
+            "model counts half.",
+        ),
+        Sheet(
+            "Thresholds fitted on half of the configurations",
+            ["number", "prior: holds / fails", "fitted: holds / fails", "prior on the other half", "fitted there"],
+            limits,
+            "The last two columns are balanced accuracies. python -m experiments.prediction evidence writes the accepted "
+            f"thresholds where the package reads them, with the origin: half of {found.population}.",
+        ),
+        Sheet(
+            "How often the verdict comes true",
+            ["mode", "configurations", "thresholds", "balanced accuracy", "decided %", "right of these %"],
+            scores,
+            "Among models that solve their task. These verdicts say that accuracy is retained: "
+            f"{', '.join(one.value for one in RETAINING)}.",
+        ),
+        *counts,
+    ]
+
+
+def analysis_tables(analysis: Analysis) -> list[Sheet]:
+    """Return everything that an analysis found, as tables."""
+    return [
+        main_results(analysis),
+        *outcome_tables(analysis),
+        *unseen_tables(analysis),
+        *_performances(analysis),
+        _calibration(analysis),
+        *([_transfers(analysis)] if analysis.transfers else []),
+        _collapse_times(analysis),
+        *_verdicts(analysis),
+        *_thresholds(analysis),
+        *map(recommendation_table, analysis.recommendations),
+    ]
+
+
+def _right(one: UnseenPerformance) -> str:
+    counted = None if one.right is None else one.right[ALL]
+    return "" if counted is None or not counted.models else f"  {one.name}: {counted.right} of {counted.models}"
+
+
+def summary(analysis: Analysis) -> str:
+    """Return the main results in a few lines: how often answers came true, and the framework's lead over its rivals."""
+    right = [line for one in analysis.unseen if (line := _right(one))]
+    leads = [
+        f"  {one.name}: {interval(one.lead)}"
+        for one in analysis.performances
+        if one.lead is not None and one.name in FEATURED
+    ]
+    lines = [
+        *(["Answers that came true, for unseen models that solve their task:", *right] if right else []),
+        *(["Lead of the area under the ROC curve over the best rival that sees as much:", *leads] if leads else []),
+    ]
+    return "\n".join(lines) or "Too few models of either kind to compare the framework with its rivals."
+
+
+def _counts_row(one: Counts) -> list[str]:
+    counts = (one.models, one.solve, one.retain, one.extrapolate)
+    return [one.choice, *map(str, counts), percent(one.at_least), percent(one.hard)]
+
+
+def recommendation_table(found: Recommendation) -> Sheet:
+    """Return the recommendation for a task with the counts behind it."""
+    groups = {**{f"{name}: ": group for name, group in found.by_choice.items()}, "": found.pairs}
+    rows = [[f"{prefix}{row[0]}", *row[1:]] for prefix, group in groups.items() for row in map(_counts_row, group)]
+    return Sheet(
+        f"{found.task}: design choices that retained their accuracy",
+        ["choice", "models", "solve", "retain", "extrapolate", "retain, at least %", "hard %"],
+        rows,
+        f"{found.sentence} At least: lower end of the 95% interval of the fraction that solves the task and retains its "
+        "accuracy.",
+        [last - 1 for last in accumulate(map(len, groups.values()))],
+    )

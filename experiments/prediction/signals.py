@@ -1,0 +1,255 @@
+"""Signals: single numbers of a trained loop from which one can guess whether it will retain its accuracy.
+
+Each signal comes with the seconds that it takes, given the model and its inputs. Most signals are rivals of the framework:
+numbers that the field reads. All but one of them see no more than the trained number of iterations. The exception simply
+runs the same easy inputs for long. The other signals are the framework's own: residuals and restarts
+(`experiments.prediction.restarts`), and leaps (`experiments.prediction.leap_forecast`).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from experiments.prediction.leap_forecast import leap_forecast
+from experiments.prediction.restarts import after_random_start, after_swap, run_pass, slope, slowest_tokens
+from loopscope.contexts import device_of_loop, eval_mode, without_autocast
+from loopscope.errors import LoopscopeError, check_positive
+from loopscope.evaluation import EvaluationConfig, answers_right, evaluate_split
+from loopscope.fixed_points.residual import smallest_scale
+from loopscope.jacobian import random_vectors, step_jacobian
+from loopscope.loop import Loop, mask_of, readout
+from loopscope.models.recall import ExternalRecall, InternalRecall
+from loopscope.tasks import Split, Task, answers_of
+from loopscope.training.settings import RunSettings
+from loopscope.trees import Tree, flatten, norms, select
+
+POWER_STEPS = 20
+"""Number of products J v in the plain power iteration."""
+POWER_EXAMPLES = 8
+"""Largest number of examples that it is run for."""
+
+STATE_RADIUS = "spectral radius of W_state"
+WEIGHT_RATIO = "||W_state|| / ||W_input||"
+POWER_ITERATION = "real power iteration"
+LAST_RESIDUAL = "last residual"
+NORM_RATIO = "norm ratio"
+COSINE = "cosine of the last two"
+EASY_ACCURACY = "easy accuracy"
+SLOPE = "slope of the residual"
+SLOWEST_TOKENS = "residual of the slowest tokens"
+SWAP = "distance after a swap"
+SWAP_ANSWER = "answers kept after a swap"
+RANDOM = "distance after a random start"
+RANDOM_ANSWER = "answers kept after a random start"
+LEAP = "easy accuracy after leaps"
+LEAP_ANSWER = "answers kept after leaps"
+LEAP_KEPT = "accuracy kept after leaps"
+LEAP_COLLAPSE = "collapse after leaps"
+LEAP_KEEPS = "keeps its answers after leaps"
+LONG_RUN = "running on"
+OF_WEIGHTS = (STATE_RADIUS, WEIGHT_RATIO)
+"""Signals of the weights, which do not depend on the number of iterations."""
+OF_LEAPS = (LEAP, LEAP_ANSWER, LEAP_KEPT, LEAP_COLLAPSE, LEAP_KEEPS)
+"""Signals of leaps, which always take the same number of steps."""
+BUDGET = 30
+"""The most iterations that a forecast may see. Signals are measured here too if training used fewer iterations."""
+AT_BUDGET = f", {BUDGET} iterations"
+"""Ending of the names of signals that are measured there."""
+
+
+@dataclass(frozen=True)
+class Signal:
+    """The value of a signal and its cost.
+
+    Args:
+        value: None where the signal is not defined for the model, or is not finite.
+        seconds: time that it takes, including the iterations that it needs.
+    """
+
+    value: float | None
+    seconds: float
+
+
+def recall_weights(loop: Loop) -> tuple[Float[Tensor, "width width"], Float[Tensor, "width width"]] | None:
+    """Return W_state and W_input of a model with linear recall, or None for any other model."""
+    recall = getattr(loop, "recall", None)
+    if not isinstance(recall, ExternalRecall | InternalRecall):
+        return None
+    return recall.state.weight.detach(), recall.input.weight.detach()
+
+
+def matrix_radius(matrix: Float[Tensor, "width width"]) -> float:
+    """Return the spectral radius of a small matrix, from all of its eigenvalues."""
+    return float(np.abs(np.linalg.eigvals(matrix.double().cpu().numpy())).max())
+
+
+def power_iteration(
+    loop: Loop, state: Tree, recalled: Tree, steps: int = POWER_STEPS, seed: int = 0
+) -> Float[Tensor, "batch"]:
+    """Return |v^T J v| after ``steps`` products J v from a random v, per example, as the field computes it.
+
+    It converges to the spectral radius if one real eigenvalue dominates. If a complex pair dominates, as is usual, it is
+    too low and depends on ``steps``.
+    """
+    check_positive(steps=steps)
+    jacobian = step_jacobian(loop, state, recalled)
+    vector = random_vectors(jacobian.batch, jacobian.size, jacobian.point, torch.Generator().manual_seed(seed))
+    quotient = torch.zeros(jacobian.batch)
+    for _ in range(steps):
+        product = jacobian.jvp(vector)
+        quotient = (vector * product).sum(1).abs()
+        length = torch.linalg.vector_norm(product, dim=1, keepdim=True)
+        vector = product / length.clamp_min(torch.finfo(product.dtype).tiny)
+    return quotient
+
+
+def _signal(value: float | None, seconds: float) -> Signal:
+    known = value is not None and math.isfinite(value)
+    return Signal(value if known else None, round(seconds, 4))
+
+
+def _timed(work: Callable[[], float]) -> Signal:
+    began = time.perf_counter()
+    return _signal(work(), time.perf_counter() - began)
+
+
+def measure_signals(
+    loop: Loop, task: Task, split: Split, trained_iterations: int, iterations: int, seed: int = 0
+) -> dict[str, Signal]:
+    """Return every signal of a loop on some easy problems, by name.
+
+    Args:
+        loop: the loop. Its readout gives the task's logits.
+        task: gives the inputs and the rule for a right answer.
+        split: the problems, at least two.
+        trained_iterations: largest number of iterations in training, after which signals are measured.
+        iterations: number of iterations of the rival that runs on. Its value is the accuracy there over the best on the
+            way, or 0 if no answer is ever right.
+        seed: seed of the power iteration's start.
+    """
+    check_positive(trained_iterations=trained_iterations, iterations=iterations)
+    found, answers = _of_weights(loop), answers_of(task)
+    split = split.to(device_of_loop(loop, split.problems.device))
+    with eval_mode(loop), without_autocast():
+        began = time.perf_counter()
+        with torch.no_grad():
+            recalled = loop.encode(task.inputs(split.problems))
+        seen = run_pass(loop, recalled, trained_iterations, seed)
+        spent = time.perf_counter() - began
+        state, mask = seen.last, mask_of(loop, recalled)
+
+        def radius() -> float:
+            rows = slice(0, POWER_EXAMPLES)
+            return float(power_iteration(loop, select(state, rows), select(recalled, rows), seed=seed).median())
+
+        def norm_ratio() -> float:
+            smallest = smallest_scale(seen.start, mask)
+            return float((norms(state, mask) / torch.maximum(norms(seen.start, mask), smallest)).median())
+
+        def cosine() -> float:
+            before, last = (flatten(part, mask).double() for part in (seen.before, state))
+            return float(torch.cosine_similarity(before, last, dim=1).median())
+
+        for name, work in {
+            POWER_ITERATION: radius,
+            LAST_RESIDUAL: lambda: float(seen.residual[-1].median()),
+            NORM_RATIO: norm_ratio,
+            COSINE: cosine,
+            EASY_ACCURACY: lambda: _accuracy(loop, task, split, recalled, state),
+            SLOPE: lambda: float(slope(seen.residual).median()),
+            SLOWEST_TOKENS: lambda: float(slowest_tokens(loop, seen).median()),
+        }.items():
+            own = _timed(work)
+            found[name] = _signal(own.value, own.seconds + spent)
+        found.update(_after_leaps(loop, task, split, trained_iterations, seed))
+        for names, go in (
+            ((SWAP, SWAP_ANSWER), lambda: after_swap(loop, seen, trained_iterations, answers)),
+            ((RANDOM, RANDOM_ANSWER), lambda: after_random_start(loop, seen, trained_iterations, seed, answers)),
+        ):
+            began = time.perf_counter()
+            came = go()
+            took = spent + time.perf_counter() - began
+            values = (float(came.left.nanmedian()), float(came.same_answer.double().mean()))
+            found.update({name: _signal(value, took) for name, value in zip(names, values, strict=True)})
+        found[LONG_RUN] = _timed(lambda: _kept(loop, task, split, iterations))
+    return found
+
+
+def measure_further(loop: Loop, task: Task, split: Split, trained_iterations: int, seed: int = 0) -> dict[str, Signal]:
+    """Return the signals of states and answers after ``BUDGET`` iterations; none if training used as many.
+
+    Their names are those of `measure_signals` followed by ``AT_BUDGET``. Running on ends there too.
+    """
+    if trained_iterations >= BUDGET:
+        return {}
+    found = measure_signals(loop, task, split, BUDGET, BUDGET, seed)
+    return {f"{name}{AT_BUDGET}": signal for name, signal in found.items() if name not in (*OF_WEIGHTS, *OF_LEAPS)}
+
+
+def _accuracy(loop: Loop, task: Task, split: Split, recalled: Tree, state: Tree) -> float:
+    with torch.no_grad():
+        right = answers_right(
+            task, readout(loop, state, recalled), split.problems, split.answers, mask_of(loop, recalled)
+        )
+    return float(right.double().mean())
+
+
+def _after_leaps(loop: Loop, task: Task, split: Split, iterations: int, seed: int) -> dict[str, Signal]:
+    """Return the signals of leaps: accuracy far ahead, the fractions of accuracy and of answers that are kept until
+    there, the iteration at which half of the accuracy is lost, and the answer (1 if the loop keeps its answers, else 0).
+    """
+    found = leap_forecast(loop, task, split, iterations, seed)
+    values = {
+        LEAP: found.right[-1],
+        LEAP_KEPT: found.kept,
+        LEAP_ANSWER: found.same[-1],
+        LEAP_COLLAPSE: found.collapse,
+        LEAP_KEEPS: float(found.keeps),
+    }
+    return {name: _signal(value, found.seconds) for name, value in values.items()}
+
+
+def _of_weights(loop: Loop) -> dict[str, Signal]:
+    weights = recall_weights(loop)
+    if weights is None:
+        return {STATE_RADIUS: Signal(None, 0.0), WEIGHT_RATIO: Signal(None, 0.0)}
+    of_state, of_input = weights
+    return {
+        STATE_RADIUS: _timed(lambda: matrix_radius(of_state)),
+        WEIGHT_RATIO: _timed(lambda: float(of_state.norm() / of_input.norm())),
+    }
+
+
+def _kept(loop: Loop, task: Task, split: Split, iterations: int) -> float:
+    config = EvaluationConfig(iterations=iterations, examples=len(split), until_settled=True)
+    curve = evaluate_split(loop, task, split, config)
+    return curve.last / curve.best if curve.best > 0 else 0.0
+
+
+def forecast_split(settings: RunSettings, examples: int) -> Split:
+    """Return the easy problems that forecasts are made from: the last of the easy split, which evaluation does not use.
+
+    Args:
+        settings: settings of the run.
+        examples: number of problems.
+
+    Raises:
+        LoopscopeError: the easy split is too small for both.
+    """
+    name, split = next(iter(settings.data.evaluation_splits().items()))
+    evaluated = settings.evaluation.examples
+    if len(split) < evaluated + examples:
+        raise LoopscopeError(
+            f"the easy split ({name}) has {len(split)} problems, expected {evaluated} to evaluate on and {examples} others "
+            "to forecast from: lower evaluation.examples or examination.examples"
+        )
+    difficulty = None if split.difficulty is None else split.difficulty[-examples:]
+    return Split(split.problems[-examples:], split.answers[-examples:], difficulty)

@@ -1,0 +1,169 @@
+"""The calls that a model makes: finding a submodule or method by name, and taking calls over while the model runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch import nn
+from torch.overrides import TorchFunctionMode, _get_current_function_mode
+
+from loopscope.adapters.gradients import pass_through
+
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Callee:
+    """A submodule or a method of a model, by its name.
+
+    Attributes:
+        name: as it is reached from the model: "layers.2", "core.iterate_one_step".
+        owner: the object whose attribute is taken over.
+        attribute: its name: "forward" for a module.
+    """
+
+    name: str
+    owner: Any
+    attribute: str
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        """What is called."""
+        return getattr(self.owner, self.attribute)
+
+
+def modules_of(model: nn.Module) -> dict[str, Callee]:
+    """Return the submodules of a model, each once, by name; the model itself is named "forward"."""
+    named = {name or "forward": module for name, module in model.named_modules()}
+    return {name: Callee(name, module, "forward") for name, module in named.items()}
+
+
+def find(model: nn.Module, name: str) -> Callee | None:
+    """Return the submodule or method that a dotted name stands for, None where there is none.
+
+    A module that the model holds under several names is found under each, and called by the first.
+    """
+    owner, _, attribute = name.rpartition(".")
+    try:
+        holder = model.get_submodule(owner)
+        found = getattr(holder, attribute)
+    except AttributeError:
+        return None
+    if isinstance(found, nn.Module):
+        return next(callee for callee in modules_of(model).values() if callee.owner is found)
+    if attribute == "forward":
+        return next(callee for callee in modules_of(model).values() if callee.owner is holder)
+    return Callee(name, holder, attribute) if callable(found) else None
+
+
+def callee(model: nn.Module, name: str) -> Callee:
+    """Return the submodule or method of a name that `find` has given."""
+    if name == "forward":
+        return Callee(name, model, "forward")
+    owner, _, attribute = name.rpartition(".")
+    holder = model.get_submodule(owner)
+    held = getattr(holder, attribute)
+    return Callee(name, held, "forward") if isinstance(held, nn.Module) else Callee(name, holder, attribute)
+
+
+@contextmanager
+def replaced(callee: Callee, function: Callable[..., Any]) -> Iterator[None]:
+    """Have ``function`` called in a submodule's or a method's place."""
+    function.__wrapped__ = callee.function  # type: ignore[attr-defined]  # inspect.signature is to see the original's
+    attributes = callee.owner.__dict__
+    own = attributes.get(callee.attribute)
+    attributes[callee.attribute] = function
+    try:
+        yield
+    finally:
+        if own is None:
+            del attributes[callee.attribute]
+        else:
+            attributes[callee.attribute] = own
+
+
+def operation_name(function: Callable[..., Any]) -> str:
+    """Return the name of a function of PyTorch; of a property that is read, the property's."""
+    name = getattr(function, "__name__", "operation")
+    return getattr(getattr(function, "__self__", None), "__name__", name) if name == "__get__" else name
+
+
+class Handler:
+    """What is done about the calls that a model makes in its open frames; on its own, nothing."""
+
+    def call(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Answer the call of a submodule or method."""
+        return function(*args, **kwargs)
+
+    def operation(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Answer the call of a function of PyTorch that stands in an open frame."""
+        return function(*args, **kwargs)
+
+    def inside(self, function: Callable[..., Any]) -> None:
+        """Take notice of a function of PyTorch, called within a closed call or in an open frame."""
+
+
+class Watch(TorchFunctionMode):
+    """Hands the calls that a model makes in its open frames to a handler.
+
+    A frame is open if it is the code that repeats the iteration: the caller's own, and the forward of every module that
+    holds the named one. All other modules that it calls are closed: each is one call, and what goes on inside is
+    its own business.
+
+    Args:
+        callees: the submodules and methods whose calls are handed over.
+        handler: answers them.
+        whole: let derivatives through ``no_grad`` and ``detach``.
+        look_inside: tell the handler of functions within closed calls too.
+    """
+
+    def __init__(
+        self, callees: Mapping[str, Callee], handler: Handler, *, whole: bool, look_inside: bool = False
+    ) -> None:
+        super().__init__()
+        self.callees, self.handler = callees, handler
+        self.whole, self.look_inside = whole, look_inside
+        self.closed = False
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Hand an operation of an open frame over."""
+        if self.look_inside:
+            self.handler.inside(func)
+        performed = partial(pass_through, func) if self.whole else func
+        if self.closed:
+            return performed(*args, **(kwargs or {}))
+        return self.handler.operation(operation_name(func), performed, args, kwargs or {})
+
+    def _take_over(self, name: str, original: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        if self.closed:
+            return original(*args, **kwargs)
+        self.closed = True
+        try:
+            return self.handler.call(name, partial(self._make, original), args, kwargs)
+        finally:
+            self.closed = False
+
+    def _make(self, original: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Make a call; where nothing inside it concerns us, PyTorch need not ask us about its every operation."""
+        if self.whole or self.look_inside or _get_current_function_mode() is not self:
+            return original(*args, **kwargs)
+        self.__exit__(None, None, None)
+        try:
+            return original(*args, **kwargs)
+        finally:
+            self.__enter__()
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Take the calls over for a while."""
+        with ExitStack() as stack:
+            for name, callee in self.callees.items():
+                stack.enter_context(replaced(callee, partial(self._take_over, name, callee.function)))
+            stack.enter_context(self)
+            yield

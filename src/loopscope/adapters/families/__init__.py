@@ -1,0 +1,1 @@
+"""The families of looped models that are known, one file each."""

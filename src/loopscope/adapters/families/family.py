@@ -1,0 +1,65 @@
+"""A family of looped models: what `capture` must be told about them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from loopscope.trees import Tree
+
+EXAMPLES, TOKENS = 3, 8
+"""Size of the inputs on which an adapted model is proven where none are given."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """What is told to `capture` about the models of a family.
+
+    Attributes:
+        name: of the family.
+        classes: names of the classes that belong to it; their package is never imported.
+        at: the call that is one iteration, or ends one.
+        run: (model, inputs, iterations) -> logits, by the model's own forward.
+        example: inputs for a model of the family.
+        every: calls of ``at`` per iteration.
+        refusal: why a model of the family cannot be a loop; None where it can.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    at: Callable[[Any], str]
+    run: Callable[[Any, Tree, int], Any]
+    example: Callable[[Any], Tree]
+    every: Callable[[Any], int] = lambda model: 1
+    refusal: Callable[[Any], str | None] = lambda model: None
+
+    def has(self, model: nn.Module) -> bool:
+        """Return whether a model, or a class that it derives from, is of the family."""
+        return any(kind.__name__ in self.classes for kind in type(model).__mro__)
+
+
+@contextmanager
+def setting(holder: Any, name: str, value: Any) -> Iterator[None]:
+    """Give an attribute another value for a while."""
+    before = getattr(holder, name)
+    setattr(holder, name, value)
+    try:
+        yield
+    finally:
+        setattr(holder, name, before)
+
+
+def tokens(vocabulary: int, *, width: int = TOKENS) -> Tensor:
+    """Return a few rows of token ids, the same every time; 0, often padding, is none of them."""
+    return torch.randint(1, vocabulary, (EXAMPLES, width), generator=torch.Generator().manual_seed(0))
+
+
+def text(vocabulary: int) -> dict[str, Tensor]:
+    """Return a few rows of token ids with a mask."""
+    ids = tokens(vocabulary)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}

@@ -1,0 +1,27 @@
+"""Ouro (ByteDance): remote code; all layers, then the norm, and nothing is recalled."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from loopscope.adapters.families.family import Family, setting, text
+from loopscope.adapters.running import call
+from loopscope.trees import Tree
+
+COUNT = "total_ut_steps"
+"""What the number of iterations is called, in the decoder or in its config."""
+
+
+def _run(model: Any, inputs: Tree, iterations: int) -> Any:
+    decoder = getattr(model, "model", model)
+    with setting(decoder if hasattr(decoder, COUNT) else model.config, COUNT, iterations):
+        return call(model, inputs)
+
+
+FAMILY = Family(
+    name="Ouro",
+    classes=("OuroForCausalLM", "OuroModel"),
+    at=lambda model: "model.norm" if hasattr(model, "model") else "norm",
+    run=_run,
+    example=lambda model: text(model.config.vocab_size),
+)

@@ -1,0 +1,31 @@
+"""``TinyRecursiveModel`` of the package tiny-recursive-model: latents are refined several times, then the answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from loopscope.adapters.families.family import Family, setting, tokens
+from loopscope.trees import Tree
+
+PREDICTION = 2
+"""Where the prediction stands in what the model returns: (outputs, latents, prediction, halting probability)."""
+
+
+def _run(model: Any, inputs: Tree, iterations: int) -> Any:
+    with setting(model, "num_refinement_blocks", iterations):
+        return model(inputs, *model.get_initial())[PREDICTION]
+
+
+def _width(model: Any) -> int:
+    """Return how many tokens the network takes, where it takes a fixed number (an MLP mixer)."""
+    mixed = [module.in_channels for module in model.network.modules() if hasattr(module, "in_channels")]
+    return mixed[0] - len(model.register_tokens) if mixed else 8
+
+
+FAMILY = Family(
+    name="TinyRecursiveModel",
+    classes=("TinyRecursiveModel",),
+    at=lambda model: "refine_latent_then_output_once",
+    run=_run,
+    example=lambda model: tokens(model.input_embed.num_embeddings, width=_width(model)),
+)

@@ -1,0 +1,33 @@
+"""TRM as its authors published it: the same network refines the latent several times, then the answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from loopscope.adapters.families.family import EXAMPLES, Family, setting, tokens
+from loopscope.trees import Tree
+
+
+def run_cycles(model: Any, inputs: Tree, iterations: int) -> Any:
+    """Run the model's first segment with another number of H cycles; its carry is set anew there."""
+    with setting(model.inner.config, "H_cycles", iterations):
+        return model(model.initial_carry(inputs), inputs)[1]["logits"]
+
+
+def puzzles(model: Any) -> dict[str, torch.Tensor]:
+    """Return a few random puzzles."""
+    config = model.inner.config
+    identifiers = torch.arange(EXAMPLES) % config.num_puzzle_identifiers
+    return {"inputs": tokens(config.vocab_size, width=config.seq_len), "puzzle_identifiers": identifiers}
+
+
+FAMILY = Family(
+    name="TRM",
+    classes=("TinyRecursiveReasoningModel_ACTV1",),
+    at=lambda model: "inner.L_level",
+    run=run_cycles,
+    example=puzzles,
+    every=lambda model: model.inner.config.L_cycles + 1,
+)

@@ -1,0 +1,323 @@
+"""Proof that a loop is the model that it was made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from loopscope.adapters.padding import at_real_tokens, padded, padding_mask, shortened
+from loopscope.adapters.recording import seeded
+from loopscope.adapters.running import told_in_one_line
+from loopscope.errors import LoopscopeError
+from loopscope.jacobian import Jacobian, in_precision, random_vectors, step_jacobian
+from loopscope.loop import Loop, readout
+from loopscope.trees import HALF, Tree, batch_size, detached, flatten, select, tree_map
+
+PROVEN_ITERATIONS = (1, 2, 3, 5)
+"""Numbers of iterations for which a loop is compared with the model's own forward."""
+TOLERANCE = 1e-5
+"""Relative difference in float32 within which two outputs are the same."""
+SLACK = 50
+"""The same in units of rounding, for other precisions."""
+DERIVATIVE_TOLERANCE = 1e-3
+"""Relative difference within which a derivative is that of a finite change."""
+ALONE_TOLERANCE = 1e-4
+"""Kernels round differently for another batch size, and iterations carry that on."""
+LEAST_INFLUENCE = 0.1
+"""A readout is of the state if another example's state moves it by this share of the way to that example's answer."""
+HALF_DERIVATIVE_TOLERANCE = 0.1
+"""The same for a model that computes in half precision."""
+CHANGES, LARGE_CHANGES = (0.03, 0.01, 0.003, 0.001, 3e-4, 1e-4), (1.0, 0.5, 0.2, 0.1)
+"""Finite changes of a state relative to its norm; rounding spoils the small ones, curvature the large ones."""
+
+Own = Callable[[Tree, int], Tensor]
+"""The model's own forward: (inputs, iterations) -> logits."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that a loop must satisfy to be a model.
+
+    Attributes:
+        name: of the check.
+        claim: what is claimed.
+        error: by how much it is missed; None where it does not apply.
+        allowed: the largest error that passes.
+        remedy: what to do where it fails; where it does not apply, why.
+    """
+
+    name: str
+    claim: str
+    error: float | None
+    allowed: float
+    remedy: str
+
+    @property
+    def holds(self) -> bool:
+        """Whether the claim is true as far as it applies."""
+        return self.error is None or self.error <= self.allowed
+
+    def __str__(self) -> str:
+        if self.error is None:
+            return f"{self.name}: not applicable, {self.remedy}"
+        return f"{self.name}: {self.claim} (error {self.error:.1e}, allowed {self.allowed:.1e})"
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What was checked of a loop, and with which error.
+
+    Attributes:
+        checks: in the order in which they were made.
+
+    Example:
+        >>> proof = Proof((Check("forward", "start, 1 steps and read equal the model's own forward", 0.0, 1e-5, ""),))
+        >>> proof["forward"].holds
+        True
+        >>> print(proof)
+        forward: start, 1 steps and read equal the model's own forward (error 0.0e+00, allowed 1.0e-05)
+    """
+
+    checks: tuple[Check, ...]
+
+    def __getitem__(self, name: str) -> Check:
+        """Return the check of a name."""
+        return next(check for check in self.checks if check.name == name)
+
+    def __str__(self) -> str:
+        return "\n".join(str(check) for check in self.checks)
+
+
+def prove(loop: Loop, own: Own, inputs: Tree, iterations: Sequence[int] = PROVEN_ITERATIONS) -> Proof:
+    """Return the proof that a loop is a model, or refuse it.
+
+    Args:
+        loop: the loop; ``iterations_before`` (0 if it has none) says how many iterations of the model lie before its
+            first state.
+        own: the model's own forward, (inputs, iterations) -> logits.
+        inputs: a few examples, batch first; at least two for the checks that compare examples.
+        iterations: numbers of the model's iterations to compare.
+
+    Raises:
+        LoopscopeError: a check fails; the message says which, by how much, and what to do.
+
+    Example:
+        A loop written by hand for a model that iterates ``z -> tanh(A z + x)``, and forgets the input:
+
+        >>> import torch
+        >>> import loopscope as ls
+        >>> A = torch.tensor([[0.5, 0.2], [-0.3, 0.4]])
+        >>> def model(x, iterations):
+        ...     z = torch.zeros_like(x)
+        ...     for _ in range(iterations):
+        ...         z = torch.tanh(z @ A + x)
+        ...     return z
+        >>> inputs = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+        >>> right = ls.FunctionLoop(lambda x: x, torch.zeros_like, lambda z, x: torch.tanh(z @ A + x), lambda z: z)
+        >>> prove(right, model, inputs)["forward"].error
+        0.0
+        >>> wrong = ls.FunctionLoop(lambda x: x, torch.zeros_like, lambda z, x: torch.tanh(z @ A), lambda z: z)
+        >>> prove(wrong, model, inputs)
+        Traceback (most recent call last):
+            ...
+        loopscope.errors.LoopscopeError: the loop is not the model: expected that start, 1, 2, 3, 5 steps and read ...
+    """
+    checks = []
+    prover = _Prover(loop, own, inputs, iterations)
+    for make in (
+        prover.forward,
+        prover.memory,
+        prover.alone,
+        prover.derivative,
+        prover.padding,
+        prover.readout,
+    ):
+        with told_in_one_line(f"the loop is not the model: it does not run where its {make.__name__} is checked"):
+            check = make()
+        if not check.holds:
+            raise LoopscopeError(
+                f"the loop is not the model: expected that {check.claim}, but the error is {check.error:.1e} (allowed "
+                f"{check.allowed:.1e}); {check.remedy}"
+            )
+        checks.append(check)
+    return Proof(tuple(checks))
+
+
+class _Prover:
+    def __init__(self, loop: Loop, own: Own, inputs: Tree, iterations: Sequence[int]) -> None:
+        self.loop, self.own, self.inputs, self.iterations = loop, own, inputs, iterations
+        self.batch = batch_size(inputs)
+        self.before = getattr(loop, "iterations_before", 0)
+        # Not the inputs' own order: what was kept from making the loop would fit them alone.
+        self.turned = select(inputs, torch.arange(self.batch).flip(0))
+
+    def forward(self) -> Check:
+        errors, allowed = [0.0], TOLERANCE
+        for inputs in (self.inputs, self.turned, *shortened(self.inputs)):
+            for count in self.iterations:
+                with torch.no_grad():
+                    with seeded(inputs, 0):
+                        wanted = self.own(inputs, count)
+                    found = self._run(inputs, count)
+                errors.append(relative_gap(*at_real_tokens(found, wanted, padding_mask(inputs))))
+                allowed = tolerance_for([wanted])
+        return Check(
+            name="forward",
+            claim=f"start, {', '.join(str(n - self.before) for n in self.iterations)} steps and read equal the model's own forward",
+            error=max(errors),
+            allowed=allowed,
+            remedy="name another call (ls.find_loops lists them), or give every=, offset= or run=",
+        )
+
+    def memory(self) -> Check:
+        """Whether steps depend on what was computed between them."""
+        with torch.no_grad():
+            recalled, other = self.loop.encode(self.inputs), self.loop.encode(self.turned)
+            state, turned = self._started(recalled), self._started(other)
+            held = _versions(self.loop)
+            first = flatten(self.loop.step(state, recalled))
+            errors = [relative_gap(flatten(self.loop.step(state, recalled)), first)]
+            self.loop.step(self.loop.step(turned, other), other)
+            errors.append(relative_gap(flatten(self.loop.step(state, recalled)), first))
+            readout(self.loop, turned, other)
+            errors.append(relative_gap(flatten(self.loop.step(state, recalled)), first))
+        changed = held != _versions(self.loop)
+        return Check(
+            name="memory",
+            claim="a step depends on nothing that an earlier call has left",
+            error=1.0 if changed else max(errors),
+            allowed=0.0,
+            remedy="switch caches off, or make what the model keeps between calls a part of its arguments",
+        )
+
+    def derivative(self) -> Check:
+        loop, state, recalled = self._in_full_precision()
+        # Where a model computes in half precision whatever its weights are, differences are rounding for a good part.
+        coarse = getattr(loop, "in_half_precision", False) and loop is self.loop
+        jacobian = step_jacobian(loop, state, recalled)
+        vectors = random_vectors(jacobian.batch, jacobian.size, jacobian.point, torch.Generator().manual_seed(0))
+        found = jacobian.jvp(vectors) if jacobian.depends else torch.zeros_like(jacobian.value)
+        size = torch.linalg.vector_norm(jacobian.point, dim=1, keepdim=True)
+        size = torch.where(size > 0, size, 1.0)
+        errors = []
+        for change in LARGE_CHANGES if coarse else CHANGES:
+            finite = _difference(jacobian, change * size * vectors) / (2 * change * size)
+            errors.append([relative_gap(one, other) for one, other in zip(found, finite, strict=True)])
+        return Check(
+            name="derivative",
+            claim="J v by autograd equals a finite difference",
+            error=max(min(of_example) for of_example in zip(*errors, strict=True)),
+            allowed=HALF_DERIVATIVE_TOLERANCE if coarse else DERIVATIVE_TOLERANCE,
+            remedy="let derivatives through the whole step: it detaches, or runs in another precision, somewhere",
+        )
+
+    def alone(self) -> Check:
+        claim, remedy = (
+            "an example alone gives what it gives in the batch",
+            "what mixes examples, or is made for a whole batch, must be per example",
+        )
+        if self.batch < 2:
+            return Check("alone", claim, None, ALONE_TOLERANCE, "there is one example only")
+        with torch.no_grad():
+            recalled = self.loop.encode(self.inputs)
+            state = self._started(recalled)
+            together = readout(self.loop, self._stepped(state, recalled), recalled)
+            errors = []
+            for row in {0, self.batch - 1}:
+                rows = slice(row, row + 1)
+                for one in (self.loop.encode(select(self.inputs, rows)), select(recalled, rows)):
+                    logits = readout(self.loop, self._stepped(select(state, rows), one), one)
+                    errors.append(relative_gap(logits, together[rows]))
+        return Check("alone", claim, max(errors), max(ALONE_TOLERANCE, tolerance_for([together])), remedy)
+
+    def padding(self) -> Check:
+        claim, remedy = (
+            "padding does not matter to real tokens",
+            "pass the mask on to all that attends or mixes tokens (attention_mask among the inputs)",
+        )
+        if padding_mask(self.inputs) is None:
+            return Check("padding", claim, None, ALONE_TOLERANCE, "the inputs have no mask")
+        errors = [0.0]
+        with torch.no_grad():
+            for shorter in (self.inputs, *shortened(self.inputs)):
+                mask = padding_mask(shorter)
+                plain, longer = (self._logits(inputs) for inputs in (shorter, padded(shorter)))
+                errors.append(relative_gap(*at_real_tokens(longer[:, : plain.shape[1]], plain, mask)))
+        return Check("padding", claim, max(errors), max(ALONE_TOLERANCE, tolerance_for([plain])), remedy)
+
+    def readout(self) -> Check:
+        """Whether the readout is of the state, and not of the inputs."""
+        claim = f"another example's state moves the readout at least {LEAST_INFLUENCE:.0%} of the way to that example's answer"
+        remedy = "read must answer from the state it is given, not from the inputs"
+        with torch.no_grad():
+            recalled = self.loop.encode(self.inputs)
+            state = self._stepped(self._started(recalled), recalled)
+            own = readout(self.loop, state, recalled)
+            swapped = readout(self.loop, tree_map(lambda leaf: leaf.roll(1, 0), state), recalled)
+        distance = torch.linalg.vector_norm(own.roll(1, 0) - own)
+        if self.batch < 2 or not distance > 0:
+            return Check("readout", claim, None, 1 - LEAST_INFLUENCE, "no two examples have different answers")
+        influence = float(torch.linalg.vector_norm(swapped - own) / distance)
+        return Check("readout", claim, 1 - influence, 1 - LEAST_INFLUENCE, remedy)
+
+    # Parts
+
+    def _started(self, recalled: Tree) -> Tree:
+        with seeded(self.inputs, 0):
+            return self.loop.start(recalled)
+
+    def _stepped(self, state: Tree, recalled: Tree, steps: int = 2) -> Tree:
+        for _ in range(steps):
+            state = self.loop.step(state, recalled)
+        return state
+
+    def _run(self, inputs: Tree, count: int) -> Tensor:
+        recalled = self.loop.encode(inputs)
+        state = self._stepped(self._started(recalled), recalled, count - self.before)
+        return readout(self.loop, state, recalled)
+
+    def _logits(self, inputs: Tree) -> Tensor:
+        return self._run(inputs, 2 + self.before)
+
+    def _in_full_precision(self) -> tuple[Loop, Tree, Tree]:
+        """Return the loop and a state of it; a module in half precision is copied, for its differences are rounding."""
+        with torch.no_grad():
+            recalled = self.loop.encode(self.inputs)
+            state = self._stepped(self._started(recalled), recalled, 1)
+        state, recalled = detached(state), detached(recalled)
+        if not isinstance(self.loop, nn.Module) or not any(one.dtype in HALF for one in self.loop.parameters()):
+            return self.loop, state, recalled
+        return in_precision(self.loop, state, recalled, torch.float32)
+
+
+def _difference(jacobian: Jacobian, change: Tensor) -> Tensor:
+    with torch.no_grad():
+        ahead, behind = (jacobian.function(jacobian.point + sign * change, jacobian.context) for sign in (1, -1))
+    return ahead - behind
+
+
+def _versions(loop: Loop) -> list[int]:
+    """How often each parameter and buffer was written to."""
+    if not isinstance(loop, nn.Module):
+        return []
+    return [tensor._version for tensor in (*loop.parameters(), *loop.buffers()) if not tensor.is_inference()]
+
+
+def relative_gap(one: Tensor, other: Tensor) -> float:
+    """Return the norm of a difference relative to the second tensor; infinite where anything is not finite."""
+    if one.shape != other.shape:
+        return float("inf")
+    one, other = one.double(), other.double()
+    size = torch.linalg.vector_norm(other).clamp_min(torch.finfo(torch.float32).tiny)
+    found = float(torch.linalg.vector_norm(one - other) / size)
+    return found if found == found else float("inf")
+
+
+def tolerance_for(tensors: Sequence[Tensor]) -> float:
+    """Return the relative difference within which tensors of this precision are the same."""
+    return max(
+        TOLERANCE, SLACK * max(torch.finfo(tensor.dtype).eps for tensor in tensors if tensor.is_floating_point())
+    )

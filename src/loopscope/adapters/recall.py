@@ -1,0 +1,72 @@
+"""Sorting what a model computed before its loop: numbers that are recalled, what goes beside them, and mere forms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from loopscope.adapters.flow import Spot
+from loopscope.adapters.paths import Blank, Echo, tensors_by_path, with_leaves
+from loopscope.adapters.plan import Plan
+from loopscope.adapters.tape import Place
+from loopscope.trees import HALF, Tree
+
+
+class Sorted:
+    """What calls returned, sorted into numbers that count, what goes beside them, and the forms of the rest."""
+
+    def __init__(self, plan: Plan, batch: int) -> None:
+        self.plan, self.batch = plan, batch
+        # A call that is made on its own has what it needs among its arguments.
+        self.for_step = frozenset() if plan.direct else plan.for_step
+        self.needed = self.for_step | plan.for_start | plan.for_read
+        self.counted = self.for_step
+        self.numbers: dict[str, Tensor] = {}
+        self.aside: dict[str, Tensor] = {}
+
+    def count_what_the_step_takes(self, returned: Mapping[Place, Tree]) -> None:
+        """Count what the step takes as the recalled input; of a step that takes nothing, what it starts from."""
+        made = {place: tensors_by_path(tree) for place, tree in returned.items()}
+        if not self.numbers and not any(
+            any(self.plan.grows[Spot(place, path)]) and made[place][path].is_floating_point()
+            for place, path in self.for_step
+        ):
+            self.counted = self.plan.for_start
+
+    def returned(self, place: Place, tree: Tree) -> Tree:
+        """Sort what a call returned, and return its form."""
+        return with_leaves(
+            tree, {path: self._form(Spot(place, path), leaf) for path, leaf in tensors_by_path(tree).items()}
+        )
+
+    def _form(self, spot: Spot, leaf: Tensor) -> Tensor | Blank | Echo:
+        if spot in self.plan.echoes:
+            return Echo(self.plan.echoes[spot])
+        grows = self.plan.grows.get(spot, (False,) * leaf.ndim)
+        if spot in self.needed and not any(grows):
+            return leaf
+        if spot in self.needed:
+            self._keep(str(spot), leaf, grows, counts=spot in self.counted)
+        return Blank.of(leaf, grows, self.batch)
+
+    def arguments(self, tree: Tree) -> Tree:
+        """Sort the arguments of the call that is an iteration, and return their form."""
+        state = {spot.path for part in self.plan.state for spot in part.used}
+        forms = {}
+        for path, leaf in tensors_by_path(tree).items():
+            grows = self.plan.argument_grows.get(path, ())
+            if any(grows):
+                forms[path] = Blank.of(leaf, grows, self.batch)
+                if path not in state:
+                    self._keep(self.plan.ends.argument(path), leaf, grows, counts=True)
+        return with_leaves(tree, forms)
+
+    def _keep(self, name: str, leaf: Tensor, grows: tuple[bool, ...], *, counts: bool) -> None:
+        kept = in_single_precision(Blank.of(leaf, grows, self.batch).by_example(leaf, name))
+        (self.numbers if counts and leaf.is_floating_point() else self.aside)[name] = kept
+
+
+def in_single_precision(tensor: Tensor) -> Tensor:
+    """Return a tensor in at least single precision: norms and residuals in half precision would say little."""
+    return tensor.float() if tensor.dtype in HALF else tensor

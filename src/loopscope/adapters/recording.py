@@ -1,0 +1,87 @@
+"""Recording what a model does: which calls it repeats, and a tape of one run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from loopscope.adapters.calls import Watch, callee
+from loopscope.adapters.running import Run
+from loopscope.adapters.tape import Ends, Recorder, Tape
+from loopscope.contexts import random_state_kept
+from loopscope.trees import Tree, batch_size, device_of, join, select
+
+ITERATIONS = 4
+"""Iterations of a recorded run, where it can be told how many."""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One recorded run.
+
+    Attributes:
+        tape: what happened.
+        logits: what came out.
+        batch: examples.
+    """
+
+    tape: Tape
+    logits: Tensor
+    batch: int
+
+
+@dataclass(frozen=True)
+class Recordings:
+    """Runs that tell apart what grows with the batch and what is random.
+
+    Attributes:
+        main: on all inputs.
+        other_batch: on one example fewer; of a single one, on it twice.
+        other_seed: on all inputs, with other random numbers.
+    """
+
+    main: Recording
+    other_batch: Recording
+    other_seed: Recording
+
+
+@contextmanager
+def seeded(inputs: Tree, seed: int) -> Iterator[None]:
+    """Draw random numbers from a seed for a while, and leave PyTorch's own generators as they were."""
+    with random_state_kept(device_of(inputs)):
+        torch.manual_seed(seed)
+        yield
+
+
+def record(model: nn.Module, run: Run, inputs: Tree, ends: Ends, watched: tuple[str, ...], seed: int = 0) -> Recording:
+    """Run a model once and write down what its open frames do.
+
+    Args:
+        model: the model.
+        run: runs it.
+        inputs: its inputs.
+        ends: which calls end an iteration.
+        watched: the submodules and methods that are one event each.
+        seed: of its random numbers.
+    """
+    recorder = Recorder(ends)
+    callees = {name: callee(model, name) for name in watched}
+    watch = Watch(callees, recorder, whole=False, look_inside=True)
+    with seeded(inputs, seed), torch.no_grad(), watch.running():
+        logits = run(model, inputs, ITERATIONS)
+    return Recording(recorder.tape, logits, batch_size(inputs))
+
+
+def record_all(model: nn.Module, run: Run, inputs: Tree, ends: Ends, watched: tuple[str, ...]) -> Recordings:
+    """Record the three runs that a plan is made from."""
+    batch = batch_size(inputs)
+    others = select(inputs, slice(0, batch - 1)) if batch > 1 else join([inputs, inputs])
+    return Recordings(
+        main=record(model, run, inputs, ends, watched),
+        other_batch=record(model, run, others, ends, watched),
+        other_seed=record(model, run, inputs, ends, watched, seed=1),
+    )

@@ -1,0 +1,71 @@
+"""The families that are known, and `adapt`, which recognizes a model by its class."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from loopscope.adapters.capture import capture
+from loopscope.adapters.captured import CapturedLoop
+from loopscope.adapters.families import (
+    dory,
+    hrm,
+    hrm_pytorch,
+    hrm_text,
+    inkling2_loop,
+    open_mythos,
+    ouro,
+    parcae,
+    raven,
+    tiny_recursive_model,
+    trm,
+    x_transformers,
+)
+from loopscope.adapters.families.family import Family
+from loopscope.errors import LoopscopeError
+from loopscope.trees import Tree
+
+FAMILIES: tuple[Family, ...] = (
+    dory.FAMILY,
+    hrm.FAMILY,
+    hrm_pytorch.FAMILY,
+    hrm_text.FAMILY,
+    inkling2_loop.FAMILY,
+    open_mythos.FAMILY,
+    ouro.FAMILY,
+    parcae.FAMILY,
+    raven.FAMILY,
+    tiny_recursive_model.FAMILY,
+    trm.FAMILY,
+    x_transformers.FAMILY,
+)
+"""All that are known. A new one is one file with a ``FAMILY`` and one line here."""
+
+
+def adapt(model: nn.Module, inputs: Tree | None = None) -> CapturedLoop:
+    """Return a model of a known family as a loop, proven to be the model.
+
+    Args:
+        model: the model, in eval mode; it stays as it is.
+        inputs: a few examples to prove it on, as the loop's ``encode`` will take them; random ones if left out.
+
+    Raises:
+        LoopscopeError: no family is known for its class, the family cannot be a loop, or the proof fails.
+
+    Example:
+        >>> from torch import nn
+        >>> adapt(nn.Linear(2, 2))
+        Traceback (most recent call last):
+            ...
+        loopscope.errors.LoopscopeError: Linear is of no known family (Dory, ...): name the call that is one iteration ...
+    """
+    family = next((family for family in FAMILIES if family.has(model)), None)
+    if family is None:
+        raise LoopscopeError(
+            f"{type(model).__name__} is of no known family ({', '.join(family.name for family in FAMILIES)}): name the call that is "
+            "one iteration with ls.capture(model, at, inputs); ls.find_loops(model, inputs) lists the candidates"
+        )
+    reason = family.refusal(model)
+    if reason is not None:
+        raise LoopscopeError(f"{type(model).__name__} cannot be a loop: {reason}")
+    given = family.example(model) if inputs is None else inputs
+    return capture(model, family.at(model), given, family.run, every=family.every(model))

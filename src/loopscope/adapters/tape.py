@@ -1,0 +1,251 @@
+"""A tape: what a model's open frames did in one run, event by event, and which values went from event to event."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from loopscope.adapters.calls import Handler
+from loopscope.adapters.gradients import hides
+from loopscope.adapters.paths import Path, tensors_by_path, worded
+from loopscope.errors import LoopscopeError
+
+UNINITIALIZED = ("empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided")
+"""Functions that return memory as they find it."""
+
+
+class Place(NamedTuple):
+    """Which event it is.
+
+    Attributes:
+        stretch: of the run; stretch k ends with iteration k, counted from 0.
+        name: of what is called.
+        occurrence: how often that was called in the stretch before; of an operation, since the last call.
+        after: the last call before an operation, "" for a call. Code between calls may take other ways for other inputs
+            (masks are made only where there is padding): operations are counted from the nearest call.
+    """
+
+    stretch: int
+    name: str
+    occurrence: int
+    after: str = ""
+
+    def __str__(self) -> str:
+        return self.name if self.occurrence == 0 else f"{self.name} (call {self.occurrence + 1})"
+
+
+@dataclass(frozen=True)
+class Ends:
+    """Which calls end an iteration.
+
+    Attributes:
+        name: of the submodule or method.
+        every: calls of it per iteration.
+        offset: calls of it before the first iteration.
+        parameters: the names of its parameters, in order.
+    """
+
+    name: str
+    every: int = 1
+    offset: int = 0
+    parameters: tuple[str, ...] = ()
+
+    def iterations(self, calls: int) -> int:
+        """Return how many iterations have ended after so many calls."""
+        return max(0, calls - self.offset) // self.every
+
+    def argument(self, path: Path) -> str:
+        """Return what an argument is called, from its path in (args, kwargs)."""
+        positional, first, *rest = path
+        if positional == 0 and first < len(self.parameters):
+            first = self.parameters[first]
+        return worded((first, *rest))
+
+
+class Places:
+    """Says which event comes next."""
+
+    def __init__(self, ends: Ends) -> None:
+        self.ends = ends
+        self.stretch = self.calls = 0
+        self._after = ""
+        self._calls_seen: Counter[str] = Counter()
+        self._operations_seen: Counter[str] = Counter()
+
+    def of_call(self, name: str) -> Place:
+        """Return the place of a call that begins."""
+        place = Place(self.stretch, name, self._calls_seen[name])
+        self._calls_seen[name] += 1
+        self._after = str(place)
+        self._operations_seen.clear()
+        return place
+
+    def of_operation(self, name: str) -> Place:
+        """Return the place of an operation."""
+        place = Place(self.stretch, name, self._operations_seen[name], self._after)
+        self._operations_seen[name] += 1
+        return place
+
+    def returned(self, name: str) -> None:
+        """Take notice that a call has returned; the one that ends an iteration begins the next stretch."""
+        if name == self.ends.name:
+            self.calls += 1
+            if (done := self.ends.iterations(self.calls)) > self.stretch:
+                self.stretch = done
+                self._after = ""
+                self._calls_seen.clear()
+
+
+@dataclass(frozen=True, eq=False)
+class Event:
+    """A call that an open frame made, with the values that went in and came out.
+
+    Attributes:
+        place: which one it is.
+        is_call: whether a submodule or method was called, not a function of PyTorch.
+        inputs: number of the value at each path of (args, kwargs).
+        outputs: number of the value at each path of what was returned.
+        written: numbers of values that it wrote into tensors in place.
+        arguments: (args, kwargs) of the calls that end an iteration, else None.
+        returned: what a call returned.
+        index: its position among everything that was called.
+    """
+
+    place: Place
+    index: int
+    is_call: bool
+    inputs: Mapping[Path, int]
+    outputs: Mapping[Path, int]
+    written: tuple[int, ...]
+    arguments: Any = None
+    returned: Any = None
+
+    @property
+    def made(self) -> set[int]:
+        """The values that did not exist before."""
+        return set(self.outputs.values()).union(self.written) - set(self.inputs.values())
+
+
+@dataclass
+class Tape:
+    """The events of one run, in order.
+
+    Attributes:
+        ends: which calls end an iteration.
+        events: in order.
+        tensors: the tensor of each value.
+        stretches: iterations that ended.
+        calls: how often the named submodule or method was called.
+        names: of everything that was called and made tensors, in order.
+        hidden: whether something was hidden from autograd.
+        uninitialized: whether an open frame took memory as it found it; it was filled with NaN.
+    """
+
+    ends: Ends
+    events: list[Event] = field(default_factory=list)
+    tensors: list[Tensor] = field(default_factory=list)
+    stretches: int = 0
+    calls: int = 0
+    names: list[str] = field(default_factory=list)
+    hidden: bool = False
+    uninitialized: bool = False
+
+    def in_stretch(self, stretch: int) -> list[Event]:
+        """Return the events of one stretch."""
+        return [event for event in self.events if event.place.stretch == stretch]
+
+    def makers(self) -> dict[int, Event]:
+        """Return the event that made each value; inputs and parameters have none."""
+        return {value: event for event in self.events for value in event.made}
+
+    def behind(self, values: Iterable[int], until: Callable[[Event], bool] = lambda event: False) -> set[int]:
+        """Return the values that some values were made from, themselves included.
+
+        Args:
+            values: where to begin.
+            until: events that are not looked behind.
+        """
+        needed = set(values)
+        for event in reversed(self.events):
+            if event.made & needed and not until(event):
+                needed.update(event.inputs.values())
+        return needed
+
+
+def makes_tensors(operation: str, returned: Any) -> bool:
+    """Return whether an operation has returned tensors, or has written into one."""
+    parts = returned if isinstance(returned, (tuple, list)) else (returned,)
+    return operation == "__setitem__" or any(isinstance(part, Tensor) for part in parts)
+
+
+class Recorder(Handler):
+    """Writes a tape.
+
+    Args:
+        ends: which calls end an iteration.
+    """
+
+    def __init__(self, ends: Ends) -> None:
+        self.tape = Tape(ends)
+        self.places = Places(ends)
+        self._numbers: dict[int, tuple[int, int]] = {}
+
+    def call(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Write a call down; the one that ends an iteration begins the next stretch."""
+        returned = self._written_down(self.places.of_call(name), function, args, kwargs, is_call=True)
+        self.places.returned(name)
+        self.tape.calls, self.tape.stretches = self.places.calls, self.places.stretch
+        return returned
+
+    def operation(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Write an operation down."""
+        return self._written_down(self.places.of_operation(name), function, args, kwargs, is_call=False)
+
+    def inside(self, function: Callable[..., Any]) -> None:
+        """Notice what hides a part of an iteration from autograd."""
+        if self.tape.stretches > 0:
+            self.tape.hidden = self.tape.hidden or hides(function)
+
+    def value(self, tensor: Tensor) -> int:
+        """Return the number of a tensor's present value; one that was changed in place has a new one."""
+        if tensor.is_inference():
+            raise LoopscopeError(
+                "the model runs in torch.inference_mode, which no derivative passes: use torch.no_grad there, and make "
+                "inputs outside of it"
+            )
+        number, version = self._numbers.get(id(tensor), (-1, -1))
+        if number < 0 or version != tensor._version:
+            number = len(self.tape.tensors)
+            self.tape.tensors.append(tensor)
+            self._numbers[id(tensor)] = (number, tensor._version)
+        return number
+
+    def _written_down(
+        self,
+        place: Place,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        *,
+        is_call: bool,
+    ) -> Any:
+        given = tensors_by_path((args, dict(kwargs)))
+        inputs = {path: self.value(tensor) for path, tensor in given.items()}
+        returned = function(*args, **kwargs)
+        if place.name in UNINITIALIZED and returned.is_floating_point():
+            self.tape.uninitialized = True
+            returned.fill_(torch.nan)
+        if is_call or makes_tensors(place.name, returned):
+            self.tape.names.append(place.name)
+        index = len(self.tape.names) - 1
+        outputs = {path: self.value(tensor) for path, tensor in tensors_by_path(returned).items()}
+        written = {self.value(tensor) for tensor in given.values()} - set(inputs.values()) - set(outputs.values())
+        if outputs or written:
+            kept = ((args, dict(kwargs)), returned) if is_call else (None, None)
+            self.tape.events.append(Event(place, index, is_call, inputs, outputs, tuple(written), *kept))
+        return returned

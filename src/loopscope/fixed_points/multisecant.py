@@ -1,0 +1,186 @@
+"""What Anderson and Broyden share: both learn about J from the differences between past evaluations.
+
+With steps s_i = z_i+1 - z_i, changes of the residual y_i and of the value d_i = f(z_i+1) - f(z_i) = s_i + y_i, both move
+to
+
+    f(z) + sum_i w_i d_i,
+
+and differ in the small system that gives the weights w of an example, with g = f(z) - z (multisecant methods, Fang and
+Saad, 2009):
+
+- Anderson (type II): the least squares w = argmin ||g + sum_i w_i y_i||;
+- Broyden: (S^T D - U) (-w) = S^T g, with U the upper triangle of S^T S, its diagonal included, in order of time. This
+  is the compact form of the inverse updates that begin from J = 0 (Byrd, Nocedal and Schnabel, 1994, theorem 6.2).
+
+The products of differences are kept, so that an evaluation costs two passes over the memory for Anderson, four for
+Broyden. All examples of a batch have taken equally many steps, so that one slot serves all of them.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from loopscope.trees import binary_scale
+
+LOOPED_FROM = 1024
+"""On a CPU, products of vectors from this length on are computed one example after another: four times faster."""
+RUNAWAY = 10.0
+"""A cycle whose smallest residual is this many times the smallest of the solve shows that plain steps lead away."""
+SAFE_SCALES = (2.0**-20, 2.0**20)
+"""Residuals whose largest number lies between these can be squared in float32 down to its rounding."""
+
+
+def dots(basis: Float[Tensor, "batch m n"], vectors: Float[Tensor, "batch n"]) -> Float[Tensor, "batch m"]:
+    """Return the products of an example's ``basis`` vectors with its vector."""
+    if basis.is_cuda or basis.shape[2] < LOOPED_FROM:
+        return torch.bmm(basis, vectors.unsqueeze(2)).squeeze(2)
+    out = basis.new_empty(basis.shape[:2])
+    for own, vector, products in zip(basis, vectors, out, strict=True):
+        torch.mv(own, vector, out=products)
+    return out
+
+
+def combine(weights: Float[Tensor, "batch m"], basis: Float[Tensor, "batch m n"]) -> Float[Tensor, "batch n"]:
+    """Return each example's sum of weights times basis vectors."""
+    return torch.bmm(weights.unsqueeze(1), basis).squeeze(1)
+
+
+def move_up(stored: Tensor, rows: Int[Tensor, "kept"]) -> Tensor:
+    """Return ``stored[rows]``, rows ascending, in the same storage: fresh memory would cost more than the copy."""
+    for target, row in enumerate(rows.tolist()):
+        if target != row:
+            stored[target].copy_(stored[row])
+    return stored[: len(rows)]
+
+
+def _solved(matrix: Float[Tensor, "batch m m"], rhs: Float[Tensor, "batch m"]) -> Float[Tensor, "batch m"]:
+    """Solve small systems; return zero for a system that has no solution."""
+    found, failed = torch.linalg.solve_ex(matrix, rhs.unsqueeze(2))
+    found = found.squeeze(2)
+    usable = (failed == 0) & found.isfinite().all(1)
+    return torch.where(usable.unsqueeze(1), found, 0)
+
+
+class MultisecantMemory(ABC):
+    """The differences of a batch, and the safeguard that forgets them where they mislead.
+
+    An example whose residual exceeds ``growth`` times the smallest of its present cycle starts a new cycle: it goes to the
+    best value of the present one and forgets its differences.
+
+    The first cycle is free of this until the memory is full. On an affine loop the residual of an iterate may be up to
+    ||J|| times what the method has reduced it to, so that growth proves nothing there. A later cycle is as free where the
+    one before it ended far above the smallest residual of the solve: on such a loop plain steps, which a new cycle begins
+    with, lead away. Everywhere else growth ends a cycle at once. Where information travels through the tokens (J is far
+    from normal), weights from growing residuals would cost several times the evaluations.
+
+    Args:
+        like: states of the shape, precision and device to come.
+        slots: differences to remember.
+        regularization: see ``loopscope.fixed_points.anderson.Anderson``.
+    """
+
+    growth: float
+
+    def __init__(self, like: Float[Tensor, "batch n"], slots: int, regularization: float) -> None:
+        batch, size = like.shape
+        self.regularization = regularization
+        self.left = like.new_zeros(batch, slots, size)
+        self.values = like.new_zeros(batch, slots, size)
+        self.used = torch.zeros(batch, slots, dtype=torch.bool, device=like.device)
+        self.best = like.new_full((batch,), torch.inf)
+        self.best_value = like
+        self.smallest = like.new_full((batch,), torch.inf)
+        self.restarted = torch.zeros(batch, dtype=torch.bool, device=like.device)
+        self.free = torch.ones(batch, dtype=torch.bool, device=like.device)
+        self.recorded = torch.zeros(batch, dtype=torch.long, device=like.device)
+        self.unit: Tensor | None = None
+        self.last: tuple[Tensor, Tensor] | None = None
+        self.count = 0
+
+    def correction(
+        self, point: Float[Tensor, "batch n"], value: Float[Tensor, "batch n"]
+    ) -> Float[Tensor, "batch n"] | None:
+        """Return sum_i w_i d_i, or the way back to the best value of an example that starts a new cycle."""
+        if self.last is None:
+            self.unit = _unit(value - point)
+        if self.unit is not None:
+            point, value = point / self.unit, value / self.unit
+        residual = value - point
+        self._record(self.left_of(point, residual), value)
+        self._guard(residual, value)
+        if self.count == 0:
+            return None
+        correction = combine(self._weights(residual).to(value), self.values)
+        finite = torch.linalg.vector_norm(correction, dim=1).isfinite()
+        correction = torch.where(finite.unsqueeze(1), correction, 0)
+        correction = torch.where(self.restarted.unsqueeze(1), self.best_value - value, correction)
+        return correction if self.unit is None else correction * self.unit
+
+    def keep(self, rows: Int[Tensor, "kept"]) -> None:
+        """Forget all examples but those at ``rows``, which are in ascending order."""
+        self.left, self.values = move_up(self.left, rows), move_up(self.values, rows)
+        self.used, self.restarted = self.used[rows], self.restarted[rows]
+        self.free, self.recorded = self.free[rows], self.recorded[rows]
+        self.best, self.best_value, self.smallest = self.best[rows], self.best_value[rows], self.smallest[rows]
+        self.unit = None if self.unit is None else self.unit[rows]
+        if self.last is not None:
+            self.last = self.last[0][rows], self.last[1][rows]
+
+    def _record(self, left: Tensor, value: Tensor) -> None:
+        """Store the differences to the evaluation before."""
+        if self.last is not None:
+            slot = self.count % self.left.shape[1]
+            torch.sub(left, self.last[0], out=self.left[:, slot])
+            torch.sub(value, self.last[1], out=self.values[:, slot])
+            self.multiply(slot)
+            # The way back to the best value is not a step to learn from.
+            self.used[:, slot] = ~self.restarted
+            self.recorded = torch.where(self.restarted, 0, self.recorded + 1)
+            self.count += 1
+        self.last = left, value
+
+    def _guard(self, residual: Tensor, value: Tensor) -> None:
+        """Decide which examples start a new cycle, and whether growth may end it."""
+        size = torch.linalg.vector_norm(residual, dim=1)
+        better = size < self.best
+        self.best = torch.where(better, size, self.best)
+        self.best_value = torch.where(better.unsqueeze(1), value, self.best_value)
+        self.smallest = torch.minimum(self.smallest, size)
+        tolerated = self.free & (self.recorded < self.left.shape[1])
+        self.restarted = (size > self.growth * self.best) & ~tolerated
+        self.free = torch.where(self.restarted, self.best > RUNAWAY * self.smallest, self.free)
+        self.used &= ~self.restarted.unsqueeze(1)
+        self.best = self.best.masked_fill(self.restarted, torch.inf)
+
+    def _weights(self, residual: Tensor) -> Tensor:
+        """Solve the small system, each difference scaled to length one; slots that are not used get no weight."""
+        system, square = self.system()
+        used = self.used & (square > 0)
+        lengths = torch.where(used, square, 1).sqrt()
+        both = used.unsqueeze(1) & used.unsqueeze(2)
+        system = torch.where(both, system / (lengths.unsqueeze(1) * lengths.unsqueeze(2)), 0)
+        system = system + torch.diag_embed(~used + self.regularization)
+        return -_solved(system, torch.where(used, dots(self.left, residual) / lengths, 0)) / lengths
+
+    @abstractmethod
+    def left_of(self, point: Tensor, residual: Tensor) -> Tensor:
+        """Return the vectors whose differences are stored on the left of the system."""
+
+    @abstractmethod
+    def multiply(self, slot: int) -> None:
+        """Update the stored products of differences after a new one came into ``slot``."""
+
+    @abstractmethod
+    def system(self) -> tuple[Float[Tensor, "batch m m"], Float[Tensor, "batch m"]]:
+        """Return A of A (-w) = L^T g, L being the left vectors, and the squares of their lengths, in float64."""
+
+
+def _unit(residual: Tensor) -> Tensor | None:
+    """Return powers of two in whose units residuals can be squared; None where they can be as they are."""
+    unit = binary_scale(residual)
+    lowest, highest = SAFE_SCALES
+    return None if bool(((unit >= lowest) & (unit <= highest)).all()) else unit

@@ -1,0 +1,1 @@
+"""The parts of an examination: each function measures one and returns its result from ``stability.results``."""

@@ -1,0 +1,88 @@
+"""The examined inputs with their orbits: what every part of an examination starts from."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from loopscope.loop import Loop, mask_of
+from loopscope.stability.config import Budget, ExaminationConfig
+from loopscope.stability.distances import in_pairs
+from loopscope.stability.orbits.trace import Trajectory
+from loopscope.trees import Tree, select
+
+SPARE = 2.0
+"""Swapped and perturbed orbits may take this many times as long as the slowest of the inputs' own orbits."""
+ALWAYS = 50
+"""Iterations that a swapped or perturbed orbit may always take, within the budget."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The examined inputs with their orbits.
+
+    Args:
+        loop: the loop.
+        inputs: what ``loop.encode`` took.
+        recalled: what it returned.
+        start: the first states.
+        trajectory: the orbits from there.
+        config: options of the examination.
+        trained: most iterations in training, where known.
+    """
+
+    loop: Loop
+    inputs: Tree
+    recalled: Tree
+    start: Tree
+    trajectory: Trajectory
+    config: ExaminationConfig
+    trained: int | None
+
+    @property
+    def budget(self) -> Budget:
+        """What the effort spends."""
+        return self.config.budget
+
+    @property
+    def iterations(self) -> int:
+        """The budget of every orbit."""
+        return orbit_budget(self.config, self.trained)
+
+    @cached_property
+    def secondary_iterations(self) -> int:
+        """The budget of swapped and perturbed orbits."""
+        needed = self.trajectory.iterations_to_tolerance[self.trajectory.arrived]
+        slowest = float(needed.max()) if len(needed) else ALWAYS
+        return min(self.iterations, max(ALWAYS, math.ceil(SPARE * slowest)))
+
+    @cached_property
+    def near(self) -> Int[Tensor, "jacobians"]:
+        """The inputs whose Jacobian, basin and variance are measured."""
+        return self._order[: self.budget.jacobians]
+
+    @cached_property
+    def far(self) -> Int[Tensor, "swapped"]:
+        """The inputs that take part in swaps, counts and gradients."""
+        return self._order[: self.budget.swapped]
+
+    @cached_property
+    def _order(self) -> Int[Tensor, "batch"]:
+        """All inputs, those that arrived first: what is measured at a fixed point should be one."""
+        arrived = self.trajectory.arrived
+        first, others = (torch.nonzero(chosen).squeeze(1) for chosen in (arrived, ~arrived))
+        return torch.cat([in_pairs(first, self.recalled, mask_of(self.loop, self.recalled)), others])
+
+    def at(self, rows: Tensor) -> tuple[Tree, Tree]:
+        """Return the last states and the recalled inputs of some rows."""
+        return select(self.trajectory.state, rows), select(self.recalled, rows)
+
+
+def orbit_budget(config: ExaminationConfig, trained: int | None) -> int:
+    """Return the most iterations of any orbit: in prediction mode the trained number."""
+    return trained if config.prediction and trained else config.iterations

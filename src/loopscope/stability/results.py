@@ -1,0 +1,425 @@
+"""What each part of an examination found, as typed plain values that go to JSON and back.
+
+Lists have one entry per input, in the order of the examined inputs, or one per entry of ``rows`` where a part has ``rows``
+(positions among the examined inputs). None stands for what could not be computed or does not apply. Quantiles are taken
+over the inputs: 10%, 50%, 90%.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Literal
+
+Numbers = list[float | None]
+"""One number per input or per iteration; None where it is not known."""
+Effort = Literal["quick", "standard", "thorough"]
+
+
+def known(values: Sequence[float | None] | None) -> list[float]:
+    """Return the numbers that are known."""
+    return [value for value in values or [] if value is not None]
+
+
+def reached_by(iterations: Sequence[float | None], fraction: float) -> float | None:
+    """Return the iteration by which this fraction of the inputs is done, or None where fewer ever are.
+
+    Args:
+        iterations: when each input was done; None where it never was.
+        fraction: of the inputs, above 0.
+    """
+    done = sorted(known(iterations))
+    place = math.ceil(fraction * len(iterations)) - 1
+    return done[place] if 0 <= place < len(done) else None
+
+
+def middle(values: Sequence[float | None] | None) -> float | None:
+    """Return the median of the numbers that are known, or None where there is none."""
+    numbers = known(values)
+    return median(numbers) if numbers else None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What was examined, and how.
+
+    Args:
+        effort: quick, standard or thorough.
+        inputs: inputs whose orbits were followed.
+        given: inputs that ``examine`` was given.
+        swapped: inputs that took part in swaps, counts and gradients.
+        jacobians: inputs whose Jacobian and basin were measured.
+        iterations: budget of every orbit.
+        tolerance: relative residual within which a state may count as arrived.
+        prediction: whether this was prediction mode, in which no orbit goes beyond the trained number of iterations.
+        trained_iterations: most iterations in training, where known.
+        seed: of every random start and direction.
+        dtype: precision of the state, such as float32.
+        numbers_per_state: floating numbers in the state of one input.
+        accuracy: fraction of inputs that are right at the end; None without targets.
+    """
+
+    effort: Effort
+    inputs: int
+    given: int
+    swapped: int
+    jacobians: int
+    iterations: int
+    tolerance: float
+    prediction: bool
+    trained_iterations: int | None
+    seed: int
+    dtype: str
+    numbers_per_state: int
+    accuracy: float | None
+
+
+@dataclass(frozen=True)
+class Curves:
+    """What happens along the orbits: one entry per iteration, from the first on.
+
+    Args:
+        residual: relative residual of the state; three lists, one per quantile.
+        norm: norm of the state, in the state's units; likewise.
+        read_residual: relative residual of the readout; likewise.
+        prediction_changes: mean fraction of predictions that changed in this iteration.
+        accuracy: fraction of inputs that are right; None without targets.
+    """
+
+    residual: list[Numbers]
+    norm: list[Numbers]
+    read_residual: list[Numbers]
+    prediction_changes: Numbers
+    accuracy: Numbers | None
+
+
+@dataclass(frozen=True)
+class ReachabilityResult:
+    """Whether each input's orbit arrives at a fixed point, and what it does instead.
+
+    Args:
+        arrived: whether it arrived.
+        iterations_to_tolerance: iterations until the residual stays within the tolerance; None where it never does.
+        rate: factor by which the residual shrinks per iteration, over the last 8 iterations above rounding.
+        rate_error: half width of its 95% interval.
+        distance_left: residual / (1 - rate): the relative distance that remains to the fixed point.
+        norm: norm of the last state, in the state's units.
+        start_norm: norm of the first state.
+        labels: fixed point, cycle, drift, quasi-periodic, chaotic, diverging or undecided.
+        reasons: the evidence for each label, in words.
+        period: 1 for a fixed point, the period of a cycle, else 0.
+        lyapunov: largest Lyapunov exponent per iteration; measured only where nothing simpler was found.
+        lyapunov_error: half width of its 95% interval.
+        growth: growth of log norm per iteration, at the end.
+        left_at: the iteration at which an orbit left a fixed point that it had come near; 0 where it never did.
+        counts: inputs by label.
+        readout_broken_at: the first iteration at which a number of the readout turned NaN or infinite; 0 where none did.
+        answered: whether the readout gives an answer at the end, which it does not where it is NaN.
+    """
+
+    arrived: list[bool]
+    iterations_to_tolerance: Numbers
+    rate: Numbers
+    rate_error: Numbers
+    distance_left: Numbers
+    norm: Numbers
+    start_norm: Numbers
+    labels: list[str]
+    reasons: list[str]
+    period: list[int]
+    lyapunov: Numbers
+    lyapunov_error: Numbers
+    growth: Numbers
+    left_at: list[int]
+    counts: dict[str, int]
+    readout_broken_at: list[int] = field(default_factory=list)
+    answered: list[bool] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class AnswerResult:
+    """When answers became final: the iteration after which they never changed again, within the budget of the orbits.
+
+    Args:
+        final_at: per input; None where the answer still changed in the last iteration, or the readout gives none.
+        half: the iteration by which 50% of the answers are final; None where fewer are.
+        nine_tenths: the same for 90%.
+        all: the same for all answers.
+    """
+
+    final_at: Numbers
+    half: float | None
+    nine_tenths: float | None
+    all: float | None
+
+
+@dataclass(frozen=True)
+class SpectrumResult:
+    """Eigenvalues of the Jacobian at the last state of some inputs.
+
+    Args:
+        rows: which inputs.
+        eigenvalue: the eigenvalue of largest modulus, as [real, imaginary].
+        radius: its modulus, the spectral radius.
+        error: absolute error of the radius.
+        converged: whether that error is within 1% of the radius.
+        defective: whether the Jacobian is nearly defective there, so that its eigenvalues move easily.
+        at_fixed_point: whether the state had arrived. Elsewhere the radius says nothing about a fixed point.
+        rate: observed contraction per iteration (see ``ReachabilityResult``).
+        rate_error: half width of its 95% interval.
+        contradicted: whether the orbit contracts more slowly than this Jacobian allows.
+        others: further eigenvalues of the first row, as [real, imaginary]; empty with effort quick.
+        hidden: whether products with this Jacobian disagree with finite differences of the step: autograd does not see the
+            whole step.
+    """
+
+    rows: list[int]
+    eigenvalue: list[Numbers]
+    radius: Numbers
+    error: Numbers
+    converged: list[bool]
+    defective: list[bool]
+    at_fixed_point: list[bool]
+    rate: Numbers
+    rate_error: Numbers
+    contradicted: list[bool]
+    others: list[Numbers]
+    hidden: list[bool] = field(default_factory=list)
+
+    @property
+    def radius_at_fixed_point(self) -> Numbers:
+        """The spectral radius of each row; None where the state had not arrived."""
+        return [radius if fixed else None for radius, fixed in zip(self.radius, self.at_fixed_point, strict=True)]
+
+
+@dataclass(frozen=True)
+class Returns:
+    """How many starts of one kind lead back to the same fixed point.
+
+    Args:
+        returned: fraction that came back, among the starts whose end is known.
+        known: fraction of the starts whose end is known.
+    """
+
+    returned: float | None
+    known: float | None
+
+
+@dataclass(frozen=True)
+class BasinResult:
+    """How far from the fixed point an orbit may start and still return to it.
+
+    Args:
+        rows: which inputs.
+        radii: size of the perturbation, relative to the norm of the fixed point.
+        returned: fraction of the perturbed starts that came back, per radius.
+        known: fraction of the perturbed starts whose end is known, per radius.
+        random: the same from random states.
+        foreign: the same from the fixed points of other inputs.
+    """
+
+    rows: list[int]
+    radii: list[float]
+    returned: Numbers
+    known: Numbers
+    random: Returns
+    foreign: Returns
+
+
+@dataclass(frozen=True)
+class SwapResult:
+    """Where settled states go when something of another input is put in place of their own.
+
+    Args:
+        recall: pairs by outcome, with the state kept and another input recalled.
+        start: pairs by outcome, with the recalled input kept and started from another input's fixed point.
+        moved: fraction of the known pairs of ``recall`` that went to the other input's fixed point; None where most pairs
+            are unknown.
+        shared: fraction of the known pairs of ``recall`` whose fixed point serves both inputs; likewise.
+    """
+
+    recall: dict[str, int]
+    start: dict[str, int]
+    moved: float | None
+    shared: float | None
+
+
+@dataclass(frozen=True)
+class DistinctResult:
+    """How many distinct fixed points there are among the first N inputs that arrived, for every N.
+
+    Args:
+        own: from each input's own start.
+        common: from one start for all inputs.
+    """
+
+    own: list[int]
+    common: list[int]
+
+
+@dataclass(frozen=True)
+class VarianceResult:
+    """How much of the variance of fixed points lies between inputs, rather than between random starts of one input.
+
+    Args:
+        share: between / (between + within).
+        error: its standard error, by the jackknife over inputs.
+        between: variance between inputs.
+        within: variance over the starts of an input, averaged over inputs.
+        inputs: inputs that count.
+        arrived: fraction of all orbits that arrived.
+    """
+
+    share: float | None
+    error: float | None
+    between: float | None
+    within: float | None
+    inputs: int
+    arrived: float | None
+
+
+@dataclass(frozen=True)
+class SensitivityResult:
+    """How the fixed point moves with the input, and with the start, along one random direction.
+
+    Args:
+        path: what the derivative is taken in: the inputs, through encode, or the recalled input.
+        gain: change of the fixed point over the change of the input, per row of the spectrum.
+        relative: the same, with both changes relative to their size.
+        disagreement: relative distance to a finite change of the input.
+        start_gain: change of the end over the change of the start.
+    """
+
+    path: str
+    gain: Numbers
+    relative: Numbers
+    disagreement: Numbers
+    start_gain: Numbers
+
+
+@dataclass(frozen=True)
+class InputDependenceResult:
+    """Whether the fixed point is this input's own.
+
+    Args:
+        swaps: the swap test.
+        distinct: distinct fixed points.
+        variance: share of the variance between inputs (not with effort quick).
+        sensitivity: local derivatives (not with effort quick).
+    """
+
+    swaps: SwapResult | None = None
+    distinct: DistinctResult | None = None
+    variance: VarianceResult | None = None
+    sensitivity: SensitivityResult | None = None
+
+
+@dataclass(frozen=True)
+class GradientResult:
+    """How a gradient changes on its way back through the iterations, by real backpropagation.
+
+    Args:
+        rows: which inputs.
+        norms: norm of the gradient after its way through k iterations, k = 1, 2, ...: three quantiles for each k.
+        growth: factor per iteration, per row.
+        agreement: log of the growth less log of the spectral radius, per row of the spectrum; None away from fixed points.
+        labels: inputs by vanishing, steady, exploding or unknown.
+    """
+
+    rows: list[int]
+    norms: list[Numbers]
+    growth: Numbers
+    agreement: Numbers
+    labels: dict[str, int]
+
+
+@dataclass(frozen=True)
+class LipschitzResult:
+    """The largest singular value of the derivative of the fixed point in the input, per row of ``GeometryResult``.
+
+    Args:
+        value: a lower bound; the value where converged.
+        error: absolute.
+        converged: whether the error is within the tolerance of the effort.
+        relative: relative change of the fixed point for a relative change of the input.
+        path: what the derivative is taken in: the inputs, through encode, or the recalled input.
+    """
+
+    value: Numbers
+    error: Numbers
+    converged: list[bool]
+    relative: Numbers
+    path: str
+
+
+@dataclass(frozen=True)
+class ResolventResult:
+    """The largest singular value of (I - J)^-1, per row of ``GeometryResult``.
+
+    Args:
+        value: a lower bound; the value where converged.
+        error: absolute.
+        converged: whether the error is within the tolerance of the effort.
+    """
+
+    value: Numbers
+    error: Numbers
+    converged: list[bool]
+
+
+@dataclass(frozen=True)
+class TransientResult:
+    """How much k iterations can stretch a small error: the norms of powers of J.
+
+    Args:
+        powers: k.
+        norms: lower bounds on the norm of J to the power k: a list per power, one entry per row of ``GeometryResult``.
+    """
+
+    powers: list[int]
+    norms: list[Numbers]
+
+
+@dataclass(frozen=True)
+class GeometryResult:
+    """Whether the fixed point is smooth, and whether gradients pass.
+
+    Args:
+        rows: the inputs that had arrived, at whose fixed points ``lipschitz``, ``resolvent`` and ``transient`` are taken.
+        gradients: gradients through the iterations.
+        radial_gain: fraction of the radial direction that passes an iteration, per row of the spectrum.
+        lipschitz: how far a change of the input moves the fixed point.
+        resolvent: how much implicit gradients are amplified (not with effort quick).
+        transient: how much errors grow before they shrink (not with effort quick).
+        input_is_discrete: whether there is no derivative in the input, and so no Lipschitz constant: the loop recalls token
+            ids, say. The axis is then judged without it.
+    """
+
+    rows: list[int] = field(default_factory=list)
+    gradients: GradientResult | None = None
+    radial_gain: Numbers | None = None
+    lipschitz: LipschitzResult | None = None
+    resolvent: ResolventResult | None = None
+    transient: TransientResult | None = None
+    input_is_discrete: bool = False
+
+
+@dataclass(frozen=True)
+class PortraitResult:
+    """One input's orbit in the plane that shows most of it, and a second orbit of the same input from a random start.
+
+    Args:
+        row: which input: the first that arrived, or the first of all.
+        path: [x, y] per iteration, the start first.
+        foreign: the same, from a random start.
+        explained: share of the variance along each of the two directions.
+        fixed_point: where the first orbit arrived, or None.
+    """
+
+    row: int
+    path: list[Numbers]
+    foreign: list[Numbers]
+    explained: Numbers
+    fixed_point: Numbers | None

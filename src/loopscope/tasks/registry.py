@@ -1,0 +1,107 @@
+"""The registry of tasks by name. A new task is registered here and nowhere else."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
+from loopscope.errors import LoopscopeError, check_choice
+from loopscope.tasks.chess.task import Chess
+from loopscope.tasks.data.report import Reporter
+from loopscope.tasks.prefix_sums.task import PrefixSums
+from loopscope.tasks.sudoku.small import SmallSudoku
+from loopscope.tasks.sudoku.task import Sudoku
+from loopscope.tasks.text import TextFormat
+
+AnyTask = PrefixSums | SmallSudoku | Sudoku | Chess
+
+
+@dataclass(frozen=True)
+class Registration:
+    """A task with its text format and report, which are imported on first use because they may need extra packages.
+
+    Args:
+        task: class of the task, whose ``name`` commands and configs use.
+        text: "module:name" of the class that reads problems and shows answers; None if problems cannot be typed in.
+        report: "module:name" of the function behind ``loopscope data``; None if the data are generated from a seed.
+    """
+
+    task: type[AnyTask]
+    text: str | None = None
+    report: str | None = None
+
+
+REGISTRATIONS = (
+    Registration(PrefixSums, text="loopscope.tasks.prefix_sums.text:PrefixSumsText"),
+    Registration(SmallSudoku),
+    Registration(
+        Sudoku, text="loopscope.tasks.sudoku.text:SudokuText", report="loopscope.tasks.sudoku.report:sudoku_report"
+    ),
+    Registration(
+        Chess, text="loopscope.tasks.chess.text:ChessText", report="loopscope.tasks.chess.report:chess_report"
+    ),
+)
+
+TASKS: dict[str, type[AnyTask]] = {entry.task.name: entry.task for entry in REGISTRATIONS}
+"""The tasks by the names that commands and configs give them."""
+
+_TEXTS = {entry.task.name: entry.text for entry in REGISTRATIONS if entry.text}
+_REPORTS = {entry.task.name: entry.report for entry in REGISTRATIONS if entry.report}
+
+REPORTED = tuple(_REPORTS)
+"""The tasks whose data ``loopscope data`` prepares."""
+
+
+def task_class(name: str) -> type[AnyTask]:
+    """Return the task of this name.
+
+    Raises:
+        LoopscopeError: there is no such task; the message offers the nearest name.
+    """
+    check_choice("task", name, TASKS)
+    return TASKS[name]
+
+
+def _load(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def check_can_be_typed_in(task: str) -> None:
+    """Refuse a task whose problems cannot be typed in.
+
+    Raises:
+        LoopscopeError: the task has no text format; the message names the tasks that have one.
+    """
+    if task not in _TEXTS:
+        raise LoopscopeError(
+            f"problems of {task} cannot be typed in, only those of {', '.join(_TEXTS)}: models of {task} are for "
+            "loopscope evaluate, examine and study"
+        )
+
+
+def text_format(task: str) -> TextFormat:
+    """Return the text format of a task's problems and answers.
+
+    Raises:
+        LoopscopeError: the task's problems cannot be typed in, or a package that the format needs is not installed.
+    """
+    check_can_be_typed_in(task)
+    found: TextFormat = _load(_TEXTS[task])()
+    return found
+
+
+def reporter_of(task: str) -> Reporter:
+    """Return the function that reports on a task's data; see ``Reporter``.
+
+    Raises:
+        LoopscopeError: the task reads no data, so there is nothing to prepare.
+    """
+    if task not in _REPORTS:
+        raise LoopscopeError(
+            f"the data of {task} are made from their seed when they are needed, so there is nothing to prepare: "
+            f"loopscope data is for {' and '.join(_REPORTS)}"
+        )
+    found: Reporter = _load(_REPORTS[task])
+    return found
