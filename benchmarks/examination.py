@@ -104,7 +104,7 @@ def one(name: str, effort: str, inputs: int, width: int) -> dict[str, object]:
     found = examine(model, problems, trained_iterations=30, effort=effort)
     return {
         "verdict": found.verdict,
-        "arrived": sum(found.reachability["arrived"]),
+        "arrived": sum(found.reachability.arrived),
         "seconds": found.seconds["total"],
         "gigabytes": peak() / 2**30,
         "parts": found.seconds,

@@ -25,6 +25,7 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 PREFIX_SUMS = MODELS / "prefix-sums"
 
 SMALL = {
+    "adapters": "--width 16 --tokens 8 --batch 2 --repeats 1 --threads 1",
     "examination": "--block settles --effort quick --inputs 4 --width 32 --threads 1",
     "fixed_points": "--case shipped --solver plain --examples 4 --repeats 1",
     "folding": "--width 32 --tokens 12 --batch 2 --threads 1 --repeats 3",
@@ -37,6 +38,7 @@ SMALL = {
 """Options by benchmark."""
 
 PLAUSIBLE = {
+    "adapters": lambda row: 0.9 < row["calls"] <= 1,
     "examination": lambda row: 0 < row["parts"]["orbits"] < row["seconds"] and row["arrived"] == 4,
     "fixed_points": lambda row: row["arrived"] == 4 and 1 <= row["computed_over_needed"] < 1.02,
     "folding": lambda row: 0 < row["apart"] < 1e-4,
@@ -103,9 +105,9 @@ def test_its_json_has_the_form_of_all(told, name):
 
 
 @pytest.mark.filterwarnings("ignore:CUDA is not available or torch_xla is imported:UserWarning")
-@pytest.mark.parametrize("name", sorted(SMALL.keys() - {"examination", "spectrum", "stacked"}))
+@pytest.mark.parametrize("name", sorted(SMALL.keys() - {"adapters", "examination", "spectrum", "stacked"}))
 def test_it_runs_on_a_gpu(told, module, monkeypatch, name):
-    """Not tried: what starts processes, hands tensors to SciPy's relatives or maps over models, where nothing pretends."""
+    """Not tried: what starts processes, hands tensors to SciPy's relatives, maps over models or builds others' models."""
     if name == "fixed_points":
         pytest.importorskip("torchdeq")
     monkeypatch.setattr(subjects, "device", lambda: GPU)

@@ -338,6 +338,7 @@ import resource, sys, torch
 from loopscope.evaluation import EvaluationConfig, evaluate_split
 from loopscope.models import LoopedTransformer, LoopedTransformerConfig
 from loopscope.tasks import PrefixSums
+from loopscope.training.settings import complete_model
 
 torch.set_num_threads(1)
 task = PrefixSums(train_bits=32, test_bits=(32,), strings=640)

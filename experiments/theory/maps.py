@@ -276,8 +276,7 @@ def _fixed_point_numbers(
     # A singular I - J counts as infinite, beyond every threshold.
     response, singular = torch.linalg.solve_ex(torch.eye(jacobian.shape[1], dtype=torch.float64) - jacobian, inward)
     gain = torch.where(singular == 0, torch.linalg.matrix_norm(response.nan_to_num(), ord=2), torch.inf)
-    where = own if "inputs" in through.context else recall
-    lipschitz[rows] = gain * (norms(where) / norms(state)).double()
+    lipschitz[rows] = gain * (norms(through.context["x"]) / norms(state)).double()
     return radius, lipschitz
 
 

@@ -56,7 +56,7 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
     with random_state_kept(device):
         torch.default_generator.manual_seed(seed)
-        if device.type == "cuda":
+        if device.type == "cuda" and torch.cuda.is_initialized():
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(seed)
         random.seed(seed)

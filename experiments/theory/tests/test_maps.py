@@ -99,7 +99,8 @@ def test_without_recall_input_dependence_holds_nowhere(norm):
     dependence = [axes[1] for axes in found.axes]
     assert {axis.status for axis in dependence} <= {Status.FAILS, Status.UNKNOWN}
     assert {axis.numbers["fraction moved"] for axis in dependence} <= {0.0, None}
-    assert {axis.numbers["fraction shared"] for axis in dependence} <= {1.0, None}
+    # 0 where the own starts alone lead to different points: the input chooses the basin, and nothing else.
+    assert {axis.numbers["fraction shared"] for axis in dependence} <= {0.0, 1.0, None}
     assert found.areas["input-dependence"] == found.areas["all"] == 0
     if norm in NORMALIZED:
         assert found.areas["reachability"] > 0.5

@@ -72,7 +72,7 @@ def callee(model: nn.Module, name: str) -> Callee:
 
 @contextmanager
 def replaced(callee: Callee, function: Callable[..., Any]) -> Iterator[None]:
-    """Have ``function`` called in a submodule's or a method's place."""
+    """Call ``function`` in place of a submodule or method."""
     function.__wrapped__ = callee.function  # type: ignore[attr-defined]  # inspect.signature is to see the original's
     attributes = callee.owner.__dict__
     own = attributes.get(callee.attribute)
@@ -93,7 +93,7 @@ def operation_name(function: Callable[..., Any]) -> str:
 
 
 class Handler:
-    """What is done about the calls that a model makes in its open frames; on its own, nothing."""
+    """Decides how calls in the open frames of a model are answered; this base class makes each call unchanged."""
 
     def call(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Answer the call of a submodule or method."""
@@ -111,12 +111,11 @@ class Watch(TorchFunctionMode):
     """Hands the calls that a model makes in its open frames to a handler.
 
     A frame is open if it is the code that repeats the iteration: the caller's own, and the forward of every module that
-    holds the named one. All other modules that it calls are closed: each is one call, and what goes on inside is
-    its own business.
+    contains the named one. All other modules are closed: a call of one is a single event, whatever happens inside.
 
     Args:
-        callees: the submodules and methods whose calls are handed over.
-        handler: answers them.
+        callees: submodules and methods whose calls are intercepted.
+        handler: decides how they are answered.
         whole: let derivatives through ``no_grad`` and ``detach``.
         look_inside: tell the handler of functions within closed calls too.
     """
@@ -150,7 +149,7 @@ class Watch(TorchFunctionMode):
             self.closed = False
 
     def _make(self, original: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        """Make a call; where nothing inside it concerns us, PyTorch need not ask us about its every operation."""
+        """Make a call, without intercepting the operations inside it where they do not matter."""
         if self.whole or self.look_inside or _get_current_function_mode() is not self:
             return original(*args, **kwargs)
         self.__exit__(None, None, None)
@@ -161,7 +160,7 @@ class Watch(TorchFunctionMode):
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Take the calls over for a while."""
+        """Intercept the calls within this context."""
         with ExitStack() as stack:
             for name, callee in self.callees.items():
                 stack.enter_context(replaced(callee, partial(self._take_over, name, callee.function)))

@@ -1,4 +1,4 @@
-"""Making a loop of any module: name the call that is one iteration, or that ends one."""
+"""Any module as a loop, by the name of the call that is one iteration or ends one."""
 
 from __future__ import annotations
 

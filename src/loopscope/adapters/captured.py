@@ -38,7 +38,7 @@ class CapturedLoop(nn.Module, ABC):
 
     What is recalled has three parts. ``recalled`` holds the numbers that the step depends on: embeddings, injected
     inputs. ``aside`` follows the examples too, but has no derivative: token ids, masks, what only the readout needs.
-    ``kept`` has no batch: rotary tables, and the form of what is not computed again.
+    ``kept`` has no batch: rotary tables, and placeholders for what is not computed again.
 
     Args:
         model: the model; it stays as it is.
@@ -210,7 +210,7 @@ class CapturedLoop(nn.Module, ABC):
         return script
 
     def _hides(self) -> bool:
-        """Whether derivatives are taken that the step would hide."""
+        """Return whether derivatives are being taken that the step would hide."""
         return self.plan.hidden and (torch.is_grad_enabled() or forward_ad._current_level >= 0)
 
     def _play(
@@ -284,7 +284,7 @@ def _inputs(recalled: Tree) -> Tree:
 
 @contextmanager
 def _drawn_with(generator: torch.Generator | None, device: torch.device) -> Iterator[None]:
-    """Have PyTorch's own random numbers come from a generator for a while."""
+    """Draw the random numbers of PyTorch's global generator from ``generator`` within this context."""
     if generator is None:
         yield
         return

@@ -1,4 +1,4 @@
-"""Comparing a captured loop with the run that it was captured from, state by state."""
+"""Compares a captured loop with the run that it was captured from, state by state."""
 
 from __future__ import annotations
 

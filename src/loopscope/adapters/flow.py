@@ -14,9 +14,6 @@ from loopscope.adapters.paths import Path, join_words, leaves_by_path
 from loopscope.adapters.tape import Event, Place, Tape
 from loopscope.errors import LoopscopeError
 
-FEWEST_ITERATIONS = 3
-"""The first one may differ, and it takes two more to see that one hands over to the next."""
-
 
 class Spot(NamedTuple):
     """A tensor among the arguments, or in what is returned, of an event."""

@@ -1,4 +1,4 @@
-"""Letting derivatives through steps that hide themselves from autograd.
+"""Derivatives through steps that hide a part of themselves from autograd.
 
 HRM, TRM, HRM-Text and Huginn run most of an iteration under ``torch.no_grad``, detach what they carry, and assert that
 it needs no gradient: that saves memory in training. The Jacobian, however, is the whole step's. ``pass_through`` runs

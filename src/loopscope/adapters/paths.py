@@ -17,12 +17,12 @@ Path = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class Blank:
-    """The place of a tensor of which nothing but its form is needed.
+    """A placeholder for a tensor whose shape and precision are needed, but not its values.
 
     Attributes:
-        sizes: per dimension; of one that grows with the batch, its size for one example.
+        sizes: size of each dimension; for one that grows with the batch, the size per example.
         grows: which dimensions grow with the batch.
-        like: a number of its precision, on its device.
+        like: a scalar of the same precision on the same device.
     """
 
     sizes: tuple[int, ...]
@@ -31,7 +31,7 @@ class Blank:
 
     @staticmethod
     def of(tensor: Tensor, grows: tuple[bool, ...], batch: int) -> Blank:
-        """Return the place of ``tensor``, which belongs to a batch."""
+        """Return a placeholder for ``tensor``."""
         sizes = tuple(size // batch if g else size for size, g in zip(tensor.shape, grows, strict=True))
         return Blank(sizes, grows, tensor.detach().new_zeros(()))
 
@@ -63,10 +63,10 @@ class Blank:
 
 @dataclass(frozen=True)
 class Echo:
-    """The place of a tensor that a call returns as it was given it.
+    """A placeholder for a tensor that a call returns unchanged from its arguments.
 
     Attributes:
-        path: of the argument.
+        path: path of the argument.
     """
 
     path: Path
@@ -95,7 +95,7 @@ def tensors_by_path(tree: Tree) -> dict[Path, Tensor]:
 
 
 def with_leaves(tree: Tree, replaced: Mapping[Path, Any]) -> Tree:
-    """Return a nest in which the leaves at some paths are replaced; what holds none of them stays the object that it is."""
+    """Return a nest with the leaves at some paths replaced; containers without such a leaf stay the same objects."""
     if not replaced:
         return tree
     if () in replaced:

@@ -1,4 +1,4 @@
-"""Sorting what a model computed before its loop: numbers that are recalled, what goes beside them, and mere forms."""
+"""Sorts what a model computed before its loop: recalled numbers, context, and placeholders for the rest."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from loopscope.trees import HALF, Tree
 
 
 class Sorted:
-    """What calls returned, sorted into numbers that count, what goes beside them, and the forms of the rest."""
+    """Sorts what calls returned into recalled numbers, context and placeholders."""
 
     def __init__(self, plan: Plan, batch: int) -> None:
         self.plan, self.batch = plan, batch

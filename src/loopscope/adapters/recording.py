@@ -1,4 +1,4 @@
-"""Recording what a model does: which calls it repeats, and a tape of one run."""
+"""Records runs of a model on tapes."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Recordings:
 
 @contextmanager
 def seeded(inputs: Tree, seed: int) -> Iterator[None]:
-    """Draw random numbers from a seed for a while, and leave PyTorch's own generators as they were."""
+    """Seed the random numbers within this context, and restore PyTorch's generators afterwards."""
     with random_state_kept(device_of(inputs)):
         torch.manual_seed(seed)
         yield

@@ -1,4 +1,4 @@
-"""Running a part of a model's own forward again: what came before the loop is given, and a state is put in place."""
+"""Runs a part of a model's own forward again, with a state put in place and the calls before the loop answered."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from loopscope.adapters.tape import Ends, Place, Places, makes_tensors
 
 
 class Stopped(BaseException):
-    """Ends a run in which all that was wanted has been noted. No ``except Exception`` may catch it."""
+    """Ends a run once everything wanted has been noted. It is no ``Exception``, so that models do not catch it."""
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Running a model as its owner does: with keywords, with caches off, or as a function of hers says."""
+"""Runs a model as its owner does: with keyword arguments, without its cache, or by a function of the owner."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def logits_among(output: Any) -> Tensor:
 
 @contextmanager
 def told_in_one_line(what: str, remedy: str = "") -> Iterator[None]:
-    """Turn an error of somebody else's code into one that says where it came up.
+    """Turn an exception of foreign code into a ``LoopscopeError`` that says where it occurred.
 
     Raises:
         LoopscopeError: of one line, for any exception within.

@@ -16,7 +16,7 @@ from loopscope.adapters.paths import Path, tensors_by_path, worded
 from loopscope.errors import LoopscopeError
 
 UNINITIALIZED = ("empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided")
-"""Functions that return memory as they find it."""
+"""Functions that return uninitialized memory."""
 
 
 class Place(NamedTuple):
@@ -92,7 +92,7 @@ class Places:
         return place
 
     def returned(self, name: str) -> None:
-        """Take notice that a call has returned; the one that ends an iteration begins the next stretch."""
+        """Record that a call has returned; after the call that ends an iteration, the next stretch begins."""
         if name == self.ends.name:
             self.calls += 1
             if (done := self.ends.iterations(self.calls)) > self.stretch:
@@ -143,7 +143,7 @@ class Tape:
         calls: how often the named submodule or method was called.
         names: of everything that was called and made tensors, in order.
         hidden: whether something was hidden from autograd.
-        uninitialized: whether an open frame took memory as it found it; it was filled with NaN.
+        uninitialized: whether an open frame allocated uninitialized memory, which is filled with NaN here.
     """
 
     ends: Ends
@@ -207,7 +207,7 @@ class Recorder(Handler):
         return self._written_down(self.places.of_operation(name), function, args, kwargs, is_call=False)
 
     def inside(self, function: Callable[..., Any]) -> None:
-        """Notice what hides a part of an iteration from autograd."""
+        """Note a function that hides a part of an iteration from autograd."""
         if self.tape.stretches > 0:
             self.tape.hidden = self.tape.hidden or hides(function)
 

@@ -13,7 +13,6 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.optimize import isotonic_regression
-from scipy.stats import binomtest
 
 from loopscope.answers.trust import Evidence
 
@@ -45,6 +44,8 @@ class Alike:
     @property
     def interval(self) -> tuple[float, float]:
         """The 95% interval of that fraction (Wilson)."""
+        from scipy.stats import binomtest  # takes half a second to load
+
         found = binomtest(self.right, self.examples).proportion_ci(0.95, method="wilson")
         return float(found.low), float(found.high)
 

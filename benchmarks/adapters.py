@@ -1,0 +1,167 @@
+"""An adapted iteration against the model's own, for families that `loopscope.adapt` knows.
+
+    python benchmarks/adapters.py --width 256 --tokens 64 --batch 8 --threads 2
+    python benchmarks/adapters.py --width 64 --tokens 16 --batch 8 --threads 1 --json
+
+Weights are random. The model's own iteration is what a forward of nine iterations takes longer than one of a single
+iteration, divided by eight; the adapted one is a step. Both run in turn, without gradient; the median of the ratios is
+reported. `calls` compares how many submodules compute, which no machine changes: 1 if nothing is computed twice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from HRM import HRM
+from setting import setting
+from telling import tell
+from timing import in_turn
+from tiny_recursive_model import MLPMixer1D, TinyRecursiveModel
+from torch import nn
+from transformers import DoryConfig, DoryForCausalLM, HrmTextConfig, HrmTextForCausalLM
+from x_transformers import Decoder, TransformerWrapper
+
+import loopscope as ls
+
+MORE = 8
+"""Iterations by which the model's two forwards differ."""
+WORDS, HEADS = 1000, 4
+
+
+@dataclass(frozen=True)
+class Row:
+    """One family.
+
+    Attributes:
+        family: name of the class.
+        way: direct (the call is the iteration) or rerun (a part of the forward is run).
+        own_ms: median milliseconds of an iteration of the model's own forward.
+        step_ms: those of an adapted step.
+        ratio: step over own, the median of the rounds' ratios.
+        calls: submodules that compute in a step over those that do in the model's own iteration.
+        read_ms: median milliseconds of the readout.
+        forward_ms: those of the model's own forward of one iteration.
+    """
+
+    family: str
+    way: str
+    own_ms: float
+    step_ms: float
+    ratio: float
+    calls: float
+    read_ms: float
+    forward_ms: float
+
+
+COLUMNS: dict[str, Callable[[Row], str]] = {
+    "family": lambda row: row.family,
+    "way": lambda row: row.way,
+    "own iteration, ms": lambda row: f"{row.own_ms:.2f}",
+    "adapted, ms": lambda row: f"{row.step_ms:.2f}",
+    "ratio": lambda row: f"{row.ratio:.2f}",
+    "calls": lambda row: f"{row.calls:.2f}",
+    "readout, ms": lambda row: f"{row.read_ms:.2f}",
+    "own forward of one, ms": lambda row: f"{row.forward_ms:.2f}",
+}
+
+
+def models(width: int, tokens: int) -> list[nn.Module]:
+    """Return one model of each family that can be installed."""
+    size = {
+        "vocab_size": WORDS,
+        "hidden_size": width,
+        "intermediate_size": 4 * width,
+        "num_attention_heads": HEADS,
+        "num_key_value_heads": HEADS,
+        "head_dim": width // HEADS,
+        "pad_token_id": 0,
+        "max_position_embeddings": tokens,
+    }
+    layers = {"num_hidden_layers": 6, "n_input_layers": 2, "n_recurrent_layers": 2, "n_output_layers": 2}
+    network = {"dim": width, "depth": 2, "heads": HEADS, "attn_dim_head": width // HEADS}
+    return [
+        DoryForCausalLM(DoryConfig(**size, **layers)),
+        HrmTextForCausalLM(HrmTextConfig(**size, num_layers_per_stack=2, H_cycles=2, L_cycles=3)),
+        TransformerWrapper(
+            num_tokens=WORDS, max_seq_len=tokens, looped=True, attn_layers=Decoder(**network, pre_and_post_norm=True)
+        ),
+        TinyRecursiveModel(dim=width, num_tokens=WORDS, network=MLPMixer1D(dim=width, depth=2, seq_len=tokens)),
+        HRM(networks=[dict(network), dict(network)], dim=width, num_tokens=WORDS),
+    ]
+
+
+def inputs_for(model: nn.Module, batch: int, tokens: int) -> Any:
+    ids = torch.randint(1, WORDS, (batch, tokens), generator=torch.Generator().manual_seed(0))
+    if isinstance(model, TransformerWrapper):
+        return {"x": ids}
+    return {"input_ids": ids} if hasattr(model, "config") else ids
+
+
+def computing(model: nn.Module, action: Callable[[], object]) -> int:
+    """Return how many submodules without parts compute."""
+    made: list[nn.Module] = []
+
+    def counting(part: nn.Module, forward: Callable[..., object]) -> Callable[..., object]:
+        return lambda *args, **kwargs: (made.append(part), forward(*args, **kwargs))[1]
+
+    parts = [part for part in model.modules() if not any(part.children())]
+    for part in parts:
+        part.forward = counting(part, part.forward)  # type: ignore[method-assign]
+    action()
+    for part in parts:
+        del part.forward
+    return len(made)
+
+
+@torch.no_grad()
+def measure(model: nn.Module, batch: int, tokens: int, repeats: int) -> Row:
+    inputs = inputs_for(model, batch, tokens)
+    loop = ls.adapt(model.eval(), inputs)
+    recalled = loop.encode(inputs)
+    state = loop.step(loop.start(recalled), recalled)
+    actions = [
+        lambda: loop.run(model, inputs, 1 + MORE),
+        lambda: loop.run(model, inputs, 1),
+        lambda: [loop.step(state, recalled) for _ in range(MORE)],
+        lambda: loop.read(state, recalled),
+    ]
+    for action in actions:
+        action()
+    more, one, steps, read = in_turn(actions, repeats)
+    own = [max(a - b, 1e-9) for a, b in zip(more, one, strict=True)]
+    made = [computing(model, action) for action in actions[:3]]
+    return Row(
+        family=type(model).__name__,
+        way=type(loop).__name__.removesuffix("Loop").lower(),
+        own_ms=1000 * statistics.median(own) / MORE,
+        step_ms=1000 * statistics.median(steps) / MORE,
+        ratio=statistics.median(a / b for a, b in zip(steps, own, strict=True)),
+        calls=made[2] / (made[0] - made[1]),
+        read_ms=1000 * statistics.median(read),
+        forward_ms=1000 * statistics.median(one),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--width", type=int, default=256)
+    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--json", action="store_true", help="print JSON alone")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    rows = [measure(model, args.batch, args.tokens, args.repeats) for model in models(args.width, args.tokens)]
+    told = setting(width=args.width, tokens=args.tokens, batch=args.batch, repeats=args.repeats)
+    tell(rows, COLUMNS, told, args.json)
+
+
+if __name__ == "__main__":
+    main()
