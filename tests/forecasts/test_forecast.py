@@ -127,6 +127,37 @@ def test_a_loop_whose_state_still_moves_where_the_fit_says_it_rests_cannot_be_to
     )
 
 
+def creeping(margin: float) -> FunctionLoop:
+    """Return a loop that moves by about 4e-3 a step, unevenly, read as class 0 until it is ``margin`` away from 1.
+
+    A second number, too small to be seen, drives the pace by a chaotic map.
+    """
+
+    def step(state, e):
+        place, driver = state[..., :1], (1e6 * state[..., 1:]).clamp(0.01, 0.99)
+        driver = 3.9 * driver * (1 - driver)
+        return torch.cat([place + 4e-3 * (0.8 + 0.2 * driver), 1e-6 * driver], 2)
+
+    def start(e):
+        return torch.cat([torch.ones_like(e), 1e-6 * e / 10], 2)
+
+    return of(step, start, lambda z: torch.cat([1 + margin - z[..., :1], z[..., :1] - 1 - margin], 2))
+
+
+def test_a_state_that_creeps_on_is_doubted_where_its_answer_could_change():
+    loop = creeping(margin=2.5)
+    last = iterate(loop, loop.start(INPUTS), INPUTS, 480)
+    assert loop.read(last).argmax(2).max() == 0
+    said = forecast(loop, INPUTS)
+    assert said.outlook is CANNOT_TELL
+    assert "per iteration after a leap, where" in said.reason
+
+
+def test_a_state_that_creeps_on_keeps_an_answer_that_is_far_from_changing():
+    said = forecast(creeping(margin=10.0), INPUTS)
+    assert said.keeps
+
+
 @pytest.mark.parametrize("rate", [1.01, 1.02, 1.05, 1.1])
 def test_a_growing_mode_is_a_collapse_or_cannot_be_told(rate):
     """One mode of a linear loop grows, the others settle; the growing one decides the answer in the end."""

@@ -17,6 +17,8 @@ MOVING = 1e-3
 """Relative change per iteration below which a state counts as at rest, whatever the fit says."""
 OFF = 0.1
 """Distance, relative to the state, by which true steps may leave the path of the fit before the leap counts as a miss."""
+TURN = 0.5
+"""Share of a change by which it may differ from the one before in a smooth motion."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +30,14 @@ class Check:
         expected: what the fit says it is, growing modes held to their present pace.
         off: distance between the last state and where the fit says it is, relative to the state.
         growth: factor by which the fit says that the pace grows over the leap.
+        turn: how much the last change differs from the one before, relative to it.
     """
 
     change: Float[Tensor, "batch"]
     expected: Float[Tensor, "batch"]
     off: Float[Tensor, "batch"]
     growth: Float[Tensor, "batch"]
+    turn: Float[Tensor, "batch"]
 
     @property
     def passed(self) -> Bool[Tensor, "batch"]:
@@ -41,10 +45,15 @@ class Check:
         still = self.change <= torch.maximum(EXCESS * self.expected, torch.full_like(self.expected, MOVING))
         return still & (self.off <= OFF)
 
+    @property
+    def steady(self) -> Bool[Tensor, "batch"]:
+        """Whether the state lies where the fit says and moves on smoothly, at a pace that does not grow."""
+        return (self.off <= OFF) & (self.growth <= 1) & (self.turn <= TURN)
+
 
 def check(leap: Leap, mask: Bool[Tensor, "batch *tokens"] | None = None) -> Check:
     """Check a leap by the true steps that follow it."""
-    first, before, last = (flatten(leap.settled[place], mask).double() for place in (0, -2, -1))
+    first, earlier, before, last = (flatten(leap.settled[place], mask).double() for place in (0, -3, -2, -1))
     steps = len(leap.settled) - 1
     size = torch.maximum(_length(before), _length(last))
     way = leap.fit.further(leap.jump + steps) - leap.fit.further(leap.jump)
@@ -54,6 +63,7 @@ def check(leap: Leap, mask: Bool[Tensor, "batch *tokens"] | None = None) -> Chec
         expected=_ratio(_length(leap.fit.held().change(leap.jump + steps)), size),
         off=_ratio(_length(last - first - way), size),
         growth=_ratio(later, pace),
+        turn=_ratio(_length(last - 2 * before + earlier), _length(last - before)),
     )
 
 

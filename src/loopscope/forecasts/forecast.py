@@ -22,7 +22,7 @@ from loopscope.forecasts.schedule import rounds
 from loopscope.loop import Loop, mask_of, readout
 from loopscope.stability.orbits.trace import Answers, predictions
 from loopscope.stability.targets import Correct, Targets, check_targets, rule_of
-from loopscope.trees import Tree, device_of, flatten
+from loopscope.trees import Tree, device_of, flatten, tree_map
 
 HORIZON = 480
 """Iterations that a forecast is about unless told otherwise."""
@@ -34,6 +34,9 @@ CHECKS = 2
 """Steps that the checks of the loop count for: they evaluate the step a few times on two examples."""
 DOUBT = 0.25
 """Share of the answers that leaps lose without passing their check which may be kept after all."""
+ROOM = 2.0
+"""An answer is sure, though its state moves more than the fit says, if it stays the same when state and outputs go on at
+their last pace for this many times the iterations that were leapt over."""
 AGREEING = 3
 """Consecutive true iterations by which a collapse counts as seen rather than expected."""
 GROWING = 2.0
@@ -89,7 +92,10 @@ class _Reader:
     answers: Answers | None
 
     def __call__(self, state: Tree) -> _Reading:
-        logits = readout(self.loop, state, self.recalled)
+        return self.of(readout(self.loop, state, self.recalled), state)
+
+    def of(self, logits: Tensor, state: Tree) -> _Reading:
+        """Return what some outputs of a state answer."""
         check_read(logits, self.examples)
         finite_state = flatten(state, self.real).isfinite().all(1)
         # The largest of logits that are NaN is the first of them: a broken readout would seem to keep its answer.
@@ -138,16 +144,24 @@ class _Flight:
         checks: the check of each.
         landed: what the state answers that each ends at.
         late: what the last states before the horizon answer, and the one at the horizon.
+        beyond: what it would answer if state and outputs went on at their last pace, see ``ROOM``.
     """
 
     leaps: Sequence[Leap]
     checks: Sequence[Check]
     landed: Sequence[_Reading]
     late: Sequence[_Reading]
+    beyond: Sequence[_Reading]
 
     def kept(self, first: _Reading) -> Bool[Tensor, "batch"]:
         """Return which answers count at the horizon and just before it."""
         return torch.stack([reading.kept(first) for reading in self.late]).all(0)
+
+    def sure(self, first: _Reading) -> Bool[Tensor, "batch"]:
+        """Return which answers are kept for sure: every leap passed its check, or its miss could not change the answer."""
+        steady = torch.stack([one.steady for one in self.checks] or [self.passed]).all(0)
+        beyond = torch.stack([reading.kept(first) for reading in self.beyond] or [self.passed]).all(0)
+        return self.kept(first) & (self.passed | (steady & beyond))
 
     @property
     def passed(self) -> Bool[Tensor, "batch"]:
@@ -230,7 +244,7 @@ def forecast(
             orbit.run_to(plan.orbit)
             flight = _fly(loop, recalled, orbit, plan.landings, reader, real)
             # What one round has shown to be kept need not pass the check of the next one again.
-            sure = sure | (flight.kept(orbit.first) & flight.passed)
+            sure = sure | flight.sure(orbit.first)
             spent = orbit.steps + sum(one.steps for one in plans[: len(found) + 1])
             found.append(_judged(orbit, flight, sure, spent))
             if _agreed(found, orbit):
@@ -279,7 +293,19 @@ def _fly(
         late = [*(reader(state) for state in leaps[-1].landing.before), landed[-1]]
     else:
         late = [reading for _, reading in orbit.readings[-WATCHED:]]
-    return _Flight(leaps, [check(one, real) for one in leaps], landed, late)
+    checks = [check(one, real) for one in leaps]
+    return _Flight(
+        leaps, checks, landed, late, _beyond(loop, recalled, leaps, orbit.iteration, reader) if leaps else []
+    )
+
+
+def _beyond(loop: Loop, recalled: Tree, leaps: Sequence[Leap], start: int, reader: _Reader) -> list[_Reading]:
+    """Read the state at the horizon, and its outputs, as they would be after going on at their last pace."""
+    before, last = leaps[-1].settled[-WATCHED], leaps[-1].settled[-1]
+    times = ROOM * (leaps[-1].end - start) / (WATCHED - 1)
+    outputs, earlier = readout(loop, last, recalled), readout(loop, before, recalled)
+    ahead = tree_map(lambda new, old: new + times * (new - old), last, before)
+    return [reader(ahead), reader.of(outputs + times * (outputs - earlier), last)]
 
 
 def _best(orbit: _Orbit, flight: _Flight) -> float:

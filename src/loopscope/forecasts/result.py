@@ -54,10 +54,10 @@ class Round:
     Args:
         orbit: iterations that the loop was run before the first leap.
         steps: true steps spent so far, in all.
-        least: fraction of the best accuracy that is left at the horizon if every input whose leaps failed their check loses
-            its answer.
+        least: fraction of the best accuracy that is left at the horizon if every input that is not sure loses its answer: its
+            leaps failed their check, and its answer could change at the pace at which its state still moves.
         most: the same if every such input that has kept its answer keeps it, and a quarter of those that have lost it.
-        unchecked: fraction of inputs whose leaps failed their check.
+        unchecked: fraction of inputs that have kept their answer and are not sure.
         change: median over these of the relative change per iteration after the leap that failed; None without any.
         expected: what the fits say it is.
         growth: median over these of the factor by which the fit of the leap that failed says that the pace grows.
