@@ -22,7 +22,7 @@ from loopscope.checks import (
 )
 from loopscope.contexts import seeded
 from loopscope.errors import LoopscopeError
-from loopscope.fixed_points import Implicit, fixed_point
+from loopscope.fixed_points import Implicit, Truncated, fixed_point
 from loopscope.forecasts.leaps import leaps
 
 INPUTS = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
@@ -514,3 +514,12 @@ def test_prepare_states_takes_no_step_and_keeps_the_graph_of_what_is_recalled():
     assert ready.recalled.requires_grad
     assert not ready.start.requires_grad
     assert ready.time_dependent is None
+
+
+def test_training_goes_on_where_states_are_not_finite():
+    """A training that diverges is told by its loss; solving for a fixed point only reports it."""
+    found = []
+    loop = loop_of(start=lambda e: e / 0)
+    state = fixed_point(loop, INPUTS, gradient=Truncated(), report=found.append)
+    assert not state.isfinite().any()
+    assert not (found[0].residual <= 1e-4).any()

@@ -95,6 +95,7 @@ def prepare_recalled(
 ) -> Prepared:
     """Do what ``prepare`` does for inputs that are encoded already; ``batch`` is the number of inputs, if known."""
     ready = _first_states(loop, recalled, batch, seed, start)
+    check_finite(ready.start, ready.mask)
     if start is None:
         check_start_repeats(loop, ready.recalled, seed)
     check_read(readout(loop, ready.start, ready.recalled), batch_size(ready.start))
@@ -106,7 +107,8 @@ def prepare_states(loop: Loop, inputs: Tree, *, seed: int = 0) -> Prepared:
     """Encode the inputs with their graph, make the first states without one, and check both; evaluates no step.
 
     Raises:
-        LoopscopeError: as `prepare`, as far as that can be told from the first states.
+        LoopscopeError: as `prepare`, as far as that can be told from the first states; these may be NaN, as in a training that
+            diverges.
     """
     check_is_loop(loop)
     check_seed(seed)
@@ -127,7 +129,6 @@ def _first_states(loop: Loop, recalled: Tree, batch: int | None, seed: int, star
         start = first_state(loop, fixed, seed) if start is None else start
         mask = check_states(loop, start, fixed)
         state_dtype(start)
-        check_finite(start, mask)
     return Prepared(recalled, start, mask)
 
 
