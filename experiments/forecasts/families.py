@@ -372,9 +372,171 @@ class Memory(Strings):
         return 0.5 * state + 0.5 * (self.values(self.keys(state + recalled).softmax(2)) + recalled)
 
 
-Role = Literal["development", "first test", "second test"]
-"""What a family is for: the forecast was developed on it; or it tested the first version, and was then developed on too; or
-it tests the present one."""
+class Mixture(Strings):
+    """Two tanh cells whose results a softmax gate of the state and the recalled input mixes."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        self.cells = nn.Linear(2 * WIDTH, 2 * WIDTH)
+        self.gate = nn.Linear(2 * WIDTH, 2)
+
+    def step(self, state: Tensor, recalled: Tensor) -> Tensor:
+        both = torch.cat([state, recalled], dim=2)
+        cells = self.cells(both).tanh().unflatten(2, (2, WIDTH))
+        return (self.gate(both).softmax(2).unsqueeze(3) * cells).sum(2)
+
+
+class EnergyDescent(Strings):
+    """Steps down the gradient of a learned energy: half the squared state, less log cosh of its features, less its recall."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        self.features = nn.Linear(WIDTH, 2 * WIDTH)
+        self.context = nn.Linear(WIDTH, 2 * WIDTH)
+
+    def step(self, state: Tensor, recalled: Tensor) -> Tensor:
+        active = (self.features(state) + self.context(recalled)).tanh()
+        return state - 0.4 * (state - active @ self.features.weight - recalled)
+
+
+class Proximal(Strings):
+    """An unrolled proximal step with learned matrices: a linear step, then shrinkage by a threshold."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        self.inner = nn.Linear(WIDTH, WIDTH)
+        self.outer = nn.Linear(WIDTH, WIDTH)
+        self.threshold = nn.Parameter(torch.full((WIDTH,), 0.1))
+
+    def step(self, state: Tensor, recalled: Tensor) -> Tensor:
+        moved = state - 0.5 * self.outer(self.inner(state).relu()) + 0.5 * recalled
+        return moved.sign() * (moved.abs() - self.threshold.abs()).relu()
+
+
+class Rotating(Strings):
+    """An orthogonal matrix, made of reflections, turns the state; its length is then squashed below one."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        self.mirrors = nn.Parameter(torch.randn(4, WIDTH))
+
+    def step(self, state: Tensor, recalled: Tensor) -> Tensor:
+        for mirror in nn.functional.normalize(self.mirrors, dim=1):
+            state = state - 2 * (state @ mirror).unsqueeze(2) * mirror
+        moved = (state + recalled).relu()
+        return moved / (1 + moved.square().mean(2, keepdim=True)).sqrt()
+
+
+class Spiking(Strings):
+    """Leaky units that fire at a soft threshold and are reset; the state holds potentials and traces of the firing."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        self.inner = nn.Linear(WIDTH, WIDTH)
+
+    def start(self, recalled: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        return torch.zeros_like(recalled), torch.zeros_like(recalled)
+
+    def step(self, state: tuple[Tensor, Tensor], recalled: Tensor) -> tuple[Tensor, Tensor]:
+        potential, trace = state
+        fired = (4 * (potential - 1)).sigmoid()
+        return 0.7 * potential * (1 - fired) + self.inner(trace) + recalled, 0.7 * trace + 0.3 * fired
+
+    def read(self, state: tuple[Tensor, Tensor]) -> Tensor:
+        return self.head(4 * state[1])
+
+
+class GatedDiffusion(Strings):
+    """Diffusion on a graph: each node moves towards the largest of its neighbours, feature by feature, through a gate."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        self.embed = nn.Linear(1, WIDTH)
+        self.gate = nn.Linear(2 * WIDTH, WIDTH)
+        self.new = nn.Linear(2 * WIDTH, WIDTH)
+
+    def encode(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        return inputs[..., :NODES], self.embed(inputs[..., NODES:])
+
+    def start(self, recalled: tuple[Tensor, Tensor], generator: torch.Generator | None = None) -> Tensor:
+        return torch.zeros_like(recalled[1])
+
+    def step(self, state: Tensor, recalled: tuple[Tensor, Tensor]) -> Tensor:
+        links, features = recalled
+        heard = (links.unsqueeze(3) * state.unsqueeze(1)).amax(2)
+        both = torch.cat([state + features, heard], dim=2)
+        return state + self.gate(both).sigmoid() * (self.new(both) - state)
+
+
+class AttentiveLSTM(Strings):
+    """An LSTM cell whose input is what each token attends to among all hidden states, beside the recalled input."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        self.project = nn.Linear(WIDTH, 3 * WIDTH)
+        self.cell = nn.LSTMCell(2 * WIDTH, WIDTH)
+
+    def start(self, recalled: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        return torch.zeros_like(recalled), torch.zeros_like(recalled)
+
+    def step(self, state: tuple[Tensor, Tensor], recalled: Tensor) -> tuple[Tensor, Tensor]:
+        query, key, value = self.project(state[0] + recalled).chunk(3, dim=2)
+        seen = nn.functional.scaled_dot_product_attention(query, key, value)
+        inner = torch.cat([seen, recalled], dim=2).flatten(0, 1)
+        hidden, cell = self.cell(inner, tuple(part.flatten(0, 1) for part in state))
+        return hidden.view_as(recalled), cell.view_as(recalled)
+
+    def read(self, state: tuple[Tensor, Tensor]) -> Tensor:
+        return self.head(state[0])
+
+
+class TopK(Strings):
+    """A leaky state to which convolutions add a sparse code: only the largest features of each token pass."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        self.inner = nn.Conv1d(2 * WIDTH, 2 * WIDTH, 3, padding=1)
+        self.outer = nn.Linear(2 * WIDTH, WIDTH)
+
+    def step(self, state: Tensor, recalled: Tensor) -> Tensor:
+        code = _along(self.inner, torch.cat([state, recalled], dim=2)).relu()
+        least = code.topk(WIDTH // 2, dim=2).values[..., -1:]
+        return 0.6 * state + self.outer(code * (code >= least))
+
+
+class CausalTransformer(Strings):
+    """A transformer block in which tokens see only those before them, with layer norms after each part, and recall."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        self.project = nn.Linear(WIDTH, 3 * WIDTH)
+        self.mlp = nn.Sequential(nn.Linear(WIDTH, 2 * WIDTH), nn.GELU(), nn.Linear(2 * WIDTH, WIDTH))
+        self.norms = nn.ModuleList([nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)])
+
+    def step(self, state: Tensor, recalled: Tensor) -> Tensor:
+        query, key, value = self.project(state + recalled).chunk(3, dim=2)
+        seen = nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+        state = self.norms[0](state + seen)
+        return self.norms[1](state + self.mlp(state))
+
+
+class PostNormMixer(Strings):
+    """A mixer of tokens and features with a single norm at the end of each iteration, and recall."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        self.tokens = nn.Sequential(nn.Linear(CELLS, 2 * CELLS), nn.GELU(), nn.Linear(2 * CELLS, CELLS))
+        self.mlp = nn.Sequential(nn.Linear(WIDTH, 2 * WIDTH), nn.GELU(), nn.Linear(2 * WIDTH, WIDTH))
+
+    def step(self, state: Tensor, recalled: Tensor) -> Tensor:
+        state = state + recalled
+        state = state + self.tokens(state.mT).mT
+        return rms_norm(state + self.mlp(state), (WIDTH,))
+
+
+Role = Literal["development", "first test", "second test", "third test"]
+"""What a family is for: the forecast was developed on it, or it tested a version; each test's families were developed on
+after it, so that only those of the last test say anything about the present version."""
 
 
 @dataclass(frozen=True)
@@ -426,4 +588,14 @@ FAMILIES = (
     Family("linear attention", "sorting", LinearAttention, 6, 400, (5e-3,), "second test"),
     Family("grid convolution", "grid flood", GridConvolution, 10, 400, (8e-3,), "second test"),
     Family("memory", "xor", Memory, 8, 400, (1e-2,), "second test"),
+    Family("mixture of cells", "xor", Mixture, 6, 400, (1e-2,), "third test"),
+    Family("energy descent", "xor", EnergyDescent, 8, 400, (5e-3,), "third test"),
+    Family("proximal step", "xor", Proximal, 8, 400, (5e-3,), "third test"),
+    Family("rotating cell", "xor", Rotating, 6, 600, (1e-2,), "third test"),
+    Family("spiking cell", "xor", Spiking, 10, 400, (1e-2,), "third test"),
+    Family("gated diffusion", "reach", GatedDiffusion, 8, 300, (5e-3,), "third test"),
+    Family("LSTM with attention", "above mean", AttentiveLSTM, 6, 300, (5e-3,), "third test"),
+    Family("top-k convolution", "nearest", TopK, 10, 250, (5e-3,), "third test"),
+    Family("causal transformer", "prefix max", CausalTransformer, 6, 300, (5e-3,), "third test"),
+    Family("post-norm mixer", "prefix max", PostNormMixer, 6, 300, (5e-3,), "third test"),
 )

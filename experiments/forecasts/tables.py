@@ -146,7 +146,8 @@ def clock(rows: Sequence[Row]) -> str:
 
 
 TITLES: dict[Role, str] = {
-    "second test": "second test: families that nothing was set on",
+    "third test": "third test: families that nothing was set on",
+    "second test": "families of the second test, on which the present version was developed too",
     "first test": "families of the first test, on which the present version was developed too",
     "development": "families that the forecast was developed on",
 }

@@ -43,12 +43,17 @@ class Check:
     def passed(self) -> Bool[Tensor, "batch"]:
         """Whether the state moves no more than the fit says, and lies where the fit says; false where it is not finite."""
         still = self.change <= torch.maximum(EXCESS * self.expected, torch.full_like(self.expected, MOVING))
-        return still & (self.off <= OFF)
+        return still & self.on_path
+
+    @property
+    def on_path(self) -> Bool[Tensor, "batch"]:
+        """Whether the state lies where the fit says; false where it is not finite."""
+        return self.off <= OFF
 
     @property
     def steady(self) -> Bool[Tensor, "batch"]:
         """Whether the state lies where the fit says and moves on smoothly, at a pace that does not grow."""
-        return (self.off <= OFF) & (self.growth <= 1) & (self.turn <= TURN)
+        return self.on_path & (self.growth <= 1) & (self.turn <= TURN)
 
 
 def check(leap: Leap, mask: Bool[Tensor, "batch *tokens"] | None = None) -> Check:

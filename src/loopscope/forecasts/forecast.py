@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +18,7 @@ from loopscope.evaluation import decisions
 from loopscope.forecasts.check import Check, check
 from loopscope.forecasts.leaps import SETTLING, WATCHED, Leap, first_states, leap_through, run
 from loopscope.forecasts.result import HOLDS, Forecast, Outlook, Point, Round
-from loopscope.forecasts.schedule import rounds
+from loopscope.forecasts.schedule import first_round, next_round
 from loopscope.loop import Loop, mask_of, readout
 from loopscope.stability.orbits.trace import Answers, predictions
 from loopscope.stability.targets import Correct, Targets, check_targets, rule_of
@@ -33,14 +33,14 @@ BUDGET = 0.2
 CHECKS = 2
 """Steps that the checks of the loop count for: they evaluate the step a few times on two examples."""
 DOUBT = 0.25
-"""Share of the answers that leaps lose without passing their check which may be kept after all."""
+"""Share of the answers in doubt that are lost at least, or at most: the two bounds of a round."""
 ROOM = 2.0
 """An answer is sure, though its state moves more than the fit says, if it stays the same when state and outputs go on at
 their last pace for this many times the iterations that were leapt over."""
 AGREEING = 3
-"""Consecutive true iterations by which a collapse counts as seen rather than expected."""
+"""Consecutive true iterations over which an answer stands, or a collapse counts as seen rather than expected."""
 GROWING = 2.0
-"""Factor over a leap from which the pace counts as growing."""
+"""Factor over a leap, or over all of them, from which the pace counts as growing."""
 NEAR = 1.01
 """The iteration of a collapse is looked for until it is known to this factor."""
 
@@ -159,15 +159,30 @@ class _Flight:
 
     def sure(self, first: _Reading) -> Bool[Tensor, "batch"]:
         """Return which answers are kept for sure: every leap passed its check, or its miss could not change the answer."""
-        steady = torch.stack([one.steady for one in self.checks] or [self.passed]).all(0)
-        beyond = torch.stack([reading.kept(first) for reading in self.beyond] or [self.passed]).all(0)
+        steady = self._all(one.steady for one in self.checks)
+        beyond = self._all(reading.kept(first) for reading in self.beyond)
         return self.kept(first) & (self.passed | (steady & beyond))
 
     @property
     def passed(self) -> Bool[Tensor, "batch"]:
         """The examples all of whose leaps passed their check."""
-        true = torch.ones_like(self.late[-1].finite)
-        return torch.stack([true, *(one.passed for one in self.checks)]).all(0)
+        return self._all(one.passed for one in self.checks)
+
+    @property
+    def on_path(self) -> Bool[Tensor, "batch"]:
+        """The examples all of whose leaps ended where their fit says: a failed check may still show where they go."""
+        return self._all(one.on_path for one in self.checks)
+
+    @property
+    def bounded(self) -> Bool[Tensor, "batch"]:
+        """The examples whose pace does not grow on the whole way."""
+        pace = torch.ones_like(self.passed, dtype=torch.float64)
+        for one in self.checks:
+            pace = pace * one.growth
+        return pace <= GROWING
+
+    def _all(self, flags: Iterable[Bool[Tensor, "batch"]]) -> Bool[Tensor, "batch"]:
+        return torch.stack([torch.ones_like(self.late[-1].finite), *flags]).all(0)
 
 
 def forecast(
@@ -184,7 +199,7 @@ def forecast(
     """Say whether a loop keeps its answers to a horizon, collapses, or cannot be told, at a fraction of running there.
 
     The loop is run for some iterations, and leaps from there to the horizon (see `loopscope.leaps`). True steps after each
-    leap check it. Rounds of about 30, 60, 120, ... steps follow each other until two in a row give the same answer or the
+    leap check it. The first round takes about 30 steps. Longer rounds follow until two in a row give the same answer or the
     budget is spent.
 
     Give easy inputs, such as those of training: whether hard ones are ever solved is another question.
@@ -229,7 +244,8 @@ def forecast(
     check_seed(seed)
     examples = check_not_empty(inputs)
     check_targets(targets, examples)
-    plans = rounds(horizon, math.floor(budget * horizon + 1e-9) - CHECKS, trained)
+    steps = math.floor(budget * horizon + 1e-9) - CHECKS
+    plans = [first_round(horizon, steps, trained)]
     began = time.perf_counter()
     with eval_mode(loop), without_autocast(), torch.no_grad():
         recalled = loop.encode(inputs)
@@ -240,15 +256,16 @@ def forecast(
             check_outputs_last(readout(loop, orbit.states[0], recalled), orbit.states[0])
         found: list[Round] = []
         sure = torch.zeros(examples, dtype=torch.bool, device=device_of(recalled))
-        for plan in plans:
-            orbit.run_to(plan.orbit)
-            flight = _fly(loop, recalled, orbit, plan.landings, reader, real)
+        while True:
+            orbit.run_to(plans[-1].orbit)
+            flight = _fly(loop, recalled, orbit, plans[-1].landings, reader, real)
             # What one round has shown to be kept need not pass the check of the next one again.
             sure = sure | flight.sure(orbit.first)
-            spent = orbit.steps + sum(one.steps for one in plans[: len(found) + 1])
-            found.append(_judged(orbit, flight, sure, spent))
-            if _agreed(found, orbit):
+            found.append(_judged(orbit, flight, sure, orbit.steps + sum(one.steps for one in plans)))
+            following = next_round(horizon, steps, plans, found[-1].outlook is not Outlook.CANNOT_TELL)
+            if following is None or _agreed(found, orbit):
                 break
+            plans.append(following)
         return _told(found, orbit, flight, reader, horizon, time.perf_counter() - began)
 
 
@@ -276,6 +293,11 @@ class _Orbit:
     @property
     def first(self) -> _Reading:
         return self.readings[0][1]
+
+    @property
+    def stands(self) -> Bool[Tensor, "batch"]:
+        """The examples whose answers count in the last true iterations."""
+        return torch.stack([reading.kept(self.first) for _, reading in self.readings[-AGREEING:]]).all(0)
 
 
 def _fly(
@@ -317,11 +339,13 @@ def _best(orbit: _Orbit, flight: _Flight) -> float:
 
 def _judged(orbit: _Orbit, flight: _Flight, sure: Bool[Tensor, "batch"], steps: int) -> Round:
     """Return what a round says about what is left at the horizon, some answers of which are sure to be kept."""
-    kept, best = flight.kept(orbit.first), _best(orbit, flight)
-    once = torch.stack([reading.kept(orbit.first) for _, reading in orbit.readings]).any(0)
-    doubtful, lost = kept & ~sure, once & ~kept & ~flight.passed
-    least = _fraction(kept & sure) / best if best else 0.0
-    most = min(1.0, (_fraction(kept) + DOUBT * _fraction(lost)) / best) if best else 0.0
+    kept, stands, best = flight.kept(orbit.first), orbit.stands, _best(orbit, flight)
+    doubtful = kept & ~sure
+    likely = doubtful & stands & flight.bounded
+    # Where a leap went astray, its answer shows nothing: what is known is that of the true orbit.
+    possible = ~kept & stands & ~flight.on_path
+    least = min(1.0, (_fraction(kept & sure) + (1 - DOUBT) * _fraction(likely)) / best) if best else 0.0
+    most = min(1.0, (_fraction(kept) + (1 - DOUBT) * _fraction(possible)) / best) if best else 0.0
     return Round(orbit.iteration, steps, least, most, _fraction(doubtful), *_evidence(flight, doubtful))
 
 

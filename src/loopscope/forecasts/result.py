@@ -54,9 +54,11 @@ class Round:
     Args:
         orbit: iterations that the loop was run before the first leap.
         steps: true steps spent so far, in all.
-        least: fraction of the best accuracy that is left at the horizon if every input that is not sure loses its answer: its
-            leaps failed their check, and its answer could change at the pace at which its state still moves.
-        most: the same if every such input that has kept its answer keeps it, and a quarter of those that have lost it.
+        least: fraction of the best accuracy that is left at the horizon in a bad case. An answer that is kept is sure where
+            the leaps passed their check, or their miss could not change it. Of the others, three quarters count where the
+            true orbit still has them and its pace does not grow, and none elsewhere.
+        most: the same in a good case: all answers that are kept count, and three quarters of those that leaps lost by going
+            astray while the true orbit still has them.
         unchecked: fraction of inputs that have kept their answer and are not sure.
         change: median over these of the relative change per iteration after the leap that failed; None without any.
         expected: what the fits say it is.

@@ -1,15 +1,20 @@
-"""How a budget of true steps is spent: in rounds of about 30, 60, 120, ... steps, each of which ends in leaps."""
+"""How a budget of true steps is spent: in rounds, each of which runs the orbit on and ends in leaps."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from loopscope.errors import LoopscopeError
 from loopscope.forecasts.leaps import SETTLING
 
 FIRST = 30
-"""True steps of the first round, leaps included; each further round doubles the total."""
+"""True steps of the first round, leaps included."""
+CONFIRMING = 2
+"""Factor by which the total of true steps grows in a round that confirms the answer of the one before."""
+SEARCHING = 4
+"""The same after a round that cannot tell: a longer orbit is worth more than many leaps."""
 FARTHEST = 3.2
 """A leap ends at no more than this many times the iteration at which it starts."""
 FEWEST = SETTLING + 1
@@ -45,8 +50,8 @@ def plan_of(orbit: int, horizon: int) -> Plan:
     return Plan(orbit, tuple(round(orbit * ratio ** (place / count)) for place in range(1, count + 1)))
 
 
-def rounds(horizon: int, steps: int, trained: int = 0) -> list[Plan]:
-    """Return the rounds of a forecast.
+def first_round(horizon: int, steps: int, trained: int = 0) -> Plan:
+    """Return the first round of a forecast.
 
     Args:
         horizon: the iteration that is asked about.
@@ -61,21 +66,28 @@ def rounds(horizon: int, steps: int, trained: int = 0) -> list[Plan]:
         for orbit in range(min(FEWEST, horizon), horizon + 1)
         for plan in [plan_of(orbit, horizon)]
     )
-    if steps < least:
+    total = max(FIRST, least, trained + plan_of(max(trained, FEWEST), horizon).steps)
+    plan = _longest(horizon, min(total, steps), 0)
+    if plan is None:
         raise LoopscopeError(
             f"the budget allows {steps} true steps to forecast {horizon} iterations, expected at least {least}: raise budget"
         )
-    total = max(FIRST, least, trained + plan_of(max(trained, FEWEST), horizon).steps)
-    plans: list[Plan] = []
-    while True:
-        plan = _longest(horizon, min(total, steps), sum(plan.steps for plan in plans))
-        if plan is None or (plans and plan.orbit < LONGER * plans[-1].orbit):
-            break
-        plans.append(plan)
-        if total >= steps or not plan.landings:
-            break
-        total *= 2
-    return plans
+    return plan
+
+
+def next_round(horizon: int, steps: int, made: Sequence[Plan], decided: bool) -> Plan | None:
+    """Return the round that follows others; None where the budget allows no orbit that is much longer.
+
+    Args:
+        horizon: the iteration that is asked about.
+        steps: true steps that may be spent in all.
+        made: the rounds before.
+        decided: whether the last one could tell.
+    """
+    leaps = sum(plan.steps for plan in made)
+    total = (CONFIRMING if decided else SEARCHING) * (made[-1].orbit + leaps)
+    plan = _longest(horizon, min(total, steps), leaps)
+    return plan if plan is not None and plan.orbit >= LONGER * made[-1].orbit else None
 
 
 def _longest(horizon: int, total: int, spent: int) -> Plan | None:
