@@ -220,9 +220,8 @@ def test_masks_are_put_aside_and_come_back():
     assert torch.equal(back["e"], 2 * embedded[1:])
     assert torch.equal(back["additive"], tree["additive"][1:])
     assert back.keys() == tree.keys()
-    assert flatten(masks_aside({"zeros": torch.zeros(2, 3), "ids": tree["ids"]})).shape == (2, 3), (
-        "there is nothing else"
-    )
+    assert flatten(masks_aside({"zeros": torch.zeros(2, 3)})).shape == (2, 3), "there is nothing else"
+    assert not floating_leaves(masks_aside({"zeros": torch.zeros(2, 3), "ids": tree["ids"]})), "the input is the ids"
     for other in (torch.tensor([[0.0, -1e4], [-2e4, 0.0]]), torch.tensor([[0.0, -9.0]]), torch.tensor([[1.0, -1e4]])):
         assert len(floating_leaves(masks_aside({"x": other}))) == 1, "two numbers, a small one, or beside ones"
 

@@ -1,15 +1,47 @@
-"""The modes in which a loop is measured: eval mode, no autocast, and the global random state left as it was."""
+"""The modes in which a loop is measured: eval mode, no autocast, global random state as it was, within a time limit."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 
 import numpy as np
 import torch
 
+from loopscope.errors import StoppedError
 from loopscope.loop import Loop, modules_of
+
+_is_late: ContextVar[Callable[[], bool] | None] = ContextVar("is_late", default=None)
+
+
+@contextmanager
+def interruptible(is_late: Callable[[], bool]) -> Iterator[None]:
+    """Let `check_time` end the work inside as soon as ``is_late`` returns true.
+
+    Example:
+        >>> with interruptible(lambda: True):
+        ...     check_time()
+        Traceback (most recent call last):
+        loopscope.errors.StoppedError: the time is over
+    """
+    token = _is_late.set(is_late)
+    try:
+        yield
+    finally:
+        _is_late.reset(token)
+
+
+def check_time() -> None:
+    """Raise if the work that this is called from is interruptible and late; orbits and Jacobian products call it.
+
+    Raises:
+        StoppedError: the time is over.
+    """
+    is_late = _is_late.get()
+    if is_late is not None and is_late():
+        raise StoppedError("the time is over")
 
 
 def device_of_loop(loop: Loop, otherwise: torch.device) -> torch.device:

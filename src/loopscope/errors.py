@@ -27,6 +27,10 @@ class NotDefinedError(LoopscopeError):
     """A quantity that the loop does not have, such as a derivative in token ids; nothing went wrong."""
 
 
+class StoppedError(LoopscopeError):
+    """Work that was given up because its time was over; what it would have returned is missing."""
+
+
 class LoopscopeWarning(UserWarning):
     """A result that is returned although it may not be what was asked for: the message says what is wrong with it."""
 

@@ -31,9 +31,51 @@ REMEDIES = {
 """What to do about a failed write, by the number of its error; for any other one: choose another folder."""
 
 
+UNUSABLE = (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM)
+"""Errors of the system that say that a path cannot be used, whether or not anything is there."""
+SHOWN = 60
+"""Characters of an impossible path that a message shows."""
+
+
+def check_path(given: object) -> Path:
+    """Return a string or path as a ``Path``; refuse one that no file system can hold, before anything is done with it.
+
+    Raises:
+        LoopscopeError: it is not a path, is empty or too long, holds a character that names cannot hold, or leads through a
+            folder that may not be read.
+
+    Example:
+        >>> check_path("runs/one").name
+        'one'
+        >>> check_path(300 * "n")
+        Traceback (most recent call last):
+        loopscope.errors.LoopscopeError: cannot use 'nnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnn'... (300 ...
+    """
+    text = os.fspath(given) if isinstance(given, (str, os.PathLike)) else None
+    if not isinstance(text, str):
+        raise LoopscopeError(f"expected a path, got {type(given).__name__}: give a string or a pathlib.Path")
+    if not text:
+        raise LoopscopeError("the path is empty: name a file or a folder")
+    try:
+        os.lstat(text)
+    except ValueError as error:  # a null character, or one that the system cannot encode
+        raise LoopscopeError(f"cannot use {_shown(text)}: names of files cannot hold such characters") from error
+    except OSError as error:
+        if error.errno in UNUSABLE:
+            remedy = REMEDIES.get(error.errno, "choose another path")
+            raise LoopscopeError(f"cannot use {_shown(text)}: {error.strerror}; {remedy}") from error
+    return Path(text)
+
+
+def _shown(text: str) -> str:
+    """Return a path in quotes, with unusual characters escaped, and only its beginning where it is long."""
+    return repr(text) if len(text) <= SHOWN else f"{text[:SHOWN]!r}... ({len(text)} characters)"
+
+
 @contextmanager
 def explain_write(path: Path) -> Iterator[None]:
     """Turn a failed write (no permission, full disk) into one line that names the file and says what to do."""
+    check_path(path)
     try:
         yield
     except OSError as error:
@@ -156,6 +198,7 @@ def append_line(path: Path, value: Any) -> None:
 
 
 def _read(path: Path, parse: Callable[[str], Any], kind: str, mistake: type[Exception]) -> Any:
+    check_path(path)
     try:
         return parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -200,7 +243,7 @@ def read_json_as(path: Path, kind: Any, remedy: str = "remove it and run again")
 
 def read_json_if_any(path: Path, kind: Any, absent: Any = None) -> Any:
     """Return what ``read_json_as`` does, or ``absent`` where there is no such file."""
-    return read_json_as(path, kind) if path.exists() else absent
+    return read_json_as(path, kind) if check_path(path).exists() else absent
 
 
 def read_yaml_mapping(path: Path) -> dict[str, Any]:
@@ -223,9 +266,12 @@ def numbered_lines(path: Path) -> list[tuple[int, Any]]:
     Raises:
         LoopscopeError: a line before the last is not JSON.
     """
-    if not path.exists():
+    if not check_path(path).exists():
         return []
-    lines = path.read_bytes().split(b"\n")
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise LoopscopeError(f"cannot read {path}: {error.strerror}") from error
     rows = []
     for number, line in enumerate(lines, start=1):
         try:

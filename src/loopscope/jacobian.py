@@ -22,6 +22,7 @@ from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from loopscope.checks import check_states, check_step
+from loopscope.contexts import check_time
 from loopscope.errors import LoopscopeError, NotDefinedError
 from loopscope.loop import FunctionLoop, Loop, mask_of, modules_of
 from loopscope.trees import (
@@ -117,6 +118,7 @@ class Jacobian:
 
     def vjp(self, vectors: Float[Tensor, "batch m"]) -> Float[Tensor, "batch n"]:
         """Return v^T J for each example, through the one retained graph."""
+        check_time()
         point, value = self._graph
         if not self.depends:
             return torch.zeros_like(point)
@@ -126,6 +128,7 @@ class Jacobian:
 
     def jvp(self, vectors: Float[Tensor, "batch n"]) -> Float[Tensor, "batch m"]:
         """Return J v for each example; ``product`` names how."""
+        check_time()
         return _PRODUCTS[self.product](self, vectors.to(self.point.dtype))
 
     @cached_property

@@ -189,8 +189,8 @@ def masks_aside(tree: Tree) -> Tree:
     """Return a tree whose floating masks are context, so that they have neither norms nor derivatives.
 
     A floating leaf is a mask if it holds zeros and one number of -100 or less, as those that are added to attention scores do:
-    such a number stands for "not at all", and its size says nothing. Leaves of zeros are put aside as well, since they have no
-    size that a change could be relative to, unless there is nothing else.
+    such a number stands for "not at all", and its size says nothing. Leaves of zeros, such as a mask without padding, are put
+    aside as well if the input has anything else: they have no size that a change could be relative to.
 
     Example:
         >>> bias = torch.tensor([[0.0, -1e9], [0.0, 0.0]])
@@ -199,7 +199,8 @@ def masks_aside(tree: Tree) -> Tree:
     """
     numbers = [leaf for leaf in floating_leaves(tree) if not _is_mask(leaf)]
     aside = [leaf for leaf in floating_leaves(tree) if _is_mask(leaf)]
-    if any(bool((leaf != 0).any()) for leaf in numbers):
+    discrete = any(not leaf.is_floating_point() for leaf in leaves(tree))
+    if discrete or any(bool((leaf != 0).any()) for leaf in numbers):
         aside += [leaf for leaf in numbers if not bool((leaf != 0).any())]
     chosen = {id(leaf) for leaf in aside}
     return _map(lambda leaf: _Aside(leaf, batched=True) if id(leaf) in chosen else leaf, (tree,), lambda context: False)

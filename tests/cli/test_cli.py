@@ -161,7 +161,8 @@ def test_any_importable_loop_is_examined(tmp_path, monkeypatch, capsys):
     assert json.loads((tmp_path / "x.json").read_text())["verdict"] == "stable"
     capsys.readouterr()
     assert main(["forecast", "mine:make", "--trained-iterations", "12"]) == 0
-    assert "will keep the answers of iteration 12 to 480 iterations: 100% are the same there" in capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
+    assert "will keep the answers of iteration 12 to 480 iterations: 100% are the same there." in said
     assert "no function 'mak' (did you mean make?)" in refused(capsys, ["examine", "mine:mak"])
     assert "expected (loop, inputs)" in refused(capsys, ["examine", "mine:wrong"])
     assert "cannot import nothere" in refused(capsys, ["examine", "nothere:make"])

@@ -22,6 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from loopscope.contexts import check_time
 from loopscope.loop import Loop, mask_of
 from loopscope.trees import (
     Tree,
@@ -185,6 +186,7 @@ class _Differences:
         weights = weights.to(self.point.device) / math.sqrt(math.comb(2 * ORDER, ORDER))
         together = max(1, NUMBERS_AT_ONCE // ((ORDER + 1) * self.point.shape[1]))
         for begin in range(0, len(self.examples), together):
+            check_time()
             part = slice(begin, begin + together)
             rows = self.examples[part].to(self.point.device)
             moves = self.directions[part] * self.sizes[rows] * spacing

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from loopscope.errors import LoopscopeError
-from loopscope.files import make_folder, read_json, write_bytes, write_text
+from loopscope.files import check_path, make_folder, read_json, write_bytes, write_text
 from loopscope.models.config import LoopedTransformerConfig
 
 CONFIG = "config.json"
@@ -28,10 +28,11 @@ def local_folder(source: str | Path) -> Path:
     Raises:
         LoopscopeError: ``source`` is a folder without a model, or a name that the hub does not serve.
     """
-    for folder in (Path(source), Path(source) / "model"):
+    place = check_path(source)
+    for folder in (place, place / "model"):
         if (folder / CONFIG).is_file():
             return folder
-    if Path(source).exists() or str(source).startswith((".", "/")):
+    if place.exists() or str(source).startswith((".", "/")):
         raise LoopscopeError(
             f"{source} holds no model: expected {CONFIG} and {WEIGHTS} there or in its subfolder model/"
         )
@@ -83,7 +84,7 @@ class Pretrained(nn.Module):
         Raises:
             LoopscopeError: the folder cannot be written.
         """
-        folder = make_folder(Path(folder))
+        folder = make_folder(check_path(folder))
         weights = {name: value.detach().contiguous().cpu() for name, value in self.state_dict().items()}
         # Readers of the hub look for the metadata "format".
         write_bytes(folder / WEIGHTS, save(weights, metadata={"format": "pt"}))

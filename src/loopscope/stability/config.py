@@ -55,7 +55,8 @@ class ExaminationConfig:
         tolerance: relative residual within which a state may count as arrived.
         prediction: prediction mode: no orbit goes beyond the trained number of iterations.
         seed: of every random start and direction.
-        time_limit: seconds after which orbits end where they are and no further part begins; None for no limit.
+        time_limit: seconds after which orbits end where they are, and all further parts are left out, also one that has
+            begun; None for no limit.
 
     Example:
         >>> import loopscope as ls

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from loopscope.errors import LoopscopeError, check_choice
-from loopscope.files import read_json_as, write_json
+from loopscope.files import check_path, read_json_as, write_json
 from loopscope.schema import from_plain, to_plain
 from loopscope.stability.old_examinations import from_schema_1
 from loopscope.stability.results import (
@@ -108,46 +108,59 @@ class Examination:
         Raises:
             LoopscopeError: another ending, or the file cannot be written.
         """
-        path = Path(path)
+        path = check_path(path)
         check_choice("the file's ending", path.suffix, WRITERS)
         WRITERS[path.suffix](path, self)
         return path
 
     def __str__(self) -> str:
         """Return what fits on one screen: the verdict, the advice, the axes and the five numbers that matter."""
+        return self.describe()
+
+    def describe(self, width: int = COLUMNS) -> str:
+        """Return what ``str`` returns, in lines of another width.
+
+        Args:
+            width: largest number of characters in a line.
+        """
         settings, reachability, lipschitz = self.settings, self.reachability, self.geometry.lipschitz
         accuracy = settings.accuracy
-        lines = [
-            *_wrapped(f"{self.headline}{f' (provisional: {priors_of(self.axes)})' if self.provisional else ''}"),
-            *([f"(tested on {TESTED_ON})"] if self.provisional else []),
-            *_wrapped(self.advice),
+        provisional = f" (provisional: {priors_of(self.axes)})" if self.provisional else ""
+        sentences = [
+            (f"{self.headline}{provisional}", ""),
+            *([(f"thresholds tested on {TESTED_ON}", "")] if self.provisional else []),
+            (self.advice, ""),
             *(
-                line
-                for models, measures in fitted_on(self.axes).items()
-                for line in _wrapped(f"thresholds fitted on {models}: {', '.join(measures)}")
+                (f"thresholds fitted on {models}: {', '.join(names)}", "")
+                for models, names in fitted_on(self.axes).items()
             ),
-            "",
-            *(line for axis in self.axes for line in _wrapped(axis.reason, f"{axis.name:17} {axis.status.value:11} ")),
+            ("", ""),
+            *((axis.reason, f"{axis.name:17} {axis.status.value:11} ") for axis in self.axes),
+            *([("directions of the state alone, without its norm:", "")] if self.normalized_axes else []),
+            *((axis.reason, f"  {axis.name:17} {axis.status.value:11} ") for axis in self.normalized_axes or ()),
+            ("", ""),
+            (f"{shown(self.curves.residual[1][-1])}{rounding_of(settings)}", "residual at the end          "),
+            (
+                f"{shown(middle(reachability.norm))} (at the start {shown(middle(reachability.start_norm))})",
+                "norm of the state, median    ",
+            ),
+            (shown(middle(self.spectrum.radius if self.spectrum else None)), "spectral radius, median      "),
+            (shown(middle(lipschitz.relative if lipschitz else None)), "Lipschitz constant, relative "),
+            ("not known" if accuracy is None else f"{100 * accuracy:.1f}%", "right at the end             "),
+            *([(_final(self.answers), "answers final                ")] if self.answers else []),
+            ("", ""),
+            (
+                f"{inputs_seen(settings)}, at most {settings.iterations} iterations, effort {settings.effort}, "
+                f"{settings.dtype}, seed {settings.seed}, {self.seconds['total']:.1f} s",
+                "",
+            ),
             *(
-                line
-                for axis in self.normalized_axes or ()
-                for line in _wrapped(axis.reason, f"{f'  of directions: {axis.name}':35} {axis.status.value:11} ")
+                [(f"{', '.join(self.unknown)} (reasons in the saved examination)", "not computed: ")]
+                if self.unknown
+                else []
             ),
-            "",
-            f"residual at the end          {shown(self.curves.residual[1][-1])}",
-            f"norm of the state, median    {shown(middle(reachability.norm))} "
-            f"(at the start {shown(middle(reachability.start_norm))})",
-            f"spectral radius, median      {shown(middle(self.spectrum.radius if self.spectrum else None))}",
-            f"Lipschitz constant, relative {shown(middle(lipschitz.relative if lipschitz else None))}",
-            f"right at the end             {'not known' if accuracy is None else f'{100 * accuracy:.1f}%'}",
-            *([f"answers final                {_final(self.answers)}"] if self.answers else []),
-            "",
-            f"{inputs_seen(settings)}, at most {settings.iterations} iterations, effort {settings.effort}, "
-            f"{settings.dtype}, seed {settings.seed}, {self.seconds['total']:.1f} s",
         ]
-        if self.unknown:
-            lines += _wrapped(f"{', '.join(self.unknown)} (reasons in the saved examination)", "not computed: ")
-        return "\n".join(lines)
+        return "\n".join(line for sentence, label in sentences for line in _wrapped(sentence, label, width))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Examination:
@@ -174,16 +187,17 @@ class Examination:
         Raises:
             LoopscopeError: there is no such file, it is damaged, or of another schema.
         """
-        values = read_json_as(Path(path), dict[str, Any], "examine the model again")
+        path = check_path(path)
+        values = read_json_as(path, dict[str, Any], "examine the model again")
         try:
             return cls.from_dict(values)
         except LoopscopeError as error:
             raise LoopscopeError(f"{path}: {error}") from error
 
 
-def _wrapped(sentence: str, label: str = "") -> list[str]:
-    """Return a sentence behind its label, in lines that fit the screen."""
-    return textwrap.wrap(sentence, COLUMNS, initial_indent=label, subsequent_indent=" " * len(label))
+def _wrapped(sentence: str, label: str, width: int) -> list[str]:
+    """Return a sentence behind its label, in lines that fit the screen; an empty line for no sentence."""
+    return textwrap.wrap(sentence, width, initial_indent=label, subsequent_indent=" " * len(label)) or [""]
 
 
 def _final(answers: AnswerResult) -> str:
@@ -197,6 +211,15 @@ def inputs_seen(settings: Settings) -> str:
     """Return how many inputs were examined, and of how many, where the effort left some out."""
     given = "" if settings.given == settings.inputs else f"of {settings.given} "
     return f"{settings.inputs} {given}inputs"
+
+
+def rounding_of(settings: Settings) -> str:
+    """Return in brackets which residuals are rounding, and what the step computes in if that is coarser than its state."""
+    floor = settings.noise_floor
+    if floor is None:
+        return ""
+    coarser = "" if floor.precision == settings.dtype else f": the step rounds like {floor.precision}"
+    return f" (residuals up to {floor.residual:.1e} may be rounding{coarser})"
 
 
 def shown(value: float | None) -> str:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from loopscope.checks import check_answers, check_is_loop, check_not_empty, check_outputs_last, prepare
-from loopscope.contexts import eval_mode, random_state_kept, without_autocast
-from loopscope.errors import LoopscopeError, check_count
+from loopscope.contexts import eval_mode, interruptible, random_state_kept, without_autocast
+from loopscope.errors import LoopscopeError, StoppedError, check_count
 from loopscope.loop import Loop, readout
 from loopscope.stability.advice import advise
 from loopscope.stability.axes import judge_axes
@@ -17,16 +17,17 @@ from loopscope.stability.config import ExaminationConfig
 from loopscope.stability.examination import Examination
 from loopscope.stability.orbits.classify import Orbits, classify
 from loopscope.stability.orbits.portrait import portrait
-from loopscope.stability.orbits.trace import Answers, trace
+from loopscope.stability.orbits.trace import Answers, Trajectory, trace
 from loopscope.stability.parts.directions import judge_directions
 from loopscope.stability.parts.measure import measure
+from loopscope.stability.parts.noise_floor import measure_floor
 from loopscope.stability.parts.progress import Progress
 from loopscope.stability.parts.reachability import answers as final_answers
 from loopscope.stability.parts.reachability import curves, reachability, settled_tokens
 from loopscope.stability.parts.sample import Sample, orbit_budget
 from loopscope.stability.results import Effort, PortraitResult, Settings
 from loopscope.stability.targets import Targets, check_targets, rule_of
-from loopscope.stability.verdict import is_provisional, verdict
+from loopscope.stability.verdict import Status, is_provisional, verdict
 from loopscope.trees import Tree, device_of, flatten, floating_leaves, select
 
 
@@ -59,11 +60,11 @@ def examine(
         trained_iterations: most iterations in training; needed for prediction mode, otherwise shown in the report.
         effort: quick, standard or thorough.
         seed: of every random start and direction.
-        iterations: budget of every orbit.
+        iterations: budget of every orbit, including the one that gradients pass.
         tolerance: relative residual within which a state may count as arrived.
         prediction: prediction mode: no orbit goes beyond ``trained_iterations``, swapped and perturbed ones included.
-        time_limit: seconds after which orbits end where they are and no further part begins; ``unknown`` names what is
-            left out.
+        time_limit: seconds after which orbits end where they are, and all further parts are left out, also one that has
+            begun; ``unknown`` names them.
         on_part: called with the name of each part as it begins.
         answers: what a readout predicts, one row per input, to tell whether an answer stands. By default the place of the
             largest logit, or the sign of a single one.
@@ -116,20 +117,36 @@ def _follow(
     elif targets is None:
         check_outputs_last(logits, ready.start)
     recalled, start = ready.recalled, ready.start
+    budget = orbit_budget(config, trained)
+    measured = measure_floor(loop, recalled, start, iterations=budget, is_late=progress.late, seed=config.seed)
     trajectory = trace(
         loop,
         recalled,
-        iterations=orbit_budget(config, trained),
+        iterations=budget,
         start=start,
         tolerance=config.tolerance,
         correct=rule_of(targets, ready.mask),
         stop=progress.late,
         answers=answers,
+        floor=measured.floor,
     )
     progress.note_cut(trajectory)
-    window = 0 if config.prediction or progress.late() else config.budget.window
-    orbits = classify(loop, recalled, trajectory, window=window, at_most=config.budget.jacobians, seed=config.seed)
-    return Sample(loop, inputs, recalled, start, trajectory, config, trained), orbits
+    orbits = _classified(loop, recalled, trajectory, config, progress)
+    return Sample(loop, inputs, recalled, start, trajectory, config, trained, measured), orbits
+
+
+def _classified(
+    loop: Loop, recalled: Tree, trajectory: Trajectory, config: ExaminationConfig, progress: Progress
+) -> Orbits:
+    """Return the labels of the orbits, from their histories alone if there is no time to follow them further."""
+    window = 0 if config.prediction else config.budget.window
+    try:
+        with interruptible(progress.late):
+            return classify(
+                loop, recalled, trajectory, window=window, at_most=config.budget.jacobians, seed=config.seed
+            )
+    except StoppedError:
+        return classify(loop, recalled, trajectory, window=0, at_most=0, seed=config.seed)
 
 
 def _judged(sample: Sample, orbits: Orbits, answers: Answers | None, progress: Progress) -> Examination:
@@ -138,6 +155,8 @@ def _judged(sample: Sample, orbits: Orbits, answers: Answers | None, progress: P
     accuracy = None if trajectory.solved is None else float(trajectory.solved[-1].double().mean())
     measured, reached = measure(sample, progress), reachability(trajectory, orbits)
     axes = judge_axes(trajectory, orbits, measured)
+    if axes[0].status is Status.UNKNOWN and (hidden := sample.measured_floor.hides(trajectory)):
+        progress.skip(["reachability"], hidden)
     normalized_axes = judge_directions(sample, orbits, answers, progress)
     picture = progress.run("portrait", lambda: _portrait(sample))
     decided = verdict(*axes, accuracy)
@@ -174,6 +193,7 @@ def _portrait(sample: Sample) -> PortraitResult:
         iterations=sample.iterations,
         tolerance=sample.config.tolerance,
         seed=sample.config.seed,
+        floor=sample.floor,
     )
 
 
@@ -194,4 +214,5 @@ def _settings(sample: Sample, accuracy: float | None) -> Settings:
         dtype=str(floating_leaves(state)[0].dtype).removeprefix("torch."),
         numbers_per_state=flatten(select(state, slice(0, 1))).shape[1],
         accuracy=accuracy,
+        noise_floor=sample.measured_floor.result(),
     )

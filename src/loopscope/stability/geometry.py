@@ -6,12 +6,15 @@ The other quantities of this axis are in `loopscope.stability.spectrum`: the spe
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from loopscope.contexts import check_time
 from loopscope.errors import LoopscopeError, check_count, check_seed
 from loopscope.gmres import unit
 from loopscope.jacobian import random_vectors, step_jacobian
@@ -68,8 +71,8 @@ def gradient_norms(
 ) -> GradientNorms:
     """Return the norms of gradients sent back from z_{K+1}, through every state of the orbit, to z_1.
 
-    The orbit is run for K steps without gradient and each step is run again for its backward pass, so memory does not grow
-    with K. The numbers are those of backpropagation through the orbit.
+    Each step is evaluated three times: twice without gradient, so that only about 2 sqrt(K) states are held at once, and once
+    for its backward pass. The numbers are those of backpropagation through the orbit.
 
     Args:
         loop: the loop.
@@ -93,19 +96,17 @@ def gradient_norms(
     check_seed(seed)
     generator = torch.Generator(device_of(recalled)).manual_seed(seed)
     with torch.no_grad():
-        before = start_from(loop, recalled, generator) if state is None else state
-        orbit = []
-        for _ in range(iterations):
-            before = loop.step(before, recalled)
-            orbit.append(before)
-    jacobian = step_jacobian(loop, orbit[-1], recalled)
-    real = real_numbers(orbit[-1], mask_of(loop, recalled))
+        first = start_from(loop, recalled, generator) if state is None else state
+    orbit = backwards(loop, recalled, first, iterations)
+    last = next(orbit)
+    jacobian = step_jacobian(loop, last, recalled)
+    real = real_numbers(last, mask_of(loop, recalled))
     vectors, logs = [], torch.zeros(cotangents, jacobian.batch, dtype=torch.float64, device=real.device)
     for _ in range(cotangents):
         drawn = random_vectors(jacobian.batch, jacobian.size, jacobian.point, generator) * real
         vectors.append(unit(drawn)[0])
     measured = []
-    for earlier in reversed(orbit):
+    for earlier in chain([last], orbit):
         jacobian = jacobian.at(earlier)
         # Rescaled at every step, since gradients may overflow or vanish in float32 over many iterations.
         pulled = [unit(jacobian.vjp(vector)) for vector in vectors]
@@ -116,6 +117,39 @@ def gradient_norms(
     slope, error = _slope(log_norms)
     label = tuple(_label(change) for change in (slope * iterations).tolist())
     return GradientNorms(norms=log_norms.exp(), slope=slope, slope_error=error, label=label)
+
+
+def backwards(loop: Loop, recalled: Tree, first: Tree, iterations: int) -> Iterator[Tree]:
+    """Yield the states z_K, ..., z_1 of an orbit, last one first, while holding about 2 sqrt(K) of them.
+
+    The orbit is followed once, keeping every sqrt(K)-th state, and then once more from each state that was kept.
+
+    Args:
+        loop: the loop.
+        recalled: what ``loop.encode`` returned.
+        first: z_0.
+        iterations: K.
+    """
+
+    def after(state: Tree) -> Tree:
+        check_time()
+        with torch.no_grad():
+            return loop.step(state, recalled)
+
+    apart = math.isqrt(iterations - 1) + 1
+    kept, state = [], first
+    for iteration in range(iterations):
+        if iteration % apart == 0:
+            kept.append(state)
+        state = after(state)
+    last = iterations - apart * (len(kept) - 1)
+    while kept:
+        states = [after(kept.pop())]
+        while len(states) < last:
+            states.append(after(states[-1]))
+        last = apart
+        while states:
+            yield states.pop()
 
 
 def _label(change: float) -> str:

@@ -42,6 +42,21 @@ def middle(values: Sequence[float | None] | None) -> float | None:
 
 
 @dataclass(frozen=True)
+class NoiseFloorResult:
+    """The smallest residual that an orbit can be expected to reach, since the step rounds.
+
+    Args:
+        error: relative rounding error of one evaluation of the step, root mean square.
+        residual: relative residuals up to this one may be rounding.
+        precision: the floating type that rounds like the step, such as bfloat16; that of the state unless the step is coarser.
+    """
+
+    error: float
+    residual: float
+    precision: str
+
+
+@dataclass(frozen=True)
 class Settings:
     """What was examined, and how.
 
@@ -59,6 +74,7 @@ class Settings:
         dtype: precision of the state, such as float32.
         numbers_per_state: floating numbers in the state of one input.
         accuracy: fraction of inputs that are right at the end; None without targets.
+        noise_floor: the rounding of the step, as measured; None if no state stayed finite, or there was no time.
     """
 
     effort: Effort
@@ -74,6 +90,7 @@ class Settings:
     dtype: str
     numbers_per_state: int
     accuracy: float | None
+    noise_floor: NoiseFloorResult | None = None
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ from types import FrameType
 from typing import Any, Literal
 
 from loopscope.errors import RESUMABLE, LoopscopeError, check_positive
-from loopscope.files import explain_write, make_folder, read_json_as, read_json_if_any, write_json
+from loopscope.files import check_path, explain_write, make_folder, read_json_as, read_json_if_any, write_json
 from loopscope.parsing import dotted
+from loopscope.progress import seconds_left
 from loopscope.stability import Examination, ExaminationConfig
 from loopscope.studies.ledger import Ledger, Record
 from loopscope.studies.plan import PlannedRun, StudyPlan
@@ -47,6 +48,9 @@ class StudyFolder:
     """
 
     path: Path
+
+    def __post_init__(self) -> None:
+        check_path(self.path)
 
     @property
     def ledger(self) -> Ledger:
@@ -112,9 +116,7 @@ class RunStatus:
     def seconds_left(self) -> float | None:
         """Return the time that the stage still needs at its pace so far, or None before a part is done."""
         began, done_then = self.began
-        if self.done <= done_then:
-            return None
-        return (time.monotonic() - began) / (self.done - done_then) * (self.total - self.done)
+        return seconds_left(time.monotonic() - began, self.done - done_then, self.total - done_then)
 
 
 @dataclass(frozen=True)

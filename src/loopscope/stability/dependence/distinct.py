@@ -11,6 +11,7 @@ from torch import Tensor
 from loopscope.loop import Loop, mask_of
 from loopscope.stability.distances import SAME_IN_ERRORS
 from loopscope.stability.orbits.arrival import FixedPoints, follow
+from loopscope.stability.orbits.rounding import Floor
 from loopscope.stability.starts import common
 from loopscope.trees import Tree, flatten
 
@@ -76,6 +77,7 @@ def distinct_fixed_points(
     *,
     iterations: int,
     tolerance: float = 1e-4,
+    floor: Floor | None = None,
 ) -> Growth:
     """Count distinct fixed points from the inputs' own starts (given) and from a common start (one run).
 
@@ -86,9 +88,10 @@ def distinct_fixed_points(
         start: those starts; that of the first example is the common one.
         iterations: the budget per orbit.
         tolerance: see `follow`.
+        floor: see `follow`.
     """
     mask = mask_of(loop, recalled)
-    ends = follow(loop, recalled, common(start), iterations=iterations, tolerance=tolerance, toward=fixed)
+    ends = follow(loop, recalled, common(start), iterations=iterations, tolerance=tolerance, toward=fixed, floor=floor)
     own, own_cluster = distinct(fixed, mask)
     shared, shared_cluster = distinct(ends, mask)
     return Growth(own, shared, own_cluster, shared_cluster)

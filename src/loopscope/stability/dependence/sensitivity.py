@@ -18,6 +18,7 @@ from loopscope.gmres import identity_minus
 from loopscope.jacobian import THROUGH_ENCODE, input_jacobian, step_jacobian
 from loopscope.loop import Loop, mask_of
 from loopscope.stability.orbits.arrival import Ends, FixedPoints, follow
+from loopscope.stability.orbits.rounding import Floor
 from loopscope.stability.starts import moved, random_direction
 from loopscope.trees import Tree, flatten, join, masks_back, norms, scaled_norm, select
 
@@ -124,6 +125,7 @@ def finite_input_change(
     inputs: Tree | None = None,
     step: float = 1e-2,
     tolerance: float = 1e-4,
+    floor: Floor | None = None,
 ) -> FiniteChange:
     """Change x along the first direction of ``sensitivity``, iterate on from z*, and compare with the linear response.
 
@@ -136,6 +138,7 @@ def finite_input_change(
         inputs: as given to `input_sensitivity`.
         step: size of the change to either side, over ||x||.
         tolerance: see `follow`.
+        floor: see `follow`.
     """
     through = input_jacobian(loop, fixed.state, recalled, inputs)
     encodes, where = through.path == THROUGH_ENCODE, through.context["x"]
@@ -144,7 +147,7 @@ def finite_input_change(
     sides = [masks_back(moved(where, sign * change)) for sign in (1, -1)]
     with torch.no_grad(), torch.autocast(change.device.type, enabled=False):
         both = join([loop.encode(side) for side in sides]) if encodes else join(sides)
-    ends = follow(loop, both, join([fixed.state, fixed.state]), iterations=iterations, tolerance=tolerance)
+    ends = follow(loop, both, join([fixed.state, fixed.state]), iterations=iterations, tolerance=tolerance, floor=floor)
     return _compare(ends, change, mask, sensitivity.response[0])
 
 
@@ -158,6 +161,7 @@ def start_sensitivity(
     tolerance: float = 1e-4,
     seed: int = 0,
     known: FixedPoints | None = None,
+    floor: Floor | None = None,
 ) -> FiniteChange:
     """Change the start along a random direction with recall held, and measure how far the end moves.
 
@@ -170,6 +174,7 @@ def start_sensitivity(
         tolerance: see `follow`.
         seed: of the direction.
         known: the fixed points; orbits that are on their way there may end early.
+        floor: see `follow`.
     """
     generator = torch.Generator().manual_seed(seed)
     mask = mask_of(loop, recalled)
@@ -178,7 +183,15 @@ def start_sensitivity(
     change = step * size[:, None] * random_direction(start, generator, mask)
     sides = join([moved(start, sign * change) for sign in (1, -1)])
     twice = None if known is None else known.take(torch.arange(len(size)).repeat(2))
-    ends = follow(loop, join([recalled, recalled]), sides, iterations=iterations, tolerance=tolerance, toward=twice)
+    ends = follow(
+        loop,
+        join([recalled, recalled]),
+        sides,
+        iterations=iterations,
+        tolerance=tolerance,
+        toward=twice,
+        floor=floor,
+    )
     return _compare(ends, change, mask, None)
 
 

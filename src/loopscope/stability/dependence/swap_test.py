@@ -14,6 +14,7 @@ from loopscope.errors import LoopscopeError
 from loopscope.loop import Loop, mask_of
 from loopscope.stability.distances import distance, has_partner, partners
 from loopscope.stability.orbits.arrival import Ends, FixedPoints, follow
+from loopscope.stability.orbits.rounding import Floor
 from loopscope.trees import Tree, batch_size, select
 
 NEAR = 0.1
@@ -126,6 +127,7 @@ def swap_test(
     iterations: int,
     shift: int = 1,
     tolerance: float = 1e-4,
+    floor: Floor | None = None,
 ) -> SwapTest:
     """Recall another input instead of the own one, then start from another input's fixed point instead of the own start.
 
@@ -139,6 +141,7 @@ def swap_test(
         iterations: the budget per orbit.
         shift: distance of partners within the batch, see `partners`.
         tolerance: see `follow`.
+        floor: see `follow`.
 
     Raises:
         LoopscopeError: ``shift`` pairs examples with themselves.
@@ -153,7 +156,16 @@ def swap_test(
     partner = partners(recalled, mask, shift)
     pairs = _Pairs(fixed, mask, partner)
     ends = [
-        follow(loop, recall, start, iterations=iterations, tolerance=tolerance, until="arrival", toward=own)
+        follow(
+            loop,
+            recall,
+            start,
+            iterations=iterations,
+            tolerance=tolerance,
+            until="arrival",
+            toward=own,
+            floor=floor,
+        )
         for recall, start, own in (
             (select(recalled, partner), fixed.state, pairs.other),
             (recalled, pairs.other.state, fixed),

@@ -11,6 +11,7 @@ from torch import Tensor
 from loopscope.errors import LoopscopeError, check_count
 from loopscope.loop import Loop, mask_of
 from loopscope.stability.orbits.arrival import FixedPoints, follow
+from loopscope.stability.orbits.rounding import Floor
 from loopscope.stability.starts import random_like
 from loopscope.trees import Tree, flatten
 
@@ -49,6 +50,7 @@ def variance_share(
     tolerance: float = 1e-4,
     seed: int = 0,
     known: FixedPoints | None = None,
+    floor: Floor | None = None,
 ) -> VarianceShare:
     """Compare the variance of fixed points between inputs with that within an input, from random starts.
 
@@ -61,6 +63,7 @@ def variance_share(
         tolerance: see `follow`.
         seed: of the starts.
         known: the inputs' fixed points; orbits that are on their way there may end early.
+        floor: see `follow`.
 
     Raises:
         LoopscopeError: fewer than four starts.
@@ -71,7 +74,15 @@ def variance_share(
     generator = torch.Generator().manual_seed(seed)
     mask = mask_of(loop, recalled)
     ends = [
-        follow(loop, recalled, random_like(like, generator), iterations=iterations, tolerance=tolerance, toward=known)
+        follow(
+            loop,
+            recalled,
+            random_like(like, generator),
+            iterations=iterations,
+            tolerance=tolerance,
+            toward=known,
+            floor=floor,
+        )
         for _ in range(starts)
     ]
     points = torch.stack([flatten(end.state, mask) for end in ends])

@@ -12,6 +12,7 @@ from loopscope.errors import check_positive
 from loopscope.loop import Loop, mask_of
 from loopscope.stability.distances import SAME_IN_ERRORS, distance, has_partner, partners
 from loopscope.stability.orbits.arrival import FixedPoints, follow
+from loopscope.stability.orbits.rounding import Floor
 from loopscope.stability.starts import moved, random_direction, random_like
 from loopscope.trees import Tree, batch_size, norms, select
 
@@ -53,6 +54,7 @@ def basin(
     foreign: int = 1,
     tolerance: float = 1e-4,
     seed: int = 0,
+    floor: Floor | None = None,
 ) -> Basin:
     """Start elsewhere and find out which orbits come back to the fixed points.
 
@@ -68,6 +70,7 @@ def basin(
         foreign: starts per example at other inputs' fixed points, at most the size of the batch minus one.
         tolerance: see `follow`.
         seed: of perturbations and random states.
+        floor: see `follow`.
 
     Raises:
         LoopscopeError: a radius is not positive.
@@ -80,7 +83,7 @@ def basin(
     batch = batch_size(fixed.state)
 
     def back(start: Tree) -> tuple[Tensor, Tensor]:
-        return came_back(loop, recalled, fixed, start, iterations=iterations, tolerance=tolerance)
+        return came_back(loop, recalled, fixed, start, iterations=iterations, tolerance=tolerance, floor=floor)
 
     perturbed = []
     for radius in radii:
@@ -104,7 +107,14 @@ def basin(
 
 
 def came_back(
-    loop: Loop, recalled: Tree, fixed: FixedPoints, start: Tree, *, iterations: int, tolerance: float
+    loop: Loop,
+    recalled: Tree,
+    fixed: FixedPoints,
+    start: Tree,
+    *,
+    iterations: int,
+    tolerance: float,
+    floor: Floor | None = None,
 ) -> tuple[Float[Tensor, "batch"], Float[Tensor, "batch"]]:
     """Return whether orbits come back to the fixed points, and the distance within which two ends count as one.
 
@@ -126,6 +136,7 @@ def came_back(
         tolerance=tolerance,
         until="arrival",
         toward=points,
+        floor=floor,
     )
     limit[rows] = SAME_IN_ERRORS * (ends.error.masked_fill(ends.approached, 0) + points.error)
     same = ends.arrived & (distance(ends.state, points.state, mask_of(loop, recalled)) <= limit[rows])

@@ -21,10 +21,12 @@ from jaxtyping import Float, Int
 from scipy.special import stdtrit
 from torch import Tensor
 
+from loopscope.contexts import check_time
 from loopscope.errors import check_count_or_zero
 from loopscope.jacobian import step_jacobian
 from loopscope.loop import Loop, is_time_dependent, mask_of
-from loopscope.stability.orbits.arrival import REMAINING_IN_TOLERANCES, line, ratio, rounding_floor
+from loopscope.stability.orbits.arrival import REMAINING_IN_TOLERANCES, line, ratio
+from loopscope.stability.orbits.rounding import Floor, floor_of
 from loopscope.stability.orbits.trace import HISTORY, Trajectory
 from loopscope.stability.starts import random_direction
 from loopscope.trees import Tree, flatten, real_numbers, scaled_norm, select, unflatten
@@ -99,7 +101,7 @@ class Orbits:
 
 
 def cycles(
-    recent: Sequence[Float[Tensor, "batch n"]], tolerance: float
+    recent: Sequence[Float[Tensor, "batch n"]], tolerance: float, floor: Floor | None = None
 ) -> tuple[Int[Tensor, "batch"], Float[Tensor, "batch"]]:
     """Return the period of each orbit's cycle (0 if none is found) and the residual of its p-th iterate.
 
@@ -109,11 +111,12 @@ def cycles(
     Args:
         recent: the last states, oldest first; 2p + 1 states show a cycle of period p.
         tolerance: on the relative residual.
+        floor: the rounding floor; that of the states' type by default.
     """
     last = recent[-1]
     period = torch.zeros(len(last), dtype=torch.long, device=last.device)
     residual = torch.full((len(last),), math.nan, dtype=last.dtype, device=last.device)
-    floor = rounding_floor(last.dtype)
+    floor = floor or floor_of(last.dtype)
     widest = torch.zeros_like(residual)
     for lag in range(1, (len(recent) - 1) // 2 + 1):
         now = torch.stack([_apart(recent[-1 - k], recent[-1 - k - lag]) for k in range(lag)])
@@ -121,8 +124,8 @@ def cycles(
             before = _apart(recent[-1 - lag], recent[-1 - 2 * lag])
             rate = now[0] / before.clamp_min(torch.finfo(last.dtype).tiny)
             off = now.amax(0)
-            left = torch.where(rate < 1, off.clamp_min(floor) / (1 - rate), torch.inf)
-            near = (off <= floor) | (
+            left = torch.where(rate < 1, off.clamp_min(floor.distance) / (1 - rate), torch.inf)
+            near = (off <= floor.residual) | (
                 (off <= tolerance) & (left <= REMAINING_IN_TOLERANCES * tolerance) & (left <= STEADY * widest)
             )
             found = near & (off <= STEADY * widest) & (period == 0)
@@ -157,11 +160,15 @@ def recurrence(orbit: Float[Tensor, "time batch m"], tolerance: float) -> tuple[
     return best, best_lag
 
 
-def exponent(log_growth: Float[Tensor, "time batch"], eps: float) -> tuple[Tensor, Tensor]:
+def exponent(log_growth: Float[Tensor, "time batch"], rounding: float) -> tuple[Tensor, Tensor]:
     """Return the mean of log growth per iteration and the half width of its 95% interval.
 
     The interval is the widest of three: that of the averages over blocks (for chaos, whose growth is noisy), the range of the
     cumulated deviations over time (for regular motion, whose bounded oscillation does not add up), and rounding.
+
+    Args:
+        log_growth: per iteration.
+        rounding: relative error of a length, by which its logarithm may be off.
     """
     values = log_growth.to(torch.float64)
     mean = values.mean(0)
@@ -171,7 +178,7 @@ def exponent(log_growth: Float[Tensor, "time batch"], eps: float) -> tuple[Tenso
     noise = float(stdtrit(BLOCKS - 1, 0.975)) * averages.std(0) / math.sqrt(BLOCKS)
     wobble = (values - mean).cumsum(0)
     wobble = (wobble.amax(0) - wobble.amin(0)) / len(values)
-    return mean, torch.maximum(noise, wobble).clamp_min(16 * eps)
+    return mean, torch.maximum(noise, wobble).clamp_min(rounding)
 
 
 class _Tangent:
@@ -217,6 +224,7 @@ def _further(
             for states in recent[:-1]:
                 tangent.carry(unflatten(states, state))
         for _ in range(window):
+            check_time()
             if tangent is not None:
                 tangent.carry(state)
             state = loop.step(state, recalled)
@@ -305,7 +313,7 @@ def classify(
     rows = evidence.open()
     if len(rows):
         real = real_numbers(trajectory.state, mask_of(loop, recalled))
-        evidence.find_cycles(rows, _rows_of(trajectory, rows), real[rows], trajectory.tolerance)
+        evidence.find_cycles(rows, _rows_of(trajectory, rows), real[rows], trajectory)
         left = evidence.open()
         followed = left if at_most is None else spread(left, at_most)
         if len(followed):
@@ -360,6 +368,7 @@ class _Evidence:
         geometric = grows & (self.growth.bend >= GEOMETRIC) & (self.growth.total >= math.log(10))
         settled = (self.direction <= trajectory.tolerance) | (self.direction_left <= TURN)
         drifts = grows & (self.growth.bend >= SATURATING) & settled
+        levelled = trajectory.levelled
         for row in range(len(self.labels)):
             if trajectory.diverged[row]:
                 self.label(row, Orbit.DIVERGING, f"not finite after {int(trajectory.iterations[row])} iterations")
@@ -371,9 +380,12 @@ class _Evidence:
             elif drifts[row]:
                 turn = float(self.direction[row])
                 self.label(row, Orbit.DRIFT, f"direction settled ({turn:.2g} a step), norm grows")
+            elif levelled[row]:
+                reason = f"residual {float(trajectory.residual[-1, row]):.2g}, which the rounding of the step explains"
+                self.label(row, Orbit.UNDECIDED, reason)
 
-    def find_cycles(self, rows: Tensor, recent: list[Tensor], real: Tensor, tolerance: float) -> None:
-        period, residual = cycles([states * real for states in recent], tolerance)
+    def find_cycles(self, rows: Tensor, recent: list[Tensor], real: Tensor, trajectory: Trajectory) -> None:
+        period, residual = cycles([states * real for states in recent], trajectory.tolerance, trajectory.floor)
         for row, length, off in zip(rows.tolist(), period.tolist(), residual.tolist(), strict=True):
             if length:
                 self.period[row], self.cycle_residual[row] = length, off
@@ -393,14 +405,14 @@ class _Evidence:
         seen = _further(loop, recalled, start, _rows_of(trajectory, rows), real, window, seed)
         self.iterations[rows] = window
         if seen.log_growth is not None:
-            eps = torch.finfo(seen.log_growth.dtype).eps
-            mean, error = exponent(seen.log_growth, eps)
+            rounding = max(floor_of(seen.log_growth.dtype).residual, trajectory.floor.residual)
+            mean, error = exponent(seen.log_growth, rounding)
             self.lyapunov[rows], self.lyapunov_error[rows] = mean.to(self.lyapunov), error.to(self.lyapunov)
-            mean, error = exponent(seen.step_growth, eps)
+            mean, error = exponent(seen.step_growth, rounding)
             self.leaves[rows] = mean - error > 0
         returns, lag = recurrence(seen.projected, trajectory.tolerance)
         self.recurrence[rows], self.lag[rows] = returns.to(self.recurrence), lag
-        self.find_cycles(rows, seen.recent, real, trajectory.tolerance)
+        self.find_cycles(rows, seen.recent, real, trajectory)
         for row in rows.tolist():
             if self.labels[row] is None:
                 self.label(row, *self._from_window(row, trajectory.tolerance))

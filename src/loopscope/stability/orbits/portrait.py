@@ -11,6 +11,7 @@ from loopscope.errors import LoopscopeError
 from loopscope.loop import Loop, mask_of
 from loopscope.schema import to_plain
 from loopscope.stability.orbits.arrival import Step, follow
+from loopscope.stability.orbits.rounding import Floor
 from loopscope.stability.results import PortraitResult
 from loopscope.stability.starts import random_like
 from loopscope.trees import Tree, flatten, join, select, tree_map
@@ -20,7 +21,15 @@ LONGEST = 200
 
 
 def portrait(
-    loop: Loop, recalled: Tree, start: Tree, row: int, *, iterations: int, tolerance: float, seed: int = 0
+    loop: Loop,
+    recalled: Tree,
+    start: Tree,
+    row: int,
+    *,
+    iterations: int,
+    tolerance: float,
+    seed: int = 0,
+    floor: Floor | None = None,
 ) -> PortraitResult:
     """Return one example's orbit, and a second one from a random start, in the plane that shows most of them.
 
@@ -32,6 +41,7 @@ def portrait(
         iterations: budget of an orbit.
         tolerance: relative residual within which a state may count as arrived.
         seed: of the random start.
+        floor: see `follow`.
 
     Raises:
         LoopscopeError: the first state is not finite.
@@ -40,7 +50,7 @@ def portrait(
     recall, first = select(recalled, one), select(start, one)
     length = min(iterations, LONGEST)
     other_first = random_like(first, torch.Generator().manual_seed(seed))
-    (path, other), arrived = _orbits(loop, recall, [first, other_first], length, tolerance)
+    (path, other), arrived = _orbits(loop, recall, [first, other_first], length, tolerance, floor)
     if not len(path):
         raise LoopscopeError(f"the first state of example {row} is not finite: look at encode and start")
     center = path[-1]
@@ -66,7 +76,7 @@ def portrait(
 
 
 def _orbits(
-    loop: Loop, recalled: Tree, starts: list[Tree], iterations: int, tolerance: float
+    loop: Loop, recalled: Tree, starts: list[Tree], iterations: int, tolerance: float, floor: Floor | None
 ) -> tuple[list[Float[Tensor, "time n"]], bool]:
     """Return the finite states of an example's orbit from each start, and whether the first of them arrived."""
     recalled, start = join([recalled] * len(starts)), tree_map(torch.clone, join(starts))
@@ -76,6 +86,6 @@ def _orbits(
         for row, state in zip(step.rows.tolist(), flatten(step.after, step.mask), strict=True):
             states[row].append(state)
 
-    ends = follow(loop, recalled, start, iterations=iterations, tolerance=tolerance, observe=keep)
+    ends = follow(loop, recalled, start, iterations=iterations, tolerance=tolerance, observe=keep, floor=floor)
     paths = [torch.stack(path) for path in states]
     return [path[path.isfinite().all(1)] for path in paths], bool(ends.arrived[0])

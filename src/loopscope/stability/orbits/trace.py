@@ -14,6 +14,7 @@ from torch import Tensor
 from loopscope.fixed_points.residual import state_dtype
 from loopscope.loop import Loop, mask_of, readout
 from loopscope.stability.orbits.arrival import Ends, Step, follow, ratio
+from loopscope.stability.orbits.rounding import Floor
 from loopscope.stability.starts import first_state
 from loopscope.trees import Tree, device_of, flatten, norms, scaled_norm, token_norms, tree_map
 
@@ -194,6 +195,7 @@ def trace(
     correct: Correct | None = None,
     stop: Callable[[], bool] | None = None,
     answers: Answers | None = None,
+    floor: Floor | None = None,
 ) -> Trajectory:
     """Follow the orbits from ``start`` once and record everything about their arrival.
 
@@ -211,6 +213,7 @@ def trace(
         stop: see `follow`.
         answers: what a readout predicts, one row per example; the largest logit's place, or a single one's sign, if
             left out.
+        floor: see `follow`.
 
     Raises:
         LoopscopeError: see `follow`.
@@ -220,7 +223,9 @@ def trace(
             start = first_state(loop, recalled, seed)
     dtype = state_dtype(start)
     recorder = _Recorder(loop, token_norms(start).to(dtype), iterations, correct, answers)
-    ends = follow(loop, recalled, start, iterations=iterations, tolerance=tolerance, observe=recorder, stop=stop)
+    ends = follow(
+        loop, recalled, start, iterations=iterations, tolerance=tolerance, observe=recorder, stop=stop, floor=floor
+    )
     unarrived = torch.nonzero(~ends.arrived & ~ends.diverged).squeeze(1)
     recent = tuple(states[torch.isin(rows, unarrived)] for rows, states in recorder.recent)
     token_residual = _repeat_last(recorder.token_residual, ends.iterations)

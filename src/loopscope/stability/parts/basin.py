@@ -22,6 +22,7 @@ def measure_basin(sample: Sample) -> BasinResult:
         radii=sample.budget.radii,
         tolerance=sample.config.tolerance,
         seed=sample.config.seed,
+        floor=sample.floor,
     )
     returned, known = fraction(found.perturbed)
     return BasinResult(

@@ -13,6 +13,7 @@ from loopscope.stability.orbits.classify import Orbit, Orbits, classify
 from loopscope.stability.orbits.normalized import normalized
 from loopscope.stability.orbits.trace import Answers, trace
 from loopscope.stability.parts.measure import measure
+from loopscope.stability.parts.noise_floor import measure_floor
 from loopscope.stability.parts.progress import Progress, one_line
 from loopscope.stability.parts.sample import ALWAYS, Sample
 from loopscope.stability.starts import first_state
@@ -53,9 +54,14 @@ def _judge(sample: Sample, rows: Int[Tensor, "drifting"], answers: Answers | Non
     with torch.no_grad():
         recalled = loop.encode(inputs)
         start = first_state(loop, recalled, config.seed)
-        ends = follow(loop, recalled, start, iterations=early, tolerance=config.tolerance)
+        ends = follow(
+            loop, recalled, start, iterations=early, tolerance=config.tolerance, stop=progress.late, floor=sample.floor
+        )
         held, problem = normalized(loop, inputs, ends.state)
         recalled = held.encode(problem)
+    measured = measure_floor(
+        held, recalled, ends.state, iterations=sample.iterations, is_late=progress.late, seed=config.seed
+    )
     trajectory = trace(
         held,
         recalled,
@@ -64,8 +70,9 @@ def _judge(sample: Sample, rows: Int[Tensor, "drifting"], answers: Answers | Non
         tolerance=config.tolerance,
         stop=progress.late,
         answers=answers,
+        floor=measured.floor,
     )
     progress.note_cut(trajectory)
     orbits = classify(held, recalled, trajectory, window=0, at_most=0, seed=config.seed)
-    inner = Sample(held, problem, recalled, ends.state, trajectory, config, sample.trained)
+    inner = Sample(held, problem, recalled, ends.state, trajectory, config, sample.trained, measured)
     return judge_axes(trajectory, orbits, measure(inner, progress))

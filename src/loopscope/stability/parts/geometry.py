@@ -61,8 +61,9 @@ def measure_geometry(sample: Sample, spectrum: SpectrumResult | None, progress: 
 
 
 def _gradients(sample: Sample, spectrum: SpectrumResult | None) -> GradientResult:
-    length = sample.trained or min(GRADIENT_ITERATIONS, sample.iterations)
-    found = gradient_norms(sample.loop, select(sample.recalled, sample.far), length, seed=sample.config.seed)
+    length = min(sample.trained or GRADIENT_ITERATIONS, sample.iterations)
+    recalled = select(sample.recalled, sample.far)
+    found = gradient_norms(sample.loop, recalled, length, seed=sample.config.seed)
     known = [] if spectrum is None else spectrum.radius_at_fixed_point
     radii = torch.tensor([math.nan if radius is None else radius for radius in known]).to(found.slope)
     return GradientResult(

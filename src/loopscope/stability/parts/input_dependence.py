@@ -52,6 +52,7 @@ def _swap(sample: Sample) -> SwapTest:
         sample.trajectory.take(sample.far),
         iterations=sample.secondary_iterations,
         tolerance=sample.config.tolerance,
+        floor=sample.floor,
     )
 
 
@@ -83,6 +84,7 @@ def _distinct(sample: Sample) -> Growth:
         select(sample.start, sample.far),
         iterations=sample.secondary_iterations,
         tolerance=sample.config.tolerance,
+        floor=sample.floor,
     )
 
 
@@ -97,6 +99,7 @@ def _variance(sample: Sample) -> VarianceResult:
         tolerance=sample.config.tolerance,
         seed=sample.config.seed,
         known=sample.trajectory.take(sample.near),
+        floor=sample.floor,
     )
     return VarianceResult(**to_plain(found))
 
@@ -107,7 +110,14 @@ def _sensitivity(sample: Sample) -> SensitivityResult:
     fixed, recalled, inputs = sample.trajectory.take(rows), select(sample.recalled, rows), select(sample.inputs, rows)
     linear = input_sensitivity(loop, recalled, fixed, inputs=inputs, seed=seed)
     check = finite_input_change(
-        loop, recalled, fixed, linear, inputs=inputs, iterations=iterations, tolerance=tolerance
+        loop,
+        recalled,
+        fixed,
+        linear,
+        inputs=inputs,
+        iterations=iterations,
+        tolerance=tolerance,
+        floor=sample.floor,
     )
     through_start = start_sensitivity(
         loop,
@@ -117,6 +127,7 @@ def _sensitivity(sample: Sample) -> SensitivityResult:
         tolerance=tolerance,
         seed=seed,
         known=fixed,
+        floor=sample.floor,
     )
     return SensitivityResult(
         path=linear.path,

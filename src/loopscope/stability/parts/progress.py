@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-from loopscope.errors import LoopscopeError, NotDefinedError
+from loopscope.contexts import interruptible
+from loopscope.errors import LoopscopeError, NotDefinedError, StoppedError
 from loopscope.stability.orbits.trace import Trajectory
 
 T = TypeVar("T")
@@ -18,7 +19,7 @@ class Progress:
     """What has been done of an examination, and what could not be.
 
     Args:
-        time_limit: seconds after which no further part begins; None for no limit.
+        time_limit: seconds after which no further part begins, and one that has begun ends early; None for no limit.
         on_part: called with the name of each part as it begins.
 
     Attributes:
@@ -50,7 +51,11 @@ class Progress:
             self.unknown[part] = self._over
             return None
         try:
-            return self.timed(part, work)
+            with interruptible(self.late):
+                return self.timed(part, work)
+        except StoppedError:
+            self.unknown[part] = self._over
+            return None
         except (LoopscopeError, RuntimeError) as error:
             self.unknown[part] = one_line(error)
             if isinstance(error, NotDefinedError):

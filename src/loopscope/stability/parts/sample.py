@@ -13,7 +13,9 @@ from torch import Tensor
 from loopscope.loop import Loop, mask_of
 from loopscope.stability.config import Budget, ExaminationConfig
 from loopscope.stability.distances import in_pairs
+from loopscope.stability.orbits.rounding import Floor
 from loopscope.stability.orbits.trace import Trajectory
+from loopscope.stability.parts.noise_floor import MeasuredFloor
 from loopscope.trees import Tree, select
 
 SPARE = 2.0
@@ -34,6 +36,7 @@ class Sample:
         trajectory: the orbits from there.
         config: options of the examination.
         trained: most iterations in training, where known.
+        measured_floor: the rounding of the step.
     """
 
     loop: Loop
@@ -43,11 +46,17 @@ class Sample:
     trajectory: Trajectory
     config: ExaminationConfig
     trained: int | None
+    measured_floor: MeasuredFloor
 
     @property
     def budget(self) -> Budget:
         """What the effort spends."""
         return self.config.budget
+
+    @property
+    def floor(self) -> Floor:
+        """The residuals that rounding explains."""
+        return self.measured_floor.floor
 
     @property
     def iterations(self) -> int:
@@ -84,5 +93,5 @@ class Sample:
 
 
 def orbit_budget(config: ExaminationConfig, trained: int | None) -> int:
-    """Return the most iterations of any orbit: in prediction mode the trained number."""
-    return trained if config.prediction and trained else config.iterations
+    """Return the most iterations of any orbit: in prediction mode no more than the trained number."""
+    return min(config.iterations, trained) if config.prediction and trained else config.iterations

@@ -19,7 +19,9 @@ def measure_spectrum(sample: Sample) -> SpectrumResult:
     state, recalled = sample.at(rows)
     found = spectral_radius(sample.loop, state, recalled, seed=seed)
     arrived = trajectory.arrived[rows]
-    wrong = contradicted(sample.loop, state, recalled, trajectory.residual[:, rows], arrived, found, seed=seed)
+    wrong = contradicted(
+        sample.loop, state, recalled, trajectory.residual[:, rows], arrived, found, seed=seed, floor=trajectory.floor
+    )
     return SpectrumResult(
         rows=to_plain(rows),
         eigenvalue=to_plain(found.eigenvalue),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 import torch
 from jaxtyping import Float, Int, Int16
@@ -12,7 +13,7 @@ from torch import Tensor
 from loopscope.errors import LoopscopeError
 from loopscope.tasks.chess.encoding import PIECES, SQUARES, Answers, pack_ragged
 from loopscope.tasks.chess.puzzles import require_rules
-from loopscope.tasks.text import Problem, colour
+from loopscope.tasks.text import CHANGED, Candidates, Frame, Problem, candidates_of, colour
 
 # Checked before any import of python-chess, so that a missing package gives a one-line error.
 require_rules()
@@ -45,7 +46,8 @@ IMPOSSIBLE = {
     chess.STATUS_TOO_MANY_CHECKERS: "more than two pieces give check",
     chess.STATUS_IMPOSSIBLE_CHECK: "no last move can have given these checks",
 }
-PIECE = {chess.WHITE: "bold white", chess.BLACK: "magenta"}
+PIECE = {chess.WHITE: "bold", chess.BLACK: ""}
+CHOSEN = "reverse"
 SIDE = {chess.WHITE: "white", chess.BLACK: "black"}
 
 
@@ -100,18 +102,29 @@ class ChessText:
 
     def choices(self, problem: Problem) -> Int16[Tensor, "1 columns"]:
         """Return all legal moves, packed like the answers of a split."""
-        return _packed(chess.Board(problem.text))
+        return _packed(problem.text)
 
-    def picture(self, problem: Problem, logits: Float[Tensor, "64 1"], since: Int[Tensor, "64"]) -> Text:
+    def parts(self, problem: Problem, logits: Float[Tensor, "64 1"]) -> Int[Tensor, "1"]:
+        """Return the place of the best move among the legal moves: the move is the whole answer."""
+        return _totals(problem, logits).argmax(keepdim=True)
+
+    def candidates(self, problem: Problem, logits: Float[Tensor, "64 1"], count: int) -> list[Candidates]:
+        """Return the probabilities of the legal moves; the answer has a single part."""
+        board = chess.Board(problem.text)
+        moves = [board.san(move) for move in board.legal_moves]
+        return candidates_of(_totals(problem, logits)[None], ["move"], moves, count)
+
+    def picture(self, problem: Problem, frame: Frame) -> Text:
         """Return the move, and the board from the side to move, with the move's squares in brackets and white in capitals.
 
         If the two squares of highest score are not those of the move, they are named, because they are the answer under
         the paper's rule.
         """
-        board, move = _best(problem, logits)
+        board, move = _best(problem, frame.logits)
         squares = {move.from_square, move.to_square}
         text = Text(f"{SIDE[board.turn]} to move: ")
-        text.append(f"{self.line(problem, logits)}\n", style=colour(int(since.max())))
+        text.append(self.line(problem, frame.logits), style=colour(int(frame.since.max())))
+        text.append(f" {CHANGED}\n" if bool(frame.changed.any()) else "\n")
         up = 1 if board.turn else -1
         for rank in range(8)[::-up]:
             text.append(f"{rank + 1} ")
@@ -121,12 +134,12 @@ class ChessText:
                 cell = piece.symbol() if piece else "."
                 style = PIECE[piece.color] if piece else ""
                 if square in squares:
-                    text.append(f"[{cell}]", style=f"{style} on green")
+                    text.append(f"[{cell}]", style=f"{style} {CHOSEN}".strip())
                 else:
                     text.append(f" {cell} ", style=style)
             text.append("\n")
         text.append("  " + "".join(f" {file} " for file in chess.FILE_NAMES[::up]))
-        highest = [int(square) ^ flip_of(board) for square in logits[:, 0].topk(2).indices]
+        highest = [int(square) ^ flip_of(board) for square in frame.logits[:, 0].topk(2).indices]
         if set(highest) != squares:
             first, second = (chess.SQUARE_NAMES[square] for square in highest)
             text.append(f"\nThe two highest squares are {first} and {second}, not those of this move.")
@@ -136,12 +149,19 @@ class ChessText:
 def _best(problem: Problem, logits: Float[Tensor, "64 1"]) -> tuple[chess.Board, chess.Move]:
     """Return the board and the best legal move. Pawns promote to a queen."""
     board = chess.Board(problem.text)
-    moves = Answers.unpack(_packed(board))
-    return board, list(board.legal_moves)[int(moves.totals(logits.reshape(1, SQUARES).float().cpu()).argmax())]
+    return board, list(board.legal_moves)[int(_totals(problem, logits).argmax())]
 
 
-def _packed(board: chess.Board) -> Int16[Tensor, "1 columns"]:
+def _totals(problem: Problem, logits: Float[Tensor, "64 1"]) -> Float[Tensor, "moves"]:
+    """Return the sum of the scores of the two squares of each legal move; -inf for promotions to other than a queen."""
+    scores = logits.reshape(1, SQUARES).float().cpu()
+    return Answers.unpack(_packed(problem.text)).totals(scores)[0]
+
+
+@lru_cache(maxsize=1024)
+def _packed(fen: str) -> Int16[Tensor, "1 columns"]:
     """Return all legal moves of a position, packed like the answers of a split, without knowing which is right."""
+    board = chess.Board(fen)
     legal = list(board.legal_moves)
     codes = np.array([code_of(move, flip_of(board)) for move in legal], np.int16)
     return pack_ragged(np.array([1]), np.array([len(legal)]), codes)

@@ -18,7 +18,7 @@ from typing import Any
 
 from loopscope.errors import LoopscopeError
 from loopscope.files import explain_write, make_folder, open_lock, write_text
-from loopscope.tasks.data.progress import bar
+from loopscope.progress import bar
 
 CHUNK = 1 << 18
 TIMEOUT = 30.0
@@ -95,7 +95,7 @@ def _progress(name: str) -> Iterator[Callable[[int, int | None], None]]:
     """Show the progress of a download (see ``bar``). Yield a function of the bytes received and the total."""
     from rich.progress import DownloadColumn, TransferSpeedColumn
 
-    with bar(f"download {name}", None, DownloadColumn(), TransferSpeedColumn()) as update:
+    with bar(f"download {name}", None, DownloadColumn(), TransferSpeedColumn(), transient=True) as update:
         yield lambda done, total: update(completed=done, total=total)
 
 

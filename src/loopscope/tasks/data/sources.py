@@ -16,7 +16,7 @@ from typing import Any, Literal, TextIO
 
 from loopscope.errors import LoopscopeError, check_choice
 from loopscope.extras import require
-from loopscope.files import write_bytes
+from loopscope.files import check_path, write_bytes
 from loopscope.tasks.data.cache import cache_folder
 from loopscope.tasks.data.download import download
 
@@ -180,7 +180,7 @@ def find_file(path: str | None, names: Sequence[str]) -> Path | None:
     given = path or os.environ.get(DATA_FOLDER)
     if not given:
         return None
-    place = Path(given).expanduser()
+    place = check_path(Path(given).expanduser())
     if path and place.is_file():
         return place
     if not place.is_dir():
