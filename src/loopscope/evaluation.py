@@ -13,10 +13,10 @@ from torch import Tensor
 
 from loopscope.checks import check_dynamics, check_is_loop, check_read, check_states
 from loopscope.contexts import device_of_loop, eval_mode
-from loopscope.errors import check_positive
+from loopscope.errors import check_history, check_positive
 from loopscope.fixed_points.residual import relative_residual, smallest_scale
 from loopscope.loop import Loop, first_state, readout
-from loopscope.stability.orbits.trace import at_every_token, gives_answer, predictions
+from loopscope.stability.orbits.answers import at_every_token, gives_answer, predictions
 from loopscope.stability.results import reached_by
 from loopscope.tasks.task import Split, Task, answers_of
 from loopscope.trees import flatten, select
@@ -94,12 +94,12 @@ class Settled:
 
 @dataclass(frozen=True)
 class FinalAnswers:
-    """Iterations by which answers are final: they never change again, up to the last iteration.
+    """Iterations by which answers are final, which means that they never change again up to the last iteration.
 
     Args:
-        half: the iteration by which 50% of the answers are final; None if fewer are.
-        nine_tenths: the same for 90%.
-        all: the same for all answers.
+        half: iteration by which 50% of the answers are final; None if fewer are.
+        nine_tenths: iteration by which 90% of the answers are final; None if fewer are.
+        all: iteration by which all answers are final; None if some are not.
     """
 
     half: float | None
@@ -113,7 +113,7 @@ class BrokenReadouts:
 
     Args:
         examples: number of examples with such a readout.
-        first: the first iteration at which one does.
+        first: first iteration at which a readout does.
     """
 
     examples: int
@@ -219,7 +219,7 @@ def summarize(
         solved: which examples are right after each iteration.
         token_accuracy: fraction of tokens that are right.
         other_rules: answer accuracy under the task's other rules, by name.
-        difficulty: of each example.
+        difficulty: difficulty of each example.
         residual: the last relative residual of each example.
         steps: cost of the run, if examples stopped when they had settled.
         changed_at: the last iteration at which each example's answer changed; 0 if it never did.
@@ -248,7 +248,7 @@ def summarize(
 
 
 def _final(changed_at: Int[Tensor, "examples"], iterations: int) -> FinalAnswers:
-    """Return by when answers are final; an answer that changed in the last iteration is not."""
+    """Return the iterations by which answers are final. An answer that changed in the last iteration is not final."""
     final = [None if last == iterations else max(1.0, last) for last in changed_at.tolist()]
     return FinalAnswers(*(reached_by(final, share) for share in (0.5, 0.9, 1.0)))
 
@@ -314,7 +314,7 @@ def answers_right(
 
 
 def _right(task: Task, logits: Tensor, problems: Tensor, answers: Tensor) -> Bool[Tensor, "batch columns"]:
-    """Apply the task's rule, and count NaN logits as wrong: the rule alone would take them for an answer."""
+    """Apply the task's rule, and count NaN logits as wrong, which the rule alone might accept."""
     right = task.correct(logits, problems, answers)
     numbers = ~logits.isnan().any(-1)
     return right & (numbers if numbers.shape == right.shape else numbers.all(1, keepdim=True))
@@ -348,6 +348,7 @@ class _Tally:
     """
 
     def __init__(self, iterations: int, examples: int, device: torch.device) -> None:
+        check_history(iterations, examples + 64)  # beside the outcomes, the sums of a few rules in float64
         self.solved = torch.empty(iterations, examples, dtype=torch.bool, device=device)
         self.residual = torch.empty(examples, device=device)
         self.changed_at, self.broken_at = torch.zeros(2, examples, dtype=torch.long, device=device)
@@ -373,7 +374,7 @@ class _Tally:
 
 @dataclass(frozen=True)
 class _Seen:
-    """What one iteration did to the readouts of a batch."""
+    """The changes of a batch's readouts in one iteration."""
 
     changed: Bool[Tensor, "batch"]
     broken: Bool[Tensor, "batch"]
@@ -391,7 +392,7 @@ class _Answers:
         return answers if real is None or answers.shape != real.shape else answers.masked_fill(~real, 0)
 
     def seen(self, logits: Tensor, real: Tensor | None) -> _Seen:
-        """Compare the readout of one more iteration with that before it; NaN is not an answer, so it counts as a change."""
+        """Compare the readout of one more iteration to the previous one. NaN is not an answer and counts as a change."""
         now, answered = self._compared(logits, real), at_every_token(gives_answer(logits), real)
         changed = (now != self._last).flatten(1).any(1) | ~answered
         intact = at_every_token((logits.isfinite() | ~self._finite).all(-1), real)
@@ -490,7 +491,7 @@ def _run(
     real = check_states(loop, state, recalled)
     logits = readout(loop, state, recalled)
     check_read(logits, len(rows))
-    if config.until_settled and not int(rows[0]):  # examples will leave the batch: may they?
+    if config.until_settled and not int(rows[0]):  # examples will leave the batch, so they must be independent
         check_dynamics(loop, state, recalled)
     smallest = smallest_scale(state, real)
     stillness, computed, seen = _Stillness(), 0, _Answers(task, logits, real)

@@ -1,4 +1,4 @@
-"""Packages that only one feature needs: each belongs to an extra, which the error for a missing one names."""
+"""Optional packages. Each belongs to an extra of this package, which the error names if it is missing."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from loopscope.errors import LoopscopeError
 
 EXTRAS = {
     "chess": "chess",
+    "gradio": "lab",
     "numba": "data",
     "plotly": "pages",
     "ray": "cluster",
     "sklearn": "analysis",
+    "transformers": "models",
     "zstandard": "data",
 }
-"""The extra of pyproject.toml that installs each package."""
-NAMES = {"chess": "python-chess", "ray": "Ray", "sklearn": "scikit-learn"}
-"""The names that packages go by, where these are not the names of their modules."""
+"""The extra in pyproject.toml that installs each package."""
+NAMES = {"chess": "python-chess", "gradio": "Gradio", "ray": "Ray", "sklearn": "scikit-learn"}
+"""Names of packages that differ from the names of their modules."""
 
 
 def install_command(package: str) -> str:

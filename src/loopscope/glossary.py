@@ -13,7 +13,7 @@ MEANINGS: dict[str, str] = {
     "basin of attraction": "the starts from which a loop returns to the same fixed point",
     "borderline": "an axis whose deciding number lies between the value at which it holds and the value at which it "
     "fails",
-    "collapse": "accuracy falls below half of its best on the way, as iterations go on",
+    "collapse": "the fall of accuracy below half of its best on the way, after further iterations",
     "confidence": "the softmax probability of a whole answer: the smallest, over tokens, of the largest probability",
     "coverage": "the fraction of answers that is accepted",
     "cycle": "an orbit that repeats after a fixed number of iterations, its period",
@@ -23,7 +23,7 @@ MEANINGS: dict[str, str] = {
     "external recall": "the input is mixed into the state once, at the beginning of every iteration",
     "extrapolation": "solving harder problems than those of training with more iterations than training had",
     "fixed depth": "a transformer with distinct blocks and a single pass, for comparison; it does not iterate",
-    "fixed point": "a state that an iteration leaves as it is: f(z, e) = z",
+    "fixed point": "a state that an iteration does not change: f(z, e) = z",
     "forecast": "what is expected at hundreds of iterations, from a few: keeps its answers, collapses, or cannot tell",
     "fraction moved": "in the swap test, the fraction of states that go to the fixed point of the newly recalled input",
     "fraction shared": "in the swap test, the fraction of pairs of inputs that have the same fixed point",
@@ -46,11 +46,12 @@ MEANINGS: dict[str, str] = {
     "least 90% are known to be right",
     "no recall": "the input sets the first state only; later iterations do not see it",
     "noise floor": "the smallest residual that an orbit can reach, given the rounding inside the step",
-    "normalization": "where an RMSNorm stands in a sub-layer: pre, peri, outer, sandwich, or a GRU cell in its place",
+    "normalization": "where an RMSNorm stands in a sub-layer: pre, peri, outer or sandwich; or a GRU cell instead",
     "orbit": "the sequence of states z₀, z₁, z₂, ... of one example",
     "outer normalization": "the state is normalized after each sub-layer's update, so its size stays bounded",
-    "path-dependent": "a verdict: states arrive, but an input has several fixed points, and the start chooses among them",
-    "peri normalization": "as pre, and what a sub-layer adds is normalized too; the size of the state is not bounded",
+    "path-dependent": "a verdict: states arrive, but an input has several fixed points, and the start chooses among them, so "
+    "the answer can be relied on from the loop's own start only",
+    "peri normalization": "like pre, but what a sub-layer adds is normalized too; the size of the state is not bounded",
     "pre normalization": "each sub-layer reads a normalized state and adds to the state itself, whose size is not bounded",
     "prediction mode": "an examination that takes no orbit beyond the trained number of iterations",
     "prior": "a threshold set by reasoning, not yet fitted on trained models",
@@ -66,14 +67,14 @@ MEANINGS: dict[str, str] = {
     "stable": "a verdict: all three axes hold; the answers are not known to be right",
     "stable and accurate": "a verdict: all three axes hold, and at least 90% of the answers are known to be right",
     "stands": "an answer that never changed in the last half of its orbit",
-    "state": "z: what an iteration turns into the next",
+    "state": "z, the tensors that an iteration turns into the next state",
     "stochastic loop": "a loop whose step draws random numbers",
-    "swap test": "hold a settled state and recall another input: does the state follow?",
+    "swap test": "keep a settled state and recall another input: does the state follow?",
     "time-dependent loop": "a loop whose state carries a counter: a part that is not a floating-point tensor and changes from "
     "step to step",
     "undecided": "a verdict: a number that decides is unknown or lies between two thresholds",
     "unstable": "a verdict: states do not arrive, or leave again",
-    "verdict": "what the three axes say together",
+    "verdict": "the conclusion from all three axes, in a few words",
 }
 """The meaning of each word, in a clause, in alphabetical order. Meanings may hold Markdown's marks for code."""
 RECALLS = {"internal": "internal recall", "external": "external recall", "none": "no recall"}

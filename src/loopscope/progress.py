@@ -1,4 +1,4 @@
-"""Progress with the time left: a bar in a terminal, a line now and then where output goes to a file."""
+"""Progress with the time left: a bar in a terminal, or occasional lines if output goes to a file."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def duration(seconds: float) -> str:
 
 
 def seconds_left(elapsed: float, done: float, total: float) -> float | None:
-    """Return the time that the rest needs at the pace so far, or None before anything is done.
+    """Return the time that the remaining work needs at the pace so far, or None before anything is done.
 
     Example:
         >>> seconds_left(10.0, done=1, total=4), seconds_left(10.0, done=0, total=4)
@@ -43,7 +43,7 @@ def seconds_left(elapsed: float, done: float, total: float) -> float | None:
 
 
 def in_words(done: float, total: float | None, elapsed: float, before: float = 0.0) -> str:
-    """Return how much is done, of which ``before`` took no time, and how long the rest will take.
+    """Return a text with the work done, of which ``before`` took no time, and the time left.
 
     Example:
         >>> in_words(100, 400, elapsed=60.0), in_words(100, None, elapsed=60.0)
@@ -60,8 +60,8 @@ class Lines:
 
     Args:
         console: where lines are printed.
-        label: what is being done.
-        total: the amount of work; None if it is not known yet.
+        label: name of the work.
+        total: amount of work; None if it is not known yet.
     """
 
     def __init__(self, console: Console, label: str, total: float | None) -> None:
@@ -78,11 +78,11 @@ class Lines:
         total: float | None = None,
         note: str = "",
     ) -> None:
-        """Take in how much is done, and print a line if it is time for one."""
+        """Update the amount of work done, and print a line if it is time for one."""
         with self._lock:
             now = time.monotonic()
             if self._before is None:
-                # Work that is resumed begins with what was done before, which says nothing about the pace.
+                # Resumed work starts with what was done before, which says nothing about the present pace.
                 self._before, self._began = completed or 0.0, self._began if completed is None else now
             self._done = self._done + advance if completed is None else completed
             self._total = self._total if total is None else total
@@ -110,12 +110,12 @@ def bar(
     console: Console | None = None,
     transient: bool = False,
 ) -> Iterator[Callable[..., None]]:
-    """Show the progress of some work on standard error: a bar in a terminal, else lines (see `Lines`).
+    """Show the progress of some work on standard error: a bar in a terminal, otherwise lines (see `Lines`).
 
     Args:
-        label: what is being done.
-        total: the amount of work; None if it is not known yet.
-        columns: columns between the bar and the time left, in a terminal; by default how much is done and for how long.
+        label: name of the work.
+        total: amount of work; None if it is not known yet.
+        columns: columns between the bar and the time left, in a terminal; by default the work done and the time spent.
         console: where to show it; standard error by default.
         transient: whether a bar is removed at the end.
 

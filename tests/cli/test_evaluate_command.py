@@ -220,8 +220,8 @@ OF_A_RUN = "names a file that belongs to a run: choose another file"
         (["--out", "RUN/config.yaml"], OF_A_RUN),
         (["--out", "RUN/model/config.json"], OF_A_RUN),
         (["--out", "RUN/mine.yaml"], "the ending of --out is '.yaml', expected one of .json"),
-        (["--data.source", "shipped", "--out", "nofolder/x.json"], "nofolder/x.json is no place for a file"),
-        (["--out", "RUN"], "is no place for a file"),
+        (["--data.source", "shipped", "--out", "nofolder/x.json"], "cannot write a file at nofolder/x.json"),
+        (["--out", "RUN"], "cannot write a file at"),
     ],
 )
 def test_mistakes_are_one_line(boards, tmp_path, capsys, options, sentence, unchecked):

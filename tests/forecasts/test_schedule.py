@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from loopscope.errors import LoopscopeError
 from loopscope.forecasts.leaps import SETTLING
-from loopscope.forecasts.schedule import FARTHEST, FEWEST, Plan, first_round, next_round, plan_of
+from loopscope.forecasts.schedule import FARTHEST, SHORTEST_ORBIT, Plan, first_round, next_round, plan_of
 
 
 def rounds(horizon: int, steps: int, trained: int = 0, *, decided: bool = True) -> list[Plan]:
     """Return all rounds that a budget allows, where each can tell or none can."""
     plans = [first_round(horizon, steps, trained)]
-    while (plan := next_round(horizon, steps, plans, decided)) is not None:
+    while (plan := next_round(horizon, steps, plans, decided=decided)) is not None:
         plans.append(plan)
     return plans
 
@@ -44,6 +44,12 @@ def test_no_leap_starts_before_training_ended():
     assert [plan.orbit for plan in rounds(480, 96, trained=4)] == [15, 30, 56]
 
 
+def test_a_far_horizon_is_planned_at_once():
+    plans = rounds(10**9, 2 * 10**8)
+    assert plans[0].landings[-1] == 10**9
+    assert plans[0].orbit < 30
+
+
 def test_a_budget_that_reaches_the_horizon_needs_no_leap():
     assert rounds(30, 30)[-1] == plan_of(30, 30)
     assert rounds(30, 30)[-1].landings == ()
@@ -67,7 +73,7 @@ def test_every_round_is_within_the_budget_and_leaps_no_farther_than_allowed(hori
     except LoopscopeError:
         assert all(
             steps < plan.orbit + plan.steps
-            for orbit in range(min(FEWEST, horizon), horizon + 1)
+            for orbit in range(min(SHORTEST_ORBIT, horizon), horizon + 1)
             for plan in [plan_of(orbit, horizon)]
         )
         return
@@ -75,7 +81,7 @@ def test_every_round_is_within_the_budget_and_leaps_no_farther_than_allowed(hori
     for plan in plans:
         stops = (plan.orbit, *plan.landings)
         assert stops[-1] == horizon
-        assert plan.orbit >= min(FEWEST, horizon)
+        assert plan.orbit >= min(SHORTEST_ORBIT, horizon)
         for before, after in pairwise(stops):
             assert before + SETTLING <= after <= 1.05 * FARTHEST * before
     for before, after in pairwise(plans):

@@ -71,7 +71,7 @@ def test_right_targets_make_it_extrapolate_and_wrong_ones_do_not():
     assert quick(CONTRACTION, targets=fixed.argmax(1)).verdict is ls.Verdict.STABLE_AND_ACCURATE
     wrong = quick(CONTRACTION, targets=fixed.argmin(1))
     assert wrong.verdict is ls.Verdict.STABLE
-    assert "0% of these answers are right" in wrong.advice
+    assert "0% of the answers are right" in wrong.advice
     assert wrong.curves.accuracy[-1] == 0
 
 
@@ -345,7 +345,7 @@ def test_inputs_that_never_settled_are_among_those_of_which_half_did(needed, sai
 def test_advice_on_a_radius_near_one_does_not_ask_for_more_iterations():
     exam = quick(loop_of(lambda z, e: 0.995 * z + e), iterations=2000)
     assert exam.advice.startswith(
-        "No verdict, since geometry is borderline: radius 0.995 lies between 0.99, where it holds"
+        "No verdict, because geometry is borderline: radius 0.995 lies between 0.99, where it holds"
     )
     assert "more inputs" not in exam.advice
 
@@ -399,13 +399,13 @@ def test_a_lipschitz_constant_that_failed_leaves_the_verdict_undecided_and_is_th
     monkeypatch.setattr("loopscope.stability.parts.geometry.lipschitz", fails)
     exam = quick(CONTRACTION)
     assert exam.verdict is ls.Verdict.UNDECIDED
-    assert exam.advice == "No verdict, since geometry is unknown: out of luck."
+    assert exam.advice == "No verdict, because geometry is unknown: out of luck."
 
 
 def test_advice_on_a_step_without_gradients_says_so():
     exam = quick(loop_of(torch.no_grad()(lambda z, e: z / 2 + e)))
     assert exam.advice.startswith(
-        "No verdict, since geometry is unknown: the step changes with the state but carries no gradient"
+        "No verdict, because geometry is unknown: the step changes with the state but carries no gradient"
     )
 
 
@@ -429,8 +429,8 @@ def test_inputs_of_one_length_are_swapped_wherever_they_stand():
 def test_advice_on_inputs_that_all_differ_in_length_is_to_give_some_of_each():
     exam = quick(PADDED, of_lengths(range(1, 13)))
     assert exam.verdict is ls.Verdict.UNDECIDED
-    assert exam.unknown["swaps"].startswith("8 of 8 inputs have padding that no other one has")
-    assert exam.advice.endswith("give more inputs, or some of each length.")
+    assert exam.unknown["swaps"].startswith("8 of 8 inputs have padding unlike that of all others")
+    assert exam.advice.endswith("give more inputs, or several of each length.")
 
 
 HYSTERESIS = loop_of(lambda z, e: torch.tanh(5 * z + e))
@@ -539,7 +539,7 @@ def test_no_orbit_in_prediction_mode_goes_further_than_training(effort, monkeypa
     assert odometer.longest == 7
     assert len(exam.curves.residual[1]) == exam.settings.iterations == 7
     assert exam.reachability.counts == {"undecided": 12}
-    assert "Leave prediction mode to decide it; loopscope forecast (ls.forecast) says" in exam.advice
+    assert "Examine without prediction mode to decide; loopscope forecast (ls.forecast) tells" in exam.advice
 
 
 def test_the_odometer_sees_longer_orbits():
@@ -672,10 +672,10 @@ def test_targets_of_another_shape_are_refused(shape):
     ("targets", "said"),
     [
         ([0] * 12, "targets are of type list, expected a tensor"),
-        (torch.full((12,), -100), "targets hold -100, expected classes from 0 to 1"),
-        (torch.full((12,), 2), "targets hold 2, expected classes from 0 to 1"),
-        (torch.full((12,), 0.5), "targets hold 0.5, expected class indices: whole numbers from 0"),
-        (torch.full((12,), math.nan), "targets hold nan, expected class indices"),
+        (torch.full((12,), -100), "targets contain -100, expected classes from 0 to 1"),
+        (torch.full((12,), 2), "targets contain 2, expected classes from 0 to 1"),
+        (torch.full((12,), 0.5), "targets contain 0.5, expected class indices: whole numbers of at least 0"),
+        (torch.full((12,), math.nan), "targets contain nan, expected class indices"),
         (
             lambda logits, rows: logits > 0,
             r"returned torch.bool of shape \(12, 2\), expected torch.bool of shape \(12,\)",
@@ -691,17 +691,17 @@ def test_targets_that_can_say_nothing_are_refused(ask, targets, said, unchecked)
 
 def test_a_single_logit_has_the_classes_0_and_1():
     signs = loop_of(lambda z, e: z / 2 + e, read=lambda state: state[:, :1])
-    with pytest.raises(ls.LoopscopeError, match="targets hold -1, expected classes from 0 to 1"):
+    with pytest.raises(ls.LoopscopeError, match="targets contain -1, expected classes from 0 to 1"):
         quick(signs, targets=2 * (INPUTS[:, 0] > 0) - 1)
 
 
 def test_a_step_that_changes_its_state_is_refused():
     with pytest.raises(ls.LoopscopeError, match=r"shape \(2, 2\) into \(2, 1\)"):
         quick(loop_of(lambda z, e: z[:, :1]))
-    with pytest.raises(ls.LoopscopeError, match="must return what it takes"):
+    with pytest.raises(ls.LoopscopeError, match="start and step must return states of the same"):
         quick(loop_of(lambda z, e: {"z": z}))
 
-    with pytest.raises(ls.LoopscopeError, match="a state in float32 into float64: it must return what it takes"):
+    with pytest.raises(ls.LoopscopeError, match="a state in float32 into float64: start and step must return states"):
         quick(loop_of(lambda z, e: (z / 2 + e).double()))
     with pytest.raises(ls.LoopscopeError, match=r"shape \(2, 2\) into None: "):
         quick(loop_of(lambda z, e: None))
@@ -713,8 +713,8 @@ def test_a_step_that_mixes_examples_is_refused(ask):
     kept = INPUTS.clone()
     normalize = torch.nn.BatchNorm1d(2)
     for step, said in (
-        (lambda z, e: 0.5 * z + e - 0.4 * z.mean(0), "the step mixes examples: one alone goes elsewhere"),
-        (lambda z, e: 0.5 * normalize(z) + e, r"the step mixes examples: one alone fails \(ValueError.*batch norm"),
+        (lambda z, e: 0.5 * z + e - 0.4 * z.mean(0), "the step mixes examples: a single one moves differently"),
+        (lambda z, e: 0.5 * normalize(z) + e, r"the step mixes examples: a single one fails \(ValueError.*batch norm"),
         (lambda z, e: 0.5 * z + kept, r"the step fails on 2 of 12 examples \(RuntimeError.*must come from encode"),
     ):
         with pytest.raises(ls.LoopscopeError, match=said):
@@ -799,7 +799,7 @@ def test_an_examination_goes_through_json_and_back(tmp_path):
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        ({"schema": 0}, "of schema 0, expected 2"),
+        ({"schema": 0}, "has schema 0, expected 2"),
         ({"verdict": "great"}, "damaged"),
         ({"curves": None}, "damaged"),
         ({"axes": []}, "damaged"),
@@ -932,3 +932,13 @@ def test_what_moves_more_slowly_than_a_coarse_floor_has_not_arrived():
     turning = quick(loop_of(turn, start=torch.clone), tolerance=0.03, iterations=400)
     assert max(turning.curves.residual[2][100:]) < turning.settings.noise_floor.residual < 0.03
     assert "fixed point" not in turning.reachability.counts
+
+
+@pytest.mark.parametrize("limit", [{}, {"time_limit": 2.0}])
+def test_more_iterations_than_can_be_recorded_are_refused_at_once(limit):
+    with pytest.raises(
+        ls.LoopscopeError, match=r"iterations is 1,000,000,000, expected at most 1,000,000 for these inputs"
+    ):
+        quick(CONTRACTION, iterations=10**9, **limit)
+    with pytest.raises(ls.LoopscopeError, match=r"expected at most 88,417 for these inputs"):
+        quick(loop_of(lambda z, e: z / 2 + e), torch.ones(12, 500, 2), iterations=100_000)

@@ -69,11 +69,11 @@ def shown(problem: Problem) -> dict[str, str]:
         (WHITE.replace("6k1", "8"), "black has no king"),
         (WHITE.replace("R5K1", "R4KK1"), "there are more than two kings"),
         (WHITE.replace("R5K1", "R4PK1"), "a pawn stands on rank 1 or 8"),
-        (WHITE.replace("w -", "w K"), "a side may castle whose king or rook is not at home"),
+        (WHITE.replace("w -", "w K"), "a side may castle although its king or rook is not at home"),
         (WHITE.replace("- - 0", "- e6 0"), "no pawn can have just passed"),
         ("R5k1/5ppp/8/8/8/8/8/6K1 w - - 0 1", "the side that is not to move is in check"),
-        ("R5k1/5ppp/8/8/8/8/8/6K1 b - - 0 1", "the game is over: black, which is to move, is mated"),
-        ("7k/5Q2/8/8/8/8/8/K7 b - - 0 1", "the game is over: black, which is to move, is stalemated"),
+        ("R5k1/5ppp/8/8/8/8/8/6K1 b - - 0 1", "the game is over: black is to move and is mated"),
+        ("7k/5Q2/8/8/8/8/8/K7 b - - 0 1", "the game is over: black is to move and is stalemated"),
     ],
 )
 def test_what_is_no_position_to_solve_is_refused_by_name(text: str, sentence: str) -> None:

@@ -79,7 +79,7 @@ class Pretrained(nn.Module):
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write model.safetensors and config.json into ``folder`` and return the folder.
 
-        The config is written last: where it exists, the weights are complete.
+        The config is written last: if it exists, the weights are complete.
 
         Raises:
             LoopscopeError: the folder cannot be written.
@@ -109,7 +109,7 @@ class Pretrained(nn.Module):
             raise LoopscopeError(f"{path} is missing: the folder has a config but no weights; copy them too") from error
         except (SafetensorError, OSError) as error:
             raise LoopscopeError(
-                f"{path} cannot be read as safetensors ({error}): it is cut or damaged; copy it again"
+                f"{path} cannot be read as safetensors ({error}): it is truncated or damaged; copy it again"
             ) from error
         expected = model.state_dict()
         missing, extra = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
@@ -132,7 +132,7 @@ class Pretrained(nn.Module):
         """Upload config.json and model.safetensors to a repository on the Hugging Face hub and return its address.
 
         Args:
-            repo_id: owner and name of the repository, such as "someone/sudoku". It is created where it is absent.
+            repo_id: owner and name of the repository, such as "someone/sudoku". It is created if it does not exist.
             private: whether a new repository is private.
             token: access token; None uses the one that is stored on this machine.
         """

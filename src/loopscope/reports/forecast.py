@@ -23,7 +23,7 @@ def forecast_sheet(name: str, said: Forecast) -> Sheet:
         f"{name}, where it will be",
         ["iterations", "how", "right %", f"same answers as after {first}, %"],
         [_row(points) for points in _alike(said.points)],
-        f"{said.inputs} inputs, {said.steps} true steps, {said.seconds:.2g} s. Run: the loop itself; leapt: extrapolated. A "
+        f"{said.counted}, {said.steps} true steps, {said.seconds:.2g} s. Run: the loop itself; leapt: extrapolated. A "
         f"leap cannot see what happens once only, far ahead. Of {record.models} small models that solve their task and were "
         f"not seen before, forecasts by 30 steps without a check came true for {record.right}.",
     )

@@ -1,4 +1,4 @@
-"""The result of an examination: typed values for Python, JSON, the terminal and the page."""
+"""The result of an examination, as typed values for Python, JSON, the terminal and the page."""
 
 from __future__ import annotations
 
@@ -30,26 +30,26 @@ from loopscope.stability.verdict import LIPSCHITZ, TESTED_ON, Axis, Status, Verd
 SCHEMA = 2
 """Version of the JSON. Version 1 is converted when it is read; others are refused."""
 COLUMNS = 120
-"""Width of what is printed."""
+"""Width of the printed summary, in characters."""
 
 
 @dataclass(frozen=True)
 class Examination:
-    """Everything that an examination found.
+    """All results of an examination.
 
     What could not be computed is None, and ``unknown`` says why. The parts are described in ``loopscope.stability.results``.
 
     Args:
-        verdict: what the axes add up to.
-        provisional: whether it rests on a threshold that was never fitted on trained models.
+        verdict: the verdict on all axes together.
+        provisional: whether the verdict rests on a threshold that was never fitted on trained models.
         advice: what to do, in a sentence or two.
-        axes: reachability, input-dependence, geometry.
-        normalized_axes: the same for the directions of states, where most orbits drift; None where they do not.
+        axes: reachability, input-dependence and geometry.
+        normalized_axes: the axes for the directions of states if most orbits drift, else None.
         settings: what was examined, and how.
-        curves: what happens along the orbits.
+        curves: quantities along the orbits.
         reachability: whether each orbit arrives, and what it does instead.
         answers: when answers became final; None in examinations of schema 1.
-        spectrum: eigenvalues of the Jacobian where orbits ended.
+        spectrum: eigenvalues of the Jacobian at the end of orbits.
         basin: how far from its fixed point an orbit may start and still return.
         input_dependence: whether the fixed point is this input's own.
         geometry: whether the fixed point is smooth, and whether gradients pass.
@@ -90,7 +90,7 @@ class Examination:
 
     @property
     def headline(self) -> str:
-        """The verdict in one line, with what it does without, or why it is undecided."""
+        """The verdict in one line, with what it lacks or why it is undecided."""
         if self.verdict is not Verdict.UNDECIDED:
             without = self.geometry.input_is_discrete and self.axes[2].status is not Status.UNKNOWN
             return f"{self.verdict.value}{f', without a {LIPSCHITZ}' if without else ''}"
@@ -103,10 +103,10 @@ class Examination:
         return {"schema": SCHEMA, **to_plain(self)}
 
     def save(self, path: str | Path) -> Path:
-        """Write the examination in the form that the file's ending names (.json, .html); return the path.
+        """Write the examination as JSON or as a page, depending on the file's ending (.json, .html), and return the path.
 
         Raises:
-            LoopscopeError: another ending, or the file cannot be written.
+            LoopscopeError: the file has another ending or cannot be written.
         """
         path = check_path(path)
         check_choice("the file's ending", path.suffix, WRITERS)
@@ -114,17 +114,20 @@ class Examination:
         return path
 
     def __str__(self) -> str:
-        """Return what fits on one screen: the verdict, the advice, the axes and the five numbers that matter."""
+        """Return a summary that fits on one screen: the verdict, the advice, the axes and the most important numbers."""
         return self.describe()
 
     def describe(self, width: int = COLUMNS) -> str:
-        """Return what ``str`` returns, in lines of another width.
+        """Return the summary of ``str`` in lines of another width.
 
         Args:
             width: largest number of characters in a line.
         """
         settings, reachability, lipschitz = self.settings, self.reachability, self.geometry.lipschitz
-        accuracy = settings.accuracy
+        accuracy, by_token = settings.accuracy, settings.answers_per == "token"
+        right, final = (
+            ("tokens right at the end", "tokens final") if by_token else ("right at the end", "answers final")
+        )
         provisional = f" (provisional: {priors_of(self.axes)})" if self.provisional else ""
         sentences = [
             (f"{self.headline}{provisional}", ""),
@@ -146,8 +149,8 @@ class Examination:
             ),
             (shown(middle(self.spectrum.radius if self.spectrum else None)), "spectral radius, median      "),
             (shown(middle(lipschitz.relative if lipschitz else None)), "Lipschitz constant, relative "),
-            ("not known" if accuracy is None else f"{100 * accuracy:.1f}%", "right at the end             "),
-            *([(_final(self.answers), "answers final                ")] if self.answers else []),
+            ("not known" if accuracy is None else f"{100 * accuracy:.1f}%", f"{right:29}"),
+            *([(_final(self.answers), f"{final:29}")] if self.answers else []),
             ("", ""),
             (
                 f"{inputs_seen(settings)}, at most {settings.iterations} iterations, effort {settings.effort}, "
@@ -164,14 +167,14 @@ class Examination:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Examination:
-        """Build an examination from ``to_dict``'s values, or from those of schema 1.
+        """Build an examination from the values of ``to_dict``, or from those of schema 1.
 
         Raises:
-            LoopscopeError: of another schema, or something is missing or has another type.
+            LoopscopeError: the schema is another one, or a value is missing or has another type.
         """
         found = values.get("schema")
         if found not in (1, SCHEMA):
-            raise LoopscopeError(f"the examination is of schema {found}, expected {SCHEMA}: examine the model again")
+            raise LoopscopeError(f"the examination has schema {found}, expected {SCHEMA}: examine the model again")
         try:
             current = from_schema_1(values) if found == 1 else {**values}
             current.pop("schema", None)
@@ -185,7 +188,7 @@ class Examination:
         """Read an examination that ``save`` wrote as JSON.
 
         Raises:
-            LoopscopeError: there is no such file, it is damaged, or of another schema.
+            LoopscopeError: the file does not exist, is damaged, or has a different schema.
         """
         path = check_path(path)
         values = read_json_as(path, dict[str, Any], "examine the model again")
@@ -196,19 +199,19 @@ class Examination:
 
 
 def _wrapped(sentence: str, label: str, width: int) -> list[str]:
-    """Return a sentence behind its label, in lines that fit the screen; an empty line for no sentence."""
+    """Return a sentence with its label, in lines that fit the screen. An empty sentence gives an empty line."""
     return textwrap.wrap(sentence, width, initial_indent=label, subsequent_indent=" " * len(label)) or [""]
 
 
 def _final(answers: AnswerResult) -> str:
-    """Return by which iteration how many answers are final."""
+    """Return the iterations by which given fractions of the answers are final."""
     shares = (("50%", answers.half), ("90%", answers.nine_tenths), ("all", answers.all))
     reached = ", ".join(f"{share} by iteration {by:.0f}" for share, by in shares if by is not None)
     return reached or "fewer than 50%"
 
 
 def inputs_seen(settings: Settings) -> str:
-    """Return how many inputs were examined, and of how many, where the effort left some out."""
+    """Return the number of examined inputs, and the number given if the effort left some out."""
     given = "" if settings.given == settings.inputs else f"of {settings.given} "
     return f"{settings.inputs} {given}inputs"
 
@@ -228,7 +231,7 @@ def shown(value: float | None) -> str:
 
 
 def _write_page(path: Path, examination: Examination) -> None:
-    # Pages are drawn above this package: their module is found by name, and loaded only when a page is written.
+    # Pages belong to a room above this one, so their module is imported by name, and only when a page is written.
     import_module("loopscope.reports.examination.page").write_examination(path, examination)
 
 
@@ -236,4 +239,4 @@ WRITERS: dict[str, Callable[[Path, Examination], None]] = {
     ".json": lambda path, examination: write_json(path, examination.to_dict()),
     ".html": _write_page,
 }
-"""How ``save`` writes each kind of file."""
+"""Functions by which ``save`` writes each kind of file."""

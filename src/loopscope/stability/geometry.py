@@ -22,7 +22,7 @@ from loopscope.loop import Loop, mask_of, start_from
 from loopscope.trees import Tree, device_of, flatten, norms, real_numbers, token_norms, tree_map, unflatten
 
 STEADY = math.log(10)
-"""A gradient that changes by less than tenfold over the iterations is steady. A prior, not fitted on models."""
+"""A gradient that changes by less than tenfold over the iterations is steady. This is a prior, not fitted on models."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class GradientNorms:
     on the parameters of the step. If the first state is zero and the step normalizes it, J_0 is singular.
 
     Attributes:
-        norms: ||u^T J_K ... J_{K-k+1}|| for random unit u at z_{K+1}: root mean square over the cotangents.
-        slope: of log norm per iteration, by least squares over the second half, the iterations farthest back.
+        norms: ||u^T J_K ... J_{K-k+1}|| for random unit u at z_{K+1}, as a root mean square over the cotangents.
+        slope: slope of log norm per iteration, by least squares over the second half, which are the iterations farthest back.
         slope_error: one standard error of the slope; zero if it rests on two points.
         label: vanishing, steady or exploding, by slope x K relative to log 10; unknown if the orbit is not finite.
     """
@@ -47,11 +47,12 @@ class GradientNorms:
 
 @dataclass(frozen=True)
 class RadialMode:
-    """The direction that an outer normalization removes, per token: ||n^T J|| / ||n||, and the growth of the norm.
+    """The direction that an outer normalization removes, per token, and the growth of the norm.
 
     Attributes:
-        gain: ||(n^T J)_t|| / ||n_t|| per token, n = f(z) / g^2; near zero behind an RMSNorm of gain g. Padding is zero.
-        known_gain: whether g was given; else n = f(z).
+        gain: ||(n^T J)_t|| / ||n_t|| per token with n = f(z) / g^2. It is near zero if the step ends with an RMSNorm of gain g.
+            Padding is zero.
+        known_gain: whether g was given. Otherwise n = f(z).
         growth: log ||f(z)|| - log ||z|| of the whole state, an estimate of d log ||z|| / dt.
     """
 
@@ -79,8 +80,8 @@ def gradient_norms(
         recalled: what ``loop.encode`` returned.
         iterations: K.
         state: z_0; the loop's own start by default.
-        cotangents: random unit vectors at z_{K+1}, different for each example.
-        seed: of the cotangents, and of a random start.
+        cotangents: number of random unit vectors at z_{K+1}, different for each example.
+        seed: seed of the cotangents and of a random start.
 
     Raises:
         LoopscopeError: J is not defined (see `loopscope.jacobian.step_jacobian`), or an option is out of range.
@@ -108,7 +109,7 @@ def gradient_norms(
     measured = []
     for earlier in chain([last], orbit):
         jacobian = jacobian.at(earlier)
-        # Rescaled at every step, since gradients may overflow or vanish in float32 over many iterations.
+        # Vectors are rescaled at every step, since gradients may overflow or vanish in float32 over many iterations.
         pulled = [unit(jacobian.vjp(vector)) for vector in vectors]
         vectors = [direction for direction, _ in pulled]
         logs = logs + torch.stack([length for _, length in pulled]).double().log()
@@ -185,7 +186,7 @@ def radial_mode(loop: Loop, state: Tree, recalled: Tree, gain: Tensor | None = N
     """
     if gain is not None and bool((gain == 0).any()):
         raise LoopscopeError(
-            "the gain of the last normalization has a zero, so f(z) / g^2 is not defined; leave it out"
+            "the gain of the last normalization has a zero, so f(z) / g^2 is not defined: leave the gain out"
         )
     jacobian = step_jacobian(loop, state, recalled)
     mask = mask_of(loop, recalled)

@@ -99,6 +99,11 @@ def _load(place: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
+def has_text_format(task: str) -> bool:
+    """Return whether the problems of a task can be typed in."""
+    return task in _TEXTS
+
+
 def check_can_be_typed_in(task: str) -> None:
     """Refuse a task whose problems cannot be typed in.
 
@@ -107,8 +112,8 @@ def check_can_be_typed_in(task: str) -> None:
     """
     if task not in _TEXTS:
         raise LoopscopeError(
-            f"problems of {task} cannot be typed in, only those of {', '.join(_TEXTS)}: models of {task} are for "
-            "loopscope evaluate, examine and study"
+            f"problems of {task} cannot be typed in, only those of {', '.join(_TEXTS)}: use loopscope evaluate or examine "
+            f"for models of {task}"
         )
 
 
@@ -131,7 +136,7 @@ def reporter_of(task: str) -> Reporter:
     """
     if task not in _REPORTS:
         raise LoopscopeError(
-            f"the data of {task} are made from their seed when they are needed, so there is nothing to prepare: "
+            f"the data of {task} are generated from a seed when they are needed, so there is nothing to prepare: "
             f"loopscope data is for {' and '.join(_REPORTS)}"
         )
     found: Reporter = _load(_REPORTS[task])

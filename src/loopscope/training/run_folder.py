@@ -129,7 +129,7 @@ class RunFolder:
         """
         if not self.config.is_file():
             raise LoopscopeError(
-                f"{self.path} holds no run: expected {self.config.name} there (loopscope train makes one)"
+                f"{self.path} holds no run: expected {self.config.name} there; loopscope train makes a run"
             )
         return settings_from(read_yaml_mapping(self.config))
 

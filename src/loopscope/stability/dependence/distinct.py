@@ -19,12 +19,11 @@ from loopscope.trees import Tree, flatten
 def distinct(fixed: FixedPoints, mask: Tensor | None = None) -> tuple[Int[Tensor, "arrived"], Int[Tensor, "batch"]]:
     """Count the distinct fixed points among the first N arrived examples, for every N.
 
-    Greedy leader clustering in the order of the batch: an example joins the cluster with the nearest leader if that is within
-    ten times the larger of the two state errors. Otherwise it leads a new cluster.
+    This is greedy leader clustering in the order of the batch: an example joins the cluster with the nearest leader if that
+    is within ten times the larger of the two state errors. Otherwise it leads a new cluster.
 
     Returns:
-        The number of clusters after each arrived example, and the cluster of each example (-1 where it has not
-        arrived).
+        The number of clusters after each arrived example, and the cluster of each example (-1 if it has not arrived).
     """
     flat = flatten(fixed.state, mask)
     centers = torch.empty_like(flat)
@@ -33,7 +32,7 @@ def distinct(fixed: FixedPoints, mask: Tensor | None = None) -> tuple[Int[Tensor
     counts = []
     for row in torch.nonzero(fixed.arrived).squeeze(1).tolist():
         if leaders:
-            # A matrix product would lose the distance of near points to cancellation.
+            # With a matrix product, the distance of near points would be lost to cancellation.
             apart = torch.cdist(
                 centers[: len(leaders)], flat[row : row + 1], compute_mode="donot_use_mm_for_euclid_dist"
             ).squeeze(1)
@@ -57,10 +56,10 @@ class Growth:
     reach many fixed points.
 
     Attributes:
-        own: from each input's own start.
-        common: from one start for all inputs.
-        own_cluster: the cluster of each example, -1 if it has not arrived.
-        common_cluster: the same from the common start.
+        own: the numbers from each input's own start.
+        common: the numbers from one start for all inputs.
+        own_cluster: cluster of each example from its own start, -1 if it has not arrived.
+        common_cluster: cluster of each example from the common start.
     """
 
     own: Int[Tensor, "own_arrived"]
@@ -85,8 +84,8 @@ def distinct_fixed_points(
         loop: any loop.
         recalled: its recalled input.
         fixed: the fixed points reached from each input's own start.
-        start: those starts; that of the first example is the common one.
-        iterations: the budget per orbit.
+        start: the inputs' own starts. The start of the first example is the common one.
+        iterations: largest number of iterations per orbit.
         tolerance: see `follow`.
         floor: see `follow`.
     """

@@ -1,4 +1,4 @@
-"""Follow orbits and judge whether they arrive at a fixed point. All other quantities of the framework rest on this pass.
+"""Orbits, and whether they arrive at a fixed point. All other quantities of the framework rest on this pass.
 
 An orbit is followed once. Each step gives the relative residual r = ||f(z) - z|| / max(||z||, ||f(z)||, tiny) per
 example, where tiny is `ZERO` of the norm of the first state, so that an orbit that dies out arrives at zero. An example has
@@ -24,7 +24,7 @@ from scipy.special import stdtrit
 from torch import Tensor
 
 from loopscope.contexts import check_time
-from loopscope.errors import LoopscopeError, check_count, check_tolerance
+from loopscope.errors import LoopscopeError, check_count, check_history, check_tolerance
 from loopscope.fixed_points.residual import ZERO, state_dtype
 from loopscope.loop import Loop, mask_of
 from loopscope.stability.orbits.rounding import Floor, Rest, floor_of
@@ -43,13 +43,13 @@ from loopscope.trees import (
 )
 
 FIT_STEPS = 8
-"""Steps over which the contraction rate is fitted."""
+"""Number of steps over which the contraction rate is fitted."""
 CACHED_NUMBERS = 2**18
-"""Numbers of states that are stepped together on a CPU: 12 boards of 81 x 256, whose activations fit into its cache."""
+"""Count of numbers in the states that are stepped together on a CPU: 12 boards of 81 x 256, whose activations fit its cache."""
 REMAINING_IN_TOLERANCES = 10.0
 """The remaining distance r / (1 - q) of a state that has arrived is at most this many tolerances."""
 ASSUMED_RATE = 0.9
-"""Contraction rate assumed for the error of a state at the rounding floor whose own rate is not known to be below one."""
+"""Contraction rate that is assumed for the error of a state at the rounding floor if its own rate may not be below one."""
 APPROACHED = 0.05
 """An orbit may count as on its way to a known fixed point within this fraction of its first distance to it."""
 LEFT_OVER = 0.25
@@ -71,18 +71,18 @@ class FixedPoints:
     arrived: Bool[Tensor, "batch"]
 
     def take(self, rows: Tensor | slice) -> FixedPoints:
-        """Return the fixed points of some examples (indices, a boolean mask or a slice of the batch)."""
+        """Return the fixed points of some examples, given by indices, a boolean mask or a slice of the batch."""
         return FixedPoints(select(self.state, rows), self.error[rows], self.arrived[rows])
 
 
 @dataclass(frozen=True)
 class Ends(FixedPoints):
-    """Where orbits ended. NaN stands for values that could not be computed.
+    """The ends of orbits. NaN stands for values that could not be computed.
 
     Attributes:
         state: the states after the last step of each example; the last finite state of an example that diverged.
-        error: radius times scale.
-        arrived: whether the state has arrived, as defined above.
+        error: radius times scale, the estimated distance to the fixed point.
+        arrived: whether the state has arrived, as defined at the top of this module.
         iterations: evaluations of the step per example; fewer than the budget if the example left early.
         residual: relative residual of each evaluation. After an example has left, its last residual is repeated.
         norm: norm of the state after each evaluation, continued in the same way.
@@ -151,7 +151,7 @@ def ratio(change: Tensor, scale: Tensor) -> Tensor:
 
 
 def step_in_parts(loop: Loop, state: Tree, recalled: Tree, numbers: int = CACHED_NUMBERS) -> Tree:
-    """Return the states after one step, taken for a few examples at a time on a CPU, so that activations stay in its cache.
+    """Return the states after one step. On a CPU, a few examples are stepped at a time, so that activations stay in its cache.
 
     Args:
         loop: a loop whose examples do not depend on each other.
@@ -215,12 +215,12 @@ def contraction(residual: Float[Tensor, "iterations batch"], floor: Floor) -> tu
 
 
 def _residual_in_double(state: Tree, after: Tree, mask: Tensor | None) -> Float[Tensor, "batch"]:
-    """Return relative residuals of states whose norms may be too large for their precision though the states are finite."""
+    """Return relative residuals of finite states whose norms may be too large for their precision."""
     before, now = (flatten(tree, mask).double() for tree in (state, after))
     return ratio(scaled_norm(now - before), torch.maximum(scaled_norm(before), scaled_norm(now)))
 
 
-def _judge(
+def _arrival_of(
     residual: Float[Tensor, "iterations batch"], resting: Bool[Tensor, "batch"], tolerance: float, floor: Floor
 ) -> dict[str, Tensor]:
     """Return what residuals say about arrival; only states that are ``resting`` may arrive by the floor."""
@@ -242,11 +242,11 @@ class _Approach:
         self.near = APPROACHED * self.distances[0]
 
     def seen(self, rows: Int[Tensor, "active"], state: Tree, mask: Tensor | None) -> Bool[Tensor, "active"]:
-        """Take in the states after one more step, and return which of their orbits are on their way to the known point.
+        """Record the states after one more step, and return which of their orbits are on their way to the known point.
 
-        Such an orbit is within `APPROACHED` of its first distance, and its distance falls at a rate below one beyond its
-        error. Aitken's extrapolation of the distance must be near zero; it is not on the way to a neighbouring point, or to
-        another point on a line of fixed points.
+        The distance of such an orbit is at most `APPROACHED` times its first distance, and falls at a rate below one beyond its
+        error. Aitken's extrapolation of the distance must be near zero, which excludes orbits on their way to a neighbouring
+        point or to another point on a line of fixed points.
         """
         now = torch.full_like(self.distances[0], torch.nan)
         now[rows] = scaled_norm(flatten(state, mask) - self.points[rows])
@@ -286,16 +286,16 @@ def follow(
 ) -> Ends:
     """Follow every example's orbit for at most ``iterations`` evaluations of the step.
 
-    An example leaves the batch when its state stops being finite, or when its orbit has nothing more to show: with
-    ``until="rounding"`` after eight residuals in a row at the rounding floor, with ``until="arrival"`` as soon as it has
-    arrived. If a fixed point is known that an orbit may go to, the example also leaves once it is clearly on its way there,
-    and counts as arrived. This saves slow orbits most of their steps.
+    An example leaves the batch when its state stops being finite or its orbit is finished: with ``until="rounding"`` after
+    eight consecutive residuals at the rounding floor, with ``until="arrival"`` as soon as it has arrived. If a fixed point is
+    known to which an orbit may go, the example also leaves once it is clearly on its way there, and counts as arrived. This
+    saves most steps of slow orbits.
 
     Args:
         loop: any loop.
         recalled: its recalled input.
         start: the first states.
-        iterations: the budget; no orbit is followed beyond it.
+        iterations: largest number of iterations per orbit.
         tolerance: relative residual within which a state may count as arrived.
         until: when an example may leave.
         toward: a known fixed point per example, for orbits that start elsewhere.
@@ -312,6 +312,7 @@ def follow(
     floor = floor or least
     # Where the floor is above the tolerance, only residuals within the tolerance may count as arrived.
     level = min(floor.residual, max(tolerance, least.residual))
+    check_history(iterations, 2 * batch * dtype.itemsize)
     residual = torch.full((iterations, batch), math.nan, dtype=dtype, device=device)
     norm = residual.clone()
     verdicts = {name: torch.zeros(batch, dtype=dtype, device=device) for name in ("rate", "rate_error", "radius")}
@@ -329,8 +330,8 @@ def follow(
         rest = Rest(start, mask, level, iterations) if floor.is_above(least) else None
         state = start
         size = token_norms(state, mask)
-        # Relative to the first state, so that residuals do not depend on its unit. An orbit that starts at zero needs no
-        # such bound: if zero were its fixed point, it would stay there.
+        # The bound is relative to the first state, so that residuals do not depend on its unit. An orbit that starts at zero
+        # needs no such bound: if zero were its fixed point, it would stay there.
         tiny = ZERO * scaled_norm(size, keepdim=True)
         for index in range(iterations):
             check_time()
@@ -354,7 +355,7 @@ def follow(
             if until == "arrival":
                 history = residual[max(0, index + 1 - 4 * FIT_STEPS) : index + 1, rows]
                 done = now <= tolerance
-                done = done & _judge(history, resting, tolerance, floor)["arrived"] if done.any() else done
+                done = done & _arrival_of(history, resting, tolerance, floor)["arrived"] if done.any() else done
             else:
                 done = resting & (quiet >= FIT_STEPS)
             coming = torch.zeros_like(lost) if approach is None else approach.seen(rows, after, mask) & ~lost
@@ -363,7 +364,7 @@ def follow(
             if leaving.any():
                 gone = rows[leaving]
                 seen = residual[: index + 1, gone]
-                for name, values in _judge(seen, resting[leaving], tolerance, floor).items():
+                for name, values in _arrival_of(seen, resting[leaving], tolerance, floor).items():
                     verdicts[name][gone] = values
                 diverged[gone], spent[gone], final_scale[gone] = lost[leaving], index + 1, scale[leaving].to(dtype)
                 residual[index:, gone], norm[index:, gone] = residual[index, gone], norm[index, gone]

@@ -1,4 +1,4 @@
-"""A sample of the basin of attraction of a fixed point: which other starts lead back to it?"""
+"""A sample of the basin of attraction of a fixed point: which other starts lead back to it."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from loopscope.trees import Tree, batch_size, norms, select
 class Basin:
     """Which starts led back to the fixed point.
 
-    Entries are 1 if the orbit arrived at the same fixed point, 0 if it arrived at another one or diverged, and NaN if that is
-    unknown: the orbit did not arrive within the budget, or not accurately enough; the fixed point itself had not arrived; or
-    the input has no partner.
+    Entries are 1 if the orbit arrived at the same fixed point and 0 if it arrived at another one or diverged. They are NaN if
+    this is unknown, because the orbit did not arrive accurately enough within the budget, the fixed point itself had not
+    arrived, or the input has no partner.
 
     Attributes:
-        radii: distance of the perturbed starts from the fixed point, over its norm.
+        radii: distance of the perturbed starts from the fixed point, relative to its norm.
         perturbed: starts at the fixed point plus a random vector of that radius.
         random: random starts whose tokens have the norms of those of the fixed point.
         foreign: starts at the fixed points of other inputs.
@@ -39,7 +39,7 @@ class Basin:
 
 
 def fraction(returned: Float[Tensor, "starts batch"]) -> tuple[Float[Tensor, "starts"], Float[Tensor, "starts"]]:
-    """Return for each start the fraction of the known orbits that came back (NaN if there are none) and the fraction known."""
+    """Return for each start the fraction of known orbits that came back (NaN if there are none) and the fraction known."""
     return returned.nanmean(1), (~returned.isnan()).to(returned.dtype).mean(1)
 
 
@@ -63,13 +63,13 @@ def basin(
     Args:
         loop: any loop.
         recalled: its recalled input.
-        fixed: the fixed points (`Ends` and `Trajectory` are such).
-        iterations: the budget per orbit.
+        fixed: the fixed points, such as `Ends` or a `Trajectory`.
+        iterations: largest number of iterations per orbit.
         radii: relative radii of the perturbations.
-        random: random starts per example.
-        foreign: starts per example at other inputs' fixed points, at most the size of the batch minus one.
+        random: number of random starts per example.
+        foreign: number of starts per example at other inputs' fixed points, less than the size of the batch.
         tolerance: see `follow`.
-        seed: of perturbations and random states.
+        seed: seed of perturbations and random states.
         floor: see `follow`.
 
     Raises:
@@ -89,7 +89,7 @@ def basin(
     for radius in radii:
         away = radius * size[:, None] * random_direction(fixed.state, generator, mask)
         returned, limit = back(moved(fixed.state, away))
-        # A start that cannot be told from the fixed point proves nothing by returning.
+        # The return of a start that is indistinguishable from the fixed point proves nothing.
         perturbed.append(returned.masked_fill(limit >= radius * size, torch.nan))
     drawn = [back(random_like(fixed.state, generator))[0] for _ in range(random)]
     others = []
@@ -118,9 +118,9 @@ def came_back(
 ) -> tuple[Float[Tensor, "batch"], Float[Tensor, "batch"]]:
     """Return whether orbits come back to the fixed points, and the distance within which two ends count as one.
 
-    The first is 1 where the orbit from ``start`` arrives at the fixed point, 0 where it arrives elsewhere or diverges, and NaN
-    where that is unknown. The second is ten times the sum of the errors of both ends, or of the error of the fixed point alone
-    if the orbit ended on its way to it.
+    The first is 1 if the orbit from ``start`` arrives at the fixed point, 0 if it arrives elsewhere or diverges, and NaN if
+    this is unknown. The second is ten times the sum of the errors of both ends, or of the error of the fixed point alone if
+    the orbit ended on its way to it.
     """
     returned = torch.full_like(fixed.error, torch.nan)
     limit = torch.full_like(fixed.error, torch.inf)

@@ -1,9 +1,8 @@
-"""An orbit in its two principal directions, as a picture of a fixed point."""
+"""The portrait of an orbit: its path in the plane of its two principal directions."""
 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -11,13 +10,14 @@ from loopscope.errors import LoopscopeError
 from loopscope.loop import Loop, mask_of
 from loopscope.schema import to_plain
 from loopscope.stability.orbits.arrival import Step, follow
+from loopscope.stability.orbits.plane import principal_plane
 from loopscope.stability.orbits.rounding import Floor
 from loopscope.stability.results import PortraitResult
 from loopscope.stability.starts import random_like
 from loopscope.trees import Tree, flatten, join, select, tree_map
 
 LONGEST = 200
-"""Iterations shown: what happens later is too small to see."""
+"""Largest number of iterations shown. What happens later is too small to see."""
 
 
 def portrait(
@@ -38,9 +38,9 @@ def portrait(
         recalled: its recalled input.
         start: its first states.
         row: the example.
-        iterations: budget of an orbit.
+        iterations: largest number of iterations of an orbit.
         tolerance: relative residual within which a state may count as arrived.
-        seed: of the random start.
+        seed: seed of the random start.
         floor: see `follow`.
 
     Raises:
@@ -53,24 +53,14 @@ def portrait(
     (path, other), arrived = _orbits(loop, recall, [first, other_first], length, tolerance, floor)
     if not len(path):
         raise LoopscopeError(f"the first state of example {row} is not finite: look at encode and start")
-    center = path[-1]
-    both = torch.cat([path, other]) - center
-    # float64: late steps are many orders of magnitude smaller than the first. Two directions among many thousands come
-    # from the products of the points with each other at a fraction of what a decomposition of the points costs.
-    exact = both.double()
-    variance, vectors = torch.linalg.eigh(exact @ exact.T)
-    plane = F.normalize(exact.T @ vectors[:, -2:].flip(1), dim=0)
-    flat = exact.shape[1] < 2
-    if flat:
-        plane[:, 1] = 0
-    points = exact @ plane
-    variance = variance.clamp_min(0).flip(0)
-    share = (variance[:2] / variance.sum().clamp_min(torch.finfo(torch.float64).tiny)).tolist()
+    both = torch.cat([path, other])
+    plane = principal_plane(both, path[-1])
+    points = plane.project(both)
     return PortraitResult(
         row=row,
         path=to_plain(points[: len(path)]),
         foreign=to_plain(points[len(path) :]),
-        explained=to_plain(share),
+        explained=to_plain(plane.explained),
         fixed_point=to_plain(points[len(path) - 1]) if arrived else None,
     )
 
@@ -78,7 +68,7 @@ def portrait(
 def _orbits(
     loop: Loop, recalled: Tree, starts: list[Tree], iterations: int, tolerance: float, floor: Floor | None
 ) -> tuple[list[Float[Tensor, "time n"]], bool]:
-    """Return the finite states of an example's orbit from each start, and whether the first of them arrived."""
+    """Return the finite states of an example's orbit from each start, and whether the first orbit arrived."""
     recalled, start = join([recalled] * len(starts)), tree_map(torch.clone, join(starts))
     states = [[state] for state in flatten(start, mask_of(loop, recalled))]
 

@@ -1,4 +1,4 @@
-"""What rounding hides of an orbit: the residuals that it accounts for, and the distance that it leaves."""
+"""The effect of rounding on an orbit: the residuals that it explains, and the distance that it leaves."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from loopscope.fixed_points.noise_floor import NoiseFloor
 from loopscope.trees import Tree, flatten, scaled_norm
 
 FLOOR_IN_EPS = 16
-"""A relative residual of at most this many machine epsilons is rounding, whatever the step computes in."""
+"""A relative residual of at most this many machine epsilons is rounding, in whatever precision the step computes."""
 DISTANCE_IN_ERRORS = 4.0
-"""A state at the floor counts as at least this many rounding errors away from where an exact step would take it."""
+"""A state at the floor is assumed to be at least this many rounding errors away from the result of an exact step."""
 REST = 32
-"""Evaluations after which a state must be where it was to be at rest. A motion that is slower than that allows is below half a
-rounding error per step, and rounding swallows it."""
+"""A state is at rest if it has returned to its place after this many evaluations. A slower motion would be below half a rounding
+error per step, and so be lost to rounding."""
 MOVED_IN_FLOORS = 2.0
-"""A state at rest moves by at most this many floors. Residuals at the floor move it to and fro."""
+"""A state at rest moves by at most this many floors, because residuals at the floor move it back and forth."""
 
 
 @dataclass(frozen=True)
 class Floor:
-    """What rounding explains.
+    """The extent of rounding.
 
     Attributes:
         residual: largest relative residual that may be rounding.
@@ -36,7 +36,7 @@ class Floor:
 
     @property
     def distance(self) -> float:
-        """The relative change that a step at the floor is taken to make, at least."""
+        """The smallest relative change that a step at the floor is assumed to make."""
         return DISTANCE_IN_ERRORS * self.error
 
     def is_above(self, other: Floor) -> bool:
@@ -45,33 +45,33 @@ class Floor:
 
 
 def floor_of(dtype: torch.dtype) -> Floor:
-    """Return the floor of a step that computes as precisely as states of ``dtype`` are kept."""
+    """Return the floor of a step that computes in the precision ``dtype`` of its state."""
     eps = torch.finfo(dtype).eps
     return Floor(FLOOR_IN_EPS * eps, eps)
 
 
 def measured_floor(noise: NoiseFloor, dtype: torch.dtype) -> Floor:
-    """Return the floor of a step whose rounding was measured: that of its state or that of the step, the higher one.
+    """Return the floor of a step whose rounding was measured: the higher of those of the step and of its state.
 
     Args:
-        noise: from ``measure_noise_floor``.
-        dtype: of the state.
+        noise: result of ``measure_noise_floor``.
+        dtype: dtype of the state.
     """
     least = floor_of(dtype)
     return Floor(max(least.residual, noise.residual), max(least.error, noise.noise))
 
 
 class Rest:
-    """Which states are at rest: within rounding of where they were `REST` evaluations ago.
+    """Finds the states at rest, which are within rounding of their places `REST` evaluations ago.
 
-    Above the rounding of its own type a state can move steadily while every single change is below the floor: a drift, or a
-    slow approach. Over many evaluations such changes add up, while those of rounding do not.
+    In a drift or a slow approach, a state moves steadily although every single change is below the floor. Over many
+    evaluations such changes add up, whereas those of rounding do not.
 
     Args:
         start: the first states.
         mask: true where a token is real.
         most: largest relative residual at which a state may be at rest.
-        iterations: the budget of the orbits; shorter orbits are compared over half of it.
+        iterations: largest number of iterations of the orbits. Short orbits are compared over half of it.
     """
 
     def __init__(self, start: Tree, mask: Tensor | None, most: float, iterations: int) -> None:
@@ -87,10 +87,10 @@ class Rest:
         mask: Tensor | None,
         scale: Float[Tensor, "active"],
     ) -> Bool[Tensor, "active"]:
-        """Take in the states after one more step, and return which of them are at rest.
+        """Record the states after one more step, and return which of them are at rest.
 
         Args:
-            index: 0 for the first evaluation.
+            index: index of the evaluation, from 0.
             rows: the examples that are still followed.
             state: their states.
             mask: their mask of real tokens.

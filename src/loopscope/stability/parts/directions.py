@@ -1,4 +1,4 @@
-"""The axes once more for the directions of states, where most orbits drift: their norm grows while they may settle."""
+"""The axes for the directions of states, which may settle on drifting orbits although the norm grows."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from torch import Tensor
 
 from loopscope.errors import LoopscopeError
 from loopscope.stability.axes import judge_axes
+from loopscope.stability.orbits.answers import Answers
 from loopscope.stability.orbits.arrival import follow
 from loopscope.stability.orbits.classify import Orbit, Orbits, classify
 from loopscope.stability.orbits.normalized import normalized
-from loopscope.stability.orbits.trace import Answers, trace
+from loopscope.stability.orbits.trace import trace
 from loopscope.stability.parts.measure import measure
 from loopscope.stability.parts.noise_floor import measure_floor
 from loopscope.stability.parts.progress import Progress, one_line
@@ -24,13 +25,13 @@ Axes = tuple[Axis, Axis, Axis]
 
 
 def judge_directions(sample: Sample, orbits: Orbits, answers: Answers | None, progress: Progress) -> Axes | None:
-    """Return the axes of states normalized per token, or None where at most half of the orbits drift.
+    """Return the axes of states normalized per token, or None unless more than half of the orbits drift.
 
     Args:
         sample: the inputs and their orbits.
         orbits: their labels.
         answers: see ``examine``.
-        progress: of the examination; it keeps what could not be measured here.
+        progress: progress of the examination. It keeps what could not be measured here.
     """
     drifting = torch.tensor([label is Orbit.DRIFT for label in orbits.labels])
     if 2 * int(drifting.sum()) <= len(drifting) or progress.skip_if_late("directions"):
@@ -38,7 +39,7 @@ def judge_directions(sample: Sample, orbits: Orbits, answers: Answers | None, pr
     rows = torch.nonzero(drifting).squeeze(1)[: sample.budget.swapped]
     inner = progress.nested()
     try:
-        axes = _judge(sample, rows, answers, inner)
+        axes = _normalized_axes(sample, rows, answers, inner)
     except (LoopscopeError, RuntimeError) as error:
         progress.skip(["directions"], one_line(error))
         return None
@@ -46,10 +47,12 @@ def judge_directions(sample: Sample, orbits: Orbits, answers: Answers | None, pr
     return axes
 
 
-def _judge(sample: Sample, rows: Int[Tensor, "drifting"], answers: Answers | None, progress: Progress) -> Axes:
+def _normalized_axes(
+    sample: Sample, rows: Int[Tensor, "drifting"], answers: Answers | None, progress: Progress
+) -> Axes:
     loop, config = sample.loop, sample.config
     inputs = select(sample.inputs, rows)
-    # Norms are taken early: after a drift of t iterations a direction contracts by no more than 1 - 1/t per iteration.
+    # Norms are taken early, because after a drift of t iterations a direction contracts by only about 1 - 1/t per iteration.
     early = min(sample.iterations, sample.trained or ALWAYS)
     with torch.no_grad():
         recalled = loop.encode(inputs)

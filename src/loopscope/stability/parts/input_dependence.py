@@ -1,4 +1,4 @@
-"""Whether the fixed point is this input's own: swaps, distinct fixed points, variance and sensitivity."""
+"""Input-dependence, or whether the fixed point is this input's own: swaps, distinct fixed points, variance and sensitivity."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from loopscope.trees import select
 
 
 def measure_input_dependence(sample: Sample, progress: Progress) -> InputDependenceResult:
-    """Return what the effort measures of input-dependence; the rest is None, for the reason that ``progress`` keeps."""
+    """Measure input-dependence as far as the effort goes. The rest is None, and ``progress`` keeps the reasons."""
     test = progress.run("swaps", lambda: _swap(sample))
     if test is not None and (alone := _why_alone(sample, test)):
         progress.skip(["swaps"], alone)
@@ -57,7 +57,7 @@ def _swap(sample: Sample) -> SwapTest:
 
 
 def _why_alone(sample: Sample, test: SwapTest) -> str | None:
-    """Return why most inputs have no partner to be swapped with, or None where they have one."""
+    """Return why most inputs have no partner for a swap, or None if they have one."""
     recalled = select(sample.recalled, sample.far)
     return why_alone(test.partner, recalled, mask_of(sample.loop, recalled))
 

@@ -1,4 +1,4 @@
-"""All parts beyond the orbits: what the second and third axis are judged by."""
+"""All parts beyond the orbits, by which the second and third axis are judged."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COUNTER = "the state carries a counter: only residuals and orbits are defined fo
 
 @dataclass(frozen=True)
 class Measurements:
-    """What was measured beyond the orbits; None or empty where it could not be."""
+    """The measurements beyond the orbits. What could not be measured is None or empty."""
 
     input_dependence: InputDependenceResult = field(default_factory=InputDependenceResult)
     basin: BasinResult | None = None
@@ -27,7 +27,7 @@ class Measurements:
 
 
 def measure(sample: Sample, progress: Progress) -> Measurements:
-    """Return the parts that the effort measures; ``progress`` keeps why one is missing."""
+    """Measure the parts that belong to the effort. ``progress`` keeps the reason why a part is missing."""
     if is_time_dependent(sample.loop, sample.start, sample.recalled):
         progress.skip(["input-dependence", "basin", "spectrum", "geometry"], COUNTER)
         return Measurements()

@@ -1,4 +1,4 @@
-"""The rounding of the step, measured on the first few orbits: no orbit gets closer to its fixed point than that allows."""
+"""The rounding of the step, which limits how close orbits get to their fixed points, measured on the first few orbits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from loopscope.stability.results import NoiseFloorResult
 from loopscope.trees import Tree, batch_size, select
 
 WARM_UP = 32
-"""Iterations before the rounding is measured: relative to states of the size that orbits have, not to first states."""
+"""Number of iterations before the rounding is measured, so that states have the size that they have along orbits."""
 
 
 @dataclass(frozen=True)
@@ -27,24 +27,24 @@ class MeasuredFloor:
     """The noise floor of a loop.
 
     Attributes:
-        noise: how precisely the step computes; None if no state stayed finite, or there was no time.
-        floor: the residuals that this explains.
+        noise: how precisely the step computes; None if no state stayed finite or there was no time.
+        floor: the residuals that this rounding explains.
     """
 
     noise: NoiseFloor | None
     floor: Floor
 
     def hides(self, trajectory: Trajectory) -> str | None:
-        """Return why it is not known whether orbits arrive, if the floor is above the tolerance and orbits end there."""
+        """Return why it is unknown whether orbits arrive, if they end at a floor above the tolerance, or None."""
         levelled = int(trajectory.levelled.sum())
         if self.noise is None or not levelled or self.floor.residual <= trajectory.tolerance:
             return None
-        # A number that is easy to type, and not below the floor.
+        # The suggested tolerance is easy to type and not below the floor.
         enough = float(f"{1.05 * self.floor.residual:.1e}")
         return (
             f"the step rounds like {self.noise.precision} (relative error {self.noise.noise:.1e}), so residuals up to "
             f"{self.floor.residual:.1e} are rounding, and {levelled} of {len(trajectory.arrived)} orbits end there, above the "
-            f"tolerance of {trajectory.tolerance:g}; set the tolerance to {enough:g}, or compute the step more precisely"
+            f"tolerance of {trajectory.tolerance:g}; set the tolerance to {enough:g} or compute the step more precisely"
         )
 
     def result(self) -> NoiseFloorResult | None:
@@ -63,13 +63,13 @@ def measure_floor(
         loop: the loop.
         recalled: what ``loop.encode`` returned.
         start: the first states.
-        iterations: the budget of an orbit.
-        is_late: whether the time is over; nothing is measured then.
-        seed: of the directions in which states are moved.
+        iterations: largest number of iterations of an orbit.
+        is_late: returns whether the time is over, in which case nothing is measured.
+        seed: seed of the directions in which states are moved.
     """
     few = slice(0, EXAMPLES)
     recalled, state, dtype = select(recalled, few), select(start, few), state_dtype(start)
-    # The measurement evaluates the step at the last state, which is one iteration more.
+    # The measurement evaluates the step at the last state, which is one more iteration.
     if before := min(WARM_UP, iterations - 1):
         ends = follow(loop, recalled, state, iterations=before, stop=is_late)
         finite = torch.nonzero(~ends.diverged).squeeze(1)

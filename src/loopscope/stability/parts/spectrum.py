@@ -1,4 +1,4 @@
-"""Eigenvalues of the Jacobian where orbits ended."""
+"""Eigenvalues of the Jacobian at the end of orbits."""
 
 from __future__ import annotations
 

@@ -40,8 +40,8 @@ IMPOSSIBLE = {
     chess.STATUS_PAWNS_ON_BACKRANK: "a pawn stands on rank 1 or 8",
     chess.STATUS_TOO_MANY_WHITE_PIECES: "white has more than 16 pieces",
     chess.STATUS_TOO_MANY_BLACK_PIECES: "black has more than 16 pieces",
-    chess.STATUS_BAD_CASTLING_RIGHTS: "a side may castle whose king or rook is not at home (write - where none may)",
-    chess.STATUS_INVALID_EP_SQUARE: "no pawn can have just passed the en passant square (write - for none)",
+    chess.STATUS_BAD_CASTLING_RIGHTS: "a side may castle although its king or rook is not at home (write - if neither may)",
+    chess.STATUS_INVALID_EP_SQUARE: "no pawn can have just passed the en passant square (write - if there is none)",
     chess.STATUS_OPPOSITE_CHECK: "the side that is not to move is in check (is it the other side's move?)",
     chess.STATUS_TOO_MANY_CHECKERS: "more than two pieces give check",
     chess.STATUS_IMPOSSIBLE_CHECK: "no last move can have given these checks",
@@ -73,29 +73,30 @@ class ChessText:
         board = chess.Board(" ".join(fields))
         status = board.status()
         if wrong := [sentence for flag, sentence in IMPOSSIBLE.items() if status & flag]:
-            raise LoopscopeError(f"no game can come to this position: {'; '.join(wrong)}")
+            raise LoopscopeError(f"no game can reach this position: {'; '.join(wrong)}")
         if not any(board.legal_moves):
             how = "mated" if board.is_check() else "stalemated"
-            raise LoopscopeError(f"the game is over: {SIDE[board.turn]}, which is to move, is {how}; there is no move")
+            raise LoopscopeError(
+                f"the game is over: {SIDE[board.turn]} is to move and is {how}; there is no move to find"
+            )
         if board.is_insufficient_material():
             raise LoopscopeError(
                 "the game is drawn: neither side has enough pieces left to mate; there is no move to find"
             )
         if board.is_seventyfive_moves():
             raise LoopscopeError(
-                f"the game is drawn: the halfmove clock is {board.halfmove_clock}, and at 150 no further move is played; write 0 "
-                "for a puzzle"
+                f"the game is drawn: the halfmove clock is {board.halfmove_clock}, and the game ends at 150; write 0 for a puzzle"
             )
         return Problem(board.fen(), torch.from_numpy(codes_of(board)))
 
     def line(self, problem: Problem, logits: Float[Tensor, "64 1"]) -> str:
         """Return the legal move with the highest sum of its two scores, such as "Qxf7# (h5f7)"."""
-        board, move = _best(problem, logits)
+        board, move = best_move(problem, logits)
         return f"{board.san(move)} ({move.uci()})"
 
     def right(self, problem: Problem, logits: Float[Tensor, "64 1"]) -> bool | None:
         """Return True if the move mates, False if only other moves mate, and None if no move mates."""
-        board, move = _best(problem, logits)
+        board, move = best_move(problem, logits)
         if mates(board, move):
             return True
         return False if any(True for _ in mating_moves(board)) else None
@@ -120,7 +121,7 @@ class ChessText:
         If the two squares of highest score are not those of the move, they are named, because they are the answer under
         the paper's rule.
         """
-        board, move = _best(problem, frame.logits)
+        board, move = best_move(problem, frame.logits)
         squares = {move.from_square, move.to_square}
         text = Text(f"{SIDE[board.turn]} to move: ")
         text.append(self.line(problem, frame.logits), style=colour(int(frame.since.max())))
@@ -146,7 +147,7 @@ class ChessText:
         return text
 
 
-def _best(problem: Problem, logits: Float[Tensor, "64 1"]) -> tuple[chess.Board, chess.Move]:
+def best_move(problem: Problem, logits: Float[Tensor, "64 1"]) -> tuple[chess.Board, chess.Move]:
     """Return the board and the best legal move. Pawns promote to a queen."""
     board = chess.Board(problem.text)
     return board, list(board.legal_moves)[int(_totals(problem, logits).argmax())]
@@ -176,7 +177,7 @@ def _check_squares(placement: str) -> None:
         for character in row:
             if character not in PIECES + "12345678":
                 raise LoopscopeError(
-                    f"rank {rank} ({row}) holds {character!r}: expected the pieces {PIECES}, and 1-8 for empty squares"
+                    f"rank {rank} ({row}) holds {character!r}: expected the pieces {PIECES}, or 1-8 for empty squares"
                 )
         squares = sum(int(character) if character.isdigit() else 1 for character in row)
         if squares != 8:

@@ -8,13 +8,13 @@ from contextlib import AbstractContextManager, contextmanager
 from loopscope.progress import bar
 
 
-def making(what: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
-    """Show how many items, such as puzzles, have been generated (see ``counting``)."""
-    return counting(f"make {what}", total)
+def generation_progress(what: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
+    """Show how many items, such as puzzles, have been generated (see ``item_progress``)."""
+    return item_progress(f"make {what}", total)
 
 
 @contextmanager
-def counting(what: str, total: int) -> Iterator[Callable[[int], None]]:
+def item_progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
     """Show how many items are done (see ``loopscope.progress.bar``).
 
     Args:
