@@ -54,9 +54,12 @@ class Round:
     Args:
         orbit: number of iterations that the loop was run before the first leap.
         steps: number of true steps spent so far, over all rounds.
-        least: fraction of the best accuracy left at the horizon if every input whose leaps failed their check loses its answer.
-        most: the same if all such inputs that have kept their answer keep it, and a quarter of the others keep it, too.
-        unchecked: fraction of inputs whose leaps failed their check.
+        least: lower bound on the fraction of the best accuracy left at the horizon. A kept answer is sure if the leaps passed
+            their check, or if their miss could not change it. Of the others, three quarters count if the true orbit still
+            has them and the changes do not grow.
+        most: upper bound. All kept answers count, and three quarters of those that leaps lost by going astray although the
+            true orbit still has them.
+        unchecked: fraction of inputs that have kept their answer but not for sure.
         change: median over these inputs of the relative change per iteration after the failed leap; None if there are none.
         expected: the same change according to the fits.
         growth: median over these inputs of the factor by which, according to the fit, the change grows over the failed leap.
