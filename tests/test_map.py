@@ -61,6 +61,7 @@ CORE = {
     "files",
     "trees",
     "loop",
+    "kinds",
     "contexts",
     "checks",
     "jacobian",

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from loopscope.forecasts.forecast import forecast
     from loopscope.forecasts.leaps import Landing, leaps
     from loopscope.forecasts.result import Forecast
+    from loopscope.kinds import Kind, freeze, with_history
     from loopscope.loop import FunctionLoop, Loop
     from loopscope.models import (
         FixedDepthTransformer,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from loopscope.stability.examination import Examination
     from loopscope.stability.examine import examine
     from loopscope.stability.spectrum.eigenvalues import spectral_radius, top_eigenvalues
+    from loopscope.stability.spectrum.exponents import Exponents, exponents
     from loopscope.stability.verdict import Verdict
     from loopscope.tasks import Chess, PrefixSums, SmallSudoku, Split, Sudoku, Task
 
@@ -44,9 +46,11 @@ __all__ = [
     "EvaluationConfig",
     "Examination",
     "ExaminationConfig",
+    "Exponents",
     "FixedDepthTransformer",
     "Forecast",
     "FunctionLoop",
+    "Kind",
     "Landing",
     "Loop",
     "LoopedTransformer",
@@ -66,14 +70,17 @@ __all__ = [
     "capture",
     "evaluate",
     "examine",
+    "exponents",
     "find_loops",
     "forecast",
+    "freeze",
     "leaps",
     "load_model",
     "prove",
     "solve",
     "spectral_radius",
     "top_eigenvalues",
+    "with_history",
     "write_comparison",
     "write_examination",
 ]
@@ -91,6 +98,7 @@ _HOMES = {
     "loopscope.forecasts.forecast": ("forecast",),
     "loopscope.forecasts.leaps": ("Landing", "leaps"),
     "loopscope.forecasts.result": ("Forecast",),
+    "loopscope.kinds": ("Kind", "freeze", "with_history"),
     "loopscope.loop": ("FunctionLoop", "Loop"),
     "loopscope.models": (
         "FixedDepthTransformer",
@@ -104,6 +112,7 @@ _HOMES = {
     "loopscope.stability.examination": ("Examination",),
     "loopscope.stability.examine": ("examine",),
     "loopscope.stability.spectrum.eigenvalues": ("spectral_radius", "top_eigenvalues"),
+    "loopscope.stability.spectrum.exponents": ("Exponents", "exponents"),
     "loopscope.stability.verdict": ("Verdict",),
     "loopscope.tasks": ("Chess", "PrefixSums", "SmallSudoku", "Split", "Sudoku", "Task"),
 }

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -56,8 +56,13 @@ class Loop(Protocol):
     def start(self) -> Callable[..., Tree]:
         """The first state z_0: ``start(recalled)``, or ``start(recalled, generator)`` if it is drawn at random."""
 
-    def step(self, state: Tree, recalled: Tree) -> Tree:
-        """Return the next state, f(z, e), of the same structure and shapes as ``state``."""
+    @property
+    def step(self) -> Callable[..., Tree]:
+        """The next state f(z, e), of the same structure and shapes: ``step(state, recalled)``.
+
+        A step that depends on time also takes ``iteration``, the number of iterations done before. One that draws random
+        numbers also takes ``generator`` (see `loopscope.kinds`).
+        """
 
     @property
     def read(self) -> Callable[..., Tensor]:
@@ -163,12 +168,14 @@ class FunctionLoop:
         encode: inputs -> recalled.
         start: recalled -> state, or (recalled, generator) -> state for a random start. A second parameter counts as the
             generator if it is named ``generator`` or has no default.
-        step: (state, recalled) -> state.
+        step: (state, recalled) -> state. It may also take ``iteration``, the number of iterations done before (0 at the
+            first), and ``generator``, from which it draws random numbers, both by name.
         read: state -> logits, or (state, recalled) -> logits where the readout needs more than the state.
         padding: optional, recalled -> Bool[Tensor, "batch tokens"], true where a token is real.
         module: the model that the functions use, if any. It is put in eval mode while it is measured, converted for
             measurements in another precision, and its device is that of the loop. Modules among the four functions, and those
             whose methods they are, need not be named.
+        outer_gain: the gain of the normalization that ends each iteration, if there is one.
 
     Example:
         >>> import torch, loopscope as ls
@@ -186,10 +193,11 @@ class FunctionLoop:
 
     encode: Callable[[Tree], Tree]
     start: Callable[..., Tree]
-    step: Callable[[Tree, Tree], Tree]
+    step: Callable[..., Tree]
     read: Callable[..., Tensor]
-    padding: Callable[[Tree], Tensor] | None = None
+    padding: Callable[[Tree], Tensor | None] | None = None
     module: torch.nn.Module | None = None
+    outer_gain: Tensor | None = field(default=None, compare=False)
 
     def mask(self, recalled: Tree) -> Tensor | None:
         """Return the mask of real tokens, or None where every token is real."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from loopscope.errors import LoopscopeError, check_choice
 from loopscope.files import read_json_as, write_json
 from loopscope.schema import from_plain, to_plain
+from loopscope.stability.nonautonomous.results import KindResult, NonautonomousResult
 from loopscope.stability.old_examinations import from_schema_1
 from loopscope.stability.results import (
     AnswerResult,
@@ -49,6 +50,8 @@ class Examination:
         curves: what happens along the orbits.
         reachability: whether each orbit arrives, and what it does instead.
         answers: when answers became final; None in examinations of schema 1.
+        kind: what kind of loop this is, and what is not defined for it.
+        nonautonomous: what is measured instead for a loop that is time-dependent or stochastic; None for the others.
         spectrum: eigenvalues of the Jacobian where orbits ended.
         basin: how far from its fixed point an orbit may start and still return.
         input_dependence: whether the fixed point is this input's own.
@@ -87,10 +90,14 @@ class Examination:
     unknown: dict[str, str]
     seconds: dict[str, float]
     answers: AnswerResult | None = None
+    kind: KindResult = field(default_factory=KindResult)
+    nonautonomous: NonautonomousResult | None = None
 
     @property
     def headline(self) -> str:
         """The verdict in one line, with what it does without, or why it is undecided."""
+        if self.kind.undefined:
+            return f"{self.verdict.value} ({self.kind.name}: no fixed point is claimed)"
         if self.verdict is not Verdict.UNDECIDED:
             without = self.geometry.input_is_discrete and self.axes[2].status is not Status.UNKNOWN
             return f"{self.verdict.value}{f', without a {LIPSCHITZ}' if without else ''}"
@@ -115,8 +122,7 @@ class Examination:
 
     def __str__(self) -> str:
         """Return what fits on one screen: the verdict, the advice, the axes and the five numbers that matter."""
-        settings, reachability, lipschitz = self.settings, self.reachability, self.geometry.lipschitz
-        accuracy = settings.accuracy
+        settings, reachability, accuracy = self.settings, self.reachability, self.settings.accuracy
         lines = [
             *_wrapped(f"{self.headline}{f' (provisional: {priors_of(self.axes)})' if self.provisional else ''}"),
             *([f"(tested on {TESTED_ON})"] if self.provisional else []),
@@ -137,17 +143,36 @@ class Examination:
             f"residual at the end          {shown(self.curves.residual[1][-1])}",
             f"norm of the state, median    {shown(middle(reachability.norm))} "
             f"(at the start {shown(middle(reachability.start_norm))})",
-            f"spectral radius, median      {shown(middle(self.spectrum.radius if self.spectrum else None))}",
-            f"Lipschitz constant, relative {shown(middle(lipschitz.relative if lipschitz else None))}",
+            *self._on_errors(),
             f"right at the end             {'not known' if accuracy is None else f'{100 * accuracy:.1f}%'}",
             *([f"answers final                {_final(self.answers)}"] if self.answers else []),
             "",
             f"{inputs_seen(settings)}, at most {settings.iterations} iterations, effort {settings.effort}, "
             f"{settings.dtype}, seed {settings.seed}, {self.seconds['total']:.1f} s",
         ]
-        if self.unknown:
-            lines += _wrapped(f"{', '.join(self.unknown)} (reasons in the saved examination)", "not computed: ")
+        missing = [part for part, reason in self.unknown.items() if reason != self.kind.undefined]
+        if missing:
+            lines += _wrapped(f"{', '.join(missing)} (reasons in the saved examination)", "not computed: ")
+        if not self.kind.is_plain:
+            lines += _wrapped(self.kind.sentence, "kind of loop: ")
         return "\n".join(lines)
+
+    def _on_errors(self) -> list[str]:
+        """Return what becomes of small errors: at the fixed point, or along the orbit."""
+        if self.nonautonomous is None:
+            lipschitz = self.geometry.lipschitz
+            return [
+                f"spectral radius, median      {shown(middle(self.spectrum.radius if self.spectrum else None))}",
+                f"Lipschitz constant, relative {shown(middle(lipschitz.relative if lipschitz else None))}",
+            ]
+        found = self.nonautonomous
+        growth = None if found.exponents is None else found.exponents.factor
+        noise = [] if found.noise is None else [f"noise of one step, relative   {shown(middle(found.noise.step))}"]
+        parts = [
+            f"radius of {name}, a part{' ' * max(1, 11 - len(name))}{shown(radius)}"
+            for name, radius in found.parts.items()
+        ]
+        return [f"error growth per iteration   {shown(growth)}", *parts, *noise]
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Examination:

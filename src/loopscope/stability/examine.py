@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from loopscope.checks import check_answers, check_is_loop, check_not_empty, check_outputs_last, prepare
+from loopscope.checks import check_answers, check_is_loop, check_not_empty, check_outputs_last
 from loopscope.contexts import eval_mode, random_state_kept, without_autocast
 from loopscope.errors import LoopscopeError, check_count
 from loopscope.loop import Loop, readout
@@ -15,6 +15,9 @@ from loopscope.stability.advice import advise
 from loopscope.stability.axes import judge_axes
 from loopscope.stability.config import ExaminationConfig
 from loopscope.stability.examination import Examination
+from loopscope.stability.nonautonomous.examination import judge_nonautonomous
+from loopscope.stability.nonautonomous.results import KindResult
+from loopscope.stability.nonautonomous.view import view_of
 from loopscope.stability.orbits.classify import Orbits, classify
 from loopscope.stability.orbits.portrait import portrait
 from loopscope.stability.orbits.trace import Answers, trace
@@ -90,10 +93,12 @@ def examine(
     check_targets(targets, config.examples)
     progress = Progress(time_limit, on_part)
     with eval_mode(loop), without_autocast(), random_state_kept(device_of(inputs)):
-        sample, orbits = progress.timed(
+        sample, kind, orbits = progress.timed(
             "orbits", lambda: _follow(loop, inputs, targets, trained_iterations, config, answers, progress)
         )
-        return _judged(sample, orbits, answers, progress)
+        if orbits is None:
+            return judge_nonautonomous(sample, kind, _settings(sample, _accuracy(sample)), answers, progress)
+        return _judged(sample, orbits, kind, answers, progress)
 
 
 def _follow(
@@ -104,12 +109,16 @@ def _follow(
     config: ExaminationConfig,
     answers: Answers | None,
     progress: Progress,
-) -> tuple[Sample, Orbits]:
-    """Check the loop, then follow and label the orbits of the inputs that the effort takes."""
+) -> tuple[Sample, KindResult, Orbits | None]:
+    """Check the loop and tell its kind, then follow the orbits of the inputs that the effort takes, and label them.
+
+    There are no labels for a loop that has no fixed points.
+    """
     rows = slice(0, config.budget.orbits)
     inputs, targets = select(inputs, rows), targets[rows] if isinstance(targets, Tensor) else targets
     with torch.no_grad():
-        ready = prepare(loop, inputs, seed=config.seed)
+        view = view_of(loop, inputs, config.seed)
+        loop, ready = view.loop, view.ready
         logits = readout(loop, ready.start, ready.recalled)
     if answers is not None:
         check_answers(answers, logits)
@@ -125,17 +134,27 @@ def _follow(
         correct=rule_of(targets, ready.mask),
         stop=progress.late,
         answers=answers,
+        until="end" if view.kind.undefined else "rounding",
     )
     progress.note_cut(trajectory)
+    sample = Sample(loop, inputs, recalled, start, trajectory, config, trained)
+    if view.kind.undefined:
+        return sample, view.kind, None
     window = 0 if config.prediction or progress.late() else config.budget.window
     orbits = classify(loop, recalled, trajectory, window=window, at_most=config.budget.jacobians, seed=config.seed)
-    return Sample(loop, inputs, recalled, start, trajectory, config, trained), orbits
+    return sample, view.kind, orbits
 
 
-def _judged(sample: Sample, orbits: Orbits, answers: Answers | None, progress: Progress) -> Examination:
+def _accuracy(sample: Sample) -> float | None:
+    solved = sample.trajectory.solved
+    return None if solved is None else float(solved[-1].double().mean())
+
+
+def _judged(
+    sample: Sample, orbits: Orbits, kind: KindResult, answers: Answers | None, progress: Progress
+) -> Examination:
     """Measure the parts and judge them."""
-    trajectory = sample.trajectory
-    accuracy = None if trajectory.solved is None else float(trajectory.solved[-1].double().mean())
+    trajectory, accuracy = sample.trajectory, _accuracy(sample)
     measured, reached = measure(sample, progress), reachability(trajectory, orbits)
     axes = judge_axes(trajectory, orbits, measured)
     normalized_axes = judge_directions(sample, orbits, answers, progress)
@@ -160,6 +179,7 @@ def _judged(sample: Sample, orbits: Orbits, answers: Answers | None, progress: P
         unknown=progress.unknown,
         seconds=progress.seconds,
         answers=final_answers(trajectory),
+        kind=kind,
     )
 
 

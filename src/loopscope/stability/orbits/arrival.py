@@ -269,7 +269,7 @@ def follow(
     *,
     iterations: int,
     tolerance: float = 1e-4,
-    until: Literal["rounding", "arrival"] = "rounding",
+    until: Literal["rounding", "arrival", "end"] = "rounding",
     toward: FixedPoints | None = None,
     observe: Callable[[Step], None] | None = None,
     stop: Callable[[], bool] | None = None,
@@ -278,8 +278,9 @@ def follow(
 
     An example leaves the batch when its state stops being finite, or when its orbit has nothing more to show: with
     ``until="rounding"`` after eight residuals in a row at the rounding floor, with ``until="arrival"`` as soon as it has
-    arrived. If a fixed point is known that an orbit may go to, the example also leaves once it is clearly on its way there,
-    and counts as arrived. This saves slow orbits most of their steps.
+    arrived, and with ``until="end"`` never, since a step that changes over time may move a state that has settled. If a
+    fixed point is known that an orbit may go to, the example also leaves once it is clearly on its way there, and counts as
+    arrived. This saves slow orbits most of their steps.
 
     Args:
         loop: any loop.
@@ -337,7 +338,7 @@ def follow(
                 done = now <= tolerance
                 done = done & _judge(history, tolerance, floor)["arrived"] if done.any() else done
             else:
-                done = quiet >= FIT_STEPS
+                done = (quiet >= FIT_STEPS) & (until == "rounding")
             coming = torch.zeros_like(lost) if approach is None else approach.seen(rows, after, mask) & ~lost
             over = index == iterations - 1 or (stop is not None and stop())
             leaving = torch.ones_like(lost) if over else lost | done | coming

@@ -6,6 +6,7 @@ import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -194,6 +195,7 @@ def trace(
     correct: Correct | None = None,
     stop: Callable[[], bool] | None = None,
     answers: Answers | None = None,
+    until: Literal["rounding", "end"] = "rounding",
 ) -> Trajectory:
     """Follow the orbits from ``start`` once and record everything about their arrival.
 
@@ -211,6 +213,7 @@ def trace(
         stop: see `follow`.
         answers: what a readout predicts, one row per example; the largest logit's place, or a single one's sign, if
             left out.
+        until: see `follow`.
 
     Raises:
         LoopscopeError: see `follow`.
@@ -220,7 +223,16 @@ def trace(
             start = first_state(loop, recalled, seed)
     dtype = state_dtype(start)
     recorder = _Recorder(loop, token_norms(start).to(dtype), iterations, correct, answers)
-    ends = follow(loop, recalled, start, iterations=iterations, tolerance=tolerance, observe=recorder, stop=stop)
+    ends = follow(
+        loop,
+        recalled,
+        start,
+        iterations=iterations,
+        tolerance=tolerance,
+        until=until,
+        observe=recorder,
+        stop=stop,
+    )
     unarrived = torch.nonzero(~ends.arrived & ~ends.diverged).squeeze(1)
     recent = tuple(states[torch.isin(rows, unarrived)] for rows, states in recorder.recent)
     token_residual = _repeat_last(recorder.token_residual, ends.iterations)
