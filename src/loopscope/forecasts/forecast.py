@@ -16,10 +16,14 @@ from loopscope.contexts import eval_mode, without_autocast
 from loopscope.errors import LoopscopeError, check_count, check_positive, check_seed
 from loopscope.evaluation import decisions
 from loopscope.forecasts.check import Check, check
-from loopscope.forecasts.leaps import SETTLING, WATCHED, Leap, first_states, leap_through, run
+from loopscope.forecasts.leaps import SETTLING, WATCHED, Leap, leap_through, run
 from loopscope.forecasts.result import HOLDS, Forecast, Outlook, Point, Round
 from loopscope.forecasts.schedule import rounds
-from loopscope.loop import Loop, mask_of, readout
+from loopscope.forecasts.true_steps import DRAWS, by_true_steps
+from loopscope.kinds import Kind
+from loopscope.loop import Loop, readout
+from loopscope.stability.nonautonomous.kept import draws_of
+from loopscope.stability.nonautonomous.view import view_of
 from loopscope.stability.orbits.trace import Answers, predictions
 from loopscope.stability.targets import Correct, Targets, check_targets, rule_of
 from loopscope.trees import Tree, device_of, flatten
@@ -173,6 +177,9 @@ def forecast(
     leap check it. Rounds of about 30, 60, 120, ... steps follow each other until two in a row give the same answer or the
     budget is spent.
 
+    A time-dependent or stochastic loop, or one whose readout reads the history, cannot be extrapolated. It is run as far as the
+    budget allows: ``budget=1`` runs it to the horizon, and a stochastic one, which is run three times, ``budget=3``.
+
     Give easy inputs, such as those of training: whether hard ones are ever solved is another question.
 
     Args:
@@ -190,9 +197,9 @@ def forecast(
         The outlook with its evidence; its ``str`` is one sentence.
 
     Raises:
-        LoopscopeError: the loop is not a loop, the state carries a counter or is not in float32 or float64, the step is
-            random or changes the shapes or the precision of its state, the readout is not a tensor of outputs, there are
-            no inputs, targets or answers have another shape, or the budget is too small for a single leap.
+        LoopscopeError: the loop is not a loop, the state is not in float32 or float64, the step changes the shapes or the
+            precision of its state or is random without taking a generator, the readout is not a tensor of outputs, there
+            are no inputs, targets or answers have another shape, or the budget is too small for a single leap.
 
     Example:
         >>> import loopscope as ls
@@ -218,12 +225,26 @@ def forecast(
     plans = rounds(horizon, math.floor(budget * horizon + 1e-9) - CHECKS, trained)
     began = time.perf_counter()
     with eval_mode(loop), without_autocast(), torch.no_grad():
-        recalled = loop.encode(inputs)
-        real = mask_of(loop, recalled)
+        view = view_of(loop, inputs, seed)
+        loop, recalled, real = view.loop, view.ready.recalled, view.ready.mask
         reader = _Reader(loop, recalled, examples, real, rule_of(targets, real), answers)
-        orbit = _Orbit(loop, recalled, seed, reader, first=min(trained, plans[0].orbit))
         if answers is None and targets is None:
-            check_outputs_last(readout(loop, orbit.states[0], recalled), orbit.states[0])
+            check_outputs_last(readout(loop, view.ready.start, recalled), view.ready.start)
+        if view.kind.undefined or view.kind.reads_history:
+            return by_true_steps(
+                draws_of(loop, DRAWS),
+                recalled,
+                view.ready.start,
+                reader,
+                kind=view.kind.name
+                if view.kind.undefined
+                else Kind.AUTONOMOUS,  # the noise of a stochastic one may be 0
+                examples=examples,
+                trained=trained,
+                horizon=horizon,
+                steps=math.floor(budget * horizon + 1e-9),
+            )
+        orbit = _Orbit(loop, recalled, view.ready.start, reader, first=min(trained, plans[0].orbit))
         found: list[Round] = []
         sure = torch.zeros(examples, dtype=torch.bool, device=device_of(recalled))
         for plan in plans:
@@ -241,10 +262,10 @@ def forecast(
 class _Orbit:
     """The true orbit, as far as it was run: its last states, and what each of its states answers."""
 
-    def __init__(self, loop: Loop, recalled: Tree, seed: int, reader: _Reader, first: int) -> None:
+    def __init__(self, loop: Loop, recalled: Tree, start: Tree, reader: _Reader, first: int) -> None:
         self._loop, self._recalled, self._reader, self._first = loop, recalled, reader, first
         self.iteration, self.steps = 1, CHECKS
-        self.states = list(first_states(loop, recalled, seed))
+        self.states = run(loop, recalled, [start], 1)
         self.readings: list[tuple[int, _Reading]] = []
         self._read()
 

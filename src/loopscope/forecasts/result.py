@@ -9,6 +9,8 @@ from enum import Enum
 from itertools import accumulate, pairwise
 from typing import Any
 
+from loopscope.kinds import Kind
+
 HOLDS = 0.9
 """A loop keeps its answers if at least this fraction of its best accuracy is left; without targets, of its answers."""
 HALF = 0.5
@@ -90,12 +92,14 @@ class Forecast:
         collapse: about the iteration from which less than 90% of the best accuracy is left; None unless it collapses, or
             where answers come and go.
         horizon: the iteration that was asked about.
-        points: what was found at rising iterations, the first one where training ended, the last one at the horizon.
+        points: what was found at rising iterations, the first one where training ended. The last one is at the horizon, or
+            where the budget of a loop ended that cannot be extrapolated.
         inputs: number of inputs that they are fractions of.
         seconds: time that it took.
         late: the iterations just before the last point, where a cycle has other answers.
         steps: evaluations of the step that it cost, checks of the loop included.
-        rounds: the rounds.
+        rounds: the rounds; none where the loop was run and not extrapolated.
+        kind: the kind of loop.
 
     Example:
         >>> import loopscope as ls
@@ -116,6 +120,7 @@ class Forecast:
     late: Sequence[Point] = ()
     steps: int = 0
     rounds: Sequence[Round] = ()
+    kind: Kind = Kind.AUTONOMOUS
 
     @property
     def keeps(self) -> bool:
@@ -153,7 +158,7 @@ class Forecast:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values, fit for JSON; a number that is not finite is None."""
-        return _plain({**asdict(self), "outlook": self.outlook.value})
+        return _plain({**asdict(self), "outlook": self.outlook.value, "kind": self.kind.value})
 
     def __str__(self) -> str:
         targets = self.points[0].right is not None
@@ -167,7 +172,7 @@ class Forecast:
             return f"will keep {what} to {self.horizon} iterations: {left} there{self._but}{why}"
         if self.collapse is None:
             return f"will not keep {what} to {self.horizon} iterations: {left} there{self._but}{why}"
-        return f"will lose {lost} about iteration {self.collapse:.0f}: {left} at {self.horizon}{why}"
+        return f"will lose {lost} about iteration {self.collapse:.0f}: {left} at {self.points[-1].iteration}{why}"
 
     @property
     def _but(self) -> str:

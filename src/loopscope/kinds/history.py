@@ -11,7 +11,7 @@ from torch import Tensor
 from loopscope.kinds.derived import derived
 from loopscope.kinds.kind import wants_of
 from loopscope.loop import FunctionLoop, Loop, start_from
-from loopscope.trees import Context, Tree
+from loopscope.trees import Context, Tree, floating_leaves, leaves, select
 
 
 class Remembering(NamedTuple):
@@ -75,3 +75,27 @@ def with_history(
         step=wants_of(loop).signed(step),
         read=lambda state, recalled: read(state.history.values, recalled),
     )
+
+
+def remembers(loop: Loop, state: Tree, recalled: Tree) -> bool:
+    """Return whether the state carries a history: floating numbers in its context that a step changes.
+
+    Costs one evaluation of the step with one example, and none where there is no such context.
+
+    Args:
+        loop: a loop whose step asks for nothing besides the state and the recalled input.
+        state: a state, usually the first.
+        recalled: what ``loop.encode`` returned for the same examples.
+    """
+    before, recalled = select(state, slice(0, 1)), select(recalled, slice(0, 1))
+    if not _carried(before):
+        return False
+    with torch.no_grad():
+        after = loop.step(before, recalled)
+    return any(not torch.equal(one, other) for one, other in zip(_carried(before), _carried(after), strict=True))
+
+
+def _carried(state: Tree) -> list[Tensor]:
+    """Return the floating tensors of a state that are context."""
+    own = {id(leaf) for leaf in floating_leaves(state)}
+    return [leaf for leaf in leaves(state) if leaf.is_floating_point() and id(leaf) not in own]

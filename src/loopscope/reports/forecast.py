@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from loopscope.evidence import evidence
 from loopscope.forecasts.result import Forecast
+from loopscope.kinds import Kind
 from loopscope.reports.kit.formats import percent
 from loopscope.reports.kit.sheet import Sheet
 
@@ -15,7 +16,7 @@ def forecast_sheet(name: str, said: Forecast) -> Sheet:
         name: name of the loop.
         said: the forecast.
     """
-    first, record = said.points[0].iteration, evidence().forecast
+    first = said.points[0].iteration
     rows = [
         [
             str(point.iteration),
@@ -29,7 +30,20 @@ def forecast_sheet(name: str, said: Forecast) -> Sheet:
         f"{name}, where it will be",
         ["iterations", "how", "right %", f"answers as after {first}, %"],
         rows,
-        f"{said.inputs} inputs, {said.steps} true steps, {said.seconds:.2g} s. A leap cannot see what happens once only, far "
-        f"ahead. Of {record.models} small models that solve their task and were not seen before, forecasts by 30 steps without a "
-        f"check came true for {record.right}.",
+        f"{said.inputs} inputs, {said.steps} true steps, {said.seconds:.2g} s. {_about(said)}",
+    )
+
+
+def _about(said: Forecast) -> str:
+    """Return how far the forecast is to be trusted."""
+    if not said.rounds:
+        return (
+            f"A {said.kind} loop: it was run, not extrapolated."
+            if said.kind is not Kind.AUTONOMOUS
+            else "Run, not extrapolated."
+        )
+    record = evidence().forecast
+    return (
+        f"A leap cannot see what happens once only, far ahead. Of {record.models} small models that solve their task and were not "
+        f"seen before, forecasts by 30 steps without a check came true for {record.right}."
     )

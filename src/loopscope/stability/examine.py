@@ -134,7 +134,7 @@ def _follow(
         correct=rule_of(targets, ready.mask),
         stop=progress.late,
         answers=answers,
-        until="end" if view.kind.undefined else "rounding",
+        until="end" if view.kind.undefined or view.kind.reads_history else "rounding",
     )
     progress.note_cut(trajectory)
     sample = Sample(loop, inputs, recalled, start, trajectory, config, trained)

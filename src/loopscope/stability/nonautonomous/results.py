@@ -15,6 +15,12 @@ from loopscope.stability.results import Numbers, known
 WIDEST = 0.9
 """The growth that decides is this quantile over the inputs, as for the spectral radius of autonomous loops."""
 
+HISTORY = (
+    "its readout reads the history of states, so answers may change after the state has arrived; norms, residuals and Jacobians "
+    "are those of the state without it"
+)
+"""What is said of a loop whose readout reads the history."""
+
 
 @dataclass(frozen=True)
 class KindResult:
@@ -24,21 +30,24 @@ class KindResult:
         name: autonomous, time-dependent, stochastic, or time-dependent and stochastic.
         told_by: how the loop says so; empty for an autonomous loop.
         undefined: what is not defined for such a loop, and what is measured instead; empty where all is defined.
+        reads_history: whether the readout reads a history that is carried in the state.
     """
 
     name: Kind = Kind.AUTONOMOUS
     told_by: str = ""
     undefined: str = ""
+    reads_history: bool = False
 
     @property
     def is_plain(self) -> bool:
-        """Whether the loop is autonomous, so that nothing need be said of its kind."""
-        return self.name is Kind.AUTONOMOUS
+        """Whether the loop is autonomous and reads the last state alone, so that nothing need be said of its kind."""
+        return self.name is Kind.AUTONOMOUS and not self.reads_history
 
     @property
     def sentence(self) -> str:
         """The kind, how the loop says so, and what is not defined."""
-        return "; ".join(part for part in (f"{self.name}, since {self.told_by}", self.undefined) if part)
+        told = f"{self.name}, since {self.told_by}" if self.told_by else f"{self.name}"
+        return "; ".join(part for part in (told, self.undefined, HISTORY if self.reads_history else "") if part)
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from loopscope.checks import PROBED, Prepared, check_is_loop, prepare
 from loopscope.kinds import Kind, TimedLoop, timed
 from loopscope.kinds.derived import derived
+from loopscope.kinds.history import remembers
 from loopscope.kinds.timed import noise, step_at
 from loopscope.loop import Loop, readout
 from loopscope.stability.nonautonomous.results import KindResult
@@ -51,22 +52,26 @@ def view_of(loop: Loop, inputs: Tree, seed: int) -> View:
     check_is_loop(loop)
     shown = timed(loop, seed)
     ready = prepare(shown, inputs, seed=seed)
-    if not isinstance(shown, TimedLoop):
+    kind = _kind_of(shown, ready)
+    if kind.name is Kind.STOCHASTIC and is_silent(shown, ready.start, ready.recalled):
+        shown, kind = without_noise(shown), replace(kind, told_by=SILENT, undefined="")
+        ready = prepare(shown, inputs, seed=seed)
+    return View(shown, replace(kind, reads_history=remembers(shown, ready.start, ready.recalled)), ready)
+
+
+def _kind_of(loop: Loop, ready: Prepared) -> KindResult:
+    if not isinstance(loop, TimedLoop):
         counts = KindResult(Kind.TIME_DEPENDENT, "the state carries a counter", NO_FIXED_POINT)
-        return View(shown, counts if ready.time_dependent else KindResult(), ready)
-    clock = shown.wants.iteration or _has_counter(shown, ready)
-    if not shown.wants.generator:
-        return View(shown, KindResult(Kind.TIME_DEPENDENT, "its step takes iteration", NO_FIXED_POINT), ready)
-    if not clock and is_silent(shown, ready.start, ready.recalled):
-        still = without_noise(shown)
-        return View(still, KindResult(Kind.STOCHASTIC, SILENT), prepare(still, inputs, seed=seed))
-    told = "its step takes iteration and a generator" if shown.wants.iteration else "its step takes a generator"
-    kind = Kind.of(changes_over_time=clock, is_random=True)
-    return View(shown, KindResult(kind, told, NO_FIXED_POINT_OF_NOISE), ready)
+        return counts if ready.time_dependent else KindResult()
+    name = Kind.of(changes_over_time=loop.wants.iteration or _has_counter(loop, ready), is_random=loop.wants.generator)
+    asked = [*(["iteration"] if loop.wants.iteration else []), *(["a generator"] if loop.wants.generator else [])]
+    undefined = NO_FIXED_POINT_OF_NOISE if name.is_random else NO_FIXED_POINT
+    return KindResult(name, f"its step takes {' and '.join(asked)}", undefined)
 
 
-def is_silent(loop: TimedLoop, start: Tree, recalled: Tree) -> bool:
+def is_silent(loop: Loop, start: Tree, recalled: Tree) -> bool:
     """Return whether two draws of the noise give the same orbits, bit for bit, for the first iterations of two examples."""
+    assert isinstance(loop, TimedLoop)
     few = slice(0, PROBED)
     recalled, one = select(recalled, few), select(start, few)
     other, redrawn = one, loop.redrawn(loop.draw + 1)
@@ -78,12 +83,13 @@ def is_silent(loop: TimedLoop, start: Tree, recalled: Tree) -> bool:
     return True
 
 
-def without_noise(loop: TimedLoop) -> Loop:
+def without_noise(loop: Loop) -> Loop:
     """Return a stochastic loop whose noise is zero as the autonomous loop that it is."""
-    inner = loop.loop
+    assert isinstance(loop, TimedLoop)
+    inner, wants, seed = loop.loop, loop.wants, loop.seed
 
     def step(state: Tree, recalled: Tree) -> Tree:
-        return step_at(inner, loop.wants, state, recalled, 0, noise(loop.seed, 0, 0, device_of(state)))
+        return step_at(inner, wants, state, recalled, 0, noise(seed, 0, 0, device_of(state)))
 
     return derived(inner, start=inner.start, step=step, read=lambda state, recalled: readout(inner, state, recalled))
 

@@ -126,7 +126,7 @@ def exponents_along(
     for _ in range(iterations):
         jacobian = held.at(state)
         pushed = torch.stack([jacobian.jvp(vectors[:, :, place]) for place in range(count)], dim=2).double()
-        finite = pushed.isfinite().flatten(1).all(1)
+        finite = pushed.isfinite().flatten(1).all(1) & jacobian.value.isfinite().all(1)
         turned, triangle = torch.linalg.qr(torch.where(finite[:, None, None], pushed, 0))
         size = triangle.diagonal(dim1=1, dim2=2).abs()
         logs.append(size.log().clamp_min(LEAST).where(finite[:, None], math.nan))
