@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from loopscope.adapters.capture import capture
-from loopscope.adapters.captured import CapturedLoop
+from loopscope.adapters.capture import capture, check_eval_mode
 from loopscope.adapters.families import (
     dory,
     hrm,
@@ -21,6 +20,7 @@ from loopscope.adapters.families import (
     x_transformers,
 )
 from loopscope.adapters.families.family import Family
+from loopscope.adapters.proof import ProvenLoop
 from loopscope.errors import LoopscopeError
 from loopscope.trees import Tree
 
@@ -41,7 +41,7 @@ FAMILIES: tuple[Family, ...] = (
 """All that are known. A new one is one file with a ``FAMILY`` and one line here."""
 
 
-def adapt(model: nn.Module, inputs: Tree | None = None) -> CapturedLoop:
+def adapt(model: nn.Module, inputs: Tree | None = None) -> ProvenLoop:
     """Return a model of a known family as a loop, proven to be the model.
 
     Args:
@@ -68,4 +68,9 @@ def adapt(model: nn.Module, inputs: Tree | None = None) -> CapturedLoop:
     if reason is not None:
         raise LoopscopeError(f"{type(model).__name__} cannot be a loop: {reason}")
     given = family.example(model) if inputs is None else inputs
+    if family.by_hand is not None:
+        check_eval_mode(model)
+        loop = family.by_hand(model)
+        loop.prove(given)
+        return loop
     return capture(model, family.at(model), given, family.run, every=family.every(model))

@@ -125,7 +125,7 @@ class Examination:
         settings, reachability, accuracy = self.settings, self.reachability, self.settings.accuracy
         lines = [
             *_wrapped(f"{self.headline}{f' (provisional: {priors_of(self.axes)})' if self.provisional else ''}"),
-            *([f"(tested on {TESTED_ON})"] if self.provisional else []),
+            *([f"(tested on {TESTED_ON})"] if self.provisional and not self.kind.undefined else []),
             *_wrapped(self.advice),
             *(
                 line

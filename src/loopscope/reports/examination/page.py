@@ -20,6 +20,8 @@ QUESTIONS = {
     "reachability": "Does the iteration arrive?",
     "input-dependence": "Is it this problem's own fixed point?",
     "geometry": "Is it smooth there, and can gradients pass?",
+    "answers": "Do answers stay as iterations go on?",
+    "error growth": "Do small errors die out along the orbit?",
 }
 TONES = {
     Verdict.STABLE_AND_ACCURATE: "holds",
@@ -73,22 +75,29 @@ def _settings(exam: Examination) -> str:
 
 
 def _verdict(exam: Examination) -> str:
-    provisional = (
-        note(
-            f"Provisional: {priors_of(exam.axes)}. They were tested on {TESTED_ON}; thresholds fitted on one half of these "
-            "models were no better on the other half."
-        )
-        if exam.provisional
-        else ""
-    )
+    provisional = note(_provisional(exam)) if exam.provisional else ""
     return (
         f'<div class="verdict {TONES[exam.verdict]}"><strong>{text(exam.headline[0].upper() + exam.headline[1:])}'
         f"{' (provisional)' if exam.provisional else ''}</strong><p>{text(exam.advice)}</p>{provisional}</div>"
     )
 
 
+def _provisional(exam: Examination) -> str:
+    if exam.kind.undefined:
+        return f"Provisional: {priors_of(exam.axes)}."
+    return (
+        f"Provisional: {priors_of(exam.axes)}. They were tested on {TESTED_ON}; thresholds fitted on one half of these models were no "
+        "better on the other half."
+    )
+
+
+def _kind(exam: Examination) -> str:
+    """Return what kind of loop it is and what is not defined for it; nothing for an autonomous loop."""
+    return "" if exam.kind.is_plain else f"<p><b>Kind of loop:</b> {text(exam.kind.sentence)}.</p>"
+
+
 def _head(title: str, exam: Examination) -> str:
-    return f"<h1>{text(title)}</h1>{_verdict(exam)}{_settings(exam)}"
+    return f"<h1>{text(title)}</h1>{_verdict(exam)}{_kind(exam)}{_settings(exam)}"
 
 
 def _directions(exam: Examination) -> str:
@@ -105,7 +114,7 @@ def missing_rows(exam: Examination) -> list[list[str]]:
     """Return what was not computed, and why."""
     rows = [[part, reason] for part, reason in exam.unknown.items()]
     for figure in FIGURES:
-        if not figure.needs(exam) and not set(figure.names) & set(exam.unknown):
+        if figure.applies(exam) and not figure.needs(exam) and not set(figure.names) & set(exam.unknown):
             rows.append([f"figure: {figure.title}", f"no value to show (effort {exam.settings.effort})"])
     return rows
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from loopscope.stability.nonautonomous.results import KeptResult, KindResult, NonautonomousResult
 from loopscope.stability.results import SwapResult, known
-from loopscope.stability.verdict import ANSWERS_KEPT, ERROR_GROWTH, THRESHOLDS, Axis, Status, Verdict, judge
+from loopscope.stability.verdict import ANSWERS_KEPT, ERROR_GROWTH, THRESHOLDS, Axis, Status, Verdict, judge, verdict
 
 ANSWERS, INPUT_DEPENDENCE, GROWTH = "answers", "input-dependence", "error growth"
 """Names of the axes, in the place of reachability, input-dependence and geometry."""
@@ -62,23 +62,36 @@ def _growth(found: NonautonomousResult) -> Axis:
     return judge(GROWTH, {ERROR_GROWTH: exponents.factor}, reason)
 
 
+def verdict_of(axes: Axes, easy_accuracy: float | None) -> Verdict:
+    """Return what the axes add up to. Where errors grow, a swap says nothing: the orbits part whatever they recall.
+
+    Args:
+        axes: answers, input-dependence and error growth.
+        easy_accuracy: fraction of the examined inputs that are right at the end, where known.
+    """
+    answers, _, growth = axes
+    if answers.status is Status.HOLDS and growth.status is Status.FAILS:
+        return Verdict.FRAGILE
+    return verdict(*axes, easy_accuracy)
+
+
 def advise(
-    verdict: Verdict, kind: KindResult, axes: Axes, found: NonautonomousResult, reasons: Mapping[str, str]
+    decided: Verdict, kind: KindResult, axes: Axes, found: NonautonomousResult, reasons: Mapping[str, str]
 ) -> str:
     """Return what to do, in a sentence or two."""
     growth = axes[2]
-    if verdict is Verdict.UNSTABLE:
+    if decided is Verdict.UNSTABLE:
         return _unstable(found, growth)
-    if verdict in (Verdict.INPUT_INDEPENDENT, Verdict.PATH_DEPENDENT):
+    if decided in (Verdict.INPUT_INDEPENDENT, Verdict.PATH_DEPENDENT):
         return (
             "The orbit does not follow the recalled input, so answers are not this input's own: give the loop recall, and "
             "train from several starts."
-            if verdict is Verdict.PATH_DEPENDENT
+            if decided is Verdict.PATH_DEPENDENT
             else "Orbits of different inputs come together, so answers are not this input's own: give the loop recall."
         )
-    if verdict is Verdict.FRAGILE:
+    if decided is Verdict.FRAGILE:
         return f"Answers stay, but small errors grow: {growth.reason}. Stop where training stopped, or penalize the growth."
-    if verdict is Verdict.UNDECIDED:
+    if decided is Verdict.UNDECIDED:
         open_axes = [axis for axis in axes if axis.status is not Status.HOLDS]
         said = " and ".join(f"{axis.name} is {axis.status.value}" for axis in open_axes)
         missing = [reasons[name] for name in ("answers kept", "swaps", "exponents") if name in reasons]

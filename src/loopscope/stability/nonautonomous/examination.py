@@ -12,7 +12,7 @@ from loopscope.loop import mask_of
 from loopscope.schema import to_plain
 from loopscope.stability.distances import in_pairs, why_alone
 from loopscope.stability.examination import Examination
-from loopscope.stability.nonautonomous.axes import Axes, advise, judge_axes
+from loopscope.stability.nonautonomous.axes import Axes, advise, judge_axes, verdict_of
 from loopscope.stability.nonautonomous.kept import answers_kept, draws_of
 from loopscope.stability.nonautonomous.noise_size import levelled_residual, noise_of_step
 from loopscope.stability.nonautonomous.results import (
@@ -36,7 +36,7 @@ from loopscope.stability.results import (
     SwapResult,
 )
 from loopscope.stability.spectrum.exponents import exponents_along
-from loopscope.stability.verdict import is_provisional, verdict
+from loopscope.stability.verdict import is_provisional
 from loopscope.trees import select
 
 COUNTS = {"quick": (2, 2), "standard": (4, 4), "thorough": (8, 8)}
@@ -64,7 +64,7 @@ def judge_nonautonomous(
     found, swaps = _measured(sample, answers, progress)
     shown = curves(trajectory)
     axes: Axes = judge_axes(found, swaps, shown.residual[1][-1])
-    decided = verdict(*axes, accuracy)
+    decided = verdict_of(axes, accuracy)
     progress.end()
     return Examination(
         verdict=decided,
