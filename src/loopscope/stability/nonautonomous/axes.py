@@ -76,7 +76,12 @@ def verdict_of(axes: Axes, easy_accuracy: float | None) -> Verdict:
 
 
 def advise(
-    decided: Verdict, kind: KindResult, axes: Axes, found: NonautonomousResult, reasons: Mapping[str, str]
+    decided: Verdict,
+    kind: KindResult,
+    axes: Axes,
+    found: NonautonomousResult,
+    easy_accuracy: float | None,
+    reasons: Mapping[str, str],
 ) -> str:
     """Return what to do, in a sentence or two."""
     growth = axes[2]
@@ -96,13 +101,19 @@ def advise(
         said = " and ".join(f"{axis.name} is {axis.status.value}" for axis in open_axes)
         missing = [reasons[name] for name in ("answers kept", "swaps", "exponents") if name in reasons]
         return f"No verdict, since {said}{f': {missing[0]}' if missing else ''}. Allow more iterations, or give more inputs."
+    return _stable(decided, kind, found, easy_accuracy)
+
+
+def _stable(decided: Verdict, kind: KindResult, found: NonautonomousResult, easy_accuracy: float | None) -> str:
     assert found.answers is not None
-    beyond = (
-        " Beyond that nothing is shown, since the step changes with the iteration."
-        if kind.name.changes_over_time
-        else ""
-    )
-    return f"Answers of iteration {found.answers.reference} stay for {len(found.answers.kept)} iterations.{beyond}"
+    said = f"Answers of iteration {found.answers.reference} stay for {len(found.answers.kept)} iterations."
+    if kind.name.changes_over_time:
+        said += " Beyond that nothing is shown, since the step changes with the iteration."
+    if easy_accuracy is None:
+        return f"{said} Give targets to learn whether they are right."
+    if decided is Verdict.STABLE:
+        said += f" Only {100 * easy_accuracy:.0f}% of them are right: train longer, or check the data."
+    return said
 
 
 def _unstable(found: NonautonomousResult, growth: Axis) -> str:

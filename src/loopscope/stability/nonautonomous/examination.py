@@ -69,7 +69,7 @@ def judge_nonautonomous(
     return Examination(
         verdict=decided,
         provisional=is_provisional(*axes, easy_accuracy=accuracy),
-        advice=advise(decided, kind, axes, found, progress.unknown),
+        advice=advise(decided, kind, axes, found, accuracy, progress.unknown),
         axes=axes,
         normalized_axes=None,
         settings=settings,
@@ -171,7 +171,7 @@ def _exponents(sample: Sample, progress: Progress) -> ExponentsResult:
         rows=to_plain(rows),
         values=to_plain(found.values),
         error=to_plain(found.error),
-        growth=to_plain(quantiles(found.growth.amax(2).exp(), QUANTILES)),
+        growth=to_plain(quantiles(found.growth[:, :, 0].exp(), QUANTILES)),
         first=found.first,
         counted=to_plain(found.counted),
     )

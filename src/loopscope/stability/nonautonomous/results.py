@@ -82,7 +82,7 @@ class ExponentsResult:
         rows: which inputs.
         values: the largest exponents of each row, largest first.
         error: half width of the 95% interval of each.
-        growth: factor by which the fastest growing errors grow in each iteration: three quantiles over the rows.
+        growth: factor by which errors in the fastest growing direction grow in each iteration: three quantiles over the rows.
         first: the iterations before this one do not count in the exponents.
         counted: the number of iterations that count, per row.
     """
