@@ -20,7 +20,7 @@ QUESTIONS = {
     "reachability": "Does the iteration arrive?",
     "input-dependence": "Is it this problem's own fixed point?",
     "geometry": "Is it smooth there, and can gradients pass?",
-    "answers": "Do answers stay as iterations go on?",
+    "answer retention": "Do answers stay as iterations go on?",
     "error growth": "Do small errors die out along the orbit?",
 }
 TONES = {

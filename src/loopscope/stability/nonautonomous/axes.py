@@ -8,14 +8,14 @@ from loopscope.stability.nonautonomous.results import KeptResult, KindResult, No
 from loopscope.stability.results import SwapResult, known
 from loopscope.stability.verdict import ANSWERS_KEPT, ERROR_GROWTH, THRESHOLDS, Axis, Status, Verdict, judge, verdict
 
-ANSWERS, INPUT_DEPENDENCE, GROWTH = "answers", "input-dependence", "error growth"
+ANSWERS, INPUT_DEPENDENCE, GROWTH = "answer retention", "input-dependence", "error growth"
 """Names of the axes, in the place of reachability, input-dependence and geometry."""
 
 Axes = tuple[Axis, Axis, Axis]
 
 
 def judge_axes(found: NonautonomousResult, swaps: SwapResult | None, residual: float | None) -> Axes:
-    """Return what answers, input-dependence and error growth say.
+    """Return what answer retention, input-dependence and error growth say.
 
     Args:
         found: what was measured.
@@ -66,7 +66,7 @@ def verdict_of(axes: Axes, easy_accuracy: float | None) -> Verdict:
     """Return what the axes add up to. Where errors grow, a swap says nothing: the orbits part whatever they recall.
 
     Args:
-        axes: answers, input-dependence and error growth.
+        axes: answer retention, input-dependence and error growth.
         easy_accuracy: fraction of the examined inputs that are right at the end, where known.
     """
     answers, _, growth = axes
