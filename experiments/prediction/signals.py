@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -26,7 +25,7 @@ from loopscope.evaluation import EvaluationConfig, answers_right, evaluate_split
 from loopscope.fixed_points.residual import smallest_scale
 from loopscope.jacobian import random_vectors, step_jacobian
 from loopscope.loop import Loop, mask_of, readout
-from loopscope.models.recall import ExternalRecall, InternalRecall
+from loopscope.models.recall import matrix_radius, recall_weights
 from loopscope.tasks import Split, Task, answers_of
 from loopscope.training.settings import RunSettings
 from loopscope.trees import Tree, flatten, norms, select
@@ -76,19 +75,6 @@ class Signal:
 
     value: float | None
     seconds: float
-
-
-def recall_weights(loop: Loop) -> tuple[Float[Tensor, "width width"], Float[Tensor, "width width"]] | None:
-    """Return W_state and W_input of a model with linear recall, or None for any other model."""
-    recall = getattr(loop, "recall", None)
-    if not isinstance(recall, ExternalRecall | InternalRecall):
-        return None
-    return recall.state.weight.detach(), recall.input.weight.detach()
-
-
-def matrix_radius(matrix: Float[Tensor, "width width"]) -> float:
-    """Return the spectral radius of a small matrix, from all of its eigenvalues."""
-    return float(np.abs(np.linalg.eigvals(matrix.double().cpu().numpy())).max())
 
 
 def power_iteration(

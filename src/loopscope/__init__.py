@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from loopscope.adapters.captured import CapturedLoop
     from loopscope.adapters.proof import Proof, prove
     from loopscope.adapters.registry import adapt
+    from loopscope.early_exit.comparison import ExitComparison
+    from loopscope.early_exit.exits import exits
     from loopscope.evaluation import AccuracyCurve, EvaluationConfig, evaluate
     from loopscope.fixed_points import Anderson, Broyden, DampedIteration, PlainIteration, Solution, solve
     from loopscope.forecasts.forecast import forecast
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from loopscope.stability.examine import examine
     from loopscope.stability.spectrum.eigenvalues import spectral_radius, top_eigenvalues
     from loopscope.stability.spectrum.exponents import Exponents, exponents
+    from loopscope.stability.spectrum.tokens import TokenRadius, token_spectral_radius
     from loopscope.stability.verdict import Verdict
     from loopscope.tasks import Chess, PrefixSums, SmallSudoku, Split, Sudoku, Task
 
@@ -46,6 +49,7 @@ __all__ = [
     "EvaluationConfig",
     "Examination",
     "ExaminationConfig",
+    "ExitComparison",
     "Exponents",
     "FixedDepthTransformer",
     "Forecast",
@@ -64,12 +68,14 @@ __all__ = [
     "Split",
     "Sudoku",
     "Task",
+    "TokenRadius",
     "Verdict",
     "adapt",
     "build_model",
     "capture",
     "evaluate",
     "examine",
+    "exits",
     "exponents",
     "find_loops",
     "forecast",
@@ -79,6 +85,7 @@ __all__ = [
     "prove",
     "solve",
     "spectral_radius",
+    "token_spectral_radius",
     "top_eigenvalues",
     "with_history",
     "write_comparison",
@@ -93,6 +100,8 @@ _HOMES = {
     "loopscope.adapters.captured": ("CapturedLoop",),
     "loopscope.adapters.proof": ("Proof", "prove"),
     "loopscope.adapters.registry": ("adapt",),
+    "loopscope.early_exit.comparison": ("ExitComparison",),
+    "loopscope.early_exit.exits": ("exits",),
     "loopscope.evaluation": ("AccuracyCurve", "EvaluationConfig", "evaluate"),
     "loopscope.fixed_points": ("Anderson", "Broyden", "DampedIteration", "PlainIteration", "Solution", "solve"),
     "loopscope.forecasts.forecast": ("forecast",),
@@ -113,6 +122,7 @@ _HOMES = {
     "loopscope.stability.examine": ("examine",),
     "loopscope.stability.spectrum.eigenvalues": ("spectral_radius", "top_eigenvalues"),
     "loopscope.stability.spectrum.exponents": ("Exponents", "exponents"),
+    "loopscope.stability.spectrum.tokens": ("TokenRadius", "token_spectral_radius"),
     "loopscope.stability.verdict": ("Verdict",),
     "loopscope.tasks": ("Chess", "PrefixSums", "SmallSudoku", "Split", "Sudoku", "Task"),
 }

@@ -14,14 +14,17 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from loopscope.errors import LoopscopeError
+from loopscope.errors import LoopscopeError, check_choice
 from loopscope.trees import Tree, batch_size, device_of, has_clock, select, unchanging_leaves
+
+AnswersPer = Literal["example", "token"]
+"""What one answer of a loop belongs to."""
 
 
 @runtime_checkable
@@ -30,7 +33,9 @@ class Loop(Protocol):
 
     A loop may also have ``mask(recalled) -> Bool[Tensor, "batch tokens"]``, which is true where a token is real; padding is
     then excluded from norms, swaps and accuracy. And it may have ``outer_gain``, the gain of the normalization that ends
-    each iteration (None if there is none), which tells the direction that this normalization removes.
+    each iteration (None if there is none), which tells the direction that this normalization removes. A loop whose
+    ``answers_per`` is "token", such as a language model, gives an answer at every token that is read, and answers are counted
+    by token. Without it, the tokens of an example are one answer together.
 
     Example:
         >>> import torch, loopscope as ls
@@ -176,6 +181,8 @@ class FunctionLoop:
             measurements in another precision, and its device is that of the loop. Modules among the four functions, and those
             whose methods they are, need not be named.
         outer_gain: the gain of the normalization that ends each iteration, if there is one.
+        answers_per: "token" if every token that is read has an answer of its own, as in a language model; "example" if the
+            tokens of an example are one answer together.
 
     Example:
         >>> import torch, loopscope as ls
@@ -198,6 +205,7 @@ class FunctionLoop:
     padding: Callable[[Tree], Tensor | None] | None = None
     module: torch.nn.Module | None = None
     outer_gain: Tensor | None = field(default=None, compare=False)
+    answers_per: AnswersPer = "example"
 
     def mask(self, recalled: Tree) -> Tensor | None:
         """Return the mask of real tokens, or None where every token is real."""
@@ -230,6 +238,17 @@ def mask_of(loop: Loop, recalled: Tree) -> Bool[Tensor, "batch *tokens"] | None:
             "compare (mask > 0), or call .bool()"
         )
     return mask
+
+
+def answers_per(loop: Loop) -> AnswersPer:
+    """Return whether a loop's answers are counted by example or by token.
+
+    Raises:
+        LoopscopeError: the loop says something else.
+    """
+    said: AnswersPer = getattr(loop, "answers_per", "example")
+    check_choice("answers_per of the loop", said, get_args(AnswersPer))
+    return said
 
 
 def outer_gain_of(loop: Loop) -> Float[Tensor, "width"] | None:

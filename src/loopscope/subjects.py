@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from loopscope.contexts import device_of_loop
-from loopscope.errors import LoopscopeError, nearest
+from loopscope.errors import LoopscopeError, check_choice, nearest
 from loopscope.evaluation import EvaluationConfig, rule_of_split
 from loopscope.loop import Loop
 from loopscope.models import FixedDepthTransformer, LoopedTransformer, load_model
@@ -119,16 +119,23 @@ def evaluation_splits(settings: RunSettings) -> dict[str, Split]:
     return {name: split.to(device()) for name, split in settings.data.evaluation_splits().items()}
 
 
-def from_run(path: Path) -> Subject:
-    """Return a run's model with the problems of its easy split.
+def from_run(path: Path, split: str | None = None) -> Subject:
+    """Return a run's model with the problems of one of its evaluation splits.
+
+    Args:
+        path: the run's folder.
+        split: name of the split; the easy one if None.
 
     Raises:
-        LoopscopeError: see ``trained``; or the model is not a loop.
+        LoopscopeError: see ``trained``; or the model is not a loop, or there is no such split.
     """
     settings, model = trained(RunFolder(path))
     if settings.model.architecture != "looped":
         raise LoopscopeError(f"{path} holds a {settings.model.architecture} model, which has no iterations to examine")
-    return on_split(model, settings, next(iter(settings.data.evaluation_splits().values())))
+    splits = settings.data.evaluation_splits()
+    if split is not None:
+        check_choice("the split", split, splits)
+    return on_split(model, settings, splits[split or next(iter(splits))])
 
 
 def on_split(model: Loop, settings: RunSettings, split: Split) -> Subject:

@@ -109,9 +109,7 @@ def test_an_argument_of_another_name_is_refused():
     ],
 )
 def test_what_needs_one_map_refuses_other_kinds_in_one_line(step, verb):
-    with pytest.raises(
-        LoopscopeError, match=r"has no fixed point: ls\.examine and ls\.forecast take it"
-    ) as caught:
+    with pytest.raises(LoopscopeError, match=r"has no fixed point: ls\.examine and ls\.forecast take it") as caught:
         verb(loop_of(step))
     assert "\n" not in str(caught.value)
 

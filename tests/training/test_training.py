@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -27,7 +28,7 @@ from loopscope.training.run_folder import RunFolder, open_run
 from loopscope.training.samplers import SAMPLERS, IterationCounts
 from loopscope.training.schedules import SCHEDULES
 from loopscope.training.settings import check_keys, settings_from
-from loopscope.training.trainer import batch_rows, draw_counts, make_objective, make_optimizer, train
+from loopscope.training.trainer import batch_rows, draw_counts, make_objective, make_optimizer, recall_figures, train
 
 
 def draws(name: str, maximum: int, count: int) -> list[IterationCounts]:
@@ -310,6 +311,31 @@ def test_training_follows_its_schedule_logs_each_step_and_learns(tmp_path):
     assert sum(losses[step] for step in range(191, 201)) < 0.9 * sum(losses[step] for step in range(1, 11))
     assert run.finished()
     assert load_model(run.path).config == settings.model
+
+
+@pytest.mark.parametrize("recall", ["none", "external", "internal"])
+def test_training_logs_the_radius_of_the_recalls_state_matrix(tmp_path, recall):
+    settings = tiny(model={"recall": recall}, steps=3)
+    run = open_run(tmp_path / "run", settings, resume=False)
+    train(settings, run)
+    rows = read_lines(run.metrics)
+    if recall == "none":
+        assert not any({"state_radius", "recall_ratio"} & row.keys() for row in rows)
+        return
+    weights = load_model(run.path).recall
+    of_state = weights.state.weight.detach().double().numpy()
+    assert rows[-1]["state_radius"] == pytest.approx(np.abs(np.linalg.eigvals(of_state)).max(), rel=1e-9)
+    of_input = weights.input.weight.detach().double().numpy()
+    assert rows[-1]["recall_ratio"] == pytest.approx(np.linalg.norm(of_state) / np.linalg.norm(of_input), rel=1e-5)
+    assert len({row["state_radius"] for row in rows}) == 3
+
+
+def test_weights_that_are_not_finite_have_no_radius():
+    model = build_model(tiny(model={"recall": "internal"}).model)
+    assert recall_figures(model)
+    with torch.no_grad():
+        model.recall.state.weight[0, 0] = math.nan
+    assert recall_figures(model) == {}
 
 
 @pytest.mark.parametrize(

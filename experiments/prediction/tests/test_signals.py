@@ -26,15 +26,14 @@ from experiments.prediction.signals import (
     SWAP_ANSWER,
     WEIGHT_RATIO,
     forecast_split,
-    matrix_radius,
     measure_further,
     measure_signals,
     power_iteration,
-    recall_weights,
 )
 from loopscope.errors import LoopscopeError
 from loopscope.loop import FunctionLoop
 from loopscope.models import build_model
+from loopscope.models.recall import recall_weights
 from loopscope.tasks import Chess
 from loopscope.tasks.prefix_sums.task import PrefixSums
 from loopscope.training.settings import settings_from
@@ -121,17 +120,6 @@ def test_a_loop_that_is_never_right_has_kept_nothing():
 def test_what_is_not_finite_is_not_known():
     found = measure_signals(growing(1e30, broken_from=1.0), TASK, SPLIT, trained_iterations=10, iterations=10)
     assert found[NORM_RATIO].value is None
-
-
-@pytest.mark.parametrize(
-    ("matrix", "radius"),
-    [
-        (torch.tensor([[0.5, 3.0], [0.0, -0.7]]), 0.7),
-        (0.9 * torch.tensor([[math.cos(1), -math.sin(1)], [math.sin(1), math.cos(1)]]), 0.9),
-    ],
-)
-def test_the_radius_of_a_matrix_counts_complex_pairs(matrix, radius):
-    assert matrix_radius(matrix) == pytest.approx(radius, rel=1e-6)
 
 
 def linear(matrix: torch.Tensor) -> FunctionLoop:

@@ -26,6 +26,7 @@ COMMANDS = {
     "evaluate": "Measure accuracy against the number of iterations.",
     "trust": "Measure what tells right answers from wrong ones.",
     "forecast": "Predict whether a loop keeps its answers far beyond training, from few iterations.",
+    "exits": "Compare rules that stop a loop early.",
     "examine": "Measure stability and give a verdict, for a run or any loop.",
     "study": "Train, evaluate and examine a grid of runs, and write one report.",
 }

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from loopscope.loop import FunctionLoop, Loop, mask_of, modules_of, outer_gain_of
+from loopscope.loop import FunctionLoop, Loop, answers_per, mask_of, modules_of, outer_gain_of
 from loopscope.trees import Tree
 
 
@@ -24,4 +24,5 @@ def derived(
         padding=lambda recalled: mask_of(loop, recalled),
         module=torch.nn.ModuleList(modules) if len(modules) > 1 else next(iter(modules), None),
         outer_gain=outer_gain_of(loop),
+        answers_per=answers_per(loop),
     )

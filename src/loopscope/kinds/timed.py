@@ -17,7 +17,7 @@ from torch import Tensor
 
 from loopscope.errors import LoopscopeError
 from loopscope.kinds.kind import Wants, wants_of
-from loopscope.loop import Loop, mask_of, readout, start_from
+from loopscope.loop import AnswersPer, Loop, answers_per, mask_of, readout, start_from
 from loopscope.trees import Tree, batch_size, device_of
 
 
@@ -76,6 +76,11 @@ class TimedLoop:
     def mask(self, recalled: Tree) -> Bool[Tensor, "batch *tokens"] | None:
         """Return the loop's mask of real tokens, or None where all tokens are real."""
         return mask_of(self.loop, recalled)
+
+    @property
+    def answers_per(self) -> AnswersPer:
+        """What an answer of the loop belongs to."""
+        return answers_per(self.loop)
 
     def redrawn(self, draw: int) -> TimedLoop:
         """Return the same loop under another draw of its random numbers."""

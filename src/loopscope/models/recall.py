@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -108,6 +109,39 @@ class FoldedRecall(NoRecall):
         """Apply the first linear map to R(a, e)."""
         assert isinstance(linear, FoldedLinear)
         return super().first(linear, argument, injected) + injected[linear.name]
+
+
+def recall_weights(model: object) -> tuple[Float[Tensor, "width width"], Float[Tensor, "width width"]] | None:
+    """Return W_state and W_input of a model with linear recall, or None for any other model.
+
+    Args:
+        model: a looped transformer, or any other loop or module.
+
+    Example:
+        >>> from loopscope.models import LoopedTransformer, LoopedTransformerConfig
+        >>> config = LoopedTransformerConfig(
+        ...     recall="internal", width=16, heads=2, inputs=3, outputs=4, grid=(0,), attention="full"
+        ... )
+        >>> model = LoopedTransformer(config)
+        >>> of_state, of_input = recall_weights(model)
+        >>> of_state.shape
+        torch.Size([16, 16])
+    """
+    recall = getattr(model, "recall", None)
+    if not isinstance(recall, ExternalRecall | InternalRecall):
+        return None
+    return recall.state.weight.detach(), recall.input.weight.detach()
+
+
+def matrix_radius(matrix: Float[Tensor, "width width"]) -> float:
+    """Return the spectral radius of a small matrix, computed from all of its eigenvalues in float64.
+
+    Example:
+        >>> import torch
+        >>> round(matrix_radius(torch.tensor([[0.0, -2.0], [2.0, 0.0]])), 6)
+        2.0
+    """
+    return float(torch.linalg.eigvals(matrix.double().cpu()).abs().max())
 
 
 RECALLS: dict[str, Callable[[int], NoRecall]] = {

@@ -27,6 +27,7 @@ from loopscope.errors import LoopscopeError
 from loopscope.files import append_line, drop_cut_line, numbered_lines, write_text
 from loopscope.fixed_points import Implicit
 from loopscope.models import build_model
+from loopscope.models.recall import matrix_radius, recall_weights
 from loopscope.training.checkpoints import Progress, keep_only, latest_checkpoint, load_checkpoint, save_checkpoint
 from loopscope.training.config import TrainingConfig
 from loopscope.training.objectives import LAST_ITERATIONS, AtFixedPoint, Unrolled
@@ -135,6 +136,19 @@ def _mean_figures(accelerator: Accelerator, figures: dict[str, float]) -> dict[s
         return figures
     values = torch.tensor([figures[name] for name in measured], dtype=torch.float64, device=accelerator.device)
     return {**figures, **dict(zip(measured, accelerator.reduce(values, "mean").tolist(), strict=True))}
+
+
+def recall_figures(model: nn.Module) -> dict[str, float]:
+    """Return what the paper logs of the recall's weights: the radius of W_state, and ||W_state|| / ||W_input||.
+
+    A model without linear recall has no such weights, and weights that are not finite have no radius: the result is empty.
+    """
+    weights = recall_weights(model)
+    if weights is None or not all(bool(weight.isfinite().all()) for weight in weights):
+        return {}
+    of_state, of_input = weights
+    ratio = torch.linalg.matrix_norm(of_state) / torch.linalg.matrix_norm(of_input)
+    return {"state_radius": matrix_radius(of_state), "recall_ratio": float(ratio)}
 
 
 def _keep_metrics_until(run: RunFolder, step: int) -> None:
@@ -250,6 +264,7 @@ def train(
                 "gradient_norm": gradient_norm,
                 "learning_rate": learning_rate,
                 **figures,
+                **recall_figures(model),
                 "seconds": round(time.monotonic() - began, 3),
             }
             append_line(run.metrics, row)

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from loopscope.kinds import TimedLoop
-from loopscope.loop import Loop, mask_of, readout
+from loopscope.loop import AnswersPer, Loop, answers_per, mask_of, readout
 from loopscope.schema import to_plain
 from loopscope.stability.nonautonomous.results import KeptResult
 from loopscope.stability.orbits.trace import Answers, at_every_token, gives_answer, predictions
@@ -26,7 +26,7 @@ class Kept:
     """Which answers remain along one draw's orbits.
 
     Attributes:
-        same: whether the answer is that of the reference; NaN before it. One row per iteration from the first on.
+        same: share of the example's answers that are those of the reference; NaN before it. One row per iteration from the first on.
         last: the answers at the end.
         at_end: share of the last iterations at which the answer was that of the reference.
     """
@@ -69,12 +69,13 @@ def answers_kept(
     same = torch.stack(
         [torch.nn.functional.pad(one.same, (0, 0, 0, iterations - len(one.same)), value=math.nan) for one in found]
     )
-    agreeing = torch.stack([_same_answers(one.last, found[0].last, None) for one in found]).all(0)
+    mask, unit = mask_of(loops[0], recalled), answers_per(loops[0])
+    equal = torch.stack([one.last == found[0].last for one in found]).all(0)
     return KeptResult(
         reference=reference,
         kept=to_plain(same.nanmean(2).nanmean(0)),
         draws=[float(one.at_end.mean()) for one in found],
-        agreement=float(agreeing.double().mean()) if len(found) > 1 else None,
+        agreement=float(_share(equal, unit, mask).mean()) if len(found) > 1 else None,
     )
 
 
@@ -91,7 +92,7 @@ def kept_along(
 
     All examples are followed together to the end, so that the noise of an example is the same in all orbits of a draw.
     """
-    mask, state = mask_of(loop, recalled), start
+    mask, unit, state = mask_of(loop, recalled), answers_per(loop), start
     first = last = torch.zeros(batch_size(start), 0)
     known = torch.zeros(len(first), dtype=torch.bool)
     rows = []
@@ -106,12 +107,17 @@ def kept_along(
             answered = at_every_token(gives_answer(logits), mask) & flatten(state, mask).isfinite().all(1)
             if iteration == reference:
                 first, known = last, answered
-            rows.append((_same_answers(last, first, mask) & answered & known).double())
+            rows.append(_share(last == first, unit, mask) * (answered & known))
             if stop is not None and stop():
                 break
     same = torch.stack([row.to(rows[-1]) for row in rows])
     return Kept(same, last, same[reference - 1 :][-LAST:].mean(0))
 
 
-def _same_answers(one: Tensor, other: Tensor, mask: Tensor | None) -> Bool[Tensor, "batch"]:
-    return at_every_token(one == other, mask)
+def _share(equal: Bool[Tensor, "batch *tokens"], unit: AnswersPer, mask: Tensor | None) -> Float[Tensor, "batch"]:
+    """Return the share of each example's answers that are equal: of its real tokens, or of the one answer that they make."""
+    if unit == "example":
+        return at_every_token(equal, mask).double()
+    real = torch.ones_like(equal) if mask is None or mask.shape != equal.shape else mask
+    flat, count = (equal & real).reshape(len(equal), -1), real.reshape(len(equal), -1)
+    return flat.sum(1).double() / count.sum(1).clamp_min(1)
