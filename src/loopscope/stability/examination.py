@@ -167,7 +167,7 @@ class Examination:
             ]
         found = self.nonautonomous
         growth = None if found.exponents is None else found.exponents.factor
-        noise = [] if found.noise is None else [f"noise of one step, relative   {shown(middle(found.noise.step))}"]
+        noise = [] if found.noise is None else [f"noise of one step, relative  {shown(middle(found.noise.step))}"]
         parts = [
             f"radius of {name}, a part{' ' * max(1, 11 - len(name))}{shown(radius)}"
             for name, radius in found.parts.items()

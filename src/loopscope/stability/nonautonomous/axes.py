@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from loopscope.stability.advice import between
 from loopscope.stability.nonautonomous.results import KeptResult, KindResult, NonautonomousResult
 from loopscope.stability.results import SwapResult, known
 from loopscope.stability.verdict import ANSWERS_KEPT, ERROR_GROWTH, THRESHOLDS, Axis, Status, Verdict, judge, verdict
@@ -97,11 +98,20 @@ def advise(
     if decided is Verdict.FRAGILE:
         return f"Answers stay, but small errors grow: {growth.reason}. Stop where training stopped, or penalize the growth."
     if decided is Verdict.UNDECIDED:
-        open_axes = [axis for axis in axes if axis.status is not Status.HOLDS]
-        said = " and ".join(f"{axis.name} is {axis.status.value}" for axis in open_axes)
-        missing = [reasons[name] for name in ("answers kept", "swaps", "exponents") if name in reasons]
-        return f"No verdict, since {said}{f': {missing[0]}' if missing else ''}. Allow more iterations, or give more inputs."
+        return _undecided(axes, reasons)
     return _stable(decided, kind, found, easy_accuracy)
+
+
+def _undecided(axes: Axes, reasons: Mapping[str, str]) -> str:
+    open_axes = [axis for axis in axes if axis.status is not Status.HOLDS]
+    since = f"No verdict, since {' and '.join(f'{axis.name} is {axis.status.value}' for axis in open_axes)}"
+    missing = [reasons[name] for name in ("answers kept", "swaps", "exponents") if name in reasons]
+    if missing:
+        return f"{since}: {missing[0]}."
+    borderline = [between(axis) for axis in open_axes if axis.status is Status.BORDERLINE]
+    return (
+        f"{since}: {'; '.join(borderline)}." if borderline else f"{since}. Allow more iterations, or give more inputs."
+    )
 
 
 def _stable(decided: Verdict, kind: KindResult, found: NonautonomousResult, easy_accuracy: float | None) -> str:
