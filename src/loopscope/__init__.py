@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from loopscope.stability.config import ExaminationConfig
     from loopscope.stability.examination import Examination
     from loopscope.stability.examine import examine
+    from loopscope.stability.nonautonomous.swaps import SwapAt, swap_at
     from loopscope.stability.spectrum.eigenvalues import spectral_radius, top_eigenvalues
     from loopscope.stability.spectrum.exponents import Exponents, exponents
     from loopscope.stability.spectrum.tokens import TokenRadius, token_spectral_radius
@@ -67,6 +68,7 @@ __all__ = [
     "Solution",
     "Split",
     "Sudoku",
+    "SwapAt",
     "Task",
     "TokenRadius",
     "Verdict",
@@ -85,6 +87,7 @@ __all__ = [
     "prove",
     "solve",
     "spectral_radius",
+    "swap_at",
     "token_spectral_radius",
     "top_eigenvalues",
     "with_history",
@@ -120,6 +123,7 @@ _HOMES = {
     "loopscope.stability.config": ("ExaminationConfig",),
     "loopscope.stability.examination": ("Examination",),
     "loopscope.stability.examine": ("examine",),
+    "loopscope.stability.nonautonomous.swaps": ("SwapAt", "swap_at"),
     "loopscope.stability.spectrum.eigenvalues": ("spectral_radius", "top_eigenvalues"),
     "loopscope.stability.spectrum.exponents": ("Exponents", "exponents"),
     "loopscope.stability.spectrum.tokens": ("TokenRadius", "token_spectral_radius"),

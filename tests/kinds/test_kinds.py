@@ -319,6 +319,11 @@ def test_solvers_that_correct_the_state_do_not_take_a_history():
         ls.solve(mean, INPUTS, solver=ls.Anderson())
 
 
+def test_leaps_leave_out_no_history():
+    with pytest.raises(LoopscopeError, match="the state carries a history, which a leap would leave out"):
+        ls.leaps(averaging(loop_of(autonomous)), INPUTS)
+
+
 def test_context_without_change_is_no_history():
     def start(e):
         return {"z": torch.zeros_like(e), "table": Context(torch.ones(len(e), 2), batched=True)}

@@ -15,7 +15,7 @@ from loopscope.stability.nonautonomous.axes import judge_axes, verdict_of
 from loopscope.stability.nonautonomous.kept import answers_kept, draws_of, kept_along
 from loopscope.stability.nonautonomous.noise_size import levelled_residual, noise_of_step
 from loopscope.stability.nonautonomous.results import ExponentsResult, KeptResult, NonautonomousResult
-from loopscope.stability.nonautonomous.swaps import swap_at
+from loopscope.stability.nonautonomous.swaps import swap_along
 from loopscope.stability.results import SwapResult
 
 INPUTS = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
@@ -230,7 +230,7 @@ def test_draws_of_the_noise_differ_in_what_they_keep():
 
 def outcomes(step, inputs=INPUTS, start=torch.zeros_like, iteration=10, until=60):
     view = timed(loop_of(step, start))
-    return swap_at(view, inputs, view.start(inputs), iteration=iteration, until=until)
+    return swap_along(view, inputs, view.start(inputs), iteration=iteration, until=until)
 
 
 def test_a_loop_that_recalls_its_input_moves_and_comes_back():

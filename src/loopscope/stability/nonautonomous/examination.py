@@ -22,7 +22,7 @@ from loopscope.stability.nonautonomous.results import (
     NoiseResult,
     NonautonomousResult,
 )
-from loopscope.stability.nonautonomous.swaps import SwapAt, swap_at
+from loopscope.stability.nonautonomous.swaps import SwapAt, swap_along
 from loopscope.stability.orbits.trace import Answers, Trajectory, quantiles
 from loopscope.stability.parts.progress import Progress
 from loopscope.stability.parts.reachability import QUANTILES, curves, readout_broken_at, settled_tokens
@@ -142,7 +142,7 @@ def _kept(sample: Sample, answers: Answers | None, progress: Progress) -> KeptRe
 
 def _swaps(sample: Sample) -> SwapAt:
     rows = _few(sample, sample.budget.swapped)
-    return swap_at(
+    return swap_along(
         sample.loop,
         select(sample.recalled, rows),
         select(sample.start, rows),

@@ -13,12 +13,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from loopscope.checks import check_is_loop, check_not_empty, prepare
+from loopscope.contexts import eval_mode, random_state_kept, without_autocast
 from loopscope.errors import LoopscopeError
+from loopscope.kinds import timed
 from loopscope.loop import Loop, iterate, mask_of
 from loopscope.stability.dependence.swap_test import NEAR, SwapOutcome
 from loopscope.stability.distances import distance, has_partner, partners
 from loopscope.stability.results import SwapResult
-from loopscope.trees import Tree, batch_size, norms, select
+from loopscope.trees import Tree, batch_size, device_of, norms, select
 
 SHARED = 1e-3
 """Two orbits this close, relative to their norms, are one."""
@@ -39,6 +42,12 @@ class SwapAt:
         start: where the orbit goes whose state is that of x' and that recalls x. Stayed: back to the orbit of x.
         contraction: factor per iteration by which the latter approaches the orbit of x.
         partner: which example x' is; the example itself where it has none.
+
+    Example:
+        >>> import torch, loopscope as ls
+        >>> loop = ls.FunctionLoop(lambda x: x, torch.zeros_like, lambda z, e: z / 2 + e, lambda z: z)
+        >>> ls.swap_at(loop, torch.eye(3), iteration=5, until=40).contraction.round(decimals=2)
+        tensor([0.5000, 0.5000, 0.5000], dtype=torch.float64)
     """
 
     iteration: int
@@ -65,10 +74,40 @@ def _counts(outcomes: tuple[SwapOutcome, ...]) -> dict[str, int]:
     return {outcome.value: counts[outcome] for outcome in SwapOutcome}
 
 
-def swap_at(loop: Loop, recalled: Tree, start: Tree, *, iteration: int, until: int, shift: int = 1) -> SwapAt:
-    """Swap inputs at an iteration, and compare the orbits later.
+def swap_at(loop: Loop, inputs: Tree, *, iteration: int, until: int, seed: int = 0) -> SwapAt:
+    """Swap inputs at an iteration of a loop of any kind, and compare the orbits later.
 
-    Costs at most 4 ``until`` evaluations of the step.
+    Args:
+        loop: any loop; its step may take ``iteration``, ``generator`` or both.
+        inputs: what ``loop.encode`` takes, batch first; at least two that differ.
+        iteration: when to swap, at least 1.
+        until: when to compare, later than that.
+        seed: of a random start and of the random numbers that the step draws.
+
+    Raises:
+        LoopscopeError: there is no iteration between the swap and the comparison, or the loop is not one.
+
+    Example:
+        A loop that halves its state and adds the input follows what it recalls from then on:
+
+        >>> import torch, loopscope as ls
+        >>> def step(z, e, iteration):
+        ...     return z / 2 + e * (1 + 1 / (1 + iteration))
+        >>> loop = ls.FunctionLoop(lambda x: x, torch.zeros_like, step, lambda z: z)
+        >>> found = ls.swap_at(loop, torch.eye(3), iteration=5, until=40)
+        >>> [outcome.value for outcome in found.recall], found.result().moved
+        (['moved', 'moved', 'moved'], 1.0)
+    """
+    check_is_loop(loop)
+    check_not_empty(inputs)
+    with eval_mode(loop), without_autocast(), random_state_kept(device_of(inputs)), torch.no_grad():
+        view = timed(loop, seed)
+        ready = prepare(view, inputs, seed=seed)
+        return swap_along(view, ready.recalled, ready.start, iteration=iteration, until=until)
+
+
+def swap_along(loop: Loop, recalled: Tree, start: Tree, *, iteration: int, until: int, shift: int = 1) -> SwapAt:
+    """Swap inputs at an iteration of the orbits from ``start``. Costs at most 4 ``until`` evaluations of the step.
 
     Args:
         loop: a loop whose clock, if it has one, is in its state (see `loopscope.kinds.timed`).
@@ -80,18 +119,6 @@ def swap_at(loop: Loop, recalled: Tree, start: Tree, *, iteration: int, until: i
 
     Raises:
         LoopscopeError: there is no iteration between the swap and the comparison.
-
-    Example:
-        A loop that halves its state and adds the input, more and more slowly, follows what it recalls:
-
-        >>> import loopscope as ls
-        >>> loop = ls.FunctionLoop(
-        ...     lambda x: x, torch.zeros_like, lambda z, e, iteration: z / 2 + e * (1 + 1 / (1 + iteration)), lambda z: z
-        ... )
-        >>> from loopscope.kinds import timed
-        >>> view, inputs = timed(loop), torch.eye(3)
-        >>> swap_at(view, inputs, view.start(inputs), iteration=5, until=40).result().recall["moved"]
-        3
     """
     if not 1 <= iteration < until:
         raise LoopscopeError(f"the swap is at iteration {iteration} of {until}, expected one between 1 and {until - 1}")
