@@ -35,7 +35,8 @@ class Loop(Protocol):
     then excluded from norms, swaps and accuracy. And it may have ``outer_gain``, the gain of the normalization that ends
     each iteration (None if there is none), which tells the direction that this normalization removes. A loop whose
     ``answers_per`` is "token", such as a language model, gives an answer at every token that is read, and answers are counted
-    by token. Without it, the tokens of an example are one answer together.
+    by token. Without it, the tokens of an example are one answer together. A loop may state the spectral radii of parts of its
+    step in ``part_radii``, a mapping of names to numbers; examinations show them beside the growth of errors in the whole step.
 
     Example:
         >>> import torch, loopscope as ls

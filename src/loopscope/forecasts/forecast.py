@@ -19,7 +19,7 @@ from loopscope.forecasts.check import Check, check
 from loopscope.forecasts.leaps import SETTLING, WATCHED, Leap, leap_through, run
 from loopscope.forecasts.result import HOLDS, Forecast, Outlook, Point, Round
 from loopscope.forecasts.schedule import rounds
-from loopscope.forecasts.true_steps import DRAWS, by_true_steps
+from loopscope.forecasts.true_steps import AGREEING, DRAWS, by_true_steps
 from loopscope.kinds import Kind
 from loopscope.loop import Loop, readout
 from loopscope.stability.nonautonomous.kept import draws_of
@@ -38,8 +38,6 @@ CHECKS = 2
 """Steps that the checks of the loop count for: they evaluate the step a few times on two examples."""
 DOUBT = 0.25
 """Share of the answers that leaps lose without passing their check which may be kept after all."""
-AGREEING = 3
-"""Consecutive true iterations by which a collapse counts as seen rather than expected."""
 GROWING = 2.0
 """Factor over a leap from which the pace counts as growing."""
 NEAR = 1.01

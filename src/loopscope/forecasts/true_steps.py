@@ -22,7 +22,7 @@ from loopscope.trees import Tree
 DRAWS = 3
 """Draws of the noise over which answers of a stochastic loop are averaged."""
 AGREEING = 3
-"""Consecutive iterations by which a collapse counts as seen."""
+"""Consecutive true iterations by which a collapse counts as seen rather than expected."""
 SHOWN = 1.4
 """Points are kept at iterations that grow by this factor."""
 UNFORESEEN = {

@@ -20,6 +20,8 @@ from loopscope.trees import Context, Tree
 class OpenMythosLoop(nn.Module):
     """An OpenMythos as a time-dependent loop; the sum of its states that the readout takes is carried as history."""
 
+    answers_per = "token"
+
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model: Any = model

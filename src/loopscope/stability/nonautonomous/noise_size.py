@@ -10,14 +10,14 @@ from loopscope.kinds import TimedLoop
 from loopscope.loop import mask_of
 from loopscope.trees import Tree, flatten, scaled_norm
 
-DRAWS = 8
+SPREAD_DRAWS = 8
 """Draws from which the spread of one step is estimated."""
 
 UNSEEN = 2**20
 """Number of the first draw that no orbit sees: those of orbits are numbered from 0."""
 
 
-def noise_of_step(loop: TimedLoop, state: Tree, recalled: Tree, draws: int = DRAWS) -> Float[Tensor, "batch"]:
+def noise_of_step(loop: TimedLoop, state: Tree, recalled: Tree, draws: int = SPREAD_DRAWS) -> Float[Tensor, "batch"]:
     """Return the root mean square distance of a step's results from their mean over draws, relative to their norm.
 
     Args:
