@@ -1,6 +1,6 @@
 # make study: set everything up and run the first study.   make test: set everything up and run the tests.
-# make prediction: train the population that forecasts are tested on (6 hours of one core in all), and analyse it. A run that
-# fails is collected as such, and the next ones continue. It ends where a study was stopped or refused.
+# make prediction: train the population on which forecasts are tested (6 hours of one core in total), and analyse it. A run that
+# fails is collected as failed, and the next runs continue. It stops if a study is stopped or refused.
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -24,7 +24,7 @@ prediction: .venv/installed
 test: .venv/installed lint docs
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
 
-# The site, in build/site; a broken link or a docstring that cannot be rendered is an error.
+# The site, in build/site. A broken link or a docstring that cannot be rendered is an error.
 docs: .venv/installed
 	$(BIN)/mkdocs build --quiet --strict
 
@@ -33,7 +33,7 @@ lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The bound on torch keeps pip from a build that this package was not tested with.
+# The bound on torch in pyproject.toml keeps pip from installing a version that this package was not tested with.
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --editable ".[dev]"

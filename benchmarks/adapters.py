@@ -1,11 +1,12 @@
-"""An adapted iteration against the model's own, for families that `loopscope.adapt` knows.
+"""Cost of an adapted iteration relative to the model's own, for families that `loopscope.adapt` knows.
 
     python benchmarks/adapters.py --width 256 --tokens 64 --batch 8 --threads 2
     python benchmarks/adapters.py --width 64 --tokens 16 --batch 8 --threads 1 --json
 
-Weights are random. The model's own iteration is what a forward of nine iterations takes longer than one of a single
-iteration, divided by eight; the adapted one is a step. Both run in turn, without gradient; the median of the ratios is
-reported. `calls` compares how many submodules compute, which no machine changes: 1 if nothing is computed twice.
+Weights are random. The time of the model's own iteration is the difference between a forward of nine iterations and one of a
+single iteration, divided by eight. The adapted iteration is a step. Both run in turn, without gradient, and the median of the
+ratios is reported. `calls` compares the numbers of submodules that compute, which do not depend on the machine: it is 1 if
+nothing is computed twice.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from typing import Any
 
 import torch
 from HRM import HRM
+from output import print_results
 from setting import setting
-from telling import tell
 from timing import in_turn
 from tiny_recursive_model import MLPMixer1D, TinyRecursiveModel
 from torch import nn
@@ -29,7 +30,7 @@ from x_transformers import Decoder, TransformerWrapper
 import loopscope as ls
 
 MORE = 8
-"""Iterations by which the model's two forwards differ."""
+"""Number of iterations by which the model's two forwards differ."""
 WORDS, HEADS = 1000, 4
 
 
@@ -39,13 +40,13 @@ class Row:
 
     Attributes:
         family: name of the class.
-        way: direct (the call is the iteration) or rerun (a part of the forward is run).
+        way: "direct" if the call is the iteration, "rerun" if a part of the forward is run.
         own_ms: median milliseconds of an iteration of the model's own forward.
-        step_ms: those of an adapted step.
-        ratio: step over own, the median of the rounds' ratios.
-        calls: submodules that compute in a step over those that do in the model's own iteration.
+        step_ms: median milliseconds of an adapted step.
+        ratio: step over own, as the median of the rounds' ratios.
+        calls: number of submodules that compute in a step, relative to the model's own iteration.
         read_ms: median milliseconds of the readout.
-        forward_ms: those of the model's own forward of one iteration.
+        forward_ms: median milliseconds of the model's own forward of one iteration.
     """
 
     family: str
@@ -103,7 +104,7 @@ def inputs_for(model: nn.Module, batch: int, tokens: int) -> Any:
 
 
 def computing(model: nn.Module, action: Callable[[], object]) -> int:
-    """Return how many submodules without parts compute."""
+    """Return how many submodules without children compute."""
     made: list[nn.Module] = []
 
     def counting(part: nn.Module, forward: Callable[..., object]) -> Callable[..., object]:
@@ -154,13 +155,13 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--json", action="store_true", help="print JSON alone")
+    parser.add_argument("--json", action="store_true", help="print JSON only")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     rows = [measure(model, args.batch, args.tokens, args.repeats) for model in models(args.width, args.tokens)]
     told = setting(width=args.width, tokens=args.tokens, batch=args.batch, repeats=args.repeats)
-    tell(rows, COLUMNS, told, args.json)
+    print_results(rows, COLUMNS, told, args.json)
 
 
 if __name__ == "__main__":

@@ -221,7 +221,7 @@ def test_answers_of_a_model_on_a_gpu_are_the_same(task):
 
     def answered(answerer):
         *_, last = frames(answerer, problems[0], 1e-4, 60)
-        words.picture(problems[0], last.logits, last.since)
+        words.picture(problems[0], last)
         return answer_all(answerer, problems, 1e-4, 60), answer_of(answerer, problems[0], last, 1e-4)
 
     answerer = Answerer(Path("run"), model, TASKS[task], words, None)

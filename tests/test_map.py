@@ -59,6 +59,7 @@ CORE = {
     "schema",
     "strict_yaml",
     "files",
+    "progress",
     "trees",
     "loop",
     "kinds",

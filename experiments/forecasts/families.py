@@ -18,7 +18,7 @@ WIDTH = 24
 
 
 class Strings(nn.Module, ABC):
-    """Base class: tokens are embedded once; the state has one vector per token and is read token by token."""
+    """Base class. Tokens are embedded once; the state has one vector per token and is read token by token."""
 
     def __init__(self, task: Task, width: int = WIDTH) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class GRU(Strings):
 
 
 class Tanh(Strings):
-    """z <- tanh(W z + e), the plainest equilibrium model."""
+    """z <- tanh(W z + e), the simplest equilibrium model."""
 
     def __init__(self, task: Task) -> None:
         super().__init__(task)
@@ -79,7 +79,7 @@ class Tanh(Strings):
 
 
 class ResidualPerceptron(Strings):
-    """A perceptron with one hidden layer, added to a state that nothing bounds."""
+    """A perceptron with one hidden layer, added to an unbounded state."""
 
     def __init__(self, task: Task) -> None:
         super().__init__(task)
@@ -91,7 +91,7 @@ class ResidualPerceptron(Strings):
 
 
 class NormedConvolution(Strings):
-    """Convolutions added to a state that is then normalized; the input is the first state and is not recalled."""
+    """Convolutions added to a state that is then normalized. The input is the first state and is not recalled."""
 
     def __init__(self, task: Task) -> None:
         super().__init__(task)
@@ -106,7 +106,7 @@ class NormedConvolution(Strings):
 
 
 class PreNormMixer(Strings):
-    """Pre-norm residual mixing of tokens and features: the state is unbounded and is read through a norm."""
+    """Pre-norm residual mixing of tokens and features. The state is unbounded and is read through a norm."""
 
     def __init__(self, task: Task) -> None:
         super().__init__(task)
@@ -122,7 +122,7 @@ class PreNormMixer(Strings):
 
 
 class LSTM(Strings):
-    """An LSTM cell that sees the same input at every step: the state is a pair, one of which is unbounded."""
+    """An LSTM cell that sees the same input at every step. The state is a pair, one part of which is unbounded."""
 
     def __init__(self, task: Task) -> None:
         super().__init__(task)
@@ -198,7 +198,7 @@ class SoftmaxFeedback(Strings):
 
 
 class NeuralGPU(Strings):
-    """A convolutional gated unit; the input is its first state and is not recalled."""
+    """A convolutional gated unit. The input is its first state and is not recalled."""
 
     def __init__(self, task: Task) -> None:
         super().__init__(task)
@@ -214,7 +214,7 @@ class NeuralGPU(Strings):
 
 
 class Automaton(Strings):
-    """A neural cellular automaton: a small network of its neighbourhood is added to each cell; the input is not recalled."""
+    """A neural cellular automaton: each cell adds the output of a small network of its neighbourhood. No recall."""
 
     def __init__(self, task: Task) -> None:
         super().__init__(task)
@@ -231,7 +231,7 @@ class Automaton(Strings):
 
 
 class MessagePassing(Strings):
-    """Message passing: each node sums messages from its neighbours; the graph and the node features are recalled."""
+    """Message passing: each node sums messages from its neighbours. The graph and the node features are recalled."""
 
     def __init__(self, task: Task) -> None:
         super().__init__(task)
@@ -259,10 +259,10 @@ class Family:
         name: the kind.
         task: name of the task that they learn.
         build: task -> an untrained loop.
-        iterations: iterations in training.
-        updates: optimizer updates.
+        iterations: number of iterations in training.
+        updates: number of optimizer updates.
         rates: learning rates.
-        deciding: whether the claim is tested on it; the forecast was developed on the others.
+        deciding: whether the claim is tested on this family. The forecast was developed on the others.
     """
 
     name: str

@@ -14,13 +14,13 @@ from loopscope.reports.kit.sheet import Sheet
 
 KEEPS, COLLAPSES = "keeps", "collapses"
 UNCHECKED = 30
-"""True steps of leaps without a check."""
+"""Number of true steps in a forecast by leaps without a check."""
 LATE = RUNS[-1]
-"""A collapse after this iteration is late: running on to there does not see it."""
+"""A collapse after this iteration counts as late, since running on to it does not show the collapse."""
 
 
 def share(count: int, total: int) -> str:
-    """Return a count of a total as a percentage with its 95% Wilson interval."""
+    """Return a count out of a total as a percentage with its 95% Wilson interval."""
     if total == 0:
         return "-"
     interval = binomtest(count, total).proportion_ci(method="wilson")
@@ -28,12 +28,12 @@ def share(count: int, total: int) -> str:
 
 
 def counted(count: int, total: int) -> str:
-    """Return a count of a total with its share and interval."""
+    """Return a count out of a total with its share and interval."""
     return f"{count} of {total}, {share(count, total)}" if total else "0 of 0"
 
 
 def decided(rows: Iterable[Row]) -> list[Row]:
-    """Return the rows whose forecast is not that it cannot tell."""
+    """Return the rows with a forecast other than "cannot tell"."""
     return [row for row in rows if row.outlook in (KEEPS, COLLAPSES)]
 
 
@@ -82,7 +82,7 @@ def by_family(rows: Sequence[Row], title: str) -> Sheet:
 
 
 def rivals(rows: Sequence[Row], title: str) -> Sheet:
-    """Return what the forecast and its rivals say of the loops that are decided, and the rivals of all loops."""
+    """Return how often the forecast and its rivals were right on the decided loops, and the rivals on all loops."""
     said = decided(rows)
     spent = f"{100 * mean(row.steps for row in said) / HORIZON:.0f}" if said else "-"
     lines = [_verdicts("forecast, decided loops", [row.outlook == KEEPS for row in said], said, spent)]
@@ -110,7 +110,7 @@ def _late(row: Row) -> bool:
 
 
 def mistakes(rows: Sequence[Row], title: str) -> Sheet:
-    """Return the loops of which the forecast was wrong, or could not tell."""
+    """Return the loops for which the forecast was wrong or could not tell."""
     lines = [
         [
             row.training.family,
@@ -129,7 +129,7 @@ def mistakes(rows: Sequence[Row], title: str) -> Sheet:
 
 
 def clock(rows: Sequence[Row]) -> str:
-    """Return how far the forecast iteration of a collapse is from the true one."""
+    """Return a sentence on how far the forecast iteration of a collapse is from the true one."""
     errors = [
         abs(math.log2(row.collapse / row.outcome.onset))
         for row in rows

@@ -1,4 +1,4 @@
-"""Small problems with exact answers, which loops of a few thousand parameters learn in seconds."""
+"""Small problems with exact answers that loops of a few thousand parameters learn in seconds."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class Task(NamedTuple):
 
     Args:
         draw: (count, generator) -> problems.
-        features: features of a token.
-        classes: classes of an answer.
+        features: number of features per token.
+        classes: number of classes of an answer.
     """
 
     draw: Callable[[int, torch.Generator], Problems]
@@ -66,7 +66,7 @@ def xor(count: int, generator: torch.Generator) -> Problems:
 
 
 def nearest(count: int, generator: torch.Generator) -> Problems:
-    """Draw strings of blanks and three letters; a cell's answer is the nearest letter to its left, 0 where none is."""
+    """Draw strings of blanks and three letters. A cell's answer is the nearest letter to its left, or 0 if there is none."""
     letters = torch.randint(1, 4, (count, CELLS), generator=generator)
     letters = letters.where(torch.rand(count, CELLS, generator=generator) < 0.25, torch.zeros(()).long())
     answers = letters.clone()
@@ -76,7 +76,7 @@ def nearest(count: int, generator: torch.Generator) -> Problems:
 
 
 def prefix_max(count: int, generator: torch.Generator) -> Problems:
-    """Draw strings of digits from 0 to 3, low ones more often; a cell's answer is the largest so far."""
+    """Draw strings of digits from 0 to 3, low ones more often. A cell's answer is the largest digit so far."""
     digits = (torch.rand(count, CELLS, generator=generator) ** 3 * 4).long()
     return Problems(_one_hot(digits, 4), digits.cummax(1).values)
 
@@ -100,7 +100,10 @@ def sorting(count: int, generator: torch.Generator) -> Problems:
 
 
 def reach(count: int, generator: torch.Generator) -> Problems:
-    """Draw sparse graphs, a row of the adjacency matrix and a mark of the source for each node; is a node reached?"""
+    """Draw sparse graphs. A node's answer is whether it can be reached from the source.
+
+    The features of a node are its row of the adjacency matrix and a mark if it is the source.
+    """
     drawn = torch.rand(count, NODES, NODES, generator=generator) < 0.12
     linked = (drawn | drawn.mT) & ~torch.eye(NODES, dtype=torch.bool)
     source = _one_hot(torch.randint(NODES, (count,), generator=generator), NODES).bool()

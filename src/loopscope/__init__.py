@@ -95,8 +95,8 @@ __all__ = [
     "write_examination",
 ]
 
-# Public names are imported on first use (PEP 562), so that `import loopscope` loads next to nothing. A function must not
-# share its name with a submodule, which would take its place: importing a submodule sets it as an attribute here.
+# Public names are imported on first use (PEP 562), so that `import loopscope` loads very little. A function must not share
+# its name with a submodule: importing the submodule would replace the function as an attribute of the package.
 _HOMES = {
     "loopscope.adapters.candidates": ("find_loops",),
     "loopscope.adapters.capture": ("capture",),

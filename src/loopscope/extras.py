@@ -1,4 +1,4 @@
-"""Packages that only one feature needs: each belongs to an extra, which the error for a missing one names."""
+"""Optional packages. Each belongs to an extra of this package, which the error names if it is missing."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ EXTRAS = {
     "sklearn": "analysis",
     "zstandard": "data",
 }
-"""The extra of pyproject.toml that installs each package."""
+"""The extra in pyproject.toml that installs each package."""
 NAMES = {"chess": "python-chess", "ray": "Ray", "sklearn": "scikit-learn"}
-"""The names that packages go by, where these are not the names of their modules."""
+"""Names of packages that differ from the names of their modules."""
 
 
 def install_command(package: str) -> str:

@@ -1,12 +1,13 @@
-"""The loop: the one idea that the whole project shares.
+"""The loop, the idea that the whole package is built on.
 
 A looped model is four functions. ``encode`` turns inputs into everything that stays the same over iterations
-(the *recalled* input), ``start`` makes the first state, ``step`` is one iteration, ``read`` turns a state into a
+(the *recalled* input), ``start`` makes the first state, ``step`` is one iteration, and ``read`` turns a state into a
 prediction. Models are loops. Solvers, training, evaluation and examination work on loops, and neither side knows how the
 other works inside.
 
 Inputs, recalled inputs and states are trees of tensors, batch first (see `loopscope.trees`). Leaves of the state that are
-not floating stay outside norms and derivatives. If a step changes one of them it is a clock, and the loop depends on time.
+not floating are left out of norms and derivatives. If a step changes such a leaf, the leaf is a clock, and the loop is
+time-dependent.
 """
 
 from __future__ import annotations
@@ -31,12 +32,12 @@ AnswersPer = Literal["example", "token"]
 class Loop(Protocol):
     """The protocol of looped models: any object with these four methods is a loop.
 
-    A loop may also have ``mask(recalled) -> Bool[Tensor, "batch tokens"]``, which is true where a token is real; padding is
-    then excluded from norms, swaps and accuracy. And it may have ``outer_gain``, the gain of the normalization that ends
-    each iteration (None if there is none), which tells the direction that this normalization removes. A loop whose
-    ``answers_per`` is "token", such as a language model, gives an answer at every token that is read, and answers are counted
-    by token. Without it, the tokens of an example are one answer together. A loop may state the spectral radii of parts of its
-    step in ``part_radii``, a mapping of names to numbers; examinations show them beside the growth of errors in the whole step.
+    A loop may have four more members. ``mask(recalled) -> Bool[Tensor, "batch tokens"]`` is true where a token is real; padding
+    is then excluded from norms, swaps and accuracy. ``outer_gain`` is the gain of the normalization that ends each iteration
+    (None if there is none); it determines the direction that this normalization removes. ``answers_per`` is "token" for a loop
+    that gives an answer at every token that is read, such as a language model, whose answers are counted by token. By default,
+    the tokens of an example form one answer. ``part_radii`` maps names of parts of the step to their spectral radii, as far as
+    the loop knows them; examinations show them beside the growth of errors in the whole step.
 
     Example:
         >>> import torch, loopscope as ls
@@ -72,17 +73,17 @@ class Loop(Protocol):
 
     @property
     def read(self) -> Callable[..., Tensor]:
-        """The prediction (logits) of a state: ``read(state)``, or ``read(state, recalled)`` where it needs both."""
+        """The prediction (logits) of a state: ``read(state)``, or ``read(state, recalled)`` if it needs both."""
 
 
 def readout(loop: Loop, state: Tree, recalled: Tree) -> Tensor:
-    """Return a loop's prediction, giving its ``read`` the recalled input where that asks for it.
+    """Return a loop's prediction, passing the recalled input to its ``read`` if that takes it.
 
     Logits in half precision are returned in float32.
 
     Args:
         loop: the loop.
-        state: a state of it.
+        state: a state of the loop.
         recalled: what ``loop.encode`` returned for the same examples.
     """
     logits = loop.read(state, recalled) if _takes_recalled(loop.read) else loop.read(state)
@@ -91,18 +92,18 @@ def readout(loop: Loop, state: Tree, recalled: Tree) -> Tensor:
 
 
 def first_state(loop: Loop, recalled: Tree, seed: int = 0) -> Tree:
-    """Return a loop's own first state, giving its ``start`` a seeded generator if it takes one.
+    """Return a loop's own first state, passing a seeded generator to its ``start`` if that takes one.
 
     Args:
         loop: the loop.
         recalled: what ``loop.encode`` returned.
-        seed: of the generator, which is on the device of the recalled input.
+        seed: seed of the generator, which is on the device of the recalled input.
     """
     return start_from(loop, recalled, torch.Generator(device_of(recalled)).manual_seed(seed))
 
 
 def start_from(loop: Loop, recalled: Tree, generator: torch.Generator | None) -> Tree:
-    """Return a loop's first state, giving its ``start`` the generator if it takes one."""
+    """Return a loop's first state, passing the generator to its ``start`` if that takes one."""
     way = _generator_parameter(loop.start)
     if way is None:
         return loop.start(recalled)
@@ -110,10 +111,10 @@ def start_from(loop: Loop, recalled: Tree, generator: torch.Generator | None) ->
 
 
 def is_time_dependent(loop: Loop, state: Tree, recalled: Tree) -> bool:
-    """Return whether the state carries a clock: a leaf that is not a floating tensor, and that two steps change.
+    """Return whether the state carries a clock, which is a leaf that is not a floating tensor and that two steps change.
 
-    Leaves that stay as they are, such as ids and masks, are context. Costs two evaluations of the step with one example, and
-    none where all leaves are floating tensors.
+    Leaves that do not change, such as ids and masks, are context. This costs two evaluations of the step with one example, or
+    none if all leaves are floating tensors.
 
     Args:
         loop: the loop.
@@ -134,7 +135,7 @@ def is_time_dependent(loop: Loop, state: Tree, recalled: Tree) -> bool:
 
 
 def _takes_recalled(read: Callable[..., Tensor]) -> bool:
-    """Return whether a readout has a second argument that must be given, or one that is called ``recalled``."""
+    """Return whether a readout has a second argument that is required or named ``recalled``."""
     try:
         parameters = list(inspect.signature(read).parameters.values())
     except ValueError:  # a built-in function has no signature
@@ -151,7 +152,7 @@ _POSITIONAL, _BY_NAME = "positional", "by name"
 
 
 def _generator_parameter(start: Callable[..., Tree]) -> str | None:
-    """Return how ``start`` takes a generator: by the name ``generator``, or as a second argument that it requires."""
+    """Return how ``start`` takes a generator: by the name ``generator``, or as a required second argument."""
     try:
         parameters = inspect.signature(start).parameters
     except ValueError:  # a built-in function such as torch.zeros_like has no signature
@@ -176,14 +177,14 @@ class FunctionLoop:
             generator if it is named ``generator`` or has no default.
         step: (state, recalled) -> state. It may also take ``iteration``, the number of iterations done before (0 at the
             first), and ``generator``, from which it draws random numbers, both by name.
-        read: state -> logits, or (state, recalled) -> logits where the readout needs more than the state.
+        read: state -> logits, or (state, recalled) -> logits if the readout needs more than the state.
         padding: optional, recalled -> Bool[Tensor, "batch tokens"], true where a token is real.
-        module: the model that the functions use, if any. It is put in eval mode while it is measured, converted for
-            measurements in another precision, and its device is that of the loop. Modules among the four functions, and those
-            whose methods they are, need not be named.
+        module: the model that the functions use, if any. It is put in eval mode for measurements and converted for those in
+            another precision. Its device is the device of the loop. A module need not be named if one of the four functions is
+            the module itself or one of its methods.
         outer_gain: the gain of the normalization that ends each iteration, if there is one.
-        answers_per: "token" if every token that is read has an answer of its own, as in a language model; "example" if the
-            tokens of an example are one answer together.
+        answers_per: "token" if every token that is read has an answer of its own, as in a language model, or "example" if the
+            tokens of an example form one answer.
 
     Example:
         >>> import torch, loopscope as ls
@@ -209,12 +210,12 @@ class FunctionLoop:
     answers_per: AnswersPer = "example"
 
     def mask(self, recalled: Tree) -> Tensor | None:
-        """Return the mask of real tokens, or None where every token is real."""
+        """Return the mask of real tokens, or None if every token is real."""
         return None if self.padding is None else self.padding(recalled)
 
 
 def modules_of(loop: Loop) -> list[torch.nn.Module]:
-    """Return the modules that a loop is made of: itself, or those that a ``FunctionLoop`` wraps."""
+    """Return the modules that a loop consists of: the loop itself, or those that a ``FunctionLoop`` wraps."""
     if isinstance(loop, torch.nn.Module):
         return [loop]
     if not isinstance(loop, FunctionLoop):

@@ -1,4 +1,4 @@
-"""Subjects of an examination: a trained run, or the loop that an importable function returns."""
+"""What the commands examine: a trained run, or the loop that an importable function returns."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def with_data(settings: RunSettings, given: Mapping[str, str]) -> RunSettings:
 
 
 def trained_for_evaluation(run: RunFolder) -> tuple[RunSettings, LoopedTransformer | FixedDepthTransformer]:
-    """Return a run's settings and model like ``trained``, with the step compiled if training compiled it.
+    """Like ``trained``, but with the step compiled if it was compiled in training.
 
     Compilation pays off over hundreds of iterations.
 
@@ -109,7 +109,7 @@ def trained_for_evaluation(run: RunFolder) -> tuple[RunSettings, LoopedTransform
 
 
 def evaluation_of(settings: RunSettings) -> EvaluationConfig:
-    """Return the evaluation config of a run. A model of fixed depth is evaluated for one iteration, its single pass."""
+    """Return the evaluation config of a run. A fixed-depth model is evaluated for one iteration, its single pass."""
     config = settings.evaluation
     return config if settings.model.architecture == "looped" else replace(config, iterations=1, until_settled=False)
 
@@ -127,7 +127,7 @@ def from_run(path: Path, split: str | None = None) -> Subject:
         split: name of the split; the easy one if None.
 
     Raises:
-        LoopscopeError: see ``trained``; or the model is not a loop, or there is no such split.
+        LoopscopeError: ``trained`` refuses the run, the model is not a loop, or there is no such split.
     """
     settings, model = trained(RunFolder(path))
     if settings.model.architecture != "looped":

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loopscope.answers.calibration import (
-    FEWEST_ALIKE,
+    MIN_ALIKE,
     Alike,
     calibrate,
     calibrations,
@@ -25,7 +25,7 @@ def evidence_of(settled, unsure, right):
 
 
 @settings(max_examples=60)
-@given(st.integers(0, 2**32 - 1), st.integers(FEWEST_ALIKE, 400))
+@given(st.integers(0, 2**32 - 1), st.integers(MIN_ALIKE, 400))
 def test_accuracy_never_rises_with_doubt_and_every_answer_is_counted_once(seed, examples):
     draw = np.random.default_rng(seed)
     unsure = np.round(draw.random(examples), 2)
@@ -33,7 +33,7 @@ def test_accuracy_never_rises_with_doubt_and_every_answer_is_counted_once(seed, 
     found = calibrate(unsure, right)
     assert sum(step.examples for step in found.steps) == examples
     assert sum(step.right for step in found.steps) == right.sum()
-    assert all(step.examples >= FEWEST_ALIKE for step in found.steps)
+    assert all(step.examples >= MIN_ALIKE for step in found.steps)
     assert list(found.edges) == sorted(found.edges)
     for low, high in zip(np.sort(unsure), np.sort(unsure)[1:], strict=False):
         assert found.alike(low).probability >= found.alike(high).probability

@@ -56,7 +56,9 @@ def test_a_drift_is_followed_to_where_its_answers_are_lost():
     said = forecast(drifting(100.5), INPUTS, CLASSES, trained_iterations=8)
     assert (said.outlook, said.keeps, said.kept, said.inputs, said.horizon) == (COLLAPSES, False, 0, 8, 480)
     assert said.collapse == pytest.approx(101, rel=0.02)
-    assert str(said) == f"will lose answers about iteration {said.collapse:.0f}: 0% of its best accuracy is left at 480"
+    assert (
+        str(said) == f"will lose answers at about iteration {said.collapse:.0f}: 0% of its best accuracy is left at 480"
+    )
     assert [point.iteration for point in said.points] == [*range(8, 31), 76, 190, 480]
     assert [point.leapt for point in said.points] == [False] * 23 + [True] * 3
     assert [point.right for point in said.points] == [point.same for point in said.points] == [1] * 24 + [0, 0]
@@ -105,7 +107,7 @@ def test_a_collapse_that_the_orbit_has_seen_needs_no_second_round():
 def test_without_targets_answers_are_compared_with_the_first():
     lost = forecast(drifting(100.5), INPUTS)
     assert (lost.kept, lost.outlook) == (0, COLLAPSES)
-    assert str(lost).startswith("will lose the answers of iteration 15 about iteration 10")
+    assert str(lost).startswith("will lose the answers of iteration 15 at about iteration 10")
     assert str(lost).endswith(": 0% are the same at 480")
     assert {point.right for point in lost.points} == {None}
     kept = forecast(drifting(1e6), INPUTS)
@@ -123,7 +125,7 @@ def test_a_loop_whose_state_still_moves_where_the_fit_says_it_rests_cannot_be_to
     assert said.outlook is CANNOT_TELL
     assert said.rounds[-1].change > 10 * said.rounds[-1].expected
     assert str(said).startswith(
-        "cannot be forecast to 480 iterations: between 0% and 100% is left, for the states of 100%"
+        "cannot be forecast to 480 iterations: between 0% and 100% is left, because the states of 100%"
     )
 
 
@@ -219,8 +221,9 @@ def test_outputs_that_are_never_finite_are_neither_right_nor_kept(bad):
     said = forecast(loop, INPUTS, CLASSES)
     assert {point.right for point in said.points} == {point.same for point in said.points} == {0}
     assert said.outlook is CANNOT_TELL
-    assert "no right answers to keep, the outputs of 100% of the inputs are not finite at iteration 15 already" in str(
-        said
+    assert (
+        "no right answers to keep, and the outputs of 100% of the inputs are not finite as early as iteration 15"
+        in str(said)
     )
     assert not forecast(loop, INPUTS).keeps
 
@@ -248,7 +251,7 @@ def test_a_cycle_that_ends_where_it_began_is_not_said_to_keep_every_answer(targe
     assert (said.outlook, said.kept, said.collapse) == (COLLAPSES, 1, None)
     assert said.dip is not None
     assert said.dip[1] == 0
-    assert str(said).endswith("there, but 0% at 16: the answer depends on when one stops")
+    assert str(said).endswith("there, but 0% at 16: the answer depends on when the loop stops")
 
 
 def cycle(length: int, right: set[int]) -> FunctionLoop:
@@ -299,7 +302,7 @@ def test_inputs_whose_leaps_fail_are_named_and_counted():
     last = said.rounds[-1]
     assert (last.least, last.most, last.unchecked) == (0.75, 1, 0.25)
     assert last.growth == pytest.approx(1.05 ** (480 - 161), rel=1e-3)
-    assert said.reason == "between 75% and 100% is left, for the changes of 25% of the inputs grow"
+    assert said.reason == "between 75% and 100% is left, because the changes of 25% of the inputs grow"
 
 
 @pytest.mark.parametrize("shape", [(8, 2), (8, 1), (8, 3, 2, 2)])
@@ -324,9 +327,7 @@ def test_answers_of_ones_own_are_compared_instead():
     ("answers", "given"), [(lambda logits: logits.sum(), r"shape \(\)"), (lambda logits: 3, "int")]
 )
 def test_answers_that_are_not_one_an_input_are_refused(unchecked, answers, given):
-    with pytest.raises(
-        LoopscopeError, match=f"answers returned {given}, expected a tensor with one row for each of the 8 inputs"
-    ):
+    with pytest.raises(LoopscopeError, match=f"answers returned {given}, expected a tensor with one row per input"):
         forecast(drifting(1e6), INPUTS, answers=answers)
 
 
@@ -415,10 +416,10 @@ def test_options_that_make_no_forecast_are_refused(unchecked, options, message):
 def test_inputs_and_targets_that_do_not_fit_are_refused(unchecked):
     with pytest.raises(LoopscopeError, match="the batch is empty"):
         forecast(drifting(1.0), INPUTS[:0])
-    with pytest.raises(LoopscopeError, match=r"shape \(5, 1\), expected one entry for each of the 8 inputs"):
+    with pytest.raises(LoopscopeError, match=r"shape \(5, 1\), expected 8 as the first dimension"):
         forecast(drifting(1.0), INPUTS, CLASSES[:5])
     twice = replace(drifting(1.0), step=lambda state, e: torch.cat([state, state], 1))
-    with pytest.raises(LoopscopeError, match="it must return what it takes"):
+    with pytest.raises(LoopscopeError, match="start and step must return states of the same"):
         forecast(twice, INPUTS)
 
 

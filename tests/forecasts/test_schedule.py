@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from loopscope.errors import LoopscopeError
 from loopscope.forecasts.leaps import SETTLING
-from loopscope.forecasts.schedule import FARTHEST, FEWEST, plan_of, rounds
+from loopscope.forecasts.schedule import FARTHEST, SHORTEST_ORBIT, plan_of, rounds
 
 
 def cost(plans) -> int:
@@ -53,7 +53,7 @@ def test_every_round_is_within_the_budget_and_leaps_no_farther_than_allowed(hori
     except LoopscopeError:
         assert all(
             steps < plan.orbit + plan.steps
-            for orbit in range(min(FEWEST, horizon), horizon + 1)
+            for orbit in range(min(SHORTEST_ORBIT, horizon), horizon + 1)
             for plan in [plan_of(orbit, horizon)]
         )
         return
@@ -61,7 +61,7 @@ def test_every_round_is_within_the_budget_and_leaps_no_farther_than_allowed(hori
     for plan in plans:
         stops = (plan.orbit, *plan.landings)
         assert stops[-1] == horizon
-        assert plan.orbit >= min(FEWEST, horizon)
+        assert plan.orbit >= min(SHORTEST_ORBIT, horizon)
         for before, after in pairwise(stops):
             assert before + SETTLING <= after <= 1.05 * FARTHEST * before
     for before, after in pairwise(plans):

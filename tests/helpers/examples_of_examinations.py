@@ -198,8 +198,8 @@ def partial() -> Examination:
         advice="The state's norm grows 3.2x per 100 iterations while its direction settles. Add outer normalization.",
         axes=(
             judge("reachability", {"fraction arrived": 0.0}, "of 16 orbits: 16 drift"),
-            judge("input-dependence", {"fraction moved": None, "fraction shared": None}, "no swap could be done"),
-            judge("geometry", {"radius": None}, "no fixed point was reached at which it could be taken"),
+            judge("input-dependence", {"fraction moved": None, "fraction shared": None}, "no swap was possible"),
+            judge("geometry", {"radius": None}, "no fixed point was reached at which it could be measured"),
         ),
         normalized_axes=exam.axes,
         curves=Curves(fan(1 / steps), fan(30.0 + 4 * steps), fan(0.1 / steps), [None] * 500, None),

@@ -464,7 +464,7 @@ def test_inputs_given_twice_are_examined_as_given_once():
 def test_why_an_input_has_no_partner_is_told_apart():
     mask = torch.tensor([[1, 1, 1], [1, 1, 0], [1, 0, 0]], dtype=torch.bool)
     recalled = torch.arange(9.0).view(3, 3)
-    assert "padding that no other one has" in why_alone(partners(recalled, mask, 1), recalled, mask)
+    assert "padding unlike that of all others" in why_alone(partners(recalled, mask, 1), recalled, mask)
     assert why_alone(partners(recalled, None, 1), recalled, None) is None
     same = torch.ones(4, 2)
-    assert why_alone(partners(same, None, 1), same, None).startswith("4 of 4 inputs recall the same as every other one")
+    assert why_alone(partners(same, None, 1), same, None).startswith("4 of 4 inputs recall the same as all others")

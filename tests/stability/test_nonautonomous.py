@@ -268,7 +268,7 @@ def test_orbits_are_compared_under_the_same_noise():
 
 def test_inputs_that_recall_the_same_have_no_partner():
     exam = quick(loop_of(slowing), torch.ones(4, 3))
-    assert "recall the same as every other one" in exam.unknown["swaps"]
+    assert "recall the same as all others" in exam.unknown["swaps"]
     assert exam.axes[1].status is Status.UNKNOWN
 
 

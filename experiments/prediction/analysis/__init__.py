@@ -39,7 +39,7 @@ from experiments.prediction.population import Member
 from experiments.prediction.signals import AT_BUDGET, LEAP_KEPT, STATE_RADIUS
 
 FEATURED = (ALL_AXES, f"{RESTARTS}{AT_BUDGET}", LEAP_KEPT)
-"""The predictors that stand for the framework in figures and in the summary: all of it, its cheap part, and leaps."""
+"""The predictors that represent the framework in figures and in the summary: all of it, its cheap part, and leaps."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Accuracy of one task's models against iterations, with a panel for each recall.
 
-If all models were trained with equally many iterations, colours show the normalization. Otherwise colours show that number
-and dashes the normalization, since a mean over models that were trained differently describes none of them.
+If all models were trained with the same number of iterations, colours show the normalization. Otherwise colours show that
+number and dashes the normalization, since a mean over models that were trained differently describes none of them.
 """
 
 from __future__ import annotations

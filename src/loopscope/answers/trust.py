@@ -31,8 +31,8 @@ from loopscope.trees import select
 
 DIGITS = 4
 """Significant digits of a signal. Signals are rounded before use, so the stored file reproduces the reported numbers."""
-FEWEST = 5
-"""Smallest number of right answers, and of wrong answers, for an interval."""
+MIN_PER_GROUP = 5
+"""Smallest number of right answers and of wrong answers for which an interval is given."""
 
 Doubt = Float[np.ndarray, "examples"]
 Flags = Bool[np.ndarray, "examples"]
@@ -113,7 +113,7 @@ def evidence_from(values: Mapping[str, Sequence[float | None]]) -> Evidence:
         LoopscopeError: a value is damaged, a field is missing, or fields differ in length.
     """
     if (wrong := _damage(values)) is not None:
-        raise LoopscopeError(f"the evidence is damaged ({wrong}): make it again by loopscope trust")
+        raise LoopscopeError(f"the evidence is damaged ({wrong}): run loopscope trust again")
     names = [field.name for field in fields(Evidence)]
     values = {**{name: values[other] for name, other in SHOWN.items() if other in values}, **values}
     missing = [name for name in names if name not in values]
@@ -147,7 +147,7 @@ class _Measured:
 
 
 def _read(path: Path) -> _Measured:
-    remedy = "make it again by loopscope trust, or remove it"
+    remedy = "run loopscope trust again, or remove it"
     measured = _Measured(**read_json_as(path, _Measured, remedy))
     if not measured.splits:
         raise LoopscopeError(f"{path} holds no split: {remedy}")
@@ -362,7 +362,7 @@ def judge(doubt: Doubt, right: Flags, seed: int = 0) -> Judgement:
     area, value = risk_curve(doubt, right).area, auc(-doubt, right)
     if math.isnan(value):
         return Judgement(None, None, None, area)
-    if min(right.sum(), (~right).sum()) < FEWEST:
+    if min(right.sum(), (~right).sum()) < MIN_PER_GROUP:
         return Judgement(value, None, None, area)
     low, high = interval(lambda chosen: auc(-doubt[chosen], right[chosen]), np.arange(len(right)), seed=seed)
     return Judgement(value, low, high, area)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from jsonargparse import ArgumentParser, Namespace
 
 from loopscope.cli.command import Command
-from loopscope.cli.console import show
+from loopscope.cli.console import show, tell
 from loopscope.cli.subject import add_subject, subject_of
 from loopscope.errors import check_positive
 from loopscope.parsing import new_parser
@@ -49,7 +49,7 @@ def run(options: Namespace) -> int:
         budget=options.budget,
     )
     show(in_terminal(forecast_sheet(options.subject, result)))
-    print(f"{options.subject} {result}")
+    tell(f"{options.subject} {result}.")
     return 0
 
 

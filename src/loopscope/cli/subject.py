@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
+from loopscope.files import check_path
 from loopscope.subjects import Subject, from_function, from_run
 
 
@@ -32,6 +32,7 @@ def subject_of(options: Namespace) -> Subject:
         LoopscopeError: there is no such run, module or function, or the function returns something else.
     """
     name = options.subject
-    subject = from_function(name) if ":" in name and not Path(name).exists() else from_run(Path(name))
+    path = check_path(name)
+    subject = from_function(name) if ":" in name and not path.exists() else from_run(path)
     given = options.trained_iterations
     return subject if given is None else replace(subject, trained_iterations=given)

@@ -1,4 +1,4 @@
-"""A forecast: does a loop keep its answers for hundreds of iterations? By checked leaps, within a budget of true steps."""
+"""Forecasts, by checked leaps within a budget of true steps, of whether a loop keeps its answers for hundreds of iterations."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ from loopscope.stability.targets import Correct, Targets, check_targets, rule_of
 from loopscope.trees import Tree, device_of, flatten
 
 HORIZON = 480
-"""Iterations that a forecast is about unless told otherwise."""
+"""Default iteration to forecast."""
 TRAINED = 15
-"""Iterations of training where they are not known."""
+"""Number of iterations in training if it is unknown."""
 BUDGET = 0.2
-"""Share of running on to the horizon that a forecast may cost."""
+"""Default cost of a forecast, as a fraction of the cost of running the loop to the horizon."""
 CHECKS = 2
-"""Steps that the checks of the loop count for: they evaluate the step a few times on two examples."""
+"""Number of steps charged for the checks of the loop, which evaluate the step a few times on two examples."""
 DOUBT = 0.25
-"""Share of the answers that leaps lose without passing their check which may be kept after all."""
+"""Of the answers that are lost by leaps that failed their check, the fraction that may be kept after all."""
 GROWING = 2.0
-"""Factor over a leap from which the pace counts as growing."""
+"""Factor over a leap from which the change per iteration counts as growing."""
 NEAR = 1.01
-"""The iteration of a collapse is looked for until it is known to this factor."""
+"""Precision, as a factor, to which the iteration of a collapse is determined."""
 
 
 @dataclass(frozen=True)
 class _Reading:
-    """What one state answers, per example."""
+    """The answers of one state, per example."""
 
     answers: Tensor
     right: Bool[Tensor, "batch"] | None
@@ -54,7 +54,7 @@ class _Reading:
     finite: Bool[Tensor, "batch"]
 
     def kept(self, first: _Reading) -> Bool[Tensor, "batch"]:
-        """Return which answers count: the right ones, or those that are the same as at first."""
+        """Return which answers are kept: those that are right or, without targets, the same as the first ones."""
         return self.same(first) if self.right is None else self.right
 
     def same(self, first: _Reading) -> Bool[Tensor, "batch"]:
@@ -72,15 +72,15 @@ class _Reading:
 
 @dataclass(frozen=True)
 class _Reader:
-    """Reads states.
+    """Reads the answers of states.
 
     Args:
         loop: the loop.
         recalled: its recalled input.
         examples: number of inputs.
         real: true where a token is real.
-        correct: which answers are right, where targets were given.
-        answers: the user's function of the logits, where there is one.
+        correct: which answers are right, if targets were given.
+        answers: the user's function from logits to answers, if there is one.
     """
 
     loop: Loop
@@ -94,7 +94,7 @@ class _Reader:
         logits = readout(self.loop, state, self.recalled)
         check_read(logits, self.examples)
         finite_state = flatten(state, self.real).isfinite().all(1)
-        # The largest of logits that are NaN is the first of them: a broken readout would seem to keep its answer.
+        # The argmax of NaN logits is always the first one, so a broken readout would seem to keep its answer.
         finite = finite_state & readable(logits, self.real)
         rows = torch.arange(self.examples, device=logits.device)
         return _Reading(
@@ -110,9 +110,9 @@ class _Reader:
 
 
 def readable(logits: Tensor, real: Bool[Tensor, "batch *tokens"] | None = None) -> Bool[Tensor, "batch"]:
-    """Return which examples have a prediction at every real token: no logit is NaN, and the largest one is finite.
+    """Return which examples have a prediction at every real token: no logit is NaN, and the largest is finite.
 
-    Classes that a model rules out may have a logit of minus infinity.
+    A model may exclude classes by a logit of minus infinity.
     """
     known = ~logits.isnan().any(-1) & logits.amax(-1).isfinite()
     if real is not None and known.shape == real.shape:
@@ -121,7 +121,7 @@ def readable(logits: Tensor, real: Bool[Tensor, "batch *tokens"] | None = None) 
 
 
 def _predictions(logits: Tensor, real: Tensor | None) -> Tensor:
-    # A single number of a single token has no order among tokens, only a sign.
+    # With one token and one output, there is no order among tokens, only a sign.
     if logits.ndim == 3 and logits.shape[1:] != (1, 1):
         return decisions(logits, real)
     return predictions(logits).reshape(len(logits), -1)
@@ -133,13 +133,13 @@ def _fraction(which: Bool[Tensor, "batch"]) -> float:
 
 @dataclass(frozen=True)
 class _Flight:
-    """The leaps of one round, read and checked.
+    """The leaps of one round, with their checks and answers.
 
     Args:
-        leaps: the leaps; none where the orbit itself reached the horizon.
-        checks: the check of each.
-        landed: what the state answers that each ends at.
-        late: what the last states before the horizon answer, and the one at the horizon.
+        leaps: the leaps. There are none if the orbit itself reached the horizon.
+        checks: the check of each leap.
+        landed: the answers at the end of each leap.
+        late: the answers of the last states before the horizon and of the state at the horizon.
     """
 
     leaps: Sequence[Leap]
@@ -148,12 +148,12 @@ class _Flight:
     late: Sequence[_Reading]
 
     def kept(self, first: _Reading) -> Bool[Tensor, "batch"]:
-        """Return which answers count at the horizon and just before it."""
+        """Return which answers are kept both at the horizon and just before it."""
         return torch.stack([reading.kept(first) for reading in self.late]).all(0)
 
     @property
     def passed(self) -> Bool[Tensor, "batch"]:
-        """The examples all of whose leaps passed their check."""
+        """Which examples passed the checks of all leaps."""
         true = torch.ones_like(self.late[-1].finite)
         return torch.stack([true, *(one.passed for one in self.checks)]).all(0)
 
@@ -169,33 +169,34 @@ def forecast(
     horizon: int = HORIZON,
     budget: float = BUDGET,
 ) -> Forecast:
-    """Say whether a loop keeps its answers to a horizon, collapses, or cannot be told, at a fraction of running there.
+    """Forecast whether a loop keeps its answers to a horizon or collapses, at a fraction of the cost of running it there.
 
-    The loop is run for some iterations, and leaps from there to the horizon (see `loopscope.leaps`). True steps after each
+    The loop is run for some iterations. Leaps go from there to the horizon (see `loopscope.leaps`), and true steps after each
     leap check it. Rounds of about 30, 60, 120, ... steps follow each other until two in a row give the same answer or the
-    budget is spent.
+    budget is spent. If the evidence does not suffice, the forecast says that it cannot tell.
 
     A time-dependent or stochastic loop, or one whose readout reads the history, cannot be extrapolated. It is run as far as the
-    budget allows: ``budget=1`` runs it to the horizon, and a stochastic one, which is run three times, ``budget=3``.
+    budget allows: ``budget=1`` runs it to the horizon. A stochastic loop is run three times, and needs ``budget=3``.
 
-    Give easy inputs, such as those of training: whether hard ones are ever solved is another question.
+    Give easy inputs, such as those of training. Whether hard ones are ever solved is another question.
 
     Args:
-        loop: any loop: a model of this package, or a ``FunctionLoop`` around one's own.
+        loop: any loop, such as a model of this package or a ``FunctionLoop`` around your own.
         inputs: what ``loop.encode`` takes, batch first.
-        targets: as ``examine`` takes them. Without them, answers can only be compared with earlier ones.
-        trained_iterations: most iterations in training, whose answers are the first point; 15 if not known.
-        seed: of a random first state.
-        answers: maps logits to answers, one row per input, to tell answers that are the same. If left out, each token's
-            largest output; of tokens with a single output, their order (the sign, where there is one token).
+        targets: the same as for ``examine``. Without targets, answers can only be compared with earlier ones.
+        trained_iterations: largest number of iterations in training, 15 if unknown. Its answers are the first point.
+        seed: seed of a random first state.
+        answers: function from logits to answers, one row per input. Two answers count as the same if their rows are equal. By
+            default, the answer is each token's largest output or, if tokens have a single output, the order of the tokens
+            (for a single token, its sign).
         horizon: the iteration to forecast.
-        budget: most true steps, as a share of running on to the horizon.
+        budget: largest number of true steps, as a fraction of those to the horizon.
 
     Returns:
-        The outlook with its evidence; its ``str`` is one sentence.
+        The outlook with its evidence. Its ``str`` is one sentence.
 
     Raises:
-        LoopscopeError: the loop is not a loop, the state is not in float32 or float64, the step changes the shapes or the
+        LoopscopeError: ``loop`` is not a loop, the state is not in float32 or float64, the step changes the shapes or the
             precision of its state or is random without taking a generator, the readout is not a tensor of outputs, there
             are no inputs, targets or answers have another shape, or the budget is too small for a single leap.
 
@@ -215,7 +216,7 @@ def forecast(
     check_count(trained_iterations=trained)
     if trained >= horizon:
         raise LoopscopeError(
-            f"horizon is {horizon}, expected more than the {trained} iterations of training: raise it, or give trained_iterations"
+            f"horizon is {horizon}, expected more than the {trained} iterations of training: raise it, or set trained_iterations"
         )
     check_seed(seed)
     examples = check_not_empty(inputs)
@@ -248,17 +249,17 @@ def forecast(
         for plan in plans:
             orbit.run_to(plan.orbit)
             flight = _fly(loop, recalled, orbit, plan.landings, reader, real)
-            # What one round has shown to be kept need not pass the check of the next one again.
+            # An answer that one round has shown to be kept need not pass the check of the next round again.
             sure = sure | (flight.kept(orbit.first) & flight.passed)
             spent = orbit.steps + sum(one.steps for one in plans[: len(found) + 1])
-            found.append(_judged(orbit, flight, sure, spent))
+            found.append(_round_of(orbit, flight, sure, spent))
             if _agreed(found, orbit):
                 break
         return _told(found, orbit, flight, reader, horizon, time.perf_counter() - began)
 
 
 class _Orbit:
-    """The true orbit, as far as it was run: its last states, and what each of its states answers."""
+    """The true orbit as far as it was run: its last states, and the answers of all states."""
 
     def __init__(self, loop: Loop, recalled: Tree, start: Tree, reader: _Reader, first: int) -> None:
         self._loop, self._recalled, self._reader, self._first = loop, recalled, reader, first
@@ -291,7 +292,7 @@ def _fly(
     reader: _Reader,
     real: Bool[Tensor, "batch *tokens"] | None,
 ) -> _Flight:
-    """Leap from where the orbit is, and read and check where that leads."""
+    """Leap from the end of the orbit to the horizon, and read and check where the leaps end."""
     leaps = leap_through(loop, recalled, orbit.states, orbit.iteration, landings, real)
     landed = [reader(one.settled[-1]) for one in leaps]
     if leaps:
@@ -308,8 +309,8 @@ def _best(orbit: _Orbit, flight: _Flight) -> float:
     return max(_fraction(reading.kept(orbit.first)) for reading in readings)
 
 
-def _judged(orbit: _Orbit, flight: _Flight, sure: Bool[Tensor, "batch"], steps: int) -> Round:
-    """Return what a round says about what is left at the horizon, some answers of which are sure to be kept."""
+def _round_of(orbit: _Orbit, flight: _Flight, sure: Bool[Tensor, "batch"], steps: int) -> Round:
+    """Return the bounds that a round sets on the accuracy left at the horizon, where ``sure`` answers are kept for sure."""
     kept, best = flight.kept(orbit.first), _best(orbit, flight)
     once = torch.stack([reading.kept(orbit.first) for _, reading in orbit.readings]).any(0)
     doubtful, lost = kept & ~sure, once & ~kept & ~flight.passed
@@ -319,7 +320,7 @@ def _judged(orbit: _Orbit, flight: _Flight, sure: Bool[Tensor, "batch"], steps: 
 
 
 def _evidence(flight: _Flight, doubtful: Bool[Tensor, "batch"]) -> tuple[float | None, float | None, float | None]:
-    """Return medians over doubtful examples of change, expected change and growth, of the last leap that failed each."""
+    """Return the medians of change, expected change and growth over doubtful examples, at the last leap that each failed."""
     if not bool(doubtful.any()):
         return None, None, None
     failed = torch.stack([~one.passed[doubtful] for one in flight.checks])
@@ -365,10 +366,12 @@ def _told(
     broken = _breakage(points, flight, reader)
     outlook, reason = last.outlook, broken
     if _best(orbit, flight) == 0:
-        outlook, reason = Outlook.CANNOT_TELL, f"there are no right answers to keep{broken and f', {broken}'}"
+        outlook, reason = Outlook.CANNOT_TELL, f"there are no right answers to keep{broken and f', and {broken}'}"
     elif len(found) > 1 and {outlook, found[-2].outlook} == {Outlook.KEEPS, Outlook.COLLAPSES}:
         outlook = Outlook.CANNOT_TELL
-        reason = f"{found[-2].orbit} iterations say {found[-2].outlook.value}, {last.orbit} say {last.outlook.value}"
+        reason = (
+            f"{found[-2].orbit} iterations say {found[-2].outlook.value}, but {last.orbit} say {last.outlook.value}"
+        )
     elif outlook is Outlook.CANNOT_TELL:
         reason = _doubt(last)
     collapse = None
@@ -381,23 +384,23 @@ def _told(
 
 
 def _doubt(last: Round) -> str:
-    """Return why a round cannot tell."""
+    """Return the reason why a round cannot tell."""
     between = f"between {100 * last.least:.0f}% and {100 * last.most:.0f}% is left"
     if last.change is None or last.expected is None or last.growth is None:
         return between
     inputs = f"of {100 * last.unchecked:.0f}% of the inputs"
     if last.growth > GROWING:
-        return f"{between}, for the changes {inputs} grow"
+        return f"{between}, because the changes {inputs} grow"
     if math.isinf(last.change):
-        return f"{between}, for the states {inputs} are not finite after a leap"
+        return f"{between}, because the states {inputs} are not finite after a leap"
     return (
-        f"{between}, for the states {inputs} change by {last.change:.1e} per iteration after a leap, where "
+        f"{between}, because the states {inputs} change by {last.change:.1e} per iteration after a leap, where "
         f"{last.expected:.1e} is expected"
     )
 
 
 def _onset(points: Sequence[Point], flight: _Flight, holds: Callable[[Tree], bool], enough: float) -> float | None:
-    """Return about the iteration from which too little is left; None where the last point has enough."""
+    """Return the approximate iteration from which too little is left, or None if enough is left at the last point."""
     held = [place for place, point in enumerate(points) if point.value >= enough]
     if not held or held[-1] == len(points) - 1:
         return None
@@ -406,7 +409,7 @@ def _onset(points: Sequence[Point], flight: _Flight, holds: Callable[[Tree], boo
 
 
 def _boundary(before: int, after: int, leaps: Sequence[Leap], holds: Callable[[Tree], bool]) -> float:
-    """Return where something stops to hold between two iterations, by halving on the fit of the leap between them."""
+    """Return where something ceases to hold between two iterations, by bisection on the fit of the leap between them."""
     between = next((leap for leap in leaps if leap.start == before), None)
     while between is not None and after > max(before + 1, NEAR * before):
         middle = (before + after) // 2
@@ -415,14 +418,14 @@ def _boundary(before: int, after: int, leaps: Sequence[Leap], holds: Callable[[T
 
 
 def _breakage(points: Sequence[Point], flight: _Flight, reader: _Reader) -> str:
-    """Return what stops to be finite, and about when; nothing where all is finite."""
+    """Return what ceases to be finite and about when, or an empty string if everything is finite."""
     if points[-1].finite == 1:
         return ""
     broken = next(place for place, point in enumerate(points) if point.finite < 1)
     what = "outputs" if bool(flight.late[-1].finite_state.all()) else "states"
     inputs = f"the {what} of {100 * (1 - points[-1].finite):.0f}% of the inputs are not finite"
     if broken == 0:
-        return f"{inputs} at iteration {points[0].iteration} already"
+        return f"{inputs} as early as iteration {points[0].iteration}"
     before, after = points[broken - 1].iteration, points[broken].iteration
     when = _boundary(before, after, flight.leaps, lambda state: bool(reader(state).finite.all()))
     return f"{inputs} from about iteration {when:.0f} on"

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from loopscope.answers.calibration import cross_checked
 from loopscope.answers.trust import SIGNALS, evidence_from, joined
 from loopscope.metrics import RiskCurve, risk_curve
-from loopscope.reports.kit.charts import COLOURS, INK, SHADE, Panel, draw_panels, tidy
+from loopscope.reports.kit.charts import COLOURS, INK, SHADE, Panel, draw_panels, layered, tidy
 from loopscope.reports.kit.formats import DASH, number, percent
 from loopscope.reports.kit.sheet import Sheet
 from loopscope.reports.kit.styles import DASHES, Look, add_legend, line_handle
@@ -29,6 +29,8 @@ RESIDUALS = (1e-5, 1e-4, 1e-3, 1e-2)
 DOUBTS = (1e-3, 1e-2, 0.1, 0.5)
 """Edges of the bands of one minus the confidence; those of residuals are in ``RESIDUALS``."""
 PANEL = {"width": 3.1, "height": 2.9}
+WIDTHS = (1.3, 4.0)
+"""Widths of the uppermost and of the lowest line."""
 
 Splits = Mapping[str, Mapping[str, Any]]
 """The content of ``trust.json`` under splits."""
@@ -127,10 +129,10 @@ def trust_sheets(title: str, iterations: int, splits: Splits) -> list[Sheet]:
     ]
 
 
-def _line(axes: Axes, curve: RiskCurve, look: Look) -> None:
+def _line(axes: Axes, curve: RiskCurve, look: Look, width: float) -> None:
     # The first point extends to the left edge, because a part of its group of ties cannot be covered.
     coverage, risk = 100 * np.concatenate([[0.0], curve.coverage]), 100 * np.concatenate([curve.risk[:1], curve.risk])
-    axes.plot(coverage, risk, drawstyle="steps-pre", lw=1.5, **look.line)
+    axes.plot(coverage, risk, drawstyle="steps-pre", lw=width, **look.line)
 
 
 def _drawing(name: str, split: Mapping[str, Any], first: bool) -> Callable[[Axes], None]:
@@ -141,9 +143,11 @@ def _drawing(name: str, split: Mapping[str, Any], first: bool) -> Callable[[Axes
         tidy(axes, "% covered", "% wrong of these" if first else "", name)
         error = 100 * split["random_area"]
         axes.plot([0, 100], [error, error], lw=1, **RANDOM.line)
-        _line(axes, risk_curve(order, np.sort(evidence.right)[::-1]), BEST)
-        for signal, doubt in SIGNALS.items():
-            _line(axes, risk_curve(doubt(evidence), evidence.right), LOOKS[signal])
+        # Lines below others are thicker, so that they are seen where lines coincide.
+        thickest, *widths = layered(1 + len(SIGNALS), *WIDTHS)
+        _line(axes, risk_curve(order, np.sort(evidence.right)[::-1]), BEST, thickest)
+        for (signal, doubt), width in zip(SIGNALS.items(), widths, strict=True):
+            _line(axes, risk_curve(doubt(evidence), evidence.right), LOOKS[signal], width)
         axes.set_xlim(0, 100)
         axes.set_ylim(bottom=0, top=max(1.0, axes.get_ylim()[1]))
 

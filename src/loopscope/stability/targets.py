@@ -1,4 +1,4 @@
-"""Targets: which answers are right, from class indices or from a user's function."""
+"""Targets, which say which answers are right: class indices or a user's function."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def check_targets(targets: Targets | None, examples: int) -> None:
     """Refuse targets that cannot say which answers are right.
 
     Raises:
-        LoopscopeError: they are neither a tensor nor a function of two arguments, their number is not that of the inputs, or
-            they are not whole numbers.
+        LoopscopeError: targets are neither a tensor nor a function of two arguments, their number differs from the number of
+            inputs, or they are not whole numbers.
     """
     if targets is not None and not isinstance(targets, Tensor) and not callable(targets):
         raise LoopscopeError(
@@ -28,14 +28,14 @@ def check_targets(targets: Targets | None, examples: int) -> None:
         )
     if isinstance(targets, Tensor) and targets.shape[:1] != (examples,):
         raise LoopscopeError(
-            f"targets have shape {tuple(targets.shape)}, expected one entry for each of the {examples} inputs first"
+            f"targets have shape {tuple(targets.shape)}, expected {examples} as the first dimension, one entry per input"
         )
     if isinstance(targets, Tensor) and targets.is_floating_point() and not bool((targets == targets.round()).all()):
         wrong = targets[targets != targets.round()][0].item()
-        raise LoopscopeError(f"targets hold {wrong:g}, expected class indices: whole numbers from 0")
+        raise LoopscopeError(f"targets contain {wrong:g}, expected class indices: whole numbers of at least 0")
     if callable(targets) and not _takes_two(targets):
         raise LoopscopeError(
-            f"the function that targets are takes {inspect.signature(targets)}, expected (logits, rows): rows are the places of "
+            f"targets is a function of {inspect.signature(targets)}, expected (logits, rows), where rows are the positions of "
             "these logits among the inputs"
         )
 
@@ -51,13 +51,13 @@ def _takes_two(rule: Correct) -> bool:
 
 
 def rule_of(targets: Targets | None, mask: Tensor | None = None) -> Correct | None:
-    """Return the rule that says which examples are right: maps (logits, rows of the batch that they belong to) to that.
+    """Return the rule that says which examples are right, as a function of logits and the rows of the batch they belong to.
 
-    An example is never right if its readout gives no answer at some real token, because it is NaN.
+    An example is never right if its readout gives no answer at some real token, for example because it is NaN.
 
     Args:
-        targets: as ``examine`` takes them.
-        mask: true where a token is real; with a target for each token, padding is neither right nor wrong.
+        targets: the same as for ``examine``.
+        mask: true where a token is real. If there is a target for each token, padding is neither right nor wrong.
     """
     if targets is None:
         return None
@@ -71,7 +71,7 @@ def rule_of(targets: Targets | None, mask: Tensor | None = None) -> Correct | No
 
 
 def _matching(targets: Tensor, mask: Tensor | None) -> Correct:
-    """Return the rule that an example is right where its predictions are the targets."""
+    """Return the rule that an example is right if its predictions equal the targets."""
 
     def compare(logits: Tensor, rows: Tensor) -> Tensor:
         if logits.shape[:-1] != (len(rows), *targets.shape[1:]):
@@ -94,13 +94,13 @@ def _check_classes(targets: Tensor, mask: Tensor | None, classes: int) -> None:
     wrong = real[(real < 0) | (real >= classes)]
     if len(wrong):
         raise LoopscopeError(
-            f"targets hold {wrong[0].item()}, expected classes from 0 to {classes - 1}: no answer would ever be right; if "
-            "tokens are padded give the loop a mask, otherwise a function (logits, rows) -> right"
+            f"targets contain {wrong[0].item()}, expected classes from 0 to {classes - 1}, since no answer would ever be right: "
+            "if tokens are padded, give the loop a mask, otherwise give a function (logits, rows) -> right"
         )
 
 
 def _checked(rule: Correct) -> Correct:
-    """Return a user's rule, whose answers are refused where they do not say which rows are right."""
+    """Return a user's rule with a check that its results say which rows are right."""
 
     def asked(logits: Tensor, rows: Tensor) -> Tensor:
         right = rule(logits, rows)
@@ -109,8 +109,8 @@ def _checked(rule: Correct) -> Correct:
                 f"{right.dtype} of shape {tuple(right.shape)}" if isinstance(right, Tensor) else type(right).__name__
             )
             raise LoopscopeError(
-                f"the function that targets are returned {given}, expected torch.bool of shape ({len(rows)},): whether the "
-                "whole answer of each row is right"
+                f"the function given as targets returned {given}, expected torch.bool of shape ({len(rows)},), which says "
+                "whether the whole answer of each row is right"
             )
         return right.to(logits.device)
 

@@ -48,9 +48,26 @@ COMPACT: Any = {"columnspacing": 1.0, "handlelength": 1.0, "handletextpad": 0.4}
 BOARDS = (64, 81)
 STRIP = 32
 """Tokens in a row, where they make no board."""
+MARKED = 100
+"""Most points of a path that are marked one by one."""
+TICKS = 4
+"""Most intervals between the ticks of an axis whose labels may be long, such as -12000."""
 
 
 Part = TypeVar("Part")
+
+
+@dataclass(frozen=True)
+class Remark(Generic[Part]):
+    """A sentence of a caption about something that is drawn of some examinations only.
+
+    Args:
+        words: the sentence.
+        applies: whether it is drawn of a part.
+    """
+
+    words: str
+    applies: Callable[[Part], bool]
 
 
 @dataclass(frozen=True)
@@ -66,6 +83,8 @@ class ExaminationFigure(Generic[Part]):
         height: in inches.
         comparable: whether two of them side by side take the same limits.
         applies: whether an examination could hold what is drawn; there is nothing to miss elsewhere.
+        remarks: sentences that follow the caption where they apply.
+        absent: why there may be nothing to draw; empty where the effort decides.
     """
 
     title: str
@@ -76,6 +95,14 @@ class ExaminationFigure(Generic[Part]):
     height: Callable[[Part], float] = lambda _: 3.3
     comparable: bool = True
     applies: Callable[[Examination], bool] = lambda _: True
+    remarks: tuple[Remark[Part], ...] = ()
+    absent: str = ""
+
+    def caption_of(self, exams: Sequence[Examination]) -> str:
+        """Return the caption of the figure of some examinations. It names nothing that none of them shows."""
+        parts = [part for exam in exams if (part := self.part(exam)) is not None]
+        remarks = [remark.words for remark in self.remarks if any(map(remark.applies, parts))]
+        return " ".join([self.caption, *remarks])
 
     def needs(self, exam: Examination) -> bool:
         """Return whether an examination holds what is drawn."""
@@ -156,18 +183,20 @@ def _eigenvalues(axes: Axes, spectrum: SpectrumResult) -> None:
 
 
 def _portrait(axes: Axes, found: PortraitResult) -> None:
-    for rows, colour, label in (
-        (found.foreign, COLOURS[4], "from a random start"),
-        (found.path, COLOURS[0], "its own start"),
+    for rows, colour, size, label in (
+        (found.foreign, COLOURS[4], 10, "from a random start"),
+        (found.path, COLOURS[0], 6, "its own start"),
     ):
         points = _points(rows)
         if len(points):
-            axes.plot(*points.T, "-o", c=colour, ms=2.6, lw=1, label=label)
-            axes.plot(*points[0], "s", c=colour, ms=7)
+            axes.plot(*points.T, "-o", c=colour, ms=2.6 if len(points) <= MARKED else 0, lw=1.2, label=label)
+            axes.plot(*points[0], "s", c=colour, ms=size)
     if found.fixed_point is not None:
         axes.plot(*_points([found.fixed_point])[0], "*", c=COLOURS[1], ms=15, mew=0, ls="", label="fixed point")
     axes.legend(loc="best")
     axes.margins(0.08)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(TICKS))
     first, second = (100 * (share or 0) for share in found.explained)
     tidy(axes, f"first direction ({first:.0f}% of the variance)", f"second direction ({second:.0f}%)")
 
@@ -192,12 +221,12 @@ def _swaps(axes: Axes, found: SwapResult) -> None:
 
 def _distinct(axes: Axes, found: DistinctResult) -> None:
     count = max(len(found.own), len(found.common))
-    axes.plot([1, count], [1, count], c=SHADE, lw=1, ls=":", label="each its own")
     for counts, colour, dash, width, label in (
-        (found.own, COLOURS[0], "-", 4, "own starts"),
-        (found.common, COLOURS[1], "--", 2, "one common start"),
+        (found.own, COLOURS[0], "-", 6, "own starts"),
+        (found.common, COLOURS[1], "--", 3.5, "one common start"),
     ):
         axes.plot(range(1, len(counts) + 1), counts, c=colour, ls=dash, lw=width, alpha=0.85, label=label)
+    axes.plot([1, count], [1, count], c=INK, lw=1, ls=":", label="each its own")
     axes.legend(loc="upper left")
     axes.set_ylim(0, 1.1 * count)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -357,18 +386,26 @@ def _growth_of(exam: Examination) -> NonautonomousResult | None:
 
 
 def _tokens_of(exam: Examination) -> list[int] | None:
-    return exam.tokens[0] if exam.tokens and any(settled > 0 for settled in exam.tokens[0]) else None
+    tokens = exam.tokens[0] if exam.tokens else []
+    return tokens if len(tokens) > 1 and max(tokens) > 0 else None
 
 
+def _any_swap(found: SwapResult, outcome: str) -> bool:
+    return bool(found.recall.get(outcome, 0) or found.start.get(outcome, 0))
+
+
+SHADED: Remark[Examination] = Remark(
+    "Shaded: the iterations of training.", lambda exam: bool(exam.settings.trained_iterations)
+)
 FIGURES: tuple[ExaminationFigure[Any], ...] = (
     ExaminationFigure(
         "Does it arrive?",
-        "How much one iteration still changes the state: median and 10–90% of the inputs. Shaded: the iterations of "
-        "training; dashed: the tolerance. A fall to the floor is a fixed point, a plateau a cycle or chaos, a slow fall like "
-        "1/t a drift.",
+        "How much one iteration still changes the state: median and 10–90% of the inputs. Dashed: the tolerance. A fall to "
+        "the floor is a fixed point, a plateau a cycle or chaos, a slow fall like 1/t a drift.",
         lambda exam: _if_any(exam, exam.curves.residual),
         _residual,
         ("orbits",),
+        remarks=(SHADED,),
     ),
     ExaminationFigure(
         "How large is the state?",
@@ -376,14 +413,18 @@ FIGURES: tuple[ExaminationFigure[Any], ...] = (
         lambda exam: _if_any(exam, exam.curves.norm),
         _norm,
         ("orbits",),
+        remarks=(SHADED,),
     ),
     ExaminationFigure(
         "Does the answer stay?",
-        "Inputs whose whole answer is right (where targets were given), and predictions that one more iteration changed. "
-        "If changes do not die out, the answer depends on when the loop stops.",
+        "Predictions that one more iteration changed. If changes do not die out, the answer depends on when the loop stops.",
         _answers_of,
         _accuracy,
         ("orbits",),
+        remarks=(
+            Remark("Solid: inputs whose whole answer is right.", lambda exam: bool(known(exam.curves.accuracy or []))),
+            SHADED,
+        ),
     ),
     ExaminationFigure(
         "Are answers kept?",
@@ -405,21 +446,35 @@ FIGURES: tuple[ExaminationFigure[Any], ...] = (
     ),
     ExaminationFigure(
         "Where does an orbit go?",
-        "One input's orbit, and a second orbit of it from a random start, in the two directions that show most of them. "
-        "Squares: starts; star, if the first orbit arrives: its fixed point. If both end there, it attracts from far away.",
+        "One input's orbit in the two directions that show most of it. Squares: starts.",
         _portrait_of,
         _portrait,
         ("portrait",),
         comparable=False,
+        remarks=(
+            Remark("A second orbit of this input begins at a random start.", lambda found: bool(found.foreign)),
+            Remark("Star: the fixed point of the first orbit.", lambda found: found.fixed_point is not None),
+            Remark(
+                "If both orbits end there, it attracts from far away.",
+                lambda found: found.fixed_point is not None and bool(found.foreign),
+            ),
+            Remark("The orbit arrives at no fixed point.", lambda found: found.fixed_point is None),
+        ),
     ),
     ExaminationFigure(
         "Eigenvalues of the Jacobian",
         "Inside the unit circle small errors shrink, outside they grow. The dominant eigenvalue sets the pace; off the real "
-        "axis errors also rotate. Open marks: measured at a state that had not arrived at a fixed point.",
+        "axis errors also rotate.",
         _spectrum_of,
         _eigenvalues,
         ("spectrum",),
         height=lambda _: 4.0,
+        remarks=(
+            Remark(
+                "Open marks: measured at a state that had not arrived at a fixed point.",
+                lambda found: not all(found.at_fixed_point),
+            ),
+        ),
     ),
     ExaminationFigure(
         "Does it come back?",
@@ -432,12 +487,15 @@ FIGURES: tuple[ExaminationFigure[Any], ...] = (
     ExaminationFigure(
         "Swap test",
         "Another input is recalled while the state is kept: a loop that depends on its input moves to the other input's fixed "
-        "point (moved). The recalled input is kept and the start swapped: the loop should come back (stayed). Shared: both "
-        "inputs have one fixed point.",
+        "point (moved). The recalled input is kept and the start swapped: the loop should come back (stayed).",
         _swaps_of,
         _swaps,
         ("swaps", "input-dependence"),
         height=lambda _: 2.5,
+        remarks=(
+            Remark("Shared: both inputs have one fixed point.", lambda found: _any_swap(found, "shared")),
+            Remark("Unknown: an orbit did not arrive.", lambda found: _any_swap(found, "unknown")),
+        ),
     ),
     ExaminationFigure(
         "Distinct fixed points",
@@ -465,13 +523,18 @@ FIGURES: tuple[ExaminationFigure[Any], ...] = (
     ),
     ExaminationFigure(
         "When does each token settle?",
-        "The iteration after which each token of the first input stays within the tolerance; × marks tokens that never do, "
-        "padding is blank. Late tokens are the hard ones; a front shows how far information travels per iteration.",
+        "The iteration after which each token of the first input stays within the tolerance. Late tokens are the hard ones; a "
+        "front shows how far information travels per iteration.",
         _tokens_of,
         _token_map,
         ("orbits",),
         height=_token_map_height,
         comparable=False,
+        absent="no token of the first input settles, or its state has a single token",
+        remarks=(
+            Remark("× marks tokens that never do.", lambda tokens: min(tokens) < 0),
+            Remark("Padding is blank.", lambda tokens: 0 in tokens),
+        ),
     ),
 )
 """In the order of the page."""

@@ -50,7 +50,7 @@ def explore_figure(records: Sequence[Record], looks: Mapping[str, Look], trained
                 legendgroup=look.label,
                 showlegend=look.label not in shown,
                 line={"color": QUIET if look.colour == INK else look.colour, "dash": dash or "solid", "width": 2},
-                hovertemplate=f"{run}<br>iteration %{{x}}: %{{y:.1f}}%<extra></extra>",
+                hovertemplate=f"{run}: %{{y:.1f}}%<extra></extra>",
                 row=row,
                 col=1,
             )
@@ -73,6 +73,7 @@ def explore_figure(records: Sequence[Record], looks: Mapping[str, Look], trained
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         modebar={"bgcolor": "rgba(0,0,0,0)", "color": QUIET, "activecolor": COLOURS[0]},
+        hovermode="x unified",  # names every run at an iteration, so that lines below others are found
         dragmode=False,  # so that scrolling on a touch screen does not zoom the figure
     )
     return figure

@@ -1,4 +1,4 @@
-"""A loop whose states are normalized per token, on which every axis can be repeated for orbits that drift.
+"""A loop with states normalized per token, on which every axis can be measured for orbits that drift.
 
 If the direction of a state settles while its norm grows, the loop has no fixed point, but its directions do. Here each token
 keeps the norm that it has in a given state: the step is z -> N(f(N(z), e)), where N scales each token to its norm. The Jacobian

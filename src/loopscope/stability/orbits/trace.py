@@ -1,4 +1,4 @@
-"""Trace orbits: record everything that one pass over them shows about arrival."""
+"""Traces of orbits: everything that one pass over them shows about arrival."""
 
 from __future__ import annotations
 
@@ -15,33 +15,34 @@ from torch import Tensor
 from loopscope.fixed_points.residual import state_dtype
 from loopscope.loop import Loop, mask_of, readout
 from loopscope.stability.orbits.arrival import Ends, Step, follow, ratio
+from loopscope.stability.orbits.rounding import Floor
 from loopscope.stability.starts import first_state
 from loopscope.trees import Tree, device_of, flatten, norms, scaled_norm, token_norms, tree_map
 
 HISTORY = 33
-"""States kept per example that has not arrived; 2p + 1 states show a cycle of period p."""
+"""Number of states kept per example that has not arrived. A cycle of period p shows in 2p + 1 states."""
 
 Correct = Callable[[Tensor, Int[Tensor, "active"]], Bool[Tensor, "active"]]
 Answers = Callable[[Tensor], Tensor]
-"""Maps logits to what they predict, one row per example."""
+"""Function from logits to the answers that they give, one row per example."""
 
 
 @dataclass(frozen=True)
 class Trajectory(Ends):
     """One pass over the orbits. Histories have one row per evaluation of the step.
 
-    The norm of the state and the residual of the readout are recorded beside the residual of the state, since a scale-invariant
-    readout hides a state that grows without bound.
+    The norm of the state and the residual of the readout are recorded in addition to the residual of the state, since a
+    scale-invariant readout hides a state that grows without bound.
 
     Attributes:
         start_norm: norm of the first state.
         read_residual: relative change of read(state).
         direction_residual: root mean square over tokens of the change of the token's unit vector.
         prediction_changes: fraction of predictions (see ``trace``) that changed; NaN where the readout gives no answer.
-        solved: which examples are right; None where ``correct`` was not given. An example whose readout gives no answer is
+        solved: which examples are right; None if ``correct`` was not given. An example whose readout gives no answer is
             never right.
         answered: whether the readout gives an answer at every real token (see ``gives_answer``).
-        broken: whether some number of the readout that was finite at the first state is not finite any more.
+        broken: whether some number of the readout was finite at the first state and is not finite any more.
         iterations_to_tolerance: evaluations until the residual is within the tolerance for good; -1 if it never is.
         token_residual: relative residual of each token; 0 for padding.
         token_settled: evaluations until the token's residual is within the tolerance for good; -1 if it never is, 0 for
@@ -67,24 +68,24 @@ class Trajectory(Ends):
 def quantiles(
     values: Float[Tensor, "*rows batch"], at: tuple[float, ...] = (0.1, 0.5, 0.9)
 ) -> Float[Tensor, "levels *rows"]:
-    """Return quantiles over the examples, the last dimension; NaN is left out."""
+    """Return quantiles over the examples, which are the last dimension. NaN is ignored."""
     levels = torch.tensor(at, dtype=values.dtype, device=values.device)
     return torch.nanquantile(values, levels, dim=-1)
 
 
 def predictions(logits: Tensor) -> Tensor:
-    """Return what logits predict: the largest one's position in the last dimension, or the sign of a single one."""
+    """Return the predictions of logits: the index of the largest one in the last dimension, or the sign of a single one."""
     return (logits > 0).squeeze(-1) if logits.shape[-1] == 1 else logits.argmax(-1)
 
 
 def gives_answer(logits: Tensor) -> Tensor:
-    """Return where logits give an answer: none of them is NaN, and among several classes one is above minus infinity."""
+    """Return where logits give an answer: none is NaN, and at least one of several classes is above minus infinity."""
     known = ~logits.isnan().any(-1)
     return known if logits.shape[-1] == 1 else known & (logits > -math.inf).any(-1)
 
 
 def directions(state: Tree, mask: Tensor | None = None) -> Float[Tensor, "batch tokens width"] | Tensor:
-    """Return each token's unit vector, flattened; zero for zero tokens and padding."""
+    """Return each token's unit vector, flattened. It is zero for zero tokens and padding."""
     return flatten(tree_map(_unit, state), mask)
 
 
@@ -137,7 +138,7 @@ class _Recorder:
         changes = changes.masked_fill(~self._answered, 1).masked_fill(~answered, math.nan)
         self.prediction_changes[step.index, step.rows] = changes.to(self.prediction_changes.dtype)
         if self.solved is not None and self.correct is not None:
-            # NaN reads as the first class, and a state that diverged would be right where that is the answer.
+            # The argmax of NaN is the first class, so a diverged state would be right if that is the answer.
             right = self.correct(logits, step.rows) & answered
             self.solved[step.index, step.rows] = right & step.residual.isfinite()
         turned = torch.linalg.vector_norm(unit - self._directions, dim=1)
@@ -154,7 +155,7 @@ def _repeat_last(history: Tensor, spent: Tensor) -> Tensor:
 
 
 def _first_to_stay(residual: Tensor, tolerance: float) -> Tensor:
-    """Return the number of evaluations after which a residual is within the tolerance for good; -1 if it never is."""
+    """Return the number of evaluations after which a residual is within the tolerance for good, or -1 if it never is."""
     steps = torch.arange(1, len(residual) + 1, device=residual.device)
     last_outside = ((residual > tolerance) * steps.view(-1, *[1] * (residual.ndim - 1))).amax(0)
     return torch.where(last_outside < len(residual), last_outside + 1, -1)
@@ -178,7 +179,7 @@ def _changed(before: Tensor, after: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def at_every_token(tokens: Bool[Tensor, "batch *tokens"], mask: Tensor | None) -> Bool[Tensor, "batch"]:
-    """Return whether something is true of every real token."""
+    """Return whether a condition holds at every real token of each example."""
     if mask is not None and tokens.shape == mask.shape:
         tokens = tokens | ~mask
     return tokens.reshape(len(tokens), -1).all(1)
@@ -196,23 +197,25 @@ def trace(
     stop: Callable[[], bool] | None = None,
     answers: Answers | None = None,
     until: Literal["rounding", "end"] = "rounding",
+    floor: Floor | None = None,
 ) -> Trajectory:
     """Follow the orbits from ``start`` once and record everything about their arrival.
 
-    Costs ``iterations`` evaluations of step and read. An example whose residual has been at the rounding floor for
-    eight evaluations, or that is no longer finite, leaves the batch: its last values are repeated from there.
+    This costs ``iterations`` evaluations of step and read. An example leaves the batch when its residual has been at the rounding
+    floor for eight evaluations, or when it is no longer finite. Its last values are repeated from there.
 
     Args:
         loop: any loop.
         recalled: ``loop.encode(inputs)``.
-        iterations: the budget per orbit.
+        iterations: largest number of iterations per orbit.
         start: the first state; the loop's own by default.
         tolerance: relative residual within which a state may count as arrived.
-        seed: for a random start.
-        correct: maps (logits, rows of the batch that they belong to) to which of these are right.
+        seed: seed of a random start.
+        correct: function of logits and the rows of the batch that they belong to, which returns which of these are right.
         stop: see `follow`.
         answers: what a readout predicts, one row per example; the largest logit's place, or a single one's sign, if
             left out.
+        floor: see `follow`.
         until: see `follow`.
 
     Raises:
@@ -232,6 +235,7 @@ def trace(
         until=until,
         observe=recorder,
         stop=stop,
+        floor=floor,
     )
     unarrived = torch.nonzero(~ends.arrived & ~ends.diverged).squeeze(1)
     recent = tuple(states[torch.isin(rows, unarrived)] for rows, states in recorder.recent)

@@ -1,4 +1,4 @@
-"""All parts beyond the orbits: what the second and third axis are judged by."""
+"""All parts beyond the orbits, by which the second and third axis are judged."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from loopscope.stability.results import BasinResult, GeometryResult, InputDepend
 
 @dataclass(frozen=True)
 class Measurements:
-    """What was measured beyond the orbits; None or empty where it could not be."""
+    """The measurements beyond the orbits. What could not be measured is None or empty."""
 
     input_dependence: InputDependenceResult = field(default_factory=InputDependenceResult)
     basin: BasinResult | None = None
@@ -24,7 +24,7 @@ class Measurements:
 
 
 def measure(sample: Sample, progress: Progress) -> Measurements:
-    """Return the parts that the effort measures; ``progress`` keeps why one is missing."""
+    """Measure the parts that belong to the effort. ``progress`` keeps the reason why a part is missing."""
     dependence = measure_input_dependence(sample, progress)
     basin = progress.run("basin", lambda: measure_basin(sample))
     spectrum = progress.run("spectrum", lambda: measure_spectrum(sample))

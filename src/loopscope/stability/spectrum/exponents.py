@@ -29,6 +29,8 @@ from loopscope.trees import Tree, device_of, flatten, real_numbers
 
 ALIGNING = 0.25
 """Share of the iterations that carried vectors may take to turn into the directions of largest growth; these do not count."""
+ROUNDING_IN_EPS = 16
+"""Relative error of a length, in machine epsilons, by which its logarithm may be off."""
 LEAST = math.log(torch.finfo(torch.float64).tiny)
 """The logarithm that stands for zero growth: a Jacobian that maps a direction to nothing."""
 
@@ -153,7 +155,7 @@ def _averaged(growth: Float[Tensor, "iterations batch k"], rounding: Float[Tenso
     lasted = growth.isfinite().all(2).int().cumprod(0).sum(0)
     for row, end in enumerate(lasted.tolist()):
         if end > first:
-            values[row], error[row] = exponent(growth[first:end, row], eps)
+            values[row], error[row] = exponent(growth[first:end, row], ROUNDING_IN_EPS * eps)
     order = values.nan_to_num(LEAST).argsort(1, descending=True)
     return Exponents(
         values.gather(1, order),

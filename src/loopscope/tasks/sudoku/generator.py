@@ -35,10 +35,10 @@ from loopscope.tasks.sudoku.rules import (
 KINDS = ("singles", "search", "hard")
 SINGLES, SEARCH, HARD = range(3)
 
-FEWEST, MOST = 19, 36
+MIN_GIVENS, MAX_GIVENS = 19, 36
 """Range of the target numbers of givens, drawn uniformly. Targets below 21 are not always reached."""
 
-LEAST_GUESSES, MOST_AIMED = 4, 400
+MIN_GUESSES, MAX_GUESSES = 4, 400
 """Range of the target numbers of guesses of hard puzzles, drawn log-uniformly."""
 
 MOVES = 100
@@ -149,8 +149,8 @@ def _aims(count: int, kind: str, seed: int) -> np.ndarray:
     """Return the target merit of each puzzle."""
     draw = np.random.default_rng([seed, KINDS.index(kind)])
     if kind == "hard":
-        return np.exp(draw.uniform(np.log(LEAST_GUESSES), np.log(MOST_AIMED), count)).astype(np.int64)
-    return 81 - draw.integers(FEWEST, MOST + 1, count)
+        return np.exp(draw.uniform(np.log(MIN_GUESSES), np.log(MAX_GUESSES), count)).astype(np.int64)
+    return 81 - draw.integers(MIN_GIVENS, MAX_GIVENS + 1, count)
 
 
 def generate(
