@@ -63,6 +63,7 @@ CORE = {
     "trees",
     "loop",
     "readouts",
+    "kinds",
     "contexts",
     "checks",
     "jacobian",

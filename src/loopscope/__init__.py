@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from loopscope.forecasts.forecast import forecast
     from loopscope.forecasts.leaps import Landing, leaps
     from loopscope.forecasts.result import Forecast
+    from loopscope.kinds import Kind, freeze, with_history
     from loopscope.loop import FunctionLoop, Loop
     from loopscope.models import (
         FixedDepthTransformer,
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
     from loopscope.stability.config import ExaminationConfig
     from loopscope.stability.examination import Examination
     from loopscope.stability.examine import examine
+    from loopscope.stability.nonautonomous.swaps import SwapAt, swap_at
     from loopscope.stability.spectrum.eigenvalues import spectral_radius, top_eigenvalues
+    from loopscope.stability.spectrum.exponents import Exponents, exponents
     from loopscope.stability.spectrum.tokens import TokenRadius, token_spectral_radius
     from loopscope.stability.verdict import Verdict
     from loopscope.tasks import Chess, PrefixSums, SmallSudoku, Split, Sudoku, Task
@@ -48,9 +51,11 @@ __all__ = [
     "Examination",
     "ExaminationConfig",
     "ExitComparison",
+    "Exponents",
     "FixedDepthTransformer",
     "Forecast",
     "FunctionLoop",
+    "Kind",
     "Landing",
     "Loop",
     "LoopedTransformer",
@@ -63,6 +68,7 @@ __all__ = [
     "Solution",
     "Split",
     "Sudoku",
+    "SwapAt",
     "Task",
     "TokenRadius",
     "Verdict",
@@ -72,15 +78,19 @@ __all__ = [
     "evaluate",
     "examine",
     "exits",
+    "exponents",
     "find_loops",
     "forecast",
+    "freeze",
     "leaps",
     "load_model",
     "prove",
     "solve",
     "spectral_radius",
+    "swap_at",
     "token_spectral_radius",
     "top_eigenvalues",
+    "with_history",
     "write_comparison",
     "write_examination",
 ]
@@ -100,6 +110,7 @@ _HOMES = {
     "loopscope.forecasts.forecast": ("forecast",),
     "loopscope.forecasts.leaps": ("Landing", "leaps"),
     "loopscope.forecasts.result": ("Forecast",),
+    "loopscope.kinds": ("Kind", "freeze", "with_history"),
     "loopscope.loop": ("FunctionLoop", "Loop"),
     "loopscope.models": (
         "FixedDepthTransformer",
@@ -112,7 +123,9 @@ _HOMES = {
     "loopscope.stability.config": ("ExaminationConfig",),
     "loopscope.stability.examination": ("Examination",),
     "loopscope.stability.examine": ("examine",),
+    "loopscope.stability.nonautonomous.swaps": ("SwapAt", "swap_at"),
     "loopscope.stability.spectrum.eigenvalues": ("spectral_radius", "top_eigenvalues"),
+    "loopscope.stability.spectrum.exponents": ("Exponents", "exponents"),
     "loopscope.stability.spectrum.tokens": ("TokenRadius", "token_spectral_radius"),
     "loopscope.stability.verdict": ("Verdict",),
     "loopscope.tasks": ("Chess", "PrefixSums", "SmallSudoku", "Split", "Sudoku", "Task"),

@@ -28,6 +28,7 @@ from loopscope.reports.study.page import headline, write_report
 from loopscope.reports.study.table import study_table
 from loopscope.shipped import MODELS
 from loopscope.stability import THRESHOLDS
+from loopscope.stability.nonautonomous.examination import UNDEFINED
 from loopscope.studies import Record, StudyFolder
 
 SMALL = """
@@ -342,7 +343,10 @@ def test_what_is_drawn_of_a_full_a_partial_and_an_empty_examination():
     drawn = {
         name: [figure.title for figure in FIGURES if figure.needs(make())] for name, make in examples.EXAMPLES.items()
     }
-    assert drawn["full"] == [figure.title for figure in FIGURES]
+    along_orbit = ["Are answers kept?", "Do errors grow?"]
+    assert drawn["full"] == [figure.title for figure in FIGURES if figure.title not in along_orbit]
+    assert set(along_orbit) <= set(drawn["time-dependent"])
+    assert "Eigenvalues of the Jacobian" not in drawn["time-dependent"]
     assert drawn["empty"] == []
     assert set(drawn["full"]) - set(drawn["partial"]) == {
         "Does the answer stay?",
@@ -365,8 +369,28 @@ def test_eigenvalues_away_from_a_fixed_point_are_open(make, filled):
     np.testing.assert_allclose(drawn, np.tile(exam.spectrum.radius, 2))
 
 
+def test_the_growth_of_errors_is_drawn_beside_the_radii_of_parts():
+    exam = examples.time_dependent()
+    figure = next(figure for figure in FIGURES if figure.title == "Do errors grow?")
+    _, (axes,) = draw_panels([figure.panel(exam)])
+    assert [line.get_label() for line in axes.get_lines()][-1] == "radius of A, a part of the step"
+    np.testing.assert_allclose(axes.get_lines()[0].get_ydata(), exam.nonautonomous.exponents.growth[1])
+
+
+def test_a_page_says_what_kind_of_loop_it_is_about(tmp_path):
+    exam = examples.time_dependent()
+    page = Page(exam.save(tmp_path / "exam.html"))
+    assert "Kind of loop: time-dependent and stochastic, since its step takes iteration and a generator" in page.words
+    assert exam.kind.undefined in page.words
+    assert "They were tested on" not in page.words, "its thresholds were not"
+    for said in ("error growth per iteration", "radii of parts of the step", "noise of one step, relative"):
+        assert said in page.words
+    assert "Kind of loop" not in Page(examples.full().save(tmp_path / "full.html")).words
+
+
 def test_nothing_is_missing_without_a_word():
     assert missing_rows(examples.full()) == []
+    assert {part for part, _ in missing_rows(examples.time_dependent())} == set(UNDEFINED)
     missing = dict(missing_rows(examples.partial()))
     assert missing["smoothness"] == "no orbit arrived: it is defined at a fixed point"
     assert "figure: Does it come back?" in missing

@@ -13,7 +13,7 @@ import torch
 import loopscope as ls
 from loopscope.stability.advice import advise
 from loopscope.stability.orbits.normalized import normalized as normalized_loop
-from loopscope.stability.results import AnswerResult, GeometryResult, InputDependenceResult, ReachabilityResult
+from loopscope.stability.results import AnswerResult, GeometryResult, ReachabilityResult
 from loopscope.stability.targets import rule_of
 from loopscope.stability.verdict import TESTED_ON, THRESHOLDS, Axis, Status
 
@@ -490,7 +490,7 @@ def test_inputs_that_the_effort_leaves_out_are_counted():
     assert "\n12 inputs, at most" in str(quick(CONTRACTION))
 
 
-def test_a_counter_leaves_only_orbits():
+def test_a_counter_leaves_no_fixed_point_to_be_claimed():
     loop = ls.FunctionLoop(
         encode=lambda inputs: inputs,
         start=lambda e: {"z": torch.zeros_like(e), "t": torch.zeros(len(e), dtype=torch.int64)},
@@ -498,15 +498,12 @@ def test_a_counter_leaves_only_orbits():
         read=lambda s: s["z"],
     )
     exam = quick(loop)
-    assert exam.reachability.counts == {"fixed point": 12}
-    assert exam.axes[0].status is Status.HOLDS
-    assert exam.verdict is ls.Verdict.UNDECIDED
-    assert "counter" in exam.advice
-    for part in ("input-dependence", "basin", "spectrum", "geometry"):
-        assert "counter" in exam.unknown[part]
-    assert exam.spectrum is exam.basin is None
-    assert exam.input_dependence == InputDependenceResult()
+    assert exam.reachability.counts == {"settles": 12}
+    assert not any(exam.reachability.arrived)
+    assert exam.kind.told_by == "the state carries a counter"
+    assert exam.spectrum is exam.basin is exam.normalized_axes is None
     assert exam.geometry == GeometryResult()
+    assert exam.input_dependence.distinct is exam.input_dependence.variance is None
 
 
 def test_a_random_step_is_refused():

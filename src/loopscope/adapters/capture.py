@@ -96,10 +96,7 @@ def capture(
         raise LoopscopeError(f"offset is {offset!r}, expected a whole number, 0 or more")
     if not isinstance(model, nn.Module):
         raise LoopscopeError(f"the model is of type {type(model).__name__}, expected a torch.nn.Module")
-    if model.training:
-        raise LoopscopeError(
-            "the model is in training mode, where dropout makes every iteration random: call model.eval()"
-        )
+    check_eval_mode(model)
     own = runner(model, run)
     inputs = _few(inputs)
     counted = survey(model, own, inputs)
@@ -141,6 +138,18 @@ def _read_at(
             break
     found.proof = Proof((*proof.checks, required(check)))
     return found
+
+
+def check_eval_mode(model: nn.Module) -> None:
+    """Refuse a model in training mode.
+
+    Raises:
+        LoopscopeError: it is.
+    """
+    if model.training:
+        raise LoopscopeError(
+            "the model is in training mode, where dropout makes every iteration random: call model.eval()"
+        )
 
 
 def _ends(model: nn.Module, at: str, every: int, offset: int, counted: Survey) -> Ends:

@@ -91,7 +91,8 @@ def _check_iteration(
     raise LoopscopeError(
         f"iteration {number} is not the map that iteration {1 + loop.plan.stretch} is: from the same state it makes something else "
         f"(relative difference {difference:.1e}){taken}. A loop that depends on time, or on more than the last state, has no single "
-        "map; else name the call that ends an iteration, or give every= and offset="
+        "map: write four functions, with a step that takes iteration; else name the call that ends an iteration, or give every= and "
+        "offset="
     )
 
 

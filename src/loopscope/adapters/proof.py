@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from loopscope.adapters.recording import seeded
 from loopscope.adapters.running import told_in_one_line
 from loopscope.errors import LoopscopeError
 from loopscope.jacobian import Jacobian, in_precision, random_vectors, step_jacobian
+from loopscope.kinds import HeldLoop, timed
 from loopscope.loop import Loop, readout
 from loopscope.trees import HALF, Tree, batch_size, detached, flatten, select, tree_map
 
@@ -93,6 +95,14 @@ class Proof:
         return "\n".join(str(check) for check in self.checks)
 
 
+@runtime_checkable
+class ProvenLoop(Loop, Protocol):
+    """A loop that can prove to be the model that it was made of."""
+
+    def prove(self, inputs: Tree) -> Proof:
+        """Return the proof on some inputs, or refuse."""
+
+
 def prove(loop: Loop, own: Own, inputs: Tree, iterations: Sequence[int] = PROVEN_ITERATIONS) -> Proof:
     """Prove that a loop is a model.
 
@@ -159,7 +169,7 @@ def required(check: Check) -> Check:
 
 class _Prover:
     def __init__(self, loop: Loop, own: Own, inputs: Tree, iterations: Sequence[int]) -> None:
-        self.loop, self.own, self.inputs, self.iterations = loop, own, inputs, iterations
+        self.given, self.loop, self.own, self.inputs, self.iterations = loop, timed(loop), own, inputs, iterations
         self.batch = batch_size(inputs)
         self.before = getattr(loop, "iterations_before", 0)
         # In another order, so that a loop that kept something from its making is noticed.
@@ -188,14 +198,14 @@ class _Prover:
         with torch.no_grad():
             recalled, other = self.loop.encode(self.inputs), self.loop.encode(self.turned)
             state, turned = self._started(recalled), self._started(other)
-            held = _versions(self.loop)
+            held = _versions(self.given)
             first = flatten(self.loop.step(state, recalled))
             errors = [relative_gap(flatten(self.loop.step(state, recalled)), first)]
             self.loop.step(self.loop.step(turned, other), other)
             errors.append(relative_gap(flatten(self.loop.step(state, recalled)), first))
             readout(self.loop, turned, other)
             errors.append(relative_gap(flatten(self.loop.step(state, recalled)), first))
-        changed = held != _versions(self.loop)
+        changed = held != _versions(self.given)
         return Check(
             name="memory",
             claim="a step depends on nothing that an earlier call has left",
@@ -207,8 +217,8 @@ class _Prover:
     def derivative(self) -> Check:
         loop, state, recalled = self._in_full_precision()
         # Where a model computes in half precision whatever its weights are, differences are rounding for a good part.
-        coarse = getattr(loop, "in_half_precision", False) and loop is self.loop
-        jacobian = step_jacobian(loop, state, recalled)
+        coarse = getattr(loop, "in_half_precision", False) and loop is self.given
+        jacobian = step_jacobian(HeldLoop(timed(loop)), state, recalled)
         vectors = random_vectors(jacobian.batch, jacobian.size, jacobian.point, torch.Generator().manual_seed(0))
         found = jacobian.jvp(vectors) if jacobian.depends else torch.zeros_like(jacobian.value)
         size = torch.linalg.vector_norm(jacobian.point, dim=1, keepdim=True)
@@ -299,9 +309,9 @@ class _Prover:
             recalled = self.loop.encode(self.inputs)
             state = self._stepped(self._started(recalled), recalled, 1)
         state, recalled = detached(state), detached(recalled)
-        if not isinstance(self.loop, nn.Module) or not any(one.dtype in HALF for one in self.loop.parameters()):
-            return self.loop, state, recalled
-        return in_precision(self.loop, state, recalled, torch.float32)
+        if not isinstance(self.given, nn.Module) or not any(one.dtype in HALF for one in self.given.parameters()):
+            return self.given, state, recalled
+        return in_precision(self.given, state, recalled, torch.float32)
 
 
 def _difference(jacobian: Jacobian, change: Tensor) -> Tensor:

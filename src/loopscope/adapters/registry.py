@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from loopscope.adapters.capture import capture
-from loopscope.adapters.captured import CapturedLoop
+from loopscope.adapters.capture import capture, check_eval_mode
 from loopscope.adapters.families import (
     dory,
     hrm,
@@ -22,6 +21,7 @@ from loopscope.adapters.families import (
 )
 from loopscope.adapters.families.family import Family
 from loopscope.adapters.positions import Positions
+from loopscope.adapters.proof import ProvenLoop
 from loopscope.errors import LoopscopeError
 from loopscope.trees import Tree
 
@@ -47,7 +47,7 @@ def family_of(model: nn.Module) -> Family | None:
     return next((family for family in FAMILIES if family.has(model)), None)
 
 
-def adapt(model: nn.Module, inputs: Tree | None = None, positions: Positions | None = None) -> CapturedLoop:
+def adapt(model: nn.Module, inputs: Tree | None = None, positions: Positions | None = None) -> ProvenLoop:
     """Return a model of a known family as a loop, proven to be the model.
 
     Args:
@@ -76,6 +76,11 @@ def adapt(model: nn.Module, inputs: Tree | None = None, positions: Positions | N
     if reason is not None:
         raise LoopscopeError(f"{type(model).__name__} cannot be a loop: {reason}")
     given = family.example(model) if inputs is None else inputs
+    if family.by_hand is not None:
+        check_eval_mode(model)
+        loop = family.by_hand(model)
+        loop.prove(given)
+        return loop
     return capture(
         model,
         family.at(model),

@@ -17,11 +17,15 @@ from loopscope.errors import LoopscopeError, check_count, check_positive, check_
 from loopscope.evaluation import decisions
 from loopscope.fixed_points.noise_floor import measure_noise_floor
 from loopscope.forecasts.check import Check, check
-from loopscope.forecasts.leaps import SETTLING, WATCHED, Leap, first_states, leap_through, run
+from loopscope.forecasts.leaps import SETTLING, WATCHED, Leap, leap_through, run
 from loopscope.forecasts.result import HOLDS, Forecast, Outlook, Point, Round
 from loopscope.forecasts.schedule import first_round, next_round
-from loopscope.loop import Loop, answers_per, mask_of
+from loopscope.forecasts.true_steps import AGREEING, DRAWS, by_true_steps
+from loopscope.kinds import Kind
+from loopscope.loop import Loop, answers_per
 from loopscope.readouts import ReadingPlan, plan_readings
+from loopscope.stability.nonautonomous.kept import draws_of
+from loopscope.stability.nonautonomous.view import view_of
 from loopscope.stability.orbits.answers import Answers, predictions
 from loopscope.stability.targets import Correct, Targets, check_readout, check_targets, rule_of
 from loopscope.trees import Tree, device_of, flatten, tree_map
@@ -39,8 +43,6 @@ DOUBT = 0.25
 ROOM = 2.0
 """An answer is sure, though its state moves more than the fit says, if it stays the same when state and outputs move on at
 their last pace for this many times the iterations of the leaps."""
-AGREEING = 3
-"""Number of consecutive true iterations after which an answer counts as standing, or a collapse as observed."""
 GROWING = 2.0
 """Factor over one leap or over all leaps from which the change per iteration counts as growing."""
 NEAR = 1.01
@@ -250,6 +252,9 @@ def forecast(
     leap check it. The first round takes about 30 steps. Longer rounds follow until two in a row give the same answer or the
     budget is spent. If the evidence does not suffice, the forecast says that it cannot tell.
 
+    A time-dependent or stochastic loop, or one whose readout reads the history, cannot be extrapolated. It is run as far as the
+    budget allows: ``budget=1`` runs it to the horizon. A stochastic loop is run three times, and needs ``budget=3``.
+
     Give easy inputs, such as those of training. Whether hard ones are ever solved is another question.
 
     Args:
@@ -268,9 +273,9 @@ def forecast(
         The outlook with its evidence. Its ``str`` is one sentence.
 
     Raises:
-        LoopscopeError: ``loop`` is not a loop, the state carries a counter or is not in float32 or float64, the step is
-            random or changes the shapes or the precision of its state, the readout is not a tensor of outputs, there are
-            no inputs, targets or answers have another shape, or the budget is too small for a single leap.
+        LoopscopeError: ``loop`` is not a loop, the state is not in float32 or float64, the step changes the shapes or the
+            precision of its state or is random without taking a generator, the readout is not a tensor of outputs, there
+            are no inputs, targets or answers have another shape, or the budget is too small for a single leap.
 
     Example:
         >>> import loopscope as ls
@@ -297,13 +302,25 @@ def forecast(
     plans = [first_round(horizon, steps, trained)]
     began = time.perf_counter()
     with eval_mode(loop), without_autocast(), torch.no_grad():
-        recalled = loop.encode(inputs)
-        real = mask_of(loop, recalled)
-        states = first_states(loop, recalled, seed)
-        check_readout(loop, states[0], recalled, targets, answers)
+        view = view_of(loop, inputs, seed)
+        loop, recalled, real, start = view.loop, view.ready.recalled, view.ready.mask, view.ready.start
+        check_readout(loop, start, recalled, targets, answers)
         rule = rule_of(targets, real, answers_per(loop))
-        reader = _Reader(loop, recalled, examples, real, rule, answers, plan_readings(loop, states[0], recalled))
-        orbit = _Orbit(loop, recalled, states, reader, first=min(trained, plans[0].orbit))
+        reader = _Reader(loop, recalled, examples, real, rule, answers, plan_readings(loop, start, recalled))
+        if view.kind.undefined or view.kind.reads_history:
+            return by_true_steps(
+                draws_of(loop, DRAWS),
+                recalled,
+                start,
+                reader,
+                # The noise of a stochastic loop may be 0.
+                kind=view.kind.name if view.kind.undefined else Kind.AUTONOMOUS,
+                examples=examples,
+                trained=trained,
+                horizon=horizon,
+                steps=math.floor(budget * horizon + 1e-9),
+            )
+        orbit = _Orbit(loop, recalled, start, reader, first=min(trained, plans[0].orbit))
         found: list[Round] = []
         sure: Tensor = torch.zeros((), dtype=torch.bool, device=device_of(recalled))
         while True:
@@ -322,10 +339,10 @@ def forecast(
 class _Orbit:
     """The true orbit as far as it was run: its last states, and the answers of all states."""
 
-    def __init__(self, loop: Loop, recalled: Tree, states: Sequence[Tree], reader: _Reader, first: int) -> None:
+    def __init__(self, loop: Loop, recalled: Tree, start: Tree, reader: _Reader, first: int) -> None:
         self._loop, self._recalled, self._reader, self._first = loop, recalled, reader, first
         self.iteration, self.steps = 1, CHECKS
-        self.states = list(states)
+        self.states = run(loop, recalled, [start], 1)
         self.readings: list[tuple[int, _Reading]] = []
         self._read()
 

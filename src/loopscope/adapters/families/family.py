@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from loopscope.adapters.positions import Positions
+from loopscope.adapters.proof import ProvenLoop
 from loopscope.loop import AnswersPer
 from loopscope.trees import Tree
 
@@ -25,24 +26,26 @@ class Family:
     Attributes:
         name: name of the family.
         classes: names of the classes that belong to it; their package is never imported.
-        at: the call that is one iteration, or ends one.
         run: (model, inputs, iterations) -> logits, by the model's own forward.
         example: inputs for a model of the family.
+        at: the call that is one iteration, or ends one; not asked where the loop is made by hand.
         every: calls of ``at`` per iteration.
         positions: the tokens that are read unless others are asked for.
         answers_per: what one answer belongs to: "token" for language models.
         refusal: why a model of the family cannot be a loop; None where it can.
+        by_hand: makes the loop of a model whose iterations differ, so that none can be captured; None for all others.
     """
 
     name: str
     classes: tuple[str, ...]
-    at: Callable[[Any], str]
     run: Callable[[Any, Tree, int], Any]
     example: Callable[[Any], Tree]
+    at: Callable[[Any], str] = lambda model: ""
     every: Callable[[Any], int] = lambda model: 1
     positions: Callable[[Any], Positions] = lambda model: "all"
     answers_per: AnswersPer = "example"
     refusal: Callable[[Any], str | None] = lambda model: None
+    by_hand: Callable[[Any], ProvenLoop] | None = None
 
     def has(self, model: nn.Module) -> bool:
         """Return whether a model's class, or a class that it derives from, belongs to the family."""

@@ -6,6 +6,7 @@ import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -127,6 +128,7 @@ def trace(
     correct: Correct | None = None,
     stop: Callable[[], bool] | None = None,
     answers: Answers | None = None,
+    until: Literal["rounding", "end"] = "rounding",
     floor: Floor | None = None,
 ) -> Trajectory:
     """Follow the orbits from ``start`` once and record everything about their arrival.
@@ -147,6 +149,7 @@ def trace(
         answers: what a readout predicts, one row per example; the largest logit's place, or a single one's sign, if
             left out.
         floor: see `follow`.
+        until: see `follow`.
 
     Raises:
         LoopscopeError: see `follow`.
@@ -159,7 +162,15 @@ def trace(
     reader = AnswerRecorder(loop, plan_readings(loop, start, recalled), sizes[:, 0], iterations, correct, answers)
     recorder = _Recorder(sizes, iterations, reader)
     ends = follow(
-        loop, recalled, start, iterations=iterations, tolerance=tolerance, observe=recorder, stop=stop, floor=floor
+        loop,
+        recalled,
+        start,
+        iterations=iterations,
+        tolerance=tolerance,
+        until=until,
+        observe=recorder,
+        stop=stop,
+        floor=floor,
     )
     with torch.no_grad(), torch.autocast(device_of(recalled).type, enabled=False):
         read = reader.end(ends, recalled)
