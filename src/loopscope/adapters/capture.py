@@ -200,7 +200,7 @@ def _attempts(
     ways = [(narrow, outputs) for outputs in (False, True) for narrow in (True, False) if ends.every == 1 or not narrow]
     for narrow, with_outputs in ways:
         flow = Flow(recordings.main.tape, recordings.main.logits, narrow=narrow, with_outputs=with_outputs)
-        if with_outputs and not flow.handed_to_readout:
+        if with_outputs and (flow.read_from_earlier or not flow.handed_to_readout):
             continue
         try:
             flow.check()

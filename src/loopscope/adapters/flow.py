@@ -113,8 +113,9 @@ class Flow:
         found = dict(self._carried)
         if not any(self.tape.tensors[value].is_floating_point() for value in found.values()):
             raise LoopscopeError(
-                f"no call of {self._events(2)[-1].place.name} depends on an earlier one, so nothing is iterated: it may serve another "
-                "purpose, or be only a part of the iteration; ls.find_loops lists calls"
+                f"no call of {self.tape.ends.name} depends on an earlier one, so nothing is iterated: it may serve another purpose, be "
+                "only a part of the iteration, or hand on its state in an attribute or in place: name a call that takes the state "
+                "and returns it (ls.find_loops lists calls)"
             )
         if self.with_outputs:
             found.update({spot: self.value_made(spot) for spot in self.handed_to_readout})
@@ -128,7 +129,8 @@ class Flow:
     @cached_property
     def _carried(self) -> dict[Spot, int]:
         """Values that the second iteration makes and later ones need."""
-        values, found = set(self._events(2)[-1].outputs.values()), dict[Spot, int]()
+        # A call that returns no tensor, and writes into none that it was given, is no event.
+        values, found = {value for event in self._events(2)[-1:] for value in event.outputs.values()}, dict[Spot, int]()
         while values:
             carried = {value for value in self._reached(values, 2) if self._stretch(value) == 1}
             new = {self._made(value): value for value in carried}
@@ -164,6 +166,11 @@ class Flow:
         usual, first = ([event.place for event in self.tape.in_stretch(k)] for k in (1, 0))
         same = [place for place in usual if place.name == made.place.name]
         twins = [place for place in first if place.name == made.place.name]
+        if len(twins) < len(same) - same.index(made.place):
+            raise LoopscopeError(
+                f"the first iteration does not make {made}, which later ones hand on; name a call that ends every iteration "
+                "(ls.find_loops lists calls), or give every= and offset="
+            )
         return Spot(twins[same.index(made.place) - len(same)], made.path)
 
     def _first_used(self, used: list[Spot]) -> tuple[Spot, ...] | None:
