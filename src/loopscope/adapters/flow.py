@@ -113,8 +113,8 @@ class Flow:
         found = dict(self._carried)
         if not any(self.tape.tensors[value].is_floating_point() for value in found.values()):
             raise LoopscopeError(
-                f"no call of {self.tape.ends.name} depends on an earlier one, so nothing is iterated: it may serve another purpose, be "
-                "only a part of the iteration, or hand on its state in an attribute or in place: name a call that takes the state "
+                f"no call of {self.tape.ends.name} depends on an earlier one, so nothing is iterated: it may serve another purpose, "
+                "be only a part of the iteration, or hand on its state in an attribute or in place: name a call that takes the state "
                 "and returns it (ls.find_loops lists calls)"
             )
         if self.with_outputs:
