@@ -1,12 +1,15 @@
 # make study: set everything up and run the first study.   make test: set everything up and run the tests.
-# make prediction: train the population that forecasts are tested on (6 hours of one core in all), and analyse it. A run that
-# fails is collected as such, and the next ones continue. It ends where a study was stopped or refused.
+# make prediction: train the population on which forecasts are tested (6 hours of one core in total), and analyse it. A run that
+# fails is collected as failed, and the next runs continue. It stops if a study is stopped or refused.
 PYTHON ?= python3
 BIN := .venv/bin
 
 PREDICTION := prefix-sums prefix-sums-unseen small-sudoku chess chess-short
 
-.PHONY: study prediction test lint docs clean
+# The browser of the lab's tests: a system's Chromium or Chrome, which pip does not install.
+CHROMIUM := $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
+
+.PHONY: study prediction test test-lab lint docs clean
 study: .venv/installed
 	$(BIN)/loopscope study configs/quick.yaml
 
@@ -23,8 +26,18 @@ prediction: .venv/installed
 
 test: .venv/installed lint docs
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
+ifeq ($(CHROMIUM),)
+	@echo "The lab was not tested in a browser, because none is installed: apt-get install chromium, then make test-lab"
+else
+	$(MAKE) test-lab
+endif
 
-# The site, in build/site; a broken link or a docstring that cannot be rendered is an error.
+# Drives `loopscope lab` in a headless browser.
+test-lab: .venv/installed
+	@test -n "$(CHROMIUM)" || { echo "make test-lab needs a browser, and none is installed: apt-get install chromium" >&2; exit 2; }
+	OMP_NUM_THREADS=1 $(BIN)/pytest browser_tests
+
+# The site, in build/site. A broken link or a docstring that cannot be rendered is an error.
 docs: .venv/installed
 	$(BIN)/mkdocs build --quiet --strict
 
@@ -33,7 +46,7 @@ lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The bound on torch keeps pip from a build that this package was not tested with.
+# The bound on torch in pyproject.toml keeps pip from installing a version that this package was not tested with.
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --editable ".[dev]"

@@ -1,12 +1,13 @@
-"""What an examination costs on sudoku-sized states: seconds in all and by part, and the most memory.
+"""Cost of an examination on sudoku-sized states: total seconds, seconds by part, and peak memory.
 
     python benchmarks/examination.py                                     # untrained blocks, 64 inputs of 81 x 256 numbers
     python benchmarks/examination.py --model runs/sudoku/model --json    # a trained one, as JSON
 
-Each examination runs in a process of its own, so that its peak of memory is its own. The untrained blocks settle within
-a hundred iterations (external recall with a strong input map, outer normalization), slowly (with the usual one), or never
-(internal recall; pre normalization without recall, whose directions are examined as well). Bars: effort standard in 120
-seconds and 4 GB, quick in 20 seconds, on two cores. ``--repeats 3`` gives medians.
+Each examination runs in its own process, so that its peak memory is measured separately. There are untrained blocks that
+settle within a hundred iterations (external recall with a strong input map, outer normalization), that settle slowly (the same
+with the usual input map), and that never settle (internal recall; pre normalization without recall, whose directions are
+examined as well). Limits on two cores: 120 seconds and 4 GB with effort standard, 20 seconds with effort quick.
+``--repeats 3`` gives medians.
 """
 
 from __future__ import annotations
@@ -22,15 +23,15 @@ from dataclasses import dataclass
 from itertools import product
 
 import torch
+from output import print_results
 from setting import setting
-from telling import tell
 
 from loopscope import subjects
 from loopscope.models import LoopedTransformer, LoopedTransformerConfig
 from loopscope.stability import examine
 
 BARS = {"quick": (20.0, None), "standard": (120.0, 4.0)}
-"""Seconds, and gigabytes, that an examination may take."""
+"""Largest seconds and gigabytes of an examination."""
 BLOCKS = {
     "settles": ("external", "outer", 4.0),
     "settles slowly": ("external", "outer", 1.0),
@@ -43,7 +44,7 @@ TOKENS = 81
 
 @dataclass(frozen=True)
 class Row:
-    """One examination: its verdict, the median of its seconds, the largest of its peaks of memory, seconds by part."""
+    """One examination: its verdict, median seconds, largest peak memory, and seconds by part."""
 
     model: str
     effort: str
@@ -90,7 +91,7 @@ def model_of(name: str, width: int) -> LoopedTransformer:
 
 
 def peak() -> int:
-    """Return the most bytes that this process held, of the GPU's memory where one is used."""
+    """Return the peak memory of this process in bytes: of the GPU if one is used, else of the CPU."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 2**10
@@ -137,10 +138,12 @@ def main() -> None:
     parser.add_argument("--block", nargs="+", default=list(BLOCKS), choices=list(BLOCKS), help="untrained blocks")
     parser.add_argument("--effort", nargs="+", default=list(BARS), choices=list(BARS))
     parser.add_argument("--inputs", type=int, default=64)
-    parser.add_argument("--width", type=int, default=256, help="of the untrained blocks, a multiple of 32")
+    parser.add_argument("--width", type=int, default=256, help="width of the untrained blocks, a multiple of 32")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--repeats", type=int, default=1, help="examinations of each kind; the median counts")
-    parser.add_argument("--json", action="store_true", help="print JSON alone")
+    parser.add_argument(
+        "--repeats", type=int, default=1, help="number of examinations of each kind, whose median is reported"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON only")
     parser.add_argument("--one", nargs=2, metavar=("MODEL", "EFFORT"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -150,7 +153,7 @@ def main() -> None:
     models = [options.model] if options.model else options.block
     rows = [measure(name, effort, options) for name, effort in product(models, options.effort)]
     ran = setting(inputs=options.inputs, width=options.width, repeats=options.repeats)
-    tell(rows, COLUMNS, ran, options.json)
+    print_results(rows, COLUMNS, ran, options.json)
 
 
 if __name__ == "__main__":

@@ -1,25 +1,25 @@
-"""Solving for fixed points: Loopscope, which halts each example on its own, against torchdeq, which halts the whole batch.
+"""Fixed-point solvers of Loopscope, which halts each example on its own, and torchdeq, which halts the whole batch.
 
-    python benchmarks/fixed_points.py                              # the untrained block and the model that ships
+    python benchmarks/fixed_points.py                              # the untrained block and the shipped model
     python benchmarks/fixed_points.py --case half-settles          # a model that never settles on half of the strings
-    python benchmarks/fixed_points.py --run runs/prefix --json     # a trained run of yours instead of the one that ships
+    python benchmarks/fixed_points.py --run runs/prefix --json     # a run of your own instead of the shipped model
 
 Each case has 64 inputs of mixed difficulty:
 
-- untrained: z <- 3 u + g T(z), with u the unit embedding, T an untrained block of 81 tokens x 256, and a gain g for each
+- untrained: z <- 3 u + g T(z), where u is the unit embedding, T an untrained block of 81 tokens x 256, and g a gain for each
   example from 0.5 to 6, which gives contraction rates from about 0.1 to 0.97.
-- shipped: the prefix-sums model that comes with the package, on strings of 64 bits, 0 to 50% of them ones. It arrives at a
-  fixed point on all of them.
+- shipped: the prefix-sums model that comes with the package, on strings of 64 bits of which 0 to 50% are ones. It arrives at
+  a fixed point on all of them.
 - half-settles: a prefix-sums model that is trained here in 500 steps, which takes a minute or two. On half of the same
   strings, plain iteration finds no fixed point in 300 iterations, so these take all 300 in either library. torchdeq takes 1.71
-  steps for each step needed, so that halting the others early can bring the ratio of plain iteration to about 1 / 1.71.
+  steps for each step needed, so halting the others early can bring the ratio of plain iteration to about 1 / 1.71.
 
 Both libraries get the same solver, start, precision, threads and tolerance on the relative residual. Anderson has memory 6.
-torchdeq's Broyden remembers all steps, its default and the only setting at which it works; ours remembers 16. They run in
-turns, and medians are reported. The residuals of the returned states are measured again here for both. "same point" counts
-the examples for which plain iteration goes from torchdeq's answer to ours.
+torchdeq's Broyden remembers all steps, which is its default and the only setting at which it works; ours remembers 16. The
+libraries run in turn, and medians are reported. The residuals of the returned states are measured again here for both.
+"same point" counts the examples for which plain iteration goes from torchdeq's answer to ours.
 
-Needs ``pip install loopscope[bench]``.
+This needs ``pip install loopscope[bench]``.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from output import print_results
 from setting import setting
-from telling import tell
 from timing import in_turn, median_ratio
 from torch import Tensor
 
@@ -54,7 +54,7 @@ TRAINING_STEPS = 500
 
 @dataclass(frozen=True)
 class Case:
-    """A loop, its inputs, and the iterations that each solver may take."""
+    """A loop, its inputs, and the largest number of iterations of each solver."""
 
     name: str
     loop: Loop
@@ -64,20 +64,20 @@ class Case:
 
 @dataclass(frozen=True)
 class Row:
-    """One solver on one case, in both libraries.
+    """One solver on one case in both libraries.
 
     Attributes:
         case: the case.
         solver: the solver.
         seconds: median time of Loopscope.
         torchdeq_seconds: median time of torchdeq.
-        ratio: the first over the second, as the median of the rounds' ratios.
+        ratio: time of Loopscope over that of torchdeq, as the median of the rounds' ratios.
         needed: steps that Loopscope needed, summed over the examples.
         computed_over_needed: steps that Loopscope computed, divided by ``needed``.
         torchdeq_computed_over_needed: steps that torchdeq computed, divided by ``needed``.
-        arrived: Loopscope's examples whose measured residual is within the tolerance.
-        torchdeq_arrived: torchdeq's.
-        same_point: examples at the same fixed point, out of those that arrived in both libraries.
+        arrived: number of Loopscope's examples whose measured residual is within the tolerance.
+        torchdeq_arrived: number of torchdeq's examples whose measured residual is within the tolerance.
+        same_point: number of examples at the same fixed point, out of those that arrived in both libraries.
     """
 
     case: str
@@ -139,7 +139,7 @@ def untrained(examples: int, width: int) -> Case:
 
 
 def train_prefix_sums() -> ls.LoopedTransformer:
-    """Train a small model with the paper's loss in 500 steps; it solves most strings of 32 bits and settles on half of longer ones."""
+    """Train a small model in 500 steps. It solves most strings of 32 bits and settles on half of the longer ones."""
     line = {"grid": (0,), "attention": "banded", "kernel_size": 11}
     config = ls.LoopedTransformerConfig(recall="external", norm="outer", width=64, heads=4, inputs=1, outputs=2, **line)
     torch.manual_seed(0)
@@ -164,7 +164,7 @@ def train_prefix_sums() -> ls.LoopedTransformer:
 def prefix_sums(name: str, model: ls.LoopedTransformer, examples: int) -> Case:
     if model.config.inputs != 1:
         raise SystemExit(
-            f"{name}: reads {model.config.inputs} numbers a token, expected a model of prefix sums, which reads 1"
+            f"{name} reads {model.config.inputs} numbers per token, expected a model of prefix sums, which reads 1"
         )
     share = torch.linspace(0, 0.5, examples).view(-1, 1, 1)
     bits = torch.rand(examples, 64, 1, generator=torch.Generator().manual_seed(0)) < share
@@ -183,7 +183,7 @@ CASES: dict[str, Callable[[argparse.Namespace], Case]] = {
 
 @dataclass(frozen=True)
 class Answer:
-    """What either library returns."""
+    """The result of either library."""
 
     state: Tensor
     steps: int
@@ -237,7 +237,7 @@ def compare(case: Case, solver: str, tolerance: float, repeats: int) -> Row:
     with torch.no_grad():
         recalled = case.loop.encode(case.inputs)
         here = residuals(case, recalled, answer.state) <= tolerance
-        # torchdeq returns f(z) for the z whose residual it reports, which is not always nearer.
+        # torchdeq returns f(z) for the z whose residual it reports, and f(z) is not always nearer to the fixed point.
         there = residuals(case, recalled, theirs.state) <= 2 * tolerance
         both = here & there
         same, _ = compare_with_plain(
@@ -260,20 +260,20 @@ def compare(case: Case, solver: str, tolerance: float, repeats: int) -> Row:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", help="folder of a run or model of prefix sums, instead of the one that ships")
+    parser.add_argument("--run", help="folder of a run or model of prefix sums, instead of the shipped one")
     parser.add_argument("--case", nargs="+", choices=tuple(CASES), default=["untrained", "shipped"])
-    parser.add_argument("--solver", choices=tuple(SOLVERS), help="this solver alone")
+    parser.add_argument("--solver", choices=tuple(SOLVERS), help="only this solver")
     parser.add_argument("--examples", type=int, default=64)
-    parser.add_argument("--width", type=int, default=256, help="of the untrained block")
+    parser.add_argument("--width", type=int, default=256, help="width of the untrained block")
     parser.add_argument("--tolerance", type=float, default=1e-4)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--json", action="store_true", help="print JSON alone")
+    parser.add_argument("--json", action="store_true", help="print JSON only")
     args = parser.parse_args()
     cases = [CASES[name](args) for name in args.case]
     solvers = [args.solver] if args.solver else list(SOLVERS)
     rows = [compare(case, solver, args.tolerance, args.repeats) for case in cases for solver in solvers]
     ran = setting(examples=args.examples, tolerance=args.tolerance, repeats=args.repeats)
-    tell(rows, COLUMNS, ran, args.json)
+    print_results(rows, COLUMNS, ran, args.json)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""A folded model against the one it was folded from: the time of an iteration without gradient, compiled.
+"""Time of a compiled iteration without gradient, for a folded model and the model it was folded from.
 
     python benchmarks/folding.py --width 256 --tokens 81 --batch 32 --threads 2
     python benchmarks/folding.py --width 64 --tokens 32 --batch 128 --threads 1 --json
 
-Internal recall, outer normalization, float32; 81 tokens are a sudoku under full attention, other numbers a line under
-local attention of kernel size 5. Both run in turn; the median of the ratios is reported, and how far their states are apart after all
-iterations, relative to their size.
+The models have internal recall and outer normalization, in float32. 81 tokens are a sudoku with full attention; other numbers
+are a line with local attention of kernel size 5. Both models run in turn. The median of the ratios is reported, with the
+relative distance of their states after all iterations.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from output import print_results
 from setting import setting
-from telling import tell
 from timing import in_turn, median_ratio
 from torch import Tensor
 
@@ -34,12 +34,12 @@ class Row:
 
     Attributes:
         width: width of the model.
-        tokens: tokens of an example.
-        batch: examples.
+        tokens: tokens per example.
+        batch: number of examples.
         plain_ms: median milliseconds of an iteration of the model.
-        folded_ms: those of the folded one.
-        ratio: folded over plain, the median of the rounds' ratios.
-        apart: distance of their last states, relative to their size.
+        folded_ms: median milliseconds of an iteration of the folded model.
+        ratio: folded over plain, as the median of the rounds' ratios.
+        apart: distance of their last states, relative to the size of the states.
     """
 
     width: int
@@ -94,11 +94,11 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--json", action="store_true", help="print JSON alone")
+    parser.add_argument("--json", action="store_true", help="print JSON only")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     row = measure(args.width, args.tokens, args.batch, args.repeats)
-    tell([row], COLUMNS, setting(iterations=ITERATIONS, repeats=args.repeats), args.json)
+    print_results([row], COLUMNS, setting(iterations=ITERATIONS, repeats=args.repeats), args.json)
 
 
 if __name__ == "__main__":

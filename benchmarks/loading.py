@@ -1,11 +1,11 @@
-"""Whether data ever limit training: tokens a second that a task makes ready, against those that a training step takes.
+"""Whether data limit training: tokens per second that a task prepares, and tokens per second that a training step takes.
 
     python benchmarks/loading.py
     python benchmarks/loading.py --tasks sudoku --width 128 --batch 64 --repeats 5 --json
 
-A batch is made as the trainer makes it: rows drawn, augmented, turned into what the model reads. A step is forward, backward
-and AdamW, compiled and in bf16 where the machine has instructions for it, at about the mean number of iterations of training
-with at most 30.
+A batch is made as the trainer makes it: rows are drawn, augmented and turned into inputs of the model. A step is forward,
+backward and AdamW, compiled, in bf16 if the machine has instructions for it, with about the mean number of iterations of
+training with at most 30.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from output import print_results
 from setting import setting
-from telling import tell
 from timing import in_turn, median_ratio
 
 from loopscope import subjects
@@ -35,11 +35,11 @@ TASKS = {
     "chess": {"source": "shipped"},
 }
 FREE, GRADIENT = 15, 8
-"""About the means of the paper's counts of iterations without and with gradient."""
+"""Approximate means of the paper's numbers of iterations without and with gradient."""
 
 
 LOADS = 40
-"""Batches made in a round, against one training step."""
+"""Number of batches in a round with one training step."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,10 @@ class Row:
     """One task.
 
     Attributes:
-        task: its name.
-        loading: tokens a second that are made ready, in the median round.
-        training: tokens a second that a training step takes.
-        ratio: loading over training, the median of the rounds' ratios.
+        task: name of the task.
+        loading: tokens per second that are prepared, in the median round.
+        training: tokens per second that a training step takes.
+        ratio: loading over training, as the median of the rounds' ratios.
     """
 
     task: str
@@ -106,11 +106,11 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=5, help=f"rounds of {LOADS} batches and one training step")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--json", action="store_true", help="print JSON alone")
+    parser.add_argument("--json", action="store_true", help="print JSON only")
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     rows = [measure(name, chosen.width, chosen.batch, chosen.repeats) for name in chosen.tasks]
-    tell(rows, COLUMNS, setting(width=chosen.width, batch=chosen.batch, repeats=chosen.repeats), chosen.json)
+    print_results(rows, COLUMNS, setting(width=chosen.width, batch=chosen.batch, repeats=chosen.repeats), chosen.json)
 
 
 if __name__ == "__main__":

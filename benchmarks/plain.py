@@ -1,8 +1,8 @@
-"""The looped transformer as one would first write it: what the training-step benchmark measures speed against.
+"""A straightforward implementation of the looped transformer, the baseline of the training-step benchmark.
 
-Internal recall, outer normalization, float32, no compilation. Queries, keys and values are three products, both
-products of the recall are taken at every use, and local attention is a mask over full attention. Attention itself is
-PyTorch's own fused function, as in the package.
+It has internal recall and outer normalization, in float32 and without compilation. Queries, keys and values are three products,
+both products of the recall are computed at every use, and local attention is full attention with a mask. Attention itself is
+PyTorch's fused function, as in the package.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from loopscope.models import LoopedTransformer, LoopedTransformerConfig
 def axial_table(grid: tuple[int, ...], head_width: int, base: float) -> tuple[Tensor, Tensor]:
     """Return the rotary cosine and sine of every token and feature pair, each [tokens, head_width / 2].
 
-    Rounded from float64, as the package's are, so that in float64 both implementations differ by rounding of sums alone.
+    They are rounded from float64, like those of the package, so that in float64 both implementations differ only by the
+    rounding of sums.
     """
     pairs = head_width // 2 // len(grid)
     frequencies = base ** (-torch.arange(pairs, dtype=torch.float64) / pairs)
@@ -29,13 +30,13 @@ def axial_table(grid: tuple[int, ...], head_width: int, base: float) -> tuple[Te
 
 
 def rotate(features: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
-    """Turn the feature pairs (i, i + half) of [batch, heads, tokens, features] by their angles."""
+    """Rotate the feature pairs (i, i + half) of [batch, heads, tokens, features] by their angles."""
     (first, second), (cosine, sine) = features.chunk(2, dim=-1), table
     return torch.cat([first * cosine - second * sine, first * sine + second * cosine], dim=-1)
 
 
 class PlainTransformer(nn.Module):
-    """One block, applied again and again: z <- N(z + S(W_state z + W_input e + b)), S first attention, then MLP."""
+    """One block, applied again and again: z <- N(z + S(W_state z + W_input e + b)), where S is attention, then the MLP."""
 
     def __init__(self, config: LoopedTransformerConfig) -> None:
         super().__init__()
@@ -91,7 +92,7 @@ class PlainTransformer(nn.Module):
         return self.out(mixed.transpose(1, 2).flatten(2))
 
     def forward(self, inputs: Tensor, free_iterations: int, gradient_iterations: int) -> Tensor:
-        """Return the logits after all iterations; it has no free ones, since the benchmark asks for none."""
+        """Return the logits after all iterations. Free iterations are not implemented, since the benchmark uses none."""
         assert free_iterations == 0
         assert self.config.attention != "banded"
         config, tokens = self.config, inputs.shape[1]

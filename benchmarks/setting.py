@@ -1,4 +1,4 @@
-"""What a benchmark ran on, for its JSON and its first line."""
+"""The setting of a benchmark (machine, versions, options), for its JSON and its first line."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from loopscope.studies.machine import code, graphics, processor
 
 
 def setting(**options: object) -> dict[str, object]:
-    """Return the processor, the GPU, the cores and threads, PyTorch's version, which code ran, and the options of the run.
+    """Return the processor, GPU, cores, threads, version of PyTorch, version of the code, and options of the run.
 
-    Call it once the number of threads is set. ``code`` is the hash of what of the package decides how a training ends,
-    ``commit`` that of the benchmark, with ``-dirty`` where files differ from it, None where Git does not know.
+    Call it after the number of threads has been set. ``code`` is the hash of the part of the package that affects training.
+    ``commit`` is the Git commit, followed by ``-dirty`` if files differ from it, or None outside of a Git repository.
     """
     return {
         "machine": processor(),

@@ -1,13 +1,18 @@
-"""The spectral radius of a looped transformer's Jacobian: ours against other tools, in one run, on the same states.
+"""Spectral radius of a looped transformer's Jacobian: Loopscope and other tools, in one run, on the same states.
 
     python benchmarks/spectrum.py                                     # untrained blocks, 81 tokens x 256, 32 examples
     python benchmarks/spectrum.py --model runs/sudoku/model --json    # a trained one, as JSON
 
-Rows: ours (all examples at once); torchdeq's power method (all at once, 100 products); curvlinops' Jacobian operator
-with scipy.sparse.linalg.eigs, one example after another, at several tolerances; dense torch.func.jacrev with numpy's
-eigvals where the matrix fits. The reference is the dense one where it fits, else SciPy at the tightest tolerance.
-Speed is given against SciPy at the loosest of its tolerances at which it, too, is within 1% for every example; each is timed once.
-Needs ``pip install loopscope[bench]``; a missing tool is named in its row.
+There is a row for each of these methods:
+
+- ours, all examples at once;
+- torchdeq's power method, all examples at once, 100 products;
+- curvlinops' Jacobian operator with scipy.sparse.linalg.eigs, one example after another, at several tolerances;
+- dense torch.func.jacrev with numpy's eigvals, if the matrix fits into memory.
+
+The reference is the dense method if it fits, else SciPy at the tightest tolerance. Speed is relative to SciPy at the loosest
+tolerance at which it is also within 1% for every example. Each method is timed once. This needs
+``pip install loopscope[bench]``; a missing tool is named in its row.
 """
 
 from __future__ import annotations
@@ -18,8 +23,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from output import print_results
 from setting import setting
-from telling import tell
 from timing import clock_time
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -35,12 +40,12 @@ DENSE_LIMIT = 2000
 SCIPY_TOLERANCES = (1e-2, 1e-3, 1e-4, 1e-5)
 SCIPY_RESTARTS = 400
 SIZES = {"small": (32, 4), "large": (256, 9)}
-"""Width, and side of the grid, of the untrained blocks."""
+"""Width and side of the grid of the untrained blocks."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One method on one case: seconds for each example, and errors against the reference where there is one."""
+    """One method on one case: seconds per example, and errors relative to the reference if there is one."""
 
     case: str
     method: str
@@ -82,7 +87,7 @@ class Case:
 
     @property
     def size(self) -> int:
-        """The numbers in one example's state."""
+        """The count of numbers in one example's state."""
         return self.state[0].numel()
 
 
@@ -90,7 +95,7 @@ def ours(case: Case) -> tuple[np.ndarray, str]:
     found = spectral_radius(case.model, case.state, case.recalled)
     products = found.products.double().mean().item()
     covered = int(found.converged.sum())
-    note = f"{products:.0f} products an example, {covered}/{case.examples} converged, error <= {found.error.max():.1e}"
+    note = f"{products:.0f} products per example, {covered}/{case.examples} converged, error <= {found.error.max():.1e}"
     return found.radius.cpu().numpy(), note
 
 
@@ -105,7 +110,7 @@ def torchdeq_power_method(case: Case) -> tuple[np.ndarray, str]:
 
 
 class OneStep(torch.nn.Module):
-    """A step as curvlinops wants it: the state is the parameter, and the input is not used."""
+    """A step in the form that curvlinops needs: the state is the parameter, and the input is not used."""
 
     def __init__(self, model: LoopedTransformer, state: Tensor, recalled: dict[str, Tensor]) -> None:
         super().__init__()
@@ -134,7 +139,7 @@ def curvlinops_scipy(case: Case, tolerance: float) -> tuple[np.ndarray, str]:
             products += 1
             return operator @ vector.astype(np.float32).ravel()
 
-        # curvlinops multiplies in forward mode, for which fused attention has no rule.
+        # curvlinops uses forward mode, for which fused attention has no rule.
         with sdpa_kernel(SDPBackend.MATH):
             start = np.random.default_rng(row).standard_normal(case.size).astype(np.float32)
             counted = LinearOperator(operator.shape, matvec=product, dtype=np.float32)
@@ -152,7 +157,7 @@ def curvlinops_scipy(case: Case, tolerance: float) -> tuple[np.ndarray, str]:
                 values = stopped.eigenvalues
         radii.append(np.abs(values).max() if len(values) else np.nan)
     lost = int(np.isnan(radii).sum())
-    note = f"ARPACK, {products / case.examples:.0f} products an example"
+    note = f"ARPACK, {products / case.examples:.0f} products per example"
     return np.array(radii), note + (f", {lost} not converged after {SCIPY_RESTARTS} restarts" if lost else "")
 
 
@@ -161,7 +166,7 @@ def dense(case: Case) -> tuple[np.ndarray, str]:
     radii = []
     for row in range(case.examples):
         one = jacobian.select(slice(row, row + 1))
-        # Fused attention has no rule for many rows at once; the plain one has.
+        # Fused attention has no rule for many rows at once; plain attention does.
         with sdpa_kernel(SDPBackend.MATH):
             matrix = torch.func.jacrev(lambda point, one=one: one.function(point[None], one.context)[0])(one.point[0])
         radii.append(np.abs(np.linalg.eigvals(matrix.detach().double().cpu().numpy())).max())
@@ -246,12 +251,12 @@ def make_case(name: str, model: LoopedTransformer, examples: int, iterations: in
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--examples", type=int, default=32)
-    parser.add_argument("--iterations", type=int, default=30, help="steps before J is taken")
-    parser.add_argument("--recall", default="internal", help="of the untrained blocks")
-    parser.add_argument("--norm", default="outer", help="of the untrained blocks")
+    parser.add_argument("--iterations", type=int, default=30, help="number of steps before J is taken")
+    parser.add_argument("--recall", default="internal", help="recall of the untrained blocks")
+    parser.add_argument("--norm", default="outer", help="normalization of the untrained blocks")
     parser.add_argument("--case", nargs="+", choices=tuple(SIZES), default=list(SIZES))
     parser.add_argument("--model", help="folder of a trained looped transformer, instead of the large untrained one")
-    parser.add_argument("--json", action="store_true", help="print JSON alone")
+    parser.add_argument("--json", action="store_true", help="print JSON only")
     args = parser.parse_args()
     rows: list[Row] = []
     for size in args.case:
@@ -262,7 +267,7 @@ def main() -> None:
             name = f"untrained {args.recall} {args.norm}, {side * side} x {width}"
             model = untrained(args.recall, args.norm, width, side)
         rows += compare(make_case(name, model, args.examples, args.iterations))
-    tell(rows, COLUMNS, setting(examples=args.examples, iterations=args.iterations), args.json)
+    print_results(rows, COLUMNS, setting(examples=args.examples, iterations=args.iterations), args.json)
 
 
 if __name__ == "__main__":

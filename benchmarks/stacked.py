@@ -1,13 +1,13 @@
-"""Whether several small models of one shape train faster stacked in one process than one after another.
+"""Whether several small models of one shape train faster stacked in one process than one after the other.
 
     python benchmarks/stacked.py
     python benchmarks/stacked.py --models 2 4 --mode compiled --json > stacked.json
 
-Stacked, the models' parameters are one tensor each (torch.func.stack_module_state) and one training step runs all of them
-under vmap, their matrix products batched. One after another is what a worker of a study does, on one core. Both ways run
-eagerly, and with one iteration compiled, as studies train. They take one thread, the same batches and counts of
-iterations, and AdamW; what is compared is processor time, which a busy machine disturbs least. A speedup of 1.3 would pay
-for wiring it into studies; eagerly it is below 1, so studies run a process per core.
+When models are stacked, each parameter is one tensor for all of them (torch.func.stack_module_state), and one training step
+runs all models under vmap with batched matrix products. A worker of a study trains one model after the other, on one core.
+Both ways run eagerly, and with one iteration compiled, as in studies. They use one thread, the same batches and numbers of
+iterations, and AdamW. The comparison is of processor time, which a busy machine disturbs least. A speedup of 1.3 would justify
+stacking in studies; eagerly it is below 1, so studies run one process per core.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from itertools import product
 
 import torch
 import torch.nn.functional as F
+from output import print_results
 from setting import setting
-from telling import tell
 from timing import in_turn, median_ratio, processor_time
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
@@ -41,16 +41,16 @@ class Row:
     """One measurement.
 
     Args:
-        models: models trained together.
-        width: their width.
-        batch: examples of each model per step.
+        models: number of models trained together.
+        width: width of the models.
+        batch: examples per model and step.
         free: iterations without gradient.
         gradient: iterations with gradient.
         precision: float32 or bf16.
-        compiled: whether one iteration is compiled, both where models train one after another and stacked.
-        alone_ms: median processor milliseconds for one step of every model, one after another.
-        stacked_ms: the same, stacked.
-        speedup: alone_ms over stacked_ms, the median of the rounds' ratios.
+        compiled: whether one iteration is compiled, in both ways of training.
+        alone_ms: median processor milliseconds for one step of every model, one after the other.
+        stacked_ms: median processor milliseconds for one step of the stacked models.
+        speedup: alone_ms over stacked_ms, as the median of the rounds' ratios.
     """
 
     models: int
@@ -95,7 +95,7 @@ Step = Callable[[], Tensor]
 def alone(
     models: list[LoopedTransformer], problems: Tensor, answers: Tensor, options: argparse.Namespace, compiled: bool
 ) -> Step:
-    """Return a step that trains every model, one after another."""
+    """Return a step that trains every model, one after the other."""
     optimizers = [make_optimizer(model, TrainingConfig()) for model in models]
     for model in models if compiled else []:
         model.compile_step()
@@ -116,14 +116,14 @@ def alone(
 
 
 class Parts(nn.Module):
-    """A model whose parts (encode, step, read) can be called by name, and so with the weights of another."""
+    """A model whose parts (encode, step, read) can be called by name, so that they can run with other weights."""
 
     def __init__(self, model: LoopedTransformer) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, part: str, *arguments: Tensor) -> Tensor:
-        """Return what the part returns."""
+        """Return the result of a part."""
         return getattr(self.model, part)(*arguments)
 
 
@@ -133,7 +133,7 @@ def stacked(
     """Return a step that trains every model at once."""
     several = [Parts(model) for model in models]
     parameters, _ = stack_module_state(several)  # type: ignore[arg-type]
-    # Matrices have three dimensions here; only they decay, as in training.
+    # Stacked matrices have three dimensions. As in training, only matrices decay.
     groups = [
         {"params": [part for part in parameters.values() if part.ndim > 2], "weight_decay": 0.01},
         {"params": [part for part in parameters.values() if part.ndim <= 2], "weight_decay": 0.0},
@@ -149,16 +149,16 @@ def stacked(
     encode, iterate, read = map(mapped, ("encode", "step", "read"))
     if compiled:
         iterate = torch.compile(iterate)
-    models[0].positions(problems[0])  # made once, outside of what is compiled and mapped
+    models[0].positions(problems[0])  # computed once, outside the compiled and mapped code
 
     def forward() -> Tensor:
         recalled = encode(parameters, problems)
-        state = recalled["embedding"].float().detach()  # the first iterations are free, so that no gradient reaches it
+        state = recalled["embedding"].float().detach()  # the first iterations are free, so no gradient reaches it
         with torch.no_grad():
             for _ in range(options.free):
                 state = iterate(parameters, state, recalled)
-        torch.clear_autocast_cache()  # weights that were cast without a graph
-        state.requires_grad_()  # as all later ones: one graph for all iterations with gradient
+        torch.clear_autocast_cache()  # it holds weights that were cast without a graph
+        state.requires_grad_()  # like all later states, so that one compiled graph serves all iterations with gradient
         for _ in range(options.gradient):
             state = iterate(parameters, state, recalled)
         return read(parameters, state)
@@ -177,18 +177,18 @@ def stacked(
 
 
 def measure(count: int, mode: str, options: argparse.Namespace) -> Row:
-    """Return the row of so many models in one mode."""
+    """Return the row of ``count`` models in one mode."""
     generator = torch.Generator().manual_seed(0)
     shape = (count, options.batch, TOKENS)
     device = subjects.device()
     problems = torch.randn(*shape, SHAPES[TOKENS]["inputs"], generator=generator).to(device)
     answers = torch.randint(SHAPES[TOKENS]["outputs"], shape, generator=generator).to(device)
-    torch.compiler.reset()  # else the compiler would take another number of models for a dynamic size
+    torch.compiler.reset()  # otherwise the compiler would treat another number of models as a dynamic size
     ways = [
         way(make_models(count, options.width), problems, answers, options, mode == "compiled")
         for way in (alone, stacked)
     ]
-    for _ in range(2):  # the first compiles; the second begins from weights that both have changed
+    for _ in range(2):  # the first round compiles; the second starts from weights that both ways have changed
         first, second = (way() for way in ways)
         torch.testing.assert_close(first, second, rtol=0.02, atol=0.02)  # the same models on the same batches
     apart, together = in_turn(ways, options.repeats, clock=processor_time)
@@ -209,18 +209,18 @@ def measure(count: int, mode: str, options: argparse.Namespace) -> Row:
 def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
     """Return the options of the command line."""
     parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", type=positive, nargs="+", default=[2, 4, 8], metavar="N", help="models at once")
+    parser.add_argument("--models", type=positive, nargs="+", default=[2, 4, 8], metavar="N", help="numbers of models")
     parser.add_argument("--width", type=width, default=64, help="width of the models")
-    parser.add_argument("--batch", type=positive, default=128, help="examples of each model per step")
+    parser.add_argument("--batch", type=positive, default=128, help="examples per model and step")
     parser.add_argument("--free", type=positive, default=5, help="iterations without gradient")
     parser.add_argument("--gradient", type=positive, default=8, help="iterations with gradient")
     parser.add_argument(
         "--precision", choices=["float32", "bf16"], default=precision_here("auto"), help="precision of both ways"
     )
     modes = ["eager", "compiled"]
-    parser.add_argument("--mode", nargs="+", choices=modes, default=modes, help="of one iteration, either way")
-    parser.add_argument("--repeats", type=positive, default=7, help="rounds; medians are reported")
-    parser.add_argument("--json", action="store_true", help="print JSON alone")
+    parser.add_argument("--mode", nargs="+", choices=modes, default=modes, help="how one iteration is run")
+    parser.add_argument("--repeats", type=positive, default=7, help="number of rounds, whose medians are reported")
+    parser.add_argument("--json", action="store_true", help="print JSON only")
     return parser.parse_args(arguments)
 
 
@@ -229,7 +229,7 @@ def main() -> None:
     options = read_options()
     torch.set_num_threads(1)
     rows = [measure(count, mode, options) for count, mode in product(options.models, options.mode)]
-    tell(rows, COLUMNS, setting(repeats=options.repeats), options.json)
+    print_results(rows, COLUMNS, setting(repeats=options.repeats), options.json)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
-"""How long one training step takes: forward, backward and AdamW, against a plain implementation and the roofline.
+"""Time of one training step (forward, backward, AdamW), relative to a plain implementation and to the roofline.
 
     python benchmarks/training_step.py                                    # everything (takes long)
     python benchmarks/training_step.py --width 256 --tokens 81 --batch 32
     python benchmarks/training_step.py --json > training_step.json
 
-Runs on the GPU that CUDA finds, else on the CPU. All variants of a case are timed in turn, again and again, and medians
-are reported, so that a busy machine slows all of them alike. GFLOP/s counts the matrix products that the step needs (a
-plain implementation does more); the roofline is the best rate of one large matrix product in the same precision,
-measured in the same run. Rows of bf16 are left out where the machine has no instructions for it and emulates it, number by
-number; ``--precision float32 bf16`` measures them all the same, which takes minutes.
+It runs on the GPU that CUDA finds, else on the CPU. All variants of a case are timed in turn over several rounds, and medians
+are reported, so that a busy machine slows all of them equally. GFLOP/s counts the matrix products that the step needs; a
+plain implementation computes more. The roofline is the best rate of one large matrix product in the same precision,
+measured in the same run. Rows for bf16 are left out if the machine has no instructions for it and emulates it.
+``--precision float32 bf16`` measures them nevertheless, which takes minutes.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from typing import NoReturn
 
 import torch
 import torch.nn.functional as F
+from output import print_results
 from plain import PlainTransformer
 from rich.console import Console
 from rich.progress import track
 from setting import setting
-from telling import tell
 from timing import in_turn, median_ratio
 from torch import nn
 
@@ -42,11 +42,11 @@ SHAPES = {
     64: {"grid": (8, 8), "attention": "full", "inputs": 12, "outputs": 2},
     81: {"grid": (9, 9), "attention": "full", "inputs": 10, "outputs": 10},
 }
-"""The tasks' shapes by their number of tokens: prefix sums, chess, sudoku."""
+"""Shapes of the tasks (prefix sums, chess, sudoku) by number of tokens."""
 
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
 ROOFLINE_SIDE = {"cpu": 2048, "cuda": 8192}
-"""Of the matrices whose product gives the roofline: large for the device."""
+"""Side of the matrices whose product gives the roofline. They are large for the device."""
 
 
 @dataclass(frozen=True)
@@ -56,16 +56,16 @@ class Row:
     Args:
         implementation: loopscope or plain.
         width: width of the model.
-        tokens: tokens of an example.
+        tokens: tokens per example.
         batch: examples per step.
         iterations: iterations with gradient.
         precision: float32 or bf16.
         compiled: whether the step was compiled.
         ms: median milliseconds of a training step.
         gflops: billions of operations per second, counting the matrix products that the step needs.
-        roofline_gflops: the rate of one large matrix product in this precision.
+        roofline_gflops: rate of one large matrix product in this precision.
         roofline_ratio: gflops over roofline_gflops.
-        speedup: milliseconds of the plain implementation over these, the median of the rounds' ratios.
+        speedup: milliseconds of the plain implementation over ``ms``, as the median of the rounds' ratios.
     """
 
     implementation: str
@@ -115,7 +115,7 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
 
 
 def forward_operations(config: LoopedTransformerConfig, tokens: int, iterations: int) -> int:
-    """Return the operations (two per multiplication) of the matrix products that one example's forward needs."""
+    """Return the number of operations (two per multiplication) in the matrix products of one example's forward."""
     width = config.width
     attended = min(config.kernel_size, tokens) if config.attention == "local" else tokens
     attention = 4 * width * width + 2 * attended * width  # queries, keys, values, output; scores and mixture
@@ -159,7 +159,7 @@ def training_step(
 
 
 def make_variants(options: argparse.Namespace, width: int, tokens: int, batch: int) -> list[Variant]:
-    """Return all ways to run the step of one case, from the same weights; the plain one first."""
+    """Return all ways to run the step of one case, from the same weights. The plain one comes first."""
     torch.manual_seed(0)
     config = LoopedTransformerConfig(recall="internal", norm="outer", width=width, **SHAPES[tokens])
     original = LoopedTransformer(config).to(subjects.device())
@@ -182,7 +182,7 @@ def make_variants(options: argparse.Namespace, width: int, tokens: int, batch: i
 
 def measure(options: argparse.Namespace, width: int, tokens: int, batch: int, rates: dict[str, float]) -> list[Row]:
     """Return the rows of one case."""
-    torch.compiler.reset()  # else the compiler would take the next case's sizes for dynamic ones
+    torch.compiler.reset()  # otherwise the compiler would treat the next case's sizes as dynamic
     variants = make_variants(options, width, tokens, batch)
     for variant in variants:
         variant.run()
@@ -212,23 +212,23 @@ def measure(options: argparse.Namespace, width: int, tokens: int, batch: int, ra
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """A parser whose complaints are one line."""
+    """A parser whose error messages are one line."""
 
     def error(self, message: str) -> NoReturn:
-        """Print the complaint and exit."""
+        """Print the error message and exit."""
         print(f"error: {message}", file=sys.stderr)
         sys.exit(2)
 
 
 def positive(text: str) -> int:
-    """Return a number of the command line."""
+    """Return a whole number above 0 from the command line."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
 
 
 def width(text: str) -> int:
-    """Return a width that the model's 8 heads can share."""
+    """Return a width that can be split over the model's 8 heads."""
     if positive(text) % 32:
         raise argparse.ArgumentTypeError(f"{text} is not a multiple of 32 (8 heads, two axes, pairs of features)")
     return int(text)
@@ -253,13 +253,13 @@ def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
         nargs="+",
         default=[name for name in DTYPES if not is_emulated(name)],
         choices=list(DTYPES),
-        help="by default those that the machine has instructions for",
+        help="precisions; by default those that the machine has instructions for",
     )
     parser.add_argument("--mode", nargs="+", default=["eager", "compiled"], choices=["eager", "compiled"])
-    parser.add_argument("--iterations", type=positive, default=15, help="iterations, all with gradient")
-    parser.add_argument("--repeats", type=positive, default=7, help="times that each variant is timed")
+    parser.add_argument("--iterations", type=positive, default=15, help="number of iterations, all with gradient")
+    parser.add_argument("--repeats", type=positive, default=7, help="number of rounds in which each variant is timed")
     parser.add_argument("--threads", type=positive, default=torch.get_num_threads(), help="CPU threads")
-    parser.add_argument("--json", action="store_true", help="print JSON alone")
+    parser.add_argument("--json", action="store_true", help="print JSON only")
     return parser.parse_args(arguments)
 
 
@@ -273,7 +273,7 @@ def main() -> None:
     progress = track(cases, description="cases", console=Console(stderr=True), transient=True)
     rows = [row for case in progress for row in measure(options, *case, rates)]
     ran = setting(iterations=options.iterations, repeats=options.repeats)
-    tell(rows, COLUMNS, ran, options.json)
+    print_results(rows, COLUMNS, ran, options.json)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""Evaluation until settled against evaluation to the last iteration: what is saved, and which answers change.
+"""Evaluation until settled compared to evaluation to the last iteration: the savings, and the answers that change.
 
     python benchmarks/until_settled.py                                # the models that come with the package
-    python benchmarks/until_settled.py --run runs/sudoku --json       # a run of yours
+    python benchmarks/until_settled.py --run runs/sudoku --json       # a run of your own
 
 Each run is evaluated on the splits of its own data, once with every example run to the last iteration and once with each
-only until its state and prediction have settled. The sudoku model's puzzles are generated the first time, in minutes; the
-chess model's are Lichess's: a folder with the file is named by LOOPSCOPE_DATA. Seconds are the processor's (on a GPU
-the clock's), of one evaluation each; a step is one example's. An answer is what the task's rule looks at after the last
-iteration: each token's largest output, or the tokens chosen. It may change without becoming right or wrong.
+example run only until its state and prediction have settled. The puzzles of the sudoku model are generated the first time,
+which takes minutes. Those of the chess model are Lichess's, in a folder that LOOPSCOPE_DATA names. Seconds are processor time
+(on a GPU, clock time) of one evaluation. A step is one step of one example. An answer is what the task's rule uses after the
+last iteration: each token's largest output, or the chosen tokens. It may change without becoming right or wrong.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Int
+from output import print_results
 from setting import setting
-from telling import tell
 from timing import processor_time
 from torch import Tensor
 
@@ -44,15 +44,15 @@ class Row:
         run: the run's folder.
         split: the split's name.
         examples: number of examples.
-        settled: those whose residual was small at the last iteration of the full evaluation.
-        steps: steps that the full evaluation computes.
-        steps_saved: fraction of them that the other does not.
+        settled: number of examples whose residual was small at the last iteration of the full evaluation.
+        steps: number of steps in the full evaluation.
+        steps_saved: fraction of these steps that the evaluation until settled saves.
         seconds: processor time of the full evaluation.
-        time_ratio: that of the other over it.
-        answers_changed: examples whose answer at the last iteration is another.
-        rights_changed: examples that are right at the last iteration in one of the two alone.
-        points: accuracy at the last iteration less that of the full evaluation, in points of percent.
-        most_points: the largest such difference at any iteration, without its sign.
+        time_ratio: processor time of the evaluation until settled over ``seconds``.
+        answers_changed: number of examples with different answers at the last iteration.
+        rights_changed: number of examples that are right at the last iteration in only one of the two evaluations.
+        points: accuracy at the last iteration minus that of the full evaluation, in percentage points.
+        most_points: largest absolute difference of the accuracies at any iteration, in percentage points.
     """
 
     run: str
@@ -84,7 +84,7 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
 
 
 def recorded(model: LoopedTransformer, logits: Tensor) -> FunctionLoop:
-    """The model, writing each example's last logits into a row of its own: states carry the row's number."""
+    """Return the model as a loop that records each example's last logits. States carry the number of their row."""
     free = iter(range(len(logits)))
 
     def encode(inputs: Tensor) -> Tree:
@@ -104,7 +104,7 @@ def recorded(model: LoopedTransformer, logits: Tensor) -> FunctionLoop:
 
 @dataclass(frozen=True)
 class Found:
-    """What one evaluation found: its curve, the last answers, which of them are right, and the time."""
+    """The result of one evaluation: the curve, the last answers, which of them are right, and the time."""
 
     curve: AccuracyCurve
     answers: Int[Tensor, "examples columns"]
@@ -149,22 +149,22 @@ def compare(run: Path, name: str, model: LoopedTransformer, task: Task, split: S
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, help="folder of a trained run, instead of the models of the package")
-    parser.add_argument("--examples", type=int, help="most examples of a split, instead of the run's own number")
+    parser.add_argument("--examples", type=int, help="largest number of examples per split, instead of the run's own")
     parser.add_argument("--iterations", type=int, default=500)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--json", action="store_true", help="print JSON alone")
+    parser.add_argument("--json", action="store_true", help="print JSON only")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     rows = []
     for run in [args.run] if args.run else [MODELS / name for name in DEFAULT_RUNS]:
         settings, model = trained(RunFolder(run))
         if not isinstance(model, LoopedTransformer):
-            raise SystemExit("--run: expected a run of a looped model")
+            raise SystemExit("--run names a model without iterations, expected a run of a looped model")
         examples = args.examples or settings.evaluation.examples
         config = replace(settings.evaluation, iterations=args.iterations, examples=examples, until_settled=False)
         splits = {name: split.first(examples) for name, split in evaluation_splits(settings).items()}
         rows += [compare(run, name, model, settings.data, split, config) for name, split in splits.items()]
-    tell(rows, COLUMNS, setting(iterations=args.iterations), args.json)
+    print_results(rows, COLUMNS, setting(iterations=args.iterations), args.json)
 
 
 if __name__ == "__main__":

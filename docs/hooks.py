@@ -1,12 +1,15 @@
-"""Hooks of mkdocs: pages may link to files of the repository outside docs/; the site carries copies of them.
+"""Hooks of mkdocs for links out of docs/ and for formulas.
 
-On a code host the same links lead to the files themselves.
+Pages may link to files of the repository outside docs/, and the site contains copies of these files. On a code host the same
+links lead to the files themselves. Formulas in LaTeX become MathML, which browsers draw without a script or a font.
 """
 
+import html
 import posixpath
 import re
 from pathlib import Path
 
+from latex2mathml.converter import convert
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files, InclusionLevel
 from mkdocs.structure.pages import Page
@@ -14,10 +17,12 @@ from mkdocs.structure.pages import Page
 LINK = re.compile(r"(\]\()((?:\.\./)+[^)#\s]+)")
 COPIES = "repository"
 """The folder of the site that holds the copies."""
+FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
+"""A formula as the extension arithmatex marks it in a page: inline in a span, displayed in a div."""
 
 
 def _outside(page: str, link: str) -> str | None:
-    """Return the path in the repository that a page's link leads to, or None where that is within docs/."""
+    """Return the path in the repository that a page's link leads to, or None if it is within docs/."""
     target = posixpath.normpath(posixpath.join("docs", posixpath.dirname(page), link))
     return None if target.startswith("docs/") else target
 
@@ -37,7 +42,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Lead links that leave docs/ to the copies."""
+    """Point links that leave docs/ to the copies."""
     here = posixpath.dirname(page.file.src_uri)
 
     def lead(match: re.Match[str]) -> str:
@@ -45,3 +50,13 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return match[0] if target is None else match[1] + posixpath.relpath(f"{COPIES}/{target}", here or ".")
 
     return LINK.sub(lead, markdown)
+
+
+def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Turn the formulas of a page into MathML."""
+
+    def mathml(match: re.Match[str]) -> str:
+        display = "block" if match[2] == "[" else "inline"
+        return convert(html.unescape(match[3]).strip(), display=display)
+
+    return FORMULA.sub(mathml, content)

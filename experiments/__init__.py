@@ -1,1 +1,1 @@
-"""Experiments on looped models, outside of the package. They use Loopscope as any other project would."""
+"""Experiments on looped models, outside the package. They use Loopscope as any other project would."""

@@ -156,14 +156,14 @@ def test_fixed_points_are_of_the_model_that_ships_unless_told(module, monkeypatc
     monkeypatch.setattr(fixed_points, "train_prefix_sums", lambda: pytest.fail("trained, unasked"))
     monkeypatch.setattr(fixed_points, "compare", lambda case, *_: case)
     cases = []
-    monkeypatch.setattr(fixed_points, "tell", lambda rows, *_: cases.extend(rows))
+    monkeypatch.setattr(fixed_points, "print_results", lambda rows, *_: cases.extend(rows))
     monkeypatch.setattr(sys, "argv", ["fixed_points", "--examples", "2", "--width", "32", "--solver", "plain"])
     fixed_points.main()
     assert [case.name for case in cases] == ["untrained block, 81 x 32", "the model that ships, 64 x 64"]
     shipped = fixed_points.ls.load_model(PREFIX_SUMS).state_dict()
     assert all(torch.equal(value, shipped[name]) for name, value in cases[1].loop.state_dict().items())
     monkeypatch.setattr(sys, "argv", [*sys.argv, "--case", "shipped", "--run", str(MODELS / "chess")])
-    with pytest.raises(SystemExit, match="reads 12 numbers a token, expected a model of prefix sums"):
+    with pytest.raises(SystemExit, match="reads 12 numbers per token, expected a model of prefix sums"):
         fixed_points.main()
 
 
@@ -234,7 +234,7 @@ class Row:
 
 def test_a_cell_is_printed_as_it_is(module, capsys):
     columns = {"name": lambda row: row.name, "share": lambda row: f"{row.share:.0%}"}
-    module("telling").tell([Row("[bold]x[/bold]", 0.5)], columns, {"machine": "[a]"}, as_json=False)
+    module("output").print_results([Row("[bold]x[/bold]", 0.5)], columns, {"machine": "[a]"}, as_json=False)
     out = capsys.readouterr().out
     assert out.splitlines()[0] == "machine [a]"
     assert "[bold]x[/bold]" in out

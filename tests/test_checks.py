@@ -90,7 +90,7 @@ def test_a_module_with_padding_in_place_of_mask_is_refused():
         def padding(self, recalled):
             return recalled[:, :, 0] != 0
 
-    with pytest.raises(LoopscopeError, match=r"Padded has a method padding, which is not looked at: call it mask"):
+    with pytest.raises(LoopscopeError, match=r"Padded has a method padding, which is ignored: rename it to mask"):
         ls.solve(Padded(), INPUTS[:, :, None])
     Padded.mask = Padded.padding
     check_is_loop(Padded())
@@ -117,10 +117,10 @@ def test_a_first_state_that_is_not_finite_is_refused_by_every_verb(verb):
         return torch.where(torch.arange(4)[:, None] >= 2, torch.nan, e)
 
     with pytest.raises(
-        LoopscopeError, match="the first state of input 2 and 1 more holds NaN, expected finite numbers"
+        LoopscopeError, match="the first state of input 2 and 1 more contains NaN, expected finite numbers"
     ):
         verb(loop_of(start=start), INPUTS)
-    with pytest.raises(LoopscopeError, match="the first state of input 0 and 3 more holds infinity"):
+    with pytest.raises(LoopscopeError, match="the first state of input 0 and 3 more contains infinity"):
         verb(loop_of(start=lambda e: e / 0), INPUTS)
 
 
@@ -418,7 +418,7 @@ def test_channel_first_logits_are_refused_unless_it_is_said_what_is_answered(ver
     [
         (
             lambda logits: logits.argmax(),
-            r"answers returned shape \(\), expected a tensor with one row for each of the 4",
+            r"answers returned shape \(\), expected a tensor with one row per input \(4 rows\)",
         ),
         (lambda logits: logits.argmax(1)[:3], r"answers returned shape \(3,\)"),
         (lambda logits: logits.argmax(1).tolist(), "answers returned list"),
@@ -434,7 +434,7 @@ def test_answers_that_are_not_one_row_an_input_are_refused(verb, answers, said, 
 @pytest.mark.parametrize("wrong", [0.5, torch.nan])
 def test_targets_that_are_no_classes_are_refused(verb, wrong):
     targets = torch.tensor([0.0, 1.0, wrong, 2.0])
-    with pytest.raises(LoopscopeError, match=f"targets hold {wrong}, expected class indices"):
+    with pytest.raises(LoopscopeError, match=f"targets contain {wrong}, expected class indices"):
         verb(loop_of(), INPUTS, targets)
     verb(loop_of(), INPUTS, torch.tensor([0.0, 1.0, 1.0, 2.0]))
 

@@ -286,6 +286,46 @@ def test_one_percent_below_the_best_counts_as_near():
     assert (curve.best_iteration, curve.first_within_1_percent) == (3, 2)
 
 
+@pytest.mark.parametrize("until_settled", [False, True])
+def test_when_answers_are_final_is_known_by_hand(until_settled):
+    """An answer is final at the last iteration that changed it. In parity, iteration t adds the bit t places before."""
+    config = EvaluationConfig(iterations=20, batch_size=7, until_settled=until_settled)
+    for name, curve in evaluate(parity_loop(), TASK, config).items():
+        problems = TASK.evaluation_splits()[name].problems.tolist()
+        # The last iteration that adds a 1 to some sum: the distance of the first 1 from the end.
+        last = sorted(max((len(bits) - 1 - i for i, bit in enumerate(bits) if bit), default=0) for bits in problems)
+        count = len(last)
+        expected = [max(1, last[-(-share * count // 10) - 1]) for share in (5, 9, 10)]
+        assert [curve.final.half, curve.final.nine_tenths, curve.final.all] == expected
+        assert curve.broken is None
+
+
+def test_an_answer_that_changes_in_the_last_iteration_is_not_final():
+    curves = evaluate(parity_loop(), TASK, EvaluationConfig(iterations=5))
+    first_bit_set = float(TASK.evaluation_splits()["6 bits"].problems[:, 0].double().mean())
+    assert 0.1 < first_bit_set < 0.9
+    assert curves["6 bits"].final.all is None
+    assert curves["9 bits"].final.nine_tenths is None
+    assert evaluate(parity_loop(), TASK, EvaluationConfig(iterations=1))["6 bits"].final is None
+
+
+def test_readouts_that_turn_nan_or_infinite_are_counted_and_never_final():
+    def read(state, recalled):
+        logits = parity_loop().read(state)
+        broken = (state["count"] >= 3) & (recalled[:, 0] > 0.5)  # where the first bit is set
+        return logits.masked_fill(broken[:, None, None], torch.nan)
+
+    loop = replace(parity_loop(), read=read)
+    curve = evaluate(loop, TASK, EvaluationConfig(iterations=12))["6 bits"]
+    count = int(TASK.evaluation_splits()["6 bits"].problems[:, 0].sum())
+    assert (curve.broken.examples, curve.broken.first) == (count, 3)
+    assert curve.final.all is None
+    masked = replace(
+        parity_loop(), read=lambda state: parity_loop().read(state).masked_fill(torch.tensor([False, True]), -torch.inf)
+    )
+    assert evaluate(masked, TASK, EvaluationConfig(iterations=3))["6 bits"].broken is None
+
+
 def test_curves_are_plain_json():
     curves = evaluate(parity_loop(), TASK, EvaluationConfig(iterations=3, examples=5))
     plain = json.loads(json.dumps(to_json(curves), allow_nan=False))
@@ -405,5 +445,11 @@ def test_accuracy_by_other_rules_is_recorded_beside_at_every_iteration():
 
 def test_curves_of_files_from_before_these_fields_are_read():
     old = to_json({"a": summarize(torch.ones(2, 3, dtype=torch.bool), torch.ones(2))})["a"]
-    del old["other_rules"], old["by_difficulty"], old["steps"]
+    for name in ("other_rules", "by_difficulty", "steps", "final", "broken"):
+        del old[name]
     assert AccuracyCurve(**old).last == 1
+
+
+def test_more_iterations_than_can_be_recorded_are_refused_at_once():
+    with pytest.raises(LoopscopeError, match=r"iterations is 1,000,000,000, expected at most 1,000,000"):
+        evaluate(parity_loop(), TASK, EvaluationConfig(iterations=10**9))

@@ -86,7 +86,7 @@ def test_the_area_under_the_curve_is_sklearns(case) -> None:
         assert auc(-doubt, right) == pytest.approx(roc_auc_score(right, -doubt))
 
 
-@pytest.mark.parametrize(("doubt", "sentence"), [([], "got 0 examples"), ([0.1, math.nan], "1 of them without")])
+@pytest.mark.parametrize(("doubt", "sentence"), [([], "got 0 examples"), ([0.1, math.nan], "1 of them with NaN")])
 def test_what_has_no_order_is_refused(doubt, sentence) -> None:
     with pytest.raises(LoopscopeError, match=sentence):
         risk_curve(np.array(doubt, dtype=float), np.zeros(len(doubt), dtype=bool))

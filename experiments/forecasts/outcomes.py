@@ -1,4 +1,4 @@
-"""What becomes of a loop when it is run to the horizon, and what simply running it for a while says."""
+"""The outcome of a loop that is run to the horizon, and simple forecasts by rivals."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from loopscope.loop import Tree
 
 HORIZON = 480
 LAST = 16
-"""Iterations up to the horizon over which answers must be kept."""
+"""Number of last iterations over which answers must be kept."""
 ENOUGH = 0.9
-"""Share of the best accuracy that counts as keeping it."""
+"""Fraction of the best accuracy that must be left for answers to count as kept."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a loop did.
+    """The outcome of a loop.
 
     Args:
         keeps: whether it keeps its answers.
-        retained: least accuracy over the last ``LAST`` iterations, divided by the best.
+        retained: lowest accuracy over the last ``LAST`` iterations, divided by the best.
         best: the best accuracy over all iterations.
         onset: the first iteration from which accuracy stays below ``ENOUGH`` of the best; None if it never does.
     """
@@ -36,7 +36,7 @@ class Outcome:
 
 
 def accuracy(loop: Loop, state: Tree, problems: Problems) -> float:
-    """Return the share of problems all of whose answers are right; an answer that is not finite is not right."""
+    """Return the fraction of problems whose whole answer is right. An answer that is not finite is wrong."""
     logits = loop.read(state)
     right = (logits.argmax(2) == problems.answers) & logits.isfinite().all(2)
     return float(right.all(1).double().mean())
@@ -54,7 +54,7 @@ def curve(loop: Loop, problems: Problems, iterations: int = HORIZON) -> list[flo
 
 
 def outcome(accuracies: Sequence[float]) -> Outcome:
-    """Return the outcome of a loop with some accuracy after each iteration."""
+    """Return the outcome of a loop, given its accuracy after each iteration."""
     best = max(accuracies)
     retained = min(accuracies[-LAST:]) / best if best else 0.0
     held = [place for place, value in enumerate(accuracies, 1) if value >= ENOUGH * best]
@@ -62,13 +62,13 @@ def outcome(accuracies: Sequence[float]) -> Outcome:
 
 
 def running_on(accuracies: Sequence[float], iterations: int) -> bool:
-    """Return whether a loop keeps its answers according to a run of some iterations: does it still have them there?"""
+    """Return whether a loop keeps its answers according to a run of some iterations, at whose end it must still have them."""
     return accuracies[iterations - 1] >= ENOUGH * max(accuracies[:iterations])
 
 
 @torch.no_grad()
 def unchecked(loop: Loop, problems: Problems, trained: int) -> bool:
-    """Return whether a loop keeps its answers according to leaps that nothing checks, from 30 steps."""
+    """Return whether a loop keeps its answers according to unchecked leaps from 30 steps."""
     landings = leaps(loop, loop.encode(problems.inputs), earlier=trained)
     values = [accuracy(loop, landing.state, problems) for landing in landings]
     late = [accuracy(loop, state, problems) for state in landings[-1].before]

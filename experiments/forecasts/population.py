@@ -1,4 +1,4 @@
-"""The loops of the experiment, and the row of the ledger that each fills."""
+"""The loops of the experiment, and their rows in the ledger."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from experiments.forecasts.families import FAMILIES, Family
+from experiments.forecasts.families import FAMILIES, Family, Role
 from experiments.forecasts.outcomes import HORIZON, Outcome, curve, outcome, running_on, unchecked
 from experiments.forecasts.tasks import TASKS
 from experiments.forecasts.training import Schedule, damped, trained
@@ -24,13 +24,13 @@ LEDGER = Path(__file__).parent / "results" / "ledger.jsonl"
 SCHEDULES: tuple[Schedule, ...] = ("fixed", "sampled")
 SEEDS = (0, 1, 2)
 DAMPING = (0.3, 0.1, 0.03)
-"""Share of each step that a damped loop takes, by seed."""
+"""Fraction of each step that a damped loop takes, by seed."""
 PROBLEMS = 128
 PROBLEM_SEED = 1000
 SOLVES = 0.75
-"""Accuracy after the trained iterations from which a loop counts."""
+"""Smallest accuracy after the trained iterations for a loop to count."""
 RUNS = (60, 96)
-"""Iterations of the rivals that simply run on; the second is a fifth of the horizon, all that a forecast may spend."""
+"""Numbers of iterations of the rivals that simply run on. The second is a fifth of the horizon, the budget of a forecast."""
 KEPT_POINTS = (1, 2, 4, 8, 15, 30, 60, 96, 150, 200, 250, 300, 350, 400, 440, 480)
 """Iterations whose accuracy the ledger holds."""
 
@@ -47,28 +47,28 @@ class Training:
 
 @dataclass(frozen=True)
 class Row:
-    """One loop: what was forecast, what it did, and what rivals say.
+    """One loop with its forecast, its outcome and the forecasts of rivals.
 
     Args:
         training: how it was trained.
         damping: share of each step that it takes; None where it is undamped.
-        deciding: whether the claim is tested on it.
+        role: what its family is for.
         solves: accuracy of the undamped loop after the trained iterations.
-        outcome: what became of it.
+        outcome: its outcome.
         accuracy: accuracy after some of the iterations.
-        outlook: what the forecast says: keeps, collapses or cannot tell.
-        collapse: about when it says so.
-        steps: true steps that the forecast cost.
-        rounds: what each of its rounds found.
-        reason: why it cannot tell, or what is not finite.
-        unchecked: whether leaps without a check say that it keeps its answers.
-        runs: the same of running on, by iterations.
+        outlook: outlook of the forecast: keeps, collapses or cannot tell.
+        collapse: forecast iteration of the collapse.
+        steps: number of true steps that the forecast cost.
+        rounds: result of each round of the forecast.
+        reason: why the forecast cannot tell, or what is not finite.
+        unchecked: whether leaps without a check say that the loop keeps its answers.
+        runs: whether running on says that the loop keeps its answers, by number of iterations.
         seconds: time of running to the horizon and of the forecast.
     """
 
     training: Training
     damping: float | None
-    deciding: bool
+    role: Role
     solves: float
     outcome: Outcome
     accuracy: dict[str, float]
@@ -88,12 +88,12 @@ class Row:
 
     @property
     def key(self) -> tuple[Training, float | None]:
-        """What tells it from the others."""
+        """The key that identifies the loop."""
         return self.training, self.damping
 
 
 def trainings(family: Family) -> Iterator[Training]:
-    """Yield how each loop of a family is trained."""
+    """Yield the training of each loop of a family."""
     for seed in SEEDS:
         for rate in family.rates:
             for schedule in SCHEDULES:
@@ -101,7 +101,7 @@ def trainings(family: Family) -> Iterator[Training]:
 
 
 def measure(family: Family, training: Training) -> list[Row]:
-    """Train a loop, and return its row and that of its damped variant."""
+    """Train a loop, and return its row and the row of its damped variant."""
     schedule = next(one for one in SCHEDULES if one == training.schedule)
     module = trained(family, training.seed, training.rate, schedule)
     plain: Loop = module
@@ -121,7 +121,7 @@ def _row(family: Family, training: Training, damping: float | None, loop: Loop, 
     return Row(
         training,
         damping,
-        family.deciding,
+        family.role,
         solves,
         outcome(accuracies),
         {str(iteration): accuracies[iteration - 1] for iteration in KEPT_POINTS},
@@ -137,7 +137,7 @@ def _row(family: Family, training: Training, damping: float | None, loop: Loop, 
 
 
 def read_ledger(path: Path = LEDGER) -> list[Row]:
-    """Return the rows of a ledger; none where there is no file.
+    """Return the rows of a ledger, or none if there is no file.
 
     Raises:
         LoopscopeError: a line is not a row.
@@ -152,7 +152,7 @@ def read_ledger(path: Path = LEDGER) -> list[Row]:
 
 
 def fill(path: Path = LEDGER) -> Iterator[Row]:
-    """Measure the loops that a ledger lacks, append each to it, and yield it."""
+    """Measure the loops that a ledger lacks, append their rows, and yield them."""
     path.parent.mkdir(parents=True, exist_ok=True)
     known = {row.training for row in read_ledger(path)}
     for family in FAMILIES:

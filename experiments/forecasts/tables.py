@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from statistics import mean, median
 
 from scipy.stats import binomtest
 
+from experiments.forecasts.families import Role
 from experiments.forecasts.outcomes import HORIZON
 from experiments.forecasts.population import RUNS, Row
 from loopscope.reports.kit.sheet import Sheet
 
 KEEPS, COLLAPSES = "keeps", "collapses"
 UNCHECKED = 30
-"""True steps of leaps without a check."""
+"""Number of true steps in a forecast by leaps without a check."""
 LATE = RUNS[-1]
-"""A collapse after this iteration is late: running on to there does not see it."""
+"""A collapse after this iteration counts as late, since running on to it does not show the collapse."""
 
 
 def share(count: int, total: int) -> str:
-    """Return a count of a total as a percentage with its 95% Wilson interval."""
+    """Return a count out of a total as a percentage with its 95% Wilson interval."""
     if total == 0:
         return "-"
     interval = binomtest(count, total).proportion_ci(method="wilson")
@@ -28,12 +30,12 @@ def share(count: int, total: int) -> str:
 
 
 def counted(count: int, total: int) -> str:
-    """Return a count of a total with its share and interval."""
+    """Return a count out of a total with its share and interval."""
     return f"{count} of {total}, {share(count, total)}" if total else "0 of 0"
 
 
 def decided(rows: Iterable[Row]) -> list[Row]:
-    """Return the rows whose forecast is not that it cannot tell."""
+    """Return the rows with a forecast other than "cannot tell"."""
     return [row for row in rows if row.outlook in (KEEPS, COLLAPSES)]
 
 
@@ -82,7 +84,7 @@ def by_family(rows: Sequence[Row], title: str) -> Sheet:
 
 
 def rivals(rows: Sequence[Row], title: str) -> Sheet:
-    """Return what the forecast and its rivals say of the loops that are decided, and the rivals of all loops."""
+    """Return how often the forecast and its rivals were right on the decided loops, and the rivals on all loops."""
     said = decided(rows)
     spent = f"{100 * mean(row.steps for row in said) / HORIZON:.0f}" if said else "-"
     lines = [_verdicts("forecast, decided loops", [row.outlook == KEEPS for row in said], said, spent)]
@@ -110,7 +112,7 @@ def _late(row: Row) -> bool:
 
 
 def mistakes(rows: Sequence[Row], title: str) -> Sheet:
-    """Return the loops of which the forecast was wrong, or could not tell."""
+    """Return the loops for which the forecast was wrong or could not tell."""
     lines = [
         [
             row.training.family,
@@ -129,7 +131,7 @@ def mistakes(rows: Sequence[Row], title: str) -> Sheet:
 
 
 def clock(rows: Sequence[Row]) -> str:
-    """Return how far the forecast iteration of a collapse is from the true one."""
+    """Return a sentence on how far the forecast iteration of a collapse is from the true one."""
     errors = [
         abs(math.log2(row.collapse / row.outcome.onset))
         for row in rows
@@ -143,20 +145,25 @@ def clock(rows: Sequence[Row]) -> str:
     )
 
 
+TITLES: dict[Role, str] = {
+    "third test": "third test: families that nothing was set on",
+    "second test": "families of the second test, on which the present version was developed too",
+    "first test": "families of the first test, on which the present version was developed too",
+    "development": "families that the forecast was developed on",
+}
+
+
 def tables(rows: Sequence[Row]) -> list[Sheet]:
     """Return every table of a ledger."""
     made = []
-    for deciding, name in (
-        (True, "families that nothing was set on"),
-        (False, "families that the forecast was developed on"),
-    ):
-        all_rows = [row for row in rows if row.deciding is deciding]
-        some = [row for row in all_rows if row.counts]
+    for role, name in TITLES.items():
+        trained = [row for row in rows if row.role == role]
+        some = [row for row in trained if row.counts]
         if not some:
             continue
         sheet = by_family(some, f"Forecasts, {name}")
-        left_out = f" {len(all_rows) - len(some)} loops did not learn their task and do not count."
-        made.append(Sheet(sheet.title, sheet.columns, sheet.rows, f"{sheet.caption} {clock(some)}{left_out}"))
+        left_out = f"{len(trained) - len(some)} of {len(trained)} loops did not learn their task and do not count."
+        made.append(replace(sheet, caption=f"{sheet.caption} {clock(some)} {left_out}"))
         made.append(rivals(some, f"Rivals, {name}"))
         made.append(mistakes(some, f"Wrong or undecided, {name}"))
     return made

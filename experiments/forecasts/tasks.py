@@ -1,4 +1,4 @@
-"""Small problems with exact answers, which loops of a few thousand parameters learn in seconds."""
+"""Small problems with exact answers that loops of a few thousand parameters learn in seconds."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ CELLS = 16
 """Length of a string."""
 NODES = 10
 """Nodes of a graph."""
+SIDE = 5
+"""Cells along a side of a square grid."""
 
 
 class Problems(NamedTuple):
@@ -32,8 +34,8 @@ class Task(NamedTuple):
 
     Args:
         draw: (count, generator) -> problems.
-        features: features of a token.
-        classes: classes of an answer.
+        features: number of features per token.
+        classes: number of classes of an answer.
     """
 
     draw: Callable[[int, torch.Generator], Problems]
@@ -66,7 +68,7 @@ def xor(count: int, generator: torch.Generator) -> Problems:
 
 
 def nearest(count: int, generator: torch.Generator) -> Problems:
-    """Draw strings of blanks and three letters; a cell's answer is the nearest letter to its left, 0 where none is."""
+    """Draw strings of blanks and three letters. A cell's answer is the nearest letter to its left, or 0 if there is none."""
     letters = torch.randint(1, 4, (count, CELLS), generator=generator)
     letters = letters.where(torch.rand(count, CELLS, generator=generator) < 0.25, torch.zeros(()).long())
     answers = letters.clone()
@@ -76,7 +78,7 @@ def nearest(count: int, generator: torch.Generator) -> Problems:
 
 
 def prefix_max(count: int, generator: torch.Generator) -> Problems:
-    """Draw strings of digits from 0 to 3, low ones more often; a cell's answer is the largest so far."""
+    """Draw strings of digits from 0 to 3, low ones more often. A cell's answer is the largest digit so far."""
     digits = (torch.rand(count, CELLS, generator=generator) ** 3 * 4).long()
     return Problems(_one_hot(digits, 4), digits.cummax(1).values)
 
@@ -100,7 +102,10 @@ def sorting(count: int, generator: torch.Generator) -> Problems:
 
 
 def reach(count: int, generator: torch.Generator) -> Problems:
-    """Draw sparse graphs, a row of the adjacency matrix and a mark of the source for each node; is a node reached?"""
+    """Draw sparse graphs. A node's answer is whether it can be reached from the source.
+
+    The features of a node are its row of the adjacency matrix and a mark if it is the source.
+    """
     drawn = torch.rand(count, NODES, NODES, generator=generator) < 0.12
     linked = (drawn | drawn.mT) & ~torch.eye(NODES, dtype=torch.bool)
     source = _one_hot(torch.randint(NODES, (count,), generator=generator), NODES).bool()
@@ -108,6 +113,25 @@ def reach(count: int, generator: torch.Generator) -> Problems:
     for _ in range(NODES):
         reached = reached | (linked & reached.unsqueeze(1)).any(2)
     return Problems(torch.cat([linked, source.unsqueeze(2)], dim=2).float(), reached.long())
+
+
+def grid_flood(count: int, generator: torch.Generator) -> Problems:
+    """Draw square grids with walls and a source, row by row; a cell's answer is whether the source reaches it."""
+    wall = torch.rand(count, SIDE, SIDE, generator=generator) < 0.3
+    source = _one_hot(torch.randint(SIDE * SIDE, (count,), generator=generator), SIDE * SIDE).view_as(wall).bool()
+    open_cells = ~(wall & ~source)
+    reached = source
+    for _ in range(SIDE * SIDE):
+        around = torch.nn.functional.pad(reached, (1, 1, 1, 1))
+        beside = around[:, :-2, 1:-1] | around[:, 2:, 1:-1] | around[:, 1:-1, :-2] | around[:, 1:-1, 2:]
+        reached = reached | (beside & open_cells)
+    return Problems(torch.stack([open_cells, source], dim=3).float().flatten(1, 2), reached.long().flatten(1, 2))
+
+
+def above_mean(count: int, generator: torch.Generator) -> Problems:
+    """Draw sets of eight numbers; an element's answer is whether it is larger than their mean."""
+    numbers = torch.randn(count, 8, 1, generator=generator)
+    return Problems(numbers, (numbers > numbers.mean(1, keepdim=True)).long().squeeze(2))
 
 
 TASKS: dict[str, Task] = {
@@ -118,4 +142,6 @@ TASKS: dict[str, Task] = {
     "addition": Task(addition, 2, 2),
     "sorting": Task(sorting, 3, 3),
     "reach": Task(reach, NODES + 1, 2),
+    "grid flood": Task(grid_flood, 2, 2),
+    "above mean": Task(above_mean, 1, 2),
 }

@@ -15,7 +15,7 @@ from loopscope.trees import tree_map
 
 BATCH = 64
 WARM_UP = 20
-"""Updates until the learning rate is reached; it then falls linearly to a tenth."""
+"""Number of updates until the learning rate is reached. It then falls linearly to a tenth."""
 
 Schedule = Literal["fixed", "sampled"]
 """Whether every update uses the same number of iterations, or one drawn between half and one and a half times that."""
@@ -26,9 +26,9 @@ def trained(family: Family, seed: int, rate: float, schedule: Schedule) -> Strin
 
     Args:
         family: the family.
-        seed: of weights and problems.
-        rate: the learning rate of Adam.
-        schedule: how many iterations each update uses.
+        seed: seed of weights and problems.
+        rate: learning rate of Adam.
+        schedule: how the number of iterations of each update is chosen.
     """
     task, loop = TASKS[family.task], family.untrained(seed)
     generator = torch.Generator().manual_seed(seed)
@@ -52,9 +52,9 @@ def trained(family: Family, seed: int, rate: float, schedule: Schedule) -> Strin
 
 
 def damped(loop: Strings, share: float, iterations: int) -> FunctionLoop:
-    """Return z <- z + share (f(z) - z), which starts where the undamped loop is after some iterations.
+    """Return z <- z + share (f(z) - z), started at the state of the undamped loop after some iterations.
 
-    It has the same fixed points and goes there, or away from there, more slowly: a cheap way to make late failures.
+    The damped loop has the same fixed points and moves towards or away from them more slowly, so it fails later.
     """
 
     def start(recalled: Tree) -> Tree:

@@ -17,7 +17,7 @@ Step = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def orbit(step: Step, start: np.ndarray, recalled: np.ndarray, iterations: int = 40) -> np.ndarray:
-    """Return the states of an orbit, the first one included."""
+    """Return the states of an orbit, including the first one."""
     states = [start]
     for _ in range(iterations):
         states.append(step(states[-1], recalled))

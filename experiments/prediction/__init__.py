@@ -1,1 +1,1 @@
-"""Does the framework predict? Train many models, forecast what each will do, and compare with what it did."""
+"""Does the framework predict? Trains many models, forecasts what each will do, and compares this to what it did."""

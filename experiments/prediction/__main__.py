@@ -67,8 +67,8 @@ def run_command(options: argparse.Namespace) -> int:
     plan = read_plan(Path(options.config))
     if plan.examination is not None and plan.examination.prediction:
         raise LoopscopeError(
-            f"{plan.source}: every model is examined in prediction mode and over all iterations: leave prediction out of "
-            "examination"
+            f"{plan.source}: every model is examined both in prediction mode and over all iterations: leave prediction out "
+            "of examination"
         )
     folder = StudyFolder(Path(options.out or Path("studies") / plan.name))
     limit = None if options.time_limit is None else parse_duration(options.time_limit)

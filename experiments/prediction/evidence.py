@@ -1,4 +1,4 @@
-"""Write what the package quotes about trained models, from a population's ledger."""
+"""The evidence that the package quotes about trained models, from a population's ledger."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DIGITS = 3
 
 
 def evidence_of(members: Sequence[Member]) -> Evidence:
-    """Return what a population says that the package quotes.
+    """Return the results of a population that the package quotes.
 
     Raises:
         LoopscopeError: no model was both evaluated and examined, or scikit-learn is not installed.

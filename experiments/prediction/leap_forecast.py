@@ -1,7 +1,7 @@
-"""A forecast from 30 steps by leaps that nothing checks: the forecast that the population's ledger records.
+"""A forecast from 30 steps by unchecked leaps, which is the forecast in the population's ledger.
 
-``loopscope forecast`` gave this answer when the population was measured. It has checked its leaps by true steps since, and
-takes as many steps as it needs, so its answers are a different signal.
+``loopscope forecast`` gave this answer when the population was measured. It now checks its leaps by true steps, and takes as
+many steps as it needs, so its answers are a different signal.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from loopscope.trees import Tree, flatten
 
 @dataclass(frozen=True)
 class LeapForecast:
-    """What leaps say at rising iterations, as fractions of the problems.
+    """The answers after leaps at ascending iterations, as fractions of the problems.
 
     Args:
-        iterations: the iterations, the first one where training ended (or 15, if that is earlier).
-        right: fraction of answers that are right at each.
-        same: fraction of answers that are those of the first.
-        late: fraction of answers that are right at the iterations just before the last, where a cycle has other answers.
-        seconds: time that it took.
+        iterations: the iterations. The first is the largest number in training (or 15, if that is smaller).
+        right: fraction of right answers at each iteration.
+        same: fraction of answers that equal those of the first iteration.
+        late: fraction of right answers just before the last iteration. In a cycle they differ from those at the last one.
+        seconds: time of the forecast, in seconds.
     """
 
     iterations: Sequence[int]
@@ -56,7 +56,7 @@ class LeapForecast:
 
     @property
     def collapse(self) -> float | None:
-        """About the iteration at which less than half of the best accuracy is left; None if that is not expected."""
+        """The approximate iteration at which less than half of the best accuracy is left; None if it is not expected."""
         return fall(list(zip(self.iterations, self.right, strict=True)))
 
 
@@ -69,7 +69,7 @@ class _Answered:
     right: float
 
     def same(self, first: _Answered) -> float:
-        """Return the fraction of answers that are those of another state."""
+        """Return the fraction of answers that equal those of another state."""
         return _fraction((self.answers == first.answers).all(1) & self.finite)
 
 
@@ -91,7 +91,7 @@ def leap_forecast(loop: Loop, task: Task, split: Split, trained_iterations: int,
 
         def answered(state: Tree) -> _Answered:
             logits = readout(loop, state, recalled)
-            # The largest of logits that are NaN is the first of them: a diverged state would seem to keep its answer.
+            # The argmax of NaN logits is always the first one, so a diverged state would seem to keep its answer.
             finite = flatten(state, mask).isfinite().all(1)
             answers = decisions(logits, mask) if chosen is None else chosen(logits)
             right = answers_right(task, logits, split.problems, split.answers) & finite

@@ -1,4 +1,4 @@
-"""What the experiment measures of a trained model beside its accuracy and examination, in files beside the run."""
+"""Measurements of a trained model beyond its accuracy and examination, in files beside the run."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A population: the runs of many studies as compact rows of one file that can be committed.
 
-The ledger of a study keeps whole examinations, 150 kB a run. A row keeps the numbers that forecasts and outcomes are
-computed from, in a few kB.
+The ledger of a study keeps whole examinations, 150 kB per run. A row keeps the numbers from which forecasts and outcomes are
+computed, in a few kB.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ NEEDED: dict[str, Any] = {
 DIGITS = 5
 """Significant digits of the numbers that are kept."""
 KEYS = {"examination": "examined", "prediction_mode": "forecast"}
-"""Fields of a row that the file calls otherwise. The file keeps the names that it had first."""
+"""Fields of a row that have another name in the file, which keeps its first names."""
 
 
 @dataclass(frozen=True)
@@ -296,7 +296,7 @@ def _checked_member(study: str, record: Record, measured: Measurements) -> Membe
     prediction_mode, signals = measured.prediction_mode(), measured.signals()
     if record.status == "finished" and record.examination is not None and (prediction_mode is None or signals is None):
         raise LoopscopeError(
-            f"the run {record.run} was not measured: remove its line from the study's ledger and give "
+            f"the run {record.run} was not measured: remove its line from the study's ledger and run "
             "python -m experiments.prediction run CONFIG again"
         )
     try:
@@ -333,12 +333,12 @@ def read_population(path: Path) -> list[Member]:
         curves = {name: ThinCurve(**curve) for name, curve in row.pop("curves").items()}
         members.append(Member(**row, curves=curves))
     if not members:
-        raise LoopscopeError(f"{path} holds no run")
+        raise LoopscopeError(f"{path} holds no runs: make it with  {COLLECT} STUDY_FOLDER --into {path}")
     return members
 
 
 def _renamed(row: Any, names: Mapping[str, str]) -> Any:
-    """Return a mapping with some of its keys renamed; anything else as it is."""
+    """Return a mapping with some of its keys renamed. Anything else is returned unchanged."""
     return {names.get(key, key): value for key, value in row.items()} if isinstance(row, dict) else row
 
 
@@ -350,11 +350,11 @@ def write_population(path: Path, members: Iterable[Member]) -> None:
 
 
 def collect(folder: StudyFolder, into: Path) -> list[Member]:
-    """Write the runs of a study as rows of a population's file, in place of rows of the same runs; return all rows.
+    """Write the runs of a study as rows of a population's file, replacing rows of the same runs. Return all rows.
 
-    All other rows stay, including rows of the same study whose runs were made in another folder, as on another machine.
-    The rows of a study are sorted by name: how configurations are divided depends on the order of the rows, which must
-    not be the order in which runs happened to end.
+    All other rows are kept, including rows of the same study whose runs were made in another folder or on another machine.
+    The rows of a study are sorted by name, because the division of configurations depends on the order of the rows, which
+    must not depend on the order in which runs ended.
 
     Raises:
         LoopscopeError: a run was not measured, a record or the file is damaged, or the file cannot be written.

@@ -1,4 +1,4 @@
-"""Residuals of one orbit, and where orbits end that restart from other states. No product with a Jacobian is taken.
+"""Residuals of one orbit, and the ends of orbits that restart from other states, without products with a Jacobian.
 
 An examination in prediction mode costs more than running a narrow model for 500 iterations. The numbers of this module
 cost three passes of the trained iterations. They are how the residual ends (reachability), and whether orbits from other
@@ -19,13 +19,13 @@ from loopscope.evaluation import decisions
 from loopscope.fixed_points.residual import relative_residual, smallest_scale
 from loopscope.loop import Loop, iterate, mask_of, readout
 from loopscope.stability.distances import distance
+from loopscope.stability.orbits.answers import Answers
 from loopscope.stability.orbits.arrival import line
-from loopscope.stability.orbits.trace import Answers
 from loopscope.stability.starts import first_state, of_others, random_like
 from loopscope.trees import Tree, flatten, token_norms, tree_map
 
 SLOWEST = 0.9
-"""The quantile of the tokens' residuals that stands for the slowest tokens."""
+"""The quantile of the tokens' residuals that represents the slowest tokens."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def slope(residual: Float[Tensor, "steps batch"]) -> Float[Tensor, "batch"]:
 def slowest_tokens(loop: Loop, seen: Pass) -> Float[Tensor, "batch"]:
     """Return the 90% quantile, over tokens that are not padding, of each token's change in the last step over its norm.
 
-    The result is NaN where a token is no longer finite: a quantile of the other tokens would not be one of all.
+    The result is NaN if a token is no longer finite, because a quantile of the other tokens would not be one of all tokens.
     """
     mask = mask_of(loop, seen.recalled)
     change = token_norms(tree_map(lambda after, before: after - before, seen.last, seen.before), mask)
@@ -85,13 +85,13 @@ def slowest_tokens(loop: Loop, seen: Pass) -> Float[Tensor, "batch"]:
 
 @dataclass(frozen=True)
 class Restart:
-    """Where orbits from other states end, after as many iterations as the pass, per example.
+    """The ends of orbits from other states, after as many iterations as the pass, per example.
 
     Args:
-        left: distance from the end of the pass, divided by the same distance at the start. It is 0 where the end is the
-            input's own whatever the start, 1 where the state stays where it is put, NaN where the start is that end.
-        same_answer: whether the answer is that at the end of the pass. The answer is what ``answers`` makes of a readout,
-            else what all tokens decide. A state that is not finite has no answer.
+        left: distance from the end of the pass, divided by the same distance at the start. It is 0 if the orbit reaches the
+            input's own end, 1 if the state stays where it was put, and NaN if it started at that end.
+        same_answer: whether the answer is the same as at the end of the pass. The answer is given by ``answers`` or, without
+            it, by the decisions of all tokens. A state that is not finite has no answer.
     """
 
     left: Float[Tensor, "batch"]
@@ -99,7 +99,7 @@ class Restart:
 
 
 def after_swap(loop: Loop, seen: Pass, iterations: int, answers: Answers | None = None) -> Restart:
-    """Restart each example from the end of its neighbour of equal shape, and return where it ends.
+    """Restart each example from the end of its neighbour, and return where it ends.
 
     This is the swap test without the condition that states have arrived.
     """

@@ -28,7 +28,7 @@ class Comparison:
             and the last. Empty if there are not two curves.
         last: the same at the last iteration alone, which decides the outcome.
         exact: whether everything that the row says about accuracy is the same, or both failed in the same way.
-        note: how the two ended, if they are not two trained models.
+        note: how the two ended, if at least one of them was not trained.
     """
 
     study: str
@@ -98,16 +98,14 @@ def pick(members: Sequence[Member], runs: int, seed: int) -> dict[str, Member]:
     Args:
         members: all rows.
         runs: number of rows to pick.
-        seed: decides which. The same seed picks the same rows of the same ledger.
+        seed: seed of the choice. The same seed picks the same rows of the same ledger.
 
     Raises:
         LoopscopeError: ``runs`` is below 1, there are fewer rows, or two of the picked rows are of the same run.
     """
     check_positive(runs=runs)
     if runs > len(members):
-        raise LoopscopeError(
-            f"{runs} runs were asked for, but the ledger holds {len(members)}: ask for fewer by --runs"
-        )
+        raise LoopscopeError(f"{runs} runs were requested, but the ledger holds {len(members)}: give a smaller --runs")
     rows = [members[place] for place in sorted(random.Random(seed).sample(range(len(members)), runs))]
     picked = {name_of(row): row for row in rows}
     if len(picked) < runs:
@@ -148,7 +146,7 @@ def claim(folder: Path, plan: StudyPlan) -> None:
     if note.is_file():
         if read_json_as(note, list[str], f"choose another --out, or remove {folder} with its runs") != names:
             raise LoopscopeError(
-                f"{folder} holds other runs: give the --runs and the --seed that it was begun with, or choose another --out"
+                f"{folder} holds other runs: give the same --runs and --seed as when it was begun, or choose another --out"
             )
         return
     if not vacant(note):
@@ -160,7 +158,7 @@ def claim(folder: Path, plan: StudyPlan) -> None:
 
 def _points(pairs: Iterable[tuple[float, float]]) -> float:
     """Return the largest difference of pairs of accuracies, in points."""
-    # Rounded, so that a difference of five in a hundred is 5 and not 5.000000000000004.
+    # The result is rounded, so that a difference of five in a hundred is 5 and not 5.000000000000004.
     return round(100 * max(abs(one - other) for one, other in pairs), 6)
 
 

@@ -1,8 +1,8 @@
-"""Signals: single numbers of a trained loop from which one can guess whether it will retain its accuracy.
+"""Signals: single numbers of a trained loop that may tell whether it will retain its accuracy.
 
-Each signal comes with the seconds that it takes, given the model and its inputs. Most signals are rivals of the framework:
-numbers that the field reads. All but one of them see no more than the trained number of iterations. The exception simply
-runs the same easy inputs for long. The other signals are the framework's own: residuals and restarts
+Each signal comes with the seconds that it takes, given the model and its inputs. Most signals are rivals of the framework,
+which are numbers in common use. All but one of them see no more than the trained number of iterations. The exception simply
+runs the same easy inputs for many iterations. The other signals are the framework's own: residuals and restarts
 (`experiments.prediction.restarts`), and leaps (`experiments.prediction.leap_forecast`).
 """
 
@@ -33,7 +33,7 @@ from loopscope.trees import Tree, flatten, norms, select
 POWER_STEPS = 20
 """Number of products J v in the plain power iteration."""
 POWER_EXAMPLES = 8
-"""Largest number of examples that it is run for."""
+"""Largest number of examples in the plain power iteration."""
 
 STATE_RADIUS = "spectral radius of W_state"
 WEIGHT_RATIO = "||W_state|| / ||W_input||"
@@ -59,7 +59,7 @@ OF_WEIGHTS = (STATE_RADIUS, WEIGHT_RATIO)
 OF_LEAPS = (LEAP, LEAP_ANSWER, LEAP_KEPT, LEAP_COLLAPSE, LEAP_KEEPS)
 """Signals of leaps, which always take the same number of steps."""
 BUDGET = 30
-"""The most iterations that a forecast may see. Signals are measured here too if training used fewer iterations."""
+"""Largest number of iterations that a forecast may see. If training used fewer, signals are measured here as well."""
 AT_BUDGET = f", {BUDGET} iterations"
 """Ending of the names of signals that are measured there."""
 
@@ -69,7 +69,7 @@ class Signal:
     """The value of a signal and its cost.
 
     Args:
-        value: None where the signal is not defined for the model, or is not finite.
+        value: value of the signal; None if it is not defined for the model or not finite.
         seconds: time that it takes, including the iterations that it needs.
     """
 
@@ -80,7 +80,7 @@ class Signal:
 def power_iteration(
     loop: Loop, state: Tree, recalled: Tree, steps: int = POWER_STEPS, seed: int = 0
 ) -> Float[Tensor, "batch"]:
-    """Return |v^T J v| after ``steps`` products J v from a random v, per example, as the field computes it.
+    """Return |v^T J v| after ``steps`` products J v from a random v, per example, as is common practice.
 
     It converges to the spectral radius if one real eigenvalue dominates. If a complex pair dominates, as is usual, it is
     too low and depends on ``steps``.
@@ -234,8 +234,8 @@ def forecast_split(settings: RunSettings, examples: int) -> Split:
     evaluated = settings.evaluation.examples
     if len(split) < evaluated + examples:
         raise LoopscopeError(
-            f"the easy split ({name}) has {len(split)} problems, expected {evaluated} to evaluate on and {examples} others "
-            "to forecast from: lower evaluation.examples or examination.examples"
+            f"the easy split ({name}) has {len(split)} problems, expected {evaluated} for the evaluation and {examples} others "
+            "for forecasts: lower evaluation.examples or examination.examples"
         )
     difficulty = None if split.difficulty is None else split.difficulty[-examples:]
     return Split(split.problems[-examples:], split.answers[-examples:], difficulty)

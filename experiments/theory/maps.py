@@ -1,4 +1,4 @@
-"""Maps over the spectral regime: where does each axis of the framework hold, for untrained blocks?
+"""Maps over the spectral regime that show where each axis of the framework holds, for untrained blocks.
 
 A small untrained block is scaled over a grid of two gains: the spectral radius of W_state, and a factor on the output of
 both sub-layers. At each point of the grid, the three axes are judged from the quantities and by the thresholds of an
@@ -244,7 +244,7 @@ def spectral_map(recall: str, norm: str, grid: Grid | None = None, seed: int = 0
     radius, lipschitz = _fixed_point_numbers(loop, inputs, recalled, ends)
     state, sublayer = grid.sides
     axes = [
-        _judge(ends.arrived[rows], swap.take(rows), radius[rows], lipschitz[rows], growth[rows])
+        _axes_at(ends.arrived[rows], swap.take(rows), radius[rows], lipschitz[rows], growth[rows])
         for rows in (slice(point, None, points) for point in range(points))
     ]
     return SpectralMap(recall, norm, state, sublayer, axes)
@@ -288,7 +288,7 @@ def full_matrix(jacobian: Jacobian) -> Float[Tensor, "batch m n"]:
     return torch.stack(rows, dim=1).double()
 
 
-def _judge(
+def _axes_at(
     arrived: Bool[Tensor, "inputs"],
     swap: Swap,
     radius: Float[Tensor, "inputs"],

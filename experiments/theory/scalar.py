@@ -92,7 +92,7 @@ class ScalarRegion:
         recall: internal or external.
         formula: the region as a formula in a and b.
         multiplier: returns the derivative of one iteration with respect to the state.
-        project: returns the nearest points of the region in Euclidean distance. Points inside stay as they are.
+        project: returns the nearest points of the region in Euclidean distance. Points inside are unchanged.
     """
 
     recall: str
@@ -147,11 +147,11 @@ def draw_gains(sigma: float, points: int = 10_000, seed: int = 0) -> Gains:
     """Return gains from N(0, sigma^2 I). The same seed gives the same directions for every sigma.
 
     Raises:
-        LoopscopeError: sigma is not above zero, or fewer than two points.
+        LoopscopeError: sigma is not above zero, or there are fewer than two points.
     """
     check_positive(sigma=sigma)
     if points < 2:
-        raise LoopscopeError(f"points is {points}, expected at least 2: a mean with an error needs them")
+        raise LoopscopeError(f"points is {points}, expected at least 2, since a mean needs them for its error")
     return sigma * np.random.default_rng(seed).standard_normal((points, 2))
 
 

@@ -11,11 +11,14 @@ if TYPE_CHECKING:
     from loopscope.adapters.captured import CapturedLoop
     from loopscope.adapters.proof import Proof, prove
     from loopscope.adapters.registry import adapt
+    from loopscope.early_exit.comparison import ExitComparison
+    from loopscope.early_exit.exits import exits
     from loopscope.evaluation import AccuracyCurve, EvaluationConfig, evaluate
     from loopscope.fixed_points import Anderson, Broyden, DampedIteration, PlainIteration, Solution, solve
     from loopscope.forecasts.forecast import forecast
     from loopscope.forecasts.leaps import Landing, leaps
     from loopscope.forecasts.result import Forecast
+    from loopscope.kinds import Kind, freeze, with_history
     from loopscope.loop import FunctionLoop, Loop
     from loopscope.models import (
         FixedDepthTransformer,
@@ -29,9 +32,12 @@ if TYPE_CHECKING:
     from loopscope.stability.config import ExaminationConfig
     from loopscope.stability.examination import Examination
     from loopscope.stability.examine import examine
+    from loopscope.stability.nonautonomous.swaps import SwapAt, swap_at
     from loopscope.stability.precision.compare import precision
     from loopscope.stability.precision.result import PrecisionComparison
     from loopscope.stability.spectrum.eigenvalues import spectral_radius, top_eigenvalues
+    from loopscope.stability.spectrum.exponents import Exponents, exponents
+    from loopscope.stability.spectrum.tokens import TokenRadius, token_spectral_radius
     from loopscope.stability.verdict import Verdict
     from loopscope.tasks import Chess, PrefixSums, SmallSudoku, Split, Sudoku, Task
     from loopscope.training.watch.record import WatchRecord
@@ -49,9 +55,12 @@ __all__ = [
     "EvaluationConfig",
     "Examination",
     "ExaminationConfig",
+    "ExitComparison",
+    "Exponents",
     "FixedDepthTransformer",
     "Forecast",
     "FunctionLoop",
+    "Kind",
     "Landing",
     "Loop",
     "LoopedTransformer",
@@ -65,7 +74,9 @@ __all__ = [
     "Solution",
     "Split",
     "Sudoku",
+    "SwapAt",
     "Task",
+    "TokenRadius",
     "Verdict",
     "Watch",
     "WatchRecord",
@@ -75,32 +86,41 @@ __all__ = [
     "damped",
     "evaluate",
     "examine",
+    "exits",
+    "exponents",
     "find_loops",
     "forecast",
+    "freeze",
     "leaps",
     "load_model",
     "precision",
     "prove",
     "solve",
     "spectral_radius",
+    "swap_at",
+    "token_spectral_radius",
     "top_eigenvalues",
+    "with_history",
     "write_comparison",
     "write_examination",
 ]
 
-# Public names are imported on first use (PEP 562), so that `import loopscope` loads next to nothing. A function must not
-# share its name with a submodule, which would take its place: importing a submodule sets it as an attribute here.
+# Public names are imported on first use (PEP 562), so that `import loopscope` loads very little. A function must not share
+# its name with a submodule: importing the submodule would replace the function as an attribute of the package.
 _HOMES = {
     "loopscope.adapters.candidates": ("find_loops",),
     "loopscope.adapters.capture": ("capture",),
     "loopscope.adapters.captured": ("CapturedLoop",),
     "loopscope.adapters.proof": ("Proof", "prove"),
     "loopscope.adapters.registry": ("adapt",),
+    "loopscope.early_exit.comparison": ("ExitComparison",),
+    "loopscope.early_exit.exits": ("exits",),
     "loopscope.evaluation": ("AccuracyCurve", "EvaluationConfig", "evaluate"),
     "loopscope.fixed_points": ("Anderson", "Broyden", "DampedIteration", "PlainIteration", "Solution", "solve"),
     "loopscope.forecasts.forecast": ("forecast",),
     "loopscope.forecasts.leaps": ("Landing", "leaps"),
     "loopscope.forecasts.result": ("Forecast",),
+    "loopscope.kinds": ("Kind", "freeze", "with_history"),
     "loopscope.loop": ("FunctionLoop", "Loop"),
     "loopscope.models": (
         "FixedDepthTransformer",
@@ -114,9 +134,12 @@ _HOMES = {
     "loopscope.stability.config": ("ExaminationConfig",),
     "loopscope.stability.examination": ("Examination",),
     "loopscope.stability.examine": ("examine",),
+    "loopscope.stability.nonautonomous.swaps": ("SwapAt", "swap_at"),
     "loopscope.stability.precision.compare": ("precision",),
     "loopscope.stability.precision.result": ("PrecisionComparison",),
     "loopscope.stability.spectrum.eigenvalues": ("spectral_radius", "top_eigenvalues"),
+    "loopscope.stability.spectrum.exponents": ("Exponents", "exponents"),
+    "loopscope.stability.spectrum.tokens": ("TokenRadius", "token_spectral_radius"),
     "loopscope.stability.verdict": ("Verdict",),
     "loopscope.training.watch.record": ("WatchRecord",),
     "loopscope.training.watch.watch": ("Watch",),

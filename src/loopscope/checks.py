@@ -1,7 +1,7 @@
-"""What a loop, its inputs, its states and its readout must satisfy. Each refusal is one line that names the cause.
+"""Requirements on a loop, its inputs, its states and its readout. Each refusal is one line that names the cause.
 
-Every verb begins with ``prepare``, or with ``prepare_states`` where the step must not be evaluated beforehand (in training), or
-with ``check_states`` where the state is given.
+Every public operation on a loop begins with one of three functions: ``prepare`` in general, ``prepare_states`` in training, where
+the step must not be evaluated beforehand, and ``check_states`` if the state is given.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from torch import Tensor
 
 from loopscope.contexts import seeded
 from loopscope.errors import LoopscopeError, check_seed
+from loopscope.kinds import TimedLoop, wants_of
 from loopscope.loop import Loop, first_state, mask_of, readout
+from loopscope.readouts import examples_at_once
 from loopscope.trees import (
     Tree,
     batch_size,
@@ -33,24 +35,24 @@ from loopscope.trees import (
 )
 
 MIXED = 0.02
-"""An example that goes this far from where it goes alone, relative to its norm, is moved by others, not by rounding."""
+"""Relative distance between an example's step alone and in a batch above which examples mix; below, it is rounding."""
 
 PROBED = 2
-"""Examples on which the step is tried."""
+"""Number of examples on which the step is tried."""
 
 _NONDETERMINISTIC = 1e-4
-"""Kernels of a GPU may add in another order each time: two results this close, relative to their norm, are the same there."""
+"""Relative distance within which two results on a GPU count as equal, since its kernels may add in varying order."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """The first states of a batch, found to be fit for measuring.
+    """The first states of a batch, after all checks have passed.
 
     Attributes:
         recalled: what ``encode`` returned.
         start: the first states.
         mask: true where a token is real; None if all are.
-        time_dependent: whether the state carries a clock, so that fixed points are not defined; None if it was not asked.
+        time_dependent: whether the state carries a clock, so that fixed points are not defined; None if this was not checked.
     """
 
     recalled: Tree
@@ -60,16 +62,16 @@ class Prepared:
 
 
 def prepare(loop: Loop, inputs: Tree, *, seed: int = 0, start: Tree | None = None) -> Prepared:
-    """Encode the inputs, make the first states, and refuse what cannot be measured; every verb begins with this.
+    """Encode the inputs, make the first states, and refuse what cannot be measured.
 
-    The caller has switched off gradients and autocast, and put the loop in eval mode. Costs five evaluations of the step with
-    at most two examples, two of ``start`` and one of ``read``.
+    The caller has switched off gradients and autocast, and put the loop in eval mode. This costs five evaluations of the step
+    with at most two examples, two of ``start`` and one of ``read``.
 
     Args:
         loop: the loop.
         inputs: what ``loop.encode`` takes, batch first.
-        seed: of a random start.
-        start: the first states, if not the loop's own.
+        seed: seed of a random start.
+        start: first states to use instead of the loop's own.
 
     Raises:
         LoopscopeError: the loop lacks one of its functions, a batch is empty, batches disagree, a first state is not finite or
@@ -93,22 +95,29 @@ def prepare(loop: Loop, inputs: Tree, *, seed: int = 0, start: Tree | None = Non
 def prepare_recalled(
     loop: Loop, recalled: Tree, batch: int | None = None, *, seed: int = 0, start: Tree | None = None
 ) -> Prepared:
-    """Do what ``prepare`` does for inputs that are encoded already; ``batch`` is the number of inputs, if known."""
+    """Like ``prepare``, for inputs that are already encoded; ``batch`` is the number of inputs, if known."""
     ready = _first_states(loop, recalled, batch, seed, start)
     check_finite(ready.start, ready.mask)
     if start is None:
         check_start_repeats(loop, ready.recalled, seed)
-    check_read(readout(loop, ready.start, ready.recalled), batch_size(ready.start))
+    _check_readout(loop, ready.start, ready.recalled)
     clock = check_dynamics(loop, ready.start, ready.recalled)
     return Prepared(ready.recalled, ready.start, ready.mask, clock)
 
 
+def _check_readout(loop: Loop, state: Tree, recalled: Tree) -> None:
+    """Read a batch once, as much of it at a time as fits, and check each part."""
+    batch, together = batch_size(state), examples_at_once(loop, state, recalled)
+    for begin in range(0, batch, together):
+        part = slice(begin, min(begin + together, batch))
+        check_read(readout(loop, select(state, part), select(recalled, part)), part.stop - part.start)
+
+
 def prepare_states(loop: Loop, inputs: Tree, *, seed: int = 0) -> Prepared:
-    """Encode the inputs with their graph, make the first states without one, and check both; evaluates no step.
+    """Encode the inputs with gradients, make the first states without, and check both. The step is not evaluated.
 
     Raises:
-        LoopscopeError: as `prepare`, as far as that can be told from the first states; these may be NaN, as in a training that
-            diverges.
+        LoopscopeError: like `prepare`, as far as the first states show. They may contain NaN, as they do when training diverges.
     """
     check_is_loop(loop)
     check_seed(seed)
@@ -118,6 +127,7 @@ def prepare_states(loop: Loop, inputs: Tree, *, seed: int = 0) -> Prepared:
 
 def _first_states(loop: Loop, recalled: Tree, batch: int | None, seed: int, start: Tree | None) -> Prepared:
     check_is_loop(loop)
+    check_step_alone(loop)
     check_seed(seed)
     encoded = _batch_of(recalled, "encode returned")
     if batch is not None and encoded != batch:
@@ -136,10 +146,11 @@ def check_states(loop: Loop, state: Tree, recalled: Tree) -> Bool[Tensor, "batch
     """Return the mask of real tokens; refuse states and recalled inputs that do not belong together.
 
     Raises:
-        LoopscopeError: the loop is not one, the batch is empty, there are more or fewer states than recalled inputs, the state
+        LoopscopeError: ``loop`` is not a loop, the batch is empty, the numbers of states and recalled inputs differ, the state
             has no floating tensor, or the mask does not fit.
     """
     check_is_loop(loop)
+    check_step_alone(loop)
     batch = _batch_of(recalled, "the recalled input is")
     check_start(state, batch)
     if not batch:
@@ -174,8 +185,33 @@ def check_is_loop(given: Any) -> None:
         )
     if callable(getattr(given, "padding", None)) and not callable(getattr(given, "mask", None)):
         raise LoopscopeError(
-            f"{type(given).__name__} has a method padding, which is not looked at: call it mask(recalled), true where a "
-            "token is real"
+            f"{type(given).__name__} has a method padding, which is ignored: rename it to mask(recalled), true where a token "
+            "is real"
+        )
+
+
+def check_step_alone(loop: Loop) -> None:
+    """Refuse a loop whose step asks for the iteration or a generator, where a loop of a single map is needed.
+
+    Raises:
+        LoopscopeError: naming what it asks for.
+
+    Example:
+        >>> from loopscope.loop import FunctionLoop
+        >>> check_step_alone(FunctionLoop(lambda x: x, torch.zeros_like, lambda z, e, iteration: z / 2 + e, lambda z: z))
+        Traceback (most recent call last):
+        loopscope.errors.LoopscopeError: the step takes iteration, so the loop is time-dependent and has no fixed point: ...
+    """
+    wants = wants_of(loop)
+    if wants.iteration:
+        raise LoopscopeError(
+            "the step takes iteration, so the loop is time-dependent and has no fixed point: ls.examine and ls.forecast take it as "
+            "it is; ls.freeze(loop, iteration=...) makes one iteration an autonomous loop"
+        )
+    if wants.generator:
+        raise LoopscopeError(
+            "the step takes a generator, so the loop is stochastic and has no fixed point: ls.examine and ls.forecast take it as it "
+            "is; for its mean behaviour give a step without the noise"
         )
 
 
@@ -183,7 +219,7 @@ def check_not_empty(inputs: Tree) -> int:
     """Return the number of examples in a batch; refuse an empty one.
 
     Raises:
-        LoopscopeError: there are none; see also `loopscope.trees.batch_size`.
+        LoopscopeError: the batch is empty, or refused by `loopscope.trees.batch_size`.
 
     Example:
         >>> check_not_empty(torch.zeros(0, 3))
@@ -205,10 +241,10 @@ def _batch_of(tree: Tree, what: str) -> int:
 
 
 def state_dtype(state: Tree) -> torch.dtype:
-    """Return the floating type in which a state's residuals are measured: float64 if all of it is, else float32.
+    """Return the floating type in which a state's residuals are measured: float64 if the whole state is, else float32.
 
     Raises:
-        LoopscopeError: the state has no floating tensor, or one that is complex or in half precision, where residuals
+        LoopscopeError: the state has no floating tensor, or one that is complex or in half precision, in which residuals
             level off near 4e-3.
 
     Example:
@@ -239,10 +275,10 @@ def check_real(state: Tree) -> None:
 
 
 def check_start(state: Tree, batch: int) -> None:
-    """Refuse first states that are not one for each input.
+    """Refuse first states unless there is one per input.
 
     Raises:
-        LoopscopeError: there are more or fewer, or their batch is not the first dimension.
+        LoopscopeError: the numbers of first states and inputs differ, or the batch is not the first dimension.
     """
     states = _batch_of(state, "start returned")
     if states != batch:
@@ -253,22 +289,22 @@ def check_start(state: Tree, batch: int) -> None:
             else "see start"
         )
         raise LoopscopeError(
-            f"expected a first state for each input, batch first, got {states} states for {batch} inputs: {hint}"
+            f"expected one first state per input, batch first, got {states} states for {batch} inputs: {hint}"
         )
 
 
 def check_finite(state: Tree, mask: Bool[Tensor, "batch *tokens"] | None) -> None:
-    """Refuse first states that hold NaN or infinity outside padding.
+    """Refuse first states that contain NaN or infinity outside padding.
 
     Raises:
-        LoopscopeError: naming the first such input.
+        LoopscopeError: a first state does; the message names the first such input.
     """
     wrong = torch.nonzero(~flatten(state, mask).isfinite().all(1)).flatten().tolist()
     if wrong:
         kind = "NaN" if bool(flatten(state, mask).isnan().any()) else "infinity"
         others = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
         raise LoopscopeError(
-            f"the first state of input {wrong[0]}{others} holds {kind}, expected finite numbers: look at the input, encode "
+            f"the first state of input {wrong[0]}{others} contains {kind}, expected finite numbers: check the input, encode "
             "and start"
         )
 
@@ -295,7 +331,7 @@ def check_read(logits: Any, batch: int) -> None:
     """Refuse a readout that is not one tensor of outputs per input.
 
     Raises:
-        LoopscopeError: it is not a tensor, has another batch size, has no outputs, or they are not floating numbers.
+        LoopscopeError: it is not a tensor, has another batch size, has no outputs, or is not floating.
     """
     expected = f"expected a tensor of shape ({batch}, ..., outputs)"
     if not isinstance(logits, Tensor):
@@ -312,12 +348,12 @@ def check_read(logits: Any, batch: int) -> None:
 
 
 def check_outputs_last(logits: Tensor, state: Tree) -> None:
-    """Refuse logits whose outputs come before their tokens, as those of convolutions do.
+    """Refuse logits whose outputs come before their tokens, as in convolutions.
 
-    That is told from the state: logits of shape (batch, outputs, tokens) beside a state of shape (batch, tokens, width).
+    The shapes show this: the logits have shape (batch, outputs, tokens) and the state has shape (batch, tokens, width).
 
     Raises:
-        LoopscopeError: naming both shapes.
+        LoopscopeError: outputs come before tokens; the message names both shapes.
     """
     if logits.ndim < 3:
         return
@@ -328,12 +364,12 @@ def check_outputs_last(logits: Tensor, state: Tree) -> None:
     if any(moved in (grid[1:-1], grid[2:]) for grid in grids):
         raise LoopscopeError(
             f"read returned logits of shape {tuple(logits.shape)} for a state of shape {tuple(grids[0])}: outputs come last; "
-            "move them there with logits.movedim(1, -1), or say what is answered with answers=lambda logits: ..."
+            "move them there with logits.movedim(1, -1), or define the answers with answers=lambda logits: ..."
         )
 
 
 def check_answers(answers: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor:
-    """Return what a function answers to logits; refuse what is not a row of answers for each example.
+    """Return the answers that a function derives from logits, and refuse them unless there is one row per example.
 
     Raises:
         LoopscopeError: it is not a tensor, or has another number of rows.
@@ -341,9 +377,7 @@ def check_answers(answers: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor
     answered = answers(logits)
     if not isinstance(answered, Tensor) or answered.shape[:1] != logits.shape[:1]:
         given = f"shape {tuple(answered.shape)}" if isinstance(answered, Tensor) else type(answered).__name__
-        raise LoopscopeError(
-            f"answers returned {given}, expected a tensor with one row for each of the {len(logits)} inputs"
-        )
+        raise LoopscopeError(f"answers returned {given}, expected a tensor with one row per input ({len(logits)} rows)")
     return answered
 
 
@@ -359,24 +393,24 @@ def check_mask(loop: Loop, state: Tree, recalled: Tree) -> None:
     shapes = ", ".join(str(tuple(leaf.shape)) for leaf in floating_leaves(state))
     if not mask.ndim or not any(mask_fits(leaf, mask) for leaf in floating_leaves(state)):
         raise LoopscopeError(
-            f"the mask has shape {tuple(mask.shape)}, which fits no tensor of the state, of shape {shapes}: expected the first "
-            "dimensions of one, (batch, tokens)"
+            f"the mask has shape {tuple(mask.shape)}, which fits no tensor of the state (shapes {shapes}): expected the first "
+            "dimensions of one of them, (batch, tokens)"
         )
     empty = torch.nonzero(~mask.reshape(len(mask), -1).any(1)).flatten().tolist()
     if empty:
         raise LoopscopeError(
-            f"the mask of input {empty[0]} is false everywhere, so that no token is real: a mask is true where a token is real"
+            f"the mask of input {empty[0]} is false everywhere, so no token is real: a mask is true where a token is real"
         )
 
 
 def check_dynamics(loop: Loop, start: Tree, recalled: Tree) -> bool:
     """Return whether the state carries a clock; refuse a step that cannot be measured.
 
-    The step is tried on the first two examples, at z_0 and at z_1: where the first state is zero, dropout and a mean over the
-    batch do not show there.
+    The step is tried on the first two examples, at z_0 and at z_1. At z_0 alone, dropout or a mean over the batch would go
+    unnoticed if the first state is zero.
 
     Raises:
-        LoopscopeError: see `check_step` and `check_independent`; or the step fails on a part of the batch.
+        LoopscopeError: `check_step` or `check_independent` refuses the step, or the step fails on a part of the batch.
     """
     batch = batch_size(start)
     few = slice(0, PROBED)
@@ -389,8 +423,8 @@ def check_dynamics(loop: Loop, start: Tree, recalled: Tree) -> bool:
         if batch <= PROBED:
             raise
         raise LoopscopeError(
-            f"the step fails on {PROBED} of {batch} examples ({_said(error)}): examples that have arrived leave the batch, so it "
-            "must take any number of them (a tensor of the whole batch must come from encode)"
+            f"the step fails on {PROBED} of {batch} examples ({_said(error)}): examples that have arrived leave the batch, so "
+            "the step must take any number of them (a tensor of the whole batch must come from encode)"
         ) from error
     second = check_step(loop, first, recalled)
     check_independent(loop, first, second, recalled)
@@ -398,13 +432,13 @@ def check_dynamics(loop: Loop, start: Tree, recalled: Tree) -> bool:
 
 
 def check_step(loop: Loop, state: Tree, recalled: Tree) -> Tree:
-    """Return the next state; refuse a step that cannot be repeated, or returns another kind of state.
+    """Return the next state; refuse a step that cannot be repeated or that returns another kind of state.
 
-    Costs two evaluations of the step, and a third one to tell the causes apart where these differ.
+    This costs two evaluations of the step. If they differ, a third one tells the causes apart.
 
     Raises:
-        LoopscopeError: the state or the recalled input is another one afterwards, two evaluations from the same state
-            differ, or they return another structure, other shapes or another precision.
+        LoopscopeError: the step changes the state or the recalled input in place, two evaluations from the same state
+            differ, or the new state has another structure, other shapes or another precision.
     """
     device = device_of(state)
     with torch.no_grad():
@@ -422,14 +456,14 @@ def check_step(loop: Loop, state: Tree, recalled: Tree) -> Tree:
         taken, returned = (_outline(tree, kind) for tree in (before, first))
         if taken != returned:
             raise LoopscopeError(
-                f"step turned a state {word} {taken} into {returned}: it must return what it takes, a state of the same "
-                "structure, shapes and precision, and start must too"
+                f"step turned a state {word} {taken} into {returned}: start and step must return states of the same "
+                "structure, shapes and precision"
             )
     return first
 
 
 def _check_repeats(loop: Loop, state: Tree, recalled: Tree, first: Tree) -> None:
-    """Refuse a step that does not return ``first`` again: a random one, or one that remembers earlier calls."""
+    """Refuse a step that does not return ``first`` again because it is random or remembers earlier calls."""
     device = device_of(state)
     try:
         with seeded(1, device):
@@ -442,8 +476,8 @@ def _check_repeats(loop: Loop, state: Tree, recalled: Tree, first: Tree) -> None
         raise LoopscopeError(f"the step fails when it is called again ({_said(error)}): {_REMEMBERS}") from error
     if _repeats(first, third):
         raise LoopscopeError(
-            "the step is random: two evaluations from one state differ; call .eval() on the model (FunctionLoop does so with "
-            "module=model), or draw the noise once, in encode"
+            "the step is random: two evaluations from one state differ; call .eval() on the model (FunctionLoop does this if "
+            "given module=model), draw the noise once, in encode, or let step take a generator and draw from it"
         )
     raise LoopscopeError(f"the step gives another result when it is called again: {_REMEMBERS}")
 
@@ -455,20 +489,23 @@ _REMEMBERS = (
 
 
 def check_independent(loop: Loop, before: Tree, after: Tree, recalled: Tree) -> None:
-    """Refuse a step that takes an example elsewhere alone than among others: examples that have arrived leave the batch.
+    """Refuse a step in which an example depends on the others: examples that have arrived leave the batch.
 
-    Costs an evaluation of the step with one example.
+    This costs one evaluation of the step with a single example.
 
     Args:
         loop: the loop.
-        before: a state of the whole batch; not the first one, since a mean over the batch does not show where that is zero.
+        before: a state of the whole batch. It should not be the first one, which may be zero and so hide a mean over the batch.
         after: the state one step later.
         recalled: the recalled input.
 
     Raises:
-        LoopscopeError: it goes elsewhere, or the step fails with one example.
+        LoopscopeError: an example moves differently alone, or the step fails with one example.
     """
     if batch_size(before) < 2:
+        return
+    if isinstance(loop, TimedLoop) and loop.wants.generator:
+        _check_independent_of_values(loop, before, after, recalled)
         return
     before, together, recalled = (select(tree, slice(0, 1)) for tree in (before, after, recalled))
     with torch.no_grad():
@@ -476,14 +513,26 @@ def check_independent(loop: Loop, before: Tree, after: Tree, recalled: Tree) -> 
             mask = mask_of(loop, recalled)
             alone, together = flatten(loop.step(before, recalled), mask), flatten(together, mask)
         except Exception as error:
-            raise LoopscopeError(f"the step mixes examples: one alone fails ({_said(error)}) {_MIXES}") from error
+            raise LoopscopeError(f"the step mixes examples: a single one fails ({_said(error)}) {_MIXES}") from error
     if alone.shape != together.shape or bool((alone - together).norm() > MIXED * together.norm()):
-        raise LoopscopeError(f"the step mixes examples: one alone goes elsewhere than in the batch {_MIXES}")
+        raise LoopscopeError(f"the step mixes examples: a single one moves differently than in the batch {_MIXES}")
+
+
+def _check_independent_of_values(loop: Loop, before: Tree, after: Tree, recalled: Tree) -> None:
+    """Refuse a step that takes an example elsewhere beside a copy of itself: the noise of a place may differ by batch size."""
+    doubled = torch.zeros(batch_size(before), dtype=torch.long, device=device_of(before))
+    first = slice(0, 1)
+    with torch.no_grad():
+        beside = loop.step(select(before, doubled), select(recalled, doubled))
+        mask = mask_of(loop, select(recalled, first))
+        one, other = (flatten(select(tree, first), mask) for tree in (beside, after))
+    if bool((one - other).norm() > MIXED * other.norm()):
+        raise LoopscopeError(f"the step mixes examples: one goes elsewhere beside another {_MIXES}")
 
 
 _MIXES = (
     "(batch normalization in train mode, a mean over the batch, a fixed batch size, a tensor of the whole batch that does not "
-    "come from encode); each must go its own way"
+    "come from encode); examples must not depend on each other"
 )
 
 
@@ -493,7 +542,7 @@ def _said(error: BaseException) -> str:
 
 
 def _outline(tree: Tree, of_leaf: Callable[[Tensor], Any]) -> Any:
-    """Return the structure of a tree with something said of each tensor, and the type of every other leaf."""
+    """Return the structure of a tree, with ``of_leaf`` applied to each tensor and the type of every other leaf."""
     if isinstance(tree, Tensor):
         return of_leaf(tree)
     parts = children(tree)
@@ -527,7 +576,7 @@ def _same(one: Tree, other: Tree) -> bool:
 
 
 def _repeats(one: Tree, other: Tree) -> bool:
-    """Return whether two results of one call are equal: bit for bit, on a GPU up to the order of its sums."""
+    """Return whether two results of one call are equal: bit for bit on the CPU, up to the order of sums on a GPU."""
     if _same(one, other):
         return not has_clock(one, other)
     if device_of(one).type == "cpu":

@@ -1,16 +1,48 @@
-"""The modes in which a loop is measured: eval mode, no autocast, and the global random state left as it was."""
+"""The modes in which a loop is measured: eval mode, no autocast, the global random state restored, within a time limit."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
 import torch
 
+from loopscope.errors import StoppedError
 from loopscope.loop import Loop, modules_of
+
+_is_late: ContextVar[Callable[[], bool] | None] = ContextVar("is_late", default=None)
+
+
+@contextmanager
+def interruptible(is_late: Callable[[], bool]) -> Iterator[None]:
+    """Let `check_time` end the work inside as soon as ``is_late`` returns true.
+
+    Example:
+        >>> with interruptible(lambda: True):
+        ...     check_time()
+        Traceback (most recent call last):
+        loopscope.errors.StoppedError: the time is over
+    """
+    token = _is_late.set(is_late)
+    try:
+        yield
+    finally:
+        _is_late.reset(token)
+
+
+def check_time() -> None:
+    """Raise if the surrounding work is interruptible and late. Orbits and products with the Jacobian call this.
+
+    Raises:
+        StoppedError: the time is over.
+    """
+    is_late = _is_late.get()
+    if is_late is not None and is_late():
+        raise StoppedError("the time is over")
 
 
 def device_of_loop(loop: Loop, otherwise: torch.device) -> torch.device:
@@ -21,7 +53,7 @@ def device_of_loop(loop: Loop, otherwise: torch.device) -> torch.device:
 
 @contextmanager
 def eval_mode(loop: Loop) -> Iterator[None]:
-    """Put the modules of a loop in eval mode, and give every part of them its own mode back afterwards."""
+    """Put the modules of a loop in eval mode, and restore the mode of each submodule afterwards."""
     parts = [part for module in modules_of(loop) for part in module.modules()]
     modes = [part.training for part in parts]
     for module in modules_of(loop):
@@ -45,7 +77,7 @@ def without_autocast() -> Iterator[None]:
 
 @contextmanager
 def random_state_kept(device: torch.device) -> Iterator[None]:
-    """Leave the global random state of the CPU, and of ``device`` if that is a GPU, as it was."""
+    """Restore the global random state of the CPU, and of ``device`` if it is a GPU, afterwards."""
     with torch.random.fork_rng([device] if device.type == "cuda" else [], device_type="cuda"):
         yield
 
@@ -53,7 +85,7 @@ def random_state_kept(device: torch.device) -> Iterator[None]:
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Seed every global source of random numbers: PyTorch's on the CPU and on ``device``, NumPy's and Python's."""
-    # NumPy's legacy functions are what draws from a global state.
+    # NumPy's global state is used by its legacy functions alone.
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
     with random_state_kept(device):
         torch.default_generator.manual_seed(seed)

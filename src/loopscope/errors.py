@@ -1,4 +1,4 @@
-"""The exception that a user's mistake raises, the warning, and the checks of choices and numbers that most modules need."""
+"""The exception for users' mistakes, the warning, and checks of choices and numbers that most modules need."""
 
 import math
 import operator
@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from typing import Any
 
 RESUMABLE = 75
-"""Exit status of what stopped early with nothing lost and can go on (the system's code for a temporary failure)."""
+"""Exit status of a command that stopped early and can be resumed without loss (EX_TEMPFAIL in sysexits.h)."""
 
 
 class LoopscopeError(Exception):
@@ -24,15 +24,19 @@ class LoopscopeError(Exception):
 
 
 class NotDefinedError(LoopscopeError):
-    """A quantity that the loop does not have, such as a derivative in token ids; nothing went wrong."""
+    """A quantity is not defined for this loop, such as a derivative with respect to token ids. This is not a failure."""
+
+
+class StoppedError(LoopscopeError):
+    """Work was ended because its time was over, so its result is missing."""
 
 
 class LoopscopeWarning(UserWarning):
-    """A result that is returned although it may not be what was asked for: the message says what is wrong with it."""
+    """A result is returned although it may not be what was asked for. The message says what is wrong with it."""
 
 
 def nearest(given: str, options: Iterable[str]) -> str:
-    """Return ' (did you mean X?)' for the option nearest to ``given``, or an empty string where none is near."""
+    """Return ' (did you mean X?)' for the option nearest to ``given``, or an empty string if none is near."""
     close = get_close_matches(given, list(options), n=1, cutoff=0.5)
     return f" (did you mean {close[0]}?)" if close else ""
 
@@ -41,7 +45,7 @@ def check_choice(name: str, given: object, options: Iterable[str]) -> None:
     """Refuse a value that is not one of ``options``.
 
     Raises:
-        LoopscopeError: naming the nearest option.
+        LoopscopeError: the value is not an option; the message names the nearest one.
     """
     options = list(options)
     if given not in options:
@@ -49,10 +53,10 @@ def check_choice(name: str, given: object, options: Iterable[str]) -> None:
 
 
 def check_positive(**values: float) -> None:
-    """Refuse values that are not finite numbers above zero, by name.
+    """Refuse values that are not finite numbers above zero.
 
     Raises:
-        LoopscopeError: naming the first such value.
+        LoopscopeError: a value is refused; the message names the first one.
 
     Example:
         >>> check_positive(learning_rate=-1.0)
@@ -67,10 +71,10 @@ def check_positive(**values: float) -> None:
 
 
 def check_fraction(**values: float) -> None:
-    """Refuse values that are not numbers above 0 and at most 1, by name.
+    """Refuse values that are not numbers above 0 and at most 1.
 
     Raises:
-        LoopscopeError: naming the first such value.
+        LoopscopeError: a value is refused; the message names the first one.
 
     Example:
         >>> check_fraction(damping=1.5)
@@ -84,10 +88,10 @@ def check_fraction(**values: float) -> None:
 
 
 def check_count(**values: int) -> None:
-    """Refuse values that are not whole numbers above zero, by name. True and False are not numbers.
+    """Refuse values that are not whole numbers above zero. True and False are not numbers.
 
     Raises:
-        LoopscopeError: naming the first such value.
+        LoopscopeError: a value is refused; the message names the first one.
 
     Example:
         >>> check_count(max_iterations=0)
@@ -100,11 +104,40 @@ def check_count(**values: int) -> None:
             raise LoopscopeError(f"{name} is {_shown(value)}, expected a whole number above 0")
 
 
-def check_count_or_zero(**values: int) -> None:
-    """Refuse values that are not whole numbers of at least zero, by name.
+LARGEST_HISTORY = 2**31
+"""Bytes that may be kept of what happens at every iteration."""
+MOST_ITERATIONS = 10**6
+"""Iterations that may be recorded, however few inputs there are: results hold several numbers of each."""
+
+
+def check_history(iterations: int, bytes_each: int) -> None:
+    """Refuse more iterations than a record of each can be kept of.
+
+    Args:
+        iterations: the budget.
+        bytes_each: bytes that are kept for each iteration.
 
     Raises:
-        LoopscopeError: naming the first such value.
+        LoopscopeError: there are more than `MOST_ITERATIONS`, or the record would take more than `LARGEST_HISTORY` bytes.
+
+    Example:
+        >>> check_history(10**9, bytes_each=1000)
+        Traceback (most recent call last):
+        loopscope.errors.LoopscopeError: iterations is 1,000,000,000, expected at most 1,000,000 for these inputs, ...
+    """
+    most = min(MOST_ITERATIONS, LARGEST_HISTORY // max(1, bytes_each))
+    if iterations > most:
+        raise LoopscopeError(
+            f"iterations is {iterations:,}, expected at most {most:,} for these inputs, since every iteration of each is "
+            "recorded: lower it, or give fewer inputs"
+        )
+
+
+def check_count_or_zero(**values: int) -> None:
+    """Refuse values that are not whole numbers of at least zero.
+
+    Raises:
+        LoopscopeError: a value is refused; the message names the first one.
 
     Example:
         >>> check_count_or_zero(plain_iterations=-1)
@@ -118,7 +151,7 @@ def check_count_or_zero(**values: int) -> None:
 
 
 def check_seed(seed: int) -> None:
-    """Refuse a seed that torch's generators do not take.
+    """Refuse a seed that PyTorch's generators do not accept.
 
     Raises:
         LoopscopeError: it is not a whole number, or not between -2**63 and 2**64 - 1.
@@ -134,10 +167,10 @@ def check_seed(seed: int) -> None:
 
 
 def check_tolerance(tolerance: float) -> None:
-    """Refuse a tolerance on relative residuals that is not a number between 0 and 1: every state meets it, or none.
+    """Refuse a tolerance on relative residuals that is not between 0 and 1, which every state would meet, or none.
 
     Raises:
-        LoopscopeError: naming the value.
+        LoopscopeError: the tolerance is refused; the message names its value.
 
     Example:
         >>> check_tolerance(1000)
@@ -173,7 +206,7 @@ def _as_whole_number(value: Any) -> int | None:
 
 
 def _shown(value: Any) -> str:
-    """Return a value as an error message shows it: text in quotes, and nothing longer than a line can hold."""
+    """Return a value as an error message shows it: text in quotes, and anything too long for one line shortened."""
     try:
         text = repr(value) if isinstance(value, str | bytes) else str(value)
     except ValueError:  # Python refuses to write out integers of thousands of digits
@@ -182,4 +215,4 @@ def _shown(value: Any) -> str:
 
 
 _LONGEST = 60
-"""Characters of a value that an error message shows."""
+"""Largest number of characters of a value that an error message shows."""

@@ -13,10 +13,12 @@ from torch import Tensor
 
 from loopscope.checks import check_dynamics, check_is_loop, check_read, check_states
 from loopscope.contexts import device_of_loop, eval_mode
-from loopscope.errors import check_positive
+from loopscope.errors import check_history, check_positive
 from loopscope.fixed_points.residual import relative_residual, smallest_scale
 from loopscope.loop import Loop, first_state, readout
-from loopscope.tasks.task import Split, Task
+from loopscope.stability.orbits.answers import at_every_token, gives_answer, predictions
+from loopscope.stability.results import reached_by
+from loopscope.tasks.task import Split, Task, answers_of
 from loopscope.trees import flatten, select
 
 WITHIN_BEST = 0.01
@@ -91,6 +93,34 @@ class Settled:
 
 
 @dataclass(frozen=True)
+class FinalAnswers:
+    """Iterations by which answers are final, which means that they never change again up to the last iteration.
+
+    Args:
+        half: iteration by which 50% of the answers are final; None if fewer are.
+        nine_tenths: iteration by which 90% of the answers are final; None if fewer are.
+        all: iteration by which all answers are final; None if some are not.
+    """
+
+    half: float | None
+    nine_tenths: float | None
+    all: float | None
+
+
+@dataclass(frozen=True)
+class BrokenReadouts:
+    """Readouts that turn NaN or infinite.
+
+    Args:
+        examples: number of examples with such a readout.
+        first: first iteration at which a readout does.
+    """
+
+    examples: int
+    first: int
+
+
+@dataclass(frozen=True)
 class Steps:
     """Cost of running each example until it settles, in steps of single examples.
 
@@ -120,6 +150,8 @@ class AccuracyCurve:
         by_difficulty: answer accuracy in bins of about equal size, easiest first. Empty if the split has no difficulty.
         settled: how many examples have settled, and how many of these are right.
         steps: cost of the run if examples stopped when they had settled; None if all ran to the last iteration.
+        final: by which iteration answers are final; None for a single iteration.
+        broken: the readouts that turn NaN or infinite; None if there are none.
 
     Example:
         >>> import torch
@@ -142,6 +174,8 @@ class AccuracyCurve:
     by_difficulty: list[DifficultyBin] = field(default_factory=list)
     settled: Settled | None = None
     steps: Steps | None = None
+    final: FinalAnswers | None = None
+    broken: BrokenReadouts | None = None
 
 
 def difficulty_bins(
@@ -176,8 +210,21 @@ def summarize(
     difficulty: Float[Tensor, "examples"] | None = None,
     residual: Float[Tensor, "examples"] | None = None,
     steps: Steps | None = None,
+    changed_at: Int[Tensor, "examples"] | None = None,
+    broken_at: Int[Tensor, "examples"] | None = None,
 ) -> AccuracyCurve:
-    """Summarize which examples are solved after each iteration, and their last residuals, as an accuracy curve."""
+    """Summarize which examples are solved after each iteration as an accuracy curve.
+
+    Args:
+        solved: which examples are right after each iteration.
+        token_accuracy: fraction of tokens that are right.
+        other_rules: answer accuracy under the task's other rules, by name.
+        difficulty: difficulty of each example.
+        residual: the last relative residual of each example.
+        steps: cost of the run, if examples stopped when they had settled.
+        changed_at: the last iteration at which each example's answer changed; 0 if it never did.
+        broken_at: the first iteration at which each example's readout was NaN or infinite; 0 if it never was.
+    """
     accuracy = solved.double().mean(1)
     best = accuracy.max()
     # The margin of 1e-9 makes an accuracy of exactly best - 0.01 count in spite of rounding.
@@ -195,7 +242,20 @@ def summarize(
         by_difficulty=[] if difficulty is None else difficulty_bins(solved, difficulty),
         settled=None if residual is None else _settled(solved[-1], residual),
         steps=steps,
+        final=None if changed_at is None or len(solved) == 1 else _final(changed_at, len(solved)),
+        broken=None if broken_at is None else _broken(broken_at),
     )
+
+
+def _final(changed_at: Int[Tensor, "examples"], iterations: int) -> FinalAnswers:
+    """Return the iterations by which answers are final. An answer that changed in the last iteration is not final."""
+    final = [None if last == iterations else max(1.0, last) for last in changed_at.tolist()]
+    return FinalAnswers(*(reached_by(final, share) for share in (0.5, 0.9, 1.0)))
+
+
+def _broken(broken_at: Int[Tensor, "examples"]) -> BrokenReadouts | None:
+    broken = broken_at[broken_at > 0]
+    return BrokenReadouts(len(broken), int(broken.min())) if len(broken) else None
 
 
 def _settled(right: Bool[Tensor, "examples"], residual: Float[Tensor, "examples"]) -> Settled:
@@ -254,7 +314,7 @@ def answers_right(
 
 
 def _right(task: Task, logits: Tensor, problems: Tensor, answers: Tensor) -> Bool[Tensor, "batch columns"]:
-    """Apply the task's rule, and count NaN logits as wrong: the rule alone would take them for an answer."""
+    """Apply the task's rule, and count NaN logits as wrong, which the rule alone might accept."""
     right = task.correct(logits, problems, answers)
     numbers = ~logits.isnan().any(-1)
     return right & (numbers if numbers.shape == right.shape else numbers.all(1, keepdim=True))
@@ -288,8 +348,10 @@ class _Tally:
     """
 
     def __init__(self, iterations: int, examples: int, device: torch.device) -> None:
+        check_history(iterations, examples + 64)  # beside the outcomes, the sums of a few rules in float64
         self.solved = torch.empty(iterations, examples, dtype=torch.bool, device=device)
         self.residual = torch.empty(examples, device=device)
+        self.changed_at, self.broken_at = torch.zeros(2, examples, dtype=torch.long, device=device)
         self.tokens_right, self.tokens = torch.zeros(2, iterations, dtype=torch.float64, device=device)
         self.others: dict[str, Tensor] = defaultdict(
             lambda: torch.zeros(iterations, dtype=torch.float64, device=device)
@@ -302,6 +364,44 @@ class _Tally:
         self.tokens[at] += (~judged.padding).sum()
         for name, right in judged.others.items():
             self.others[name][at] += right.sum()
+
+    def note(self, iteration: int, rows: Int[Tensor, "batch"], seen: _Seen) -> None:
+        """Record whose answer changed in an iteration (from 1), and whose readout broke."""
+        self.changed_at[rows] = torch.where(seen.changed, iteration, self.changed_at[rows])
+        new = seen.broken & (self.broken_at[rows] == 0)
+        self.broken_at[rows] = torch.where(new, iteration, self.broken_at[rows])
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """The changes of a batch's readouts in one iteration."""
+
+    changed: Bool[Tensor, "batch"]
+    broken: Bool[Tensor, "batch"]
+
+
+class _Answers:
+    """The latest answers of a batch, and which numbers of its readout were finite at the first state."""
+
+    def __init__(self, task: Task, logits: Tensor, real: Tensor | None) -> None:
+        self._answers = answers_of(task) or predictions
+        self._last, self._finite = self._compared(logits, real), logits.isfinite()
+
+    def _compared(self, logits: Tensor, real: Tensor | None) -> Tensor:
+        answers = self._answers(logits)
+        return answers if real is None or answers.shape != real.shape else answers.masked_fill(~real, 0)
+
+    def seen(self, logits: Tensor, real: Tensor | None) -> _Seen:
+        """Compare the readout of one more iteration to the previous one. NaN is not an answer and counts as a change."""
+        now, answered = self._compared(logits, real), at_every_token(gives_answer(logits), real)
+        changed = (now != self._last).flatten(1).any(1) | ~answered
+        intact = at_every_token((logits.isfinite() | ~self._finite).all(-1), real)
+        self._last = now
+        return _Seen(changed, ~intact | ~answered)
+
+    def keep(self, rows: Bool[Tensor, "batch"]) -> None:
+        """Keep only the given examples."""
+        self._last, self._finite = select((self._last, self._finite), rows)
 
 
 class _Stillness:
@@ -370,6 +470,8 @@ def evaluate_split(
         None if split.difficulty is None else split.difficulty.cpu(),
         tally.residual.cpu(),
         Steps(computed, config.iterations * len(split)) if config.until_settled else None,
+        tally.changed_at.cpu(),
+        tally.broken_at.cpu(),
     )
 
 
@@ -387,11 +489,12 @@ def _run(
     recalled = loop.encode(task.inputs(problems))
     state = first_state(loop, recalled)
     real = check_states(loop, state, recalled)
-    check_read(readout(loop, state, recalled), len(rows))
-    if config.until_settled and not int(rows[0]):  # examples will leave the batch: may they?
+    logits = readout(loop, state, recalled)
+    check_read(logits, len(rows))
+    if config.until_settled and not int(rows[0]):  # examples will leave the batch, so they must be independent
         check_dynamics(loop, state, recalled)
     smallest = smallest_scale(state, real)
-    stillness, computed = _Stillness(), 0
+    stillness, computed, seen = _Stillness(), 0, _Answers(task, logits, real)
     for i in range(config.iterations):
         before = state
         state = loop.step(before, recalled)
@@ -401,6 +504,7 @@ def _run(
         padding = torch.zeros_like(right) if real is None else ~real
         judged = _Judged(right, padding, task.other_rules(logits, problems, answers))
         tally.add(slice(i, i + 1), rows, judged)
+        tally.note(i + 1, rows, seen.seen(logits, real))
         on_iteration()
         if not config.until_settled and i + 1 < config.iterations:
             continue
@@ -416,6 +520,7 @@ def _run(
             state, recalled = select((state, recalled), going)
             real = None if real is None else real[going]
             stillness.keep(going)
+            seen.keep(going)
         if not len(rows):
             break
     for _ in range(i + 1, config.iterations):

@@ -1,4 +1,4 @@
-"""Packages that only one feature needs: each belongs to an extra, which the error for a missing one names."""
+"""Optional packages. Each belongs to an extra of this package, which the error names if it is missing."""
 
 from __future__ import annotations
 
@@ -10,17 +10,24 @@ from loopscope.errors import LoopscopeError
 
 EXTRAS = {
     "chess": "chess",
+    "gradio": "lab",
     "numba": "data",
     "plotly": "pages",
     "pytorch_lightning": "watch",
     "ray": "cluster",
     "sklearn": "analysis",
-    "transformers": "watch",
+    "transformers": "models",
     "zstandard": "data",
 }
-"""The extra of pyproject.toml that installs each package."""
-NAMES = {"chess": "python-chess", "pytorch_lightning": "Lightning", "ray": "Ray", "sklearn": "scikit-learn"}
-"""The names that packages go by, where these are not the names of their modules."""
+"""The extra in pyproject.toml that installs each package."""
+NAMES = {
+    "chess": "python-chess",
+    "gradio": "Gradio",
+    "pytorch_lightning": "Lightning",
+    "ray": "Ray",
+    "sklearn": "scikit-learn",
+}
+"""Names of packages that differ from the names of their modules."""
 
 
 def install_command(package: str) -> str:

@@ -1,6 +1,6 @@
-"""Files that are whole or absent: write beside and rename, append whole lines, read with one clear line on failure.
+"""Files that are either complete or absent: atomic writes, whole lines appended, and one clear line when a read fails.
 
-Nothing here follows a link that somebody planted: temporary files and locks are created by names that nobody else holds.
+Nothing here follows a planted link: temporary files and locks are created under names that do not exist yet.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import errno
 import glob
 import json
 import os
+import re
 import secrets
 import stat
 from collections.abc import Callable, Iterator
@@ -28,31 +29,73 @@ REMEDIES = {
     errno.EDQUOT: "free space or choose another folder",
     errno.ENAMETOOLONG: "choose a shorter name",
 }
-"""What to do about a failed write, by the number of its error; for any other one: choose another folder."""
+"""What to do about a failed write, by error number. For any other error: choose another folder."""
+
+
+UNUSABLE = (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM)
+"""Errors of the system which mean that a path cannot be used, whether or not anything is there."""
+SHOWN = 60
+"""Largest number of characters of an impossible path that a message shows."""
+
+
+def check_path(given: object) -> Path:
+    """Return a string or path as a ``Path``; refuse one that no file system can hold, before anything is done with it.
+
+    Raises:
+        LoopscopeError: it is not a path, is empty or too long, holds a character that names cannot hold, or leads through a
+            folder that may not be read.
+
+    Example:
+        >>> check_path("runs/one").name
+        'one'
+        >>> check_path(300 * "n")
+        Traceback (most recent call last):
+        loopscope.errors.LoopscopeError: cannot use 'nnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnn'... (300 ...
+    """
+    text = os.fspath(given) if isinstance(given, (str, os.PathLike)) else None
+    if not isinstance(text, str):
+        raise LoopscopeError(f"expected a path, got {type(given).__name__}: give a string or a pathlib.Path")
+    if not text:
+        raise LoopscopeError("the path is empty: name a file or a folder")
+    try:
+        os.lstat(text)
+    except ValueError as error:  # a null character, or one that the system cannot encode
+        raise LoopscopeError(f"cannot use {_shown(text)}: names of files cannot hold such characters") from error
+    except OSError as error:
+        if error.errno in UNUSABLE:
+            remedy = REMEDIES.get(error.errno, "choose another path")
+            raise LoopscopeError(f"cannot use {_shown(text)}: {error.strerror}; {remedy}") from error
+    return Path(text)
+
+
+def _shown(text: str) -> str:
+    """Return a path in quotes, with unusual characters escaped, and only its beginning if it is long."""
+    return repr(text) if len(text) <= SHOWN else f"{text[:SHOWN]!r}... ({len(text)} characters)"
 
 
 @contextmanager
 def explain_write(path: Path) -> Iterator[None]:
     """Turn a failed write (no permission, full disk) into one line that names the file and says what to do."""
+    check_path(path)
     try:
         yield
     except OSError as error:
         reason, remedy = error.strerror or str(error), REMEDIES.get(error.errno or 0, "choose another folder")
         if error.errno in (errno.EEXIST, errno.ELOOP) and (link := _dangling_link(path)) is not None:
             reason, remedy = (
-                f"{link} is a link to a place that does not exist",
+                f"{link} is a link to a target that does not exist",
                 "remove the link or choose another folder",
             )
         raise LoopscopeError(f"cannot write {path}: {reason}; {remedy}") from error
 
 
 def _dangling_link(path: Path) -> Path | None:
-    """Return the path or the nearest of its parents that is a link to nothing, or None."""
+    """Return the dangling link nearest to the path, among the path and its parents, or None."""
     return next((part for part in (path, *path.parents) if part.is_symlink() and not part.exists()), None)
 
 
 def check_place(path: Path) -> None:
-    """Refuse a place where no file can be written, before the work whose result the file will hold.
+    """Refuse a path where no file can be written, before any work is done for it.
 
     Raises:
         LoopscopeError: it is a folder, its folder does not exist, its name is too long, or nothing can be written there.
@@ -60,29 +103,29 @@ def check_place(path: Path) -> None:
     with explain_write(path):
         fits = path.parent.is_dir() and not path.is_dir()
     if not fits:
-        raise LoopscopeError(f"{path} is no place for a file: name one in a folder that exists")
+        raise LoopscopeError(f"cannot write a file at {path}: choose a path in a folder that exists")
     with explain_write(path), TemporaryFile(dir=path.parent):
         pass
 
 
 def make_folder(path: Path) -> Path:
-    """Make a folder and its parents; return it."""
+    """Create a folder and its parents, and return it."""
     with explain_write(path):
         path.mkdir(parents=True, exist_ok=True)
     return path
 
 
 def open_new(path: Path) -> IO[bytes]:
-    """Create a file that does not exist yet and open it for writing; a link in its place is an error.
+    """Create a file that does not exist yet and open it for writing. A link at the path is an error.
 
     Raises:
-        OSError: something is there already, or nothing can be written.
+        OSError: the path exists already, or cannot be written.
     """
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666), "wb")
 
 
 def open_lock(path: Path) -> IO[bytes]:
-    """Open a lock file, creating it where there is none; its content is left as it is.
+    """Open a lock file, creating it if there is none. Its content is left unchanged.
 
     Raises:
         LoopscopeError: it is a link or not a regular file, or it cannot be opened.
@@ -99,29 +142,29 @@ def open_lock(path: Path) -> IO[bytes]:
 
 
 def vacant(first: Path) -> bool:
-    """Return whether a file's folder is free for it: absent, empty, or with no more than a killed write of it there."""
+    """Return whether a file's folder is absent, empty, or holds nothing but leftovers of an interrupted write of it."""
     folder = first.parent
     return not folder.is_dir() or {*folder.iterdir()} <= {*_leftovers(first)}
 
 
 def _hidden(path: Path) -> str:
-    """Return how the names of a file's temporary files begin: not longer than file systems allow."""
+    """Return the prefix of a file's temporary files, short enough for every file system."""
     return f".{path.name[:50]}"
 
 
 def _leftovers(path: Path) -> Iterator[Path]:
-    """Yield what killed writes of a file left beside it; ``.name.partial`` is how earlier versions called it."""
+    """Yield what interrupted writes of a file left beside it. Earlier versions named it ``.name.partial``."""
     return path.parent.glob(f"{glob.escape(_hidden(path))}.*partial")
 
 
 def drop_leftovers(path: Path) -> None:
-    """Remove what killed writes of a file left beside it; nobody else may be writing it."""
+    """Remove what interrupted writes of a file left beside it. No other process may be writing the file."""
     for leftover in _leftovers(path):
         leftover.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file beside its place, flush it to disk, then rename it: readers see the old file or the new one.
+    """Write a temporary file, flush it to disk, then rename it. Readers see either the old file or the new one.
 
     A link at ``path`` is replaced, not followed.
     """
@@ -139,12 +182,12 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, content: str) -> None:
-    """Write text as ``write_bytes`` does, in UTF-8."""
+    """Write text in UTF-8, as ``write_bytes`` does."""
     write_bytes(path, content.encode())
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a value as JSON; numbers that are not finite are refused, since JSON has none."""
+    """Write a value as JSON. NaN and infinity are refused, since JSON has no such numbers."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
@@ -156,6 +199,7 @@ def append_line(path: Path, value: Any) -> None:
 
 
 def _read(path: Path, parse: Callable[[str], Any], kind: str, mistake: type[Exception]) -> Any:
+    check_path(path)
     try:
         return parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -163,9 +207,11 @@ def _read(path: Path, parse: Callable[[str], Any], kind: str, mistake: type[Exce
     except OSError as error:
         raise LoopscopeError(f"cannot read {path}: {error.strerror}") from error
     except RecursionError as error:
-        raise LoopscopeError(f"{path} is nested too deep to be read as {kind}") from error
+        raise LoopscopeError(f"{path} is nested too deeply to be read as {kind}") from error
     except (ValueError, mistake) as error:  # ValueError: bytes that are not UTF-8, numbers of thousands of digits
         reason = " ".join(str(error).replace('in "<unicode string>", ', "").split())
+        # Python's advice is to lift its limit, which helps nobody here.
+        reason = re.sub(r"Exceeds the limit \(\d+ digits\).*$", "it has a number of thousands of digits", reason)
         raise LoopscopeError(f"{path} is not valid {kind}: {reason}") from error
 
 
@@ -179,15 +225,15 @@ def read_json(path: Path) -> Any:
 
 
 def read_json_as(path: Path, kind: Any, remedy: str = "remove it and run again") -> Any:
-    """Read a JSON file whose value is to be of a type (see ``misfit``).
+    """Read a JSON file whose value must have a given type (see ``misfit``).
 
     Args:
         path: the file.
         kind: the type.
-        remedy: what to do where it is not, for the message.
+        remedy: what to do if the value has another type, for the message.
 
     Raises:
-        LoopscopeError: see ``read_json``; or the value is of another type.
+        LoopscopeError: ``read_json`` refuses the file, or the value has another type.
     """
     try:
         value = read_json(path)
@@ -199,8 +245,8 @@ def read_json_as(path: Path, kind: Any, remedy: str = "remove it and run again")
 
 
 def read_json_if_any(path: Path, kind: Any, absent: Any = None) -> Any:
-    """Return what ``read_json_as`` does, or ``absent`` where there is no such file."""
-    return read_json_as(path, kind) if path.exists() else absent
+    """Like ``read_json_as``, but return ``absent`` if there is no such file."""
+    return read_json_as(path, kind) if check_path(path).exists() else absent
 
 
 def read_yaml_mapping(path: Path) -> dict[str, Any]:
@@ -216,16 +262,19 @@ def read_yaml_mapping(path: Path) -> dict[str, Any]:
 
 
 def numbered_lines(path: Path) -> list[tuple[int, Any]]:
-    """Read JSON lines of any kind, each with its number in the file, the first being 1.
+    """Read JSON lines, each with its line number, counted from 1.
 
-    A last line that was cut (the writer was killed) is left out, since it was never complete.
+    If the writer was interrupted, an incomplete last line is left out.
 
     Raises:
         LoopscopeError: a line before the last is not JSON.
     """
-    if not path.exists():
+    if not check_path(path).exists():
         return []
-    lines = path.read_bytes().split(b"\n")
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise LoopscopeError(f"cannot read {path}: {error.strerror}") from error
     rows = []
     for number, line in enumerate(lines, start=1):
         try:
@@ -247,10 +296,10 @@ def _is_json(line: bytes) -> bool:
 
 
 def drop_cut_line(path: Path) -> bool:
-    """End a file's last line, so that the next append begins one; return whether it was cut, and so dropped.
+    """Make sure that a file ends with a complete line. Return whether an incomplete last line was removed.
 
-    A last line that lacks no more than its newline, as editors leave it, is kept: ``numbered_lines`` reads it too. Rows
-    are mappings, no part of which is JSON.
+    A last line that only lacks its newline, as some editors leave it, is kept: ``numbered_lines`` reads it too. Since rows
+    are mappings, an incomplete one is never valid JSON.
     """
     if not path.exists():
         return False

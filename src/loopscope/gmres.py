@@ -1,4 +1,4 @@
-"""GMRES for a batch of linear systems, from products with the matrices alone; each example converges on its own."""
+"""GMRES for a batch of linear systems, using matrix-vector products alone. Each example converges on its own."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Operator:
 
     Attributes:
         apply: Float[Tensor, "batch n"] -> Float[Tensor, "batch n"].
-        narrow: rows -> the operator of those examples alone, so that finished ones cost nothing.
+        narrow: rows -> the operator of those examples only, so that finished examples cost nothing.
     """
 
     apply: Callable[[Tensor], Tensor]
@@ -43,9 +43,9 @@ class LinearSolution:
 
     Attributes:
         x: the solutions.
-        residual: ||b - A x|| / ||b||, computed from x and not by recurrence.
-        converged: residual <= tolerance.
-        products: products with A that the batch took.
+        residual: ||b - A x|| / ||b||, computed from x, not by recurrence.
+        converged: whether the residual is within the tolerance.
+        products: number of products with A, each of a whole batch.
     """
 
     x: Float[Tensor, "batch n"]
@@ -55,7 +55,7 @@ class LinearSolution:
 
 
 LITTLE_LEFT = 0.1
-"""A solve repeats Gram-Schmidt where at most this fraction of a vector is left. Elsewhere it loses at most one digit."""
+"""Gram-Schmidt is repeated if at most this fraction of a vector is left. Otherwise, at most one digit is lost."""
 
 
 def orthogonalize(
@@ -64,8 +64,8 @@ def orthogonalize(
     """Return ``vectors`` made orthogonal to the orthonormal (or zero) rows of ``basis``, and their coefficients.
 
     Classical Gram-Schmidt is run twice ("twice is enough", Giraud, Langou and Rozloznik, 2005). On a CPU the second pass is
-    left out where more than ``little_left`` of a vector's length is left after the first (Daniel, Gragg, Kaufman and Stewart,
-    1976). The less is left of a vector, the larger its relative rounding error, and later vectors inherit it. A tenth is
+    skipped if more than ``little_left`` of a vector's length is left after the first (Daniel, Gragg, Kaufman and Stewart,
+    1976). The less of a vector is left, the larger its relative rounding error, which later vectors inherit. A tenth is
     enough for a linear solve, which measures its residual at the end. Eigenvalues need both passes.
     """
     if basis.is_cuda:
@@ -74,7 +74,7 @@ def orthogonalize(
         second = torch.bmm(basis, rest)
         rest = torch.baddbmm(rest, basis.mT, second, alpha=-1)
         return rest.squeeze(2), (first + second).squeeze(2)
-    # On a CPU, one example at a time stays in the cache: six times faster than a batched product.
+    # On a CPU, one example at a time fits in the cache, which is six times faster than a batched product.
     rests, totals = torch.empty_like(vectors), basis.new_empty(basis.shape[:2])
     for row, (own, vector) in enumerate(zip(basis, vectors, strict=True)):
         first = torch.mv(own, vector)
@@ -118,9 +118,9 @@ def gmres(
     Args:
         operator: A.
         rhs: b, one vector per example.
-        tolerance: on ||b - A x|| / ||b||.
-        max_iterations: products for each example, without those that measure the residual.
-        restart: Krylov vectors that are kept before x is updated.
+        tolerance: bound on ||b - A x|| / ||b||.
+        max_iterations: largest number of products per example, not counting those that measure the residual.
+        restart: number of Krylov vectors before x is updated.
 
     Example:
         >>> matrix = torch.tensor([[2.0, 1.0], [0.0, 4.0]])
@@ -151,7 +151,7 @@ def gmres(
 
 
 def _gmres_cycle(operator: Operator, residual: Tensor, goal: Tensor, steps: int) -> tuple[Tensor, int]:
-    """Return the steps in x that minimize the residuals over one Krylov space, and the number of products."""
+    """Return the updates of x that minimize the residuals over one Krylov space, and the number of products."""
     steps = min(steps, residual.shape[1])
     start, beta = unit(residual)
     basis = residual.new_zeros(residual.shape[0], steps + 1, residual.shape[1])

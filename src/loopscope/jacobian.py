@@ -1,7 +1,7 @@
 """Products with the Jacobians of a loop.
 
 J = df/dz of one example is an n x n matrix with n = tokens x width: 20,736 for sudoku at width 256. It is never formed.
-``Jacobian`` computes v^T J (``vjp``) and J v (``jvp``) for a whole batch at once. Examples are independent, so that J is
+``Jacobian`` computes v^T J (``vjp``) and J v (``jvp``) for a whole batch at once. Examples are independent, so J is
 block-diagonal over the batch.
 """
 
@@ -21,6 +21,7 @@ from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from loopscope.checks import check_states, check_step
+from loopscope.contexts import check_time
 from loopscope.errors import LoopscopeError, NotDefinedError
 from loopscope.loop import Loop, mask_of
 from loopscope.trees import (
@@ -41,21 +42,21 @@ from loopscope.trees import (
 from loopscope.weights import with_weights
 
 THROUGH_ENCODE, AT_RECALLED = "inputs, through encode", "recalled input"
-"""What a derivative in the input is taken through."""
+"""Variables that a derivative in the input can be taken with respect to."""
 
 DOUBLE_BACKWARD, FORWARD_MODE, CENTRAL_DIFFERENCES = "double backward", "forward mode", "central differences"
-"""How products J v are formed."""
+"""Ways to compute products J v."""
 
 
 @dataclass(frozen=True)
 class Jacobian:
-    """The Jacobian of a batched function at one point, per example, as products.
+    """The Jacobian of a batched function at one point per example, accessible through products.
 
     Attributes:
         function: (flat point, context) -> flat value, example by example.
         point: where the Jacobian is taken.
         context: trees, batch first, of everything else that ``function`` needs.
-        path: what the derivative is taken through, in words.
+        path: the variable of the derivative, in words.
         origin: the Jacobian of the same function that this one was derived from, if any.
     """
 
@@ -82,7 +83,7 @@ class Jacobian:
 
     @property
     def value(self) -> Float[Tensor, "batch m"]:
-        """What the function returns at the point."""
+        """The value of the function at the point."""
         return self._graph[1].detach()
 
     @cached_property
@@ -95,7 +96,7 @@ class Jacobian:
     @cached_property
     def _pulled(self) -> tuple[Tensor, Tensor]:
         """A cotangent u, and J^T u with its graph. J^T u is linear in u, so its derivative along v is J v for any u."""
-        # Fused attention has no second derivative, plain attention has one.
+        # Fused attention has no second derivative; plain attention does.
         with torch.inference_mode(False), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
             point = self.point.detach().requires_grad_()
             value = self.function(point, self.context)
@@ -105,7 +106,7 @@ class Jacobian:
 
     @cached_property
     def depends(self) -> bool:
-        """Whether autograd sees that the value depends on the point; parameters do not count."""
+        """Whether the value depends on the point, as far as autograd sees. Parameters do not count."""
         point, value = self._graph
         if not value.requires_grad:
             return False
@@ -116,7 +117,8 @@ class Jacobian:
         return product is not None
 
     def vjp(self, vectors: Float[Tensor, "batch m"]) -> Float[Tensor, "batch n"]:
-        """Return v^T J for each example, through the one retained graph."""
+        """Return v^T J for each example. All products share one retained graph."""
+        check_time()
         point, value = self._graph
         if not self.depends:
             return torch.zeros_like(point)
@@ -125,15 +127,16 @@ class Jacobian:
         return product.detach()
 
     def jvp(self, vectors: Float[Tensor, "batch n"]) -> Float[Tensor, "batch m"]:
-        """Return J v for each example; ``product`` names how."""
+        """Return J v for each example, computed as ``product`` says."""
+        check_time()
         return _PRODUCTS[self.product](self, vectors.to(self.point.dtype))
 
     @cached_property
     def product(self) -> str:
-        """How J v is formed: double backward, else forward mode, else central differences.
+        """How J v is computed: by double backward, else forward mode, else central differences.
 
-        The first two are tried on one example. They are used if they run and agree with ``vjp``, u^T (J v) = (u^T J) v. If an
-        operation has no derivative rule, or a wrong one, the next way is tried. Double backward comes first since it keeps
+        The first two are tried on one example. They are used if they run and agree with ``vjp``: u^T (J v) = (u^T J) v. If an
+        operation has no derivative rule, or a wrong one, the next way is tried. Double backward comes first because it keeps
         its graph: on a looped transformer a product takes about as many multiplications as one evaluation of the step, like
         ``vjp``. Forward mode evaluates the step again for each product and takes three times as many.
         """
@@ -155,7 +158,7 @@ class Jacobian:
 
 
 def _forward_mode(jacobian: Jacobian, vectors: Tensor) -> Tensor:
-    # Fused attention has no rule for forward mode, plain attention has one.
+    # Fused attention has no rule for forward mode; plain attention does.
     with (
         torch.inference_mode(False),
         torch.no_grad(),
@@ -163,7 +166,7 @@ def _forward_mode(jacobian: Jacobian, vectors: Tensor) -> Tensor:
         forward_ad.dual_level(),
         warnings.catch_warnings(),
     ):
-        # On first use PyTorch loads derivative rules that it still compiles with torch.jit.
+        # On first use, PyTorch loads derivative rules that it still compiles with torch.jit.
         warnings.filterwarnings("ignore", message=".*torch.jit", category=DeprecationWarning)
         value = jacobian.function(forward_ad.make_dual(jacobian.point, vectors), jacobian.context)
         plain, tangent = forward_ad.unpack_dual(value)
@@ -182,7 +185,7 @@ def _double_backward(jacobian: Jacobian, vectors: Tensor) -> Tensor:
 
 
 def _central_differences(jacobian: Jacobian, vectors: Tensor) -> Tensor:
-    # A step of eps^(1/3) of the size of the point, or of its value: where truncation and rounding balance.
+    # Truncation and rounding balance at a step of eps^(1/3) times the size of the point or of its value.
     point = jacobian.point
     eps = torch.finfo(point.dtype).eps
     with torch.no_grad():
@@ -227,10 +230,10 @@ def random_vectors(batch: int, size: int, like: Tensor, generator: torch.Generat
 
 
 def in_precision(loop: Loop, state: Tree, recalled: Tree, dtype: torch.dtype) -> tuple[Loop, Tree, Tree]:
-    """Return the loop and its tensors in another floating precision; the originals stay as they are.
+    """Return the loop and its tensors in another floating precision. The originals are not changed.
 
-    A loop that is a module is copied. A ``FunctionLoop`` runs with converted weights of the modules that it names; its
-    functions must otherwise accept tensors of ``dtype``.
+    A loop that is a module is copied. A ``FunctionLoop`` runs with converted weights of the modules that it names. Apart from
+    these modules, its functions must accept tensors of ``dtype``.
     """
 
     def cast(leaf: Tree) -> Tree:
@@ -249,7 +252,7 @@ def step_jacobian(
 ) -> Jacobian:
     """Return J = df/dz at ``state``, per example, acting on flat states Float[Tensor, "batch n"].
 
-    Rows and columns of padding are zero. Autocast is off. The precision is that of the state, and at least float32.
+    Rows and columns of padding are zero. Autocast is off. The precision is that of the state, but at least float32.
 
     Args:
         loop: the loop.
@@ -258,8 +261,8 @@ def step_jacobian(
         dtype: another precision (torch.float64) for the loop and its tensors.
 
     Raises:
-        LoopscopeError: the states do not belong to the recalled inputs, the batch is empty, a step changes a counter in the
-            state (the loop is time-dependent), is random, changes the shape of the state, or cannot be differentiated.
+        LoopscopeError: the states do not belong to the recalled inputs, the batch is empty, or the step changes a counter in the
+            state (the loop is time-dependent), is random, changes the shape of the state or cannot be differentiated.
 
     Example:
         >>> import loopscope as ls
@@ -273,7 +276,7 @@ def step_jacobian(
         state, recalled = detached(state), detached(recalled)
         if dtype is not None:
             loop, state, recalled = in_precision(loop, state, recalled, dtype)
-    # One example is enough for these checks, at a fraction of the cost.
+    # These checks need one example only, at a fraction of the cost.
     one = select(state, slice(0, 1))
     try:
         after = check_step(loop, one, select(recalled, slice(0, 1)))
@@ -287,7 +290,7 @@ def step_jacobian(
     if has_clock(one, after):
         raise LoopscopeError(
             "a step changes a part of the state that is not floating (a counter), so the loop depends on time and has no "
-            "single Jacobian; use residuals and orbits, or move the counter out of the state"
+            "single Jacobian: use residuals and orbits, or move the counter out of the state"
         )
 
     def function(point: Tensor, context: Tree) -> Tensor:
@@ -311,11 +314,11 @@ def input_jacobian(
     *,
     dtype: torch.dtype | None = None,
 ) -> Jacobian:
-    """Return df/dx at ``state``, per example; ``path`` says what x is.
+    """Return df/dx at ``state``, per example. Its ``path`` says what x is.
 
-    x is the floating leaves of ``inputs``, taken through ``encode``, if there are any and ``encode`` is differentiable in
-    them; else it is the floating leaves of ``recalled``. Masks are left out of both (see `loopscope.trees.masks_aside`). The
-    context holds x as a tree, under "x".
+    If ``inputs`` has floating leaves and ``encode`` is differentiable in them, x is these leaves, and the derivative goes through
+    ``encode``. Otherwise, x is the floating leaves of ``recalled``. Masks are left out of both (see
+    `loopscope.trees.masks_aside`). The context contains x as a tree, under "x".
 
     Raises:
         NotDefinedError: neither ``inputs`` nor ``recalled`` has such a leaf; the message names their tensors.
@@ -368,7 +371,7 @@ def input_jacobian(
 
 
 def _no_floating_input(inputs: Tree, recalled: Tree) -> str:
-    """Return why there is no derivative in the input, naming the leaves that could serve once they are embedded."""
+    """Return why there is no derivative in the input, naming the leaves that would have one if they were embedded."""
     kinds = [
         f"{name} is {kind}"
         for tree, root in ((recalled, "recalled"), (inputs, "inputs"))
@@ -382,7 +385,7 @@ def _no_floating_input(inputs: Tree, recalled: Tree) -> str:
 
 
 _NAMED = 6
-"""Leaves that a message names at most."""
+"""Largest number of leaves that a message names."""
 
 
 def _kinds(tree: Tree, name: str) -> Iterator[tuple[str, str]]:
@@ -408,14 +411,14 @@ def _point(tree: Tree) -> Tensor:
 
 
 def _placed(point: Tensor, base: Tree, mask: Bool[Tensor, "batch *tokens"] | None) -> Tensor:
-    """Return the flat ``point`` with padding held at ``base``, so that derivatives stay among real tokens."""
+    """Return the flat ``point`` as a tree, with padding kept at ``base`` so that derivatives stay among real tokens."""
     if mask is None:
         return point
     return torch.where(real_numbers(base, mask) > 0, point, flatten(base).to(point.dtype))
 
 
 def _refuse_undifferentiable(jacobian: Jacobian, what: str, variable: str) -> None:
-    """Refuse a function whose graph was cut; one that does not depend on ``variable`` at all is accepted, with J = 0."""
+    """Refuse a function whose graph was cut. A function that does not depend on ``variable`` is accepted, with J = 0."""
     if jacobian.depends:
         return
     generator = torch.Generator().manual_seed(0)

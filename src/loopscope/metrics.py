@@ -97,7 +97,7 @@ def risk_curve(doubt: Float[np.ndarray, "examples"], right: Bool[np.ndarray, "ex
     """Return risk against coverage.
 
     Args:
-        doubt: one number per example; infinite for an answer that is not trusted at all.
+        doubt: one number per example, infinite for an answer that is not trusted at all.
         right: whether each answer is right.
 
     Raises:
@@ -105,8 +105,8 @@ def risk_curve(doubt: Float[np.ndarray, "examples"], right: Bool[np.ndarray, "ex
     """
     if not len(doubt) or bool(np.isnan(doubt).any()):
         raise LoopscopeError(
-            f"expected a number for each of at least one example, got {len(doubt)} examples, "
-            f"{int(np.isnan(doubt).sum())} of them without"
+            f"expected at least one example and a number for each, got {len(doubt)} examples, "
+            f"{int(np.isnan(doubt).sum())} of them with NaN"
         )
     bound, place = np.unique(doubt, return_inverse=True)
     covered = np.bincount(place).cumsum()
@@ -121,6 +121,6 @@ def random_area(examples: int, wrong: int) -> float:
 
 def perfect_area(examples: int, wrong: int) -> float:
     """Return the smallest possible area: that of the order with all right answers before the wrong ones."""
-    # After all right answers, the i-th wrong one makes a risk of i out of (right + i).
+    # After all right answers, the i-th wrong one raises the risk to i / (right + i).
     extra = np.arange(1, wrong + 1)
     return float((extra / (examples - wrong + extra)).sum() / examples)

@@ -1,4 +1,4 @@
-"""Parsers of settings: numbers mean what they say, and every mistake is one line."""
+"""Parsers of settings. Numbers are read literally, and every mistake is reported in one line."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from loopscope.errors import LoopscopeError
 
 LARGEST = 2**63 - 1
-"""The largest integer that a setting may have: what libraries store in 64 bits."""
+"""The largest integer that a setting may have, since libraries store integers in 64 bits."""
 BASE_60 = re.compile(r"(?<![\w.:])[-+]?\d[\d_]*(?::[0-5]?\d)+(?:\.\d*)?(?![\w:])")
-"""A number in base 60, as YAML 1.1 reads it: 1:30 would be 90."""
+"""A number in base 60 as in YAML 1.1, where 1:30 is 90."""
 
 
 def new_parser(description: str = "") -> ArgumentParser:
-    """Return an empty parser that raises its errors and accepts no abbreviated options."""
+    """Return an empty parser that raises errors instead of exiting and does not accept abbreviated options."""
     return ArgumentParser(exit_on_error=False, allow_abbrev=False, description=description)
 
 
@@ -29,7 +29,7 @@ def add_settings(parser: ArgumentParser, kind: type[Any], name: str) -> None:
     for action in parser._actions:
         if action.option_strings == [f"--{name}"]:
             action.help = (
-                SUPPRESS  # reads a file of its own, past the checks of settings; ``parse_arguments`` refuses it
+                SUPPRESS  # it would read a file without the checks of settings; ``parse_arguments`` refuses it
             )
 
 
@@ -38,14 +38,14 @@ def parse_arguments(parser: ArgumentParser, arguments: Sequence[str]) -> Namespa
 
     Raises:
         ArgumentError: an argument is refused.
-        LoopscopeError: a number is too large, or in base 60, or a group of settings is given as one.
+        LoopscopeError: a number is too large or in base 60, or a group of settings is given a single value.
     """
     try:
         parsed = parser.parse_args(list(arguments))
     except OverflowError as error:  # an integer of hundreds of digits for an option that takes a float
         name = next(name for name, text in _options(arguments) if re.search(r"\d{300,}", text))
         raise LoopscopeError(f"{name}: expected a number that fits in 64 bits") from error
-    command = f"{parsed.task}." if "task" in parsed else ""  # the options of a subcommand are named without it
+    command = f"{parsed.task}." if "task" in parsed else ""  # options of a subcommand are named without its name
     values = {name.removeprefix(command): value for name, value in dotted(parsed.as_dict()).items()}
     groups = {name.partition(".")[0] for name in values if "." in name}
     for name, _ in _options(arguments):
@@ -61,7 +61,7 @@ def parse_mapping(parser: ArgumentParser, values: Mapping[str, Any]) -> Namespac
 
     Raises:
         ArgumentError: a setting is refused.
-        LoopscopeError: a number is too large, or in base 60.
+        LoopscopeError: a number is too large or in base 60.
     """
     flat = dotted(values)
     _check_integers(flat)
@@ -71,7 +71,7 @@ def parse_mapping(parser: ArgumentParser, values: Mapping[str, Any]) -> Namespac
 
 
 def dotted(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested settings by their dotted names.
+    """Return nested settings as a flat mapping with dotted names.
 
     Example:
         >>> dotted({"model": {"norm": "pre", "width": 16}})
@@ -99,7 +99,7 @@ def _check_integers(values: Mapping[str, Any]) -> None:
     """Refuse integers that do not fit in 64 bits.
 
     Raises:
-        LoopscopeError: naming the setting.
+        LoopscopeError: an integer is too large; the message names the setting.
     """
     for name, value in values.items():
         for number in value if isinstance(value, list | tuple) else [value]:
@@ -108,14 +108,14 @@ def _check_integers(values: Mapping[str, Any]) -> None:
 
 
 def _check_base_60(given: Iterable[tuple[str, Any]], values: Mapping[str, Any]) -> None:
-    """Refuse numbers that were written in base 60, which nobody means.
+    """Refuse numbers written in base 60, which nobody intends.
 
     Args:
-        given: the settings as they were written; values that are not text count as they are.
-        values: the settings as they were understood.
+        given: the settings as written.
+        values: the settings as parsed.
 
     Raises:
-        LoopscopeError: naming the setting.
+        LoopscopeError: a number is in base 60; the message names the setting.
     """
     for name, text in given:
         if isinstance(text, list | tuple):
@@ -128,7 +128,7 @@ def _check_base_60(given: Iterable[tuple[str, Any]], values: Mapping[str, Any]) 
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turn a parser's complaint into one line."""
+    """Turn a parser's error message into one line."""
     try:
         yield
     except ArgumentError as error:
@@ -157,6 +157,6 @@ def tidy(message: str) -> str:
 
 
 def _expected_list(given: str) -> str:
-    """Return what to say about a value where a list is expected, with the list that was probably meant."""
+    """Return the message for a value where a list is expected, with the list that was probably meant."""
     plain = re.fullmatch(r"[\w.-]+(,[\w.-]+)*", given)
     return f"expected a list in brackets, such as {f'[{given}]' if plain else '[1,2]'}, got {given}"

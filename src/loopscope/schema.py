@@ -1,4 +1,4 @@
-"""Between typed results and plain JSON values: check a value against a type, build it, and write it back."""
+"""Conversion between typed results and plain JSON values: check a value against a type, build it, and write it back."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ WORDS = {
     NoneType: "null",
 }
 SHOWN = 40
-"""Characters of a wrong value that are shown."""
+"""Largest number of characters of a wrong value that a message shows."""
 PLAIN: dict[Any, Any] = {tuple: list, Sequence: list, Mapping: dict}
-"""What types become in JSON."""
+"""Types of plain JSON values, by abstract type."""
 
 
 def misfit(value: Any, kind: Any, name: str = "it") -> str | None:
-    """Return what is wrong with a plain value, as JSON gives it, or None where it has the type.
+    """Return what is wrong with a plain JSON value, or None if it has the expected type.
 
     Args:
         value: the value.
-        kind: str, bool, int, float (which accepts whole numbers), None, Any, a Literal, an enumeration (by its values), a
-            list, tuple, dict or union of these, or a dataclass: a mapping with its fields, where only those with defaults
-            may be missing.
-        name: what the value is called in the answer, such as "seconds.train is 'x', expected a number".
+        kind: the expected type: str, bool, int, float (which accepts whole numbers), None, Any, a Literal, an enumeration (by
+            its values), a list, tuple, dict or union of these, or a dataclass. A dataclass stands for a mapping with its
+            fields, in which only fields with defaults may be missing.
+        name: the name of the value in the message.
 
     Example:
         >>> misfit({"train": "x"}, dict[str, float])
@@ -73,12 +73,12 @@ def misfit(value: Any, kind: Any, name: str = "it") -> str | None:
 
 
 def from_plain(value: Any, kind: type[T], name: str = "it") -> T:
-    """Build a value of a type, a dataclass say, from plain JSON values.
+    """Build a value of a type, such as a dataclass, from plain JSON values.
 
     Args:
-        value: what JSON gave, or ``to_plain``.
-        kind: the type, as ``misfit`` takes it.
-        name: what the value is called in the error.
+        value: a value read from JSON, or returned by ``to_plain``.
+        kind: the type, as for ``misfit``.
+        name: the name of the value in the error message.
 
     Raises:
         LoopscopeError: the value does not have the type; the message names the first part that is wrong.
@@ -99,10 +99,10 @@ def from_plain(value: Any, kind: type[T], name: str = "it") -> T:
 
 
 def to_plain(value: Any) -> Any:
-    """Return a value as JSON can hold it.
+    """Return a value as plain JSON values.
 
-    Dataclasses become mappings, enumerations their values, tensors and tuples lists, complex numbers [real, imaginary] and
-    numbers that are not finite None.
+    Dataclasses become mappings, enumerations become their values, tensors and tuples become lists, complex numbers become
+    [real, imaginary], and NaN and infinity become None.
 
     Example:
         >>> to_plain({"radius": (0.5, float("nan")), "eigenvalue": 1j})

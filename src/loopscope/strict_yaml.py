@@ -1,4 +1,4 @@
-"""YAML as a reader expects it: no repeated keys, no numbers in base 60, no values that contain themselves."""
+"""YAML without surprises: no repeated keys, no numbers in base 60, no values that contain themselves."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 import yaml
 
 MAX_DEPTH = 100
-"""Levels of nesting that a file may have; settings need three."""
+"""Largest number of nested levels in a file. Settings need three."""
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """PyYAML's safe loader with the numbers of YAML 1.2; a key that is given twice is refused."""
+    """PyYAML's safe loader with the numbers of YAML 1.2. It refuses keys that are given twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
@@ -56,13 +56,13 @@ def _check_depth(node: yaml.Node, above: tuple[yaml.Node, ...] = ()) -> None:
 
 
 def load(text: str) -> Any:
-    """Return the value that a YAML text stands for.
+    """Return the value of a YAML document.
 
     Args:
         text: one YAML document.
 
     Raises:
-        yaml.YAMLError: the text is not YAML, repeats a key, is nested too deep, or holds a value that contains itself.
+        yaml.YAMLError: the text is not YAML, repeats a key, is nested too deeply, or holds a value that contains itself.
         ValueError: a number has too many digits to be read.
 
     Example:

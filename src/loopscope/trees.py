@@ -1,8 +1,8 @@
 """Trees of batch-first tensors: flatten, select, join, norms and masks.
 
-A tree is a tensor or a nest of mappings, lists, tuples (named ones too) and dataclasses of tensors whose first dimension
-is the batch. Leaves that are not floating (counters, ids) stay outside norms and derivatives. None, numbers and text are
-context: they pass through every function as they are. So does what a ``Context`` holds.
+A tree is a tensor, or nested mappings, lists, tuples (also named ones) and dataclasses of tensors whose first dimension
+is the batch. Leaves that are not floating (counters, ids) are left out of norms and derivatives. None, numbers and text are
+context: every function passes them through unchanged. The same holds for the contents of a ``Context``.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from torch import Tensor
 from loopscope.errors import LoopscopeError
 
 Tree = Any
-"""A tensor, or a nest of mappings, lists, tuples and dataclasses of tensors, batch first."""
+"""A tensor, or nested mappings, lists, tuples and dataclasses of tensors, batch first."""
 
 HALF = (torch.float16, torch.bfloat16)
-"""Precisions in which norms and residuals would say little."""
+"""Precisions that are too low for norms and residuals."""
 
 _PLAIN = (Number, str, type(None))
 """Leaves that are context."""
@@ -35,9 +35,9 @@ class Context:
     """A part of a tree that belongs to its examples, but has neither norms nor derivatives.
 
     Attributes:
-        values: tensors and whatever else there is.
-        batched: whether the tensors are batch first, and follow their examples where these are selected or joined.
-            Else they are kept as they are: rotary tables, say.
+        values: tensors and other values.
+        batched: whether the tensors are batch first, so that they are selected and joined together with their examples.
+            Otherwise, as with rotary tables, they are kept unchanged.
     """
 
     values: Tree
@@ -45,7 +45,7 @@ class Context:
 
 
 def children(tree: Tree) -> dict[Any, Any] | None:
-    """Return the parts of a container by key, position or field name; None for a leaf."""
+    """Return the parts of a container by key, position or field name, or None for a leaf."""
     if isinstance(tree, Tensor):
         return None
     if isinstance(tree, Mapping):
@@ -104,7 +104,7 @@ def _map(function: Callable[..., Any], trees: tuple[Tree, ...], enter: Callable[
 
 
 def tree_map(function: Callable[..., Any], *trees: Tree) -> Tree:
-    """Apply ``function`` tensor by tensor over trees of the same structure; other leaves are those of the first."""
+    """Apply ``function`` to the tensors of trees with the same structure. Other leaves are taken from the first tree."""
     if isinstance(trees[0], Tensor):
         return function(*trees)
     return _map(function, trees, lambda context: True)
@@ -115,7 +115,7 @@ def _by_example(function: Callable[..., Any], *trees: Tree) -> Tree:
 
 
 def detached(tree: Tree) -> Tree:
-    """Return a tree of the same values without a graph, fit for autograd where it was made in inference mode."""
+    """Return a tree of the same values without a graph. Tensors made in inference mode become usable with autograd."""
 
     def detach(leaf: Tensor) -> Tensor:
         return leaf.clone() if leaf.is_inference() else leaf.detach()
@@ -149,7 +149,7 @@ def floating_leaves(tree: Tree) -> list[Tensor]:
 
 
 def device_of(tree: Tree) -> torch.device:
-    """Return the device of a tree's first tensor; the CPU of a tree without any."""
+    """Return the device of a tree's first tensor, or the CPU if it has none."""
     return next((leaf.device for leaf in leaves(tree)), torch.device("cpu"))
 
 
@@ -157,7 +157,7 @@ def batch_size(tree: Tree) -> int:
     """Return the number of examples in a tree.
 
     Raises:
-        LoopscopeError: the tree holds something else than tensors and context, or tensors disagree about the batch.
+        LoopscopeError: the tree holds something other than tensors and context, or the batch sizes of its tensors differ.
     """
     tensors = leaves(tree)
     others = [leaf for leaf in _leaves(tree, lambda context: False) if not isinstance(leaf, Tensor)]
@@ -178,19 +178,19 @@ def batch_size(tree: Tree) -> int:
 
 
 LARGE_NEGATIVE = -100.0
-"""Numbers up to this one, added to attention scores, let nothing pass: exp(-100) is zero in float32."""
+"""Numbers of at most this, added to attention scores, block attention completely: exp(-100) is zero in float32."""
 
 
 class _Aside(Context):
-    """A leaf that `masks_aside` has put aside."""
+    """A leaf that `masks_aside` has set aside."""
 
 
 def masks_aside(tree: Tree) -> Tree:
-    """Return a tree whose floating masks are context, so that they have neither norms nor derivatives.
+    """Return a tree whose floating masks are context, so that they are left out of norms and derivatives.
 
-    A floating leaf is a mask if it holds zeros and one number of -100 or less, as those that are added to attention scores do:
-    such a number stands for "not at all", and its size says nothing. Leaves of zeros are put aside as well, since they have no
-    size that a change could be relative to, unless there is nothing else.
+    A floating leaf is a mask if it holds zeros and a single number of -100 or less, like masks that are added to attention
+    scores: such a number means "not at all", and its size carries no information. Leaves of zeros, such as a mask without
+    padding, are set aside as well if the input has anything else, because they have no size that a change could be relative to.
 
     Example:
         >>> bias = torch.tensor([[0.0, -1e9], [0.0, 0.0]])
@@ -199,14 +199,15 @@ def masks_aside(tree: Tree) -> Tree:
     """
     numbers = [leaf for leaf in floating_leaves(tree) if not _is_mask(leaf)]
     aside = [leaf for leaf in floating_leaves(tree) if _is_mask(leaf)]
-    if any(bool((leaf != 0).any()) for leaf in numbers):
+    discrete = any(not leaf.is_floating_point() for leaf in leaves(tree))
+    if discrete or any(bool((leaf != 0).any()) for leaf in numbers):
         aside += [leaf for leaf in numbers if not bool((leaf != 0).any())]
     chosen = {id(leaf) for leaf in aside}
     return _map(lambda leaf: _Aside(leaf, batched=True) if id(leaf) in chosen else leaf, (tree,), lambda context: False)
 
 
 def masks_back(tree: Tree) -> Tree:
-    """Return a tree with the leaves that `masks_aside` has put aside in their places."""
+    """Return a tree with the leaves that `masks_aside` has set aside put back."""
     if isinstance(tree, _Aside):
         return tree.values
     parts = None if isinstance(tree, Context) else children(tree)
@@ -224,7 +225,7 @@ def select(tree: Tree, rows: Tensor | slice) -> Tree:
 
 
 def join(trees: list[Tree]) -> Tree:
-    """Return one tree with the examples of all ``trees`` in order."""
+    """Return one tree with the examples of all ``trees``, in order."""
     return _by_example(lambda *parts: torch.cat(parts), *trees)
 
 
@@ -251,11 +252,11 @@ def masked(leaf: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def flatten(state: Tree, mask: Tensor | None = None) -> Float[Tensor, "batch n"]:
-    """Return each example's floating numbers as one vector, padding set to zero.
+    """Return each example's floating numbers as one vector, with padding set to zero.
 
     Args:
         state: a tree, batch first.
-        mask: true where a token is real; applies to leaves whose leading shape it matches.
+        mask: true where a token is real. It applies to leaves whose first dimensions match its shape.
     """
     parts = [masked(leaf, mask).reshape(leaf.shape[0], -1) for leaf in floating_leaves(state)]
     if not parts:
@@ -264,12 +265,12 @@ def flatten(state: Tree, mask: Tensor | None = None) -> Float[Tensor, "batch n"]
 
 
 def real_numbers(state: Tree, mask: Tensor | None = None) -> Float[Tensor, "batch n"]:
-    """Return one for each number of the flat state that belongs to a real token, zero for padding."""
+    """Return a flat state of ones for the numbers of real tokens and zeros for padding."""
     return flatten(tree_map(torch.ones_like, state), mask)
 
 
 def unflatten(vectors: Float[Tensor, "batch n"], like: Tree) -> Tree:
-    """Return a tree shaped as ``like`` whose floating leaves are filled from ``vectors``; the rest is ``like``'s."""
+    """Return a tree like ``like`` whose floating leaves are filled from ``vectors``. Other leaves are kept."""
     offset = 0
 
     def fill(leaf: Tensor) -> Tensor:
@@ -285,7 +286,7 @@ def unflatten(vectors: Float[Tensor, "batch n"], like: Tree) -> Tree:
 def binary_scale(vectors: Tensor, dim: int = 1) -> Tensor:
     """Return the power of two at or just below the largest absolute value along ``dim``, which is kept with size one.
 
-    Dividing by it is exact, and leaves numbers whose squares neither overflow nor vanish. It is 1 where the largest value is
+    Division by it is exact and leaves numbers whose squares neither overflow nor vanish. It is 1 if the largest value is
     zero or not finite.
     """
     if not vectors.shape[dim]:
@@ -294,7 +295,7 @@ def binary_scale(vectors: Tensor, dim: int = 1) -> Tensor:
         )
     largest = vectors.detach().abs().amax(dim, keepdim=True)
     known = (largest > 0) & largest.isfinite()
-    # A subnormal scale would lose digits where it is divided by.
+    # Division by a subnormal scale would lose digits.
     exponent = (torch.frexp(largest.where(known, 1))[1] - 1).clamp_min(-_LEAST_EXPONENT[largest.dtype])
     return torch.where(known, torch.ldexp(torch.ones_like(largest), exponent), 1)
 
@@ -316,9 +317,9 @@ def scaled_norm(vectors: Tensor, dim: int = 1, keepdim: bool = False) -> Tensor:
 def token_norms(state: Tree, mask: Tensor | None = None) -> Float[Tensor, "batch tokens"]:
     """Return the Euclidean norm of each token's part of the state.
 
-    A leaf [batch, tokens..., width] has one token per position, a leaf [batch, width] or [batch] a single one.
-    Leaves with the same number of tokens (a TRM's two states, say) are one vector per token together; others are
-    set side by side. Padding has norm zero.
+    A leaf [batch, tokens..., width] has one token per position; a leaf [batch, width] or [batch] has a single one.
+    Leaves with the same number of tokens, such as the two states of a TRM, form one vector per token together. The norms of
+    other leaves are concatenated. Padding has norm zero.
     """
     tokens = [
         masked(leaf, mask).reshape(leaf.shape[0], -1, leaf.shape[-1] if leaf.ndim > 1 else 1)
@@ -327,25 +328,25 @@ def token_norms(state: Tree, mask: Tensor | None = None) -> Float[Tensor, "batch
     if len({part.shape[1] for part in tokens}) > 1:
         return torch.cat([scaled_norm(part, -1) for part in tokens], dim=1)
     largest = [torch.linalg.vector_norm(part, ord=torch.inf, dim=-1, keepdim=True) for part in tokens]
-    # One scale for all parts, of the largest number in any: that of a part that is zero would be 1.
+    # All parts share one scale, that of their largest number: a zero part alone would have scale 1.
     scale = binary_scale(torch.cat(largest, dim=-1), -1)
     squares = torch.stack([(part / scale).square().sum(-1) for part in tokens]).sum(0)
     return squares.sqrt() * scale.squeeze(-1)
 
 
 def norms(state: Tree, mask: Tensor | None = None) -> Float[Tensor, "batch"]:
-    """Return the Euclidean norm of each example's whole state, padding excluded."""
+    """Return the Euclidean norm of each example's whole state, excluding padding."""
     return scaled_norm(flatten(state, mask))
 
 
 def unchanging_leaves(state: Tree) -> list[Any]:
-    """Return the leaves of a state that steps should leave as they are: all but floating tensors and None."""
+    """Return the leaves of a state that steps should not change: all but floating tensors and None."""
     found = _leaves(state, lambda context: True)
     return [leaf for leaf in found if leaf is not None and not (isinstance(leaf, Tensor) and leaf.is_floating_point())]
 
 
 def has_clock(before: Tree, after: Tree) -> bool:
-    """Return whether a step changed a leaf of its state that is not a floating tensor: a counter, say.
+    """Return whether a step changed a leaf of its state that is not a floating tensor, such as a counter.
 
     Example:
         >>> zeros, ones = torch.zeros(2, 3), torch.ones(2, 3)

@@ -44,8 +44,12 @@ def with_weights(loop: Loop, convert: Callable[[Tensor], Tensor]) -> Loop:
             tensors = {name: converted(one) for name, one in (*call.named_parameters(), *call.named_buffers())}
         return replace(
             loop,
+            encode=_bound(call, tensors, loop.encode),
+            start=_bound(call, tensors, loop.start),
+            step=_bound(call, tensors, loop.step),
+            read=_bound(call, tensors, loop.read),
             module=call,
-            **{name: _bound(call, tensors, getattr(loop, name)) for name in ("encode", "start", "step", "read")},
+            outer_gain=None if loop.outer_gain is None else converted(loop.outer_gain),
         )
     return loop
 

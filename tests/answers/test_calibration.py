@@ -8,24 +8,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loopscope.answers.calibration import (
-    FEWEST_ALIKE,
+    MIN_ALIKE,
     Alike,
     calibrate,
     calibrations,
     cross_checked,
     reliability,
 )
-from loopscope.answers.trust import Evidence, read_evidence
+from loopscope.answers.trust import AnswerSignals, read_signals
 from loopscope.shipped import MODELS
 
 
 def evidence_of(settled, unsure, right):
     settling = np.where(settled, 9.0, math.inf)
-    return Evidence(right, right, unsure, unsure, unsure, unsure, settling, right, unsure, right, unsure)
+    return AnswerSignals(right, right, unsure, unsure, unsure, unsure, settling, right, unsure, right, unsure)
 
 
 @settings(max_examples=60)
-@given(st.integers(0, 2**32 - 1), st.integers(FEWEST_ALIKE, 400))
+@given(st.integers(0, 2**32 - 1), st.integers(MIN_ALIKE, 400))
 def test_accuracy_never_rises_with_doubt_and_every_answer_is_counted_once(seed, examples):
     draw = np.random.default_rng(seed)
     unsure = np.round(draw.random(examples), 2)
@@ -33,7 +33,7 @@ def test_accuracy_never_rises_with_doubt_and_every_answer_is_counted_once(seed, 
     found = calibrate(unsure, right)
     assert sum(step.examples for step in found.steps) == examples
     assert sum(step.right for step in found.steps) == right.sum()
-    assert all(step.examples >= FEWEST_ALIKE for step in found.steps)
+    assert all(step.examples >= MIN_ALIKE for step in found.steps)
     assert list(found.edges) == sorted(found.edges)
     for low, high in zip(np.sort(unsure), np.sort(unsure)[1:], strict=False):
         assert found.alike(low).probability >= found.alike(high).probability
@@ -80,4 +80,4 @@ def test_reliability_is_counted_bin_by_bin():
 
 @pytest.mark.parametrize("task", ["prefix-sums", "sudoku", "chess"])
 def test_what_ships_is_calibrated_within_five_points_on_answers_that_did_not_set_it(task):
-    assert cross_checked(read_evidence(MODELS / task / "trust.json")).error <= 0.05
+    assert cross_checked(read_signals(MODELS / task / "trust.json")).error <= 0.05

@@ -161,7 +161,8 @@ def test_any_importable_loop_is_examined(tmp_path, monkeypatch, capsys):
     assert json.loads((tmp_path / "x.json").read_text())["verdict"] == "stable"
     capsys.readouterr()
     assert main(["forecast", "mine:make", "--trained-iterations", "12"]) == 0
-    assert "will keep the answers of iteration 12 to 480 iterations: 100% are the same there" in capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
+    assert "will keep the answers of iteration 12 to 480 iterations: 100% are the same there." in said
     assert "no function 'mak' (did you mean make?)" in refused(capsys, ["examine", "mine:mak"])
     assert "expected (loop, inputs)" in refused(capsys, ["examine", "mine:wrong"])
     assert "cannot import nothere" in refused(capsys, ["examine", "nothere:make"])
@@ -228,7 +229,7 @@ def test_usage_names_the_command(capsys, command):
         ),
         (
             ["train", "--config", "c.yaml", "chess", "--out", "x"],
-            "--config stands before the task, which comes first: loopscope train chess --config ...",
+            "--config is given before the task, which must come first: loopscope train chess --config ...",
         ),
         (
             ["train", "prefix-sums", "--out", "x", "--data.test_bits", "8"],
@@ -246,7 +247,7 @@ def test_usage_names_the_command(capsys, command):
         (["examine", "nothere", "--compare", ""], "--compare is empty"),
         (["data", "--verify"], "loopscope data TASK --verify ..."),
         (["data", "small-sudoku"], "nothing to prepare: loopscope data is for sudoku and chess"),
-        (["data", "prefix-sums", "--data.seed", "3", "--verify"], "the data of prefix-sums are made from their seed"),
+        (["data", "prefix-sums", "--data.seed", "3", "--verify"], "the data of prefix-sums are generated from a seed"),
         (["train", "prefix-sums", "--out", "x", "--model.recal", "none"], "did you mean --model.recall?"),
         (["train", "prefix-sums", "--out", "x", "--model.recall", "inner"], "'internal', got inner"),
         (["train", "prefix-sums", "--out", "x", "--training.steps", "many"], "training.steps: expected int, got many"),
@@ -292,8 +293,8 @@ def test_usage_names_the_command(capsys, command):
         (["examine", ".near:make"], "does not name a function"),
         (["examine", "nothere", "--examination.efort", "quick"], "did you mean --examination.effort?"),
         (["examine", "nothere", "--examination.tolerance", "2"], "tolerance is 2"),
-        (["examine", "nothere", "--out", "nofolder/x.html"], "nofolder/x.html is no place for a file"),
-        (["data", "sudoku", "--out", "nofolder/x.csv"], "nofolder/x.csv is no place for a file"),
+        (["examine", "nothere", "--out", "nofolder/x.html"], "cannot write a file at nofolder/x.html"),
+        (["data", "sudoku", "--out", "nofolder/x.csv"], "cannot write a file at nofolder/x.csv"),
         (["examine", "nothere", "--out", "x.pdf"], "expected one of .json, .html"),
         (["examine", "nothere", "--compare", "other", "--out", "x.json"], "expected one of .html"),
         (["examine", "nothere", "--compare", "other"], "other/examination.json does not exist"),
@@ -401,10 +402,10 @@ def test_a_link_to_nothing_is_named(place, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     os.symlink("nowhere", "link")
     assert refused(capsys, train(place)).endswith(
-        f"cannot write {place}: link is a link to a place that does not exist; remove the link or choose another folder"
+        f"cannot write {place}: link is a link to a target that does not exist; remove the link or choose another folder"
     )
     Path("plan.yaml").write_text("task: prefix-sums\ngrid: {model.norm: [pre]}\n")
-    assert "link is a link to a place that does not exist; remove" in refused(
+    assert "link is a link to a target that does not exist; remove" in refused(
         capsys, ["study", "plan.yaml", "--out", place]
     )
 
@@ -454,7 +455,7 @@ def damaged(run, tmp_path):
 def test_weights_that_are_cut_are_refused(damaged, capsys):
     weights = damaged / "model" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:500])
-    assert "cut or damaged" in refused(capsys, ["evaluate", damaged])
+    assert "truncated or damaged" in refused(capsys, ["evaluate", damaged])
 
 
 @pytest.mark.parametrize("change", ["missing", "extra"])

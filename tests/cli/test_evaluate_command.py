@@ -59,6 +59,20 @@ def test_the_iteration_is_compiled_where_that_of_training_was(tmp_path, monkeypa
     assert curves[0] == curves[1]
 
 
+def test_it_prints_how_many_settled_how_many_of_these_were_right_and_when_answers_were_final(bits, capsys):
+    assert main(["evaluate", str(bits.path)]) == 0
+    printed = capsys.readouterr().out
+    assert "of these right" in printed
+    curves = read_json(bits.evaluation)["splits"]
+    for name, curve in curves.items():
+        settled, final = curve["settled"], curve["final"]
+        assert settled["examples"] == 6
+        row = next(line for line in reversed(printed.splitlines()) if line.startswith(name)).split()
+        assert row[2:5] == ["6", "of", "6"]
+        assert int(row[5]) == settled["right"]
+        assert [float(cell) for cell in row[-3:]] == [final["half"], final["nine_tenths"], final["all"]]
+
+
 def test_a_full_evaluation_is_kept_and_compared_with(bits, tmp_path, capsys):
     assert f"written: {bits.evaluation}" in said(capsys, bits.path)
     full = bits.evaluation.read_text()
@@ -86,7 +100,7 @@ def test_a_full_evaluation_is_kept_and_compared_with(bits, tmp_path, capsys):
 def test_an_evaluation_until_settled_is_written_where_none_is_there_and_gives_way_to_a_full_one(bits, capsys):
     assert "points" not in said(capsys, bits.path, "--until-settled", "--examples", 4)
     assert read_json(bits.evaluation)["splits"]["8 bits"]["steps"]["full"] == 4 * 60
-    assert f"{bits.evaluation} " not in said(capsys, bits.path, "--until-settled")
+    assert f"not written: {bits.evaluation}" not in said(capsys, bits.path, "--until-settled")
     assert read_json(bits.evaluation)["splits"]["8 bits"]["steps"]["full"] == 6 * 60
     said(capsys, bits.path)
     assert read_json(bits.evaluation)["splits"]["8 bits"]["steps"] is None
@@ -206,8 +220,8 @@ OF_A_RUN = "names a file that belongs to a run: choose another file"
         (["--out", "RUN/config.yaml"], OF_A_RUN),
         (["--out", "RUN/model/config.json"], OF_A_RUN),
         (["--out", "RUN/mine.yaml"], "the ending of --out is '.yaml', expected one of .json"),
-        (["--data.source", "shipped", "--out", "nofolder/x.json"], "nofolder/x.json is no place for a file"),
-        (["--out", "RUN"], "is no place for a file"),
+        (["--data.source", "shipped", "--out", "nofolder/x.json"], "cannot write a file at nofolder/x.json"),
+        (["--out", "RUN"], "cannot write a file at"),
     ],
 )
 def test_mistakes_are_one_line(boards, tmp_path, capsys, options, sentence, unchecked):

@@ -313,7 +313,7 @@ def test_a_step_that_mixes_examples_is_refused():
 @pytest.mark.usefixtures("unchecked")
 def test_what_is_not_a_solver_is_refused(solver):
     loop, inputs, _ = affine()
-    with pytest.raises(LoopscopeError, match=r"expected a solver such as .*: make one of its class"):
+    with pytest.raises(LoopscopeError, match=r"expected a solver such as .*: pass an instance of a solver class"):
         ls.solve(loop, inputs, solver=solver)
 
 

@@ -144,9 +144,12 @@ def test_the_window_of_older_versions_keeps_its_meaning(older, current):
 @pytest.mark.parametrize(
     ("older", "sentence"),
     [
-        ({"window": 5, "attention": "full"}, "window is 5 beside kernel_size None and attention 'full'.*replace it"),
+        (
+            {"window": 5, "attention": "full"},
+            "window is 5 beside kernel_size None and attention 'full'.*use kernel_size instead",
+        ),
         ({"window": 5, "attention": "banded"}, "window is 5 beside .* attention 'banded'"),
-        ({"window": 5, "kernel_size": 5}, "window is 5 beside kernel_size 5 .*replace it by kernel_size"),
+        ({"window": 5, "kernel_size": 5}, "window is 5 beside kernel_size 5 .*use kernel_size instead"),
         ({"window": 0}, "window is 0, expected a whole number from 1"),
         ({"window": True}, "window is True, expected a whole number from 1"),
         ({"window": "5"}, "window is '5', expected a whole number from 1"),

@@ -109,7 +109,7 @@ def test_truncated_weights_are_refused(saved, kept):
     path.write_bytes(content[: int(kept * len(content))])
     message = refusal(saved)
     assert str(path) in message
-    assert "it is cut or damaged; copy it again" in message
+    assert "it is truncated or damaged; copy it again" in message
 
 
 def test_missing_weights_are_named(saved):

@@ -103,7 +103,7 @@ def test_a_contradiction_leaves_the_verdict_undecided_and_is_said_first(seen: fl
     assert exam.axes[2].doubt == said
     assert exam.headline == f"undecided: {said}"
     assert str(exam).splitlines()[0].startswith(f"undecided: {said}"[:100])
-    assert exam.advice.startswith(f"No verdict: {said}. Part of the step is hidden from autograd")
+    assert exam.advice.startswith(f"No verdict: {said}. Either a part of the step is hidden from autograd")
     page = exam.save(tmp_path / "exam.html").read_text()
     assert f"<strong>U{exam.headline[1:]}" in page
     assert ls.Examination.load(exam.save(tmp_path / "exam.json")).headline == exam.headline

@@ -13,7 +13,7 @@ import torch
 import loopscope as ls
 from loopscope.stability.advice import advise
 from loopscope.stability.orbits.normalized import normalized as normalized_loop
-from loopscope.stability.results import AnswerResult, GeometryResult, InputDependenceResult, ReachabilityResult
+from loopscope.stability.results import AnswerResult, GeometryResult, ReachabilityResult
 from loopscope.stability.targets import rule_of
 from loopscope.stability.verdict import TESTED_ON, THRESHOLDS, Axis, Status
 
@@ -71,7 +71,7 @@ def test_right_targets_make_it_extrapolate_and_wrong_ones_do_not():
     assert quick(CONTRACTION, targets=fixed.argmax(1)).verdict is ls.Verdict.STABLE_AND_ACCURATE
     wrong = quick(CONTRACTION, targets=fixed.argmin(1))
     assert wrong.verdict is ls.Verdict.STABLE
-    assert "0% of these answers are right" in wrong.advice
+    assert "0% of the answers are right" in wrong.advice
     assert wrong.curves.accuracy[-1] == 0
 
 
@@ -345,7 +345,7 @@ def test_inputs_that_never_settled_are_among_those_of_which_half_did(needed, sai
 def test_advice_on_a_radius_near_one_does_not_ask_for_more_iterations():
     exam = quick(loop_of(lambda z, e: 0.995 * z + e), iterations=2000)
     assert exam.advice.startswith(
-        "No verdict, since geometry is borderline: radius 0.995 lies between 0.99, where it holds"
+        "No verdict, because geometry is borderline: radius 0.995 lies between 0.99, where it holds"
     )
     assert "more inputs" not in exam.advice
 
@@ -378,6 +378,20 @@ def test_a_verdict_on_token_inputs_stands_without_a_lipschitz_constant():
     assert ls.Examination.from_dict(exam.to_dict()) == exam
 
 
+def test_a_mask_of_zeros_beside_token_ids_is_not_the_input():
+    """A mask that is added to attention scores has only zeros where nothing is padding."""
+    masked = ls.FunctionLoop(
+        encode=lambda ids: {"ids": ids, "mask": torch.zeros(len(ids), 2)},
+        start=lambda recalled: torch.zeros(len(recalled["ids"]), 2),
+        step=lambda z, e: tokens_loop("ids").step(z, e["ids"]) + e["mask"],
+        read=lambda z: z,
+    )
+    exam = quick(masked, torch.arange(12))
+    assert exam.geometry.lipschitz is None
+    assert exam.axes[2].numbers.keys() == {"radius", "gradient growth per iteration"}
+    assert "recalled['mask'] is a mask in float32" in exam.advice
+
+
 def test_a_lipschitz_constant_that_failed_leaves_the_verdict_undecided_and_is_the_reason(monkeypatch):
     def fails(*arguments, **options):
         raise ls.LoopscopeError("out of luck")
@@ -385,13 +399,13 @@ def test_a_lipschitz_constant_that_failed_leaves_the_verdict_undecided_and_is_th
     monkeypatch.setattr("loopscope.stability.parts.geometry.lipschitz", fails)
     exam = quick(CONTRACTION)
     assert exam.verdict is ls.Verdict.UNDECIDED
-    assert exam.advice == "No verdict, since geometry is unknown: out of luck."
+    assert exam.advice == "No verdict, because geometry is unknown: out of luck."
 
 
 def test_advice_on_a_step_without_gradients_says_so():
     exam = quick(loop_of(torch.no_grad()(lambda z, e: z / 2 + e)))
     assert exam.advice.startswith(
-        "No verdict, since geometry is unknown: the step changes with the state but carries no gradient"
+        "No verdict, because geometry is unknown: the step changes with the state but carries no gradient"
     )
 
 
@@ -415,8 +429,8 @@ def test_inputs_of_one_length_are_swapped_wherever_they_stand():
 def test_advice_on_inputs_that_all_differ_in_length_is_to_give_some_of_each():
     exam = quick(PADDED, of_lengths(range(1, 13)))
     assert exam.verdict is ls.Verdict.UNDECIDED
-    assert exam.unknown["swaps"].startswith("8 of 8 inputs have padding that no other one has")
-    assert exam.advice.endswith("give more inputs, or some of each length.")
+    assert exam.unknown["swaps"].startswith("8 of 8 inputs have padding unlike that of all others")
+    assert exam.advice.endswith("give more inputs, or several of each length.")
 
 
 HYSTERESIS = loop_of(lambda z, e: torch.tanh(5 * z + e))
@@ -476,7 +490,7 @@ def test_inputs_that_the_effort_leaves_out_are_counted():
     assert "\n12 inputs, at most" in str(quick(CONTRACTION))
 
 
-def test_a_counter_leaves_only_orbits():
+def test_a_counter_leaves_no_fixed_point_to_be_claimed():
     loop = ls.FunctionLoop(
         encode=lambda inputs: inputs,
         start=lambda e: {"z": torch.zeros_like(e), "t": torch.zeros(len(e), dtype=torch.int64)},
@@ -484,15 +498,12 @@ def test_a_counter_leaves_only_orbits():
         read=lambda s: s["z"],
     )
     exam = quick(loop)
-    assert exam.reachability.counts == {"fixed point": 12}
-    assert exam.axes[0].status is Status.HOLDS
-    assert exam.verdict is ls.Verdict.UNDECIDED
-    assert "counter" in exam.advice
-    for part in ("input-dependence", "basin", "spectrum", "geometry"):
-        assert "counter" in exam.unknown[part]
-    assert exam.spectrum is exam.basin is None
-    assert exam.input_dependence == InputDependenceResult()
+    assert exam.reachability.counts == {"settles": 12}
+    assert not any(exam.reachability.arrived)
+    assert exam.kind.told_by == "the state carries a counter"
+    assert exam.spectrum is exam.basin is exam.normalized_axes is None
     assert exam.geometry == GeometryResult()
+    assert exam.input_dependence.distinct is exam.input_dependence.variance is None
 
 
 def test_a_random_step_is_refused():
@@ -525,7 +536,7 @@ def test_no_orbit_in_prediction_mode_goes_further_than_training(effort, monkeypa
     assert odometer.longest == 7
     assert len(exam.curves.residual[1]) == exam.settings.iterations == 7
     assert exam.reachability.counts == {"undecided": 12}
-    assert "Leave prediction mode to decide it; loopscope forecast (ls.forecast) says" in exam.advice
+    assert "Examine without prediction mode to decide; loopscope forecast (ls.forecast) tells" in exam.advice
 
 
 def test_the_odometer_sees_longer_orbits():
@@ -563,6 +574,36 @@ def test_behind_an_outer_normalization_the_radial_gain_is_near_zero():
     assert min(quick(pre, inputs, iterations=10).geometry.radial_gain) > 0.1
 
 
+@pytest.mark.parametrize("slow", ["swaps", "distinct fixed points", "basin", "spectrum", "gradients", "smoothness"])
+def test_the_time_limit_ends_a_part_that_has_begun(slow, monkeypatch):
+    """By a clock that goes on by three seconds with every step or product of one part."""
+    clock, begun = SimpleNamespace(now=0.0), []
+
+    def tick():
+        clock.now += 3.0 if begun and begun[-1] == slow else 0.0
+        return clock.now
+
+    monkeypatch.setattr("loopscope.stability.parts.progress.time", SimpleNamespace(perf_counter=tick))
+    exam = quick(CONTRACTION, iterations=500, time_limit=10, on_part=begun.append)
+    assert exam.unknown[slow] == "the time limit of 10 s had passed"
+    assert "orbits" not in exam.unknown
+
+
+def test_the_time_limit_ends_the_window_that_tells_orbits_apart(monkeypatch):
+    clock, calls = SimpleNamespace(now=0.0), []
+
+    def step(z, e):
+        calls.append(len(z))
+        if len(calls) > 300:
+            clock.now += 1.0
+        return z @ TURN.T
+
+    monkeypatch.setattr("loopscope.stability.parts.progress.time", SimpleNamespace(perf_counter=lambda: clock.now))
+    exam = ls.examine(loop_of(step, start=torch.clone), INPUTS, iterations=120, time_limit=20)
+    assert len(calls) < 330
+    assert exam.reachability.counts == {"undecided": 12}
+
+
 def test_when_time_is_over_the_report_has_what_was_measured():
     def slow(z, e):
         time.sleep(0.01)
@@ -576,6 +617,38 @@ def test_when_time_is_over_the_report_has_what_was_measured():
     assert exam.spectrum is None
     assert exam.verdict is ls.Verdict.UNDECIDED
     assert "not computed: orbits, swaps" in str(exam)
+
+
+def test_iterations_bind_the_gradients_too():
+    """However long training was: neither time nor memory goes beyond the budget of an orbit."""
+    begun, steps = [], Counter()
+
+    def step(z, e):
+        steps[begun[-1] if begun else None] += 1
+        return z @ COLD.T + e
+
+    exam = quick(loop_of(step), trained_iterations=10**9, iterations=40, on_part=begun.append)
+    assert steps["gradients"] <= 3 * 40 + 5  # three evaluations of each iteration, and a few checks
+    assert len(exam.geometry.gradients.norms) == 40
+    assert exam.settings.trained_iterations == 10**9
+    early = quick(CONTRACTION, trained_iterations=10**9, iterations=40, prediction=True)
+    assert early.settings.iterations == 40
+
+
+def test_the_time_limit_binds_the_gradients_too(monkeypatch):
+    """A step takes a second, by a clock of its own, once gradients are measured."""
+    clock, begun = SimpleNamespace(now=0.0), []
+    monkeypatch.setattr("loopscope.stability.parts.progress.time", SimpleNamespace(perf_counter=lambda: clock.now))
+
+    def step(z, e):
+        clock.now += 1.0 if begun and begun[-1] == "gradients" else 0.0
+        return z @ COLD.T + e
+
+    exam = quick(loop_of(step), trained_iterations=2000, iterations=2000, time_limit=10, on_part=begun.append)
+    assert exam.unknown["gradients"] == "the time limit of 10 s had passed"
+    assert clock.now <= 12
+    assert exam.geometry.gradients is None
+    assert exam.spectrum is not None
 
 
 def test_prediction_mode_needs_to_know_how_far_training_went():
@@ -596,10 +669,10 @@ def test_targets_of_another_shape_are_refused(shape):
     ("targets", "said"),
     [
         ([0] * 12, "targets are of type list, expected a tensor"),
-        (torch.full((12,), -100), "targets hold -100, expected classes from 0 to 1"),
-        (torch.full((12,), 2), "targets hold 2, expected classes from 0 to 1"),
-        (torch.full((12,), 0.5), "targets hold 0.5, expected class indices: whole numbers from 0"),
-        (torch.full((12,), math.nan), "targets hold nan, expected class indices"),
+        (torch.full((12,), -100), "targets contain -100, expected classes from 0 to 1"),
+        (torch.full((12,), 2), "targets contain 2, expected classes from 0 to 1"),
+        (torch.full((12,), 0.5), "targets contain 0.5, expected class indices: whole numbers of at least 0"),
+        (torch.full((12,), math.nan), "targets contain nan, expected class indices"),
         (
             lambda logits, rows: logits > 0,
             r"returned torch.bool of shape \(12, 2\), expected torch.bool of shape \(12,\)",
@@ -615,17 +688,17 @@ def test_targets_that_can_say_nothing_are_refused(ask, targets, said, unchecked)
 
 def test_a_single_logit_has_the_classes_0_and_1():
     signs = loop_of(lambda z, e: z / 2 + e, read=lambda state: state[:, :1])
-    with pytest.raises(ls.LoopscopeError, match="targets hold -1, expected classes from 0 to 1"):
+    with pytest.raises(ls.LoopscopeError, match="targets contain -1, expected classes from 0 to 1"):
         quick(signs, targets=2 * (INPUTS[:, 0] > 0) - 1)
 
 
 def test_a_step_that_changes_its_state_is_refused():
     with pytest.raises(ls.LoopscopeError, match=r"shape \(2, 2\) into \(2, 1\)"):
         quick(loop_of(lambda z, e: z[:, :1]))
-    with pytest.raises(ls.LoopscopeError, match="must return what it takes"):
+    with pytest.raises(ls.LoopscopeError, match="start and step must return states of the same"):
         quick(loop_of(lambda z, e: {"z": z}))
 
-    with pytest.raises(ls.LoopscopeError, match="a state in float32 into float64: it must return what it takes"):
+    with pytest.raises(ls.LoopscopeError, match="a state in float32 into float64: start and step must return states"):
         quick(loop_of(lambda z, e: (z / 2 + e).double()))
     with pytest.raises(ls.LoopscopeError, match=r"shape \(2, 2\) into None: "):
         quick(loop_of(lambda z, e: None))
@@ -637,8 +710,8 @@ def test_a_step_that_mixes_examples_is_refused(ask):
     kept = INPUTS.clone()
     normalize = torch.nn.BatchNorm1d(2)
     for step, said in (
-        (lambda z, e: 0.5 * z + e - 0.4 * z.mean(0), "the step mixes examples: one alone goes elsewhere"),
-        (lambda z, e: 0.5 * normalize(z) + e, r"the step mixes examples: one alone fails \(ValueError.*batch norm"),
+        (lambda z, e: 0.5 * z + e - 0.4 * z.mean(0), "the step mixes examples: a single one moves differently"),
+        (lambda z, e: 0.5 * normalize(z) + e, r"the step mixes examples: a single one fails \(ValueError.*batch norm"),
         (lambda z, e: 0.5 * z + kept, r"the step fails on 2 of 12 examples \(RuntimeError.*must come from encode"),
     ):
         with pytest.raises(ls.LoopscopeError, match=said):
@@ -723,7 +796,7 @@ def test_an_examination_goes_through_json_and_back(tmp_path):
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        ({"schema": 0}, "of schema 0, expected 2"),
+        ({"schema": 0}, "has schema 0, expected 2"),
         ({"verdict": "great"}, "damaged"),
         ({"curves": None}, "damaged"),
         ({"axes": []}, "damaged"),
@@ -765,7 +838,7 @@ def test_a_report_names_the_models_behind_a_fitted_threshold(monkeypatch, tmp_pa
     assert lines[0] == "stable (provisional: some of its thresholds are priors)"
     assert "thresholds fitted on 90 models of prefix sums, width 64: radius" in lines
     page = exam.save(tmp_path / "exam.html").read_text()
-    assert "origin: 90 models of prefix sums, width 64" in page
+    assert "fitted on 90 models of prefix sums, width 64." in page
     assert "Provisional: some of its thresholds are priors" in page
 
 
@@ -773,3 +846,96 @@ def test_float64_stays_float64():
     exam = quick(loop_of(lambda z, e: z @ COLD.double().T + e), INPUTS.double())
     assert exam.settings.dtype == "float64"
     assert exam.curves.residual[1][-1] < 1e-14
+
+
+WIDTH = 32
+_RANDOM = torch.randn(WIDTH, WIDTH, generator=torch.Generator().manual_seed(0))
+MATRIX = 0.68 * _RANDOM / torch.linalg.eigvals(_RANDOM).abs().max()
+"""A linear map of spectral radius 0.68."""
+WIDE = torch.randn(12, WIDTH, generator=torch.Generator().manual_seed(1))
+
+
+def in_bfloat16(z, e):
+    """Return z A + e, computed in bfloat16 though state and input are float32."""
+    return (z.bfloat16() @ MATRIX.bfloat16() + e.bfloat16()).to(e)
+
+
+def norm_in_float32(z, e):
+    """Return A z + e, normalized in float32 though state and input are float64."""
+    before = (z @ (1.2 * MATRIX.double()) + e).float()
+    return (before * (before.square().mean(-1, keepdim=True) + 1e-6).rsqrt()).to(e)
+
+
+def test_a_step_in_bfloat16_is_not_unstable_but_undecided_and_the_report_names_its_floor():
+    exam = quick(loop_of(in_bfloat16), WIDE)
+    assert exam.verdict is ls.Verdict.UNDECIDED
+    assert set(exam.reachability.counts) <= {"fixed point", "undecided"}
+    floor = exam.settings.noise_floor
+    assert floor.precision == "bfloat16"
+    assert 1e-3 < floor.residual < 5e-2
+    assert exam.spectrum.radius == pytest.approx([0.68] * 2, rel=0.02)
+    assert exam.spectrum.contradicted == [False] * 2
+    assert "rounds like bfloat16" in exam.advice
+    assert "Damp" not in exam.advice
+    assert "the step rounds like bfloat16" in str(exam)
+
+
+def test_the_tolerance_that_the_advice_names_decides_it():
+    advice = quick(loop_of(in_bfloat16), WIDE).advice
+    tolerance = float(advice.split("set the tolerance to ")[1].split(",")[0])
+    exam = quick(loop_of(in_bfloat16), WIDE, tolerance=tolerance)
+    assert exam.verdict is ls.Verdict.STABLE
+    assert exam.reachability.counts == {"fixed point": 12}
+    assert exam.input_dependence.distinct.common[-1] == 8
+
+
+@pytest.mark.parametrize("tolerance", [1e-4, 1e-9])
+def test_norms_in_float32_under_a_float64_state(tolerance):
+    """Within the tolerance the floor is arrival; where it is above, it is named, and nothing is called a cycle."""
+    exam = quick(loop_of(norm_in_float32), WIDE.double(), tolerance=tolerance)
+    floor = exam.settings.noise_floor
+    assert (exam.settings.dtype, floor.precision) == ("float64", "float32")
+    assert 1e-8 < floor.residual < 2e-6
+    if tolerance > floor.residual:
+        assert exam.reachability.counts == {"fixed point": 12}
+        assert exam.verdict is ls.Verdict.STABLE
+    else:
+        assert set(exam.reachability.counts) <= {"fixed point", "undecided"}
+        assert f"above the tolerance of {tolerance:g}" in exam.advice
+
+
+def test_a_step_as_precise_as_its_state_has_the_floor_of_its_type():
+    exam = quick(CONTRACTION)
+    assert exam.settings.noise_floor.precision == "float32"
+    assert exam.settings.noise_floor.residual == pytest.approx(16 * torch.finfo(torch.float32).eps)
+    assert "(residuals up to 1.9e-06 may be rounding)" in str(exam)
+
+
+def test_what_moves_more_slowly_than_a_coarse_floor_has_not_arrived():
+    """A drift of 1/t and a slow turn, both below the floor of the bfloat16 in their step, and below the tolerance."""
+
+    def drift(z, e):
+        return z + torch.nn.functional.normalize(e, dim=1).bfloat16().to(e)
+
+    angle = torch.tensor(0.004)
+    slow = torch.stack([torch.stack([angle.cos(), -angle.sin()]), torch.stack([angle.sin(), angle.cos()])])
+
+    def turn(z, e):
+        noise = (1e4 * z).remainder(1) - 0.5
+        return z @ slow.T + 2e-3 * noise * z.norm(dim=1, keepdim=True)
+
+    drifting = quick(loop_of(drift), WIDE, tolerance=0.02, iterations=400)
+    assert "fixed point" not in drifting.reachability.counts
+    turning = quick(loop_of(turn, start=torch.clone), tolerance=0.03, iterations=400)
+    assert max(turning.curves.residual[2][100:]) < turning.settings.noise_floor.residual < 0.03
+    assert "fixed point" not in turning.reachability.counts
+
+
+@pytest.mark.parametrize("limit", [{}, {"time_limit": 2.0}])
+def test_more_iterations_than_can_be_recorded_are_refused_at_once(limit):
+    with pytest.raises(
+        ls.LoopscopeError, match=r"iterations is 1,000,000,000, expected at most 1,000,000 for these inputs"
+    ):
+        quick(CONTRACTION, iterations=10**9, **limit)
+    with pytest.raises(ls.LoopscopeError, match=r"expected at most 88,417 for these inputs"):
+        quick(loop_of(lambda z, e: z / 2 + e), torch.ones(12, 500, 2), iterations=100_000)

@@ -1,6 +1,7 @@
 """Axis 3 against closed forms, full Jacobians and plain backpropagation."""
 
 import math
+import weakref
 
 import numpy as np
 import pytest
@@ -9,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from loopscope.errors import LoopscopeError
+from loopscope.contexts import interruptible
+from loopscope.errors import LoopscopeError, StoppedError
 from loopscope.loop import FunctionLoop, iterate
 from loopscope.models import LoopedTransformer, LoopedTransformerConfig
-from loopscope.stability.geometry import agreement, gradient_norms, radial_mode
+from loopscope.stability.geometry import agreement, backwards, gradient_norms, radial_mode
 from loopscope.stability.spectrum.eigenvalues import spectral_radius
 from loopscope.stability.spectrum.singular_values import lipschitz, resolvent_norm, singular_value
 
@@ -177,6 +179,37 @@ def test_singular_values_of_a_looped_transformer_are_those_of_its_full_jacobians
             assert bool(one.converged[row])
             assert float(one.value[row]) == pytest.approx(np.linalg.norm(matrix, 2), rel=0.01)
     assert response.path == "inputs, through encode"
+
+
+@pytest.mark.parametrize("iterations", [1, 2, 3, 4, 5, 10, 99, 100, 101])
+def test_an_orbit_is_walked_backwards_with_few_of_its_states_held(iterations: int) -> None:
+    held: weakref.WeakSet[Tensor] = weakref.WeakSet()
+    most = 0
+
+    def step(z: Tensor, e: Tensor) -> Tensor:
+        nonlocal most
+        after = z + e
+        held.add(after)
+        most = max(most, len(held))
+        return after
+
+    loop = FunctionLoop(lambda x: x, torch.zeros_like, step, lambda z: z)
+    seen = [float(state) for state in backwards(loop, torch.ones(1, 1), torch.zeros(1, 1), iterations)]
+    assert seen == list(range(iterations, 0, -1))
+    assert most <= 2 * math.sqrt(iterations) + 3
+
+
+def test_gradients_end_when_their_time_is_over() -> None:
+    asked = 0
+
+    def stop() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked > 70
+
+    with interruptible(stop), pytest.raises(StoppedError):
+        gradient_norms(linear(torch.eye(2)), torch.ones(1, 2), 100)
+    assert asked == 71
 
 
 def test_bad_options_are_refused() -> None:

@@ -2,6 +2,7 @@
 
 import math
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -287,6 +288,17 @@ class TestSensitivity:
         slope = torch.diag_embed(1 - state.square())
         return torch.linalg.solve(torch.eye(4, dtype=F64) - slope @ self.weight.T, slope @ self.into.T)
 
+    def test_it_is_that_of_a_random_direction_and_not_the_largest(self):
+        """As the guide says; the largest ratio is the Lipschitz constant."""
+        loop, inputs = self.loop(), drawn(8, 3)
+        path = trace(loop, inputs, iterations=300)
+        largest = torch.linalg.svdvals(self.closed_form(path.state))[:, 0]
+        gains = torch.stack([input_sensitivity(loop, inputs, path, seed=seed).gain[0] for seed in range(5)])
+        assert (gains <= largest * (1 + 1e-6)).all()
+        assert (gains.std(0) > 0.01 * largest).all()
+        guide = (Path(__file__).parents[2] / "docs" / "start" / "first-examination.md").read_text()
+        assert "‖dz*‖ / ‖dx‖ along one random direction" in guide
+
     def test_against_the_closed_form_and_finite_changes(self):
         loop, inputs = self.loop(), drawn(8, 3)
         path = trace(loop, inputs, iterations=300)
@@ -464,7 +476,7 @@ def test_inputs_given_twice_are_examined_as_given_once():
 def test_why_an_input_has_no_partner_is_told_apart():
     mask = torch.tensor([[1, 1, 1], [1, 1, 0], [1, 0, 0]], dtype=torch.bool)
     recalled = torch.arange(9.0).view(3, 3)
-    assert "padding that no other one has" in why_alone(partners(recalled, mask, 1), recalled, mask)
+    assert "padding unlike that of all others" in why_alone(partners(recalled, mask, 1), recalled, mask)
     assert why_alone(partners(recalled, None, 1), recalled, None) is None
     same = torch.ones(4, 2)
-    assert why_alone(partners(same, None, 1), same, None).startswith("4 of 4 inputs recall the same as every other one")
+    assert why_alone(partners(same, None, 1), same, None).startswith("4 of 4 inputs recall the same as all others")

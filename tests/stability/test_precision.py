@@ -295,6 +295,25 @@ def test_a_loop_with_a_clock_has_no_prediction():
     assert found["bf16"].difference[1][-1] > 0
 
 
+def test_a_step_may_take_the_iteration_but_no_random_numbers():
+    layer = nn.Linear(6, 6)
+
+    def at(state, recalled, iteration):
+        return torch.tanh(layer(state)) + recalled / (1 + iteration)
+
+    def noisy(state, recalled, generator):
+        return torch.tanh(layer(state)) + torch.randn(state.shape, generator=generator)
+
+    timed, random = (
+        ls.FunctionLoop(lambda x: x, torch.zeros_like, step, lambda z: z, module=layer) for step in (at, noisy)
+    )
+    inputs = torch.randn(3, 6)
+    found = ls.precision(timed, inputs, iterations=6)
+    assert 0 < found["float32"].difference[1][-1] < found["bf16"].difference[1][-1] < 0.1
+    with pytest.raises(ls.LoopscopeError, match="the step draws random numbers, which differ from one precision"):
+        ls.precision(random, inputs, iterations=6)
+
+
 def test_the_result_is_printed_and_goes_to_json():
     found = ls.precision(Settling(), torch.randn(3, 12), iterations=12)
     text = str(found)
@@ -314,7 +333,7 @@ def test_the_result_is_printed_and_goes_to_json():
     [
         ({"iterations": 0}, "iterations is 0"),
         ({"precisions": ["fp8"]}, "precision is 'fp8', expected one of float64, float32, tf32, bf16, int8"),
-        ({"targets": torch.zeros(2)}, "expected one entry for each of the 3 inputs"),
+        ({"targets": torch.zeros(2)}, "expected 3 as the first dimension, one entry per input"),
     ],
 )
 def test_bad_options_are_refused(options, said):

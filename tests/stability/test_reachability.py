@@ -10,8 +10,9 @@ from torch import Tensor
 
 from loopscope.errors import LoopscopeError
 from loopscope.loop import FunctionLoop
-from loopscope.stability.orbits.arrival import FixedPoints, contraction, follow, rounding_floor, step_in_parts
+from loopscope.stability.orbits.arrival import FixedPoints, contraction, follow, step_in_parts
 from loopscope.stability.orbits.basin import basin, fraction
+from loopscope.stability.orbits.rounding import floor_of
 from loopscope.stability.orbits.trace import quantiles, trace
 
 F64 = torch.float64
@@ -127,7 +128,7 @@ def test_the_rounding_floor_counts_as_arrived():
         torch.tensor([[1.0, 1e-7, 2e-7]]),
         iterations=20,
     )
-    assert 0 < float(turning.residual[-1, 0]) < rounding_floor(torch.float32)
+    assert 0 < float(turning.residual[-1, 0]) < floor_of(torch.float32).residual
     assert turning.arrived[0]
     assert math.isnan(float(turning.rate[0]))
     assert 1e-7 < float(turning.error[0]) < 1e-4
@@ -268,7 +269,7 @@ def test_recalled_inputs_may_be_integers():
 
 
 def test_contraction_is_fitted_before_rounding_takes_over():
-    floor = rounding_floor(F64)
+    floor = floor_of(F64)
     falling = 0.5 ** torch.arange(60, dtype=F64)
     rate, error = contraction(torch.cat([falling, torch.full((20,), 1e-17, dtype=F64)])[:, None], floor)
     assert float(rate) == pytest.approx(0.5, abs=0.02)

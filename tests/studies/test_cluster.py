@@ -222,7 +222,7 @@ def test_a_server_that_is_no_cluster_is_refused(tmp_path, capsys, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
         line = refusal(capsys, ["study", plan, "--out", tmp_path / "out", "--ray", address])
-    assert f"no Ray cluster let this machine in at {address} in 3 seconds" in line
+    assert f"no Ray cluster accepted this machine at {address} within 3 seconds" in line
 
 
 def test_without_ray_the_extra_is_named(tmp_path, capsys, monkeypatch):

@@ -379,8 +379,8 @@ def test_without_a_place_for_the_cache_files_are_read_all_the_same(puzzle_file, 
 
 
 BAD_ROWS = {
-    "line cut or too long": ["p9,8/8/8/8 w", f"{line('p9', ONE_MATE)},more,and more"],
-    "id seen before": [line("p0", FORK)],
+    "line truncated or too long": ["p9,8/8/8/8 w", f"{line('p9', ONE_MATE)},more,and more"],
+    "repeated id": [line("p0", FORK)],
     "rating is not a number up to 9999": [
         line("p9", FORK, "high"),
         line("p9", FORK, ""),
@@ -402,7 +402,7 @@ BAD_ROWS = {
         line("p9", (SEVERAL_MATES[0], "d7d6 b3b8 a7a6")),
     ],
     "fewer than two moves": [line("p9", (FORK[0], "g1f2")), line("p9", (FORK[0], ""))],
-    "position seen before": [line("p9", ONE_MATE, 2300)],
+    "repeated position": [line("p9", ONE_MATE, 2300)],
 }
 
 
@@ -418,7 +418,7 @@ def test_rows_that_cannot_be_used_are_left_out_and_counted_by_reason(tmp_path, r
 def test_a_line_that_is_cut_at_the_end_of_a_file_is_left_out(tmp_path):
     path = tmp_path / "puzzles.csv"
     path.write_text(text(line("p0", ONE_MATE), line("p1", FORK))[:-40])
-    assert read_puzzles(path, 10).rejects == {"line cut or too long": 1}
+    assert read_puzzles(path, 10).rejects == {"line truncated or too long": 1}
 
 
 @pytest.mark.parametrize(
@@ -429,14 +429,14 @@ def test_a_line_that_is_cut_at_the_end_of_a_file_is_left_out(tmp_path):
         ("a.csv", text(line("p", FORK)).encode().replace(b"mate short", b"mat\xe9"), "is not UTF-8 text"),
         ("a.csv", text('"' + "x" * 150_000).encode(), "line 2 is not valid CSV: field larger"),
         ("a.csv.zst", text(line("p", FORK)).encode(), "is not a .zst file"),
-        ("a.csv.xz", lzma.compress(text(line("p", FORK)).encode())[:-20], "is cut or damaged"),
+        ("a.csv.xz", lzma.compress(text(line("p", FORK)).encode())[:-20], "is truncated or damaged"),
         (
             "a.csv",
             text('"' + "x" * 200_001).encode(),
             "has a line of more than 200,000 characters, expected one puzzle",
         ),
-        ("a.csv", text().encode(), "holds no puzzle rated up to 1600, 1601-2000, 2001-2400, and no other"),
-        ("a.csv", text(line("p", FORK, "2500")).encode(), "2001-2400, only 2500 to 2500: give another file, or other"),
+        ("a.csv", text().encode(), "holds no puzzle rated up to 1600, 1601-2000, 2001-2400, nor any other"),
+        ("a.csv", text(line("p", FORK, "2500")).encode(), "2001-2400, only 2500 to 2500: give another file, or change"),
     ],
 )
 def test_files_that_cannot_be_used_are_refused_by_name(tmp_path, name, content, sentence):
@@ -454,7 +454,7 @@ def test_held_out_puzzles_are_evaluated_where_none_could_be_trained_on(tmp_path)
     task = Chess(path=str(path), test_ratings=(2000, 2400, 3000))
     assert {name: len(split) for name, split in task.evaluation_splits().items()} == {"1601-2000": 1, "2401-3000": 1}
     assert list(task.splits()) == ["1601-2000", "2401-3000"]
-    with pytest.raises(LoopscopeError, match="holds 0 puzzles rated 1-1600, expected at least 2, to train on and to"):
+    with pytest.raises(LoopscopeError, match="holds 0 puzzles rated 1-1600, expected at least 2, one for training"):
         task.training_split()
 
 
@@ -464,7 +464,7 @@ def test_held_out_puzzles_are_evaluated_where_none_could_be_trained_on(tmp_path)
         ({"puzzles": 1}, "puzzles is 1, expected at least 2"),
         ({"test_puzzles": 0}, "test_puzzles is 0"),
         ({"test_ratings": (1600, 2000)}, r"test_ratings is \[1600, 2000\] after train_rating 1600"),
-        ({"test_ratings": (2400, 2000)}, "expected rising numbers"),
+        ({"test_ratings": (2400, 2000)}, "expected ascending numbers"),
         ({"path": "here", "source": "shipped"}, "path here was given with source shipped"),
     ],
 )
@@ -486,9 +486,9 @@ def test_the_command_says_what_a_file_holds_and_what_was_left_out(tmp_path, caps
         "up to 1600 12 801-1000 1",
         "1601-2000 2 1601-1800 2",
         "2001-2400 2 2001-2200 1",
-        "left out: id seen before 1",
-        "left out: position seen before 1",
-        "left out: line cut or too long 1",
+        "left out: repeated id 1",
+        "left out: repeated position 1",
+        "left out: line truncated or too long 1",
         "the same problem or a copy in two splits 0",
         "proof failed 0",
     ):
@@ -505,7 +505,7 @@ def test_a_proof_finds_what_is_stored_wrongly(tmp_path):
     # One of the four has one mating move.
     assert proof(path, puzzles, 10) == {"answer is not the only mate at its distance": 3}
     ratings = np.full(4, 1500, np.int16)
-    assert proof(path, replace(puzzles, ratings=ratings), 10) == {"stored otherwise than read anew": 1}
+    assert proof(path, replace(puzzles, ratings=ratings), 10) == {"stored puzzle differs from the file": 1}
 
 
 def test_positions_in_two_splits_are_found():

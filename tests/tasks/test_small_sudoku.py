@@ -192,14 +192,14 @@ def test_a_config_is_completed_where_it_was_left_empty():
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"box": (1, 6)}, r"box is \[1, 6\], expected two numbers from 2 on whose product is at most 9"),
+        ({"box": (1, 6)}, r"box is \[1, 6\], expected two numbers of at least 2 whose product is at most 9"),
         ({"box": (2, 5)}, r"box is \[2, 5\]"),
         ({"box": (-2, -3)}, r"box is \[-2, -3\]"),
         ({"train_empty": 0}, "train_empty is 0, expected a number above 0"),
         ({"train_empty": 37}, "train_empty is 37, expected at most the 36 cells of a board"),
         (
             {"test_empty": ()},
-            r"test_empty is \[\], expected rising numbers of cells from 1 to 36, such as \[12, 18, 36\]",
+            r"test_empty is \[\], expected ascending numbers of cells from 1 to 36, such as \[12, 18, 36\]",
         ),
         ({"test_empty": (12, 12)}, r"test_empty is \[12, 12\]"),
         ({"test_empty": (18, 12)}, r"test_empty is \[18, 12\]"),

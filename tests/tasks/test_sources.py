@@ -67,9 +67,9 @@ def read(path) -> str:
 def test_a_file_that_is_not_what_its_ending_says_is_refused(ending, tmp_path):
     path = tmp_path / f"text{ending}"
     for content, kind in (
-        (b"PuzzleId,FEN\n", "not compressed so"),
+        (b"PuzzleId,FEN\n", "not compressed in this format"),
         (b"", "empty"),
-        (bz := b"BZh9", "not compressed so"),
+        (bz := b"BZh9", "not compressed in this format"),
     ):
         path.write_bytes(content)
         with pytest.raises(LoopscopeError, match=rf"is not a \{ending} file: its content is {kind}"):
@@ -85,10 +85,10 @@ def test_a_cut_or_damaged_file_is_refused_while_it_is_read(ending, tmp_path):
     path = tmp_path / f"text{ending}"
     content = PACKERS[ending](TEXT.encode())
     path.write_bytes(content[: len(content) // 2])
-    with pytest.raises(LoopscopeError, match=r"text.* is cut or damaged .*download it again"):
+    with pytest.raises(LoopscopeError, match=r"text.* is truncated or damaged .*download it again"):
         read(path)
     path.write_bytes(content[:20] + bytes(40) + content[60:])
-    with pytest.raises(LoopscopeError, match="is cut or damaged"):
+    with pytest.raises(LoopscopeError, match="is truncated or damaged"):
         read(path)
 
 
@@ -133,7 +133,8 @@ def test_a_path_comes_before_the_folder_of_the_environment_and_both_before_the_c
     (folders["environment"] / "first.csv").unlink()
     assert found(None) == folders["cache/downloads"] / "first.csv"
     with pytest.raises(
-        LoopscopeError, match=r"there is no file of data: give one by --data\.path, or a folder with first"
+        LoopscopeError,
+        match=r"there is no data file: give one with --data\.path, or set LOOPSCOPE_DATA to a folder with first",
     ):
         found(None, "file")
 
@@ -243,7 +244,7 @@ def test_a_download_goes_on_where_the_connection_broke(site, target):
 def test_a_download_goes_on_in_a_later_call(site, target):
     site.break_after = [400_000] + [0] * ATTEMPTS
     with pytest.raises(
-        LoopscopeError, match=r"broke off after 400000 bytes \(624000 bytes are missing\): the same command"
+        LoopscopeError, match=r"broke off after 400000 bytes \(624000 bytes are missing\): run the same command"
     ):
         download(f"{site.url}/file", target, pause=0.0)
     assert leftovers(target) == [".file.bin.partial"]

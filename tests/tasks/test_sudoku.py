@@ -17,9 +17,9 @@ from loopscope.models import LoopedTransformerConfig
 from loopscope.tasks import Sudoku
 from loopscope.tasks.data.report import histogram, overlap
 from loopscope.tasks.sudoku import kernels
-from loopscope.tasks.sudoku.generator import FEWEST, MOST, generate, generated_puzzles
+from loopscope.tasks.sudoku.generator import MAX_GIVENS, MIN_GIVENS, generate, generated_puzzles
 from loopscope.tasks.sudoku.puzzles import breaches, cells, proof, read_puzzles, solved, stored_puzzles
-from loopscope.tasks.sudoku.rules import UNDECIDED, canonical_forms, solve, symmetry_classes
+from loopscope.tasks.sudoku.rules import UNDECIDED, canonical_forms, solve_grids, symmetry_classes
 from loopscope.tasks.sudoku.symmetries import Symmetries, random_relabellings, random_symmetries
 from loopscope.tasks.sudoku.task import reveal
 from loopscope.training.settings import complete_model
@@ -103,7 +103,7 @@ def plain_search(grid: list[int]) -> tuple[int, int]:
 
 
 def test_a_well_known_puzzle_is_solved_by_singles():
-    found = solve(grids(PUZZLE))
+    found = solve_grids(grids(PUZZLE))
     assert text(found.solutions[0]) == SOLUTION
     assert (found.found.tolist(), found.guesses.tolist()) == ([1], [0])
 
@@ -112,7 +112,7 @@ def test_guesses_and_solutions_are_those_of_a_search_by_the_definition(made):
     hard = np.argsort(made.guesses)[-3:]
     middle = np.flatnonzero((made.guesses > 0) & (made.guesses < 12))[:12]
     rows = np.concatenate([hard, middle, np.flatnonzero(made.guesses == 0)[:5]])
-    found = solve(made.puzzles[rows])
+    found = solve_grids(made.puzzles[rows])
     assert len(set(found.guesses.tolist())) > 5
     for puzzle, solutions, guesses in zip(made.puzzles[rows], found.found, found.guesses, strict=True):
         assert (solutions, guesses) == plain_search(puzzle.tolist())
@@ -123,8 +123,8 @@ def test_puzzles_without_a_solution_with_several_or_too_hard_are_told_apart(made
     several = PUZZLE.replace("7", ".").replace("5", ".")
     hardest = text(made.puzzles[made.guesses.argmax()])
     puzzles = grids("." * 81, full_row, "55" + PUZZLE[2:], several, PUZZLE)
-    assert solve(puzzles).found.tolist() == [2, 0, 0, 2, 1]
-    found = solve(grids(hardest), most_guesses=1)
+    assert solve_grids(puzzles).found.tolist() == [2, 0, 0, 2, 1]
+    found = solve_grids(grids(hardest), most_guesses=1)
     assert (found.found.tolist(), found.guesses.tolist()) == ([UNDECIDED], [1])
 
 
@@ -181,12 +181,12 @@ def test_copies_are_as_hard_and_share_their_class_and_their_canonical_form(seed)
     copies, solutions = (symmetries(torch.from_numpy(part)).numpy() for part in (base, answers))
     assert solved(solutions).all()
     assert (np.count_nonzero(copies, axis=1) == np.count_nonzero(base, axis=1)).all()
-    assert solve(copies[:1]).guesses.tolist() == [0]
+    assert solve_grids(copies[:1]).guesses.tolist() == [0]
     assert (symmetry_classes(copies, solutions) == symmetry_classes(base, answers)).all()
     forms = canonical_forms(copies, solutions)
     assert (forms == canonical_forms(base, answers)).all()
     form = forms[:1]
-    assert (canonical_forms(form, solve(form).solutions) == form).all()
+    assert (canonical_forms(form, solve_grids(form).solutions) == form).all()
 
 
 def test_puzzles_that_are_no_copies_have_other_classes(made):
@@ -253,7 +253,7 @@ def test_symmetries_are_drawn_evenly_and_relabellings_leave_the_cells():
 @pytest.mark.parametrize("kind", ["singles", "search", "hard"])
 def test_generated_puzzles_have_one_solution_and_are_the_same_for_a_seed(kind):
     puzzles, solutions = generate(20, 3, kind)
-    found = solve(puzzles)
+    found = solve_grids(puzzles)
     assert (found.found == 1).all()
     assert (found.solutions == solutions).all()
     assert solved(solutions).all()
@@ -269,8 +269,8 @@ def test_generated_puzzles_range_from_few_givens_to_many_and_from_easy_to_hard(m
     assert [int((made.sources == kind).sum()) for kind in range(3)] == [280, 80, 40]
     assert (made.guesses[made.sources == 0] == 0).all()
     assert made.givens.min() <= 21
-    assert made.givens.max() == MOST
-    assert made.givens.min() >= FEWEST
+    assert made.givens.max() == MAX_GIVENS
+    assert made.givens.min() >= MIN_GIVENS
     assert np.median(made.guesses[made.sources == 2]) > 20
     assert proof(made) == {}
 
@@ -356,9 +356,9 @@ def test_what_is_wrong_is_left_out_and_counted_by_reason(made, write):
     found = read_puzzles(path, ROWS)
     assert (found.puzzles == made.puzzles[:3]).all()
     assert found.rejects == {
-        "the same puzzle again": 1,
+        "repeated puzzle": 1,
         "symmetric copy of another puzzle": 1,
-        "line is cut": 1,
+        "truncated line": 1,
         "puzzle is not 81 characters of 1-9 and 0 or .": 2,
         "solution is not 81 digits": 1,
         "solution breaks the rules": 1,
@@ -381,12 +381,12 @@ def test_a_stored_solution_that_is_not_the_only_one_is_found_by_the_proof(made, 
     path = write(HEADER, *table(made, slice(3)), f"x,{thinner},{SOLUTION},0,1", f"x,{PUZZLE},{SOLUTION},4,2")
     found = read_puzzles(path, ROWS)
     assert len(found) == 5
-    assert proof(found)["no proof of one solution"] == 1
-    assert proof(found)["stored guesses are others"] >= 1
+    assert proof(found)["solution not proven unique"] == 1
+    assert proof(found)["stored guesses differ"] >= 1
     relabelled = random_relabellings(1, torch.Generator().manual_seed(0))
     twin, solution = (text(relabelled(torch.from_numpy(grids(part)))[0].tolist()) for part in (PUZZLE, SOLUTION))
     path = write(HEADER, f"x,{PUZZLE},{SOLUTION},0,1", f"x,{twin},{solution},0,2")
-    assert proof(stored_puzzles(path, ROWS)) == {"symmetric copies of different iso_hash": 1}
+    assert proof(stored_puzzles(path, ROWS)) == {"symmetric copies with different iso_hash": 1}
 
 
 def test_a_hash_that_was_copied_is_found_although_reading_drops_its_puzzle(made, write):
@@ -396,16 +396,16 @@ def test_a_hash_that_was_copied_is_found_although_reading_drops_its_puzzle(made,
     *second, _ = rows[1].split(",")
     path = write(HEADER, rows[0], ",".join([*second, rows[0].split(",")[-1]]), rows[2])
     assert len(read_puzzles(path, ROWS)) == 2
-    assert proof(stored_puzzles(path, ROWS)) == {"stored iso_hash is another": 1}
+    assert proof(stored_puzzles(path, ROWS)) == {"stored iso_hash differs": 1}
     foreign = write(HEADER, ",".join([*first, "7"]), ",".join([*second, "7"]), name="foreign.csv")
-    assert proof(stored_puzzles(foreign, ROWS)) == {"the iso_hash of a puzzle that is not a copy": 1}
+    assert proof(stored_puzzles(foreign, ROWS)) == {"same iso_hash as a puzzle that is not a copy": 1}
 
 
 def test_guesses_that_are_not_those_counted_are_found(made, write):
     source, puzzle, solution, guesses, own = table(made, slice(1))[0].split(",")
     for wrong in (int(guesses) + 1, 4000):
         path = write(HEADER, ",".join([source, puzzle, solution, str(wrong), own]))
-        assert proof(stored_puzzles(path, ROWS)) == {"stored guesses are others": 1}
+        assert proof(stored_puzzles(path, ROWS)) == {"stored guesses differ": 1}
     assert proof(stored_puzzles(write(HEADER, *table(made, slice(9))), ROWS)) == {}
 
 
@@ -416,8 +416,8 @@ def test_guesses_that_are_not_those_counted_are_found(made, write):
         (b"question,rating\n1,2\n", "lacks the columns answer"),
         (b"hello\n", "lacks the columns puzzle, solution"),
         (b"", "lacks the columns puzzle, solution"),
-        (b"puzzle,solution\n", "holds no right puzzle: it has no lines"),
-        (b"puzzle,solution\n12,34\n", "holds no right puzzle: 1 with 'puzzle is not 81"),
+        (b"puzzle,solution\n", "holds no valid puzzle: it has no lines"),
+        (b"puzzle,solution\n12,34\n", "holds no valid puzzle: 1 with 'puzzle is not 81"),
         (b"puzzle,solution\n\xff\xfe,34\n", "is not UTF-8 text"),
     ],
 )
@@ -534,7 +534,7 @@ def test_the_shipped_puzzles_are_right_and_many():
     assert (puzzles.guesses > 0).sum() >= 500
     sample = puzzles.at(np.arange(0, len(puzzles), 10))
     assert proof(sample) == {}
-    assert (solve(sample.puzzles).guesses == sample.guesses).all()
+    assert (solve_grids(sample.puzzles).guesses == sample.guesses).all()
     assert len(task.training_split()) >= 3000
     assert list(task.evaluation_splits()) == ["singles", "1-3 guesses", "4-9 guesses", "10-99 guesses", "100+ guesses"]
 
@@ -607,7 +607,7 @@ def test_a_config_is_completed_where_it_was_left_empty():
         ({"revealed": -1}, "revealed is -1, expected a number of cells from 0 to 81"),
         ({"source": "shiped"}, "did you mean shipped"),
         ({"path": "a.csv", "source": "generated"}, "path a.csv was given with source generated: leave one of them out"),
-        ({"guess_groups": (4, 1)}, r"guess_groups is \[4, 1\], expected rising numbers from 1 on"),
+        ({"guess_groups": (4, 1)}, r"guess_groups is \[4, 1\], expected ascending numbers of at least 1"),
         ({"guess_groups": ()}, r"guess_groups is \[\]"),
     ],
 )
@@ -618,12 +618,12 @@ def test_options_that_make_no_sense_are_refused(options, sentence):
 
 
 def test_data_that_are_missing_or_too_few_are_refused(folder, made, write):
-    with pytest.raises(LoopscopeError, match="no file of data: give one by"):
+    with pytest.raises(LoopscopeError, match="no data file: give one with"):
         Sudoku(source="file").training_split()
     with pytest.raises(LoopscopeError, match=r"mixture is 'hrad', expected one of 17x, hard.*did you mean hard\?"):
         Sudoku(path=str(folder), mixture=("hrad",)).training_split()
     few = write(HEADER, *table(made, slice(30)))
-    with pytest.raises(LoopscopeError, match="holds 30 puzzles of the split 'singles': too few to validate on 1000"):
+    with pytest.raises(LoopscopeError, match="holds 30 puzzles of the split 'singles', expected more than 1000"):
         Sudoku(path=str(few)).training_split()
     hard = Sudoku(path=str(folder), mixture=("hard",))
     with pytest.raises(LoopscopeError, match="holds 0 puzzles of the split 'singles'"):
@@ -653,7 +653,7 @@ def test_the_command_describes_a_data_set_and_writes_it(folder, made, tmp_path, 
 def test_the_command_fails_where_a_proof_fails_or_splits_share_copies(folder, made, write, capsys):
     # The puzzle of 17 givens has many solutions, whatever its line says.
     assert main(["data", "sudoku", f"--data.path={folder}", "--data.validation_puzzles=50", "--verify"]) == 1
-    assert "no proof of one solution" in capsys.readouterr().out
+    assert "solution not proven unique" in capsys.readouterr().out
     twins = [",".join([*line.split(",")[:4], f"{number:x}"]) for number, line in enumerate(table(made, slice(40)) * 2)]
     path = write(HEADER, *twins)
     assert main(["data", "sudoku", f"--data.path={path}", "--data.validation_puzzles=20"]) == 1

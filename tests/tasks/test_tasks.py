@@ -37,7 +37,7 @@ def test_every_bit_is_a_fair_coin():
 
 
 def test_more_strings_than_exist_are_refused():
-    with pytest.raises(LoopscopeError, match="9 strings of 3 bits were asked for, but only 8 exist: ask for fewer"):
+    with pytest.raises(LoopscopeError, match="9 strings of 3 bits were requested, but only 8 exist: use fewer"):
         distinct_strings(9, 3, torch.Generator())
 
 

@@ -206,7 +206,7 @@ def put(name: str, content: str):
         (change("model.safetensors", lambda t: t.pop("embedding.bias")), "does not fit the model: .*embedding.bias"),
         (change("model.safetensors", lambda t: t.update(extra=torch.zeros(1))), "does not fit the model: .*extra"),
         (change("model.safetensors", lambda t: t.update({"embedding.bias": torch.zeros(3)})), "embedding.bias"),
-        (change("optimizer.safetensors", lambda t: t.pop("0.exp_avg")), "misses tensors of parameter 0"),
+        (change("optimizer.safetensors", lambda t: t.pop("0.exp_avg")), "lacks tensors of parameter 0"),
         (change("optimizer.safetensors", lambda t: t.update({"99.step": torch.zeros(())})), "does not fit .*: 99.step"),
         (change("optimizer.safetensors", lambda t: t.update(extra=torch.zeros(1))), "does not fit the model: extra"),
         (change("optimizer.safetensors", lambda t: t.update({"0.exp_avg": torch.zeros(3)})), r"0.exp_avg \(3,\)"),

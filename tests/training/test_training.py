@@ -449,7 +449,7 @@ def test_a_run_that_diverges_names_the_step_and_keeps_its_checkpoint(tmp_path, m
 def test_a_run_that_diverges_at_once_says_that_nothing_was_kept(tmp_path, monkeypatch):
     settings = tiny()
     monkeypatch.setattr(type(settings.data), "loss", lambda task, logits, answers: logits.sum() * math.nan)
-    with pytest.raises(LoopscopeError, match=r"at step 1: loss nan, .*no checkpoint had been written"):
+    with pytest.raises(LoopscopeError, match=r"at step 1: loss nan, .*no checkpoint has been written"):
         train(settings, open_run(tmp_path / "run", settings, resume=False))
 
 

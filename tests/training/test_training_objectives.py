@@ -182,7 +182,7 @@ def test_training_at_the_fixed_point_resumes_bit_for_bit_and_says_whether_it_arr
         ({"checkpoint_every": 0}, "checkpoint_every is 0, expected a number above 0"),
         ({"objective": "implicit", "tolerance": 0.0}, "tolerance is 0.0, expected a number above 0"),
         ({"objective": "phantom", "tolerance": 1.0}, "tolerance is 1.0, expected a number below 1"),
-        ({"objective": "truncated", "gradient_iterations": 31}, "expected at most max_iterations, 30"),
+        ({"objective": "truncated", "gradient_iterations": 31}, r"expected at most max_iterations \(30\)"),
     ],
 )
 @pytest.mark.usefixtures("unchecked")

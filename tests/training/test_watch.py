@@ -95,6 +95,25 @@ def test_a_model_whose_numbers_are_not_finite_leaves_reasons():
     json.dumps(record.to_dict(), allow_nan=False)
 
 
+@pytest.mark.parametrize("asks", ["iteration", "generator"])
+def test_loops_without_fixed_points_have_residuals_and_forecasts_alone(asks):
+    def timed(state, recalled, iteration):
+        return state / 2 + recalled / (1 + iteration)
+
+    def noisy(state, recalled, generator):
+        return state / 2 + recalled + 1e-3 * torch.randn(state.shape, generator=generator)
+
+    step = timed if asks == "iteration" else noisy
+    loop = ls.FunctionLoop(lambda x: x, torch.zeros_like, step, lambda z: z)
+    record = ls.Watch(loop, torch.eye(4), torch.arange(4), trained_iterations=5).measure(1)
+    assert record.residual > 0
+    assert record.accuracy == 1
+    assert [one.iterations for one in record.forecasts] == [50, 300]
+    assert (record.radius, record.radius_arrived, record.swaps) == (None, None, None)
+    assert set(record.unknown) == {"spectral radius", "swaps"}
+    assert all("fixed points" in reason for reason in record.unknown.values())
+
+
 # Training with and without a watch. The checks of types that tests switch on draw from Python's random state themselves.
 
 
@@ -420,7 +439,7 @@ def test_records_go_to_a_file_and_those_of_repeated_steps_leave_it(tmp_path):
         ({"trained_iterations": 0}, "trained_iterations is 0"),
         ({"on_collapse": "halt"}, "on_collapse is 'halt', expected one of warn, stop"),
         ({"patience": 0}, "patience is 0"),
-        ({"targets": FIRST[:2]}, "expected one entry for each of the 4 inputs"),
+        ({"targets": FIRST[:2]}, "expected 4 as the first dimension, one entry per input"),
         ({"loop": nn.Linear(1, 1)}, "the model to watch is not a loop: Linear is of no known family"),
         ({"loop": "model"}, "expected a loop with encode, start, step and read, got str"),
     ],
@@ -433,7 +452,7 @@ def test_bad_options_are_refused_in_one_line(options, said):
 
 def test_targets_that_do_not_fit_are_refused_at_the_first_update():
     watch = leaning(targets=torch.full((4,), 7))
-    with pytest.raises(ls.LoopscopeError, match="targets hold 7, expected classes from 0 to 1"):
+    with pytest.raises(ls.LoopscopeError, match="targets contain 7, expected classes from 0 to 1"):
         watch.update(0)
 
 

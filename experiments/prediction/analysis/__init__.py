@@ -39,7 +39,7 @@ from experiments.prediction.population import Member
 from experiments.prediction.signals import AT_BUDGET, LEAP_KEPT, STATE_RADIUS
 
 FEATURED = (ALL_AXES, f"{RESTARTS}{AT_BUDGET}", LEAP_KEPT)
-"""The predictors that stand for the framework in figures and in the summary: all of it, its cheap part, and leaps."""
+"""The predictors that represent the framework in figures and in the summary: all of it, its cheap part, and leaps."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Analysis:
         unseen: forecasts of unseen models, by all predictors that see as much as leaps.
         mistakes: unseen models about which leaps were wrong.
         costs: cost of forecasts by task.
-        single_signals: every measurement by itself.
+        single_signals: every measurement on its own.
         fluctuations: models that retain their accuracy only at the last iteration.
         configuration_rows: the paper's tables.
         model_rows: the models of tasks whose models were trained with different numbers of iterations.

@@ -43,7 +43,7 @@ class Group:
     """The models of one task that share a design choice.
 
     Args:
-        choice: what they share.
+        choice: the design choice.
         models: number of models, including those whose training failed.
         solve: number of models that solve the task; None for baselines, whose accuracy cannot degrade over iterations.
         outcomes: number of models by outcome; empty for baselines.

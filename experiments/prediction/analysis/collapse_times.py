@@ -1,4 +1,4 @@
-"""Is the iteration at which accuracy collapses predicted, and better than by the median over other models?"""
+"""Predictions of the iteration at which accuracy collapses, compared to the median over other models."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class CollapseTime:
         name: what it is predicted from.
         among: the models: all, those of a task, or all but those of a task. Rules are fitted on these alone.
         error: median error of the predicted iteration in octaves, as |log2| of the ratio.
-        gain: by how much the error is smaller than that of the median over the other models, on the same models.
+        gain: how much smaller the error is than that of the median over the other models, on the same models.
     """
 
     name: str

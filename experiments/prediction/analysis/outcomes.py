@@ -17,13 +17,13 @@ from loopscope.forecasts.result import HOLDS as RETAINED
 SOLVED = 0.9
 """A model solves its task if its best easy accuracy is at least this fraction of the best looped model's on the task."""
 LEARNED = 0.1
-"""No model solves a task on which no best easy accuracy reaches this value: 90% of next to nothing is noise."""
+"""A task counts as solved by no model if no best easy accuracy reaches this value, since 90% of very little is noise."""
 EXTRAPOLATED = 0.5
 """A model extrapolates if it retains its accuracy and at least this fraction of the hardest problems is right at the end."""
 
 
 class Outcome(StrEnum):
-    """What became of a model, from best to worst."""
+    """The outcome of a model, from best to worst."""
 
     EXTRAPOLATES = "extrapolates"
     RETAINS = "retains"

@@ -38,7 +38,7 @@ from loopscope.errors import LoopscopeError
 from loopscope.metrics import auc
 
 DIVISIONS = 10
-"""Number of ways to divide the configurations into parts. With a single one, an area depends on its luck by 0.03."""
+"""Number of ways to divide the configurations into parts. With a single one, areas vary by 0.03 by chance."""
 
 
 @dataclass(frozen=True)

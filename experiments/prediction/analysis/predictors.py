@@ -1,7 +1,7 @@
 """Predictors: the numbers that a forecast of a model is made from, and their cost.
 
-A predictor of one number is used as it is: the larger, the likelier a model retains its accuracy. A predictor of several
-numbers needs a rule that is fitted. No predictor depends on an outcome.
+A predictor of one number is used directly: the larger it is, the more likely a model retains its accuracy. A predictor of
+several numbers needs a fitted rule. No predictor depends on an outcome.
 """
 
 from __future__ import annotations
@@ -198,7 +198,7 @@ ORIENTED: dict[str, Callable[[Number], Number]] = {
     EASY_ACCURACY: lambda value: value,
     LONG_RUN: lambda value: value,
 }
-"""The rival signals, each with the function after which a larger value means that a model likelier retains its accuracy."""
+"""The rival signals, each with the function that makes larger values mean that a model is likelier to retain its accuracy."""
 
 
 def _rival(name: str, orient: Callable[[Number], Number], at: str = "") -> Predictor:

@@ -24,7 +24,7 @@ class Counts:
     """The models of one task that share a design choice.
 
     Args:
-        choice: what they share, such as "internal recall".
+        choice: the design choice, such as "internal recall".
         models: number of models, including those whose training failed.
         solve: number of models that solve the task.
         retain: number of models that solve it and retain their accuracy until the last iteration.

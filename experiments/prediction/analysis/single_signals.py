@@ -1,4 +1,4 @@
-"""How well does each measurement tell, by itself, which models retain their accuracy?
+"""How well each measurement alone tells which models retain their accuracy.
 
 These measurements are not predictors of their own. Whether a larger or a smaller value should mean that a model retains
 its accuracy was fixed from the meaning of each, before any area was computed. An area below 0.5 shows that the meaning

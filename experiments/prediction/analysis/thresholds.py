@@ -1,7 +1,7 @@
-"""Thresholds fitted on a population: where should the numbers of an axis hold and fail so that verdicts come true?
+"""Thresholds fitted on a population, so that the verdicts of an examination come true.
 
 A number holds and fails at the two neighbouring values between which a cut best separates the models that retain their
-accuracy from those that do not. No model has shown what lies between. Fitted thresholds are judged against the priors, on
+accuracy from those that do not. There are no models between these values. Fitted thresholds are compared to the priors, on
 models of other configurations only.
 """
 
@@ -58,7 +58,7 @@ def numbers_of_axes(row: Mapping[str, Any]) -> dict[str, float | None]:
     decided = known > 0 and 2 * known >= sum(swap.values())
     shared = swap.get(SwapOutcome.SHARED, 0) + swap.get(SwapOutcome.STAYED, 0)
     numbers.setdefault("fraction shared", shared / known if decided else None)
-    # Older rows hold accuracy up to an early iteration only, whose last value then stands for the end.
+    # Older rows contain accuracy up to an early iteration only. Its last value is then used for the end.
     numbers["easy accuracy"] = row.get("right at the end", (row.get("accuracy") or [None])[-1])
     return {measure: numbers.get(measure) for measure in THRESHOLDS}
 
@@ -325,9 +325,9 @@ def study_thresholds(sample: Sample, modes: Mapping[str, Rows], fit_mode: str) -
     """Fit the thresholds of each number on some configurations and test them on others, alone and in the verdict.
 
     The proposed threshold is fitted on every second configuration, starting with the first, in the order of the ledger.
-    It is accepted under two conditions. It tells apart the models of other configurations: the interval of its balanced
-    accuracy excludes 0.5. And it is never worse than the prior: in its balanced accuracy over the divisions, in that on
-    the other half, and in that of the verdict with this number alone fitted.
+    It is accepted under two conditions. First, it distinguishes the models of other configurations: the interval of its
+    balanced accuracy excludes 0.5. Second, it is never worse than the prior: neither in its balanced accuracy over the
+    divisions, nor on the other half, nor in that of the verdict with this number alone fitted.
 
     Args:
         sample: the models.

@@ -13,7 +13,7 @@ from experiments.prediction.population import Member
 PREDICTION_MODE, ALL_ITERATIONS = "prediction mode", "all iterations"
 """The two modes in which the experiment examines a model."""
 LEAPS = "leaps"
-"""The answer of leaps, by a rule that nothing was fitted for."""
+"""The answer of leaps, by a rule without fitted parameters."""
 
 
 def examinations(member: Member) -> dict[str, dict[str, Any]]:

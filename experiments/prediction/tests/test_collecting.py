@@ -353,7 +353,7 @@ def test_a_folder_is_not_a_population_and_a_file_is_not_its_folder(tmp_path, cap
         ({"settings": {"task": "x", "training": TRAINING}}, None, "settings.model.recall is missing"),
         ({"evaluation": {"easy": {"examples": 3}}}, None, "'answer_accuracy' is missing"),
         ({"evaluation": {"easy": {**WHOLE_CURVE, "best": "x"}}}, None, "curves.easy.best is 'x', expected a number"),
-        ({"examination": {"reachability": {}}}, {}, "the examination is of schema None"),
+        ({"examination": {"reachability": {}}}, {}, "the examination has schema None"),
         ({}, {"schema": 2, "reachability": []}, "the examination is damaged ("),
     ],
 )

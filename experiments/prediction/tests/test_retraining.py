@@ -197,13 +197,13 @@ def test_mistakes_are_one_line(trained, tmp_path, capsys, unchecked):
         return said
 
     assert "does not exist: make it with  python -m experiments.prediction collect" in refused(tmp_path)
-    assert "10 runs were asked for, but the ledger holds 3: ask for fewer by --runs" in refused(population)
+    assert "10 runs were requested, but the ledger holds 3: give a smaller --runs" in refused(population)
     assert "runs is 0, expected a number above 0" in refused(population, "--runs", 0)
     for tolerance, shown in (("-1", "-1"), ("inf", "inf"), ("nan", "nan"), ("1e400", "inf")):
         said = refused(population, "--runs", 3, "--tolerance", tolerance)
         assert f"--tolerance is {shown}, expected points" in said
     assert "is not empty and holds no runs of this command" in refused(population, "--runs", 3, out=study.path)
-    assert "holds other runs: give the --runs and the --seed" in refused(population, "--runs", 2, out=done)
+    assert "holds other runs: give the same --runs and --seed" in refused(population, "--runs", 2, out=done)
     rows = read_population(population / LEDGER)
     twice = written(tmp_path / "twice", [rows[0], rows[0]])
     assert "holds a run twice" in refused(twice, "--runs", 2)

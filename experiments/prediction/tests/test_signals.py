@@ -163,7 +163,7 @@ def test_forecasts_are_made_from_problems_that_evaluation_does_not_use():
     found = forecast_split(settings, 8)
     assert torch.equal(found.problems, easy.problems[-8:])
     assert torch.equal(found.answers, easy.answers[-8:])
-    with pytest.raises(LoopscopeError, match="has 20 problems, expected 12 to evaluate on and 9 others"):
+    with pytest.raises(LoopscopeError, match="has 20 problems, expected 12 for the evaluation and 9 others"):
         forecast_split(settings, 9)
 
 

@@ -14,21 +14,21 @@ from torch import Tensor
 
 from loopscope import shipped
 from loopscope.answers.calibration import Alike, Calibrations, calibrations
-from loopscope.answers.trust import Evidence, extents, read_evidence, significant, unsureness
+from loopscope.answers.trust import AnswerSignals, extents, read_signals, significant, unsureness
 from loopscope.contexts import device_of_loop, eval_mode
 from loopscope.errors import LoopscopeError, check_tolerance
 from loopscope.evaluation import SETTLED
-from loopscope.fixed_points import solve
+from loopscope.files import check_path
 from loopscope.fixed_points.residual import relative_residual, smallest_scale
-from loopscope.loop import Loop
+from loopscope.loop import Loop, mask_of, readout
 from loopscope.models import LoopedTransformer
 from loopscope.subjects import trained
 from loopscope.tasks import TASKS
 from loopscope.tasks.registry import check_can_be_typed_in, text_format
 from loopscope.tasks.task import ShowsAChoice, Task
-from loopscope.tasks.text import ListsChoices, Problem, TextFormat
+from loopscope.tasks.text import Frame, ListsChoices, Problem, TextFormat
 from loopscope.training.run_folder import RunFolder
-from loopscope.trees import flatten
+from loopscope.trees import flatten, select
 
 BATCH = 256
 
@@ -52,7 +52,7 @@ class Answerer:
     model: Loop
     task: Task
     text: TextFormat
-    evidence: Evidence | None = None
+    evidence: AnswerSignals | None = None
     iterations: int = 0
     tolerance: float = SETTLED
 
@@ -74,6 +74,7 @@ class Answer:
         residual: relative residual of the last step.
         unsure: one minus the confidence. The confidence is the softmax probability of the least certain token
             (`loopscope.answers.trust.unsureness`), or that of the choice among legal answers.
+        since: iteration at which the answer last changed; 0 if it is still that of the first state.
         alike: similar answers in validation, if the rules cannot decide. None if validation has too few of them or
             none that can be compared.
     """
@@ -84,6 +85,7 @@ class Answer:
     iterations: int
     residual: float
     unsure: float
+    since: int
     alike: Alike | None = None
 
 
@@ -99,13 +101,13 @@ def open_answerer(name: str, tolerance: float = SETTLED) -> Answerer:
             iterations, or problems of its task cannot be typed in.
     """
     check_tolerance(tolerance)
-    path = shipped.MODELS / name if name in TASKS and not Path(name).exists() else Path(name)
+    path = shipped.MODELS / name if name in TASKS and not Path(name).exists() else check_path(name)
     if path.parent == shipped.MODELS and not path.is_dir():
         # For a task whose problems cannot be typed in, asking for a run would mislead.
         check_can_be_typed_in(name)
         names = sorted(folder.name for folder in shipped.MODELS.glob("*") if folder.is_dir())
         raise LoopscopeError(
-            f"no model ships for the task {name} ({', '.join(names) or 'none ships at all'}): give a run's folder"
+            f"no model for the task {name} ships with the package, only for {', '.join(names) or 'no task'}: give a run's folder"
         )
     run = RunFolder(path)
     settings, model = trained(run)
@@ -113,12 +115,12 @@ def open_answerer(name: str, tolerance: float = SETTLED) -> Answerer:
         raise LoopscopeError(f"{path} holds a {settings.model.architecture} model, which has no iterations to settle")
     # The evidence is valid only for the tolerance that validation used.
     counted = tolerance == SETTLED
-    evidence = read_evidence(run.trust) if counted and run.trust.is_file() else None
+    evidence = read_signals(run.trust) if counted and run.trust.is_file() else None
     text, iterations = text_format(settings.task), _validated(run, evidence)
     return Answerer(path, model, settings.data, text, evidence, iterations, tolerance)
 
 
-def _validated(run: RunFolder, evidence: Evidence | None) -> int:
+def _validated(run: RunFolder, evidence: AnswerSignals | None) -> int:
     """Return the number of iterations that each answer had in validation, or 0 without evidence."""
     if evidence is None:
         return 0
@@ -145,103 +147,103 @@ def answer_all(answerer: Answerer, problems: Sequence[Problem], tolerance: float
     found: dict[int, Answer] = {}
     for places in by_length.values():
         for begin in range(0, len(places), BATCH):
-            rows = places[begin : begin + BATCH]
-            inputs = _inputs(answerer, torch.stack([problems[place].tokens for place in rows]))
-            solution = solve(answerer.model, inputs, tolerance=tolerance, max_iterations=max_iterations)
-            logits = _read_after_step(
-                answerer.model, inputs, solution.last_state
-            ).cpu()  # the rules are applied on the CPU
-            for row, place in enumerate(rows):
-                found[place] = _answer(
-                    answerer,
-                    problems[place],
-                    logits[row],
-                    settled=bool(solution.arrived[row]),
-                    iterations=int(solution.iterations[row]),
-                    residual=float(solution.last_residual[row]),
-                )
+            batch = places[begin : begin + BATCH]
+            for moment in _moments(answerer, [problems[place] for place in batch], tolerance, max_iterations):
+                for entry in moment.ends.nonzero().squeeze(1).tolist():
+                    place = batch[int(moment.rows[entry])]
+                    frame = moment.frame(answerer, problems[place], entry)
+                    found[place] = answer_of(answerer, problems[place], frame, tolerance)
     return [found[place] for place in range(len(problems))]
 
 
-def _read_after_step(model: Loop, inputs: Tensor, state: Tensor) -> Float[Tensor, "batch tokens outputs"]:
-    """Return the readout one step later: a solution is the state before its last step, an answer is read after it."""
-    with eval_mode(model), torch.no_grad():
-        return model.read(model.step(state, model.encode(inputs)))
+def frames(answerer: Answerer, problem: Problem, tolerance: float, max_iterations: int) -> Iterator[Frame]:
+    """Yield the frame of every iteration of one problem until its state has settled or is no longer finite."""
+    for moment in _moments(answerer, [problem], tolerance, max_iterations):
+        yield moment.frame(answerer, problem, 0)
 
 
 @dataclass(frozen=True)
-class Frame:
-    """One iteration of a problem that is being solved.
+class _Moment:
+    """One iteration of a batch of problems, for those that are still followed.
 
     Args:
         iteration: number of the iteration, from 1.
-        logits: readout of the state.
-        since: iteration at which each token's answer last changed. A token with a single output has no answer of its
-            own; it gets the iteration at which the whole answer last changed.
-        residual: relative residual of the step that led to this state.
+        rows: positions of these problems in the batch.
+        logits: readouts of their states, on the CPU.
+        since: iteration at which each part of each answer last changed.
+        residual: relative residuals of the step.
+        ends: whether this is the last iteration of a problem.
     """
 
     iteration: int
-    logits: Float[Tensor, "tokens outputs"]
-    since: Int[Tensor, "tokens"]
-    residual: float
+    rows: Int[Tensor, "active"]
+    logits: Float[Tensor, "active tokens outputs"]
+    since: Int[Tensor, "active parts"]
+    residual: Float[Tensor, "active"]
+    ends: Bool[Tensor, "active"]
+
+    def frame(self, answerer: Answerer, problem: Problem, entry: int) -> Frame:
+        """Return the frame of the problem at one entry of ``rows``."""
+        logits = self.logits[entry]
+        unsure = _unsure(answerer, problem, logits)
+        return Frame(self.iteration, logits, self.since[entry], float(self.residual[entry]), unsure)
 
 
-def _changed(
-    answerer: Answerer,
-    problem: Problem,
-    before: Float[Tensor, "tokens outputs"],
-    after: Float[Tensor, "tokens outputs"],
-) -> Bool[Tensor, "tokens"]:
-    """Return which tokens' answers changed (see ``Frame``)."""
-    if after.shape[-1] > 1:
-        return before.argmax(-1) != after.argmax(-1)
-    line = answerer.text.line
-    return torch.full(after.shape[:1], line(problem, before) != line(problem, after), device=after.device)
-
-
-def frames(answerer: Answerer, problem: Problem, tolerance: float, max_iterations: int) -> Iterator[Frame]:
-    """Yield the frame of every iteration of one problem until its state has settled."""
+def _moments(
+    answerer: Answerer, problems: Sequence[Problem], tolerance: float, max_iterations: int
+) -> Iterator[_Moment]:
+    """Yield every iteration of problems of equal length. A problem leaves when its state settles or is not finite."""
     model = answerer.model
+    rows = torch.arange(len(problems))
     with eval_mode(model):
         with torch.no_grad():
-            recalled = model.encode(_inputs(answerer, problem.tokens[None]))
+            recalled = model.encode(_inputs(answerer, torch.stack([problem.tokens for problem in problems])))
             state = model.start(recalled)
-            smallest = smallest_scale(state, None)
-            logits = model.read(state)[0].cpu()
-        since = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
+            mask = mask_of(model, recalled)
+            smallest = smallest_scale(state, mask)
+            parts = _parts(answerer, problems, readout(model, state, recalled).cpu())
+        since = torch.zeros_like(parts)
         for iteration in range(1, max_iterations + 1):
             with torch.no_grad():
                 before, state = state, model.step(state, recalled)
-                residual = float(relative_residual(flatten(before), flatten(state), smallest))
-                last, logits = logits, model.read(state)[0].cpu()
-            since = torch.where(_changed(answerer, problem, last, logits), iteration, since)
-            yield Frame(iteration, logits, since, residual)
-            if residual <= tolerance:
+                residual = relative_residual(flatten(before, mask), flatten(state, mask), smallest).cpu()
+                logits = readout(model, state, recalled).cpu()
+            last, parts = parts, _parts(answerer, [problems[row] for row in rows.tolist()], logits)
+            since = torch.where(parts == last, since, iteration)
+            goes_on = (residual > tolerance) & residual.isfinite() & (iteration < max_iterations)
+            yield _Moment(iteration, rows, logits, since, residual, ~goes_on)
+            if not bool(goes_on.any()):
                 return
+            if not bool(goes_on.all()):
+                kept = goes_on.nonzero().squeeze(1)
+                rows, parts, since = rows[kept], parts[kept], since[kept]
+                kept = kept.to(smallest.device)
+                state, recalled, smallest = select(state, kept), select(recalled, kept), smallest[kept]
+                mask = None if mask is None else mask[kept]
+
+
+def _parts(
+    answerer: Answerer, problems: Sequence[Problem], logits: Float[Tensor, "batch tokens outputs"]
+) -> Int[Tensor, "batch parts"]:
+    """Return the parts of each answer as numbers."""
+    return torch.stack([answerer.text.parts(problem, own) for problem, own in zip(problems, logits, strict=True)])
 
 
 def answer_of(answerer: Answerer, problem: Problem, frame: Frame, tolerance: float) -> Answer:
-    """Return the answer that a frame shows."""
-    settled = frame.residual <= tolerance
-    return _answer(answerer, problem, frame.logits, settled, frame.iteration, frame.residual)
-
-
-def _answer(
-    answerer: Answerer,
-    problem: Problem,
-    logits: Float[Tensor, "tokens outputs"],
-    settled: bool,
-    iterations: int,
-    residual: float,
-) -> Answer:
-    """Return the answer in the logits, with its confidence and the similar answers of validation."""
-    unsure = _unsure(answerer, problem, logits)
-    right = answerer.text.right(problem, logits)
+    """Return the answer that a frame shows, with the similar answers of validation."""
+    settled, right = frame.residual <= tolerance, answerer.text.right(problem, frame.logits)
     # In validation every answer had the same number of iterations to settle. An answer cut off earlier is not comparable.
-    comparable = right is None and (settled or iterations >= answerer.iterations)
-    alike = answerer.calibrations.alike(settled, unsure) if comparable else None
-    return Answer(answerer.text.line(problem, logits), right, settled, iterations, residual, unsure, alike)
+    comparable = right is None and (settled or frame.iteration >= answerer.iterations)
+    return Answer(
+        line=answerer.text.line(problem, frame.logits),
+        right=right,
+        settled=settled,
+        iterations=frame.iteration,
+        residual=frame.residual,
+        unsure=frame.unsure,
+        since=int(frame.since.max()),
+        alike=answerer.calibrations.alike(settled, frame.unsure) if comparable else None,
+    )
 
 
 def _unsure(answerer: Answerer, problem: Problem, logits: Float[Tensor, "tokens outputs"]) -> float:

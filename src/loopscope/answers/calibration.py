@@ -14,9 +14,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.optimize import isotonic_regression
 
-from loopscope.answers.trust import Evidence
+from loopscope.answers.trust import AnswerSignals
 
-FEWEST_ALIKE = 25
+MIN_ALIKE = 25
 """Smallest number of validation answers on a step. A smaller step is merged with the neighbour of nearest accuracy."""
 FOLDS = 5
 """Number of folds in the cross-validation of a calibration."""
@@ -65,7 +65,7 @@ class Calibration:
     def alike(self, unsure: float) -> Alike:
         """Return the validation answers that are similar to an answer of this confidence.
 
-        An answer that is more confident than all of validation gets the step of the most confident answers.
+        An answer that is more confident than all validation answers gets the step of the most confident ones.
 
         Args:
             unsure: one minus the confidence.
@@ -74,7 +74,7 @@ class Calibration:
 
 
 def calibrate(unsure: Float[np.ndarray, "examples"], right: Bool[np.ndarray, "examples"]) -> Calibration | None:
-    """Fit a calibration to validation answers. Return None if there are fewer than ``FEWEST_ALIKE``.
+    """Fit a calibration to validation answers. Return None if there are fewer than ``MIN_ALIKE``.
 
     Args:
         unsure: one minus the confidence of each answer.
@@ -86,7 +86,7 @@ def calibrate(unsure: Float[np.ndarray, "examples"], right: Bool[np.ndarray, "ex
         >>> found.alike(0.1), found.alike(0.9)
         (Alike(examples=50, right=50), Alike(examples=50, right=0))
     """
-    if len(right) < FEWEST_ALIKE:
+    if len(right) < MIN_ALIKE:
         return None
     levels, places = np.unique(unsure, return_inverse=True)
     weights = np.bincount(places).astype(np.float64)
@@ -105,7 +105,7 @@ def _joined(starts: np.ndarray, ends: np.ndarray, counts: Int[np.ndarray, "n"], 
         [first, last, int(count), int(good)]
         for first, last, count, good in zip(starts, ends, counts, rights, strict=True)
     ]
-    while len(steps) > 1 and (small := min(steps, key=lambda step: step[2]))[2] < FEWEST_ALIKE:
+    while len(steps) > 1 and (small := min(steps, key=lambda step: step[2]))[2] < MIN_ALIKE:
         place = steps.index(small)
         around = [near for near in (place - 1, place + 1) if 0 <= near < len(steps)]
         near = min(around, key=lambda other: abs(steps[other][3] / steps[other][2] - small[3] / small[2]))
@@ -140,7 +140,7 @@ class Calibrations:
         return None if found is None else found.alike(unsure)
 
 
-def calibrations(evidence: Evidence) -> Calibrations:
+def calibrations(evidence: AnswerSignals) -> Calibrations:
     """Fit the calibrations of shown answers to the evidence of validation."""
     settled = evidence.settling < math.inf
 
@@ -204,14 +204,14 @@ def reliability(predicted: Float[np.ndarray, "examples"], right: Bool[np.ndarray
     return Reliability(bins, error, total)
 
 
-def predicted_by(found: Calibrations, evidence: Evidence) -> Float[np.ndarray, "examples"]:
+def predicted_by(found: Calibrations, evidence: AnswerSignals) -> Float[np.ndarray, "examples"]:
     """Return the predicted probability of each answer; NaN if the calibrations predict none."""
     pairs = zip(evidence.settling < math.inf, evidence.shown_unsure, strict=True)
     alike = [found.alike(bool(settled), float(unsure)) for settled, unsure in pairs]
     return np.array([math.nan if one is None else one.probability for one in alike])
 
 
-def cross_checked(evidence: Evidence, seed: int = 0) -> Reliability:
+def cross_checked(evidence: AnswerSignals, seed: int = 0) -> Reliability:
     """Return the reliability of the calibrations by cross-validation: each fold is predicted from the others.
 
     Args:

@@ -18,6 +18,7 @@ from loopscope.parsing import new_parser
 if TYPE_CHECKING:
     from loopscope.evaluation import AccuracyCurve, EvaluationConfig
     from loopscope.tasks import Split
+    from loopscope.training.run_folder import RunFolder
 
 
 def make_parser() -> ArgumentParser:
@@ -25,7 +26,7 @@ def make_parser() -> ArgumentParser:
     parser = new_parser(
         "Measure a run's accuracy after every iteration, on each split of its task. The --data options replace the run's "
         "own data; whether the model was trained on some of the new data is not checked. A stored evaluation that covers "
-        "more iterations or examples is kept."
+        "more iterations or examples is kept. The run's report.html shows the result."
     )
     add_measurement_options(parser, "evaluation.json")
     parser.add_argument(
@@ -42,7 +43,7 @@ def run(options: Namespace) -> int:
     """Evaluate a run on its own data or on other data of its task; return the exit status."""
     from loopscope.evaluation import evaluate, iterations_to_run, to_json
     from loopscope.files import write_json
-    from loopscope.reports.terminal import curves_table, iteration_progress
+    from loopscope.reports.terminal import answers_table, curves_table, iteration_progress
     from loopscope.subjects import evaluation_of, evaluation_splits
 
     measured = open_measured_run(options, ("iterations", "examples", "until_settled"))
@@ -57,13 +58,34 @@ def run(options: Namespace) -> int:
     with iteration_progress(console, "evaluate", iterations_to_run(splits, config)) as on_iteration:
         curves = evaluate(measured.model, settings.data, config, on_iteration, splits)
     show(curves_table(str(folder.path), curves, settings.training.max_iterations))
+    if settings.model.architecture == "looped":
+        show(answers_table(curves))
     for name, curve in curves.items():
+        if curve.broken is not None:
+            say(
+                f"{name}: the readout of {curve.broken.examples} of {curve.examples} examples turns NaN or infinite, the first "
+                f"at iteration {curve.broken.first}"
+            )
         if curve.steps is not None:
             say(f"{name}: {_saving(curve, stored.get(name))}")
     if kept is None:
         write_json(out, {"settings": settings.to_dict(), "splits": to_json(curves)})
         say(f"written: {out}")
+        if out == folder.evaluation:
+            _write_page(folder)
     return 0
+
+
+def _write_page(folder: RunFolder) -> None:
+    """Write the page of a run, which shows its examination too if it has one. A damaged one leaves the page as it is."""
+    from loopscope.reports.run import record_of, study_of, write_run_page
+
+    try:
+        write_run_page(folder.report, folder, record_of(folder), study_of(folder))
+    except LoopscopeError as error:
+        say(f"not written: {folder.report}, because {error}")
+    else:
+        say(f"page: {folder.report}")
 
 
 def _refuse_iterations(path: Path, options: Namespace) -> None:

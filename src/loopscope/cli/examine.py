@@ -7,7 +7,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from loopscope.cli.command import Command
-from loopscope.cli.console import console, say
+from loopscope.cli.console import columns, console, say
 from loopscope.cli.places import asked_place, keep_or_check
 from loopscope.cli.subject import add_subject, subject_of
 from loopscope.errors import LoopscopeError
@@ -38,6 +38,7 @@ def make_parser() -> ArgumentParser:
 def run(options: Namespace) -> int:
     """Examine a run, or any loop that an importable function returns; return the exit status."""
     from loopscope.reports.examination.page import write_comparison
+    from loopscope.reports.run import record_of, study_of, write_run_page
     from loopscope.reports.terminal import part_progress
     from loopscope.stability.examination import WRITERS
 
@@ -55,13 +56,16 @@ def run(options: Namespace) -> int:
         check_place(page)
     with part_progress(console, f"examine {options.subject}") as on_part:
         examination = examine_subject(subject, config, on_part)
-    print(examination)
+    print(examination.describe(columns()))
     if is_run and kept is None:
         examination.save(folder.examination)
     if page is None:
         return 0
     if other is None:
-        examination.save(page)
+        if page == folder.report:
+            write_run_page(page, folder, record_of(folder), study_of(folder))
+        else:
+            examination.save(page)
         say(f"written: {page}")
     else:
         write_comparison(page, dict(zip(_titles(options.subject, options.compare), (examination, other), strict=True)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -65,6 +66,7 @@ def keep_or_check(place: Path, kept: str | None) -> None:
 
 
 def _belongs_to_a_run(place: Path) -> bool:
-    place = place.resolve()
+    # Unlike Path.resolve, this does not fail where links lead round in a circle.
+    place = Path(os.path.realpath(place))
     runs = [run for folder in place.parents if (run := RunFolder(folder)).config.is_file()]
     return any(place.is_relative_to(part) for run in runs for part in run.parts())

@@ -1,8 +1,8 @@
 """Fixed points of loops: solvers, each example halted on its own, and implicit differentiation.
 
 - ``solution``: ``solve`` and the ``Solution`` it returns.
-- ``solver``, ``plain_iteration``, ``damped_iteration``, ``anderson``, ``broyden``: what a solver is, and one per file.
-  ``multisecant`` is what Anderson and Broyden share.
+- ``solver``: the protocol of solvers. ``plain_iteration``, ``damped_iteration``, ``anderson``, ``broyden``: one solver per file.
+  ``multisecant``: the base of Anderson and Broyden.
 - ``halting``: a solver run on a batch, each example halted on its own.
 - ``residual``: relative residuals. ``noise_floor``: the rounding error of a step, measured.
 - ``plain_comparison``: whether a solution is the fixed point that the model itself reaches.

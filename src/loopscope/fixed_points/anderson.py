@@ -8,29 +8,28 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from loopscope.errors import check_count, check_positive
-from loopscope.fixed_points.multisecant import MultisecantMemory, dots
+from loopscope.errors import check_positive
+from loopscope.fixed_points.multisecant import MultisecantMemory, check_memory, dots
 
 
 @dataclass(frozen=True)
 class Anderson:
     """Anderson acceleration, type II with differences (Anderson, 1965; Walker and Ni, 2011).
 
-    The next state combines the last values f(z_i) with the weights for which the residual would be smallest if f were
-    affine. On an affine loop z <- J z + u it therefore is GMRES on (I - J) z = u, as long as the memory holds all
-    differences: state number k + 1 is f of GMRES's k-th iterate, unless GMRES stagnates. This does not ask that J
-    contract. Beyond that, an example whose residual grows starts over from its best state (see
-    ``loopscope.fixed_points.multisecant``).
+    The next state combines the last values f(z_i) with the weights that would make the residual smallest if f were affine.
+    On an affine loop z <- J z + u it is therefore GMRES on (I - J) z = u, as long as the memory holds all differences: state
+    number k + 1 is f of GMRES's k-th iterate, unless GMRES stagnates. J need not be a contraction. Once the memory is full,
+    an example whose residual grows starts over from its best state (see ``loopscope.fixed_points.multisecant``).
 
-    Where plain iteration is slow it takes far fewer evaluations, but it may end at another fixed point.
+    If plain iteration is slow, Anderson acceleration takes far fewer evaluations, but it may end at another fixed point.
 
     Args:
         memory: number of differences kept, each of which takes two vectors of the state's size.
-        regularization: of the weights, relative to the squared length of each difference. It keeps the rounding of nearly
-            parallel differences out of the next state.
+        regularization: regularization of the weights, relative to the squared length of each difference. It keeps the
+            rounding errors of nearly parallel differences out of the next state.
 
     Raises:
-        LoopscopeError: the memory is not a whole number above 0, or the regularization is not above 0.
+        LoopscopeError: the memory is not a whole number from 1 to 1000, or the regularization is not above 0.
 
     Example:
         >>> import loopscope as ls, torch
@@ -46,7 +45,7 @@ class Anderson:
     regularization: float = 1e-8
 
     def __post_init__(self) -> None:
-        check_count(memory=self.memory)
+        check_memory(self.memory)
         check_positive(regularization=self.regularization)
 
     def begin(self, like: Float[Tensor, "batch n"]) -> AndersonMemory:
@@ -76,6 +75,6 @@ class AndersonMemory(MultisecantMemory):
         return self.products, self.products.diagonal(dim1=1, dim2=2)
 
     def keep(self, rows: Int[Tensor, "kept"]) -> None:
-        """Forget all examples but those at ``rows``, which are in ascending order."""
+        """Keep only the examples at ``rows``, which are in ascending order."""
         super().keep(rows)
         self.products = self.products[rows]

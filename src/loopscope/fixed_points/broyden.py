@@ -8,8 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from loopscope.errors import check_count
-from loopscope.fixed_points.multisecant import MultisecantMemory, dots
+from loopscope.fixed_points.multisecant import MultisecantMemory, check_memory, dots
 
 
 @dataclass(frozen=True)
@@ -17,15 +16,15 @@ class Broyden:
     """Broyden's first ("good") method from J = 0 (Broyden, 1965; Byrd, Nocedal and Schnabel, 1994).
 
     Each evaluation corrects an estimate of J along the last step. The estimate rests on the last ``memory`` steps; older
-    ones are dropped. On an affine loop in n dimensions whose 2 n steps the memory holds, it arrives after at most
-    2 n + 1 evaluations (Gay, 1979), and like Anderson it does not ask that J contract. There is no line search: an
-    example whose residual grows tenfold starts over from its best state (see ``loopscope.fixed_points.multisecant``).
+    ones are dropped. On an affine loop in n dimensions it arrives after at most 2 n + 1 evaluations (Gay, 1979) if the memory
+    holds 2 n steps. As with Anderson, J need not be a contraction. There is no line search: an example whose residual grows
+    tenfold starts over from its best state (see ``loopscope.fixed_points.multisecant``).
 
     Args:
         memory: number of steps kept, each of which takes two vectors of the state's size.
 
     Raises:
-        LoopscopeError: the memory is not a whole number above 0.
+        LoopscopeError: the memory is not a whole number from 1 to 1000.
 
     Example:
         >>> import loopscope as ls, torch
@@ -40,7 +39,7 @@ class Broyden:
     memory: int = 16
 
     def __post_init__(self) -> None:
-        check_count(memory=self.memory)
+        check_memory(self.memory)
 
     def begin(self, like: Float[Tensor, "batch n"]) -> BroydenMemory:
         """Return an empty memory."""
@@ -50,7 +49,7 @@ class Broyden:
 class BroydenMemory(MultisecantMemory):
     """The left vectors are the s_i, and A = S^T D - U."""
 
-    # Broyden's residuals go up and down on their way; cut short, it learns nothing.
+    # Residuals of Broyden's method rise and fall on the way. If it restarted at every rise, it would learn nothing.
     growth = 10.0
 
     def __init__(self, like: Float[Tensor, "batch n"], slots: int) -> None:
@@ -76,6 +75,6 @@ class BroydenMemory(MultisecantMemory):
         return self.products - in_order * self.steps, self.steps.diagonal(dim1=1, dim2=2)
 
     def keep(self, rows: Int[Tensor, "kept"]) -> None:
-        """Forget all examples but those at ``rows``, which are in ascending order."""
+        """Keep only the examples at ``rows``, which are in ascending order."""
         super().keep(rows)
         self.steps, self.products = self.steps[rows], self.products[rows]

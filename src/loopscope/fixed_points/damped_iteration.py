@@ -12,16 +12,16 @@ from loopscope.errors import check_fraction
 
 @dataclass(frozen=True)
 class DampedIteration:
-    """z <- (1 - damping) z + damping f(z): for loops that overshoot, with eigenvalues of J near or below -1.
+    """z <- (1 - damping) z + damping f(z), for loops that overshoot because J has eigenvalues near or below -1.
 
-    Near a fixed point it converges if |1 + damping (l - 1)| < 1 for every eigenvalue l of J: for l = -1.5, if the damping
-    is below 0.8. No damping helps where an eigenvalue has a real part of 1 or more.
+    Near a fixed point it converges if |1 + damping (l - 1)| < 1 for every eigenvalue l of J. For l = -1.5, this means a
+    damping below 0.8. If an eigenvalue has a real part of 1 or more, no damping helps.
 
     Args:
         damping: the fraction of each step that is taken, above 0 and at most 1.
 
     Raises:
-        LoopscopeError: the damping is out of these bounds.
+        LoopscopeError: the damping is outside these bounds.
 
     Example:
         >>> import loopscope as ls, torch
@@ -47,4 +47,4 @@ class DampedIteration:
         return None if self.damping == 1 else (1 - self.damping) * (point - value)
 
     def keep(self, rows: Tensor) -> None:
-        """Do nothing."""
+        """Do nothing: the method keeps no history."""

@@ -1,4 +1,4 @@
-"""Running a solver on a batch and halting each example on its own."""
+"""Solver runs on a batch, in which each example halts on its own."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from loopscope.errors import LoopscopeError, check_count
 from loopscope.fixed_points.plain_iteration import PlainIteration
 from loopscope.fixed_points.residual import check_precision, relative_residual, smallest_scale
 from loopscope.fixed_points.solver import Memory, Solver, check_solver
+from loopscope.kinds.history import remembers
 from loopscope.loop import Loop, is_time_dependent, mask_of
 from loopscope.trees import (
     Tree,
@@ -25,7 +26,7 @@ from loopscope.trees import (
 )
 
 OVERHEAD = 1.02
-"""Largest ratio of steps computed to steps needed. Halted examples stay in the batch until it would be exceeded."""
+"""Largest ratio of computed to needed steps. Halted examples stay in the batch until it would be exceeded."""
 
 
 @dataclass(frozen=True)
@@ -33,13 +34,13 @@ class SolverRun:
     """Where a solver ended, per example.
 
     Attributes:
-        state: the best states: those with the smallest residuals of all evaluated ones.
+        state: the best states, which have the smallest residuals of all evaluated ones.
         iterations: evaluations that each example needed.
         residual: relative residuals of ``state``; infinite if f(z) was not finite from the start.
         best_iteration: number of the evaluation that found ``residual``, from 1.
         last_state: the states of the last evaluation; equal to ``state`` for an example that arrived.
-        last_residual: relative residuals of ``last_state``; infinite if the example diverged, f(z) not being finite.
-        steps_computed: evaluations that were computed, over all examples.
+        last_residual: relative residuals of ``last_state``; infinite if the example diverged, so that f(z) is not finite.
+        steps_computed: number of evaluations that were computed, over all examples.
     """
 
     state: Tree
@@ -54,23 +55,23 @@ class SolverRun:
 def run_solver(
     loop: Loop, recalled: Tree, start: Tree, *, solver: Solver, tolerance: float, max_iterations: int
 ) -> SolverRun:
-    """Run a solver for each example until its residual is within the tolerance, or its budget is spent.
+    """Run a solver for each example until its residual is within the tolerance or its budget is spent.
 
-    No gradient is recorded. An example halts when it has arrived, has diverged or has spent its budget. It then counts no
-    further, and leaves the batch (its rows of the state, the recalled input and the solver's memory) before the next
-    evaluation that would take the steps computed beyond 1.02 times the steps needed. So this bound always holds, and
-    batches shrink in few, large cuts.
+    No gradient is recorded. An example halts when it has arrived, has diverged or has spent its budget. It is then no longer
+    counted. Halted examples leave the batch (the rows of the state, the recalled input and the solver's memory) before an
+    evaluation that would raise the number of computed steps above 1.02 times the number of needed ones. This bound
+    therefore always holds, and batches shrink in a few large cuts.
 
     Args:
-        loop: any loop, in the mode that it should be in.
+        loop: any loop, already in the right mode (usually eval mode).
         recalled: what ``loop.encode`` returned.
         start: the first states.
         solver: one of `loopscope.fixed_points`, or any other ``Solver``.
-        tolerance: on the relative residual.
-        max_iterations: evaluations of the step that an example may take.
+        tolerance: bound on the relative residual.
+        max_iterations: largest number of evaluations of the step per example.
 
     Raises:
-        LoopscopeError: the state is in half precision or carries a counter that the solver cannot step, the step changes
+        LoopscopeError: the state is in half precision or carries a counter that the solver cannot advance, the step changes
             the shape or the precision of the state, the batch is empty, or an option is out of bounds.
 
     Example:
@@ -90,8 +91,13 @@ def run_solver(
     check_precision(start, tolerance)
     if not isinstance(solver, PlainIteration) and is_time_dependent(loop, start, recalled):
         raise LoopscopeError(
-            f"a step changes a part of the state that is not floating (a counter), which {type(solver).__name__} cannot step; "
-            "use PlainIteration, or move the counter out of the state"
+            "a step changes a part of the state that is not floating (a counter), which "
+            f"{type(solver).__name__} cannot advance: use PlainIteration, or move the counter out of the state"
+        )
+    if not isinstance(solver, PlainIteration) and remembers(loop, start, recalled):
+        raise LoopscopeError(
+            f"the state carries a history, which {type(solver).__name__} would fill with states that are no iterations: use "
+            "PlainIteration"
         )
     batch = batch_size(start)
     if batch_size(recalled) != batch or not batch:
@@ -109,7 +115,7 @@ def _run(loop: Loop, recalled: Tree, start: Tree, solver: Solver, tolerance: flo
     smallest = smallest_scale(start, mask)
     memory: Memory = solver.begin(flatten(start, mask))
     device, ended, best = smallest.device, _Ended(start, smallest), _Best(start, smallest)
-    # What decides who halts is kept where Python can read it at no cost.
+    # Which examples halt is tracked on the CPU, where Python reads it without waiting for a GPU.
     rows, going = torch.arange(len(smallest)), torch.ones(len(smallest), dtype=torch.bool)
     state, needed, computed = start, 0, 0
 
@@ -149,12 +155,12 @@ class _Best:
         self.iteration = torch.ones(len(smallest), dtype=torch.long)
 
     def update(self, state: Tree, residual: Float[Tensor, "active"], index: int, going: Bool[Tensor, "active"]) -> None:
-        # Of an example that has halted, any state will do: it is not asked for again.
+        # Halted examples may be overwritten, because their best states have already been stored.
         better = (residual < self.residual) | ~going
         self.residual = torch.where(better, residual, self.residual)
         self.iteration = torch.where(better, index, self.iteration)
         if bool(better.all()):
-            self.state = state  # nothing is copied while all examples improve
+            self.state = state  # no copy is needed if all examples have improved
         elif bool(better.any()):
             self.state = where(better.to(leaves(state)[0].device), state, self.state)
 
@@ -201,10 +207,10 @@ def _put(whole: Tree, part: Tree, rows: Tensor, chosen: Tensor) -> None:
 def _check_alike(point: Tensor, value: Tensor) -> None:
     if point.shape != value.shape:
         raise LoopscopeError(
-            f"the step maps a state of {point.shape[1]} numbers to {value.shape[1]}; "
+            f"the step maps a state of {point.shape[1]} numbers to {value.shape[1]} numbers: "
             "it must return a state of the same structure and shapes"
         )
     if point.dtype != value.dtype:
         raise LoopscopeError(
-            f"the step maps a state of {point.dtype} to {value.dtype}; it must return a state of the same precision"
+            f"the step maps a state of {point.dtype} to {value.dtype}: it must return a state of the same precision"
         )

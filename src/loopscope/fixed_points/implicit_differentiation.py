@@ -11,8 +11,8 @@ Each takes the loop, the recalled input (with its graph) and a solved state, and
 the residual. Its backward pass carries the gradient to the loop's parameters and to the recalled input. Memory and time
 do not depend on the number of iterations that led to the state.
 
-Where a state is not a fixed point, or the linear solve did not converge, the gradient is that of no fixed point. This is
-warned of once for each loop, unless the caller asked for a report.
+If a state is not a fixed point, or the linear solve did not converge, the gradient is not the gradient of a fixed point. A
+warning says so once per loop, unless the caller asked for a report.
 """
 
 from __future__ import annotations
@@ -42,26 +42,26 @@ DEFAULT_SOLVER = PlainIteration()
 
 @runtime_checkable
 class Gradient(Protocol):
-    """A way to give a solved state its gradient."""
+    """A way to attach a gradient to a solved state."""
 
     def __call__(self, loop: Loop, recalled: Tree, state: Tree) -> Tree:
-        """Return the state, one or more iterations on, with a graph to the parameters and to ``recalled``."""
+        """Return the state after one or more further iterations, with a graph to the parameters and to ``recalled``."""
 
 
 @dataclass(frozen=True)
 class Implicit:
     """The exact gradient: (I - J^T) v = g, solved by GMRES from products alone (Bai, Kolter and Koltun, 2019).
 
-    Costs one step with its backward pass, and a product v^T J for each iteration of GMRES. It is the gradient of the fixed
-    point as far as ``state`` is one. It does not ask that the loop contract there: I - J only needs to be invertible. Each
-    example has its own J and is solved on its own.
+    It costs one step with its backward pass, and a product v^T J for each iteration of GMRES. It is as exact as ``state`` is
+    close to a fixed point. The loop need not contract there: I - J only needs to be invertible. Each example has its own J
+    and is solved on its own.
 
     Args:
-        tolerance: on the relative residual of each example's linear solve.
-        max_iterations: products for each example. An example that needs more keeps the best v found.
-        restart: vectors that GMRES keeps, each of the size of the states.
-        report: called in every backward pass with the outcome of the linear solve. Without it, a solve that did not
-            converge is warned of, once for each loop.
+        tolerance: bound on the relative residual of each example's linear solve.
+        max_iterations: largest number of products per example. An example that needs more keeps the best v found.
+        restart: number of vectors that GMRES keeps, each of the size of the states.
+        report: called in every backward pass with the outcome of the linear solve. Without it, a warning is given, once for
+            each loop, if a solve did not converge.
 
     Raises:
         LoopscopeError: an option is not above 0; in the backward pass, if the state carries a counter or the step is random.
@@ -121,15 +121,15 @@ class _ImplicitFunction(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class Truncated:
-    """Backpropagation through the last ``iterations`` alone; 1 is the one-step gradient (Fung et al., 2022).
+    """Backpropagation through the last ``iterations`` alone. One iteration gives the one-step gradient (Fung et al., 2022).
 
-    On a loop that contracts by q per step the relative error falls as q^iterations.
+    On a loop that contracts by q per step, the relative error falls as q^iterations.
 
     Args:
-        iterations: steps that are taken with gradient, starting at the solved state.
+        iterations: number of steps with gradient, starting at the solved state.
 
     Raises:
-        LoopscopeError: it is not a whole number above 0.
+        LoopscopeError: ``iterations`` is not a whole number above 0.
 
     Example:
         >>> import loopscope as ls
@@ -157,11 +157,11 @@ class Phantom:
     """The phantom gradient: backpropagation through damped steps at the solved state (Geng et al., 2021).
 
     Args:
-        iterations: damped steps that are taken with gradient.
+        iterations: number of damped steps with gradient.
         damping: the fraction of each step that is taken, above 0 and at most 1.
 
     Raises:
-        LoopscopeError: an option is out of these bounds.
+        LoopscopeError: an option is outside these bounds.
 
     Example:
         >>> import loopscope as ls
@@ -199,23 +199,24 @@ def fixed_point(
 ) -> Tree:
     """Return the fixed points of ``inputs`` with a graph to the loop's parameters and to the inputs, for training.
 
-    The state is solved for without a graph, then given its ``gradient``. The loop stays in the mode it is in. Autocast is
-    off: in bf16 residuals level off near 4e-3. For an example that did not arrive within the budget, the state with the
-    smallest residual is used. Its gradient is that of no fixed point, of which a warning says how many examples there are.
+    The state is solved for without a graph, then its ``gradient`` is attached. The loop stays in its current mode. Autocast is
+    off, because residuals in bf16 level off near 4e-3. For an example that did not arrive within the budget, the state with
+    the smallest residual is used. Its gradient is not the gradient of a fixed point, and a warning counts such examples.
 
     Args:
         loop: any loop without counters.
         inputs: its inputs, batch first.
         gradient: Implicit(...), Truncated(...) or Phantom(...).
         solver: how the state is reached.
-        tolerance: on the relative residual of the state.
-        max_iterations: evaluations of the step that an example may take.
-        seed: for a loop whose start is random.
-        report: called with where the solver ended, before the gradient is attached. Without it, examples that have not
-            arrived are warned of, once for each loop.
+        tolerance: bound on the relative residual of the state.
+        max_iterations: largest number of evaluations of the step per example.
+        seed: seed of a random start.
+        report: called with the solver's result, before the gradient is attached. Without it, a warning is given, once for
+            each loop, if examples have not arrived.
 
     Raises:
-        LoopscopeError: see `loopscope.fixed_points.halting.run_solver` and `loopscope.checks.prepare_states`.
+        LoopscopeError: `loopscope.fixed_points.halting.run_solver` or `loopscope.checks.prepare_states` refuses the loop, its
+            inputs or an option.
 
     Warns:
         LoopscopeWarning: examples have not arrived, and ``report`` is not given.
@@ -259,7 +260,7 @@ def _missed(found: SolverRun, tolerance: float, max_iterations: int) -> str:
         f"{int(missed.sum())} of {len(missed)} examples have not reached their fixed points within {max_iterations} "
         f"iterations (residuals up to {float(found.residual[missed].max()):.1e}, tolerance {tolerance:g}"
         f"{f', {diverged} diverged' if diverged else ''}), so their gradients are not those of fixed points: allow more "
-        "iterations or use another solver, or pass report= to see to this yourself"
+        "iterations or use another solver, or pass report= to handle this yourself"
     )
 
 
@@ -268,16 +269,16 @@ def _unsolved(found: LinearSolution, options: Implicit) -> str:
     return (
         f"the implicit gradients of {int(unsolved.sum())} of {len(unsolved)} examples are inexact: the linear solve did not "
         f"converge within {options.max_iterations} products (residuals up to {float(found.residual[unsolved].max()):.1e}, "
-        f"tolerance {options.tolerance:g}): allow more in Implicit(max_iterations=...), or pass report= to see to this yourself"
+        f"tolerance {options.tolerance:g}): allow more with Implicit(max_iterations=...), or pass report= to handle this yourself"
     )
 
 
 _WARNED: weakref.WeakKeyDictionary[Any, set[str]] = weakref.WeakKeyDictionary()
-"""The kinds of warnings that have been given for each loop."""
+"""Kinds of warnings already given, by loop."""
 
 
 def _warn_once(loop: Loop, kind: str, message: str) -> None:
-    """Warn, unless a warning of this kind has been given for the loop: training would repeat it at every step."""
+    """Warn, but only once per loop and kind of warning: training would repeat it at every step."""
     try:
         given = _WARNED.setdefault(loop, set())
     except TypeError:  # a loop without a hash or weak references: warn every time

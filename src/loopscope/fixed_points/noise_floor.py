@@ -1,14 +1,15 @@
 """The rounding error of a step, measured on the loop itself.
 
-An orbit cannot come closer to its fixed point than the rounding of its step allows. The dtype of the state does not tell
-that: models compute norms, softmax or whole blocks in a lower precision than that of their state. So the error is measured.
+An orbit cannot come closer to its fixed point than the rounding of its step allows. The dtype of the state does not determine
+this rounding, because models compute norms, softmax or whole blocks in a lower precision than that of their state. It is
+therefore measured.
 
-The step is evaluated at seven states in a row, h apart in a random direction, and the sixth differences of its values are
-taken. What is smooth cancels as h^6, while rounding errors, which differ from one value to the next, remain (Hamming's
+The step is evaluated at seven equally spaced states, h apart in a random direction, and the sixth differences of its values
+are taken. Smooth parts cancel as h^6, whereas rounding errors, which differ from one value to the next, remain (Hamming's
 difference table; More and Wild, "Estimating computational noise", 2011). h is reduced from a tenth of the state's size until
-the differences stop falling. Two other things that are not smooth are distinguished from rounding:
+the differences stop falling. Two other kinds of non-smooth behaviour are told apart from rounding:
 
-- a kink (ReLU): its differences fall with h, if more slowly than those of a smooth function;
+- a kink (ReLU): its differences fall with h, although more slowly than those of a smooth function;
 - a jump (a hard choice such as argmax): it affects few of the numbers, whereas rounding affects most of them.
 """
 
@@ -22,6 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from loopscope.contexts import check_time
 from loopscope.loop import Loop, mask_of
 from loopscope.trees import (
     Tree,
@@ -40,17 +42,17 @@ ORDER = 6
 SPACINGS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
 """Distances between neighbouring states, relative to the size of the state."""
 STILL_FALLING = 10.0
-"""Differences that fall by this factor where the spacing falls tenfold are not noise yet: those of kinks fall by 30."""
+"""If differences fall by this factor when the spacing falls tenfold, they are not noise yet. Those of kinks fall by 30."""
 COMMON = 0.1
-"""Rounding affects most numbers: the upper quartile of the differences is at least this fraction of their root mean square."""
+"""If the upper quartile of the differences is at least this fraction of their root mean square, most numbers are affected."""
 LARGEST_NOISE = 0.05
 """Differences above this fraction of the value are not rounding, even in eight bits: the function varies faster than h."""
 EXAMPLES = 4
 """Number of examples measured."""
 SAMPLES = 256
-"""Least count of numbers measured: small states are measured in several directions."""
+"""Smallest count of numbers measured. Small states are measured in several directions to reach it."""
 NUMBERS_AT_ONCE = 2**22
-"""Largest count of numbers that are stepped together."""
+"""Largest count of numbers that go through the step at once."""
 RESIDUAL_PER_NOISE = 8.0
 """Residuals level off at up to this many times the error of one step. Measured: 1 to 5 on random loops of spectral radius up
 to 0.7, and up to 9 at 0.9."""
@@ -62,7 +64,7 @@ ROUNDING = {
 }
 """Root mean square relative error of rounding to a floating type: 0.42 of its unit roundoff, for numbers of all sizes."""
 COARSER = 1000.0
-"""A step whose error is this many times that of rounding its state computes in a lower precision than the state has."""
+"""A step computes in a lower precision than its state has if its error is this many times that of rounding the state."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class NoiseFloor:
 
     @property
     def precision(self) -> str:
-        """The floating type whose rounding is nearest to the step's: that of the state unless it is far coarser."""
+        """The floating type whose rounding is nearest to the step's. It is the state's own unless the step is far coarser."""
         if self.noise < COARSER * ROUNDING[self.state]:
             return self.state
         return min(ROUNDING, key=lambda name: abs(math.log(ROUNDING[name] / self.noise)))
@@ -98,14 +100,14 @@ class NoiseFloor:
 def measure_noise_floor(loop: Loop, state: Tree, recalled: Tree, *, seed: int = 0) -> NoiseFloor:
     """Measure the rounding error of a loop's step around some states.
 
-    Costs 28 evaluations of the step with one example for each spacing that is tried, usually three of them; more where a
-    state has fewer than 64 numbers.
+    Each spacing that is tried costs 28 evaluations of the step with one example. Usually three are tried. A state with fewer
+    than 64 numbers costs more.
 
     Args:
-        loop: the loop, in the mode that it should be in.
+        loop: the loop, already in the right mode (usually eval mode).
         state: where to measure, batch first. The first four examples are used.
         recalled: what ``loop.encode`` returned for the same examples.
-        seed: of the directions in which states are moved.
+        seed: seed of the directions in which states are moved.
 
     Example:
         >>> import loopscope as ls
@@ -127,12 +129,12 @@ def measure_noise_floor(loop: Loop, state: Tree, recalled: Tree, *, seed: int = 
 
 
 def _noise(differences: _Differences) -> float:
-    """Return the noise at the first spacing where differences are common and have stopped falling; 0 if there is none."""
+    """Return the noise at the first spacing where most numbers differ and differences have stopped falling, else 0."""
     found = differences.at(SPACINGS[0])
     for spacing in SPACINGS[1:]:
         closer = differences.at(spacing)
         if found.are_noise and found.size < STILL_FALLING * closer.size:
-            # The closer states carry less of what is smooth, but may be too close for a coarse type to tell them apart.
+            # At the smaller spacing less of the smooth part is left, but a coarse type may not tell the states apart.
             return closer.size if closer.are_noise else found.size
         found = closer
     return 0.0
@@ -140,14 +142,14 @@ def _noise(differences: _Differences) -> float:
 
 @dataclass(frozen=True)
 class _Found:
-    """Differences at one spacing, as standard deviations of noise: their root mean square and their upper quartile."""
+    """Root mean square and upper quartile of the differences at one spacing, as standard deviations of noise."""
 
     size: float
     upper: float
 
     @property
     def are_noise(self) -> bool:
-        """Whether they are of the size of rounding, and most numbers share in them."""
+        """Whether the differences have the size of rounding and affect most numbers."""
         return 0 < self.size <= LARGEST_NOISE and self.upper >= COMMON * self.size
 
 
@@ -185,6 +187,7 @@ class _Differences:
         weights = weights.to(self.point.device) / math.sqrt(math.comb(2 * ORDER, ORDER))
         together = max(1, NUMBERS_AT_ONCE // ((ORDER + 1) * self.point.shape[1]))
         for begin in range(0, len(self.examples), together):
+            check_time()
             part = slice(begin, begin + together)
             rows = self.examples[part].to(self.point.device)
             moves = self.directions[part] * self.sizes[rows] * spacing

@@ -13,16 +13,16 @@ from loopscope.loop import Loop, mask_of
 from loopscope.trees import Tree, flatten, join, scaled_norm, select
 
 SAME_WITHIN = 10.0
-"""States within this many tolerances of each other cannot be told apart: that is how far off an arrived state may be."""
+"""States within this many tolerances of each other count as the same, since an arrived state may be that far off."""
 MERGED = 0.1
-"""Two orbits have come together when their distance has fallen to this fraction of what it was."""
+"""Two orbits have come together when their distance has fallen to this fraction of its first value."""
 AT_REST = 1e-3
-"""Two orbits stay apart when both move by less than this fraction of their distance. For a single fixed point that would
-take ||(I - J)^-1|| above a thousand."""
+"""Two orbits stay apart when both move by less than this fraction of their distance. If they belonged to a single fixed point,
+||(I - J)^-1|| would exceed a thousand."""
 SPEED_IN_EPS = 16
 """Speed, in machine epsilons of the state's size, that rounding alone gives to an exact fixed point."""
 ESCAPED = 10.0
-"""An answer that under plain iteration moves this many times faster than at first is leaving its fixed point."""
+"""An answer that speeds up by this factor under plain iteration is leaving its fixed point."""
 
 
 @torch.no_grad()
@@ -36,31 +36,31 @@ def compare_with_plain(
     tolerance: float,
     budget: int,
 ) -> tuple[tuple[bool | None, ...], int]:
-    """Decide per example whether plain iteration from ``start`` reaches the fixed point that ``answer`` stands for.
+    """Decide per example whether plain iteration from ``start`` reaches the same fixed point as ``answer``.
 
-    The plain orbit is followed until its residual, too, is within the tolerance. If it is then within ten tolerances of the
-    answer, they are the same. Otherwise both orbits are followed on, the plain one and the one that begins at the answer:
+    The plain orbit is followed until its residual is within the tolerance, too. If it is then within ten tolerances of the
+    answer, they are the same. Otherwise both the plain orbit and the orbit that begins at the answer are followed further:
 
-    - same (True): their distance falls to a tenth, and the answer did not speed up tenfold on the way;
-    - another (False): both move by less than a thousandth of their distance, or the answer speeds up tenfold, so that
-      the loop does not hold it (a repelling fixed point);
-    - undecided (None): the budget ended first, the plain orbit diverged or cycles, or the answer had not arrived.
+    - same (True): their distance falls to a tenth, and the answer does not speed up tenfold on the way;
+    - different (False): both move by less than a thousandth of their distance, or the answer speeds up tenfold, which means
+      that its fixed point repels;
+    - undecided (None): the budget is spent first, the plain orbit diverges or cycles, or the answer has not arrived.
 
     This is evidence, not proof. Fixed points nearer than ten tolerances count as one, and so do points on a slope so
-    gentle that ||(I - J)^-1|| > 1000 would be needed to tell them apart. The cost is what plain iteration takes to arrive,
-    plus two evaluations for each iteration after that. An example that is decided leaves the batch.
+    gentle that ||(I - J)^-1|| exceeds 1000. The cost is that of plain iteration until it arrives, plus two evaluations for
+    each iteration after that. An example leaves the batch when it is decided.
 
     Args:
         loop: the loop.
         recalled: its recalled input.
-        start: where the solver began.
-        answer: where it ended.
+        start: states at which the solver began.
+        answer: states at which it ended.
         arrived: which answers have arrived; the others are not compared.
-        tolerance: of the solve.
-        budget: evaluations that an example may take.
+        tolerance: tolerance of the solve.
+        budget: largest number of evaluations per example.
 
     Returns:
-        the decisions, and the evaluations spent over all examples.
+        The decisions, and the number of evaluations over all examples.
 
     Example:
         >>> import loopscope as ls
@@ -90,7 +90,7 @@ def compare_with_plain(
 def _follow(
     loop: Loop, recalled: Tree, start: Tree, pair: tuple[Tree, Tree], tolerance: float, budget: Int[Tensor, "batch"]
 ) -> tuple[list[bool | None], int]:
-    """Decide from the plain orbits of two arrived states, the second being the answer; also return evaluations."""
+    """Decide from the plain orbits of two arrived states, the second of which is the answer. Also count evaluations."""
     decided: list[bool | None] = [None] * len(budget)
     mask = mask_of(loop, recalled)
     plain, answer = (flatten(state, mask) for state in pair)

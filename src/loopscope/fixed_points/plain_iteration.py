@@ -1,4 +1,4 @@
-"""Plain fixed-point iteration: what the model itself does."""
+"""Plain fixed-point iteration, which is what the model itself does."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class PlainIteration:
-    """z <- f(z): what the model itself does, and the only solver for loops that carry a counter.
+    """z <- f(z), which is what the model itself does. It is the only solver for loops that carry a counter.
 
     Example:
         >>> import loopscope as ls, torch
@@ -29,4 +29,4 @@ class PlainIteration:
         """Return None: the next state is ``value``."""
 
     def keep(self, rows: Tensor) -> None:
-        """Do nothing."""
+        """Do nothing: the method keeps no history."""

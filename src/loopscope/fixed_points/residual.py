@@ -20,8 +20,8 @@ def check_precision(state: Tree, tolerance: float) -> None:
     """Refuse a tolerance that the precision of a state cannot resolve.
 
     Raises:
-        LoopscopeError: see ``state_dtype`` and `loopscope.errors.check_tolerance`; or the tolerance is below the rounding
-            of the state.
+        LoopscopeError: ``state_dtype`` refuses the state or `loopscope.errors.check_tolerance` the tolerance, or the tolerance
+            is below the rounding of the state.
 
     Example:
         >>> check_precision(torch.zeros(2, 3), 1e-4)
@@ -38,15 +38,15 @@ def check_precision(state: Tree, tolerance: float) -> None:
 
 
 def smallest_scale(start: Tree, mask: Tensor | None) -> Float[Tensor, "batch"]:
-    """Return the norm below which the states of an orbit count as zero: residuals are relative to no less.
+    """Return the norm below which the states of an orbit count as zero. Residuals are relative to at least this norm.
 
-    Without it, an orbit that dies out would never arrive at zero: each step halves the state, say, so that each relative
-    residual is one half. It is relative to the first state, so that residuals do not depend on the unit of the state. An
-    orbit that starts at zero needs no such norm: were zero its fixed point, it would stay there.
+    Without it, an orbit that decays would never arrive at zero: if each step halves the state, every relative residual is
+    one half. It is proportional to the norm of the first state, so that residuals do not depend on the unit of the state. An
+    orbit that starts at zero needs no such norm: if zero were its fixed point, it would stay there.
 
     Args:
         start: the first states, batch first.
-        mask: true where a token is real; None where all are.
+        mask: true where a token is real; None if all are.
 
     Example:
         >>> smallest_scale(torch.tensor([[3.0, 4.0], [0.0, 0.0]]), None)
@@ -58,7 +58,7 @@ def smallest_scale(start: Tree, mask: Tensor | None) -> Float[Tensor, "batch"]:
 def relative_residual(
     point: Float[Tensor, "batch n"], value: Float[Tensor, "batch n"], smallest: Float[Tensor, "batch"]
 ) -> Float[Tensor, "batch"]:
-    """Return r = ||f(z) - z|| / max(||z||, ||f(z)||, smallest) for each example; infinity where either is not finite.
+    """Return r = ||f(z) - z|| / max(||z||, ||f(z)||, smallest) for each example, or infinity if z or f(z) is not finite.
 
     Numbers of 1e-30 or 1e30, whose squares vanish or overflow, are measured in units of the example's largest number.
 
@@ -74,19 +74,19 @@ def relative_residual(
     """
     found, scale = _ratio(point, value, smallest)
     info = torch.finfo(point.dtype)
-    # Above this norm, no change that is more than rounding has squares that vanish.
+    # Above this norm, the squares of a change do not vanish unless it is mere rounding.
     resolved = (scale > math.sqrt(point.shape[1] * info.tiny / info.eps) / info.eps) & scale.isfinite()
     if bool(resolved.all()):
         return found
     largest = [torch.linalg.vector_norm(part, ord=torch.inf, dim=1, keepdim=True) for part in (point, value)]
-    # A power of two: dividing by it is exact.
+    # Division by a power of two is exact.
     unit = binary_scale(torch.cat(largest, dim=1))
     in_units, _ = _ratio(point / unit, value / unit, smallest / unit.squeeze(1))
     return torch.where(resolved, found, in_units)
 
 
 def _ratio(point: Tensor, value: Tensor, smallest: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the relative residual, infinite where a norm is not finite, and the larger norm."""
+    """Return the relative residual, which is infinite if a norm is not finite, and the larger norm."""
     change, before, after = (torch.linalg.vector_norm(part, dim=1) for part in (value - point, point, value))
     scale = torch.maximum(before, after)
     known = change.isfinite() & scale.isfinite()

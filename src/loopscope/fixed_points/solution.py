@@ -30,28 +30,28 @@ class Solution:
     """Where a solver ended, per example.
 
     Attributes:
-        state: the best states: those with the smallest relative residual of all states that the solver visited.
+        state: the best states, which have the smallest relative residuals of all states that the solver visited.
         output: the readout of ``state``.
         iterations: evaluations of the step that the example needed, including the one that proves arrival.
         residual: relative residual r = ||f(z) - z|| / max(||z||, ||f(z)||, tiny) of ``state``; infinite if f(z) was not
-            finite from the start. It does not bound the error: the distance to the fixed point is about r / (1 - q), with
-            q the rate at which the loop contracts there.
+            finite from the start. It does not bound the error: the distance to the fixed point is about r / (1 - q), where
+            q is the rate at which the loop contracts there.
         best_iteration: number of the evaluation that found ``residual``, from 1; equal to ``iterations`` for an example
             that arrived.
         last_state: the states of the last evaluation; equal to ``state`` for an example that arrived.
         last_residual: relative residual of ``last_state``; infinite if the example diverged.
-        arrived: residual <= tolerance.
-        diverged: f(z) was not finite at the last evaluation.
-        output_valid: the output has no NaN, and is infinite only where that of the first state is infinite as well, as where
-            a readout masks options.
-        same_as_plain: whether plain iteration from the same start reaches the same fixed point; None if that was not
-            asked, could not be decided within the budget, or the example has not arrived (see ``solve``).
-        noise_floor: how precisely the step computes, measured if some example neither arrived nor diverged; else None.
-        steps_computed: evaluations of the step that were computed, over all examples: the sum of ``iterations`` and
-            what was spent on halted examples before they left the batch (at most 2%).
-        plain_steps: evaluations spent on deciding ``same_as_plain``, over all examples.
-        tolerance: on the residual.
-        max_iterations: the budget of each example.
+        arrived: whether the residual is within the tolerance.
+        diverged: whether f(z) was not finite at the last evaluation.
+        output_valid: whether the output has no NaN, and is infinite only where the output of the first state is, too (a
+            readout may mask options with infinities).
+        same_as_plain: whether plain iteration from the same start reaches the same fixed point; None if this was not
+            requested, could not be decided within the budget, or the example has not arrived (see ``solve``).
+        noise_floor: how precisely the step computes, measured if some example neither arrived nor diverged, else None.
+        steps_computed: number of evaluations of the step that were computed, over all examples: the sum of ``iterations``, and
+            at most 2% more for halted examples that had not left the batch yet.
+        plain_steps: number of evaluations spent on deciding ``same_as_plain``, over all examples.
+        tolerance: bound on the residual.
+        max_iterations: largest number of evaluations per example.
 
     Example:
         >>> import torch, loopscope as ls
@@ -82,7 +82,7 @@ class Solution:
 
     @property
     def message(self) -> str:
-        """What happened, in one or more sentences."""
+        """A summary in one or more sentences."""
         parts = [self._of_arrived(), self._of_diverged(), self._of_others(), self._of_other_points(), self._of_output()]
         return " ".join(f"{part}." for part in parts if part)
 
@@ -113,11 +113,11 @@ class Solution:
         text += f": the step has a relative rounding error of {floor.noise:.1e}"
         if floor.is_coarser:
             text += f", like that of {floor.precision}, in a state of {floor.state}"
-        return f"{text}, and residuals below {floor.residual:.1e} may be rounding: raise the tolerance, or the step's precision"
+        return f"{text}, and residuals below {floor.residual:.1e} may be rounding: raise the tolerance or the step's precision"
 
     def _of_other_points(self) -> str:
         elsewhere = sum(same is False for same in self.same_as_plain)
-        text = f"{elsewhere} arrived at another fixed point than plain iteration, or at one that repels it"
+        text = f"{elsewhere} arrived at a fixed point that plain iteration does not reach, or that repels it"
         return text if elsewhere else ""
 
     def _of_output(self) -> str:
@@ -133,7 +133,7 @@ class Solution:
         return self.message
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything but the states and the output as plain JSON; a residual that is not finite is null."""
+        """Return everything but the states and the output as plain JSON. A residual that is not finite becomes null."""
         floor = self.noise_floor
         return {
             "message": self.message,
@@ -166,29 +166,31 @@ def solve(
 ) -> Solution:
     """Solve for the fixed point of each example.
 
-    An example that has arrived, or whose state is no longer finite, leaves the batch; the others go on. No gradient is
-    recorded (for training see `loopscope.fixed_points.fixed_point`), autocast is off, and the loop's mode is left as it was.
+    An example that has arrived, or whose state is no longer finite, leaves the batch; the others continue. No gradient is
+    recorded (for training see `loopscope.fixed_points.fixed_point`), autocast is off, and the loop's mode is restored.
 
-    Solvers other than plain iteration may end at a fixed point that the model itself never reaches: one that repels it, or
-    one in another basin. ``plain_iterations`` is a budget per example for finding out, by following the model's own orbits:
-    see `loopscope.fixed_points.plain_comparison.compare_with_plain` for what that proves and costs. Without it, only plain
-    iteration itself sets ``same_as_plain``.
+    Solvers other than plain iteration may end at a fixed point that the model itself never reaches, because it repels the
+    model or lies in another basin. With ``plain_iterations``, the model's own orbits are followed to find this out:
+    see `loopscope.fixed_points.plain_comparison.compare_with_plain` for what this proves and costs. Without it,
+    ``same_as_plain`` is set for plain iteration only.
+
+    The checks before the solve take five further steps of two examples. ``steps_computed`` counts neither these steps nor
+    those that measure the noise floor.
 
     Args:
         loop: any loop.
         inputs: its inputs, batch first.
         solver: PlainIteration(), DampedIteration(...), Anderson(...) or Broyden(...).
-        tolerance: on the relative residual r = ||f(z) - z|| / max(||z||, ||f(z)||, tiny).
-        max_iterations: evaluations of the step that an example may take.
+        tolerance: bound on the relative residual r = ||f(z) - z|| / max(||z||, ||f(z)||, tiny).
+        max_iterations: largest number of evaluations of the step per example.
         start: the first state; the loop's own by default.
-        seed: for a loop whose start is random.
-        plain_iterations: evaluations that an example may take to decide ``same_as_plain``; 0 leaves it undecided.
+        seed: seed of a random start.
+        plain_iterations: largest number of evaluations per example to decide ``same_as_plain``; 0 leaves it undecided.
 
     Raises:
         LoopscopeError: an option is out of bounds, or `loopscope.checks.prepare` or
-            `loopscope.fixed_points.halting.run_solver` refuses the loop, such as one whose step is random or mixes examples.
-            These checks take five further steps of two examples, which ``steps_computed`` leaves out, as it does those that
-            measure the noise floor.
+            `loopscope.fixed_points.halting.run_solver` refuses the loop, for example because its step is random or mixes
+            examples.
 
     Example:
         >>> import loopscope as ls
@@ -243,13 +245,13 @@ def solve(
 
 
 def _floor_of(loop: Loop, recalled: Tree, found: SolverRun, stuck: Bool[Tensor, "batch"]) -> NoiseFloor | None:
-    """Return the noise floor at the best states of the examples that are stuck, if there are any."""
+    """Return the noise floor at the best states of the examples that are stuck, or None if there are none."""
     rows = stuck.nonzero().squeeze(1)
     return measure_noise_floor(loop, select(found.state, rows), select(recalled, rows)) if len(rows) else None
 
 
 def _valid(output: Tensor, first: Tensor) -> Bool[Tensor, "batch"]:
-    """Return which readouts have no NaN, and infinities only where the first ones have."""
+    """Return which readouts have no NaN, and are infinite only where the first ones are."""
     if not output.is_floating_point():
         return torch.ones(len(output), dtype=torch.bool, device=output.device)
     new_infinity = output.isinf() & ~first.isinf() if first.shape == output.shape else output.isinf()

@@ -1,4 +1,4 @@
-"""What a solver is: it says where to evaluate the step next, given where it has been evaluated so far.
+"""The protocol of solvers: a solver chooses the next state from the evaluations of the step so far.
 
 Every solver moves to f(z) plus a correction, for a batch of independent examples in flat form:
 
@@ -7,8 +7,8 @@ Every solver moves to f(z) plus a correction, for a batch of independent example
 - Anderson and Broyden: a combination of past differences f(z_i+1) - f(z_i), whose weights solve a small system of equations
   for each example (see ``loopscope.fixed_points.multisecant``).
 
-A solver is a small frozen object that can be used for any number of solves. What it remembers during one solve is its
-``Memory``.
+A solver is a small frozen object that can be used for any number of solves. What it remembers during one solve is kept in
+its ``Memory``.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from loopscope.errors import LoopscopeError
 
 @runtime_checkable
 class Memory(Protocol):
-    """What a solver remembers during one solve: one row for each example in the working batch."""
+    """What a solver remembers during one solve, with one row per example in the working batch."""
 
     def correction(
         self, point: Float[Tensor, "batch n"], value: Float[Tensor, "batch n"]
     ) -> Float[Tensor, "batch n"] | None:
-        """Return what to add to ``value``, f(z) at ``point``, for the next state; None stands for zero."""
+        """Return what to add to ``value``, which is f(z) at ``point``, to get the next state. None means zero."""
 
     def keep(self, rows: Int[Tensor, "kept"]) -> None:
-        """Forget all examples but those at ``rows``, which are in ascending order."""
+        """Keep only the examples at ``rows``, which are in ascending order."""
 
 
 @runtime_checkable
@@ -65,7 +65,7 @@ def check_solver(given: Any) -> None:
     """Refuse what is not a solver.
 
     Raises:
-        LoopscopeError: it is a class, or has no ``begin``.
+        LoopscopeError: ``given`` is a class, or has no method ``begin``.
 
     Example:
         >>> check_solver("anderson")
@@ -74,5 +74,5 @@ def check_solver(given: Any) -> None:
     """
     if not isinstance(given, Solver) or isinstance(given, type):
         raise LoopscopeError(
-            f"expected a solver such as PlainIteration() or Anderson(memory=6), got {given!r}: make one of its class"
+            f"expected a solver such as PlainIteration() or Anderson(memory=6), got {given!r}: pass an instance of a solver class"
         )

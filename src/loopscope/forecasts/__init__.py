@@ -1,4 +1,4 @@
-"""Forecasts: does a loop keep its answers for far more iterations than it was trained with?"""
+"""Forecasts: whether a loop keeps its answers for far more iterations than it was trained with."""
 
 from loopscope.forecasts.forecast import forecast
 from loopscope.forecasts.leaps import Landing, leaps

@@ -1,4 +1,4 @@
-"""The check of a leap: do the true steps at its end do what the fit says?"""
+"""The check of a leap: whether the true steps at its end agree with the fit."""
 
 from __future__ import annotations
 
@@ -12,39 +12,53 @@ from loopscope.forecasts.leaps import Leap
 from loopscope.trees import flatten
 
 EXCESS = 2.0
-"""A state that moves by more than this many times what the fit says is not where the fit says."""
+"""A leap fails its check if the state moves more than this many times as far as the fit says."""
 MOVING = 1e-3
 """Relative change per iteration below which a state counts as at rest, whatever the fit says."""
 OFF = 0.1
-"""Distance, relative to the state, by which true steps may leave the path of the fit before the leap counts as a miss."""
+"""Largest distance, relative to the state, between the true steps and the path of the fit."""
+TURN = 0.5
+"""Largest difference between two successive changes of a smooth motion, relative to the change."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """What the true steps after a leap found, per example.
+    """The true steps after a leap compared with the fit, per example.
 
     Args:
         change: relative change of the last true step.
-        expected: what the fit says it is, growing modes held to their present pace.
-        off: distance between the last state and where the fit says it is, relative to the state.
-        growth: factor by which the fit says that the pace grows over the leap.
+        expected: that change according to the fit, with growing modes held to their present pace.
+        off: distance between the last state and its place according to the fit, relative to the state.
+        growth: factor by which, according to the fit, the change per iteration grows over the leap.
+        turn: difference between the last change and the one before, relative to the last.
     """
 
     change: Float[Tensor, "batch"]
     expected: Float[Tensor, "batch"]
     off: Float[Tensor, "batch"]
     growth: Float[Tensor, "batch"]
+    turn: Float[Tensor, "batch"]
 
     @property
     def passed(self) -> Bool[Tensor, "batch"]:
-        """Whether the state moves no more than the fit says, and lies where the fit says; false where it is not finite."""
+        """Whether the last state lies and moves as the fit says. False if it is not finite."""
         still = self.change <= torch.maximum(EXCESS * self.expected, torch.full_like(self.expected, MOVING))
-        return still & (self.off <= OFF)
+        return still & self.on_path
+
+    @property
+    def on_path(self) -> Bool[Tensor, "batch"]:
+        """Whether the state lies where the fit says; false where it is not finite."""
+        return self.off <= OFF
+
+    @property
+    def steady(self) -> Bool[Tensor, "batch"]:
+        """Whether the state lies where the fit says and moves on smoothly, at a pace that does not grow."""
+        return self.on_path & (self.growth <= 1) & (self.turn <= TURN)
 
 
 def check(leap: Leap, mask: Bool[Tensor, "batch *tokens"] | None = None) -> Check:
-    """Check a leap by the true steps that follow it."""
-    first, before, last = (flatten(leap.settled[place], mask).double() for place in (0, -2, -1))
+    """Compare a leap with the true steps that follow it."""
+    first, earlier, before, last = (flatten(leap.settled[place], mask).double() for place in (0, -3, -2, -1))
     steps = len(leap.settled) - 1
     size = torch.maximum(_length(before), _length(last))
     way = leap.fit.further(leap.jump + steps) - leap.fit.further(leap.jump)
@@ -54,6 +68,7 @@ def check(leap: Leap, mask: Bool[Tensor, "batch *tokens"] | None = None) -> Chec
         expected=_ratio(_length(leap.fit.held().change(leap.jump + steps)), size),
         off=_ratio(_length(last - first - way), size),
         growth=_ratio(later, pace),
+        turn=_ratio(_length(last - 2 * before + earlier), _length(last - before)),
     )
 
 
@@ -62,7 +77,7 @@ def _length(vectors: Float[Tensor, "batch n"]) -> Float[Tensor, "batch"]:
 
 
 def _ratio(part: Float[Tensor, "batch"], whole: Float[Tensor, "batch"]) -> Float[Tensor, "batch"]:
-    """Return part / whole; 0 where there is no part, infinite where there is no whole or either is not finite."""
+    """Return part / whole: 0 if the part is zero, infinity if only the whole is zero or either is not finite."""
     known = part.isfinite() & whole.isfinite()
     found = torch.where(known, part / whole, torch.inf)
     return torch.where(known & (part == 0), 0.0, found)

@@ -1,4 +1,4 @@
-"""A linear model of an orbit: every change of the state is one small matrix times the change before (Schmid, 2010)."""
+"""Dynamic mode decomposition of an orbit: each change of the state is a small matrix times the previous one (Schmid, 2010)."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from torch import Tensor
 from loopscope.trees import Tree, flatten
 
 SMALL = 1e-3
-"""Directions in which changes are smaller than this fraction of the largest are not told from noise."""
+"""Directions in which changes are smaller than this fraction of the largest count as noise."""
 ROUNDING = 4.0
-"""Directions in which changes are smaller than this many units of rounding of the state are not told from rounding."""
+"""Directions in which changes are smaller than this many units of rounding of the state count as rounding."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """The modes of each orbit's last changes, as dynamic mode decomposition finds them.
+    """The modes of each orbit's last changes, found by dynamic mode decomposition.
 
     Args:
-        changes: the changes that the modes are combinations of, oldest first.
-        basis: weights of the changes that make orthonormal directions, zero where nothing is known.
+        changes: the changes that the modes are combined from, oldest first.
+        basis: weights that combine the changes into orthonormal directions, zero for directions that count as noise.
         rates: factor by which each mode grows per iteration.
-        modes: each mode in these directions, one per column.
-        parts: how much of each mode the last change holds.
-        finite: orbits whose changes are finite; the others do not move.
+        modes: the modes in these directions, one per column.
+        parts: coefficients of the modes in the last change.
+        finite: which orbits have finite changes. The others are treated as if they did not move.
     """
 
     changes: Float[Tensor, "batch changes n"]
@@ -38,12 +38,12 @@ class Fit:
     finite: Bool[Tensor, "batch"]
 
     def held(self, rows: Bool[Tensor, "batch"] | None = None) -> Fit:
-        """Return the same fit with growing modes held to their present pace, of all orbits or of some."""
+        """Return the fit with growing modes held to their present pace, for all orbits or for ``rows``."""
         slowed = self.rates / self.rates.abs().clamp_min(1)
         return replace(self, rates=slowed if rows is None else slowed.where(rows.cpu().unsqueeze(1), self.rates))
 
     def change(self, iterations: int) -> Float[Tensor, "batch n"]:
-        """Return the change of the iteration that is ``iterations`` after the last one."""
+        """Return the change of the state in the iteration ``iterations`` after the last one."""
         return self._combined(self.rates**iterations)
 
     def further(self, iterations: int) -> Float[Tensor, "batch n"]:
@@ -60,14 +60,14 @@ def fit(states: Sequence[Tree], mask: Bool[Tensor, "batch *tokens"] | None = Non
     """Fit each orbit's modes to the changes between its last states.
 
     Args:
-        states: the last states of each orbit in order, at least three; more tell more modes apart.
-        mask: true where a token is real; padding has no part in the fit.
+        states: the last states of each orbit in order, at least three. More states resolve more modes.
+        mask: true where a token is real. Padding is left out of the fit.
     """
     flat = torch.stack([flatten(state, mask) for state in states], dim=1)
     rounding = ROUNDING * torch.finfo(flat.dtype).eps * torch.linalg.vector_norm(flat[:, -1].double(), dim=1).cpu()
     changes = flat.double().diff(dim=1)
-    # All that is needed of the long vectors is their products with each other: a few numbers per orbit, for the CPU,
-    # whose least squares alone allow for modes that cannot be told apart.
+    # The fit needs only the products of the long vectors with each other, a few numbers per orbit. They go to the CPU, because
+    # only its least squares can handle modes that coincide.
     products = (changes @ changes.mT).cpu()
     finite = products.isfinite().flatten(1).all(1) & rounding.isfinite()
     products, rounding = products.where(finite[:, None, None], torch.zeros(()).double()), rounding.where(finite, 0)
@@ -78,12 +78,12 @@ def fit(states: Sequence[Tree], mask: Bool[Tensor, "batch *tokens"] | None = Non
     rates, modes = torch.linalg.eig(basis.mT @ products[:, :-1, 1:] @ basis)
     last = (basis.mT @ products[:, :-1, -1:]).to(modes)
     parts = torch.linalg.lstsq(modes, last).solution
-    # A change that is not finite times a weight of zero is not zero.
+    # Changes that are not finite are set to zero, because infinity times a weight of zero is NaN.
     return Fit(changes[:, :-1].nan_to_num(0, 0, 0), basis, rates, modes, parts, finite)
 
 
 def surprise(states: Sequence[Tree], mask: Bool[Tensor, "batch *tokens"] | None = None) -> Float[Tensor, "batch"]:
-    """Return how far the last change is from what a fit to the changes before it says, relative to that change.
+    """Return the distance of the last change from its prediction by a fit to the earlier changes, relative to the change.
 
     Args:
         states: the last states of each orbit in order, at least four.
@@ -97,7 +97,7 @@ def surprise(states: Sequence[Tree], mask: Bool[Tensor, "batch *tokens"] | None 
 
 
 def sum_of_powers(rates: Complex[Tensor, "*shape"], count: int) -> Complex[Tensor, "*shape"]:
-    """Return rates + rates^2 + ... + rates^count, exact also where a rate is 1, in as many steps as count has bits."""
+    """Return rates + rates^2 + ... + rates^count by repeated doubling, which is exact even for a rate of 1."""
     total, power = torch.zeros_like(rates), torch.ones_like(rates)
     for bit in f"{count:b}":
         total, power = total + power * total, power * power

@@ -1,9 +1,9 @@
-"""Leaps: where a loop will be after hundreds of iterations, from a few dozen steps.
+"""Leaps: the state of a loop after hundreds of iterations, extrapolated from a few dozen steps.
 
-What is fast has settled after a few steps; a few slow modes remain, and each change of the state follows from the one
-before by a small matrix. The matrix is fitted per orbit to the last few changes, and its powers are summed. A few true
-steps after each leap let the fast parts settle at the new place, and give the changes for the next leap. Integrators of
-stiff systems call this projective integration.
+Fast modes settle within a few steps. Then a few slow modes remain, and each change of the state is a small matrix times the
+previous change. The matrix is fitted per orbit to the last few changes, and its powers are summed. After each leap, a few
+true steps let the fast modes settle at the new place and give the changes for the next leap. For stiff differential
+equations, this method is called projective integration.
 """
 
 from __future__ import annotations
@@ -19,28 +19,29 @@ from torch import Tensor
 from loopscope.checks import prepare_recalled
 from loopscope.errors import LoopscopeError, check_count
 from loopscope.forecasts.fit import Fit, fit, surprise
+from loopscope.kinds.history import remembers
 from loopscope.loop import Loop, mask_of
 from loopscope.stability.starts import moved
 from loopscope.trees import Tree, flatten
 
 LANDINGS = (15, 48, 152, 480)
-"""The iterations that `leaps` returns: those before the first leap, then each leap's, about three times as many."""
+"""The iterations at which `leaps` returns states. The first is reached by true steps; each leap about triples it."""
 SETTLING = 5
-"""True steps after each leap."""
+"""Number of true steps after each leap."""
 BELIEVED = 0.1
-"""Modes may grow where the last change is foreseen by those before it to within this share of itself."""
+"""Modes are allowed to grow if the earlier changes predict the last one to within this fraction of itself."""
 WATCHED = 3
-"""The last of these steps whose states are read: in a cycle, one state says nothing of the others."""
+"""Number of last states after a leap whose answers are read. In a cycle, a single state would not be enough."""
 
 
 @dataclass(frozen=True)
 class Landing:
-    """A state far ahead.
+    """A state reached by a leap.
 
     Args:
-        iteration: the iterations that it stands for.
+        iteration: the iteration that the state stands for.
         state: the state.
-        before: after a leap, the states of the iterations just before, in order.
+        before: the states of the iterations just before it, in order. Empty if no leap was made.
 
     Example:
         >>> import loopscope as ls
@@ -62,8 +63,8 @@ class Leap:
         start: iteration at which it starts.
         states: the states whose changes were fitted, the last one at ``start``.
         fit: the fit.
-        jump: iterations that the fit stands for.
-        settled: where it landed, and the states of the true steps from there.
+        jump: number of iterations that are extrapolated.
+        settled: the state after the leap, and those of the true steps that follow.
     """
 
     start: int
@@ -79,26 +80,26 @@ class Leap:
 
     @property
     def landing(self) -> Landing:
-        """The last state, and the watched ones before it."""
+        """The last state, with the watched states before it."""
         return Landing(self.end, self.settled[-1], self.settled[-WATCHED:-1])
 
     def at(self, iteration: int) -> Tree:
-        """Return the state at an iteration after the start, as the fit has it, without a true step."""
+        """Return the state at an iteration after the start according to the fit, without true steps."""
         return _moved(self.states[-1], self.fit, iteration - self.start)
 
 
 def leap(states: Sequence[Tree], iterations: int, mask: Bool[Tensor, "batch *tokens"] | None = None) -> Tree:
-    """Return the state ``iterations`` further on, if every change is a matrix times the one before.
+    """Extrapolate the state by ``iterations``, assuming that every change is a matrix times the previous one.
 
     Modes that grow are held to their present pace.
 
     Args:
-        states: the last states of each orbit in order, at least three; more tell more modes apart.
+        states: the last states of each orbit in order, at least three. More states resolve more modes.
         iterations: how far to leap, at least 1.
-        mask: true where a token is real; padding has no part in the fit, and stays where it is.
+        mask: true where a token is real. Padding is left out of the fit and does not change.
 
     Raises:
-        LoopscopeError: there are fewer than three states, or no iterations.
+        LoopscopeError: there are fewer than three states, or ``iterations`` is below 1.
 
     Example:
         >>> orbit = [torch.tensor([[1 - 0.5**t]]) for t in range(3)]
@@ -118,19 +119,18 @@ def _moved(state: Tree, fitted: Fit, iterations: int) -> Tree:
 def leaps(loop: Loop, recalled: Tree, seed: int = 0, earlier: int | None = None) -> list[Landing]:
     """Return the states after 15 iterations and, by leaps, after 48, 152 and 480, without a graph.
 
-    Nothing checks them: `forecast` does. Modes that grow are held to their present pace. Costs 30 steps, and those of at most
-    two inputs that check the loop (see `loopscope.checks.prepare`).
+    The leaps are not checked, unlike those of `forecast`. Modes that grow are held to their present pace. The cost is 30 steps,
+    and a few steps of at most two inputs to check the loop (see `loopscope.checks.prepare`).
 
     Args:
         loop: any loop.
         recalled: its recalled input.
-        seed: of a random first state.
-        earlier: an iteration before 15 whose state is returned too, as the first.
+        seed: seed of a random first state.
+        earlier: an iteration before 15 whose state is also returned, as the first item.
 
     Raises:
-        LoopscopeError: the state carries a counter, which a leap would leave behind, or is not in float32 or float64, or
-            the step is random, mixes examples, or changes the shapes or the precision of its state, or a mask fits no part
-            of the state.
+        LoopscopeError: the state carries a counter, which a leap cannot advance, or is not in float32 or float64; the step is
+            random, mixes examples, or changes the shapes or the precision of its state; or a mask fits no part of the state.
 
     Example:
         >>> import loopscope as ls
@@ -153,16 +153,21 @@ def leaps(loop: Loop, recalled: Tree, seed: int = 0, earlier: int | None = None)
 
 
 def first_states(loop: Loop, recalled: Tree, seed: int) -> tuple[Tree, Tree]:
-    """Return the first state and the next one, of a loop that can leap; the loop is checked on two examples.
+    """Return the first two states of a loop, after checking on two examples that it can leap.
 
     Raises:
-        LoopscopeError: see `leaps`.
+        LoopscopeError: the loop cannot leap; see `leaps`.
     """
     ready = prepare_recalled(loop, recalled, seed=seed)
     if ready.time_dependent:
         raise LoopscopeError(
-            "the state carries a counter, which a leap would leave behind: leaps are for steps that depend on the "
-            "state and the input alone; iterate this loop as far as you want to know it"
+            "the state carries a counter, which a leap cannot advance: leaps need steps that depend on the state and the "
+            "input alone; run this loop to the iteration of interest instead"
+        )
+    if remembers(loop, ready.start, recalled):
+        raise LoopscopeError(
+            "the state carries a history, which a leap would leave out: leaps are for readouts of the last state; iterate this loop "
+            "as far as you want to know it"
         )
     return ready.start, loop.step(ready.start, recalled)
 
@@ -185,19 +190,19 @@ def leap_through(
 ) -> list[Leap]:
     """Return leaps from one landing to the next, each with ``SETTLING`` true steps at its end.
 
-    Modes that grow go on growing, where past changes foresee the last one.
+    Growing modes continue to grow if the earlier changes predict the last one.
 
     Args:
         loop: the loop.
         recalled: its recalled input.
         states: the last states of the orbits.
-        start: iteration of the last one.
-        landings: the iterations to land at, rising, each more than ``SETTLING`` after the one before.
+        start: iteration of the last of these states.
+        landings: the iterations at which leaps end, ascending and more than ``SETTLING`` apart.
         mask: true where a token is real.
     """
     made: list[Leap] = []
     for end in landings:
-        # A bounded orbit that wanders seems to grow for a few steps: what its own past does not foresee is not let grow.
+        # A bounded orbit that wanders may seem to grow for a few steps. Growth is trusted only if its past predicts it.
         fitted, jump = fit(states, mask).held(~(surprise(states, mask) <= BELIEVED)), end - start - SETTLING
         settled = run(loop, recalled, [_moved(states[-1], fitted, jump)], SETTLING)
         made.append(Leap(start, states, fitted, jump, settled))

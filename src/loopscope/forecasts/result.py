@@ -1,4 +1,4 @@
-"""The result of a forecast: one of three answers, and the evidence for it."""
+"""The result of a forecast: one of three outlooks, with its evidence."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from enum import Enum
 from itertools import accumulate, pairwise
 from typing import Any
 
+from loopscope.kinds import Kind
+
 HOLDS = 0.9
-"""A loop keeps its answers if at least this fraction of its best accuracy is left; without targets, of its answers."""
+"""A loop keeps its answers if at least this fraction of its best accuracy (without targets, of its answers) is left."""
 HALF = 0.5
-"""The fraction of the best accuracy below which `fall` looks by default."""
+"""Default fraction of the best accuracy below which `fall` considers the accuracy lost."""
 
 
 class Outlook(Enum):
-    """What a forecast says of a loop."""
+    """The three possible results of a forecast."""
 
     KEEPS = "keeps"
     COLLAPSES = "collapses"
@@ -25,14 +27,14 @@ class Outlook(Enum):
 
 @dataclass(frozen=True)
 class Point:
-    """What is found or expected at one iteration. An answer that is not finite is neither the same nor right.
+    """The answers at one iteration. An answer that is not finite is neither the same nor right.
 
     Args:
         iteration: the iteration.
-        leapt: whether a leap led there; otherwise the loop was run.
-        same: fraction of inputs whose answer is that of the first point.
-        right: fraction of inputs whose answer is right; None where no targets were given.
-        finite: fraction of inputs whose state and outputs are finite.
+        leapt: whether it was reached by a leap; otherwise the loop was run to it.
+        same: fraction of answers that are the same as at the first point.
+        right: fraction of answers that are right; None if no targets were given.
+        finite: fraction of answers whose state and outputs are finite.
     """
 
     iteration: int
@@ -43,24 +45,26 @@ class Point:
 
     @property
     def value(self) -> float:
-        """What a forecast is about: the fraction that is right, or the same where no targets were given."""
+        """The fraction that the forecast is about: right answers or, without targets, the same answers."""
         return self.same if self.right is None else self.right
 
 
 @dataclass(frozen=True)
 class Round:
-    """What one round of a forecast found.
+    """The result of one round of a forecast.
 
     Args:
-        orbit: iterations that the loop was run before the first leap.
-        steps: true steps spent so far, in all.
-        least: fraction of the best accuracy that is left at the horizon if every input whose leaps failed their check loses
-            its answer.
-        most: the same if every such input that has kept its answer keeps it, and a quarter of those that have lost it.
-        unchecked: fraction of inputs whose leaps failed their check.
-        change: median over these of the relative change per iteration after the leap that failed; None without any.
-        expected: what the fits say it is.
-        growth: median over these of the factor by which the fit of the leap that failed says that the pace grows.
+        orbit: number of iterations that the loop was run before the first leap.
+        steps: number of true steps spent so far, over all rounds.
+        least: lower bound on the fraction of the best accuracy left at the horizon. A kept answer is sure if the leaps passed
+            their check, or if their miss could not change it. Of the others, three quarters count if the true orbit still
+            has them and the changes do not grow.
+        most: upper bound. All kept answers count, and three quarters of those that leaps lost by going astray although the
+            true orbit still has them.
+        unchecked: fraction of inputs that have kept their answer but not for sure.
+        change: median over these inputs of the relative change per iteration after the failed leap; None if there are none.
+        expected: the same change according to the fits.
+        growth: median over these inputs of the factor by which, according to the fit, the change grows over the failed leap.
     """
 
     orbit: int
@@ -74,7 +78,7 @@ class Round:
 
     @property
     def outlook(self) -> Outlook:
-        """What this round says by itself."""
+        """The outlook of this round alone."""
         if self.least >= HOLDS:
             return Outlook.KEEPS
         return Outlook.COLLAPSES if self.most < HOLDS else Outlook.CANNOT_TELL
@@ -86,16 +90,19 @@ class Forecast:
 
     Args:
         outlook: keeps, collapses or cannot tell.
-        reason: why it cannot tell, or what is not finite, and from when on; empty where neither applies.
-        collapse: about the iteration from which less than 90% of the best accuracy is left; None unless it collapses, or
-            where answers come and go.
-        horizon: the iteration that was asked about.
-        points: what was found at rising iterations, the first one where training ended, the last one at the horizon.
-        inputs: number of inputs that they are fractions of.
-        seconds: time that it took.
-        late: the iterations just before the last point, where a cycle has other answers.
-        steps: evaluations of the step that it cost, checks of the loop included.
-        rounds: the rounds.
+        reason: why the forecast cannot tell, or what ceases to be finite and when. Empty if neither applies.
+        collapse: approximate iteration from which less than 90% of the best accuracy is left; None if the loop does not
+            collapse, or if answers come and go.
+        horizon: the iteration that was forecast.
+        points: the answers at ascending iterations, from the last one of training to the horizon, or to where the budget of
+            a loop ended that cannot be extrapolated.
+        inputs: number of inputs. Each has one answer, unless ``tokens`` is given.
+        seconds: time that the forecast took, in seconds.
+        late: the answers just before the last point. In a cycle they differ from those at that point.
+        steps: number of evaluations of the step, including checks of the loop.
+        rounds: the rounds; none if the loop was run and not extrapolated.
+        tokens: number of tokens that have an answer each, for a loop whose answers are counted by token; else None.
+        kind: the kind of loop.
 
     Example:
         >>> import loopscope as ls
@@ -116,15 +123,22 @@ class Forecast:
     late: Sequence[Point] = ()
     steps: int = 0
     rounds: Sequence[Round] = ()
+    tokens: int | None = None
+    kind: Kind = Kind.AUTONOMOUS
+
+    @property
+    def counted(self) -> str:
+        """What the fractions are fractions of, in words."""
+        return f"{self.inputs} inputs" if self.tokens is None else f"{self.tokens} tokens of {self.inputs} inputs"
 
     @property
     def keeps(self) -> bool:
-        """Whether the answer is that it keeps its answers."""
+        """Whether the forecast is that the loop keeps its answers."""
         return self.outlook is Outlook.KEEPS
 
     @property
     def kept(self) -> float:
-        """Accuracy at the horizon over the best on the way (0 where none is right); without targets, what is the same."""
+        """Accuracy at the horizon over the best on the way, 0 if none is right. Without targets, the fraction of same answers."""
         last = self.points[-1]
         if last.right is None:
             return last.same
@@ -133,7 +147,7 @@ class Forecast:
 
     @property
     def dip(self) -> tuple[int, float] | None:
-        """Where least is kept, and how much of the best before; None where that is enough, or is the horizon."""
+        """The iteration at which least is kept and the fraction kept there, or None if it is enough or at the horizon."""
         kept = self._kept_on_the_way
         lowest = min(range(len(kept)), key=kept.__getitem__)
         if kept[lowest] >= HOLDS or lowest == len(self.points) - 1:
@@ -142,24 +156,25 @@ class Forecast:
 
     @property
     def _way(self) -> list[Point]:
-        # The horizon before what led to it: where both are as low, the horizon is what is said.
+        # The horizon comes before the states that led to it, so that `dip` prefers it if both are equally low.
         return [*self.points, *self.late]
 
     @property
     def _kept_on_the_way(self) -> list[float]:
-        """What is kept at each point of the way, of the best before it; 1 as long as there is nothing to keep."""
+        """The fraction kept at each point, relative to the best so far. It is 1 as long as there is nothing to keep."""
         values = [point.value for point in self._way]
         return [value / best if best else 1.0 for value, best in zip(values, accumulate(values, max), strict=True)]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything as plain values, fit for JSON; a number that is not finite is None."""
-        return _plain({**asdict(self), "outlook": self.outlook.value})
+        """Return everything as plain JSON values. NaN and infinity become None."""
+        return _plain({**asdict(self), "outlook": self.outlook.value, "kind": self.kind.value})
 
     def __str__(self) -> str:
         targets = self.points[0].right is not None
-        what = "its answers" if targets else f"the answers of iteration {self.points[0].iteration}"
-        lost = "answers" if targets else what
-        left = f"{100 * self.kept:.0f}% {'of its best accuracy is left' if targets else 'are the same'}"
+        answers, accuracy = ("answers", "accuracy") if self.tokens is None else ("tokens", "accuracy by token")
+        what = f"its {answers}" if targets else f"the {answers} of iteration {self.points[0].iteration}"
+        lost = answers if targets else what
+        left = f"{100 * self.kept:.0f}% {f'of its best {accuracy} is left' if targets else 'are the same'}"
         if self.outlook is Outlook.CANNOT_TELL:
             return f"cannot be forecast to {self.horizon} iterations: {self.reason}"
         why = f"; {self.reason}" if self.reason else ""
@@ -167,14 +182,14 @@ class Forecast:
             return f"will keep {what} to {self.horizon} iterations: {left} there{self._but}{why}"
         if self.collapse is None:
             return f"will not keep {what} to {self.horizon} iterations: {left} there{self._but}{why}"
-        return f"will lose {lost} about iteration {self.collapse:.0f}: {left} at {self.horizon}{why}"
+        return f"will lose {lost} at about iteration {self.collapse:.0f}: {left} at {self.points[-1].iteration}{why}"
 
     @property
     def _but(self) -> str:
         if self.dip is None:
             return ""
         iteration, kept = self.dip
-        return f", but {100 * kept:.0f}% at {iteration}: the answer depends on when one stops"
+        return f", but {100 * kept:.0f}% at {iteration}: the answer depends on when the loop stops"
 
 
 def _plain(value: Any) -> Any:
@@ -186,14 +201,14 @@ def _plain(value: Any) -> Any:
 
 
 def fall(points: Sequence[tuple[int, float]], share: float = HALF) -> float | None:
-    """Return where the accuracy first falls below a share of its best so far: the geometric mean of the points around.
+    """Return the iteration at which the accuracy first falls below a share of its best so far.
 
     Args:
-        points: iterations, rising, and the accuracy at each.
-        share: the share.
+        points: ascending iterations, and the accuracy at each.
+        share: fraction of the best accuracy so far.
 
     Returns:
-        The iteration, or None where it never does.
+        The geometric mean of the iterations just before and after the fall, or None if there is none.
 
     Example:
         >>> fall([(10, 1.0), (40, 0.2)])

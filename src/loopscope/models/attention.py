@@ -2,7 +2,7 @@
 
 Local attention is neighbourhood attention on a line, as in the NATTEN library: every token sees ``kernel_size``
 positions, its own and equally many on either side. Near an end of the line the window is shifted inward so that it
-still holds as many. A line shorter than the kernel sees all of itself.
+keeps its size. On a line shorter than the kernel, every token sees all others.
 
 Keys are laid out with their tokens in the last dimension, as the product with the queries reads them. The gradient of
 that product has the same layout, so every loop over keys runs along consecutive numbers.
@@ -22,10 +22,10 @@ from loopscope.models.normalization import RMSNorm
 from loopscope.models.rotary import rotate, rotate_tokens_last
 
 STRIP = 32
-"""Queries per strip of a long line. Fewer make the products too small for the machine; more compute too many masked scores."""
+"""Queries per strip of a long line. With fewer, the products are inefficiently small; with more, too many scores are masked."""
 
 ONE_STRIP = 64
-"""Tokens up to which a line is one strip, because computing all pairs costs less than cutting strips."""
+"""Number of tokens up to which a line is one strip, because computing all pairs costs less than cutting strips."""
 
 
 def _shifted_window(query: Int[Tensor, "*places"], tokens: int, kernel_size: int) -> Int[Tensor, "*places"]:
@@ -34,12 +34,12 @@ def _shifted_window(query: Int[Tensor, "*places"], tokens: int, kernel_size: int
 
 
 def _centred_window(query: Int[Tensor, "*places"], tokens: int, kernel_size: int) -> Int[Tensor, "*places"]:
-    """Return the first position of the window around each query, which the ends of the line cut off."""
+    """Return the first position of the window around each query, cut off at the ends of the line."""
     return query - kernel_size // 2
 
 
 WINDOWS: dict[str, Callable[[Tensor, int, int], Tensor]] = {"local": _shifted_window, "banded": _centred_window}
-"""First positions of the windows of each local attention: of queries, tokens of the line and kernel size."""
+"""Functions that return the first position of each query's window, by kind of local attention."""
 
 
 def local_mask(
@@ -89,8 +89,8 @@ def full_attention(
 ) -> Float[Tensor, "batch tokens heads width"]:
     """Mix all values for each token, weighted by the softmax of scaled dot products.
 
-    Under autocast, queries and keys come out of their norms in higher precision than the values. The products are
-    computed in the precision of the values.
+    Under autocast, queries and keys leave their norms in higher precision than the values. The products are computed in
+    the precision of the values.
     """
     query, key, value = query.to(value.dtype).transpose(1, 2), key.to(value.dtype), value.transpose(1, 2)
     if value.dtype is torch.bfloat16 and value.device.type == "cpu":
@@ -110,7 +110,7 @@ def local_attention(
 ) -> Float[Tensor, "batch tokens heads width"]:
     """Mix the values in the neighbourhood of each token, weighted by the softmax of scaled dot products.
 
-    Work and memory grow in proportion to the length of a line of several strips. Precision is that of full attention.
+    On lines of several strips, work and memory grow in proportion to the length. The precision is that of full attention.
 
     Args:
         query: queries.

@@ -24,10 +24,10 @@ LARGEST_SIZE = 1_000_000
 """Largest size that is accepted. Products of two sizes stay far below the 64-bit limit of tensor shapes."""
 
 MOST_WEIGHTS = 10**11
-"""Largest model that is accepted, in weights of its linear maps. Larger ones are typing errors, not plans."""
+"""Largest model that is accepted, in weights of its linear maps. Larger sizes are surely typing errors."""
 
 TASK_DECIDES = ("inputs", "outputs", "grid", "attention", "kernel_size")
-"""Options that a task fills in where they are empty."""
+"""Options that a task fills in if they are empty."""
 
 STEP_OPTIONS = ("damping", "residual_scale")
 """Options that change the step where they are given."""
@@ -38,7 +38,7 @@ class LoopedTransformerConfig:
     """The architecture of a looped transformer or of the fixed-depth baseline.
 
     The defaults are the sizes of the paper (arXiv 2604.15259, architecture). A task fills in ``inputs``, ``outputs``,
-    ``grid``, ``attention`` and ``kernel_size`` where they are None.
+    ``grid``, ``attention`` and ``kernel_size`` if they are None.
 
     Args:
         architecture: "looped" applies its blocks in every iteration. "fixed-depth" is the baseline: distinct blocks,
@@ -55,7 +55,7 @@ class LoopedTransformerConfig:
         grid: lengths of the axes of the token grid, such as (9, 9). (0,) stands for a line of any length.
         attention: "full", or, on a line, "local": neighbourhood attention, whose windows are shifted inward at the
             ends of the line. "banded" cuts the windows off there instead, as models from before ``kernel_size`` do.
-        kernel_size: positions that a token sees under local attention, its own included: an odd number, at least 3.
+        kernel_size: positions that a token sees under local attention, including its own: an odd number, at least 3.
         rope_base: base of the wavelengths of the rotary embedding.
         damping: part of the way that a step goes from a state to the next one, above 0 and at most 1; by default all of it.
         residual_scale: initial value of learned factors on the updates of the sub-layers, one for each feature; by default
@@ -180,7 +180,7 @@ class LoopedTransformerConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> LoopedTransformerConfig:
-        """Build a config from plain JSON values, also from those of older versions (see ``current_options``).
+        """Build a config from plain JSON values, including those of older versions (see ``current_options``).
 
         Args:
             values: options by name. Options that are absent take their defaults.
@@ -211,7 +211,7 @@ def current_options(values: Mapping[str, Any]) -> dict[str, Any]:
         values: options by name.
 
     Raises:
-        LoopscopeError: a window contradicts another option, or is not a size.
+        LoopscopeError: the window contradicts another option, or is not a valid size.
 
     Example:
         >>> current_options({"attention": "local", "window": 5})
@@ -224,7 +224,7 @@ def current_options(values: Mapping[str, Any]) -> dict[str, Any]:
     if current.get("kernel_size") is not None or current.get("attention") not in (None, "local"):
         raise LoopscopeError(
             f"window is {_shown(window)} beside kernel_size {_shown(current.get('kernel_size'))} and attention "
-            f"{_shown(current.get('attention'))}: window is an older option of local attention; replace it by kernel_size"
+            f"{_shown(current.get('attention'))}: window is an older option of local attention; use kernel_size instead"
         )
     return {**current, "attention": "banded", "kernel_size": 2 * _checked_size("window", window) + 1}
 
@@ -233,7 +233,7 @@ def _shown(value: object) -> str:
     """Return a value as an error message shows it, cut after 40 characters."""
     try:
         text = repr(value)
-    except ValueError:  # Python writes out no whole number of more than 4,300 digits
+    except ValueError:  # Python refuses to write out whole numbers of more than 4,300 digits
         return "a number of thousands of digits"
     return text if len(text) <= 40 else f"{text[:37]}..."
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from loopscope.errors import LoopscopeError
-from loopscope.files import make_folder, read_json, write_bytes, write_text
+from loopscope.files import check_path, make_folder, read_json, write_bytes, write_text
 from loopscope.models.config import LoopedTransformerConfig
 
 CONFIG = "config.json"
@@ -27,10 +27,11 @@ def local_folder(source: str | Path) -> Path:
     Raises:
         LoopscopeError: ``source`` is a folder without a model, or a name that the hub does not serve.
     """
-    for folder in (Path(source), Path(source) / "model"):
+    place = check_path(source)
+    for folder in (place, place / "model"):
         if (folder / CONFIG).is_file():
             return folder
-    if Path(source).exists() or str(source).startswith((".", "/")):
+    if place.exists() or str(source).startswith((".", "/")):
         raise LoopscopeError(
             f"{source} holds no model: expected {CONFIG} and {WEIGHTS} there or in its subfolder model/"
         )
@@ -77,12 +78,12 @@ class Pretrained(nn.Module):
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write model.safetensors and config.json into ``folder`` and return the folder.
 
-        The config is written last: where it exists, the weights are complete.
+        The config is written last: if it exists, the weights are complete.
 
         Raises:
             LoopscopeError: the folder cannot be written.
         """
-        folder = make_folder(Path(folder))
+        folder = make_folder(check_path(folder))
         weights = {name: value.detach().contiguous().cpu() for name, value in self.state_dict().items()}
         # Readers of the hub look for the metadata "format".
         write_bytes(folder / WEIGHTS, save(weights, metadata={"format": "pt"}))
@@ -107,7 +108,7 @@ class Pretrained(nn.Module):
             raise LoopscopeError(f"{path} is missing: the folder has a config but no weights; copy them too") from error
         except (SafetensorError, OSError) as error:
             raise LoopscopeError(
-                f"{path} cannot be read as safetensors ({error}): it is cut or damaged; copy it again"
+                f"{path} cannot be read as safetensors ({error}): it is truncated or damaged; copy it again"
             ) from error
         expected = model.state_dict()
         missing, extra = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
@@ -130,7 +131,7 @@ class Pretrained(nn.Module):
         """Upload config.json and model.safetensors to a repository on the Hugging Face hub and return its address.
 
         Args:
-            repo_id: owner and name of the repository, such as "someone/sudoku". It is created where it is absent.
+            repo_id: owner and name of the repository, such as "someone/sudoku". It is created if it does not exist.
             private: whether a new repository is private.
             token: access token; None uses the one that is stored on this machine.
         """

@@ -149,7 +149,7 @@ RECALLS: dict[str, Callable[[int], NoRecall]] = {
     "external": ExternalRecall,
     "internal": InternalRecall,
 }
-"""Constructors of recalls, which take the width, by the name that a config gives them."""
+"""Recall classes by the name that a config gives them. Each is constructed from the width."""
 
 
 def make_recall(name: str, width: int) -> NoRecall:

@@ -117,7 +117,7 @@ RULES: dict[str, type[nn.Module]] = {"pre": Pre, "peri": Peri, "outer": Outer, "
 """Residual rules by the name that a config gives them."""
 
 BOUNDING = ("outer", "sandwich", "gru")
-"""Rules that bound the state whatever the update is: they normalize last, or mix the state with a tanh."""
+"""Rules that bound the state for any update, because they normalize last or mix the state with a tanh."""
 
 
 def make_residual(name: str, width: int) -> nn.Module:

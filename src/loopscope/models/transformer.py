@@ -27,7 +27,7 @@ from loopscope.models.rotary import rotary_table
 from loopscope.trees import tree_map
 
 MOST_COMPILATIONS = 100
-"""Compilations of one iteration that Dynamo may make in a process: two or four for each shape of a model."""
+"""Largest number of times that Dynamo may compile one iteration in a process. Each shape of a model needs two or four."""
 
 Positions = tuple[Float[Tensor, "2 tokens half"], Bool[Tensor, "strips queries keys"] | None]
 """The rotary table and the mask of local attention, which is None under full attention."""
@@ -66,7 +66,7 @@ class _Transformer(Pretrained):
         return self.embedding(inputs)
 
     def positions(self, state: Float[Tensor, "batch tokens width"]) -> Positions:
-        """Return the rotary table and the mask for this number of tokens. They are made once and kept."""
+        """Return the rotary table and the mask for this number of tokens. They are computed once and kept."""
         tokens = state.shape[1]
         key = (tokens, state.device)
         if key not in self._positions:
@@ -199,15 +199,15 @@ class LoopedTransformer(_Transformer):
         """
         if isinstance(self.recall, FoldedRecall):
             raise LoopscopeError(
-                "a folded model cannot be saved, since it serves inference only: save the model that it was folded from"
+                "a folded model cannot be saved, since it is for inference only: save the model that it was folded from"
             )
         return super().save_pretrained(folder)
 
     def compile_step(self) -> LoopedTransformer:
         """Compile one iteration and return self.
 
-        The iteration is compiled instead of the loop, so the same code serves any number of iterations and any batch
-        size. It is compiled at most twice, with gradient and without. On a line of any length, the same code serves
+        One iteration is compiled instead of the whole loop, so the same code serves any number of iterations and any batch
+        size. It is compiled at most twice, with and without gradient. On a line of any length, the same code serves
         every length above one token, except that lines of several strips (``local_mask``) are compiled separately
         from shorter ones. Copies of the model are not compiled.
         """
@@ -238,8 +238,8 @@ class LoopedTransformer(_Transformer):
             inputs: features of the input tokens.
             free_iterations: iterations without gradient, which need no memory for a backward pass.
             gradient_iterations: iterations with gradient. Memory grows in proportion to them.
-            checkpoint_every: number k of iterations between the states that are kept for the backward pass, which
-                computes the activations between them again. None keeps all activations.
+            checkpoint_every: number of iterations between the states that are kept for the backward pass, which
+                recomputes the activations between them. None keeps all activations.
         """
         recalled = self.encode(inputs)
         state = self.start(recalled)
@@ -261,8 +261,8 @@ def _run_compiled(
     rotary: Tensor,
     mask: Tensor | None,
 ) -> Tensor:
-    """Run a compiled iteration on tensors of one kind with gradient and one without, so that it is compiled twice at most."""
-    from torch._dynamo import maybe_mark_dynamic  # takes a second to load, and is needed only where code is compiled
+    """Run a compiled iteration on tensors prepared so that it is compiled at most twice, with and without gradient."""
+    from torch._dynamo import maybe_mark_dynamic  # takes a second to load, and is needed by compiled code alone
 
     # Under autocast the first state is in half precision; all later ones have the precision of the norms, float32.
     state = state.to(torch.promote_types(state.dtype, torch.float32))
@@ -286,7 +286,7 @@ def _run_compiled(
 def _iterate_recomputing(
     model: LoopedTransformer, state: Tensor, recalled: dict[str, Tensor], iterations: int, every: int
 ) -> Tensor:
-    """Return the state after ``iterations`` steps, which the backward pass computes again ``every`` at a time."""
+    """Return the state after ``iterations`` steps, which the backward pass recomputes ``every`` at a time."""
     for done in range(0, iterations, every):
         count = min(every, iterations - done)
         # No step draws random numbers, so the state of the generator need not be kept.
@@ -295,7 +295,7 @@ def _iterate_recomputing(
 
 
 class FixedDepthTransformer(_Transformer):
-    """The baseline of distinct blocks, one pass and no recall (arXiv 2604.15259, architecture).
+    """The baseline: distinct blocks, one pass, no recall (arXiv 2604.15259, architecture).
 
     As a loop, its only iteration is the whole pass.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 
@@ -9,28 +10,34 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from loopscope.answers.answerer import Answer, Answerer, Frame
+from loopscope.answers.answerer import Answer, Answerer
 from loopscope.evaluation import SETTLED
-from loopscope.tasks.text import Problem, TextFormat, legend
+from loopscope.tasks.text import Candidates, Frame, Problem, TextFormat, legend
 
 PRINTED = (1, 2, 4, 8, 16, 30, 60, 120, 250, 500)
 """Iterations that are printed if the output is not a terminal."""
 PAUSE = 0.04
 """Smallest number of seconds for which an iteration is shown."""
+LEAST_CERTAIN = 3
+"""Parts of an answer that are listed with their candidates."""
+MIN_PERCENT = 0.5
+"""Smallest probability, in percent, of a candidate that is listed."""
+MOST_CANDIDATES = 4
 JUDGED = {True: "solved", False: "wrong", None: "answered"}
 
 
 def answer_lines(answers: Sequence[Answer]) -> Iterator[str]:
-    """Yield one tab-separated line per answer: answer, solved or wrong, settled or not, iterations, residual, chance.
+    """Yield one tab-separated line per answer.
 
-    The chance is the accuracy of similar answers in validation. It is empty if the rules decide or if it is unknown.
+    Its fields: the answer, solved or wrong, settled or not, iterations, residual, chance, and the iteration at which the
+    answer last changed. The chance is the accuracy of similar answers in validation. It is empty if the rules decide or if
+    it is unknown.
     """
     for answer in answers:
         settled = "settled" if answer.settled else "not settled"
         chance = "" if answer.alike is None else f"{100 * answer.alike.probability:.0f}%"
-        yield "\t".join(
-            [answer.line, JUDGED[answer.right], settled, str(answer.iterations), f"{answer.residual:.1e}", chance]
-        )
+        judged, iterations, residual = JUDGED[answer.right], str(answer.iterations), f"{answer.residual:.1e}"
+        yield "\t".join([answer.line, judged, settled, iterations, residual, chance, str(answer.since)])
 
 
 def verdict_on(answer: Answer) -> str:
@@ -41,10 +48,23 @@ def verdict_on(answer: Answer) -> str:
 
 
 def arrival_of(answer: Answer) -> str:
-    """Return a sentence on whether and when the state settled."""
+    """Return a sentence on whether and when the state settled, and since when the answer has stood."""
+    after = f"after {answer.iterations} iterations"
+    if not math.isfinite(answer.residual):
+        return f"Its state was no longer finite {after}."
     if answer.settled:
-        return f"It settled after {answer.iterations} iterations (residual {answer.residual:.1e})."
-    return f"It had not settled after {answer.iterations} iterations (residual {answer.residual:.1e})."
+        return f"It settled {after} (residual {answer.residual:.1e}); {_standing(answer)}."
+    link = "and" if answer.since == answer.iterations else "but"
+    return f"It had not settled {after} (residual {answer.residual:.1e}), {link} {_standing(answer)}."
+
+
+def _standing(answer: Answer) -> str:
+    """Return a clause on since when the answer has not changed."""
+    if answer.since == answer.iterations:
+        return "the answer changed in the last one"
+    if answer.since == 0:
+        return "the answer never changed"
+    return f"the answer has not changed since iteration {answer.since}"
 
 
 def track_record(answerer: Answerer, answer: Answer) -> str | None:
@@ -65,15 +85,15 @@ def track_record(answerer: Answerer, answer: Answer) -> str | None:
         return f"Too few answers {ended} in validation to say how often such answers are right."
     low, high = answer.alike.interval
     return (
-        f"Answers like this one, which {ended} at a confidence near {confidence_of(answer)}, were right "
+        f"Answers like this one, which {ended} at a confidence near {confidence(answer.unsure)}, were right "
         f"{answer.alike.right:,} of {answer.alike.examples:,} times in validation: a chance of about "
         f"{100 * answer.alike.probability:.0f}% ({100 * low:.0f} to {100 * high:.0f}%)."
     )
 
 
-def confidence_of(answer: Answer) -> str:
-    """Return the softmax confidence of an answer in percent."""
-    return "over 99.99%" if answer.unsure < 1e-4 else f"{100 * (1 - answer.unsure):.2f}%"
+def confidence(unsure: float) -> str:
+    """Return the softmax confidence of an answer in percent, given one minus the confidence."""
+    return "over 99.99%" if unsure < 1e-4 else f"{100 * (1 - unsure):.2f}%"
 
 
 def show_answer(console: Console, answerer: Answerer, answer: Answer) -> None:
@@ -81,12 +101,33 @@ def show_answer(console: Console, answerer: Answerer, answer: Answer) -> None:
     console.print(answer.line, soft_wrap=True)
     for sentence in (verdict_on(answer), arrival_of(answer), track_record(answerer, answer)):
         if sentence is not None:
-            console.print(sentence, soft_wrap=True, markup=False)
+            console.print(sentence, markup=False)
+
+
+def _chance(share: float) -> str:
+    """Return a probability in percent. Only what is certain in double precision is 0 or 100%."""
+    percent = 100 * share
+    if MIN_PERCENT <= percent <= 100 - MIN_PERCENT:
+        return f"{percent:.0f}%"
+    return "under 1%" if percent < MIN_PERCENT else "over 99%"
+
+
+def candidates_lines(least_certain: Sequence[Candidates]) -> list[str]:
+    """Return a line for each part: its name and its candidates with their probabilities."""
+    lines = []
+    for part in least_certain:
+        first, *others = part.shares[:MOST_CANDIDATES]
+        listed = [first, *(other for other in others if 100 * other[1] >= MIN_PERCENT)]
+        lines.append(f"{part.place}: {', '.join(f'{name} {_chance(share)}' for name, share in listed)}")
+    return lines
 
 
 def _view(words: TextFormat, problem: Problem, frame: Frame) -> Group:
-    head = Text(f"iteration {frame.iteration}, residual {frame.residual:.1e}", style="bold")
-    return Group(head, words.picture(problem, frame.logits, frame.since), legend())
+    head = Text(f"iteration {frame.iteration}, residual {frame.residual:.1e}, confidence ", style="bold")
+    head.append(confidence(frame.unsure))
+    picture = words.picture(problem, frame)
+    lines = candidates_lines(words.candidates(problem, frame.logits, LEAST_CERTAIN))
+    return Group(head, picture, legend([picture]), "least certain:", *(Text(f"  {line}") for line in lines))
 
 
 def show_last(console: Console, words: TextFormat, problem: Problem, frames: Iterator[Frame]) -> Frame:

@@ -8,12 +8,12 @@ from contextlib import contextmanager
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from loopscope.evaluation import AccuracyCurve
+from loopscope.progress import QUIET_INTERVAL, Lines, bar, duration
 from loopscope.reports.kit.formats import DASH, percent
 from loopscope.reports.study.table import RADIUS_NOTE, study_table
 from loopscope.studies import Record, RunStatus, StudyPlan
@@ -21,46 +21,32 @@ from loopscope.tasks.data.report import DataReport
 
 LEFT_TO_THE_PAGE = ("best %", "best at iteration", "training s")
 """Columns that are left out in a terminal of eighty characters."""
-QUIET_INTERVAL = 30.0
-"""Seconds between lines if the output is not a terminal."""
 SHOWN_ITERATIONS = (1, 8, 16, 30, 60, 120, 250, 500, 1000)
-
-
-def _progress(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-        console=console,
-    )
 
 
 @contextmanager
 def train_progress(console: Console, steps: int, shown: bool = True) -> Iterator[Callable[[int, float], None]]:
     """Show training steps, loss and time left. Yield the callback for ``train``."""
-    progress = _progress(console)
-    progress.disable = not shown
-    task = progress.add_task("train", total=steps, note="")
-    with progress:
-        yield lambda done, loss: progress.update(task, completed=done, note=f"loss {loss:.3f}")
+    if not shown:
+        yield lambda done, loss: None
+        return
+    with bar("train", steps, console=console) as update:
+        yield lambda done, loss: update(completed=done, note=f"loss {loss:.3f}")
 
 
 @contextmanager
 def iteration_progress(console: Console, label: str, total: int) -> Iterator[Callable[[], None]]:
     """Show iterations and time left. Yield the callback for ``evaluate``."""
-    progress = _progress(console)
-    task = progress.add_task(label, total=total, note="")
-    with progress:
-        yield lambda: progress.advance(task)
+    with bar(label, total, console=console) as update:
+        yield lambda: update(advance=1)
 
 
 @contextmanager
 def part_progress(console: Console, label: str) -> Iterator[Callable[[str], None]]:
     """Show the current part of an examination. Yield the callback for ``examine``."""
+    if not console.is_terminal:
+        yield Lines(console, label, None).part
+        return
     with console.status(label) as status:
         yield lambda part: status.update(f"{label}: {part}")
 
@@ -72,7 +58,10 @@ def curves_table(title: str, curves: Mapping[str, AccuracyCurve], trained_iterat
     # Narrow gaps let the name of a split and ten numbers fit into eighty columns.
     table = Table(
         title=title,
-        caption=f"% of answers right after each number of iterations; trained with at most {trained_iterations}",
+        caption=f"% of answers right after each number of iterations; trained with at most {trained_iterations}. best: the highest "
+        "accuracy; at: the first iteration with it; broken: right at some iteration and wrong at the last.",
+        title_justify="left",
+        caption_justify="left",
         box=None,
         padding=(0, 1, 0, 0),
         pad_edge=False,
@@ -85,8 +74,42 @@ def curves_table(title: str, curves: Mapping[str, AccuracyCurve], trained_iterat
     for name, curve in curves.items():
         accuracies = [percent(curve.answer_accuracy[i - 1]) for i in shown if i <= len(curve.answer_accuracy)]
         padding = [DASH] * (len(shown) - len(accuracies))
-        summary = [percent(curve.best), str(curve.best_iteration), percent(curve.solved_then_broken)]
+        summary = [
+            percent(curve.best),
+            str(curve.best_iteration) if curve.best else DASH,
+            percent(curve.solved_then_broken),
+        ]
         table.add_row(name, *accuracies, *padding, *summary)
+    return table
+
+
+def answers_table(curves: Mapping[str, AccuracyCurve]) -> Table:
+    """Return a table of how many examples of each split settled, how many of these are right, and when answers were final."""
+    settled = [curve.settled for curve in curves.values()]
+    tolerance = next((one.tolerance for one in settled if one is not None), None)
+    table = Table(
+        caption="settled: "
+        + (
+            "not measured"
+            if tolerance is None
+            else f"a relative residual of at most {tolerance:g} at the last iteration"
+        )
+        + "; final: the iteration by which 50, 90 and 100% of the answers never change again",
+        box=None,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    table.add_column("split", no_wrap=True)
+    for heading in ("settled", "of these right", "final 50%", "90%", "100%"):
+        table.add_column(heading, justify="right")
+    for name, curve in curves.items():
+        found, final = curve.settled, curve.final
+        shown = [DASH] * 2
+        if found is not None:
+            share = f" ({percent(found.right / found.examples)}%)" if found.examples else ""
+            shown = [f"{found.examples} of {curve.examples}", f"{found.right}{share}"]
+        times = (None, None, None) if final is None else (final.half, final.nine_tenths, final.all)
+        table.add_row(name, *shown, *(DASH if at is None else f"{at:.0f}" for at in times))
     return table
 
 
@@ -95,7 +118,9 @@ def records_table(plan: StudyPlan, records: Mapping[str, Record]) -> Table:
     # Narrow gaps let the table fit into eighty columns without truncated numbers.
     table = Table(
         title=plan.title,
-        caption=f"% of answers right at the last iteration; {RADIUS_NOTE}",
+        caption=f"% of answers right at the last iteration. {RADIUS_NOTE}.",
+        title_justify="left",
+        caption_justify="left",
         box=None,
         padding=(0, 1, 0, 0),
         pad_edge=False,
@@ -111,16 +136,6 @@ def records_table(plan: StudyPlan, records: Mapping[str, Record]) -> Table:
         # The reason for a failure was printed when it happened, and is too long for a cell.
         table.add_row(*("failed" if row[place].startswith("failed: ") else row[place] for place in shown))
     return table
-
-
-def duration(seconds: float) -> str:
-    """Format seconds as 45s, 3m 20s or 1h 05m."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m {whole % 60:02d}s"
-    return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
 
 
 class StudyDisplay:
@@ -157,7 +172,7 @@ class StudyDisplay:
                 self.console.print(f"{status.name}: {status.state}{f': {status.error}' if status.error else ''}")
             elif not ended and self._told.get(status.name, "0") != str(status.losses):
                 self._told[status.name] = str(status.losses)
-                self.console.print(f"{status.name}: lost with its machine, goes on from its checkpoint on another")
+                self.console.print(f"{status.name}: lost with its machine, continues from its checkpoint on another")
         if self._live is None and time.monotonic() - self._last > QUIET_INTERVAL:
             self._last = time.monotonic()
             running = ", ".join(_in_words(status) for status in statuses if status.state == "running")

@@ -1,4 +1,4 @@
-"""What to do about a verdict, in plain sentences made of the numbers that were measured."""
+"""Advice on a verdict, in plain sentences with the measured numbers."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from statistics import median
 from loopscope.stability.results import ReachabilityResult, known, reached_by
 from loopscope.stability.verdict import LIPSCHITZ, THRESHOLDS, Axis, Status, Verdict
 
-INPUT_INDEPENDENT = (
+ADD_RECALL = (
     "The state arrives, but at a point that most inputs share, so its answer is not this input's own. Give the loop recall "
     "(internal or external)."
 )
 PARTS = {"input-dependence": ("swaps",), "geometry": ("spectrum", "gradients", "smoothness")}
-"""The parts of an examination without which an axis has no number, besides those that carry the axis's own name."""
+"""The parts of an examination that an axis needs, besides the part that has the axis's own name."""
 
 
 def advise(
@@ -33,17 +33,17 @@ def advise(
         verdict: the verdict.
         axes: the three axes.
         reachability: what the orbits showed.
-        trained_iterations: most iterations in training, where known.
-        easy_accuracy: fraction of the examined inputs that are right, where known.
+        trained_iterations: largest number of iterations in training, if known.
+        easy_accuracy: fraction of the examined inputs that are right, if known.
         prediction: whether this was prediction mode.
-        reasons: what could not be computed, and why; an axis is named here where it is not defined.
+        reasons: why parts could not be computed, by part. It contains the name of an axis that is not defined.
     """
     if verdict is Verdict.UNSTABLE:
         return _unstable(reachability, trained_iterations)
     if verdict is Verdict.UNSETTLED:
         return _unsettled(reachability)
     if verdict is Verdict.INPUT_INDEPENDENT:
-        return INPUT_INDEPENDENT
+        return ADD_RECALL
     if verdict is Verdict.PATH_DEPENDENT:
         return _path_dependent(easy_accuracy)
     if verdict is Verdict.FRAGILE:
@@ -53,7 +53,7 @@ def advise(
     said = _stable(verdict, reachability, easy_accuracy)
     if LIPSCHITZ in axes[2].numbers or "smoothness" not in reasons:
         return said
-    return f"{said} How smooth the fixed point is in the input is not known: {reasons['smoothness']}."
+    return f"{said} It is unknown how smoothly the fixed point depends on the input: {reasons['smoothness']}."
 
 
 def _stable(verdict: Verdict, reachability: ReachabilityResult, easy_accuracy: float | None) -> str:
@@ -63,29 +63,29 @@ def _stable(verdict: Verdict, reachability: ReachabilityResult, easy_accuracy: f
     if easy_accuracy is None:
         return f"{settled}. Give targets to learn whether the answers that it keeps are right."
     return (
-        f"{settled}, but only {100 * easy_accuracy:.0f}% of these answers are right. The loop will keep them, right or "
-        "wrong: train longer, or check the data."
+        f"{settled}, but only {100 * easy_accuracy:.0f}% of the answers are right. The loop will keep them whether they are "
+        "right or wrong: train longer, or check the data."
     )
 
 
-def _commonest(reachability: ReachabilityResult) -> str:
-    """Return what most orbits do that do not arrive; undecided orbits are left out, for they did not make the axis fail."""
+def _most_common(reachability: ReachabilityResult) -> str:
+    """Return the most common label of orbits that do not arrive, leaving out undecided ones, which do not fail the axis."""
     counts = {label: n for label, n in reachability.counts.items() if label not in ("fixed point", "undecided")}
     return max(counts, key=lambda label: counts[label])
 
 
 def _unsettled(reachability: ReachabilityResult) -> str:
     return (
-        f"The state never settles (most orbits: {_commonest(reachability)}), but its answers are right and stand. They can "
-        "be used as far as these orbits went; nothing shows that they last beyond. To be sure of more, train again with "
-        "outer normalization, or examine with more iterations."
+        f"The state never settles (most orbits: {_most_common(reachability)}), but its answers are right and do not change. "
+        "They can be used for as many iterations as these orbits had; nothing shows that they last longer. To be sure of "
+        "more, train again with outer normalization, or examine with more iterations."
     )
 
 
 def _unstable(reachability: ReachabilityResult, trained: int | None) -> str:
     if (broken := _broken_readouts(reachability)) is not None:
         return broken
-    common = _commonest(reachability)
+    common = _most_common(reachability)
     if common == "drift":
         drifting = [label == common for label in reachability.labels]
         growth = median(known(list(compress(reachability.growth, drifting))) or [0.0])
@@ -104,12 +104,12 @@ def _unstable(reachability: ReachabilityResult, trained: int | None) -> str:
     limit = f"about {trained} iterations, as in training" if trained else "the trained number of iterations"
     return (
         f"Orbits are {common}: the state never settles. Stop at {limit}, or train again with outer normalization, "
-        "a lower learning rate or more random iteration counts."
+        "a lower learning rate or more varied iteration counts."
     )
 
 
 def _broken_readouts(reachability: ReachabilityResult) -> str | None:
-    """Return what to do where readouts give no answer although states arrive, if this is more common than other ends."""
+    """Return what to do if states arrive but readouts give no answer, provided that this is the most common problem."""
     settled = [label == "fixed point" for label in reachability.labels]
     lost = [fixed and not answered for fixed, answered in zip(settled, reachability.answered, strict=True)]
     others = sum(n for label, n in reachability.counts.items() if label not in ("fixed point", "undecided"))
@@ -118,17 +118,17 @@ def _broken_readouts(reachability: ReachabilityResult) -> str | None:
     first = min(compress(reachability.readout_broken_at, lost))
     since = f"from iteration {first} on" if first else "at every state"
     return (
-        f"The state arrives, but its readout gives no answer (NaN, or minus infinity for every class) {since}. Look at read: "
-        "the logarithm of zero, a division by zero, an overflow."
+        f"The state arrives, but its readout gives no answer (NaN, or minus infinity for every class) {since}. Check read for "
+        "the logarithm of zero, a division by zero or an overflow."
     )
 
 
 def _path_dependent(easy_accuracy: float | None) -> str:
     right = "" if easy_accuracy is None else f" ({100 * easy_accuracy:.0f}% of these answers are right)"
     return (
-        f"From its own start the state arrives and keeps its answer{right}; from other starts the same input leads to "
-        "other points. Begin every input at the loop's own start, never where another input ended. To train the dependence "
-        "away, draw random starts or more random iteration counts."
+        f"From the loop's own start the state arrives and keeps its answer{right}; from other starts the same input leads to "
+        "other points. Begin every input at the loop's own start, never where another input ended. To remove the dependence "
+        "by training, draw random starts or more varied iteration counts."
     )
 
 
@@ -145,7 +145,7 @@ def _fragile(geometry: Axis) -> str:
 
 
 def _undefined(axes: tuple[Axis, Axis, Axis], reasons: Mapping[str, str]) -> list[str]:
-    """Return why axes have no number, where the cause is not that no orbit arrived in time."""
+    """Return why axes have no number, for causes other than orbits that did not arrive in time."""
     found = [reasons[axis.name] for axis in axes if axis.name in reasons]
     if axes[0].status is Status.HOLDS:
         unknown = [axis.name for axis in axes if axis.status is Status.UNKNOWN]
@@ -156,25 +156,26 @@ def _undefined(axes: tuple[Axis, Axis, Axis], reasons: Mapping[str, str]) -> lis
 def _undecided(axes: tuple[Axis, Axis, Axis], prediction: bool, reasons: Mapping[str, str]) -> str:
     if (doubt := axes[2].doubt) is not None:
         return (
-            f"No verdict: {doubt}. Part of the step is hidden from autograd (detach, torch.no_grad, a cache), so no number that "
-            "rests on gradients can be trusted; or the spectral radius was missed. Let gradients through the whole step."
+            f"No verdict: {doubt}. Either a part of the step is hidden from autograd (detach, torch.no_grad, a cache), so no "
+            "number that rests on gradients can be trusted, or the spectral radius was missed. Let gradients through the "
+            "whole step."
         )
     open_axes = [axis for axis in axes if axis.status is not Status.HOLDS]
-    since = f"No verdict, since {' and '.join(f'{axis.name} is {axis.status.value}' for axis in open_axes)}"
+    since = f"No verdict, because {' and '.join(f'{axis.name} is {axis.status.value}' for axis in open_axes)}"
     if undefined := _undefined(axes, reasons):
         return f"{since}: {undefined[0]}."
     if open_axes == [axes[2]] and axes[2].status is Status.BORDERLINE and not prediction:
-        return f"{since}: {_between(axes[2])}. More iterations do not change that; ls.forecast says how far the answers last."
+        return f"{since}: {between(axes[2])}. More iterations do not change this; ls.forecast says how long the answers last."
     if prediction:
         return (
-            f"{since}. Leave prediction mode to decide it; loopscope forecast (ls.forecast) says from 30 iterations whether "
-            "the answers last."
+            f"{since}. Examine without prediction mode to decide; loopscope forecast (ls.forecast) tells from 30 iterations "
+            "whether the answers last."
         )
-    return f"{since}. Allow more iterations, or give more inputs, to decide it."
+    return f"{since}. Allow more iterations or give more inputs to decide."
 
 
-def _between(axis: Axis) -> str:
-    """Return which numbers of an axis lie between the values at which it holds and fails."""
+def between(axis: Axis) -> str:
+    """Return the numbers of an axis that lie between the values at which it holds and fails."""
     numbers = {name: value for name, value in axis.numbers.items() if value is not None}
     return ", ".join(
         f"{name} {value:.3g} lies between {THRESHOLDS[name].holds:g}, where it holds, and {THRESHOLDS[name].fails:g}"
@@ -184,7 +185,7 @@ def _between(axis: Axis) -> str:
 
 
 def _settled(needed: Sequence[float | None]) -> str:
-    """Return by when half and nine tenths of the inputs have settled."""
+    """Return the iterations after which half and nine tenths of the inputs have settled."""
     half, most = (reached_by(needed, fraction) for fraction in (0.5, 0.9))
     when = f"Half of the inputs have settled after {half:.0f} iterations" if half else "The state settles"
     return f"{when}, 9 of 10 after {most:.0f}" if most else when

@@ -1,4 +1,4 @@
-"""What the measurements say on each axis: the numbers that decide, and one sentence."""
+"""The three axes, judged from the measurements: the numbers that decide, and one sentence for each axis."""
 
 from __future__ import annotations
 
@@ -25,13 +25,15 @@ from loopscope.stability.verdict import (
     judge_reachability,
 )
 
-INPUT_INDEPENDENT = "most inputs share their fixed point, from their own starts and from a common one"
-PATH_DEPENDENT = "each input has several fixed points, and the start decides which of them is reached"
+SHARED_POINT = "most inputs share their fixed point, from their own starts and from a common one"
+SEVERAL_POINTS = "each input has several fixed points, and the start decides which of them is reached"
 
 
-def answers_stand(trajectory: Trajectory) -> Bool[Tensor, "batch"]:
-    """Return whose answer never changed in the last half of the longest orbit; what diverged or is NaN has no answer."""
-    return (trajectory.prediction_changes[_half(trajectory) :] == 0).all(0) & ~trajectory.diverged
+def answers_stand(trajectory: Trajectory) -> Bool[Tensor, "answers"]:
+    """Return which answers never changed in the last half of the longest orbit. NaN and diverged states have no answer."""
+    at_last = trajectory.last_change == trajectory.iterations[trajectory.example]
+    lost = trajectory.diverged[trajectory.example]
+    return (trajectory.last_change <= _half(trajectory)) & ~at_last & ~lost
 
 
 def _half(trajectory: Trajectory) -> int:
@@ -39,7 +41,7 @@ def _half(trajectory: Trajectory) -> int:
 
 
 def judge_axes(trajectory: Trajectory, orbits: Orbits, measured: Measurements) -> tuple[Axis, Axis, Axis]:
-    """Return what reachability, input-dependence and geometry say.
+    """Judge reachability, input-dependence and geometry.
 
     Args:
         trajectory: the orbits.
@@ -65,14 +67,15 @@ def _judge_reachability(trajectory: Trajectory, orbits: Orbits) -> Axis:
     left = left_at(trajectory)
     if bool(left.any()):
         first = int(left[left > 0].min())
-        reason += f"; {int((left > 0).sum())} came near a fixed point and left again, the first at {first}"
+        reason += f"; {int((left > 0).sum())} came near a fixed point and left again, the first at iteration {first}"
     broken = readout_broken_at(trajectory)
     if bool((broken > 0).any()):
         since = int(broken[broken > 0].min())
         reason += f"; the readout of {int((broken > 0).sum())} turns NaN or infinite, the first at iteration {since}"
     stand = float(answers_stand(trajectory).double().mean())
     if not bool(trajectory.arrived.all()):
-        reason += f"; {100 * stand:.0f}% of the answers never changed after iteration {_half(trajectory)}"
+        answers = "tokens" if trajectory.answers_per == "token" else "answers"
+        reason += f"; {100 * stand:.0f}% of the {answers} never changed after iteration {_half(trajectory)}"
     return judge_reachability({"fraction arrived": arrived, ANSWERS_STAND: stand}, reason)
 
 
@@ -83,14 +86,14 @@ def _judge_input_dependence(found: InputDependenceResult) -> Axis:
         "fraction shared": None if swaps is None else swaps.shared,
     }
     outcomes = {} if swaps is None else swaps.recall
-    said = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items() if count) or "no swap could be done"
+    said = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items() if count) or "no swap was possible"
     reason = f"with another input recalled: {said}"
     if distinct is not None and distinct.common:
         reason += f"; {distinct.common[-1]} distinct fixed points among {len(distinct.common)} inputs"
     axis = judge("input-dependence", numbers, reason)
     if axis.status is not Status.FAILS:
         return axis
-    return replace(axis, reason=f"{INPUT_INDEPENDENT if is_shared(axis) else PATH_DEPENDENT}; {reason}")
+    return replace(axis, reason=f"{SHARED_POINT if is_shared(axis) else SEVERAL_POINTS}; {reason}")
 
 
 def _judge_geometry(spectrum: SpectrumResult | None, found: GeometryResult) -> Axis:
@@ -105,15 +108,15 @@ def _judge_geometry(spectrum: SpectrumResult | None, found: GeometryResult) -> A
         del numbers[LIPSCHITZ]
     said = ", ".join(f"{name} {value:.3g}" for name, value in numbers.items() if value is not None)
     if not len(radii):
-        said = f"no fixed point was reached at which it could be taken{f'; {said}' if said else ''}"
+        said = f"no fixed point was reached at which it could be measured{f'; {said}' if said else ''}"
     if found.input_is_discrete:
-        said += f"; {LIPSCHITZ} not defined, since the loop recalls discrete inputs"
+        said += f"; {LIPSCHITZ} not defined, because the loop recalls discrete inputs"
     doubt = None if spectrum is None else _doubt(spectrum)
     return judge_geometry(numbers, said if doubt is None else f"{doubt}; {said}", doubt=doubt)
 
 
 def _doubt(spectrum: SpectrumResult) -> str | None:
-    """Return what contradicts the Jacobians, or None."""
+    """Return the evidence against the Jacobians, or None."""
     rows, slower = len(spectrum.rows), [place for place, wrong in enumerate(spectrum.contradicted) if wrong]
     if slower:
         rate, radius = (middle([values[place] for place in slower]) for values in (spectrum.rate, spectrum.radius))
@@ -121,7 +124,7 @@ def _doubt(spectrum: SpectrumResult) -> str | None:
             f"{len(slower)} of {rows} orbits contract more slowly than the Jacobian allows ({rate:.3g} per iteration, "
             f"spectral radius {radius:.3g})"
         )
-    # A kink in the step can mislead a finite difference here and there, but not at most states.
+    # A kink in the step can mislead a finite difference at some states, but not at most of them.
     if 2 * sum(spectrum.hidden) > rows:
         return f"products with the Jacobian disagree with finite differences of the step at {sum(spectrum.hidden)} of {rows} states"
     return None

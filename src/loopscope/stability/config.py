@@ -1,4 +1,4 @@
-"""How a loop is examined: the options of a user, and what each effort spends."""
+"""Options of an examination, and the budget of each effort."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from loopscope.stability.results import Effort, Settings
 
 @dataclass(frozen=True)
 class Budget:
-    """What one effort spends.
+    """The budget of one effort.
 
     Args:
-        orbits: inputs whose orbits are followed.
-        swapped: inputs that take part in swaps, counts and gradients.
-        jacobians: inputs whose Jacobian, basin and variance are measured.
+        orbits: number of inputs whose orbits are followed.
+        swapped: number of inputs for swaps, counts of fixed points and gradients.
+        jacobians: number of inputs whose Jacobian, basin and variance are measured.
         radii: relative radii of the basin's perturbations.
         starts: random starts per input for the share of the variance; 0 leaves it out.
-        window: further iterations that tell orbits apart.
-        eigenvalues: eigenvalues of the first input's Jacobian beyond the dominant ones; 0 leaves them out.
+        window: number of further iterations for the classification of orbits.
+        eigenvalues: number of eigenvalues of the first input's Jacobian beyond the dominant ones; 0 leaves them out.
         solves: whether the sensitivity, the resolvent and transient growth are measured.
-        tolerance: relative, on singular values.
+        tolerance: relative tolerance on singular values.
     """
 
     orbits: int
@@ -41,21 +41,22 @@ BUDGETS: dict[str, Budget] = {
     "standard": Budget(64, 16, 8, (0.01, 0.03, 0.1, 0.3, 1.0), 4, 256, 8, True, 0.05),
     "thorough": Budget(256, 64, 32, (0.01, 0.03, 0.1, 0.3, 1.0, 3.0), 8, 1024, 16, True, 0.01),
 }
-"""What each effort spends."""
+"""The budget of each effort."""
 
 
 @dataclass(frozen=True)
 class ExaminationConfig:
-    """How a loop is examined.
+    """Options of an examination.
 
     Args:
         effort: quick (at most 12 inputs, Jacobians of 2 of them), standard (64 and 8) or thorough (256 and 32).
-        examples: inputs to examine; the effort may take fewer.
-        iterations: budget of every orbit.
+        examples: number of inputs to examine. The effort may take fewer.
+        iterations: largest number of iterations of every orbit.
         tolerance: relative residual within which a state may count as arrived.
-        prediction: prediction mode: no orbit goes beyond the trained number of iterations.
-        seed: of every random start and direction.
-        time_limit: seconds after which orbits end where they are and no further part begins; None for no limit.
+        prediction: prediction mode, in which no orbit goes beyond the trained number of iterations.
+        seed: seed of every random start and direction.
+        time_limit: seconds after which orbits end where they are and all further parts are left out, including one that has
+            begun; None for no limit.
 
     Example:
         >>> import loopscope as ls
@@ -82,15 +83,15 @@ class ExaminationConfig:
 
     @property
     def budget(self) -> Budget:
-        """What the effort spends."""
+        """The budget of the effort."""
         return BUDGETS[self.effort]
 
     def sees_less(self, settings: Settings, available: int) -> bool:
-        """Return whether a stored examination covers more than one by this config would.
+        """Return whether a stored examination covers more than an examination with this config would.
 
         Args:
-            settings: those of the stored ``Examination``.
-            available: inputs that there are to examine.
+            settings: settings of the stored ``Examination``.
+            available: number of available inputs.
         """
         if settings.prediction:
             return False

@@ -9,13 +9,13 @@ from torch import Tensor
 from loopscope.trees import Tree, batch_size, flatten, leaves, masked, scaled_norm
 
 SAME = 1e-5
-"""Recalled inputs closer than this, relative to their norm, are equal: encoders round differently in different rows."""
+"""Relative distance within which recalled inputs count as equal, since encoders may round rows differently."""
 
 SAME_IN_ERRORS = 10.0
 """Two states within this many of their errors of each other count as one fixed point."""
 
 _PROJECTED = 16
-"""Random directions in which recalled inputs are compared."""
+"""Number of random directions in which recalled inputs are compared."""
 
 
 def distance(first: Tree, second: Tree, mask: Tensor | None = None) -> Float[Tensor, "batch"]:
@@ -26,14 +26,14 @@ def distance(first: Tree, second: Tree, mask: Tensor | None = None) -> Float[Ten
 def partners(recalled: Tree, mask: Bool[Tensor, "batch *tokens"] | None, shift: int) -> Int[Tensor, "batch"]:
     """Return, for each example, the example that takes its place in a swap.
 
-    Partners have the same real tokens and different recalled inputs. The partner of an example is the one ``shift`` places
-    further, in a circle, among those with the same real tokens, or the next one after it that recalls something else. An
-    example without such a partner gets itself.
+    Partners have the same real tokens and different recalled inputs. The partner of an example is found ``shift`` places
+    further, cyclically, among the examples with the same real tokens; if it recalls the same input, the search continues from
+    there. An example without a partner gets itself.
 
     Args:
         recalled: what ``loop.encode`` returned.
         mask: true where a token is real.
-        shift: how many places further to look.
+        shift: number of places.
     """
     kinds = kinds_of(recalled, mask).tolist()
     groups = _padding_groups(mask, len(kinds))
@@ -41,7 +41,7 @@ def partners(recalled: Tree, mask: Bool[Tensor, "batch *tokens"] | None, shift: 
     for group in groups.unique():
         rows = torch.nonzero(groups == group).squeeze(1).tolist()
         for place, row in enumerate(rows):
-            # Turned round until the example itself comes first, or one that recalls something else.
+            # The search ends at an example that recalls something else, at the latest at the example itself.
             circle = (rows[(place + shift + step) % len(rows)] for step in range(len(rows)))
             found[row] = next(other for other in circle if other == row or kinds[other] != kinds[row])
     return found.to(leaves(recalled)[0].device)
@@ -53,7 +53,7 @@ def has_partner(partner: Int[Tensor, "batch"]) -> Bool[Tensor, "batch"]:
 
 
 def why_alone(partner: Int[Tensor, "batch"], recalled: Tree, mask: Bool[Tensor, "batch *tokens"] | None) -> str | None:
-    """Return why more than half of the examples have no partner, in a sentence; None where half of them have one."""
+    """Return a sentence that says why more than half of the examples have no partner, or None if half of them have one."""
     alone = ~has_partner(partner)
     count, batch = int(alone.sum()), len(partner)
     if 2 * count <= batch:
@@ -63,21 +63,21 @@ def why_alone(partner: Int[Tensor, "batch"], recalled: Tree, mask: Bool[Tensor, 
     equal = (kinds[:, None] == kinds[None]) & (groups[:, None] == groups[None])
     if 2 * int((equal.sum(1) > 1).to(alone)[alone].sum()) > count:
         return (
-            f"{count} of {batch} inputs recall the same as every other one, and a swap would change nothing; give different "
-            "inputs, and let encode return what tells them apart"
+            f"{count} of {batch} inputs recall the same as all others, so a swap would change nothing; give different inputs, "
+            "and let encode return what distinguishes them"
         )
     return (
-        f"{count} of {batch} inputs have padding that no other one has, and only inputs of one length can be "
-        "swapped; give more inputs, or some of each length"
+        f"{count} of {batch} inputs have padding unlike that of all others, and only inputs of equal length can be "
+        "swapped; give more inputs, or several of each length"
     )
 
 
 def in_pairs(
     rows: Int[Tensor, "rows"], recalled: Tree, mask: Bool[Tensor, "batch *tokens"] | None
 ) -> Int[Tensor, "rows"]:
-    """Return the rows in an order in which any first few have partners: pairs that can be swapped first, then the rest.
+    """Return the rows ordered so that any first few have partners: first pairs that can be swapped, then the rest.
 
-    Pairs keep the order of ``rows``, which is the order of all rows where no token is padding and no two inputs are equal.
+    Pairs keep the order of ``rows``. If there is no padding and all inputs differ, all rows keep their order.
     """
     kinds = kinds_of(recalled, mask)
     groups = _padding_groups(mask, len(kinds)).tolist()
@@ -99,7 +99,7 @@ def in_pairs(
 
 
 def kinds_of(recalled: Tree, mask: Bool[Tensor, "batch *tokens"] | None) -> Int[Tensor, "batch"]:
-    """Return a number for each example, equal for examples that recall the same; padding does not count."""
+    """Return a number per example that is equal for examples that recall the same input, ignoring padding."""
     labels = [
         _labels(masked(leaf, mask).detach().reshape(len(leaf), -1)) for leaf in leaves(recalled) if leaf[:1].numel()
     ]
@@ -109,7 +109,7 @@ def kinds_of(recalled: Tree, mask: Bool[Tensor, "batch *tokens"] | None) -> Int[
 
 
 def _labels(values: Float[Tensor, "batch n"] | Tensor) -> Int[Tensor, "batch"]:
-    """Return a label for each row, equal for rows that are equal (floating rows: up to rounding)."""
+    """Return a label per row that is equal for equal rows (up to rounding for floating rows)."""
     if not values.is_floating_point():
         return values.unique(dim=0, return_inverse=True)[1].cpu()
     generator = torch.Generator().manual_seed(0)

@@ -1,17 +1,18 @@
-"""The result of an examination: typed values for Python, JSON, the terminal and the page."""
+"""The result of an examination, as typed values for Python, JSON, the terminal and the page."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from loopscope.errors import LoopscopeError, check_choice
-from loopscope.files import read_json_as, write_json
+from loopscope.files import check_path, read_json_as, write_json
 from loopscope.schema import from_plain, to_plain
+from loopscope.stability.nonautonomous.results import KindResult, NonautonomousResult
 from loopscope.stability.old_examinations import from_schema_1
 from loopscope.stability.results import (
     AnswerResult,
@@ -30,26 +31,28 @@ from loopscope.stability.verdict import LIPSCHITZ, TESTED_ON, Axis, Status, Verd
 SCHEMA = 2
 """Version of the JSON. Version 1 is converted when it is read; others are refused."""
 COLUMNS = 120
-"""Width of what is printed."""
+"""Width of the printed summary, in characters."""
 
 
 @dataclass(frozen=True)
 class Examination:
-    """Everything that an examination found.
+    """All results of an examination.
 
     What could not be computed is None, and ``unknown`` says why. The parts are described in ``loopscope.stability.results``.
 
     Args:
-        verdict: what the axes add up to.
-        provisional: whether it rests on a threshold that was never fitted on trained models.
+        verdict: the verdict on all axes together.
+        provisional: whether the verdict rests on a threshold that was never fitted on trained models.
         advice: what to do, in a sentence or two.
-        axes: reachability, input-dependence, geometry.
-        normalized_axes: the same for the directions of states, where most orbits drift; None where they do not.
+        axes: reachability, input-dependence and geometry.
+        normalized_axes: the axes for the directions of states if most orbits drift, else None.
         settings: what was examined, and how.
-        curves: what happens along the orbits.
+        curves: quantities along the orbits.
         reachability: whether each orbit arrives, and what it does instead.
         answers: when answers became final; None in examinations of schema 1.
-        spectrum: eigenvalues of the Jacobian where orbits ended.
+        kind: what kind of loop this is, and what is not defined for it.
+        nonautonomous: what is measured instead for a loop that is time-dependent or stochastic; None for the others.
+        spectrum: eigenvalues of the Jacobian at the end of orbits.
         basin: how far from its fixed point an orbit may start and still return.
         input_dependence: whether the fixed point is this input's own.
         geometry: whether the fixed point is smooth, and whether gradients pass.
@@ -87,10 +90,14 @@ class Examination:
     unknown: dict[str, str]
     seconds: dict[str, float]
     answers: AnswerResult | None = None
+    kind: KindResult = field(default_factory=KindResult)
+    nonautonomous: NonautonomousResult | None = None
 
     @property
     def headline(self) -> str:
-        """The verdict in one line, with what it does without, or why it is undecided."""
+        """The verdict in one line, with what it lacks or why it is undecided."""
+        if self.kind.undefined:
+            return f"{self.verdict.value} ({self.kind.name}: no fixed point is claimed)"
         if self.verdict is not Verdict.UNDECIDED:
             without = self.geometry.input_is_discrete and self.axes[2].status is not Status.UNKNOWN
             return f"{self.verdict.value}{f', without a {LIPSCHITZ}' if without else ''}"
@@ -103,62 +110,92 @@ class Examination:
         return {"schema": SCHEMA, **to_plain(self)}
 
     def save(self, path: str | Path) -> Path:
-        """Write the examination in the form that the file's ending names (.json, .html); return the path.
+        """Write the examination as JSON or as a page, depending on the file's ending (.json, .html), and return the path.
 
         Raises:
-            LoopscopeError: another ending, or the file cannot be written.
+            LoopscopeError: the file has another ending or cannot be written.
         """
-        path = Path(path)
+        path = check_path(path)
         check_choice("the file's ending", path.suffix, WRITERS)
         WRITERS[path.suffix](path, self)
         return path
 
     def __str__(self) -> str:
-        """Return what fits on one screen: the verdict, the advice, the axes and the five numbers that matter."""
-        settings, reachability, lipschitz = self.settings, self.reachability, self.geometry.lipschitz
-        accuracy = settings.accuracy
-        lines = [
-            *_wrapped(f"{self.headline}{f' (provisional: {priors_of(self.axes)})' if self.provisional else ''}"),
-            *([f"(tested on {TESTED_ON})"] if self.provisional else []),
-            *_wrapped(self.advice),
+        """Return a summary that fits on one screen: the verdict, the advice, the axes and the most important numbers."""
+        return self.describe()
+
+    def describe(self, width: int = COLUMNS) -> str:
+        """Return the summary of ``str`` in lines of another width.
+
+        Args:
+            width: largest number of characters in a line.
+        """
+        settings, reachability, accuracy = self.settings, self.reachability, self.settings.accuracy
+        by_token = settings.answers_per == "token"
+        right, final = (
+            ("tokens right at the end", "tokens final") if by_token else ("right at the end", "answers final")
+        )
+        provisional = f" (provisional: {priors_of(self.axes)})" if self.provisional else ""
+        tested = self.provisional and not self.kind.undefined
+        missing = [part for part, reason in self.unknown.items() if reason != self.kind.undefined]
+        sentences = [
+            (f"{self.headline}{provisional}", ""),
+            *([(f"thresholds tested on {TESTED_ON}", "")] if tested else []),
+            (self.advice, ""),
             *(
-                line
-                for models, measures in fitted_on(self.axes).items()
-                for line in _wrapped(f"thresholds fitted on {models}: {', '.join(measures)}")
+                (f"thresholds fitted on {models}: {', '.join(names)}", "")
+                for models, names in fitted_on(self.axes).items()
             ),
-            "",
-            *(line for axis in self.axes for line in _wrapped(axis.reason, f"{axis.name:17} {axis.status.value:11} ")),
-            *(
-                line
-                for axis in self.normalized_axes or ()
-                for line in _wrapped(axis.reason, f"{f'  of directions: {axis.name}':35} {axis.status.value:11} ")
+            ("", ""),
+            *((axis.reason, f"{axis.name:17} {axis.status.value:11} ") for axis in self.axes),
+            *([("directions of the state alone, without its norm:", "")] if self.normalized_axes else []),
+            *((axis.reason, f"  {axis.name:17} {axis.status.value:11} ") for axis in self.normalized_axes or ()),
+            ("", ""),
+            (f"{shown(self.curves.residual[1][-1])}{rounding_of(settings)}", "residual at the end          "),
+            (
+                f"{shown(middle(reachability.norm))} (at the start {shown(middle(reachability.start_norm))})",
+                "norm of the state, median    ",
             ),
-            "",
-            f"residual at the end          {shown(self.curves.residual[1][-1])}",
-            f"norm of the state, median    {shown(middle(reachability.norm))} "
-            f"(at the start {shown(middle(reachability.start_norm))})",
-            f"spectral radius, median      {shown(middle(self.spectrum.radius if self.spectrum else None))}",
-            f"Lipschitz constant, relative {shown(middle(lipschitz.relative if lipschitz else None))}",
-            f"right at the end             {'not known' if accuracy is None else f'{100 * accuracy:.1f}%'}",
-            *([f"answers final                {_final(self.answers)}"] if self.answers else []),
-            "",
-            f"{inputs_seen(settings)}, at most {settings.iterations} iterations, effort {settings.effort}, "
-            f"{settings.dtype}, seed {settings.seed}, {self.seconds['total']:.1f} s",
+            *self._on_errors(),
+            ("not known" if accuracy is None else f"{100 * accuracy:.1f}%", f"{right:29}"),
+            *([(_final(self.answers), f"{final:29}")] if self.answers else []),
+            ("", ""),
+            (
+                f"{inputs_seen(settings)}, at most {settings.iterations} iterations, effort {settings.effort}, "
+                f"{settings.dtype}, seed {settings.seed}, {self.seconds['total']:.1f} s",
+                "",
+            ),
+            *([(f"{', '.join(missing)} (reasons in the saved examination)", "not computed: ")] if missing else []),
+            *([] if self.kind.is_plain else [(self.kind.sentence, "kind of loop: ")]),
         ]
-        if self.unknown:
-            lines += _wrapped(f"{', '.join(self.unknown)} (reasons in the saved examination)", "not computed: ")
-        return "\n".join(lines)
+        return "\n".join(line for sentence, label in sentences for line in _wrapped(sentence, label, width))
+
+    def _on_errors(self) -> list[tuple[str, str]]:
+        """Return what happens to small errors, at the fixed point or along the orbit, each with its label."""
+        if self.nonautonomous is None:
+            lipschitz = self.geometry.lipschitz
+            return [
+                (shown(middle(self.spectrum.radius if self.spectrum else None)), "spectral radius, median      "),
+                (shown(middle(lipschitz.relative if lipschitz else None)), "Lipschitz constant, relative "),
+            ]
+        found = self.nonautonomous
+        growth = None if found.exponents is None else found.exponents.factor
+        return [
+            (shown(growth), "error growth per iteration   "),
+            *((shown(radius), f"{f'radius of {name}, a part':28} ") for name, radius in found.parts.items()),
+            *([] if found.noise is None else [(shown(middle(found.noise.step)), "noise of one step, relative  ")]),
+        ]
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Examination:
-        """Build an examination from ``to_dict``'s values, or from those of schema 1.
+        """Build an examination from the values of ``to_dict``, or from those of schema 1.
 
         Raises:
-            LoopscopeError: of another schema, or something is missing or has another type.
+            LoopscopeError: the schema is another one, or a value is missing or has another type.
         """
         found = values.get("schema")
         if found not in (1, SCHEMA):
-            raise LoopscopeError(f"the examination is of schema {found}, expected {SCHEMA}: examine the model again")
+            raise LoopscopeError(f"the examination has schema {found}, expected {SCHEMA}: examine the model again")
         try:
             current = from_schema_1(values) if found == 1 else {**values}
             current.pop("schema", None)
@@ -172,31 +209,41 @@ class Examination:
         """Read an examination that ``save`` wrote as JSON.
 
         Raises:
-            LoopscopeError: there is no such file, it is damaged, or of another schema.
+            LoopscopeError: the file does not exist, is damaged, or has a different schema.
         """
-        values = read_json_as(Path(path), dict[str, Any], "examine the model again")
+        path = check_path(path)
+        values = read_json_as(path, dict[str, Any], "examine the model again")
         try:
             return cls.from_dict(values)
         except LoopscopeError as error:
             raise LoopscopeError(f"{path}: {error}") from error
 
 
-def _wrapped(sentence: str, label: str = "") -> list[str]:
-    """Return a sentence behind its label, in lines that fit the screen."""
-    return textwrap.wrap(sentence, COLUMNS, initial_indent=label, subsequent_indent=" " * len(label))
+def _wrapped(sentence: str, label: str, width: int) -> list[str]:
+    """Return a sentence with its label, in lines that fit the screen. An empty sentence gives an empty line."""
+    return textwrap.wrap(sentence, width, initial_indent=label, subsequent_indent=" " * len(label)) or [""]
 
 
 def _final(answers: AnswerResult) -> str:
-    """Return by which iteration how many answers are final."""
+    """Return the iterations by which given fractions of the answers are final."""
     shares = (("50%", answers.half), ("90%", answers.nine_tenths), ("all", answers.all))
     reached = ", ".join(f"{share} by iteration {by:.0f}" for share, by in shares if by is not None)
     return reached or "fewer than 50%"
 
 
 def inputs_seen(settings: Settings) -> str:
-    """Return how many inputs were examined, and of how many, where the effort left some out."""
+    """Return the number of examined inputs, and the number given if the effort left some out."""
     given = "" if settings.given == settings.inputs else f"of {settings.given} "
     return f"{settings.inputs} {given}inputs"
+
+
+def rounding_of(settings: Settings) -> str:
+    """Return in brackets which residuals are rounding, and what the step computes in if that is coarser than its state."""
+    floor = settings.noise_floor
+    if floor is None:
+        return ""
+    coarser = "" if floor.precision == settings.dtype else f": the step rounds like {floor.precision}"
+    return f" (residuals up to {floor.residual:.1e} may be rounding{coarser})"
 
 
 def shown(value: float | None) -> str:
@@ -205,7 +252,7 @@ def shown(value: float | None) -> str:
 
 
 def _write_page(path: Path, examination: Examination) -> None:
-    # Pages are drawn above this package: their module is found by name, and loaded only when a page is written.
+    # Pages belong to a room above this one, so their module is imported by name, and only when a page is written.
     import_module("loopscope.reports.examination.page").write_examination(path, examination)
 
 
@@ -213,4 +260,4 @@ WRITERS: dict[str, Callable[[Path, Examination], None]] = {
     ".json": lambda path, examination: write_json(path, examination.to_dict()),
     ".html": _write_page,
 }
-"""How ``save`` writes each kind of file."""
+"""Functions by which ``save`` writes each kind of file."""

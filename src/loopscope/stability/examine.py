@@ -7,27 +7,32 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from loopscope.checks import check_answers, check_is_loop, check_not_empty, check_outputs_last, prepare
-from loopscope.contexts import eval_mode, random_state_kept, without_autocast
-from loopscope.errors import LoopscopeError, check_count
-from loopscope.loop import Loop, readout
+from loopscope.checks import check_is_loop, check_not_empty
+from loopscope.contexts import eval_mode, interruptible, random_state_kept, without_autocast
+from loopscope.errors import LoopscopeError, StoppedError, check_count
+from loopscope.loop import Loop, answers_per
 from loopscope.stability.advice import advise
 from loopscope.stability.axes import judge_axes
 from loopscope.stability.config import ExaminationConfig
 from loopscope.stability.examination import Examination
+from loopscope.stability.nonautonomous.examination import judge_nonautonomous
+from loopscope.stability.nonautonomous.results import KindResult
+from loopscope.stability.nonautonomous.view import view_of
+from loopscope.stability.orbits.answers import Answers
 from loopscope.stability.orbits.classify import Orbits, classify
 from loopscope.stability.orbits.portrait import portrait
-from loopscope.stability.orbits.trace import Answers, trace
+from loopscope.stability.orbits.trace import Trajectory, trace
 from loopscope.stability.parts.directions import judge_directions
 from loopscope.stability.parts.measure import measure
+from loopscope.stability.parts.noise_floor import measure_floor, unmeasured_floor
 from loopscope.stability.parts.progress import Progress
 from loopscope.stability.parts.reachability import answers as final_answers
 from loopscope.stability.parts.reachability import curves, reachability, settled_tokens
 from loopscope.stability.parts.sample import Sample, orbit_budget
 from loopscope.stability.precision.spoiled import warn_if_spoiled
 from loopscope.stability.results import Effort, PortraitResult, Settings
-from loopscope.stability.targets import Targets, check_targets, rule_of
-from loopscope.stability.verdict import is_provisional, verdict
+from loopscope.stability.targets import Targets, check_readout, check_targets, rule_of
+from loopscope.stability.verdict import Status, is_provisional, verdict
 from loopscope.trees import Tree, device_of, flatten, floating_leaves, select
 
 
@@ -53,26 +58,26 @@ def examine(
     step) spoils the numbers.
 
     Args:
-        loop: any loop: a model of this package, or a ``FunctionLoop`` around your own.
+        loop: any loop, such as a model of this package or a ``FunctionLoop`` around your own.
         inputs: what ``loop.encode`` takes, batch first; at least two inputs for the swap test.
         targets: class indices of the shape of the logits without their last dimension (0 and 1 where there is a single
             logit, by its sign), where padding is ignored; or a function (logits, rows) -> which of these rows are right.
             Without targets the best verdict is "stable".
-        trained_iterations: most iterations in training; needed for prediction mode, otherwise shown in the report.
+        trained_iterations: largest number of iterations in training. Prediction mode needs it; otherwise reports show it.
         effort: quick, standard or thorough.
-        seed: of every random start and direction.
-        iterations: budget of every orbit.
+        seed: seed of every random start and direction.
+        iterations: budget of every orbit, including the one that gradients pass.
         tolerance: relative residual within which a state may count as arrived.
-        prediction: prediction mode: no orbit goes beyond ``trained_iterations``, swapped and perturbed ones included.
-        time_limit: seconds after which orbits end where they are and no further part begins; ``unknown`` names what is
-            left out.
+        prediction: prediction mode, in which no orbit goes beyond ``trained_iterations``, including swapped and perturbed ones.
+        time_limit: seconds after which orbits end where they are, and all further parts are left out, also one that has
+            begun; ``unknown`` names them.
         on_part: called with the name of each part as it begins.
         answers: what a readout predicts, one row per input, to tell whether an answer stands. By default the place of the
             largest logit, or the sign of a single one.
 
     Raises:
-        LoopscopeError: an option is out of range, targets have another shape, or the loop is not one: its step is random,
-            writes over its state or changes its structure or shapes, its mask fits no part of the state, or its readout
+        LoopscopeError: an option is out of range, targets have the wrong shape, or the loop is refused, for example because its
+            step is random, writes over its state or changes its structure, its mask fits no part of the state, or its readout
             has no outputs.
 
     Example:
@@ -86,16 +91,18 @@ def examine(
     check_is_loop(loop)
     config = ExaminationConfig(effort, check_not_empty(inputs), iterations, tolerance, prediction, seed, time_limit)
     if prediction and trained_iterations is None:
-        raise LoopscopeError("prediction needs trained_iterations: the most iterations that training ran")
+        raise LoopscopeError("prediction needs trained_iterations: give the largest number of iterations in training")
     if trained_iterations is not None:
         check_count(trained_iterations=trained_iterations)
     check_targets(targets, config.examples)
     progress = Progress(time_limit, on_part)
     with eval_mode(loop), without_autocast(), random_state_kept(device_of(inputs)):
-        sample, orbits = progress.timed(
+        sample, kind, orbits = progress.timed(
             "orbits", lambda: _follow(loop, inputs, targets, trained_iterations, config, answers, progress)
         )
-        return _judged(sample, orbits, answers, progress)
+        if orbits is None:
+            return judge_nonautonomous(sample, kind, _settings(sample, _accuracy(sample)), answers, progress)
+        return _examination(sample, orbits, kind, answers, progress)
 
 
 def _follow(
@@ -106,41 +113,71 @@ def _follow(
     config: ExaminationConfig,
     answers: Answers | None,
     progress: Progress,
-) -> tuple[Sample, Orbits]:
-    """Check the loop, then follow and label the orbits of the inputs that the effort takes."""
+) -> tuple[Sample, KindResult, Orbits | None]:
+    """Check the loop and tell its kind, then follow the orbits of the inputs that the effort takes, and label them.
+
+    There are no labels for a loop that has no fixed points.
+    """
     rows = slice(0, config.budget.orbits)
     inputs, targets = select(inputs, rows), targets[rows] if isinstance(targets, Tensor) else targets
     with torch.no_grad():
-        ready = prepare(loop, inputs, seed=config.seed)
+        view = view_of(loop, inputs, config.seed)
+        loop, ready = view.loop, view.ready
         warn_if_spoiled(loop, ready.start, ready.recalled)
-        logits = readout(loop, ready.start, ready.recalled)
-    if answers is not None:
-        check_answers(answers, logits)
-    elif targets is None:
-        check_outputs_last(logits, ready.start)
+    check_readout(loop, ready.start, ready.recalled, targets, answers)
     recalled, start = ready.recalled, ready.start
+    budget = orbit_budget(config, trained)
+    measured = (
+        unmeasured_floor(start)
+        if view.kind.undefined
+        else measure_floor(loop, recalled, start, iterations=budget, is_late=progress.late, seed=config.seed)
+    )
     trajectory = trace(
         loop,
         recalled,
-        iterations=orbit_budget(config, trained),
+        iterations=budget,
         start=start,
         tolerance=config.tolerance,
-        correct=rule_of(targets, ready.mask),
+        correct=rule_of(targets, ready.mask, answers_per(loop)),
         stop=progress.late,
         answers=answers,
+        floor=measured.floor,
+        until="end" if view.kind.undefined or view.kind.reads_history else "rounding",
     )
     progress.note_cut(trajectory)
-    window = 0 if config.prediction or progress.late() else config.budget.window
-    orbits = classify(loop, recalled, trajectory, window=window, at_most=config.budget.jacobians, seed=config.seed)
-    return Sample(loop, inputs, recalled, start, trajectory, config, trained), orbits
+    sample = Sample(loop, inputs, recalled, start, trajectory, config, trained, measured)
+    orbits = None if view.kind.undefined else _classified(loop, recalled, trajectory, config, progress)
+    return sample, view.kind, orbits
 
 
-def _judged(sample: Sample, orbits: Orbits, answers: Answers | None, progress: Progress) -> Examination:
+def _accuracy(sample: Sample) -> float | None:
+    solved = sample.trajectory.solved
+    return None if solved is None else float(solved[-1].double().mean())
+
+
+def _classified(
+    loop: Loop, recalled: Tree, trajectory: Trajectory, config: ExaminationConfig, progress: Progress
+) -> Orbits:
+    """Return the labels of the orbits, from their histories alone if there is no time to follow them further."""
+    window = 0 if config.prediction else config.budget.window
+    try:
+        with interruptible(progress.late):
+            return classify(
+                loop, recalled, trajectory, window=window, at_most=config.budget.jacobians, seed=config.seed
+            )
+    except StoppedError:
+        return classify(loop, recalled, trajectory, window=0, at_most=0, seed=config.seed)
+
+
+def _examination(
+    sample: Sample, orbits: Orbits, kind: KindResult, answers: Answers | None, progress: Progress
+) -> Examination:
     """Measure the parts and judge them."""
-    trajectory = sample.trajectory
-    accuracy = None if trajectory.solved is None else float(trajectory.solved[-1].double().mean())
+    trajectory, accuracy = sample.trajectory, _accuracy(sample)
     measured, reached = measure(sample, progress), reachability(trajectory, orbits)
     axes = judge_axes(trajectory, orbits, measured)
+    if axes[0].status is Status.UNKNOWN and (hidden := sample.measured_floor.hides(trajectory)):
+        progress.skip(["reachability"], hidden)
     normalized_axes = judge_directions(sample, orbits, answers, progress)
     picture = progress.run("portrait", lambda: _portrait(sample))
     decided = verdict(*axes, accuracy)
@@ -163,11 +200,12 @@ def _judged(sample: Sample, orbits: Orbits, answers: Answers | None, progress: P
         unknown=progress.unknown,
         seconds=progress.seconds,
         answers=final_answers(trajectory),
+        kind=kind,
     )
 
 
 def _portrait(sample: Sample) -> PortraitResult:
-    """Return the orbit of the first input that arrived, or of the first of all."""
+    """Return the orbit of the first input that arrived or, if none did, of the first input."""
     first = int(sample.trajectory.arrived.int().argmax())
     return portrait(
         sample.loop,
@@ -177,6 +215,7 @@ def _portrait(sample: Sample) -> PortraitResult:
         iterations=sample.iterations,
         tolerance=sample.config.tolerance,
         seed=sample.config.seed,
+        floor=sample.floor,
     )
 
 
@@ -197,4 +236,6 @@ def _settings(sample: Sample, accuracy: float | None) -> Settings:
         dtype=str(floating_leaves(state)[0].dtype).removeprefix("torch."),
         numbers_per_state=flatten(select(state, slice(0, 1))).shape[1],
         accuracy=accuracy,
+        answers_per=sample.trajectory.answers_per,
+        noise_floor=sample.measured_floor.result(),
     )

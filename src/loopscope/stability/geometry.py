@@ -6,12 +6,15 @@ The other quantities of this axis are in `loopscope.stability.spectrum`: the spe
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from loopscope.contexts import check_time
 from loopscope.errors import LoopscopeError, check_count, check_seed
 from loopscope.gmres import unit
 from loopscope.jacobian import random_vectors, step_jacobian
@@ -19,7 +22,7 @@ from loopscope.loop import Loop, mask_of, start_from
 from loopscope.trees import Tree, device_of, flatten, norms, real_numbers, token_norms, tree_map, unflatten
 
 STEADY = math.log(10)
-"""A gradient that changes by less than tenfold over the iterations is steady. A prior, not fitted on models."""
+"""A gradient that changes by less than tenfold over the iterations is steady. This is a prior, not fitted on models."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +33,8 @@ class GradientNorms:
     on the parameters of the step. If the first state is zero and the step normalizes it, J_0 is singular.
 
     Attributes:
-        norms: ||u^T J_K ... J_{K-k+1}|| for random unit u at z_{K+1}: root mean square over the cotangents.
-        slope: of log norm per iteration, by least squares over the second half, the iterations farthest back.
+        norms: ||u^T J_K ... J_{K-k+1}|| for random unit u at z_{K+1}, as a root mean square over the cotangents.
+        slope: slope of log norm per iteration, by least squares over the second half, which are the iterations farthest back.
         slope_error: one standard error of the slope; zero if it rests on two points.
         label: vanishing, steady or exploding, by slope x K relative to log 10; unknown if the orbit is not finite.
     """
@@ -44,11 +47,12 @@ class GradientNorms:
 
 @dataclass(frozen=True)
 class RadialMode:
-    """The direction that an outer normalization removes, per token: ||n^T J|| / ||n||, and the growth of the norm.
+    """The direction that an outer normalization removes, per token, and the growth of the norm.
 
     Attributes:
-        gain: ||(n^T J)_t|| / ||n_t|| per token, n = f(z) / g^2; near zero behind an RMSNorm of gain g. Padding is zero.
-        known_gain: whether g was given; else n = f(z).
+        gain: ||(n^T J)_t|| / ||n_t|| per token with n = f(z) / g^2. It is near zero if the step ends with an RMSNorm of gain g.
+            Padding is zero.
+        known_gain: whether g was given. Otherwise n = f(z).
         growth: log ||f(z)|| - log ||z|| of the whole state, an estimate of d log ||z|| / dt.
     """
 
@@ -68,16 +72,16 @@ def gradient_norms(
 ) -> GradientNorms:
     """Return the norms of gradients sent back from z_{K+1}, through every state of the orbit, to z_1.
 
-    The orbit is run for K steps without gradient and each step is run again for its backward pass, so memory does not grow
-    with K. The numbers are those of backpropagation through the orbit.
+    Each step is evaluated three times: twice without gradient, so that only about 2 sqrt(K) states are held at once, and once
+    for its backward pass. The numbers are those of backpropagation through the orbit.
 
     Args:
         loop: the loop.
         recalled: what ``loop.encode`` returned.
         iterations: K.
         state: z_0; the loop's own start by default.
-        cotangents: random unit vectors at z_{K+1}, different for each example.
-        seed: of the cotangents, and of a random start.
+        cotangents: number of random unit vectors at z_{K+1}, different for each example.
+        seed: seed of the cotangents and of a random start.
 
     Raises:
         LoopscopeError: J is not defined (see `loopscope.jacobian.step_jacobian`), or an option is out of range.
@@ -93,21 +97,19 @@ def gradient_norms(
     check_seed(seed)
     generator = torch.Generator(device_of(recalled)).manual_seed(seed)
     with torch.no_grad():
-        before = start_from(loop, recalled, generator) if state is None else state
-        orbit = []
-        for _ in range(iterations):
-            before = loop.step(before, recalled)
-            orbit.append(before)
-    jacobian = step_jacobian(loop, orbit[-1], recalled)
-    real = real_numbers(orbit[-1], mask_of(loop, recalled))
+        first = start_from(loop, recalled, generator) if state is None else state
+    orbit = backwards(loop, recalled, first, iterations)
+    last = next(orbit)
+    jacobian = step_jacobian(loop, last, recalled)
+    real = real_numbers(last, mask_of(loop, recalled))
     vectors, logs = [], torch.zeros(cotangents, jacobian.batch, dtype=torch.float64, device=real.device)
     for _ in range(cotangents):
         drawn = random_vectors(jacobian.batch, jacobian.size, jacobian.point, generator) * real
         vectors.append(unit(drawn)[0])
     measured = []
-    for earlier in reversed(orbit):
+    for earlier in chain([last], orbit):
         jacobian = jacobian.at(earlier)
-        # Rescaled at every step, since gradients may overflow or vanish in float32 over many iterations.
+        # Vectors are rescaled at every step, since gradients may overflow or vanish in float32 over many iterations.
         pulled = [unit(jacobian.vjp(vector)) for vector in vectors]
         vectors = [direction for direction, _ in pulled]
         logs = logs + torch.stack([length for _, length in pulled]).double().log()
@@ -116,6 +118,39 @@ def gradient_norms(
     slope, error = _slope(log_norms)
     label = tuple(_label(change) for change in (slope * iterations).tolist())
     return GradientNorms(norms=log_norms.exp(), slope=slope, slope_error=error, label=label)
+
+
+def backwards(loop: Loop, recalled: Tree, first: Tree, iterations: int) -> Iterator[Tree]:
+    """Yield the states z_K, ..., z_1 of an orbit, last one first, while holding about 2 sqrt(K) of them.
+
+    The orbit is followed once, keeping every sqrt(K)-th state, and then once more from each state that was kept.
+
+    Args:
+        loop: the loop.
+        recalled: what ``loop.encode`` returned.
+        first: z_0.
+        iterations: K.
+    """
+
+    def after(state: Tree) -> Tree:
+        check_time()
+        with torch.no_grad():
+            return loop.step(state, recalled)
+
+    apart = math.isqrt(iterations - 1) + 1
+    kept, state = [], first
+    for iteration in range(iterations):
+        if iteration % apart == 0:
+            kept.append(state)
+        state = after(state)
+    last = iterations - apart * (len(kept) - 1)
+    while kept:
+        states = [after(kept.pop())]
+        while len(states) < last:
+            states.append(after(states[-1]))
+        last = apart
+        while states:
+            yield states.pop()
 
 
 def _label(change: float) -> str:
@@ -151,7 +186,7 @@ def radial_mode(loop: Loop, state: Tree, recalled: Tree, gain: Tensor | None = N
     """
     if gain is not None and bool((gain == 0).any()):
         raise LoopscopeError(
-            "the gain of the last normalization has a zero, so f(z) / g^2 is not defined; leave it out"
+            "the gain of the last normalization has a zero, so f(z) / g^2 is not defined: leave the gain out"
         )
     jacobian = step_jacobian(loop, state, recalled)
     mask = mask_of(loop, recalled)

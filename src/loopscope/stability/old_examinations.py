@@ -1,4 +1,4 @@
-"""Examinations that earlier versions wrote: their JSON in today's form."""
+"""Conversion of examinations that earlier versions wrote."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ VERDICTS = {
 
 
 def from_schema_1(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an examination of schema 1, in which parts were mappings without types, as one of schema 2.
+    """Convert an examination of schema 1, in which parts were untyped mappings, to schema 2.
 
     Raises:
         KeyError, TypeError, AttributeError: a part that every such examination had is missing or has another form.
@@ -46,7 +46,7 @@ def from_schema_1(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _only(values: Mapping[str, Any], kind: type) -> dict[str, Any] | None:
-    """Return the entries that a type has, or None where there are none."""
+    """Return the entries that are fields of a type, or None if there are none."""
     return {field.name: values[field.name] for field in fields(kind) if field.name in values} or None
 
 

@@ -1,4 +1,4 @@
-"""States to start from: a loop's own, perturbed ones, random ones, and those of other inputs."""
+"""States to start from: perturbed ones, random ones, and those of other inputs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def random_direction(like: Tree, generator: torch.Generator, mask: Tensor | None
 
 
 def moved(state: Tree, vectors: Float[Tensor, "batch n"]) -> Tree:
-    """Return state + vectors; numbers whose vector entry is zero, such as padding, stay bit for bit."""
+    """Return state + vectors. Numbers whose vector entry is zero, such as padding, are unchanged bit for bit."""
     return unflatten(flatten(state) + vectors, state)
 
 

@@ -1,7 +1,7 @@
-"""From numbers to words: what each axis says, and what the axes say together.
+"""The status of each axis and the verdict on all of them, from measured numbers and thresholds.
 
-Thresholds stand in one table with their origin. A threshold of origin "prior" was set by reasoning, before any model was
-trained; a verdict that rests on one calls itself provisional. A fitted threshold names its models.
+All thresholds are in one table with their origin. A threshold of origin "prior" was set by reasoning, before any model was
+trained. A verdict that rests on such a threshold is called provisional. A fitted threshold names its models.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from loopscope.evidence import evidence
 
 
 class Status(StrEnum):
-    """What one axis says."""
+    """The status of one axis."""
 
     HOLDS = "holds"
     BORDERLINE = "borderline"
@@ -25,12 +25,16 @@ class Status(StrEnum):
 
 
 class Verdict(StrEnum):
-    """What the axes say together.
+    """The verdict on a loop.
 
-    All three axes hold: STABLE, and STABLE_AND_ACCURATE where targets were given and most answers are right.
-    Reachability fails: UNSTABLE, or UNSETTLED where the answers stand and are right although the states never settle.
-    Input-dependence fails: INPUT_INDEPENDENT where most inputs share their fixed point, else PATH_DEPENDENT.
-    Geometry alone fails: FRAGILE. Otherwise UNDECIDED.
+    - All three axes hold: STABLE, or STABLE_AND_ACCURATE if targets were given and most answers are right.
+    - Reachability fails: UNSTABLE, or UNSETTLED if the answers do not change and are right although the states never settle.
+    - Input-dependence fails: INPUT_INDEPENDENT if most inputs share their fixed point, else PATH_DEPENDENT.
+    - Geometry alone fails: FRAGILE.
+    - Otherwise: UNDECIDED.
+
+    For loops that are time-dependent or stochastic, no fixed point is claimed: whether answers are kept takes the place of
+    reachability, a swap at an iteration that of the swap at a fixed point, and the growth of errors that of geometry.
 
     Example:
         >>> import loopscope as ls
@@ -50,14 +54,14 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Threshold:
-    """Where an axis begins to hold and where it fails; borderline lies between.
+    """The values of a number from which an axis holds or fails. It is borderline between them.
 
     Args:
-        measure: the number that is compared.
-        holds: the value from which the axis holds.
-        fails: the value from which it fails.
-        larger_is: better or worse.
-        origin: prior, or the population that it was fitted on.
+        measure: name of the number.
+        holds: value from which the axis holds.
+        fails: value from which it fails.
+        larger_is: "better" or "worse".
+        origin: "prior", or the models that it was fitted on.
         why: the reasoning.
     """
 
@@ -69,7 +73,7 @@ class Threshold:
     why: str
 
     def status(self, value: float | None) -> Status:
-        """Return what a measured value says; a value that could not be computed says nothing."""
+        """Return the status that a measured value implies. It is unknown if the value could not be computed."""
         if value is None or math.isnan(value):
             return Status.UNKNOWN
         sign = 1 if self.larger_is == "better" else -1
@@ -81,9 +85,13 @@ class Threshold:
 PRIOR = "prior"
 """The origin of thresholds that were set by reasoning."""
 ANSWERS_STAND = "fraction of answers that stand"
-"""The number that tells states that wander from answers that do."""
+"""The number that distinguishes changing answers from changing states."""
+ANSWERS_KEPT = "fraction of answers kept"
+"""The number that decides on the answers of a time-dependent or stochastic loop."""
+ERROR_GROWTH = "error growth per iteration"
+"""The number that decides on the errors of such a loop: the exponential of the largest exponent along its orbit."""
 LIPSCHITZ = "relative Lipschitz constant"
-"""The number that a loop lacks whose inputs are discrete."""
+"""The number that is not defined for loops with discrete inputs."""
 PRIORS: dict[str, Threshold] = {
     threshold.measure: threshold
     for threshold in (
@@ -93,7 +101,7 @@ PRIORS: dict[str, Threshold] = {
             fails=0.5,
             larger_is="better",
             origin=PRIOR,
-            why="an answer that most inputs never settle on cannot be kept",
+            why="a loop cannot keep answers if most of its inputs never settle",
         ),
         Threshold(
             ANSWERS_STAND,
@@ -101,7 +109,7 @@ PRIORS: dict[str, Threshold] = {
             fails=0.5,
             larger_is="better",
             origin=PRIOR,
-            why="a state may wander where it is read the same: its answer stands if the last half of its orbit never changed it",
+            why="a state may move without changing its answer: an answer stands if the last half of its orbit never changed it",
         ),
         Threshold(
             "fraction moved",
@@ -125,7 +133,7 @@ PRIORS: dict[str, Threshold] = {
             fails=1.0,
             larger_is="worse",
             origin=PRIOR,
-            why="a fixed point repels from 1 on; at 0.99 an error still takes 460 iterations to fall to a hundredth",
+            why="a fixed point with a radius above 1 repels; at 0.99, an error takes 460 iterations to fall to a hundredth",
         ),
         Threshold(
             LIPSCHITZ,
@@ -141,7 +149,23 @@ PRIORS: dict[str, Threshold] = {
             fails=1.1,
             larger_is="worse",
             origin=PRIOR,
-            why="over 30 iterations 1.02 multiplies a gradient by 2, 1.1 by 17",
+            why="over 30 iterations, 1.02 multiplies a gradient by 2 and 1.1 by 17",
+        ),
+        Threshold(
+            ANSWERS_KEPT,
+            holds=0.9,
+            fails=0.5,
+            larger_is="better",
+            origin=PRIOR,
+            why="without a fixed point, what can last is the answer: that of the last iteration of training should still stand",
+        ),
+        Threshold(
+            ERROR_GROWTH,
+            holds=1.0,
+            fails=1.02,
+            larger_is="worse",
+            origin=PRIOR,
+            why="errors that shrink on average along the orbit are forgotten; 1.02 doubles them every 35 iterations",
         ),
         Threshold(
             "easy accuracy",
@@ -149,35 +173,35 @@ PRIORS: dict[str, Threshold] = {
             fails=0.5,
             larger_is="better",
             origin=PRIOR,
-            why="stability is worth nothing to a model that does not solve the easy problems",
+            why="stability has no value if a model does not solve the easy problems",
         ),
     )
 }
-"""The thresholds that reasoning set, by the number that they judge."""
+"""The thresholds that were set by reasoning, by name of the number."""
 
 TESTED_ON = evidence().tested_on
-"""The models on which verdicts were compared with what came true, and priors with thresholds fitted on other models."""
+"""The models on which verdicts were compared to outcomes, and priors to thresholds fitted on other models."""
 FITTED: tuple[Threshold, ...] = tuple(
     replace(PRIORS[one.measure], holds=one.holds, fails=one.fails, origin=one.origin) for one in evidence().thresholds
 )
-"""The thresholds that trained models set in place of a prior. Half of the models set them; they were accepted where the
-verdict came true more often with them on the other half (docs/evidence/prediction.md)."""
+"""The thresholds that were fitted on half of the trained models. Each replaced a prior because the verdict came true more often
+with it on the other half (docs/evidence/prediction.md)."""
 
 THRESHOLDS: dict[str, Threshold] = PRIORS | {threshold.measure: threshold for threshold in FITTED}
-"""The thresholds by the number that they judge."""
+"""All thresholds, by name of the number."""
 
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis: what it says and the numbers that decided.
+    """One axis: its status and the numbers that decided it.
 
     Args:
         name: reachability, input-dependence or geometry.
-        status: what it says.
-        numbers: the deciding numbers by their thresholds' names; None where one could not be computed.
+        status: the status.
+        numbers: the deciding numbers by the names of their thresholds; None if one could not be computed.
         reason: one sentence.
-        doubt: why its numbers cannot be trusted, in one clause; the axis is then unknown and the verdict undecided. None
-            where nothing speaks against them.
+        doubt: why its numbers cannot be trusted, in one clause. The axis is then unknown and the verdict undecided. None
+            if there is no reason for doubt.
     """
 
     name: str
@@ -193,7 +217,7 @@ def judge(
     reason: str,
     thresholds: Mapping[str, Threshold] = THRESHOLDS,
 ) -> Axis:
-    """Return the axis: it fails where any number fails, holds where all hold, and is unknown where one is missing."""
+    """Return an axis, which fails if any number fails, holds if all hold, and is unknown if one is missing."""
     statuses = [thresholds[measure].status(value) for measure, value in numbers.items()]
     for status in (Status.FAILS, Status.UNKNOWN, Status.BORDERLINE):
         if status in statuses:
@@ -204,7 +228,7 @@ def judge(
 def judge_reachability(
     numbers: Mapping[str, float | None], reason: str, thresholds: Mapping[str, Threshold] = THRESHOLDS
 ) -> Axis:
-    """Return axis 1, which states alone decide; answers that stand only tell unsettled from unstable."""
+    """Return axis 1, which states alone decide. Answers that stand only distinguish unsettled from unstable."""
     states = {measure: value for measure, value in numbers.items() if measure != ANSWERS_STAND}
     return replace(judge("reachability", states, reason, thresholds), numbers=dict(numbers))
 
@@ -215,7 +239,7 @@ def judge_geometry(
     thresholds: Mapping[str, Threshold] = THRESHOLDS,
     doubt: str | None = None,
 ) -> Axis:
-    """Return axis 3, which is unknown where no fixed point was reached for a radius, or where its numbers are in doubt."""
+    """Return axis 3, which is unknown if no fixed point was reached for a radius or if its numbers are in doubt."""
     axis = judge("geometry", numbers, reason, thresholds)
     if numbers["radius"] is None or doubt is not None:
         axis = replace(axis, status=Status.UNKNOWN)
@@ -223,10 +247,10 @@ def judge_geometry(
 
 
 def is_shared(input_dependence: Axis, thresholds: Mapping[str, Threshold] = THRESHOLDS) -> bool:
-    """Return whether an axis 2 that fails does so because inputs share their fixed points, and not because of their path.
+    """Return whether axis 2 fails because inputs share their fixed points.
 
-    Otherwise inputs have several fixed points each, and the start chooses among them: a state goes on to a third point, or
-    to the other input's in some pairs only, or stays where its own start has led it.
+    Otherwise inputs have several fixed points each, and the start chooses among them: after a swap, a state goes to a third
+    point, or to the other input's point in some pairs only, or stays where its own start has led it.
     """
     return thresholds["fraction shared"].status(input_dependence.numbers["fraction shared"]) is Status.FAILS
 
@@ -238,18 +262,19 @@ def verdict(
     easy_accuracy: float | None,
     thresholds: Mapping[str, Threshold] = THRESHOLDS,
 ) -> Verdict:
-    """Return the verdict that the axes add up to (see ``Verdict``).
+    """Return the verdict on three axes (see ``Verdict``).
 
-    A loop whose states never arrive is unsettled, not unstable, only where its answers stand and are known to be right: an
-    orbit may also settle on wrong answers. An axis that is borderline neither holds nor fails: where one decides, the
-    verdict is undecided. So it is where numbers that decide are in doubt, unless states do not arrive anyway.
+    A loop whose states never arrive counts as unsettled instead of unstable only if its answers stand and are known to be
+    right, because an orbit may also settle on wrong answers. A borderline axis neither holds nor fails: if it decides, the
+    verdict is undecided. The verdict is also undecided if the deciding numbers are in doubt, unless states do not arrive
+    anyway.
 
     Args:
         reachability: axis 1.
         input_dependence: axis 2.
         geometry: axis 3.
-        easy_accuracy: fraction of the examined inputs that are right at the end; None where no targets were given.
-        thresholds: those that the axes were judged by.
+        easy_accuracy: fraction of the examined inputs that are right at the end; None if no targets were given.
+        thresholds: the thresholds by which the axes were judged.
     """
     accurate = thresholds["easy accuracy"].status(easy_accuracy) is Status.HOLDS
     if reachability.status is Status.FAILS:
@@ -269,7 +294,7 @@ def verdict(
 
 
 def is_provisional(*axes: Axis, easy_accuracy: float | None) -> bool:
-    """Return whether any number was compared with a prior threshold."""
+    """Return whether any number was compared to a prior threshold."""
     compared = [measure for axis in axes for measure in axis.numbers]
     if easy_accuracy is not None:
         compared.append("easy accuracy")
@@ -277,7 +302,7 @@ def is_provisional(*axes: Axis, easy_accuracy: float | None) -> bool:
 
 
 def priors_of(axes: Iterable[Axis]) -> str:
-    """Return which thresholds of some axes are priors, in words."""
+    """Return a clause that says which thresholds of some axes are priors."""
     return "some of its thresholds are priors" if fitted_on(axes) else "its thresholds are priors"
 
 

@@ -26,8 +26,8 @@ from loopscope.files import explain_write, make_folder
 from loopscope.studies import processes
 from loopscope.studies.processes import Job, News, WorkerProcess
 
-FORMS = "expected HOST:PORT, as `ray start --head` says it, or auto: the cluster that this machine is part of"
-DOOR_PATIENCE = 3.0
+FORMS = "expected HOST:PORT, as `ray start --head` prints it, or auto for the cluster that this machine is part of"
+PORT_PATIENCE = 3.0
 """Seconds within which the port of a cluster must answer."""
 CLUSTER_PATIENCE = 20.0
 """Seconds within which a cluster must accept this machine. Ray itself would try for two minutes."""
@@ -87,7 +87,7 @@ def _objection(expected: _Expected) -> str | None:
     return None
 
 
-class _Seat:
+class _WorkerActor:
     """An actor on some machine of the cluster, which starts a worker process there and reports on it."""
 
     def __init__(self) -> None:
@@ -115,7 +115,7 @@ class _Seat:
         self.process.ask_to_stop()
 
 
-class _Distant:
+class _RemoteProcess:
     """A worker process on another machine, as the study sees it."""
 
     def __init__(self, ray: Any, seat: Any, job: Job, expected: _Expected) -> None:
@@ -132,14 +132,14 @@ class _Distant:
         """
         if self._news.state in ("ended", "lost") or not self._ray.wait([self._answer], timeout=0)[0]:
             return self._news
-        self._news = self._heard()
+        self._news = self._latest()
         if self._news.state == "ended":
             self.kill()  # its place is free for another run
         elif self._news.state != "lost":
             self._answer = self._seat.poll.remote()
         return self._news
 
-    def _heard(self) -> News:
+    def _latest(self) -> News:
         try:
             answer = self._ray.get(self._answer)
         except self._ray.exceptions.ActorUnavailableError:
@@ -171,7 +171,7 @@ class Cluster:
     def __init__(self, ray: Any, expected: _Expected) -> None:
         self._ray = ray
         self._expected = expected
-        self._seat = ray.remote(_Seat)
+        self._seat = ray.remote(_WorkerActor)
 
     def machines(self) -> list[dict[str, Any]]:
         """Return what Ray reports about each machine that is alive."""
@@ -184,10 +184,10 @@ class Cluster:
         """
         return max(1, sum(_cpus(node) // threads for node in self.machines()))
 
-    def start(self, job: Job) -> _Distant:
+    def start(self, job: Job) -> _RemoteProcess:
         """Start a worker process on the machine that Ray picks."""
         seat = self._seat.options(num_cpus=job.threads, max_restarts=0, scheduling_strategy="SPREAD").remote()
-        return _Distant(self._ray, seat, job, self._expected)
+        return _RemoteProcess(self._ray, seat, job, self._expected)
 
     def check(self, threads: int) -> None:
         """Refuse a cluster that cannot do runs of ``threads`` threads.
@@ -216,7 +216,7 @@ class Cluster:
                     raise LoopscopeError(objection)
         except self._ray.exceptions.RayError as error:
             reason = " ".join(str(error).split())
-            raise LoopscopeError(f"a machine of the Ray cluster did not say what it sees: {reason}") from error
+            raise LoopscopeError(f"a machine of the Ray cluster did not report what it sees: {reason}") from error
 
 
 def _cpus(node: Mapping[str, Any]) -> int:
@@ -234,7 +234,7 @@ def _check_address(address: str) -> None:
         raise LoopscopeError(f"--ray is {address!r}, {FORMS}")
     if given is not None:
         try:
-            socket.create_connection((given["host"].strip("[]"), int(given["port"])), DOOR_PATIENCE).close()
+            socket.create_connection((given["host"].strip("[]"), int(given["port"])), PORT_PATIENCE).close()
         except (OSError, OverflowError) as error:
             raise LoopscopeError(f"no Ray cluster answers at {address} ({error}); {FORMS}") from error
     # In a process of its own: if nothing answers properly, Ray waits for minutes and then ends the process.
@@ -242,8 +242,8 @@ def _check_address(address: str) -> None:
         tried = subprocess.run([sys.executable, "-c", _TRY, address], capture_output=True, timeout=CLUSTER_PATIENCE)
     except subprocess.TimeoutExpired as error:
         raise LoopscopeError(
-            f"no Ray cluster let this machine in at {address} in {CLUSTER_PATIENCE:.0f} seconds: is it part of the cluster "
-            "(`ray start --address`)?"
+            f"no Ray cluster accepted this machine at {address} within {CLUSTER_PATIENCE:.0f} seconds: make it part of the "
+            "cluster first (`ray start --address`)"
         ) from error
     if tried.returncode != 0:
         lines = [line for line in tried.stderr.decode(errors="replace").splitlines() if line.strip()]

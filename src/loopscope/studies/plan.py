@@ -24,11 +24,11 @@ from loopscope.training.settings import (
 )
 
 LONGEST_NAME = 200
-"""Bytes in the name of a study or a run: file systems allow 255, and files beside it have longer ones."""
+"""Largest number of bytes in the name of a study or run. File systems allow 255, and files beside it have longer names."""
 MOST_RUNS = 1000
-"""Runs of one study."""
+"""Largest number of runs of one study."""
 SHOWN = 60
-"""Characters of a refused name that are shown."""
+"""Largest number of characters of a refused name that are shown."""
 KEYS = (
     "name",
     "title",
@@ -176,7 +176,7 @@ def read_plan(source: Path) -> StudyPlan:
     runs, each a mapping of dotted settings; ``workers``.
 
     Raises:
-        LoopscopeError: not YAML, an unknown key, a refused value, or two runs of the same name.
+        LoopscopeError: the file is not YAML, has an unknown key or a refused value, or describes two runs of the same name.
     """
     values = read_yaml_mapping(source)
     for key in values:
@@ -218,7 +218,7 @@ def read_plan(source: Path) -> StudyPlan:
             raise LoopscopeError(f"{source}: two runs are named {name}: remove the repeated value")
     workers = values.get("workers", 1)
     if workers < 1:
-        raise LoopscopeError(f"{source}: workers is {workers!r}, expected how many runs to do at once, such as 2")
+        raise LoopscopeError(f"{source}: workers is {workers!r}, expected the number of simultaneous runs, such as 2")
     examination = _examination(source, _section(source, "examination", values.get("examination")))
     name = str(values.get("name", source.stem))
     _check_name(source, name)

@@ -15,8 +15,9 @@ from types import FrameType
 from typing import Any, Literal
 
 from loopscope.errors import RESUMABLE, LoopscopeError, check_positive
-from loopscope.files import explain_write, make_folder, read_json_as, read_json_if_any, write_json
+from loopscope.files import check_path, explain_write, make_folder, read_json_as, read_json_if_any, write_json
 from loopscope.parsing import dotted
+from loopscope.progress import seconds_left
 from loopscope.stability import Examination, ExaminationConfig
 from loopscope.studies.ledger import Ledger, Record
 from loopscope.studies.plan import PlannedRun, StudyPlan
@@ -33,7 +34,7 @@ GRACE = 20.0
 REPORT = 4.0
 """Seconds before a time limit at which runs that have not stopped are ended: enough to write the report."""
 AGAIN = 1.0
-"""Seconds after a signal from which another one is a second request: shells and `timeout` may send a signal twice."""
+"""Seconds after which another signal counts as a second request, since shells and `timeout` may send a signal twice."""
 LOSSES = 3
 """Machines that a run may lose in one call. The last loss counts as the run's own fault, such as exhausted memory."""
 
@@ -47,6 +48,9 @@ class StudyFolder:
     """
 
     path: Path
+
+    def __post_init__(self) -> None:
+        check_path(self.path)
 
     @property
     def ledger(self) -> Ledger:
@@ -112,9 +116,7 @@ class RunStatus:
     def seconds_left(self) -> float | None:
         """Return the time that the stage still needs at its pace so far, or None before a part is done."""
         began, done_then = self.began
-        if self.done <= done_then:
-            return None
-        return (time.monotonic() - began) / (self.done - done_then) * (self.total - self.done)
+        return seconds_left(time.monotonic() - began, self.done - done_then, self.total - done_then)
 
 
 @dataclass(frozen=True)
@@ -301,17 +303,17 @@ def run_study(
     machines: Machines | None = None,
     worker: str = WORKER,
 ) -> StudyOutcome:
-    """Do every run of a study that is not done yet.
+    """Do all runs of a study that are not done yet.
 
     A run whose folder is blocked or damaged fails, and the others continue.
 
     Args:
         plan: the study.
         folder: folder of the study.
-        workers: number of runs at once. If None, as many as the machines have room for, or the plan's number where that
-            is unknown. Each run has the threads of its settings, so results do not depend on this number.
-        time_limit: seconds within which to stop. Runs are asked to stop ``GRACE`` seconds before. A run that cannot, in
-            the middle of a long part of an examination, is ended and loses that part.
+        workers: number of runs at once. If None, as many as the machines have room for, or the plan's number if that is
+            unknown. Each run has the threads of its settings, so results do not depend on this number.
+        time_limit: seconds within which to stop. Runs are asked to stop ``GRACE`` seconds before. A run that cannot stop,
+            because it is in the middle of a long part of an examination, is ended and loses that part.
         retry_failed: whether to repeat runs that failed before.
         show: called several times a second with the status of every run.
         machines: where runs are done; on this machine if None. A run whose machine is lost continues on another, until

@@ -90,7 +90,7 @@ class Stage:
 
     Args:
         name: shown with the progress, and the key of its time in the run's ``seconds``.
-        needed: whether the stage has still to be done. It is asked just before, after the earlier stages.
+        needed: whether the stage still has to be done. It is asked just before, after the earlier stages.
         work: does the stage. It reports through the reporter and may raise ``StopRequested``.
     """
 
@@ -100,7 +100,7 @@ class Stage:
 
 
 def is_looped(run: RunFolder) -> bool:
-    """Return whether the model of a run has iterations, which a model of fixed depth does not."""
+    """Return whether the model of a run has iterations, unlike a model of fixed depth."""
     return run.settings().model.architecture == "looped"
 
 
@@ -125,7 +125,7 @@ def evaluate_stage(run: RunFolder) -> Stage:
     splits = evaluation_splits(settings)
 
     def work(reporter: Reporter) -> None:
-        # Split after split, saving each, so that a stop costs one split at most.
+        # Each split is saved when it is done, so that a stop costs one split at most.
         _, model = trained_for_evaluation(run)
         curves = run.curves()
         config = evaluation_of(settings)
@@ -176,7 +176,7 @@ def examine_stage(
 
 
 def usual_stages(run: RunFolder, config: ExaminationConfig | None) -> list[Stage]:
-    """Return the stages of a run: train, evaluate and, where the study examines its models, examine.
+    """Return the stages of a run: train, evaluate and, if the study examines its models, examine.
 
     Args:
         run: folder of the run, with its settings.
@@ -187,7 +187,7 @@ def usual_stages(run: RunFolder, config: ExaminationConfig | None) -> list[Stage
 
 
 def do_stages(run: RunFolder, stages: Sequence[Stage], reporter: Reporter) -> None:
-    """Do the stages of a run that have still to be done, and note the time that each takes.
+    """Do the stages of a run that still have to be done, and note the time that each takes.
 
     Raises:
         StopRequested: the run was asked to stop; a later call continues.

@@ -23,29 +23,50 @@ class Registration:
 
     Args:
         task: class of the task, whose ``name`` commands and configs use.
+        about: what a problem and its answer are, in plain words, for readers of reports.
         text: "module:name" of the class that reads problems and shows answers; None if problems cannot be typed in.
         report: "module:name" of the function behind ``loopscope data``; None if the data are generated from a seed.
     """
 
     task: type[AnyTask]
+    about: str
     text: str | None = None
     report: str | None = None
 
 
 REGISTRATIONS = (
-    Registration(PrefixSums, text="loopscope.tasks.prefix_sums.text:PrefixSumsText"),
-    Registration(SmallSudoku),
     Registration(
-        Sudoku, text="loopscope.tasks.sudoku.text:SudokuText", report="loopscope.tasks.sudoku.report:sudoku_report"
+        PrefixSums,
+        about="A problem is a string of bits. The answer says for each place whether the number of ones up to there is odd (1) "
+        "or even (0). Longer strings are harder: the last place depends on every bit before it.",
+        text="loopscope.tasks.prefix_sums.text:PrefixSumsText",
     ),
     Registration(
-        Chess, text="loopscope.tasks.chess.text:ChessText", report="loopscope.tasks.chess.report:chess_report"
+        SmallSudoku,
+        about="A problem is a small sudoku, such as a board of six by six. The answer fills its empty cells so that no row, "
+        "column or box holds a digit twice. More empty cells are harder.",
+    ),
+    Registration(
+        Sudoku,
+        about="A problem is a sudoku: a board of nine by nine with some digits given. The answer fills the empty cells so that "
+        "every row, column and box holds each digit once. Puzzles that singles solve are easy; the more guesses a search "
+        "needs, the harder the puzzle.",
+        text="loopscope.tasks.sudoku.text:SudokuText",
+        report="loopscope.tasks.sudoku.report:sudoku_report",
+    ),
+    Registration(
+        Chess,
+        about="A problem is a chess position in which one move is best. The answer is that move, given by its two squares. "
+        "Puzzles with a higher rating are harder.",
+        text="loopscope.tasks.chess.text:ChessText",
+        report="loopscope.tasks.chess.report:chess_report",
     ),
 )
 
 TASKS: dict[str, type[AnyTask]] = {entry.task.name: entry.task for entry in REGISTRATIONS}
 """The tasks by the names that commands and configs give them."""
 
+_ABOUT = {entry.task.name: entry.about for entry in REGISTRATIONS}
 _TEXTS = {entry.task.name: entry.text for entry in REGISTRATIONS if entry.text}
 _REPORTS = {entry.task.name: entry.report for entry in REGISTRATIONS if entry.report}
 
@@ -63,9 +84,24 @@ def task_class(name: str) -> type[AnyTask]:
     return TASKS[name]
 
 
+def about_task(name: str) -> str:
+    """Return what a problem of a task and its answer are, in plain words.
+
+    Raises:
+        LoopscopeError: there is no such task.
+    """
+    check_choice("task", name, TASKS)
+    return _ABOUT[name]
+
+
 def _load(place: str) -> Any:
     module, _, name = place.partition(":")
     return getattr(importlib.import_module(module), name)
+
+
+def has_text_format(task: str) -> bool:
+    """Return whether the problems of a task can be typed in."""
+    return task in _TEXTS
 
 
 def check_can_be_typed_in(task: str) -> None:
@@ -76,8 +112,8 @@ def check_can_be_typed_in(task: str) -> None:
     """
     if task not in _TEXTS:
         raise LoopscopeError(
-            f"problems of {task} cannot be typed in, only those of {', '.join(_TEXTS)}: models of {task} are for "
-            "loopscope evaluate, examine and study"
+            f"problems of {task} cannot be typed in, only those of {', '.join(_TEXTS)}: use loopscope evaluate or examine "
+            f"for models of {task}"
         )
 
 
@@ -100,7 +136,7 @@ def reporter_of(task: str) -> Reporter:
     """
     if task not in _REPORTS:
         raise LoopscopeError(
-            f"the data of {task} are made from their seed when they are needed, so there is nothing to prepare: "
+            f"the data of {task} are generated from a seed when they are needed, so there is nothing to prepare: "
             f"loopscope data is for {' and '.join(_REPORTS)}"
         )
     found: Reporter = _load(_REPORTS[task])

@@ -126,7 +126,7 @@ class Task(Protocol):
 
 @runtime_checkable
 class ChoiceTask(Protocol):
-    """A task whose answer is a choice of tokens, each with one score: the order of all scores is more than the answer."""
+    """A task whose answer is a choice of tokens by their scores, so that the order of the other scores does not matter."""
 
     def chosen(self, logits: Float[Tensor, "batch tokens 1"]) -> Int[Tensor, "batch choices"]:
         """Return the indices of the chosen tokens, in ascending order."""

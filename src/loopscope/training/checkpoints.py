@@ -122,7 +122,9 @@ def _optimizer_state(
         state.setdefault(int(index), {})[name] = value
     # A parameter without a gradient so far has no entries. Any other parameter has all three.
     if cut := [index for index, entry in state.items() if len(entry) < 3]:
-        raise LoopscopeError(f"{checkpoint / OPTIMIZER} misses tensors of parameter {cut[0]}")
+        raise LoopscopeError(
+            f"{checkpoint / OPTIMIZER} lacks tensors of parameter {cut[0]}: remove its folder to start over"
+        )
     return state
 
 

@@ -44,8 +44,8 @@ class TrainingConfig:
             activations are kept. For progressive and full.
         tolerance: relative residual at which a state counts as the fixed point, and tolerance of the linear solve of
             implicit; 1e-3 by default. For implicit, truncated and phantom.
-        gradient_iterations: iterations with gradient at the fixed point, counted in max_iterations. For truncated (1 by
-            default: the one-step gradient) and phantom (5 by default).
+        gradient_iterations: iterations with gradient at the fixed point, which are part of max_iterations. For truncated
+            (1 by default, the one-step gradient) and phantom (5 by default).
         jacobian_penalty: weight of a penalty on the Jacobian of the step at the last state, its mean squared entry; such as
             1.0. For progressive and full, as are the next two.
         state_noise: noise that is added to the state after every iteration in training, relative to each token's root mean
@@ -95,7 +95,7 @@ class TrainingConfig:
             threads=self.threads,
         )
         if not 0 <= self.beta2 < 1:
-            raise LoopscopeError(f"beta2 is {self.beta2}, expected a number from 0 up to but not 1, such as 0.95")
+            raise LoopscopeError(f"beta2 is {self.beta2}, expected a number of at least 0 and below 1, such as 0.95")
         if not 0 <= self.weight_decay < math.inf:
             raise LoopscopeError(f"weight_decay is {self.weight_decay}, expected a finite number of at least 0")
         check_choice("schedule", self.schedule, SCHEDULES)
@@ -150,6 +150,6 @@ class TrainingConfig:
             raise LoopscopeError(f"tolerance is {self.tolerance}, expected a number below 1, such as {TOLERANCE}")
         if self.gradient_iterations is not None and self.gradient_iterations > self.max_iterations:
             raise LoopscopeError(
-                f"gradient_iterations is {self.gradient_iterations}, expected at most max_iterations, "
-                f"{self.max_iterations}: they are the last of these iterations"
+                f"gradient_iterations is {self.gradient_iterations}, expected at most max_iterations ({self.max_iterations}), "
+                "because they are the last of these iterations"
             )

@@ -14,7 +14,16 @@ import yaml
 
 from loopscope.errors import LoopscopeError
 from loopscope.evaluation import AccuracyCurve
-from loopscope.files import drop_leftovers, make_folder, open_lock, read_json_as, read_yaml_mapping, vacant, write_text
+from loopscope.files import (
+    check_path,
+    drop_leftovers,
+    make_folder,
+    open_lock,
+    read_json_as,
+    read_yaml_mapping,
+    vacant,
+    write_text,
+)
 from loopscope.models.pretrained import CONFIG, WEIGHTS
 from loopscope.parsing import dotted
 from loopscope.training.precision import precision_here
@@ -32,6 +41,9 @@ class RunFolder:
     """
 
     path: Path
+
+    def __post_init__(self) -> None:
+        check_path(self.path)
 
     def parts(self) -> tuple[Path, ...]:
         """Return the files and folders that make up a run. No other result may overwrite them."""
@@ -112,7 +124,7 @@ class RunFolder:
 
     @property
     def report(self) -> Path:
-        """The page of the examination. It can be made again from ``examination``, so it is not one of ``parts``."""
+        """The page of the run. It can be made again from the measurements, so it is not one of ``parts``."""
         return self.path / "report.html"
 
     @property
@@ -128,7 +140,7 @@ class RunFolder:
         """
         if not self.config.is_file():
             raise LoopscopeError(
-                f"{self.path} holds no run: expected {self.config.name} there (loopscope train makes one)"
+                f"{self.path} holds no run: expected {self.config.name} there; loopscope train makes a run"
             )
         return settings_from(read_yaml_mapping(self.config))
 

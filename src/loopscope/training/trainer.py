@@ -169,7 +169,7 @@ def _asked_by(watch: Watch, done: int, steps: int) -> str | None:
 
 def _diverged(run: RunFolder, step: int, evidence: str) -> LoopscopeError:
     kept = latest_checkpoint(run.state)
-    left = f"the checkpoint {kept.name} is kept" if kept else "no checkpoint had been written"
+    left = f"the checkpoint {kept.name} is kept" if kept else "no checkpoint has been written"
     return LoopscopeError(f"training diverged at step {step}: {evidence}; {left}; lower training.learning_rate")
 
 
@@ -181,7 +181,7 @@ def _check_weights(model: nn.Module, step: int, run: RunFolder) -> None:
     """
     wrong = [name for name, value in model.named_parameters() if not bool(value.isfinite().all())]
     if wrong:
-        raise _diverged(run, step, f"{len(wrong)} parameters are not finite, {wrong[0]} among them")
+        raise _diverged(run, step, f"{len(wrong)} parameters are not finite, including {wrong[0]}")
 
 
 def train(

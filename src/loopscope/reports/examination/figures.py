@@ -24,6 +24,7 @@ from loopscope.reports.kit.charts import (
     tidy,
 )
 from loopscope.stability import Examination
+from loopscope.stability.nonautonomous.results import KeptResult, NonautonomousResult
 from loopscope.stability.results import (
     BasinResult,
     DistinctResult,
@@ -47,9 +48,26 @@ COMPACT: Any = {"columnspacing": 1.0, "handlelength": 1.0, "handletextpad": 0.4}
 BOARDS = (64, 81)
 STRIP = 32
 """Tokens in a row, where they make no board."""
+MARKED = 100
+"""Most points of a path that are marked one by one."""
+TICKS = 4
+"""Most intervals between the ticks of an axis whose labels may be long, such as -12000."""
 
 
 Part = TypeVar("Part")
+
+
+@dataclass(frozen=True)
+class Remark(Generic[Part]):
+    """A sentence of a caption about something that is drawn of some examinations only.
+
+    Args:
+        words: the sentence.
+        applies: whether it is drawn of a part.
+    """
+
+    words: str
+    applies: Callable[[Part], bool]
 
 
 @dataclass(frozen=True)
@@ -64,6 +82,9 @@ class ExaminationFigure(Generic[Part]):
         names: the parts of the examination that measure it, as its ``unknown`` names them.
         height: in inches.
         comparable: whether two of them side by side take the same limits.
+        applies: whether an examination could hold what is drawn; there is nothing to miss elsewhere.
+        remarks: sentences that follow the caption where they apply.
+        absent: why there may be nothing to draw; empty where the effort decides.
     """
 
     title: str
@@ -73,6 +94,15 @@ class ExaminationFigure(Generic[Part]):
     names: tuple[str, ...]
     height: Callable[[Part], float] = lambda _: 3.3
     comparable: bool = True
+    applies: Callable[[Examination], bool] = lambda _: True
+    remarks: tuple[Remark[Part], ...] = ()
+    absent: str = ""
+
+    def caption_of(self, exams: Sequence[Examination]) -> str:
+        """Return the caption of the figure of some examinations. It names nothing that none of them shows."""
+        parts = [part for exam in exams if (part := self.part(exam)) is not None]
+        remarks = [remark.words for remark in self.remarks if any(map(remark.applies, parts))]
+        return " ".join([self.caption, *remarks])
 
     def needs(self, exam: Examination) -> bool:
         """Return whether an examination holds what is drawn."""
@@ -113,13 +143,15 @@ def _norm(axes: Axes, exam: Examination) -> None:
 
 
 def _accuracy(axes: Axes, exam: Examination) -> None:
+    answers = "tokens" if exam.settings.answers_per == "token" else "inputs"
     curve, changes = 100 * numbers(exam.curves.accuracy or []), 100 * numbers(exam.curves.prediction_changes)
     for row, colour, dash, label in (
-        (curve, COLOURS[0], "-", "inputs right"),
+        (curve, COLOURS[0], "-", f"{answers} right"),
         (changes, COLOURS[1], "--", "predictions that changed"),
     ):
-        if np.isfinite(row).any():
-            axes.plot(np.arange(1, len(row) + 1), row, c=colour, ls=dash, lw=2, label=label)
+        read = np.flatnonzero(np.isfinite(row))  # a large readout is not read after every iteration
+        if len(read):
+            axes.plot(read + 1, row[read], c=colour, ls=dash, lw=2, label=label)
     iteration_axis(axes, max(len(curve), len(changes)))
     shade_training(axes, exam.settings.trained_iterations)
     percent_axis(axes)
@@ -153,18 +185,20 @@ def _eigenvalues(axes: Axes, spectrum: SpectrumResult) -> None:
 
 
 def _portrait(axes: Axes, found: PortraitResult) -> None:
-    for rows, colour, label in (
-        (found.foreign, COLOURS[4], "from a random start"),
-        (found.path, COLOURS[0], "its own start"),
+    for rows, colour, size, label in (
+        (found.foreign, COLOURS[4], 10, "from a random start"),
+        (found.path, COLOURS[0], 6, "its own start"),
     ):
         points = _points(rows)
         if len(points):
-            axes.plot(*points.T, "-o", c=colour, ms=2.6, lw=1, label=label)
-            axes.plot(*points[0], "s", c=colour, ms=7)
+            axes.plot(*points.T, "-o", c=colour, ms=2.6 if len(points) <= MARKED else 0, lw=1.2, label=label)
+            axes.plot(*points[0], "s", c=colour, ms=size)
     if found.fixed_point is not None:
         axes.plot(*_points([found.fixed_point])[0], "*", c=COLOURS[1], ms=15, mew=0, ls="", label="fixed point")
     axes.legend(loc="best")
     axes.margins(0.08)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(TICKS))
     first, second = (100 * (share or 0) for share in found.explained)
     tidy(axes, f"first direction ({first:.0f}% of the variance)", f"second direction ({second:.0f}%)")
 
@@ -189,12 +223,12 @@ def _swaps(axes: Axes, found: SwapResult) -> None:
 
 def _distinct(axes: Axes, found: DistinctResult) -> None:
     count = max(len(found.own), len(found.common))
-    axes.plot([1, count], [1, count], c=SHADE, lw=1, ls=":", label="each its own")
     for counts, colour, dash, width, label in (
-        (found.own, COLOURS[0], "-", 4, "own starts"),
-        (found.common, COLOURS[1], "--", 2, "one common start"),
+        (found.own, COLOURS[0], "-", 6, "own starts"),
+        (found.common, COLOURS[1], "--", 3.5, "one common start"),
     ):
         axes.plot(range(1, len(counts) + 1), counts, c=colour, ls=dash, lw=width, alpha=0.85, label=label)
+    axes.plot([1, count], [1, count], c=INK, lw=1, ls=":", label="each its own")
     axes.legend(loc="upper left")
     axes.set_ylim(0, 1.1 * count)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -234,6 +268,29 @@ def _transient(axes: Axes, found: TransientResult) -> None:
     axes.minorticks_off()
     size_axis(axes, rows)
     tidy(axes, "iterations k", "norm of J to the power k")
+
+
+def _kept(axes: Axes, found: KeptResult) -> None:
+    shares = 100 * numbers(found.kept)
+    axes.plot(np.arange(1, len(shares) + 1), shares, c=COLOURS[0], lw=2)
+    iteration_axis(axes, len(shares))
+    shade_training(axes, found.reference)
+    percent_axis(axes)
+    tidy(axes, "iterations", f"answers as after {found.reference}, %")
+
+
+def _growth(axes: Axes, found: NonautonomousResult) -> None:
+    assert found.exponents is not None
+    rows = found.exponents.growth
+    drawn = _fan(axes, rows, COLOURS[3])
+    axes.axhline(1, c=SHADE, lw=1.2)
+    for name, radius in found.parts.items():
+        axes.axhline(radius, c=COLOURS[0], ls="--", lw=1.2, label=f"radius of {name}, a part of the step")
+    if found.parts:
+        axes.legend(loc="best")
+    size_axis(axes, np.concatenate([drawn, [1.0, *found.parts.values()]]))
+    iteration_axis(axes, len(rows[0]))
+    tidy(axes, "iterations", "factor on small errors")
 
 
 def board_shape(tokens: int) -> tuple[int, int]:
@@ -317,19 +374,40 @@ def _transient_of(exam: Examination) -> TransientResult | None:
     return None if found is None else _if_any(found, found.norms)
 
 
+def _along_orbit(exam: Examination) -> bool:
+    return exam.nonautonomous is not None
+
+
+def _kept_of(exam: Examination) -> KeptResult | None:
+    return None if exam.nonautonomous is None else exam.nonautonomous.answers
+
+
+def _growth_of(exam: Examination) -> NonautonomousResult | None:
+    found = exam.nonautonomous
+    return None if found is None or found.exponents is None else _if_any(found, found.exponents.growth)
+
+
 def _tokens_of(exam: Examination) -> list[int] | None:
-    return exam.tokens[0] if exam.tokens and any(settled > 0 for settled in exam.tokens[0]) else None
+    tokens = exam.tokens[0] if exam.tokens else []
+    return tokens if len(tokens) > 1 and max(tokens) > 0 else None
 
 
+def _any_swap(found: SwapResult, outcome: str) -> bool:
+    return bool(found.recall.get(outcome, 0) or found.start.get(outcome, 0))
+
+
+SHADED: Remark[Examination] = Remark(
+    "Shaded: the iterations of training.", lambda exam: bool(exam.settings.trained_iterations)
+)
 FIGURES: tuple[ExaminationFigure[Any], ...] = (
     ExaminationFigure(
         "Does it arrive?",
-        "How much one iteration still changes the state: median and 10–90% of the inputs. Shaded: the iterations of "
-        "training; dashed: the tolerance. A fall to the floor is a fixed point, a plateau a cycle or chaos, a slow fall like "
-        "1/t a drift.",
+        "How much one iteration still changes the state: median and 10–90% of the inputs. Dashed: the tolerance. A fall to "
+        "the floor is a fixed point, a plateau a cycle or chaos, a slow fall like 1/t a drift.",
         lambda exam: _if_any(exam, exam.curves.residual),
         _residual,
         ("orbits",),
+        remarks=(SHADED,),
     ),
     ExaminationFigure(
         "How large is the state?",
@@ -337,32 +415,68 @@ FIGURES: tuple[ExaminationFigure[Any], ...] = (
         lambda exam: _if_any(exam, exam.curves.norm),
         _norm,
         ("orbits",),
+        remarks=(SHADED,),
     ),
     ExaminationFigure(
         "Does the answer stay?",
-        "Inputs whose whole answer is right (where targets were given), and predictions that one more iteration changed. "
-        "If changes do not die out, the answer depends on when the loop stops.",
+        "Predictions that one more iteration changed. If changes do not die out, the answer depends on when the loop stops.",
         _answers_of,
         _accuracy,
         ("orbits",),
+        remarks=(
+            Remark("Solid: inputs whose whole answer is right.", lambda exam: bool(known(exam.curves.accuracy or []))),
+            SHADED,
+        ),
+    ),
+    ExaminationFigure(
+        "Are answers kept?",
+        "Inputs whose answer is that of one iteration (shaded up to there): the last one of training where it is known, else "
+        "half of the budget. The mean over draws where the step draws random numbers.",
+        _kept_of,
+        _kept,
+        ("answers kept",),
+        applies=_along_orbit,
+    ),
+    ExaminationFigure(
+        "Do errors grow?",
+        "Factor by which each iteration multiplies the fastest growing small errors along the orbit: median and 10–90% of the "
+        "inputs. Above 1 they grow. Dashed: radii of parts of the step, which do not decide what the whole step does.",
+        _growth_of,
+        _growth,
+        ("exponents",),
+        applies=_along_orbit,
     ),
     ExaminationFigure(
         "Where does an orbit go?",
-        "One input's orbit, and a second orbit of it from a random start, in the two directions that show most of them. "
-        "Squares: starts; star, if the first orbit arrives: its fixed point. If both end there, it attracts from far away.",
+        "One input's orbit in the two directions that show most of it. Squares: starts.",
         _portrait_of,
         _portrait,
         ("portrait",),
         comparable=False,
+        remarks=(
+            Remark("A second orbit of this input begins at a random start.", lambda found: bool(found.foreign)),
+            Remark("Star: the fixed point of the first orbit.", lambda found: found.fixed_point is not None),
+            Remark(
+                "If both orbits end there, it attracts from far away.",
+                lambda found: found.fixed_point is not None and bool(found.foreign),
+            ),
+            Remark("The orbit arrives at no fixed point.", lambda found: found.fixed_point is None),
+        ),
     ),
     ExaminationFigure(
         "Eigenvalues of the Jacobian",
         "Inside the unit circle small errors shrink, outside they grow. The dominant eigenvalue sets the pace; off the real "
-        "axis errors also rotate. Open marks: measured at a state that had not arrived at a fixed point.",
+        "axis errors also rotate.",
         _spectrum_of,
         _eigenvalues,
         ("spectrum",),
         height=lambda _: 4.0,
+        remarks=(
+            Remark(
+                "Open marks: measured at a state that had not arrived at a fixed point.",
+                lambda found: not all(found.at_fixed_point),
+            ),
+        ),
     ),
     ExaminationFigure(
         "Does it come back?",
@@ -375,12 +489,15 @@ FIGURES: tuple[ExaminationFigure[Any], ...] = (
     ExaminationFigure(
         "Swap test",
         "Another input is recalled while the state is kept: a loop that depends on its input moves to the other input's fixed "
-        "point (moved). The recalled input is kept and the start swapped: the loop should come back (stayed). Shared: both "
-        "inputs have one fixed point.",
+        "point (moved). The recalled input is kept and the start swapped: the loop should come back (stayed).",
         _swaps_of,
         _swaps,
         ("swaps", "input-dependence"),
         height=lambda _: 2.5,
+        remarks=(
+            Remark("Shared: both inputs have one fixed point.", lambda found: _any_swap(found, "shared")),
+            Remark("Unknown: an orbit did not arrive.", lambda found: _any_swap(found, "unknown")),
+        ),
     ),
     ExaminationFigure(
         "Distinct fixed points",
@@ -408,13 +525,18 @@ FIGURES: tuple[ExaminationFigure[Any], ...] = (
     ),
     ExaminationFigure(
         "When does each token settle?",
-        "The iteration after which each token of the first input stays within the tolerance; × marks tokens that never do, "
-        "padding is blank. Late tokens are the hard ones; a front shows how far information travels per iteration.",
+        "The iteration after which each token of the first input stays within the tolerance. Late tokens are the hard ones; a "
+        "front shows how far information travels per iteration.",
         _tokens_of,
         _token_map,
         ("orbits",),
         height=_token_map_height,
         comparable=False,
+        absent="no token of the first input settles, or its state has a single token",
+        remarks=(
+            Remark("× marks tokens that never do.", lambda tokens: min(tokens) < 0),
+            Remark("Padding is blank.", lambda tokens: 0 in tokens),
+        ),
     ),
 )
 """In the order of the page."""

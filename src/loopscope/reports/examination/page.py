@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from loopscope.files import write_text
+from loopscope.files import check_path, write_text
+from loopscope.glossary import MEANINGS
 from loopscope.reports.examination.figures import FIGURES, ExaminationFigure
 from loopscope.reports.examination.quantities import quantity_rows
 from loopscope.reports.kit.charts import draw_panels, share_limits, svg
 from loopscope.reports.kit.formats import DASH
-from loopscope.reports.kit.page import chip, note, page, picture, table, text
+from loopscope.reports.kit.page import Html, capitalized, chip, explained, note, page, picture, table, text
+from loopscope.reports.kit.words import meaning, more_words
 from loopscope.stability import THRESHOLDS, Axis, Examination, Verdict
-from loopscope.stability.examination import inputs_seen, shown
-from loopscope.stability.verdict import TESTED_ON, priors_of
+from loopscope.stability.examination import inputs_seen, rounding_of, shown
+from loopscope.stability.verdict import PRIOR, TESTED_ON, Status, fitted_on, priors_of
 
-QUESTIONS = {
-    "reachability": "Does the iteration arrive?",
-    "input-dependence": "Is it this problem's own fixed point?",
-    "geometry": "Is it smooth there, and can gradients pass?",
-}
 TONES = {
     Verdict.STABLE_AND_ACCURATE: "holds",
     Verdict.STABLE: "holds",
@@ -31,30 +28,89 @@ TONES = {
     Verdict.UNSTABLE: "fails",
     Verdict.UNDECIDED: "unknown",
 }
+DECIDING = {
+    Verdict.INPUT_INDEPENDENT: 1,
+    Verdict.PATH_DEPENDENT: 1,
+    Verdict.FRAGILE: 2,
+    Verdict.UNSETTLED: 0,
+    Verdict.UNSTABLE: 0,
+}
+"""The place of the axis that decides a verdict alone."""
+WORDS = (
+    "iteration",
+    "state",
+    "orbit",
+    "residual",
+    "fixed point",
+    "arrived",
+    "drift",
+    "cycle",
+    "recalled input",
+    "swap test",
+    "Jacobian",
+    "spectral radius",
+    "Lipschitz constant",
+    "gradient growth",
+    "effort",
+    "prior",
+    "provisional",
+)
+"""Words of every examination, which a page explains."""
 NOTHING = "<p>Nothing could be measured.</p>"
+JUDGED = "judged"
+"""The anchor of the section on thresholds."""
 
 
-def _deciding(measure: str, value: float | None) -> str:
-    """Return a deciding number beside its thresholds and their origin."""
-    limit = THRESHOLDS[measure]
-    above, below = ("≥", "≤") if limit.larger_is == "better" else ("≤", "≥")
+def _deciding(measure: str, value: float | None, tone: str, axis: Axis) -> str:
+    """Return a deciding number, in the colour of its axis where it says what the axis says."""
+    says_the_same = THRESHOLDS[measure].status(value) is axis.status
+    return f'<dt>{text(measure)} <b class="{tone if says_the_same else "quiet"}">{shown(value)}</b></dt>'
+
+
+def _card(axis: Axis, said: str, tone: str) -> str:
+    """Return an axis with what it says, in a colour."""
+    numbers = "".join(_deciding(measure, value, tone, axis) for measure, value in axis.numbers.items())
+    question = note(capitalized(meaning(axis.name))) if axis.name in MEANINGS else ""
     return (
-        f'<dt>{text(measure)} <b class="{limit.status(value)}">{shown(value)}</b></dt>'
-        f"<dd>holds {above} {limit.holds:g}, fails {below} {limit.fails:g}; origin: {text(limit.origin)}. "
-        f"{text(limit.why.capitalize())}.</dd>"
+        f'<section class="card"><h3>{text(axis.name.capitalize())}</h3>{chip(said, tone)}{question}'
+        f"<p>{text(axis.reason)}</p><dl>{numbers}</dl></section>"
     )
 
 
-def _card(axis: Axis) -> str:
-    numbers = "".join(_deciding(measure, value) for measure, value in axis.numbers.items())
+def _axis_card(axis: Axis, exam: Examination) -> str:
+    """Return the card of an axis. What holds is green only below a verdict that is: elsewhere another axis decides."""
+    if axis.status is not Status.HOLDS or TONES[exam.verdict] == "holds":
+        return _card(axis, axis.status, axis.status)
+    decides = DECIDING.get(exam.verdict)
+    return _card(axis, "holds" if decides is None else f"holds, but {exam.axes[decides].name} decides", "quiet")
+
+
+def _cards(cards: Iterable[str]) -> str:
+    return f'<div class="cards">{"".join(cards)}</div>'
+
+
+def _thresholds(exams: Sequence[Examination]) -> str:
+    """Return the thresholds of the axes of some examinations: one table, and one line on their origin."""
+    axes = [axis for exam in exams for axis in (*exam.axes, *(exam.normalized_axes or ()))]
+    limits = [THRESHOLDS[measure] for measure in dict.fromkeys(measure for axis in axes for measure in axis.numbers)]
+    rows = []
+    for limit in limits:
+        above, below = ("≥", "≤") if limit.larger_is == "better" else ("≤", "≥")
+        why = f"{limit.why.capitalize()}."
+        rows.append([explained(limit.measure, why), f"{above} {limit.holds:g}", f"{below} {limit.fails:g}"])
+    origins = [f"{', '.join(measures)}: fitted on {models}." for models, measures in fitted_on(axes).items()]
+    if any(limit.origin == PRIOR for limit in limits):
+        tested = (
+            f", and tested on {TESTED_ON}; thresholds fitted on one half of these models were no better on the other half"
+            if any(not exam.kind.undefined for exam in exams)
+            else ""
+        )
+        origins.append(f"{'All others are' if origins else 'They are'} priors: set by reasoning{tested}.")
     return (
-        f'<section class="card"><h3>{text(axis.name.capitalize())}</h3>{chip(axis.status, axis.status)}'
-        f"{note(QUESTIONS.get(axis.name, ''))}<p>{text(axis.reason)}</p><dl>{numbers}</dl></section>"
+        f'<h2 id="{JUDGED}">How the axes are judged</h2>'
+        + table(["number", "holds", "fails"], rows, texts=("number",))
+        + note(f"Origin of the thresholds. {capitalized(' '.join(origins))}")
     )
-
-
-def _cards(axes: Sequence[Axis]) -> str:
-    return f'<div class="cards">{"".join(map(_card, axes))}</div>'
 
 
 def _settings(exam: Examination) -> str:
@@ -66,29 +122,28 @@ def _settings(exam: Examination) -> str:
     prediction = " (prediction mode: no orbit goes beyond training)" if settings.prediction else ""
     said = (
         f"{inputs_seen(settings)}, at most {settings.iterations} iterations{prediction}; {training}; "
-        f"right at the end: {accuracy}; tolerance {settings.tolerance:g}, effort {settings.effort}, "
-        f"{settings.dtype}, seed {settings.seed}; {exam.seconds['total']:.1f} s"
+        f"{'tokens ' if settings.answers_per == 'token' else ''}right at the end: {accuracy}; "
+        f"tolerance {settings.tolerance:g}, effort {settings.effort}, "
+        f"{settings.dtype}{rounding_of(settings)}, seed {settings.seed}; {exam.seconds['total']:.1f} s"
     )
     return note(f"{said}.")
 
 
 def _verdict(exam: Examination) -> str:
-    provisional = (
-        note(
-            f"Provisional: {priors_of(exam.axes)}. They were tested on {TESTED_ON}; thresholds fitted on one half of these "
-            "models were no better on the other half."
-        )
-        if exam.provisional
-        else ""
-    )
+    said = [Html(f"That is: {meaning(exam.verdict.value).removeprefix('a verdict: ')}.")]
+    if exam.provisional:
+        link = Html(f'<a href="#{JUDGED}">How the axes are judged</a>')
+        said.append(Html(f"Provisional: {text(priors_of(exam.axes))} ({link})."))
     return (
         f'<div class="verdict {TONES[exam.verdict]}"><strong>{text(exam.headline[0].upper() + exam.headline[1:])}'
-        f"{' (provisional)' if exam.provisional else ''}</strong><p>{text(exam.advice)}</p>{provisional}</div>"
+        f"{' (provisional)' if exam.provisional else ''}</strong><p>{text(exam.advice)}</p>"
+        f"{note(Html(' '.join(said)))}</div>"
     )
 
 
-def _head(title: str, exam: Examination) -> str:
-    return f"<h1>{text(title)}</h1>{_verdict(exam)}{_settings(exam)}"
+def _kind(exam: Examination) -> str:
+    """Return what kind of loop it is and what is not defined for it; nothing for an autonomous loop."""
+    return "" if exam.kind.is_plain else f"<p><b>Kind of loop:</b> {text(exam.kind.sentence)}.</p>"
 
 
 def _directions(exam: Examination) -> str:
@@ -96,8 +151,11 @@ def _directions(exam: Examination) -> str:
         return ""
     return (
         "<h3>Directions of the state alone</h3>"
-        + note("Most orbits drift: their norm grows. These axes are judged on states normalized per token.")
-        + _cards(exam.normalized_axes)
+        + note(
+            "Most orbits drift: their norm grows. These axes are judged on states normalized per token, and do not decide the "
+            "verdict."
+        )
+        + _cards(_card(axis, axis.status, "quiet") for axis in exam.normalized_axes)
     )
 
 
@@ -105,8 +163,9 @@ def missing_rows(exam: Examination) -> list[list[str]]:
     """Return what was not computed, and why."""
     rows = [[part, reason] for part, reason in exam.unknown.items()]
     for figure in FIGURES:
-        if not figure.needs(exam) and not set(figure.names) & set(exam.unknown):
-            rows.append([f"figure: {figure.title}", f"no value to show (effort {exam.settings.effort})"])
+        if figure.applies(exam) and not figure.needs(exam) and not set(figure.names) & set(exam.unknown):
+            reason = figure.absent or f"nothing to show at effort {exam.settings.effort}"
+            rows.append([f"figure: {figure.title}", reason])
     return rows
 
 
@@ -116,8 +175,8 @@ def _missing(exam: Examination) -> str:
 
 
 def _quantities(exam: Examination) -> str:
-    columns, rows = ["quantity", "median", "10–90%", "values", "meaning"], quantity_rows(exam)
-    return table(columns, rows, texts=("quantity", "meaning")) if rows else NOTHING
+    rows = [[explained(name, said), *values] for name, *values, said in quantity_rows(exam)]
+    return table(["quantity", "median", "10–90%", "values"], rows, texts=("quantity",)) if rows else NOTHING
 
 
 def _seconds(exam: Examination) -> str:
@@ -134,7 +193,7 @@ def _drawings(figure: ExaminationFigure[Any], exams: Sequence[Examination]) -> l
     return ["" if one is None else svg(one[0], figure.title) for one in drawn]
 
 
-def write_examination(path: Path, exam: Examination, title: str = "Examination") -> None:
+def write_examination(path: str | Path, exam: Examination, title: str = "Examination") -> None:
     """Write the page of one examination.
 
     Args:
@@ -156,22 +215,35 @@ def write_examination(path: Path, exam: Examination, title: str = "Examination")
         ...     "<h1>Half</h1>" in page.read_text()
         True
     """
+    write_text(
+        check_path(path),
+        page(title, "\n".join([f"<h1>{text(title)}</h1>", head_of(exam), more_words(WORDS), body_of(exam)])),
+    )
+
+
+def head_of(exam: Examination) -> str:
+    """Return the verdict of an examination, and what was examined."""
+    return _verdict(exam) + _kind(exam) + _settings(exam)
+
+
+def body_of(exam: Examination) -> str:
+    """Return the axes, figures, numbers and thresholds of an examination."""
     drawn = [(figure, _drawings(figure, [exam])[0]) for figure in FIGURES]
-    pictures = [picture([drawing], figure.caption, figure.title) for figure, drawing in drawn if drawing]
+    pictures = [picture([drawing], figure.caption_of([exam]), figure.title) for figure, drawing in drawn if drawing]
     parts = [
-        _head(title, exam),
         "<h2>Three axes</h2>",
-        _cards(exam.axes),
+        _cards(_axis_card(axis, exam) for axis in exam.axes),
         _directions(exam),
         "<h2>Figures</h2>",
         f'<div class="grid">{"".join(pictures)}</div>' if pictures else NOTHING,
         "<h2>Numbers</h2>",
         _quantities(exam),
+        _thresholds([exam]),
         "<h2>What could not be computed</h2>",
         _missing(exam),
         _seconds(exam),
     ]
-    write_text(path, page(title, "\n".join(parts)))
+    return "\n".join(parts)
 
 
 def _pair(titles: Sequence[str], cells: Sequence[str]) -> str:
@@ -184,12 +256,11 @@ def _compared_numbers(exams: Mapping[str, Examination]) -> str:
     """Return one table of medians, with a column for each examination."""
     found = [{(row[0], row[-1]): row[1] for row in quantity_rows(exam)} for exam in exams.values()]
     keys = list(dict.fromkeys(key for rows in found for key in rows))
-    columns = ["quantity", *exams, "meaning"]
-    rows = [[name, *(one.get((name, meaning), DASH) for one in found), meaning] for name, meaning in keys]
-    return table(columns, rows, texts=("quantity", "meaning"))
+    rows = [[explained(*key), *(one.get(key, DASH) for one in found)] for key in keys]
+    return table(["quantity", *exams], rows, texts=("quantity",))
 
 
-def write_comparison(path: Path, exams: Mapping[str, Examination]) -> None:
+def write_comparison(path: str | Path, exams: Mapping[str, Examination]) -> None:
     """Write a page with examinations side by side, part by part.
 
     Args:
@@ -211,22 +282,23 @@ def write_comparison(path: Path, exams: Mapping[str, Examination]) -> None:
         True
     """
     titles, found = list(exams), list(exams.values())
-    heads = "".join(f"<div>{_head(title, exam)}</div>" for title, exam in exams.items())
-    parts = [f'<div class="pair">{heads}</div>', "<h2>Three axes</h2>"]
+    heads = "".join(f"<div><h1>{text(title)}</h1>{head_of(exam)}</div>" for title, exam in exams.items())
+    parts = [f'<div class="pair">{heads}</div>', more_words(WORDS), "<h2>Three axes</h2>"]
     for axes in zip(*(exam.axes for exam in found), strict=True):
-        parts.append(_pair(titles, [_card(axis) for axis in axes]))
+        parts.append(_pair(titles, [_axis_card(axis, exam) for axis, exam in zip(axes, found, strict=True)]))
     parts += [_pair([title], [_directions(exam)]) for title, exam in exams.items() if exam.normalized_axes]
     parts.append("<h2>Figures</h2>")
     for figure in FIGURES:
         drawings = _drawings(figure, found)
         if any(drawings):
             pair = _pair(titles, [drawing or "<p>Not measured.</p>" for drawing in drawings])
-            parts.append(picture([pair], figure.caption, figure.title))
+            parts.append(picture([pair], figure.caption_of(found), figure.title))
     parts += [
         "<h2>Numbers</h2>",
         note("Medians over inputs."),
         _compared_numbers(exams),
+        _thresholds(found),
         "<h2>What could not be computed</h2>",
         _pair(titles, [_missing(exam) + _seconds(exam) for exam in found]),
     ]
-    write_text(path, page(" and ".join(exams), "\n".join(parts), wide=True))
+    write_text(check_path(path), page(" and ".join(exams), "\n".join(parts), wide=True))

@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, Locator, LogLocator, NullLocator
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6bb1", "#a6761d")
 ORDERED = ("#2c3dd9", "#734baf", "#a94a86", "#ec496a", "#e98348", "#eab401")
@@ -42,6 +42,9 @@ RC: Any = {
     "legend.frameon": False,
     "legend.fontsize": 8.5,
 }
+
+FEW_POWERS = 300
+"""Largest ratio of the limits of a logarithmic axis that has ticks between powers of ten."""
 
 Draw = Callable[[Axes], None]
 
@@ -169,6 +172,23 @@ def _power(value: float, _: Any) -> str:
     return f"{'' if lead == 1 else f'{lead}·'}10{str(exponent).translate(RAISED)}"
 
 
+class _SizeLocator(Locator):
+    """Ticks of a logarithmic axis: powers of ten, and 2 and 5 between them where the axis spans few powers.
+
+    They follow the limits that the axis has when it is drawn, which ``share_limits`` may widen.
+    """
+
+    def __call__(self) -> Sequence[float]:
+        assert self.axis is not None
+        low, high = self.axis.get_view_interval()
+        return self.tick_values(low, high)
+
+    def tick_values(self, vmin: float, vmax: float) -> Sequence[float]:
+        """Return the ticks between two limits."""
+        subs = (1.0,) if vmax > FEW_POWERS * vmin else (1.0, 2.0, 5.0)
+        return [float(tick) for tick in LogLocator(subs=subs, numticks=9).tick_values(vmin, vmax)]
+
+
 def size_axis(axes: Axes, values: np.ndarray) -> None:
     """Set up a vertical axis of positive sizes: logarithmic if they span more than a factor of 3, else from 0."""
     known = values[np.isfinite(values) & (values > 0)]
@@ -177,9 +197,55 @@ def size_axis(axes: Axes, values: np.ndarray) -> None:
         axes.set_ylim(0, 1.25 * known.max() if len(known) else 1)
         return
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0,) if span > 30 else (1.0, 2.0, 5.0), numticks=9))
+    axes.yaxis.set_major_locator(_SizeLocator())
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(_power))
+
+
+SAMPLES = 200
+"""Places at which curves are compared, evenly spaced on the log axis of iterations."""
+SAME = 0.01
+"""Curves are the same line if they differ by at most this fraction of the height of their panel."""
+
+
+def coinciding(curves: Sequence[np.ndarray], heights: tuple[float, float], log: bool = False) -> list[list[int]]:
+    """Return the groups of curves that are the same line to the eye, as indices. Each group has at least two.
+
+    Args:
+        curves: values at iterations 1, 2, ...; NaN where there is none. A single value is a level.
+        heights: the limits of the vertical axis.
+        log: whether the vertical axis is logarithmic.
+    """
+    longest = max(map(len, curves), default=1)
+    places = np.unique(np.geomspace(1, longest, SAMPLES).round().astype(int)) - 1
+    low, high = np.log(heights) if log else heights
+    drawn = [_sampled(np.log(curve) if log else curve, places) for curve in curves]
+    groups: list[list[int]] = []
+    for place, one in enumerate(drawn):
+        for group in groups:
+            if _same(drawn[group[0]], one, SAME * (high - low)):
+                group.append(place)
+                break
+        else:
+            groups.append([place])
+    return [group for group in groups if len(group) > 1]
+
+
+def _sampled(curve: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Return a curve at some places, NaN beyond its end; a single value is the same everywhere."""
+    if len(curve) == 1:
+        return np.full(len(places), curve[0])
+    return np.where(places < len(curve), curve[np.minimum(places, len(curve) - 1)], np.nan)
+
+
+def _same(first: np.ndarray, second: np.ndarray, tolerance: float) -> bool:
+    unequal = np.isnan(first) != np.isnan(second)
+    return not unequal.any() and bool(np.nanmax(np.abs(first - second), initial=0.0) <= tolerance)
+
+
+def layered(count: int, thin: float, thick: float) -> list[float]:
+    """Return sizes of lines or marks that may lie on one another, the lowest first and thickest, so that each is seen."""
+    return np.linspace(thick, thin, count).tolist() if count > 1 else [thin]
 
 
 def percent_axis(axes: Axes, top: int = 100) -> None:

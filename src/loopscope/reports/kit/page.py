@@ -22,8 +22,9 @@ p { max-width: 46rem; margin: .5rem 0; } a { color: var(--link); }
 table { border-collapse: collapse; width: 100%; font-size: .86rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .42rem .55rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line);
   vertical-align: top; }
-th { background: var(--card); font-weight: 600; } tbody tr:last-child td { border-bottom: 0; }
-td.text, th.text { text-align: left; } td.wrap { white-space: normal; min-width: 12rem; }
+th { background: var(--card); font-weight: 600; white-space: normal; vertical-align: bottom; }
+tbody tr:last-child td { border-bottom: 0; }
+td.text, th.text { text-align: left; } td.wrap { white-space: normal; min-width: 9rem; }
 figure { margin: 1rem 0 1.4rem; min-width: 0; } figcaption { max-width: 46rem; margin-top: .35rem; }
 figure h3, .card h3 { margin-top: 0; }
 .panels svg { display: block; width: 100%; height: auto; } svg text { font-family: inherit !important; }
@@ -44,6 +45,19 @@ figure h3, .card h3 { margin-top: 0; }
 .verdict strong { font-size: 1.5rem; line-height: 1.25; } .verdict p { color: var(--ink); }
 .chip { font-weight: 650; } .chip::before { content: "\\25CF"; margin-right: .35em; }
 .holds { color: var(--good); } .fails { color: var(--bad); } .borderline, .unknown { color: var(--warn); }
+.quiet { color: var(--soft); }
+.back { margin: 0 0 1rem; font-size: .9rem; }
+.words { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: .25rem 1rem; margin: .6rem 0; max-width: 46rem;
+  font-size: .9rem; line-height: 1.4; } .words dt { font-weight: 600; } .words dd { margin: 0; color: var(--soft); }
+.frames { display: grid; gap: .6rem 1.2rem; grid-template-columns: repeat(auto-fit, minmax(12rem, max-content)); }
+.frames figure { margin: 0; } .frames figcaption { margin: 0; }
+.frames pre { margin: .2rem 0 0; padding: .4rem .6rem; font-size: .78rem; line-height: 1.3; }
+.said table { width: auto; } .said td, .said th { text-align: left; } .said td { white-space: normal; }
+.said h3, .said h4 { margin: 1rem 0 .3rem; }
+@media (max-width: 600px) { td.text { white-space: normal; overflow-wrap: break-word; }
+  td.wrap { min-width: 7.5rem; } th, td { padding: .4rem .4rem; }
+  .frames { grid-template-columns: repeat(2, minmax(0, 1fr)); gap: .5rem; } .frames pre { font-size: .6rem; padding: .4rem; }
+  .words { grid-template-columns: minmax(0, 1fr); gap: 0; } .words dd { margin: 0 0 .5rem; } }
 pre { overflow-x: auto; background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: .7rem 1rem;
   font-size: .85rem; }
 summary { cursor: pointer; color: var(--soft); font-size: .9rem; margin-top: .6rem; }
@@ -67,6 +81,27 @@ def chip(words: object, kind: str) -> Html:
 def note(words: object) -> str:
     """Return a paragraph in small, muted text."""
     return f'<p class="soft">{text(words)}</p>'
+
+
+def capitalized(words: str) -> Html:
+    """Return words, escaped unless they are HTML, with a capital at the beginning."""
+    escaped = text(words)
+    return Html(escaped[:1].upper() + escaped[1:])
+
+
+def explained(name: object, words: object) -> Html:
+    """Return a cell with a name and, below it, its explanation in small, muted text."""
+    return Html(f'{text(name)}<br><span class="soft">{text(words)}</span>')
+
+
+def back(address: str, words: str) -> str:
+    """Return the way back to another page.
+
+    Args:
+        address: relative address of the page.
+        words: what it is.
+    """
+    return f'<p class="back"><a href="{html.escape(address)}">← {text(words)}</a></p>'
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], texts: Iterable[str] = ()) -> str:

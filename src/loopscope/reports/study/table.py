@@ -67,7 +67,7 @@ def study_table(records: Iterable[Record]) -> tuple[list[str], list[list[str]]]:
                 record.run,
                 *(percent(curves[name]["last"]) if name in curves else DASH for name in splits),
                 percent(hardest["best"]) if hardest else DASH,
-                str(hardest["best_iteration"]) if hardest else DASH,
+                str(hardest["best_iteration"]) if hardest and hardest["best"] else DASH,
                 _arrived(record.exam),
                 _radius(record.exam),
                 f"{record.seconds['train']:.0f}" if "train" in record.seconds else DASH,

@@ -11,6 +11,7 @@ from torch import Tensor
 from loopscope.loop import Loop, mask_of
 from loopscope.stability.distances import SAME_IN_ERRORS
 from loopscope.stability.orbits.arrival import FixedPoints, follow
+from loopscope.stability.orbits.rounding import Floor
 from loopscope.stability.starts import common
 from loopscope.trees import Tree, flatten
 
@@ -18,12 +19,11 @@ from loopscope.trees import Tree, flatten
 def distinct(fixed: FixedPoints, mask: Tensor | None = None) -> tuple[Int[Tensor, "arrived"], Int[Tensor, "batch"]]:
     """Count the distinct fixed points among the first N arrived examples, for every N.
 
-    Greedy leader clustering in the order of the batch: an example joins the cluster with the nearest leader if that is within
-    ten times the larger of the two state errors. Otherwise it leads a new cluster.
+    This is greedy leader clustering in the order of the batch: an example joins the cluster with the nearest leader if that
+    is within ten times the larger of the two state errors. Otherwise it leads a new cluster.
 
     Returns:
-        The number of clusters after each arrived example, and the cluster of each example (-1 where it has not
-        arrived).
+        The number of clusters after each arrived example, and the cluster of each example (-1 if it has not arrived).
     """
     flat = flatten(fixed.state, mask)
     centers = torch.empty_like(flat)
@@ -32,7 +32,7 @@ def distinct(fixed: FixedPoints, mask: Tensor | None = None) -> tuple[Int[Tensor
     counts = []
     for row in torch.nonzero(fixed.arrived).squeeze(1).tolist():
         if leaders:
-            # A matrix product would lose the distance of near points to cancellation.
+            # With a matrix product, the distance of near points would be lost to cancellation.
             apart = torch.cdist(
                 centers[: len(leaders)], flat[row : row + 1], compute_mode="donot_use_mm_for_euclid_dist"
             ).squeeze(1)
@@ -56,10 +56,10 @@ class Growth:
     reach many fixed points.
 
     Attributes:
-        own: from each input's own start.
-        common: from one start for all inputs.
-        own_cluster: the cluster of each example, -1 if it has not arrived.
-        common_cluster: the same from the common start.
+        own: the numbers from each input's own start.
+        common: the numbers from one start for all inputs.
+        own_cluster: cluster of each example from its own start, -1 if it has not arrived.
+        common_cluster: cluster of each example from the common start.
     """
 
     own: Int[Tensor, "own_arrived"]
@@ -76,6 +76,7 @@ def distinct_fixed_points(
     *,
     iterations: int,
     tolerance: float = 1e-4,
+    floor: Floor | None = None,
 ) -> Growth:
     """Count distinct fixed points from the inputs' own starts (given) and from a common start (one run).
 
@@ -83,12 +84,13 @@ def distinct_fixed_points(
         loop: any loop.
         recalled: its recalled input.
         fixed: the fixed points reached from each input's own start.
-        start: those starts; that of the first example is the common one.
-        iterations: the budget per orbit.
+        start: the inputs' own starts. The start of the first example is the common one.
+        iterations: largest number of iterations per orbit.
         tolerance: see `follow`.
+        floor: see `follow`.
     """
     mask = mask_of(loop, recalled)
-    ends = follow(loop, recalled, common(start), iterations=iterations, tolerance=tolerance, toward=fixed)
+    ends = follow(loop, recalled, common(start), iterations=iterations, tolerance=tolerance, toward=fixed, floor=floor)
     own, own_cluster = distinct(fixed, mask)
     shared, shared_cluster = distinct(ends, mask)
     return Growth(own, shared, own_cluster, shared_cluster)

@@ -1,8 +1,9 @@
 """Local input-dependence: how the fixed point moves with the input along two paths, checked by finite changes.
 
-Through recall, with the start held, dz*/dx = (I - J)^{-1} df/dx, a linear solve with products alone. Through the start, with
-recall held, the derivative is zero at an attracting isolated fixed point. The gains are those of random directions. They are
-lower bounds on the largest gain over all directions, the Lipschitz constant (see `loopscope.stability.spectrum.singular_values`).
+Through recall, with the start fixed, dz*/dx = (I - J)^{-1} df/dx, which takes a linear solve with products alone. Through the
+start, with the recalled input fixed, the derivative is zero at an attracting isolated fixed point. Gains are measured along
+random directions. They are lower bounds on the largest gain over all directions, which is the Lipschitz constant (see
+`loopscope.stability.spectrum.singular_values`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from loopscope.gmres import identity_minus
 from loopscope.jacobian import THROUGH_ENCODE, input_jacobian, step_jacobian
 from loopscope.loop import Loop, mask_of
 from loopscope.stability.orbits.arrival import Ends, FixedPoints, follow
+from loopscope.stability.orbits.rounding import Floor
 from loopscope.stability.starts import moved, random_direction
 from loopscope.trees import Tree, flatten, join, masks_back, norms, scaled_norm, select
 
@@ -27,14 +29,14 @@ class Sensitivity:
     """dz*/dx u for random unit vectors u.
 
     Attributes:
-        path: what x is: the inputs, through encode, or the recalled input.
+        path: what x is: either the inputs, through encode, or the recalled input.
         direction: u.
         response: dz*/dx u = (I - J)^{-1} df/dx u.
         gain: ||dz*/dx u||.
         relative: gain times ||x|| / ||z*||.
         residual: relative residual of the linear solve.
-        converged: the residual is within its tolerance.
-        at_fixed_point: the state has arrived. At other states the numbers are not derivatives of a fixed point.
+        converged: whether the residual is within its tolerance.
+        at_fixed_point: whether the state has arrived. At other states the numbers are not derivatives of a fixed point.
     """
 
     path: str
@@ -53,9 +55,9 @@ class FiniteChange:
 
     Attributes:
         gain: ||z*(+) - z*(-)|| / ||x(+) - x(-)||.
-        resolution: the errors of the two ends over the size of the change; a smaller gain cannot be told from zero.
+        resolution: the errors of the two ends over the size of the change. A smaller gain is indistinguishable from zero.
         disagreement: relative distance to the linear response; NaN if there is none to compare with.
-        arrived: both orbits arrived.
+        arrived: whether both orbits arrived.
     """
 
     gain: Float[Tensor, "batch"]
@@ -75,20 +77,20 @@ def input_sensitivity(
     max_iterations: int = 200,
     seed: int = 0,
 ) -> Sensitivity:
-    """Return the derivative of the fixed points in the input along random directions, products only.
+    """Return the derivative of the fixed points in the input along random directions, from products alone.
 
     Args:
         loop: any loop without a clock in its state.
         recalled: its recalled input.
         fixed: the fixed points.
-        inputs: the inputs. If they are floating, x is the inputs, else the floating leaves of ``recalled``.
-        directions: random directions per example.
-        tolerance: of the linear solve.
-        max_iterations: products that the solve may take.
-        seed: of the directions.
+        inputs: the inputs. If they are floating, x is the inputs, otherwise the floating leaves of ``recalled``.
+        directions: number of random directions per example.
+        tolerance: tolerance of the linear solve.
+        max_iterations: largest number of products in the solve.
+        seed: seed of the directions.
 
     Raises:
-        LoopscopeError: the loop depends on time, or neither the inputs nor the recalled input is floating.
+        LoopscopeError: the loop is time-dependent, or neither the inputs nor the recalled input is floating.
     """
     generator = torch.Generator().manual_seed(seed)
     through = input_jacobian(loop, fixed.state, recalled, inputs)
@@ -124,18 +126,20 @@ def finite_input_change(
     inputs: Tree | None = None,
     step: float = 1e-2,
     tolerance: float = 1e-4,
+    floor: Floor | None = None,
 ) -> FiniteChange:
-    """Change x along the first direction of ``sensitivity``, iterate on from z*, and compare with the linear response.
+    """Change x along the first direction of ``sensitivity``, iterate from z*, and compare with the linear response.
 
     Args:
         loop: any loop.
         recalled: its recalled input.
         fixed: the fixed points, at which both orbits start.
-        sensitivity: from `input_sensitivity`, with the same ``inputs``.
-        iterations: the budget per orbit.
-        inputs: as given to `input_sensitivity`.
-        step: size of the change to either side, over ||x||.
+        sensitivity: result of `input_sensitivity` for the same ``inputs``.
+        iterations: largest number of iterations per orbit.
+        inputs: the same as for `input_sensitivity`.
+        step: size of the change to either side, relative to ||x||.
         tolerance: see `follow`.
+        floor: see `follow`.
     """
     through = input_jacobian(loop, fixed.state, recalled, inputs)
     encodes, where = through.path == THROUGH_ENCODE, through.context["x"]
@@ -144,7 +148,7 @@ def finite_input_change(
     sides = [masks_back(moved(where, sign * change)) for sign in (1, -1)]
     with torch.no_grad(), torch.autocast(change.device.type, enabled=False):
         both = join([loop.encode(side) for side in sides]) if encodes else join(sides)
-    ends = follow(loop, both, join([fixed.state, fixed.state]), iterations=iterations, tolerance=tolerance)
+    ends = follow(loop, both, join([fixed.state, fixed.state]), iterations=iterations, tolerance=tolerance, floor=floor)
     return _compare(ends, change, mask, sensitivity.response[0])
 
 
@@ -158,18 +162,20 @@ def start_sensitivity(
     tolerance: float = 1e-4,
     seed: int = 0,
     known: FixedPoints | None = None,
+    floor: Floor | None = None,
 ) -> FiniteChange:
-    """Change the start along a random direction with recall held, and measure how far the end moves.
+    """Change the start along a random direction with the recalled input fixed, and measure how far the end moves.
 
     Args:
         loop: any loop.
         recalled: its recalled input.
         start: the first states.
-        iterations: the budget per orbit.
-        step: size of the change to either side, over ||z_0||, or over 1 if z_0 is zero.
+        iterations: largest number of iterations per orbit.
+        step: size of the change to either side, relative to ||z_0||, or absolute if z_0 is zero.
         tolerance: see `follow`.
-        seed: of the direction.
-        known: the fixed points; orbits that are on their way there may end early.
+        seed: seed of the direction.
+        known: the fixed points. Orbits on their way to them may end early.
+        floor: see `follow`.
     """
     generator = torch.Generator().manual_seed(seed)
     mask = mask_of(loop, recalled)
@@ -178,7 +184,15 @@ def start_sensitivity(
     change = step * size[:, None] * random_direction(start, generator, mask)
     sides = join([moved(start, sign * change) for sign in (1, -1)])
     twice = None if known is None else known.take(torch.arange(len(size)).repeat(2))
-    ends = follow(loop, join([recalled, recalled]), sides, iterations=iterations, tolerance=tolerance, toward=twice)
+    ends = follow(
+        loop,
+        join([recalled, recalled]),
+        sides,
+        iterations=iterations,
+        tolerance=tolerance,
+        toward=twice,
+        floor=floor,
+    )
     return _compare(ends, change, mask, None)
 
 

@@ -1,4 +1,4 @@
-"""The swap test: does the fixed point follow the recalled input or the start?"""
+"""The swap test: whether the fixed point follows the recalled input or the start."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from loopscope.errors import LoopscopeError
 from loopscope.loop import Loop, mask_of
 from loopscope.stability.distances import distance, has_partner, partners
 from loopscope.stability.orbits.arrival import Ends, FixedPoints, follow
+from loopscope.stability.orbits.rounding import Floor
 from loopscope.trees import Tree, batch_size, select
 
 NEAR = 0.1
@@ -21,7 +22,7 @@ NEAR = 0.1
 
 
 class SwapOutcome(StrEnum):
-    """Where an orbit of x ended after the recalled input, or the start, of another input x' took the place of its own."""
+    """Where an orbit of x ended after its recalled input or its start was replaced by that of another input x'."""
 
     MOVED = "moved"
     STAYED = "stayed"
@@ -35,10 +36,10 @@ class Swap:
     """The outcomes of one kind of swap, one pair (x, x') per example x.
 
     Attributes:
-        outcomes: moved, the orbit ended at z*(x'); stayed, at z*(x); elsewhere; shared, the two are the same point; unknown, an
-            orbit had not arrived, or not accurately enough, or x has no partner.
-        to_own: distance from the end to z*(x), over the distance D of the two fixed points; NaN if D is 0.
-        to_other: distance from the end to z*(x'), over D.
+        outcomes: "moved" if the orbit ended at z*(x'), "stayed" if at z*(x), "elsewhere" if at neither, "shared" if the two are
+            the same point, and "unknown" if an orbit did not arrive accurately enough or x has no partner.
+        to_own: distance from the end to z*(x), relative to the distance D of the two fixed points; NaN if D is 0.
+        to_other: distance from the end to z*(x'), relative to D.
         arrived: whether the swapped orbit arrived.
     """
 
@@ -48,9 +49,9 @@ class Swap:
     arrived: Bool[Tensor, "batch"]
 
     def fraction(self, outcome: SwapOutcome) -> float | None:
-        """Return the fraction of the known pairs with this outcome, or for ``UNKNOWN`` of all pairs.
+        """Return the fraction of the known pairs with this outcome, or None if no outcome is known.
 
-        None if no outcome is known.
+        For ``UNKNOWN``, it is the fraction of all pairs.
         """
         counts = Counter(self.outcomes)
         if outcome is SwapOutcome.UNKNOWN:
@@ -60,15 +61,15 @@ class Swap:
 
     @property
     def fraction_moved(self) -> float | None:
-        """The fraction of the known pairs that moved; None unless half of the pairs are known."""
+        """The fraction of the known pairs that moved, or None unless half of the pairs are known."""
         return self._fraction_of(SwapOutcome.MOVED)
 
     @property
     def fraction_shared(self) -> float | None:
-        """The fraction of the known pairs whose two inputs have one fixed point; None unless half of the pairs are known.
+        """The fraction of the known pairs whose two inputs share a fixed point, or None unless half of the pairs are known.
 
-        Pairs whose states stay apart are subtracted, down to zero: the start alone has led them to different points. With two
-        such points, half of all pairs share one by chance, and inputs have two points each.
+        Pairs whose states stay apart are subtracted, because the start alone has led them to different points. If each input
+        has two such points, half of all pairs share one by chance. The result is at least zero.
         """
         shared, stayed = self._fraction_of(SwapOutcome.SHARED), self._fraction_of(SwapOutcome.STAYED)
         return None if shared is None or stayed is None else max(0.0, shared - stayed)
@@ -92,7 +93,7 @@ class SwapTest:
         recall: the orbit starts at z*(x), and x' is recalled instead of x.
         start: the orbit starts at z*(x'), and x is recalled.
         distance: D = ||z*(x) - z*(x')||.
-        partner: the example that x' is the input of; x itself if it has no partner (see `partners`).
+        partner: index of the example x' for each x; that of x itself if it has no partner (see `partners`).
     """
 
     recall: Swap
@@ -101,13 +102,13 @@ class SwapTest:
     partner: Int[Tensor, "batch"]
 
     def fraction_shared(self, common_cluster: Int[Tensor, "batch"]) -> float | None:
-        """Return the fraction of the known pairs with one fixed point, from their own starts and from a common one.
+        """Return the fraction of the known pairs that share a fixed point from their own starts and from a common one.
 
-        None unless half of the pairs are known. Inputs that share a point from their own starts, but not from a common one,
-        have several points each, and the start chooses among them.
+        It is None unless half of the pairs are known. Inputs that share a point from their own starts but not from a common
+        one have several points each, and the start chooses among them.
 
         Args:
-            common_cluster: for each example, the fixed point that it goes to from the common start, as in `Growth`.
+            common_cluster: the fixed point that each example reaches from the common start, as in `Growth`.
         """
         other = common_cluster[self.partner]
         apart = (common_cluster != other) & (common_cluster >= 0) & (other >= 0)
@@ -126,19 +127,21 @@ def swap_test(
     iterations: int,
     shift: int = 1,
     tolerance: float = 1e-4,
+    floor: Floor | None = None,
 ) -> SwapTest:
-    """Recall another input instead of the own one, then start from another input's fixed point instead of the own start.
+    """Run each input with another one recalled, and then from another input's fixed point.
 
-    There are two runs of at most ``iterations`` steps. The start swap of a pair is the recall swap of the reversed pair, so
-    that over a rolled batch the two are independent samples.
+    There are two runs of at most ``iterations`` steps. The start swap of a pair is the recall swap of the reversed pair.
+    Over a batch whose partners are shifted, the two are therefore independent samples.
 
     Args:
         loop: any loop.
         recalled: its recalled input.
-        fixed: the fixed points (`Ends` and `Trajectory` are such).
-        iterations: the budget per orbit.
-        shift: distance of partners within the batch, see `partners`.
+        fixed: the fixed points, such as `Ends` or a `Trajectory`.
+        iterations: largest number of iterations per orbit.
+        shift: distance of partners within the batch (see `partners`).
         tolerance: see `follow`.
+        floor: see `follow`.
 
     Raises:
         LoopscopeError: ``shift`` pairs examples with themselves.
@@ -146,31 +149,40 @@ def swap_test(
     batch = batch_size(recalled)
     if shift % batch == 0:
         raise LoopscopeError(
-            f"a shift of {shift} in a batch of {batch} pairs each example with itself; give at least two inputs, and a "
+            f"a shift of {shift} in a batch of {batch} pairs each example with itself: give at least two inputs and a "
             "shift that is not a multiple of their number"
         )
     mask = mask_of(loop, recalled)
     partner = partners(recalled, mask, shift)
     pairs = _Pairs(fixed, mask, partner)
     ends = [
-        follow(loop, recall, start, iterations=iterations, tolerance=tolerance, until="arrival", toward=own)
+        follow(
+            loop,
+            recall,
+            start,
+            iterations=iterations,
+            tolerance=tolerance,
+            until="arrival",
+            toward=own,
+            floor=floor,
+        )
         for recall, start, own in (
             (select(recalled, partner), fixed.state, pairs.other),
             (recalled, pairs.other.state, fixed),
         )
     ]
-    return SwapTest(pairs.judge(ends[0]), pairs.judge(ends[1]), pairs.distance, partner)
+    return SwapTest(pairs.swap(ends[0]), pairs.swap(ends[1]), pairs.distance, partner)
 
 
 class _Pairs:
-    """The two fixed points of each pair, with which the ends of orbits are compared."""
+    """The two fixed points of each pair, to which the ends of orbits are compared."""
 
     def __init__(self, fixed: FixedPoints, mask: Tensor | None, partner: Int[Tensor, "batch"]) -> None:
         self.fixed, self.mask, self.other = fixed, mask, fixed.take(partner)
         self.distance = distance(fixed.state, self.other.state, mask)
         self.comparable = fixed.arrived & self.other.arrived & has_partner(partner)
 
-    def judge(self, ends: Ends) -> Swap:
+    def swap(self, ends: Ends) -> Swap:
         own = distance(ends.state, self.fixed.state, self.mask)
         other = distance(ends.state, self.other.state, self.mask)
         near = NEAR * self.distance

@@ -11,11 +11,12 @@ from torch import Tensor
 from loopscope.errors import LoopscopeError, check_count
 from loopscope.loop import Loop, mask_of
 from loopscope.stability.orbits.arrival import FixedPoints, follow
+from loopscope.stability.orbits.rounding import Floor
 from loopscope.stability.starts import random_like
 from loopscope.trees import Tree, flatten
 
 MIN_STARTS = 4
-"""Starts per input that an estimate of the variance within an input needs."""
+"""Smallest number of starts per input for an estimate of the variance within an input."""
 
 
 @dataclass(frozen=True)
@@ -23,11 +24,11 @@ class VarianceShare:
     """Variance of fixed points between inputs over the total variance. NaN if fewer than two inputs count.
 
     Attributes:
-        share: B / (B + W); 0 if both are below the error of the states, since all inputs then share one point.
+        share: B / (B + W); 0 if both are below the error of the states, so that all inputs share one point.
         error: standard error of the share, by the jackknife over inputs; NaN for fewer than three inputs.
-        between: B, the variance of the inputs' mean states minus W / starts, and at least 0.
+        between: B, the variance of the inputs' mean states minus W / starts, but at least 0.
         within: W, the variance over the starts of an input, averaged over inputs.
-        inputs: number of inputs that count, those with at least four arrived starts.
+        inputs: number of inputs that count, which are those with at least four arrived starts.
         arrived: fraction of all orbits that arrived.
     """
 
@@ -49,21 +50,23 @@ def variance_share(
     tolerance: float = 1e-4,
     seed: int = 0,
     known: FixedPoints | None = None,
+    floor: Floor | None = None,
 ) -> VarianceShare:
-    """Compare the variance of fixed points between inputs with that within an input, from random starts.
+    """Compare the variance of fixed points between inputs with that within an input, using random starts.
 
     Args:
         loop: any loop.
         recalled: its recalled input.
-        like: states (first states or fixed points) whose tokens have the norms that the tokens of random starts get.
-        iterations: the budget per orbit; there is one run per start.
-        starts: random starts per input, different for each input.
+        like: states, such as first states or fixed points. Tokens of random starts get the norms of their tokens.
+        iterations: largest number of iterations per orbit. There is one run per start.
+        starts: number of random starts per input. They differ between inputs.
         tolerance: see `follow`.
-        seed: of the starts.
-        known: the inputs' fixed points; orbits that are on their way there may end early.
+        seed: seed of the starts.
+        known: the inputs' fixed points. Orbits on their way to them may end early.
+        floor: see `follow`.
 
     Raises:
-        LoopscopeError: fewer than four starts.
+        LoopscopeError: there are fewer than four starts.
     """
     check_count(starts=starts)
     if starts < MIN_STARTS:
@@ -71,7 +74,15 @@ def variance_share(
     generator = torch.Generator().manual_seed(seed)
     mask = mask_of(loop, recalled)
     ends = [
-        follow(loop, recalled, random_like(like, generator), iterations=iterations, tolerance=tolerance, toward=known)
+        follow(
+            loop,
+            recalled,
+            random_like(like, generator),
+            iterations=iterations,
+            tolerance=tolerance,
+            toward=known,
+            floor=floor,
+        )
         for _ in range(starts)
     ]
     points = torch.stack([flatten(end.state, mask) for end in ends])
@@ -93,7 +104,7 @@ def share_of_variance(
         return VarianceShare(torch.nan, torch.nan, torch.nan, torch.nan, inputs, reached)
     counted = arrived[:, used]
     count = counted.sum(0)
-    # Selected rather than weighted, since states that have not arrived may be infinite.
+    # States are selected rather than weighted, because those that have not arrived may be infinite.
     means = torch.where(counted[:, :, None], points[:, used], 0).sum(0) / count[:, None]
     squares = (points[:, used] - means).square().sum(2)
     within = torch.where(counted, squares, 0).sum(0).double() / (count - 1)

@@ -1,10 +1,14 @@
-"""Follow orbits and judge whether they arrive at a fixed point. All other quantities of the framework rest on this pass.
+"""Orbits, and whether they arrive at a fixed point. All other quantities of the framework rest on this pass.
 
 An orbit is followed once. Each step gives the relative residual r = ||f(z) - z|| / max(||z||, ||f(z)||, tiny) per
 example, where tiny is `ZERO` of the norm of the first state, so that an orbit that dies out arrives at zero. An example has
 **arrived** when three conditions hold: r is within the tolerance, a contraction rate q fitted to the last steps is below one
 beyond its error, and the remaining distance r / (1 - q) is within ten tolerances. The last condition excludes drift, whose
-residual falls as 1/t while q approaches one. A residual at the rounding floor counts as arrived at any rate.
+residual falls as 1/t while q approaches one.
+
+A residual at the rounding floor says nothing about the map. It counts as arrived if the floor is within the tolerance. If the
+step computes less precisely than its state is kept, the floor has to be measured (`loopscope.fixed_points.noise_floor`), and
+the state must also be at rest there.
 """
 
 from __future__ import annotations
@@ -19,9 +23,11 @@ from jaxtyping import Bool, Float, Int
 from scipy.special import stdtrit
 from torch import Tensor
 
-from loopscope.errors import LoopscopeError, check_count, check_tolerance
+from loopscope.contexts import check_time
+from loopscope.errors import LoopscopeError, check_count, check_history, check_tolerance
 from loopscope.fixed_points.residual import ZERO, state_dtype
 from loopscope.loop import Loop, mask_of
+from loopscope.stability.orbits.rounding import Floor, Rest, floor_of
 from loopscope.trees import (
     Tree,
     batch_size,
@@ -37,15 +43,13 @@ from loopscope.trees import (
 )
 
 FIT_STEPS = 8
-"""Steps over which the contraction rate is fitted."""
+"""Number of steps over which the contraction rate is fitted."""
 CACHED_NUMBERS = 2**18
-"""Numbers of states that are stepped together on a CPU: 12 boards of 81 x 256, whose activations fit into its cache."""
-FLOOR_IN_EPS = 16
-"""A relative residual of at most this many machine epsilons is rounding."""
+"""Count of numbers in the states that are stepped together on a CPU: 12 boards of 81 x 256, whose activations fit its cache."""
 REMAINING_IN_TOLERANCES = 10.0
 """The remaining distance r / (1 - q) of a state that has arrived is at most this many tolerances."""
 ASSUMED_RATE = 0.9
-"""Contraction rate assumed for the error of a state at the rounding floor whose own rate is not known to be below one."""
+"""Contraction rate that is assumed for the error of a state at the rounding floor if its own rate may not be below one."""
 APPROACHED = 0.05
 """An orbit may count as on its way to a known fixed point within this fraction of its first distance to it."""
 LEFT_OVER = 0.25
@@ -67,30 +71,31 @@ class FixedPoints:
     arrived: Bool[Tensor, "batch"]
 
     def take(self, rows: Tensor | slice) -> FixedPoints:
-        """Return the fixed points of some examples (indices, a boolean mask or a slice of the batch)."""
+        """Return the fixed points of some examples, given by indices, a boolean mask or a slice of the batch."""
         return FixedPoints(select(self.state, rows), self.error[rows], self.arrived[rows])
 
 
 @dataclass(frozen=True)
 class Ends(FixedPoints):
-    """Where orbits ended. NaN stands for values that could not be computed.
+    """The ends of orbits. NaN stands for values that could not be computed.
 
     Attributes:
         state: the states after the last step of each example; the last finite state of an example that diverged.
-        error: radius times scale.
-        arrived: whether the state has arrived, as defined above.
+        error: radius times scale, the estimated distance to the fixed point.
+        arrived: whether the state has arrived, as defined at the top of this module.
         iterations: evaluations of the step per example; fewer than the budget if the example left early.
         residual: relative residual of each evaluation. After an example has left, its last residual is repeated.
         norm: norm of the state after each evaluation, continued in the same way.
         rate: contraction rate q per step, fitted to log r over the last steps above rounding.
         rate_error: half width of its 95% interval.
-        radius: r / (1 - q), the remaining relative distance to the fixed point. It is infinite if q >= 1, except at the
-            rounding floor, where q is then taken to be `ASSUMED_RATE`.
+        radius: r / (1 - q), the remaining relative distance to the fixed point, with r no smaller than rounding. It is
+            infinite if q >= 1, except at the rounding floor, where q is then taken to be `ASSUMED_RATE`.
         scale: the denominator of r at the end, max(||z||, ||f(z)||, tiny).
         at_floor: the residual is at the rounding floor.
         diverged: the state is no longer finite.
         approached: the orbit left early on its way to a known fixed point, whose ``state``, ``error`` and ``arrived`` it takes.
         tolerance: the tolerance on r.
+        floor: the rounding floor.
     """
 
     iterations: Int[Tensor, "batch"]
@@ -104,6 +109,12 @@ class Ends(FixedPoints):
     diverged: Bool[Tensor, "batch"]
     approached: Bool[Tensor, "batch"]
     tolerance: float
+    floor: Floor
+
+    @property
+    def levelled(self) -> Bool[Tensor, "batch"]:
+        """Whose last residuals are all rounding, though it is not known whether the state has arrived."""
+        return ~self.arrived & ~self.diverged & (self.residual[-FIT_STEPS:].amax(0) <= self.floor.residual)
 
 
 @dataclass(frozen=True)
@@ -139,13 +150,8 @@ def ratio(change: Tensor, scale: Tensor) -> Tensor:
     return torch.where(quotient.isfinite() & scale.isfinite(), quotient, torch.inf)
 
 
-def rounding_floor(dtype: torch.dtype) -> float:
-    """Return the largest relative residual that counts as rounding in ``dtype``."""
-    return FLOOR_IN_EPS * torch.finfo(dtype).eps
-
-
 def step_in_parts(loop: Loop, state: Tree, recalled: Tree, numbers: int = CACHED_NUMBERS) -> Tree:
-    """Return the states after one step, taken for a few examples at a time on a CPU, so that activations stay in its cache.
+    """Return the states after one step. On a CPU, a few examples are stepped at a time, so that activations stay in its cache.
 
     Args:
         loop: a loop whose examples do not depend on each other.
@@ -189,39 +195,42 @@ def line(values: Float[Tensor, "points batch"], used: Bool[Tensor, "points batch
     return slope.masked_fill(unfitted, torch.nan), error.masked_fill(count < 3, torch.inf)
 
 
-def contraction(residual: Float[Tensor, "iterations batch"], floor: float) -> tuple[Tensor, Tensor]:
+def contraction(residual: Float[Tensor, "iterations batch"], floor: Floor) -> tuple[Tensor, Tensor]:
     """Return the contraction rate q per step and the half width of its 95% interval, per example.
 
     log r is fitted over the last eight steps, or over the eight that lead to the rounding floor, where the residual says
     nothing about the map.
     """
     count = len(residual)
-    above = residual > floor
+    above = residual > floor.residual
     steps = torch.arange(1, count + 1, device=residual.device)[:, None]
     # The first evaluation of the final stretch at the floor, or the last evaluation if there is no such stretch.
     last = (above * steps).amax(0).clamp_max(count - 1)
     window = last - torch.arange(FIT_STEPS - 1, -1, -1, device=residual.device)[:, None]
     values = residual.gather(0, window.clamp_min(0))
-    logs = values.to(torch.float64).clamp_min(floor / FLOOR_IN_EPS).log()
+    logs = values.to(torch.float64).clamp_min(floor.error).log()
     slope, error = line(logs, (window >= 0) & values.isfinite())
     rate = slope.exp()
     return rate.to(residual.dtype), (rate * error).nan_to_num(nan=torch.inf, posinf=torch.inf).to(residual.dtype)
 
 
 def _residual_in_double(state: Tree, after: Tree, mask: Tensor | None) -> Float[Tensor, "batch"]:
-    """Return relative residuals of states whose norms may be too large for their precision though the states are finite."""
+    """Return relative residuals of finite states whose norms may be too large for their precision."""
     before, now = (flatten(tree, mask).double() for tree in (state, after))
     return ratio(scaled_norm(now - before), torch.maximum(scaled_norm(before), scaled_norm(now)))
 
 
-def _judge(residual: Tensor, tolerance: float, floor: float) -> dict[str, Tensor]:
+def _arrival_of(
+    residual: Float[Tensor, "iterations batch"], resting: Bool[Tensor, "batch"], tolerance: float, floor: Floor
+) -> dict[str, Tensor]:
+    """Return what residuals say about arrival; only states that are ``resting`` may arrive by the floor."""
     rate, error = contraction(residual, floor)
     last = residual[-1]
-    at_floor = last <= floor
+    at_floor = last <= floor.residual
     known = torch.where((rate < 1) | ~at_floor, rate, ASSUMED_RATE)
-    radius = torch.where(known < 1, last.clamp_min(floor) / (1 - known), torch.inf)
-    arrived = at_floor | ((last <= tolerance) & (rate + error < 1) & (radius <= REMAINING_IN_TOLERANCES * tolerance))
-    return {"rate": rate, "rate_error": error, "radius": radius, "at_floor": at_floor, "arrived": arrived}
+    radius = torch.where(known < 1, last.clamp_min(floor.distance) / (1 - known), torch.inf)
+    near = (last <= tolerance) & (rate + error < 1) & (radius <= REMAINING_IN_TOLERANCES * tolerance)
+    return {"rate": rate, "rate_error": error, "radius": radius, "at_floor": at_floor, "arrived": near | resting}
 
 
 class _Approach:
@@ -233,11 +242,11 @@ class _Approach:
         self.near = APPROACHED * self.distances[0]
 
     def seen(self, rows: Int[Tensor, "active"], state: Tree, mask: Tensor | None) -> Bool[Tensor, "active"]:
-        """Take in the states after one more step, and return which of their orbits are on their way to the known point.
+        """Record the states after one more step, and return which of their orbits are on their way to the known point.
 
-        Such an orbit is within `APPROACHED` of its first distance, and its distance falls at a rate below one beyond its
-        error. Aitken's extrapolation of the distance must be near zero; it is not on the way to a neighbouring point, or to
-        another point on a line of fixed points.
+        The distance of such an orbit is at most `APPROACHED` times its first distance, and falls at a rate below one beyond its
+        error. Aitken's extrapolation of the distance must be near zero, which excludes orbits on their way to a neighbouring
+        point or to another point on a line of fixed points.
         """
         now = torch.full_like(self.distances[0], torch.nan)
         now[rows] = scaled_norm(flatten(state, mask) - self.points[rows])
@@ -269,35 +278,42 @@ def follow(
     *,
     iterations: int,
     tolerance: float = 1e-4,
-    until: Literal["rounding", "arrival"] = "rounding",
+    until: Literal["rounding", "arrival", "end"] = "rounding",
     toward: FixedPoints | None = None,
     observe: Callable[[Step], None] | None = None,
     stop: Callable[[], bool] | None = None,
+    floor: Floor | None = None,
 ) -> Ends:
     """Follow every example's orbit for at most ``iterations`` evaluations of the step.
 
-    An example leaves the batch when its state stops being finite, or when its orbit has nothing more to show: with
-    ``until="rounding"`` after eight residuals in a row at the rounding floor, with ``until="arrival"`` as soon as it has
-    arrived. If a fixed point is known that an orbit may go to, the example also leaves once it is clearly on its way there,
-    and counts as arrived. This saves slow orbits most of their steps.
+    An example leaves the batch when its state stops being finite or its orbit is finished: with ``until="rounding"`` after
+    eight consecutive residuals at the rounding floor, with ``until="arrival"`` as soon as it has arrived. With
+    ``until="end"`` orbits are never finished, since a step that changes over time may move a state that had settled. If a
+    fixed point is known to which an orbit may go, the example also leaves once it is clearly on its way there, and counts as
+    arrived. This saves most steps of slow orbits.
 
     Args:
         loop: any loop.
         recalled: its recalled input.
         start: the first states.
-        iterations: the budget; no orbit is followed beyond it.
+        iterations: largest number of iterations per orbit.
         tolerance: relative residual within which a state may count as arrived.
         until: when an example may leave.
         toward: a known fixed point per example, for orbits that start elsewhere.
         observe: called after every evaluation with its `Step`.
         stop: called after every evaluation; once it returns true, every orbit ends where it is.
+        floor: the rounding floor, where it was measured; that of the state's type by default.
 
     Raises:
         LoopscopeError: a budget or tolerance is out of range, a state is in half precision, or batches disagree.
     """
     _check(recalled, start, iterations, tolerance)
     dtype, batch, device = state_dtype(start), batch_size(start), device_of(start)
-    floor = rounding_floor(dtype)
+    least = floor_of(dtype)
+    floor = floor or least
+    # Where the floor is above the tolerance, only residuals within the tolerance may count as arrived.
+    level = min(floor.residual, max(tolerance, least.residual))
+    check_history(iterations, 2 * batch * dtype.itemsize)
     residual = torch.full((iterations, batch), math.nan, dtype=dtype, device=device)
     norm = residual.clone()
     verdicts = {name: torch.zeros(batch, dtype=dtype, device=device) for name in ("rate", "rate_error", "radius")}
@@ -312,12 +328,14 @@ def follow(
     with torch.no_grad(), torch.autocast(device.type, enabled=False):
         mask = mask_of(loop, recalled)
         approach = None if toward is None else _Approach(toward, start, mask)
+        rest = Rest(start, mask, level, iterations) if floor.is_above(least) else None
         state = start
         size = token_norms(state, mask)
-        # Relative to the first state, so that residuals do not depend on its unit. An orbit that starts at zero needs no
-        # such bound: if zero were its fixed point, it would stay there.
+        # The bound is relative to the first state, so that residuals do not depend on its unit. An orbit that starts at zero
+        # needs no such bound: if zero were its fixed point, it would stay there.
         tiny = ZERO * scaled_norm(size, keepdim=True)
         for index in range(iterations):
+            check_time()
             after = step_in_parts(loop, state, recalled)
             change = token_norms(difference(after, state), mask)
             size_after = token_norms(after, mask)
@@ -331,19 +349,23 @@ def follow(
                 larger = torch.maximum(size, size_after).clamp_min(tiny)
                 observe(Step(index, rows, state, after, recalled, mask, now, change, larger))
             lost = ~now.isfinite()
-            quiet = torch.where(now <= floor, quiet + 1, 0)
+            quiet = torch.where(now <= level, quiet + 1, 0)
+            resting = quiet > 0
+            if rest is not None:
+                resting = (quiet >= FIT_STEPS) & rest.seen(index, rows, after, mask, scale)
             if until == "arrival":
                 history = residual[max(0, index + 1 - 4 * FIT_STEPS) : index + 1, rows]
                 done = now <= tolerance
-                done = done & _judge(history, tolerance, floor)["arrived"] if done.any() else done
+                done = done & _arrival_of(history, resting, tolerance, floor)["arrived"] if done.any() else done
             else:
-                done = quiet >= FIT_STEPS
+                done = resting & (quiet >= FIT_STEPS) & (until == "rounding")
             coming = torch.zeros_like(lost) if approach is None else approach.seen(rows, after, mask) & ~lost
             over = index == iterations - 1 or (stop is not None and stop())
             leaving = torch.ones_like(lost) if over else lost | done | coming
             if leaving.any():
                 gone = rows[leaving]
-                for name, values in _judge(residual[: index + 1, gone], tolerance, floor).items():
+                seen = residual[: index + 1, gone]
+                for name, values in _arrival_of(seen, resting[leaving], tolerance, floor).items():
                     verdicts[name][gone] = values
                 diverged[gone], spent[gone], final_scale[gone] = lost[leaving], index + 1, scale[leaving].to(dtype)
                 residual[index:, gone], norm[index:, gone] = residual[index, gone], norm[index, gone]
@@ -372,5 +394,6 @@ def follow(
         diverged=diverged,
         approached=approached,
         tolerance=tolerance,
+        floor=floor,
         **verdicts,
     )

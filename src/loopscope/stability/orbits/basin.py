@@ -1,4 +1,4 @@
-"""A sample of the basin of attraction of a fixed point: which other starts lead back to it?"""
+"""A sample of the basin of attraction of a fixed point: which other starts lead back to it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from loopscope.errors import check_positive
 from loopscope.loop import Loop, mask_of
 from loopscope.stability.distances import SAME_IN_ERRORS, distance, has_partner, partners
 from loopscope.stability.orbits.arrival import FixedPoints, follow
+from loopscope.stability.orbits.rounding import Floor
 from loopscope.stability.starts import moved, random_direction, random_like
 from loopscope.trees import Tree, batch_size, norms, select
 
@@ -20,12 +21,12 @@ from loopscope.trees import Tree, batch_size, norms, select
 class Basin:
     """Which starts led back to the fixed point.
 
-    Entries are 1 if the orbit arrived at the same fixed point, 0 if it arrived at another one or diverged, and NaN if that is
-    unknown: the orbit did not arrive within the budget, or not accurately enough; the fixed point itself had not arrived; or
-    the input has no partner.
+    Entries are 1 if the orbit arrived at the same fixed point and 0 if it arrived at another one or diverged. They are NaN if
+    this is unknown, because the orbit did not arrive accurately enough within the budget, the fixed point itself had not
+    arrived, or the input has no partner.
 
     Attributes:
-        radii: distance of the perturbed starts from the fixed point, over its norm.
+        radii: distance of the perturbed starts from the fixed point, relative to its norm.
         perturbed: starts at the fixed point plus a random vector of that radius.
         random: random starts whose tokens have the norms of those of the fixed point.
         foreign: starts at the fixed points of other inputs.
@@ -38,7 +39,7 @@ class Basin:
 
 
 def fraction(returned: Float[Tensor, "starts batch"]) -> tuple[Float[Tensor, "starts"], Float[Tensor, "starts"]]:
-    """Return for each start the fraction of the known orbits that came back (NaN if there are none) and the fraction known."""
+    """Return for each start the fraction of known orbits that came back (NaN if there are none) and the fraction known."""
     return returned.nanmean(1), (~returned.isnan()).to(returned.dtype).mean(1)
 
 
@@ -53,6 +54,7 @@ def basin(
     foreign: int = 1,
     tolerance: float = 1e-4,
     seed: int = 0,
+    floor: Floor | None = None,
 ) -> Basin:
     """Start elsewhere and find out which orbits come back to the fixed points.
 
@@ -61,13 +63,14 @@ def basin(
     Args:
         loop: any loop.
         recalled: its recalled input.
-        fixed: the fixed points (`Ends` and `Trajectory` are such).
-        iterations: the budget per orbit.
+        fixed: the fixed points, such as `Ends` or a `Trajectory`.
+        iterations: largest number of iterations per orbit.
         radii: relative radii of the perturbations.
-        random: random starts per example.
-        foreign: starts per example at other inputs' fixed points, at most the size of the batch minus one.
+        random: number of random starts per example.
+        foreign: number of starts per example at other inputs' fixed points, less than the size of the batch.
         tolerance: see `follow`.
-        seed: of perturbations and random states.
+        seed: seed of perturbations and random states.
+        floor: see `follow`.
 
     Raises:
         LoopscopeError: a radius is not positive.
@@ -80,13 +83,13 @@ def basin(
     batch = batch_size(fixed.state)
 
     def back(start: Tree) -> tuple[Tensor, Tensor]:
-        return came_back(loop, recalled, fixed, start, iterations=iterations, tolerance=tolerance)
+        return came_back(loop, recalled, fixed, start, iterations=iterations, tolerance=tolerance, floor=floor)
 
     perturbed = []
     for radius in radii:
         away = radius * size[:, None] * random_direction(fixed.state, generator, mask)
         returned, limit = back(moved(fixed.state, away))
-        # A start that cannot be told from the fixed point proves nothing by returning.
+        # The return of a start that is indistinguishable from the fixed point proves nothing.
         perturbed.append(returned.masked_fill(limit >= radius * size, torch.nan))
     drawn = [back(random_like(fixed.state, generator))[0] for _ in range(random)]
     others = []
@@ -104,13 +107,20 @@ def basin(
 
 
 def came_back(
-    loop: Loop, recalled: Tree, fixed: FixedPoints, start: Tree, *, iterations: int, tolerance: float
+    loop: Loop,
+    recalled: Tree,
+    fixed: FixedPoints,
+    start: Tree,
+    *,
+    iterations: int,
+    tolerance: float,
+    floor: Floor | None = None,
 ) -> tuple[Float[Tensor, "batch"], Float[Tensor, "batch"]]:
     """Return whether orbits come back to the fixed points, and the distance within which two ends count as one.
 
-    The first is 1 where the orbit from ``start`` arrives at the fixed point, 0 where it arrives elsewhere or diverges, and NaN
-    where that is unknown. The second is ten times the sum of the errors of both ends, or of the error of the fixed point alone
-    if the orbit ended on its way to it.
+    The first is 1 if the orbit from ``start`` arrives at the fixed point, 0 if it arrives elsewhere or diverges, and NaN if
+    this is unknown. The second is ten times the sum of the errors of both ends, or of the error of the fixed point alone if
+    the orbit ended on its way to it.
     """
     returned = torch.full_like(fixed.error, torch.nan)
     limit = torch.full_like(fixed.error, torch.inf)
@@ -126,6 +136,7 @@ def came_back(
         tolerance=tolerance,
         until="arrival",
         toward=points,
+        floor=floor,
     )
     limit[rows] = SAME_IN_ERRORS * (ends.error.masked_fill(ends.approached, 0) + points.error)
     same = ends.arrived & (distance(ends.state, points.state, mask_of(loop, recalled)) <= limit[rows])

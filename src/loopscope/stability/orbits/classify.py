@@ -1,10 +1,10 @@
-"""Classify orbits that do not arrive: cycle, drift, quasi-periodic, chaotic or diverging.
+"""Classification of orbits that do not arrive: cycle, drift, quasi-periodic, chaotic or diverging.
 
 The cheapest evidence comes first. Norms and directions along the trajectory show divergence and drift. The last states show
 cycles: the p-th iterate of an orbit with period p arrives. For all other orbits the largest Lyapunov exponent is measured by
 tangent dynamics (Benettin et al., 1980). A tangent vector is carried along the orbit by products with the Jacobian and rescaled
 at each step, and the mean of log growth is the exponent. An orbit is chaotic if the exponent is positive and the orbit stays
-bounded: if its own steps grow too, it is moving away, from a repelling point for instance. Recurrence is found in a
+bounded. If its own steps grow as well, it is moving away, for example from a repelling point. Recurrence is found in a
 low-dimensional random projection of the orbit, so that no orbit is kept in full.
 """
 
@@ -21,16 +21,18 @@ from jaxtyping import Float, Int
 from scipy.special import stdtrit
 from torch import Tensor
 
+from loopscope.contexts import check_time
 from loopscope.errors import check_count_or_zero
 from loopscope.jacobian import step_jacobian
 from loopscope.loop import Loop, is_time_dependent, mask_of
-from loopscope.stability.orbits.arrival import REMAINING_IN_TOLERANCES, line, ratio, rounding_floor
+from loopscope.stability.orbits.arrival import REMAINING_IN_TOLERANCES, line, ratio
+from loopscope.stability.orbits.rounding import Floor, floor_of
 from loopscope.stability.orbits.trace import HISTORY, Trajectory
 from loopscope.stability.starts import random_direction
 from loopscope.trees import Tree, flatten, real_numbers, scaled_norm, select, unflatten
 
 MAX_PERIOD = (HISTORY - 1) // 2
-"""The longest cycle that the last states show; longer cycles are found by recurrence."""
+"""The longest cycle that the last states show. Longer cycles are found by recurrence."""
 STEADY = 0.1
 """The error of a cycle after one period is at most this fraction of the distance that the orbit covers in between."""
 GEOMETRIC, SATURATING = 1.5, 0.8
@@ -49,7 +51,7 @@ PROJECTED = 16
 
 
 class Orbit(StrEnum):
-    """What an orbit does in the long run."""
+    """The long-run behaviour of an orbit."""
 
     FIXED_POINT = "fixed point"
     CYCLE = "cycle"
@@ -65,20 +67,20 @@ class Orbits:
     """The label of each example's orbit, with the evidence for it. NaN stands for what was not measured.
 
     Attributes:
-        labels: one per example.
+        labels: label of each example.
         reasons: the evidence in words, per example.
-        period: 1 for a fixed point, the period for a cycle, else 0.
+        period: 1 for a fixed point, the period for a cycle, otherwise 0.
         cycle_residual: relative residual of the p-th iterate of a cycle with period p.
-        lyapunov: largest Lyapunov exponent per iteration, for orbits without arrival, drift or cycle.
+        lyapunov: largest Lyapunov exponent per iteration, for orbits that do not arrive, drift or cycle.
         lyapunov_error: half width of its 95% interval.
         growth: d log||z|| / dt per iteration over the last quarter of the trajectory.
         growth_error: half width of its 95% interval.
         direction_residual: change of direction per token at the end of the trajectory.
-        direction_left: change of direction still to come, in radians, extrapolated; infinite if it falls no faster than 1/t.
-        recurrence: distance to which the orbit returns, over its spread (root mean square over time).
-        recurrence_lag: iterations after which it returns; 0 if not measured.
-        iterations: further evaluations of the step that were spent on each example.
-        weight: number of orbits that the label represents. If only some of the open orbits are followed further, these also
+        direction_left: extrapolated change of direction still to come, in radians; infinite if it falls no faster than 1/t.
+        recurrence: distance to which the orbit returns, relative to its spread (root mean square over time).
+        recurrence_lag: number of iterations after which it returns; 0 if not measured.
+        iterations: number of further evaluations of the step for each example.
+        weight: number of orbits that the label represents. If only some of the open orbits are followed further, they also
             represent the others, whose weight is 0.
     """
 
@@ -99,7 +101,7 @@ class Orbits:
 
 
 def cycles(
-    recent: Sequence[Float[Tensor, "batch n"]], tolerance: float
+    recent: Sequence[Float[Tensor, "batch n"]], tolerance: float, floor: Floor | None = None
 ) -> tuple[Int[Tensor, "batch"], Float[Tensor, "batch"]]:
     """Return the period of each orbit's cycle (0 if none is found) and the residual of its p-th iterate.
 
@@ -109,11 +111,12 @@ def cycles(
     Args:
         recent: the last states, oldest first; 2p + 1 states show a cycle of period p.
         tolerance: on the relative residual.
+        floor: the rounding floor; that of the states' type by default.
     """
     last = recent[-1]
     period = torch.zeros(len(last), dtype=torch.long, device=last.device)
     residual = torch.full((len(last),), math.nan, dtype=last.dtype, device=last.device)
-    floor = rounding_floor(last.dtype)
+    floor = floor or floor_of(last.dtype)
     widest = torch.zeros_like(residual)
     for lag in range(1, (len(recent) - 1) // 2 + 1):
         now = torch.stack([_apart(recent[-1 - k], recent[-1 - k - lag]) for k in range(lag)])
@@ -121,8 +124,8 @@ def cycles(
             before = _apart(recent[-1 - lag], recent[-1 - 2 * lag])
             rate = now[0] / before.clamp_min(torch.finfo(last.dtype).tiny)
             off = now.amax(0)
-            left = torch.where(rate < 1, off.clamp_min(floor) / (1 - rate), torch.inf)
-            near = (off <= floor) | (
+            left = torch.where(rate < 1, off.clamp_min(floor.distance) / (1 - rate), torch.inf)
+            near = (off <= floor.residual) | (
                 (off <= tolerance) & (left <= REMAINING_IN_TOLERANCES * tolerance) & (left <= STEADY * widest)
             )
             found = near & (off <= STEADY * widest) & (period == 0)
@@ -141,9 +144,9 @@ def recurrence(orbit: Float[Tensor, "time batch m"], tolerance: float) -> tuple[
     """Return how closely each orbit returns to itself, and the lag after which it does.
 
     The distance between the orbit and the lagged orbit is averaged over all times (root mean square) and divided by that
-    between unrelated times. A small value is an almost period, which quasi-periodic orbits have and mixing orbits lack. Only
-    lags after the orbit has moved half its spread away count, so that slow motion is not taken for a return. The first lag
-    within ``tolerance`` is reported, else the best one. An orbit that never moves away has infinite recurrence.
+    between unrelated times. A small value is an almost-period, which quasi-periodic orbits have and mixing orbits lack. Only
+    lags after the orbit has moved away by half its spread count, so that slow motion is not taken for a return. The first lag
+    within ``tolerance`` is reported, otherwise the best one. An orbit that never moves away has infinite recurrence.
     """
     spread = (2 * (orbit - orbit.mean(0)).square().sum(2).mean(0)).sqrt()
     best = torch.full_like(spread, torch.inf)
@@ -157,11 +160,15 @@ def recurrence(orbit: Float[Tensor, "time batch m"], tolerance: float) -> tuple[
     return best, best_lag
 
 
-def exponent(log_growth: Float[Tensor, "time batch"], eps: float) -> tuple[Tensor, Tensor]:
+def exponent(log_growth: Float[Tensor, "time batch"], rounding: float) -> tuple[Tensor, Tensor]:
     """Return the mean of log growth per iteration and the half width of its 95% interval.
 
-    The interval is the widest of three: that of the averages over blocks (for chaos, whose growth is noisy), the range of the
-    cumulated deviations over time (for regular motion, whose bounded oscillation does not add up), and rounding.
+    The interval is the widest of three: that of averages over blocks (for chaos, whose growth is noisy), the range of the
+    cumulated deviations over time (for regular motion, whose bounded oscillation does not accumulate), and rounding.
+
+    Args:
+        log_growth: per iteration.
+        rounding: relative error of a length, by which its logarithm may be off.
     """
     values = log_growth.to(torch.float64)
     mean = values.mean(0)
@@ -171,7 +178,7 @@ def exponent(log_growth: Float[Tensor, "time batch"], eps: float) -> tuple[Tenso
     noise = float(stdtrit(BLOCKS - 1, 0.975)) * averages.std(0) / math.sqrt(BLOCKS)
     wobble = (values - mean).cumsum(0)
     wobble = (wobble.amax(0) - wobble.amin(0)) / len(values)
-    return mean, torch.maximum(noise, wobble).clamp_min(16 * eps)
+    return mean, torch.maximum(noise, wobble).clamp_min(rounding)
 
 
 class _Tangent:
@@ -202,7 +209,7 @@ class _Window:
 def _further(
     loop: Loop, recalled: Tree, state: Tree, recent: list[Tensor], real: Tensor, window: int, seed: int
 ) -> _Window:
-    """Continue from ``state`` for ``window`` iterations; the tangent vector is first carried along the ``recent`` states."""
+    """Continue from ``state`` for ``window`` iterations, after carrying the tangent vector along the ``recent`` states."""
     generator = torch.Generator().manual_seed(seed)
     mask = mask_of(loop, recalled)
     n = recent[-1].shape[1]
@@ -217,6 +224,7 @@ def _further(
             for states in recent[:-1]:
                 tangent.carry(unflatten(states, state))
         for _ in range(window):
+            check_time()
             if tangent is not None:
                 tangent.carry(state)
             state = loop.step(state, recalled)
@@ -255,13 +263,13 @@ def _growth(trajectory: Trajectory) -> _Growth:
     explained = rate.square() * time.var() / tail.var(0).clamp_min(torch.finfo(tail.dtype).tiny)
     late, early = logs[-1] - logs[count // 2], logs[count // 2] - logs[count // 4]
     bend = torch.where(early > 0, late / early, torch.where(late > 0, torch.inf, 0.0))
-    # From the first quarter on rather than from the start, which may be zero: growth by a constant per step is then at most
+    # Growth is taken from the first quarter on, since the start may be zero. Growth by a constant per step is then at most
     # fourfold.
     return _Growth(rate, error, explained >= STEADY_GROWTH, logs[-1] - logs[count // 4], bend)
 
 
 def _direction_left(direction: Float[Tensor, "iterations batch"]) -> Float[Tensor, "batch"]:
-    """Return the sum of the changes still to come, d t / (a - 1) for changes d that fall as t^-a."""
+    """Return the sum of the changes still to come, which is d t / (a - 1) for changes d that fall as t^-a."""
     count = len(direction)
     if count < 8:
         return torch.full_like(direction[-1], torch.inf)
@@ -290,11 +298,11 @@ def classify(
     Args:
         loop: any loop.
         recalled: the recalled input of the trajectory.
-        trajectory: from `trace`.
-        window: the budget of further iterations per orbit.
-        at_most: number of examples to follow further, evenly spread over the open ones; all by default. The others stay
+        trajectory: result of `trace`.
+        window: largest number of further iterations per orbit.
+        at_most: number of examples to follow further, evenly spread over the open ones; all by default. The others remain
             undecided.
-        seed: of the tangent vector and the projection.
+        seed: seed of the tangent vector and the projection.
 
     Raises:
         LoopscopeError: the window is negative.
@@ -305,7 +313,7 @@ def classify(
     rows = evidence.open()
     if len(rows):
         real = real_numbers(trajectory.state, mask_of(loop, recalled))
-        evidence.find_cycles(rows, _rows_of(trajectory, rows), real[rows], trajectory.tolerance)
+        evidence.find_cycles(rows, _rows_of(trajectory, rows), real[rows], trajectory)
         left = evidence.open()
         followed = left if at_most is None else spread(left, at_most)
         if len(followed):
@@ -315,7 +323,7 @@ def classify(
 
 
 def spread(rows: Int[Tensor, "rows"], at_most: int) -> Int[Tensor, "some"]:
-    """Return at most ``at_most`` of some rows, evenly spread over them, since inputs may be sorted, by difficulty for example."""
+    """Return at most ``at_most`` of some rows, evenly spread over them, since inputs may be sorted (by difficulty, say)."""
     some = min(at_most, len(rows))
     return rows[torch.arange(some, device=rows.device) * len(rows) // max(some, 1)]
 
@@ -326,7 +334,7 @@ def _rows_of(trajectory: Trajectory, rows: Tensor) -> list[Tensor]:
 
 
 class _Evidence:
-    """The evidence on all orbits, and the labels found so far."""
+    """The evidence for all orbits, and the labels found so far."""
 
     def __init__(self, trajectory: Trajectory) -> None:
         self.growth = _growth(trajectory)
@@ -360,6 +368,7 @@ class _Evidence:
         geometric = grows & (self.growth.bend >= GEOMETRIC) & (self.growth.total >= math.log(10))
         settled = (self.direction <= trajectory.tolerance) | (self.direction_left <= TURN)
         drifts = grows & (self.growth.bend >= SATURATING) & settled
+        levelled = trajectory.levelled
         for row in range(len(self.labels)):
             if trajectory.diverged[row]:
                 self.label(row, Orbit.DIVERGING, f"not finite after {int(trajectory.iterations[row])} iterations")
@@ -371,9 +380,12 @@ class _Evidence:
             elif drifts[row]:
                 turn = float(self.direction[row])
                 self.label(row, Orbit.DRIFT, f"direction settled ({turn:.2g} a step), norm grows")
+            elif levelled[row]:
+                reason = f"residual {float(trajectory.residual[-1, row]):.2g}, which the rounding of the step explains"
+                self.label(row, Orbit.UNDECIDED, reason)
 
-    def find_cycles(self, rows: Tensor, recent: list[Tensor], real: Tensor, tolerance: float) -> None:
-        period, residual = cycles([states * real for states in recent], tolerance)
+    def find_cycles(self, rows: Tensor, recent: list[Tensor], real: Tensor, trajectory: Trajectory) -> None:
+        period, residual = cycles([states * real for states in recent], trajectory.tolerance, trajectory.floor)
         for row, length, off in zip(rows.tolist(), period.tolist(), residual.tolist(), strict=True):
             if length:
                 self.period[row], self.cycle_residual[row] = length, off
@@ -393,14 +405,14 @@ class _Evidence:
         seen = _further(loop, recalled, start, _rows_of(trajectory, rows), real, window, seed)
         self.iterations[rows] = window
         if seen.log_growth is not None:
-            eps = torch.finfo(seen.log_growth.dtype).eps
-            mean, error = exponent(seen.log_growth, eps)
+            rounding = max(floor_of(seen.log_growth.dtype).residual, trajectory.floor.residual)
+            mean, error = exponent(seen.log_growth, rounding)
             self.lyapunov[rows], self.lyapunov_error[rows] = mean.to(self.lyapunov), error.to(self.lyapunov)
-            mean, error = exponent(seen.step_growth, eps)
+            mean, error = exponent(seen.step_growth, rounding)
             self.leaves[rows] = mean - error > 0
         returns, lag = recurrence(seen.projected, trajectory.tolerance)
         self.recurrence[rows], self.lag[rows] = returns.to(self.recurrence), lag
-        self.find_cycles(rows, seen.recent, real, trajectory.tolerance)
+        self.find_cycles(rows, seen.recent, real, trajectory)
         for row in rows.tolist():
             if self.labels[row] is None:
                 self.label(row, *self._from_window(row, trajectory.tolerance))
@@ -413,7 +425,7 @@ class _Evidence:
             if bool(self.leaves[row]):
                 return Orbit.DIVERGING, f"{said}, and the orbit's own steps grow"
             return Orbit.CHAOTIC, said
-        # A slow spiral also comes back to where it was, but no closer than its contraction over the lag allows.
+        # A slow spiral also returns to its place, but no closer than its contraction over the lag allows.
         spiral = mean + error < 0 and returns > STEADY * -math.expm1(mean * lag)
         if returns <= tolerance and not spiral:
             self.period[row], self.cycle_residual[row] = lag, returns

@@ -1,4 +1,4 @@
-"""A loop whose states are normalized per token, on which every axis can be repeated for orbits that drift.
+"""A loop with states normalized per token, on which every axis can be measured for orbits that drift.
 
 If the direction of a state settles while its norm grows, the loop has no fixed point, but its directions do. Here each token
 keeps the norm that it has in a given state: the step is z -> N(f(N(z), e)), where N scales each token to its norm. The Jacobian
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from loopscope.loop import Loop, mask_of, readout, start_from
+from loopscope.loop import AnswersPer, Loop, answers_per, mask_of, readout, start_from
 from loopscope.trees import Tree, scaled_norm, tree_map
 
 _BITS = {torch.float32: torch.int32, torch.float64: torch.int64}
@@ -29,6 +29,11 @@ class NormalizedLoop:
     """
 
     loop: Loop
+
+    @property
+    def answers_per(self) -> AnswersPer:
+        """What one of the loop's answers belongs to."""
+        return answers_per(self.loop)
 
     def encode(self, inputs: dict[str, Tree]) -> dict[str, Tree]:
         """Return the loop's recalled input and the sizes."""

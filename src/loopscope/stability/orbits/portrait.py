@@ -1,9 +1,8 @@
-"""An orbit in its two principal directions, as a picture of a fixed point."""
+"""The portrait of an orbit: its path in the plane of its two principal directions."""
 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -11,16 +10,26 @@ from loopscope.errors import LoopscopeError
 from loopscope.loop import Loop, mask_of
 from loopscope.schema import to_plain
 from loopscope.stability.orbits.arrival import Step, follow
+from loopscope.stability.orbits.plane import principal_plane
+from loopscope.stability.orbits.rounding import Floor
 from loopscope.stability.results import PortraitResult
 from loopscope.stability.starts import random_like
 from loopscope.trees import Tree, flatten, join, select, tree_map
 
 LONGEST = 200
-"""Iterations shown: what happens later is too small to see."""
+"""Largest number of iterations shown. What happens later is too small to see."""
 
 
 def portrait(
-    loop: Loop, recalled: Tree, start: Tree, row: int, *, iterations: int, tolerance: float, seed: int = 0
+    loop: Loop,
+    recalled: Tree,
+    start: Tree,
+    row: int,
+    *,
+    iterations: int,
+    tolerance: float,
+    seed: int = 0,
+    floor: Floor | None = None,
 ) -> PortraitResult:
     """Return one example's orbit, and a second one from a random start, in the plane that shows most of them.
 
@@ -29,9 +38,10 @@ def portrait(
         recalled: its recalled input.
         start: its first states.
         row: the example.
-        iterations: budget of an orbit.
+        iterations: largest number of iterations of an orbit.
         tolerance: relative residual within which a state may count as arrived.
-        seed: of the random start.
+        seed: seed of the random start.
+        floor: see `follow`.
 
     Raises:
         LoopscopeError: the first state is not finite.
@@ -40,35 +50,25 @@ def portrait(
     recall, first = select(recalled, one), select(start, one)
     length = min(iterations, LONGEST)
     other_first = random_like(first, torch.Generator().manual_seed(seed))
-    (path, other), arrived = _orbits(loop, recall, [first, other_first], length, tolerance)
+    (path, other), arrived = _orbits(loop, recall, [first, other_first], length, tolerance, floor)
     if not len(path):
         raise LoopscopeError(f"the first state of example {row} is not finite: look at encode and start")
-    center = path[-1]
-    both = torch.cat([path, other]) - center
-    # float64: late steps are many orders of magnitude smaller than the first. Two directions among many thousands come
-    # from the products of the points with each other at a fraction of what a decomposition of the points costs.
-    exact = both.double()
-    variance, vectors = torch.linalg.eigh(exact @ exact.T)
-    plane = F.normalize(exact.T @ vectors[:, -2:].flip(1), dim=0)
-    flat = exact.shape[1] < 2
-    if flat:
-        plane[:, 1] = 0
-    points = exact @ plane
-    variance = variance.clamp_min(0).flip(0)
-    share = (variance[:2] / variance.sum().clamp_min(torch.finfo(torch.float64).tiny)).tolist()
+    both = torch.cat([path, other])
+    plane = principal_plane(both, path[-1])
+    points = plane.project(both)
     return PortraitResult(
         row=row,
         path=to_plain(points[: len(path)]),
         foreign=to_plain(points[len(path) :]),
-        explained=to_plain(share),
+        explained=to_plain(plane.explained),
         fixed_point=to_plain(points[len(path) - 1]) if arrived else None,
     )
 
 
 def _orbits(
-    loop: Loop, recalled: Tree, starts: list[Tree], iterations: int, tolerance: float
+    loop: Loop, recalled: Tree, starts: list[Tree], iterations: int, tolerance: float, floor: Floor | None
 ) -> tuple[list[Float[Tensor, "time n"]], bool]:
-    """Return the finite states of an example's orbit from each start, and whether the first of them arrived."""
+    """Return the finite states of an example's orbit from each start, and whether the first orbit arrived."""
     recalled, start = join([recalled] * len(starts)), tree_map(torch.clone, join(starts))
     states = [[state] for state in flatten(start, mask_of(loop, recalled))]
 
@@ -76,6 +76,6 @@ def _orbits(
         for row, state in zip(step.rows.tolist(), flatten(step.after, step.mask), strict=True):
             states[row].append(state)
 
-    ends = follow(loop, recalled, start, iterations=iterations, tolerance=tolerance, observe=keep)
+    ends = follow(loop, recalled, start, iterations=iterations, tolerance=tolerance, observe=keep, floor=floor)
     paths = [torch.stack(path) for path in states]
     return [path[path.isfinite().all(1)] for path in paths], bool(ends.arrived[0])

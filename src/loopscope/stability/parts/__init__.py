@@ -1,1 +1,1 @@
-"""The parts of an examination: each function measures one and returns its result from ``stability.results``."""
+"""The parts of an examination. Each function measures one part and returns its result from ``stability.results``."""

@@ -1,4 +1,4 @@
-"""How far from its fixed point an orbit may start and still return to it."""
+"""The basin of attraction: how far from its fixed point an orbit may start and still return to it."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ def measure_basin(sample: Sample) -> BasinResult:
         radii=sample.budget.radii,
         tolerance=sample.config.tolerance,
         seed=sample.config.seed,
+        floor=sample.floor,
     )
     returned, known = fraction(found.perturbed)
     return BasinResult(
@@ -35,7 +36,7 @@ def measure_basin(sample: Sample) -> BasinResult:
 
 
 def _returns(back: Tensor) -> Returns:
-    """Return what all starts of one kind did together."""
+    """Return how many starts of one kind led back, over all of them."""
     flat = back.reshape(1, -1)
     returned, known = fraction(flat) if flat.numel() else (torch.tensor([torch.nan]), torch.tensor([0.0]))
     return Returns(returned=to_plain(float(returned[0])), known=to_plain(float(known[0])))

@@ -1,4 +1,4 @@
-"""Whether the fixed point is smooth, and whether gradients pass."""
+"""Geometry: whether the fixed point is smooth, and whether gradients pass."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ from loopscope.stability.spectrum.singular_values import lipschitz, power_norms,
 from loopscope.trees import select
 
 GRADIENT_ITERATIONS = 30
-"""Iterations that gradients pass where the trained number is not known."""
+"""Number of iterations that gradients pass if the trained number is unknown."""
 
 
 def measure_geometry(sample: Sample, spectrum: SpectrumResult | None, progress: Progress) -> GeometryResult:
-    """Return what the effort measures of geometry; the rest is None, for the reason that ``progress`` keeps.
+    """Measure geometry as far as the effort goes. The rest is None, and ``progress`` keeps the reasons.
 
     Args:
         sample: the inputs and their orbits.
-        spectrum: the spectral radii, which the growth of gradients is compared with.
+        spectrum: the spectral radii, to which the growth of gradients is compared.
         progress: runs the parts.
     """
     gradients = progress.run("gradients", lambda: _gradients(sample, spectrum))
@@ -61,8 +61,9 @@ def measure_geometry(sample: Sample, spectrum: SpectrumResult | None, progress: 
 
 
 def _gradients(sample: Sample, spectrum: SpectrumResult | None) -> GradientResult:
-    length = sample.trained or min(GRADIENT_ITERATIONS, sample.iterations)
-    found = gradient_norms(sample.loop, select(sample.recalled, sample.far), length, seed=sample.config.seed)
+    length = min(sample.trained or GRADIENT_ITERATIONS, sample.iterations)
+    recalled = select(sample.recalled, sample.far)
+    found = gradient_norms(sample.loop, recalled, length, seed=sample.config.seed)
     known = [] if spectrum is None else spectrum.radius_at_fixed_point
     radii = torch.tensor([math.nan if radius is None else radius for radius in known]).to(found.slope)
     return GradientResult(

@@ -1,4 +1,4 @@
-"""Whether the fixed point is this input's own: swaps, distinct fixed points, variance and sensitivity."""
+"""Input-dependence, or whether the fixed point is this input's own: swaps, distinct fixed points, variance and sensitivity."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from loopscope.trees import select
 
 
 def measure_input_dependence(sample: Sample, progress: Progress) -> InputDependenceResult:
-    """Return what the effort measures of input-dependence; the rest is None, for the reason that ``progress`` keeps."""
+    """Measure input-dependence as far as the effort goes. The rest is None, and ``progress`` keeps the reasons."""
     test = progress.run("swaps", lambda: _swap(sample))
     if test is not None and (alone := _why_alone(sample, test)):
         progress.skip(["swaps"], alone)
@@ -52,11 +52,12 @@ def _swap(sample: Sample) -> SwapTest:
         sample.trajectory.take(sample.far),
         iterations=sample.secondary_iterations,
         tolerance=sample.config.tolerance,
+        floor=sample.floor,
     )
 
 
 def _why_alone(sample: Sample, test: SwapTest) -> str | None:
-    """Return why most inputs have no partner to be swapped with, or None where they have one."""
+    """Return why most inputs have no partner for a swap, or None if they have one."""
     recalled = select(sample.recalled, sample.far)
     return why_alone(test.partner, recalled, mask_of(sample.loop, recalled))
 
@@ -83,6 +84,7 @@ def _distinct(sample: Sample) -> Growth:
         select(sample.start, sample.far),
         iterations=sample.secondary_iterations,
         tolerance=sample.config.tolerance,
+        floor=sample.floor,
     )
 
 
@@ -97,6 +99,7 @@ def _variance(sample: Sample) -> VarianceResult:
         tolerance=sample.config.tolerance,
         seed=sample.config.seed,
         known=sample.trajectory.take(sample.near),
+        floor=sample.floor,
     )
     return VarianceResult(**to_plain(found))
 
@@ -107,7 +110,14 @@ def _sensitivity(sample: Sample) -> SensitivityResult:
     fixed, recalled, inputs = sample.trajectory.take(rows), select(sample.recalled, rows), select(sample.inputs, rows)
     linear = input_sensitivity(loop, recalled, fixed, inputs=inputs, seed=seed)
     check = finite_input_change(
-        loop, recalled, fixed, linear, inputs=inputs, iterations=iterations, tolerance=tolerance
+        loop,
+        recalled,
+        fixed,
+        linear,
+        inputs=inputs,
+        iterations=iterations,
+        tolerance=tolerance,
+        floor=sample.floor,
     )
     through_start = start_sensitivity(
         loop,
@@ -117,6 +127,7 @@ def _sensitivity(sample: Sample) -> SensitivityResult:
         tolerance=tolerance,
         seed=seed,
         known=fixed,
+        floor=sample.floor,
     )
     return SensitivityResult(
         path=linear.path,

@@ -1,10 +1,9 @@
-"""All parts beyond the orbits: what the second and third axis are judged by."""
+"""All parts beyond the orbits, by which the second and third axis are judged."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from loopscope.loop import is_time_dependent
 from loopscope.stability.parts.basin import measure_basin
 from loopscope.stability.parts.geometry import measure_geometry
 from loopscope.stability.parts.input_dependence import measure_input_dependence
@@ -13,12 +12,10 @@ from loopscope.stability.parts.sample import Sample
 from loopscope.stability.parts.spectrum import measure_spectrum
 from loopscope.stability.results import BasinResult, GeometryResult, InputDependenceResult, SpectrumResult
 
-COUNTER = "the state carries a counter: only residuals and orbits are defined for such a loop"
-
 
 @dataclass(frozen=True)
 class Measurements:
-    """What was measured beyond the orbits; None or empty where it could not be."""
+    """The measurements beyond the orbits. What could not be measured is None or empty."""
 
     input_dependence: InputDependenceResult = field(default_factory=InputDependenceResult)
     basin: BasinResult | None = None
@@ -27,10 +24,7 @@ class Measurements:
 
 
 def measure(sample: Sample, progress: Progress) -> Measurements:
-    """Return the parts that the effort measures; ``progress`` keeps why one is missing."""
-    if is_time_dependent(sample.loop, sample.start, sample.recalled):
-        progress.skip(["input-dependence", "basin", "spectrum", "geometry"], COUNTER)
-        return Measurements()
+    """Measure the parts that belong to the effort. ``progress`` keeps the reason why a part is missing."""
     dependence = measure_input_dependence(sample, progress)
     basin = progress.run("basin", lambda: measure_basin(sample))
     spectrum = progress.run("spectrum", lambda: measure_spectrum(sample))

@@ -1,4 +1,4 @@
-"""Run the parts of an examination within its time, and keep why one is missing."""
+"""Runs the parts of an examination within its time limit, and keeps the reason why a part is missing."""
 
 from __future__ import annotations
 
@@ -6,24 +6,25 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-from loopscope.errors import LoopscopeError, NotDefinedError
+from loopscope.contexts import interruptible
+from loopscope.errors import LoopscopeError, NotDefinedError, StoppedError
 from loopscope.stability.orbits.trace import Trajectory
 
 T = TypeVar("T")
 LONGEST_REASON = 300
-"""Characters that are kept of the reason why a part is missing."""
+"""Largest number of characters of the reason why a part is missing."""
 
 
 class Progress:
-    """What has been done of an examination, and what could not be.
+    """The progress of an examination: what was done, and what could not be.
 
     Args:
-        time_limit: seconds after which no further part begins; None for no limit.
+        time_limit: seconds after which no further part begins and the current one ends early; None for no limit.
         on_part: called with the name of each part as it begins.
 
     Attributes:
-        unknown: parts that are missing, and why.
-        undefined: those of them that this loop does not have, whatever is done.
+        unknown: the missing parts, and why they are missing.
+        undefined: the missing parts that are not defined for this loop.
         seconds: time that each part took.
     """
 
@@ -35,7 +36,7 @@ class Progress:
         self._began = time.perf_counter()
 
     def nested(self) -> Progress:
-        """Return the progress of an examination inside this one: it shares the clock and reports no parts."""
+        """Return the progress of an examination inside this one. It shares the clock and does not report parts."""
         inner = Progress(self._time_limit)
         inner._began = self._began
         return inner
@@ -45,12 +46,16 @@ class Progress:
         return self._time_limit is not None and time.perf_counter() - self._began > self._time_limit
 
     def run(self, part: str, work: Callable[[], T]) -> T | None:
-        """Do a part; where it cannot be done, or the time is over, keep the reason and return None."""
+        """Do a part. If it cannot be done or the time is over, keep the reason and return None."""
         if self.late():
             self.unknown[part] = self._over
             return None
         try:
-            return self.timed(part, work)
+            with interruptible(self.late):
+                return self.timed(part, work)
+        except StoppedError:
+            self.unknown[part] = self._over
+            return None
         except (LoopscopeError, RuntimeError) as error:
             self.unknown[part] = one_line(error)
             if isinstance(error, NotDefinedError):
@@ -58,7 +63,7 @@ class Progress:
             return None
 
     def timed(self, part: str, work: Callable[[], T]) -> T:
-        """Do a part that must succeed, and keep its time."""
+        """Do a part that must succeed, and record its time."""
         if self._on_part is not None:
             self._on_part(part)
         began = time.perf_counter()
@@ -72,18 +77,18 @@ class Progress:
         self.unknown.update(dict.fromkeys(parts, reason))
 
     def note_cut(self, trajectory: Trajectory) -> None:
-        """Note that orbits ended where they were, once the time limit has passed."""
+        """Note that orbits ended early if the time limit has passed."""
         if self.late():
             self.unknown["orbits"] = f"{self._over} after {int(trajectory.iterations.max())} iterations"
 
     def skip_if_late(self, part: str) -> bool:
-        """Return whether the time is over, and note it for a part."""
+        """Return whether the time is over, and if so, note it for a part."""
         if self.late():
             self.unknown[part] = self._over
         return self.late()
 
     def end(self) -> None:
-        """Keep the time of the whole examination."""
+        """Record the time of the whole examination."""
         self.seconds["total"] = round(time.perf_counter() - self._began, 3)
 
     @property

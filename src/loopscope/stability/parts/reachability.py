@@ -1,4 +1,4 @@
-"""What the orbits themselves show: whether they arrive, and what happens along them."""
+"""Reachability: whether the orbits arrive, and what happens along them."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from loopscope.stability.results import AnswerResult, Curves, Numbers, Reachabil
 
 QUANTILES = (0.1, 0.5, 0.9)
 SHOWN_TOKENS = 8
-"""Inputs for which the report shows when each token settled."""
+"""Number of inputs for which the report shows when each token settled."""
 
 
 def left_at(trajectory: Trajectory) -> Int[Tensor, "batch"]:
-    """Return the iteration at which an orbit that had come within the tolerance left again for good; 0 where none did.
+    """Return the iteration at which each orbit left a fixed point for good after reaching the tolerance, or 0.
 
     An orbit has left if it ends more than ten times the tolerance away.
     """
@@ -55,10 +55,10 @@ def reachability(trajectory: Trajectory, orbits: Orbits) -> ReachabilityResult:
 
 
 def readout_broken_at(trajectory: Trajectory) -> Int[Tensor, "batch"]:
-    """Return the iteration at which a number of the readout first turned NaN or infinite; 0 where none did.
+    """Return the iteration at which a number of the readout first turned NaN or infinite, or 0 if none did.
 
-    A readout that is NaN at the first state is broken from the first iteration on, and that of a state that diverges from
-    the iteration at which its norm overflows.
+    A readout that is NaN at the first state is broken from the first iteration on. If the state diverges, the readout is broken
+    from the iteration at which the state's norm overflows.
     """
     broken = trajectory.broken | ~trajectory.answered
     first = broken.int().argmax(0) + 1
@@ -67,11 +67,10 @@ def readout_broken_at(trajectory: Trajectory) -> Int[Tensor, "batch"]:
 
 def answers(trajectory: Trajectory) -> AnswerResult:
     """Return when answers became final."""
-    # What has no answer (NaN) changes: there is nothing that could be kept.
-    changed = (trajectory.prediction_changes != 0) | trajectory.diverged
-    steps = torch.arange(1, len(changed) + 1, device=changed.device)[:, None]
-    last = (changed * steps).amax(0).clamp_min(1)
-    final = torch.where(changed[-1], math.nan, last.double())
+    # A readout without an answer (NaN) counts as changing, because there is nothing to keep.
+    at_last = trajectory.last_change == trajectory.iterations[trajectory.example]
+    never = at_last | trajectory.diverged[trajectory.example]
+    final = torch.where(never, math.nan, trajectory.last_change.clamp_min(1).double())
     final_at: Numbers = to_plain(final)
     return AnswerResult(
         final_at=final_at,
@@ -82,7 +81,7 @@ def answers(trajectory: Trajectory) -> AnswerResult:
 
 
 def curves(trajectory: Trajectory) -> Curves:
-    """Return what happens along the orbits, over all inputs."""
+    """Return the quantities along the orbits, over all inputs."""
 
     def over_inputs(values: Float[Tensor, "iterations batch"]) -> list[Numbers]:
         result: list[Numbers] = to_plain(quantiles(values, QUANTILES))
@@ -94,7 +93,7 @@ def curves(trajectory: Trajectory) -> Curves:
         norm=over_inputs(trajectory.norm),
         read_residual=over_inputs(trajectory.read_residual),
         prediction_changes=to_plain(trajectory.prediction_changes.nanmean(1)),
-        accuracy=None if solved is None else to_plain(solved.double().mean(1)),
+        accuracy=None if solved is None else to_plain(solved.double().mean(1).masked_fill(~trajectory.read, math.nan)),
     )
 
 

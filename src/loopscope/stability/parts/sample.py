@@ -1,4 +1,4 @@
-"""The examined inputs with their orbits: what every part of an examination starts from."""
+"""The examined inputs with their orbits, from which every part of an examination starts."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from torch import Tensor
 from loopscope.loop import Loop, mask_of
 from loopscope.stability.config import Budget, ExaminationConfig
 from loopscope.stability.distances import in_pairs
+from loopscope.stability.orbits.rounding import Floor
 from loopscope.stability.orbits.trace import Trajectory
+from loopscope.stability.parts.noise_floor import MeasuredFloor
 from loopscope.trees import Tree, select
 
 SPARE = 2.0
-"""Swapped and perturbed orbits may take this many times as long as the slowest of the inputs' own orbits."""
+"""Largest length of swapped and perturbed orbits, relative to the slowest of the inputs' own orbits."""
 ALWAYS = 50
-"""Iterations that a swapped or perturbed orbit may always take, within the budget."""
+"""Number of iterations that a swapped or perturbed orbit may always take, within the budget."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +30,13 @@ class Sample:
 
     Args:
         loop: the loop.
-        inputs: what ``loop.encode`` took.
-        recalled: what it returned.
+        inputs: the argument of ``loop.encode``.
+        recalled: what ``loop.encode`` returned.
         start: the first states.
-        trajectory: the orbits from there.
+        trajectory: the orbits from the first states.
         config: options of the examination.
-        trained: most iterations in training, where known.
+        trained: largest number of iterations in training, if known.
+        measured_floor: rounding of the step.
     """
 
     loop: Loop
@@ -43,20 +46,26 @@ class Sample:
     trajectory: Trajectory
     config: ExaminationConfig
     trained: int | None
+    measured_floor: MeasuredFloor
 
     @property
     def budget(self) -> Budget:
-        """What the effort spends."""
+        """The budget of the effort."""
         return self.config.budget
 
     @property
+    def floor(self) -> Floor:
+        """The residuals that rounding explains."""
+        return self.measured_floor.floor
+
+    @property
     def iterations(self) -> int:
-        """The budget of every orbit."""
+        """The largest number of iterations of every orbit."""
         return orbit_budget(self.config, self.trained)
 
     @cached_property
     def secondary_iterations(self) -> int:
-        """The budget of swapped and perturbed orbits."""
+        """The largest number of iterations of swapped and perturbed orbits."""
         needed = self.trajectory.iterations_to_tolerance[self.trajectory.arrived]
         slowest = float(needed.max()) if len(needed) else ALWAYS
         return min(self.iterations, max(ALWAYS, math.ceil(SPARE * slowest)))
@@ -68,12 +77,12 @@ class Sample:
 
     @cached_property
     def far(self) -> Int[Tensor, "swapped"]:
-        """The inputs that take part in swaps, counts and gradients."""
+        """The inputs for swaps, counts of fixed points and gradients."""
         return self._order[: self.budget.swapped]
 
     @cached_property
     def _order(self) -> Int[Tensor, "batch"]:
-        """All inputs, those that arrived first: what is measured at a fixed point should be one."""
+        """All inputs, with those that arrived first, because some parts are measured at fixed points."""
         arrived = self.trajectory.arrived
         first, others = (torch.nonzero(chosen).squeeze(1) for chosen in (arrived, ~arrived))
         return torch.cat([in_pairs(first, self.recalled, mask_of(self.loop, self.recalled)), others])
@@ -84,5 +93,5 @@ class Sample:
 
 
 def orbit_budget(config: ExaminationConfig, trained: int | None) -> int:
-    """Return the most iterations of any orbit: in prediction mode the trained number."""
-    return trained if config.prediction and trained else config.iterations
+    """Return the largest number of iterations of any orbit. In prediction mode it is at most the trained number."""
+    return min(config.iterations, trained) if config.prediction and trained else config.iterations

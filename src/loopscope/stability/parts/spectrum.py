@@ -1,4 +1,4 @@
-"""Eigenvalues of the Jacobian where orbits ended."""
+"""Eigenvalues of the Jacobian at the end of orbits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ def measure_spectrum(sample: Sample) -> SpectrumResult:
     state, recalled = sample.at(rows)
     found = spectral_radius(sample.loop, state, recalled, seed=seed)
     arrived = trajectory.arrived[rows]
-    wrong = contradicted(sample.loop, state, recalled, trajectory.residual[:, rows], arrived, found, seed=seed)
+    wrong = contradicted(
+        sample.loop, state, recalled, trajectory.residual[:, rows], arrived, found, seed=seed, floor=trajectory.floor
+    )
     return SpectrumResult(
         rows=to_plain(rows),
         eigenvalue=to_plain(found.eigenvalue),

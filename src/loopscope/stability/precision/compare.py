@@ -16,16 +16,18 @@ from loopscope.contexts import eval_mode, exact_products, random_states_kept, wi
 from loopscope.errors import LoopscopeError, check_choice, check_count, check_seed
 from loopscope.fixed_points.residual import relative_residual, smallest_scale
 from loopscope.jacobian import Jacobian, step_jacobian
+from loopscope.kinds import timed, wants_of
 from loopscope.loop import Loop, first_state, mask_of, readout
 from loopscope.schema import to_plain
+from loopscope.stability.orbits.answers import Answers, Correct, at_every_token, gives_answer, predictions
 from loopscope.stability.orbits.arrival import line
-from loopscope.stability.orbits.trace import Answers, at_every_token, gives_answer, predictions, quantiles
+from loopscope.stability.orbits.trace import quantiles
 from loopscope.stability.parts.progress import one_line
 from loopscope.stability.precision.arithmetic import ARITHMETICS, REFERENCE, Arithmetic
 from loopscope.stability.precision.error_growth import LEAST, Course, predict_difference
 from loopscope.stability.precision.result import PrecisionComparison, PrecisionResult
 from loopscope.stability.starts import random_direction
-from loopscope.stability.targets import Correct, Targets, check_targets, rule_of
+from loopscope.stability.targets import Targets, check_targets, rule_of
 from loopscope.trees import Tree, flatten, scaled_norm, select
 
 FOLLOWED = 4
@@ -72,7 +74,8 @@ def precision(
         and the last difference as predicted from the first iterations and the exponents of the loop.
 
     Raises:
-        LoopscopeError: the loop does not run in float64, an option is out of range, or targets have another shape.
+        LoopscopeError: the loop does not run in float64, its step draws random numbers, an option is out of range, or targets
+            have another shape.
 
     Example:
         >>> import loopscope as ls
@@ -89,6 +92,10 @@ def precision(
     check_targets(targets, count)
     check_count(iterations=iterations)
     check_seed(seed)
+    if wants_of(loop).generator:
+        raise LoopscopeError(
+            "the step draws random numbers, which differ from one precision to the next: give a step without noise to compare"
+        )
     asked = list(dict.fromkeys(precisions))
     for name in asked:
         check_choice("precision", name, ARITHMETICS)
@@ -130,7 +137,7 @@ class _Run:
 
     @classmethod
     def start(cls, arithmetic: Arithmetic, loop: Loop, inputs: Tree, drawn: Tree | None) -> _Run:
-        converted = arithmetic.loop(loop)
+        converted = timed(arithmetic.loop(loop))
         with arithmetic.products():
             recalled = converted.encode(arithmetic.cast(inputs))
             state = arithmetic.cast(first_state(converted, recalled) if drawn is None else drawn)
@@ -287,7 +294,7 @@ class _Exponents:
 
 def _drawn_start(loop: Loop, inputs: Tree, seed: int) -> Tree | None:
     """Return first states that were drawn at random, which must be the same in every precision; None if they are not random."""
-    recalled = loop.encode(inputs)
+    loop, recalled = timed(loop), loop.encode(inputs)
     one, other = (first_state(loop, recalled, place) for place in (seed, seed + 1))
     return None if bool((flatten(one) == flatten(other)).all()) else one
 

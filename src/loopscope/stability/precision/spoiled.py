@@ -34,8 +34,8 @@ class _Products(TorchDispatchMode):
 def spoiled_by(loop: Loop, state: Tree, recalled: Tree) -> str | None:
     """Return how the precision in force spoils residuals and derivatives of a loop, and what to do; None where it does not.
 
-    Weights in half precision are a property of the loop and not of the setting: they are not named. Costs one evaluation of the
-    step with one example.
+    Weights in half precision are a property of the loop and not of the setting: they are not named. A loop whose weights are
+    not known is asked about TF32 alone. Costs one evaluation of the step with one example.
 
     Args:
         loop: the loop, in the mode that it should be in.
@@ -58,7 +58,7 @@ def spoiled_by(loop: Loop, state: Tree, recalled: Tree) -> str | None:
         )
     weights = {one.dtype for module in modules_of(loop) for one in module.parameters()}
     half = _types_of_products(loop, state, recalled) & {*HALF}
-    if half and not weights & {*HALF}:
+    if half and weights and not weights & {*HALF}:
         kind = str(half.pop()).removeprefix("torch.")
         return (
             f"the step multiplies in {kind} though its weights are wider (autocast inside it): residuals level off near 4e-3; "

@@ -19,9 +19,9 @@ class Ritz:
 
     Attributes:
         values: the Ritz values.
-        errors: on the values, to first order.
+        errors: errors of the values, to first order.
         condition: 1 / |y^H x|.
-        backward: distance of a matrix that has the value as an exact eigenvalue.
+        backward: distance to a matrix that has the value as an exact eigenvalue.
         vectors: right eigenvectors of the projected matrix.
     """
 
@@ -51,10 +51,10 @@ def ritz_values(projected: NDArray[np.float64], coupling: NDArray[np.float64], r
 
 
 def _merged(values: NDArray, vectors: NDArray, reach: NDArray) -> NDArray[np.complex128]:
-    """Return ``values`` with each group that rounding alone may have split replaced by its mean.
+    """Return ``values`` with each group that rounding may have split replaced by its mean.
 
-    The mean of a defective group is well-conditioned although its members are not: a perturbation moves those of a Jordan
-    block of size k by its k-th root.
+    The mean of a defective group is well-conditioned although its members are not: a perturbation moves the eigenvalues of a
+    Jordan block of size k by its k-th root.
     """
     parallel = np.abs(vectors.conj().T @ vectors) > 0.95
     apart = np.abs(values[:, None] - values[None, :])
@@ -105,11 +105,11 @@ def _reach(projected: NDArray[np.float64], value: complex, backward: float, gues
 
 
 _SAFETY = 2.0
-"""Factor on residuals, since the projected matrix contains only a part of the left eigenvector; ten times larger where J is
-nearly defective. Chosen so that the error bound holds in 99% of random cases."""
+"""Factor on residuals, because the projected matrix contains only a part of the left eigenvector. It is ten times larger if J
+is nearly defective. It was chosen so that the error bound holds in 99% of random cases."""
 
 _ILL_CONDITIONED = 10.0
-"""The value of 1 / |y^H x| from which first order is not trusted."""
+"""The value of 1 / |y^H x| from which first-order errors are not trusted."""
 
 
 @dataclass(frozen=True)
@@ -124,13 +124,13 @@ class Options:
     """How far a value that has not settled may still move, in units of the resolution of the spectrum."""
 
 
-def judge(
+def ritz_errors(
     ritz: Ritz, projected: NDArray[np.float64], options: Options, products: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the errors of the outermost values: by themselves, and widened by inner values that may overtake them.
+    """Return the errors of the outermost values, both alone and widened by inner values that may overtake them.
 
-    A Ritz value that has not settled may move by its error, but hardly by more than the resolution: the spread of the spectrum
-    over the number of products. Ill-conditioned values that look settled are examined beyond first order.
+    A Ritz value that has not settled may move by its error, but hardly by more than the resolution, which is the spread of the
+    spectrum over the number of products. Ill-conditioned values that look settled are examined beyond first order.
     """
     size = np.abs(ritz.values)
     wanted, tolerance = options.wanted, options.tolerance

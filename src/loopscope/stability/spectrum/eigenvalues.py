@@ -1,15 +1,15 @@
 """Eigenvalues of the Jacobian of a loop, per example, from products v^T J alone.
 
 The method is Krylov-Schur (Stewart, 2001), a restarted Arnoldi iteration. It runs on J^T, which has the eigenvalues of J,
-since v^T J needs no derivative rule beyond the ordinary backward pass; a product for the whole batch costs about as much as
+because v^T J needs no derivative rule beyond the ordinary backward pass. A product for the whole batch costs about as much as
 one evaluation of the step. Examples that have converged leave the batch.
 
-Errors. A Ritz pair (theta, x) with residual r is an exact eigenpair of a matrix at distance ||r||, so that theta is off by
-about ||r|| / |y^H x|, where x and y are the unit right and left eigenvectors; y is taken from the projected matrix. Rounding
-adds to ||r||. If J is nearly defective, perturbations of this size can merge eigenvalues, and first order says nothing: the
-eigenvalues are then reported as their mean, and the error is the extent of the pseudospectrum. A second random start, with the
-eigenvalues found so far deflated, looks for what the first one missed: a larger eigenvalue, or the part of y outside the first
-Krylov space. Results are on the CPU, in double precision.
+Errors: a Ritz pair (theta, x) with residual r is an exact eigenpair of a matrix at distance ||r||. The error of theta is
+therefore about ||r|| / |y^H x|, where x and y are the unit right and left eigenvectors, and y is taken from the projected
+matrix. Rounding adds to ||r||. If J is nearly defective, perturbations of this size can merge eigenvalues, and the first-order
+error says nothing. Such eigenvalues are reported as their mean, with the extent of the pseudospectrum as the error. A second
+random start, with the eigenvalues found so far deflated, looks for what the first one missed: a larger eigenvalue, or the part
+of y outside the first Krylov space. Results are on the CPU, in double precision.
 """
 
 from __future__ import annotations
@@ -27,7 +27,14 @@ from loopscope.errors import LoopscopeError, check_count, check_seed, check_tole
 from loopscope.jacobian import Jacobian, step_jacobian
 from loopscope.loop import Loop
 from loopscope.stability.spectrum._arnoldi import Krylov
-from loopscope.stability.spectrum._ritz import NEARLY_DEFECTIVE, Options, Ritz, judge, orthonormal_real, ritz_values
+from loopscope.stability.spectrum._ritz import (
+    NEARLY_DEFECTIVE,
+    Options,
+    Ritz,
+    orthonormal_real,
+    ritz_errors,
+    ritz_values,
+)
 from loopscope.trees import Tree
 
 
@@ -36,11 +43,11 @@ class Eigenvalues:
     """The eigenvalues of largest modulus of J, per example, largest first.
 
     Attributes:
-        eigenvalues: complex; both members of a conjugate pair are listed.
-        error: absolute, on each eigenvalue.
-        converged: the error is within the tolerance.
-        defective: |y^H x| < 1e-3: J is nearly defective there, or far from normal.
-        products: products v^T J that each example took.
+        eigenvalues: the complex eigenvalues. Both members of a conjugate pair are listed.
+        error: absolute error of each eigenvalue.
+        converged: whether the error is within the tolerance.
+        defective: whether |y^H x| < 1e-3, so that J is nearly defective or far from normal.
+        products: number of products v^T J for each example.
     """
 
     eigenvalues: Complex[Tensor, "batch k"]
@@ -56,11 +63,11 @@ class SpectralRadius:
 
     Attributes:
         eigenvalue: the eigenvalue of largest modulus, with a positive imaginary part if it belongs to a conjugate pair.
-        radius: its modulus.
-        error: absolute, on the radius.
-        converged: the error is within the tolerance.
-        defective: |y^H x| < 1e-3: J is nearly defective there, or far from normal.
-        products: products v^T J that each example took, including those of the second start.
+        radius: modulus of the eigenvalue.
+        error: absolute error of the radius.
+        converged: whether the error is within the tolerance.
+        defective: whether |y^H x| < 1e-3, so that J is nearly defective or far from normal.
+        products: number of products v^T J for each example, including those of the second start.
     """
 
     eigenvalue: Complex[Tensor, "batch"]
@@ -72,24 +79,24 @@ class SpectralRadius:
 
 
 SUBSPACE = 64
-"""Krylov vectors kept per example before a restart, by default."""
+"""Default number of Krylov vectors per example before a restart."""
 
 _MIN_PRODUCTS = 12
-"""Products that each random start takes at least."""
+"""Smallest number of products per random start."""
 
 _CHECK_EVERY = 2
-"""Products between two checks of the Ritz values."""
+"""Number of products between two checks of the Ritz values."""
 
 _STEADY_PRODUCTS = 4
 """Number of products over which the Ritz values must not have moved."""
 
 _CHUNK = 16
-"""Examples taken at once: more would not fit into the cache of a CPU, and their Krylov vectors take memory."""
+"""Number of examples taken at once. More would not fit into the cache of a CPU, and their Krylov vectors take memory."""
 
 
 @dataclass(frozen=True)
 class _Found:
-    """The outermost eigenvalues of one example and their invariant subspace, A Q = Q T + v c^T with A = J^T."""
+    """The outermost eigenvalues of one example, and their invariant subspace: A Q = Q T + v c^T with A = J^T."""
 
     values: NDArray[np.complex128]
     errors: NDArray[np.float64]
@@ -116,11 +123,11 @@ class _History:
     def check(
         self, projected: NDArray[np.float64], coupling: NDArray[np.float64], products: int
     ) -> tuple[Ritz, NDArray[np.float64], bool]:
-        """Return the Ritz values, the errors of the wanted ones, and whether more products are useless."""
+        """Return the Ritz values, the errors of the wanted ones, and whether further products are useless."""
         options = self.options
         rounding = 4 * self.eps * float(np.linalg.norm(projected, axis=0).max(initial=0.0))
         ritz = ritz_values(projected, coupling, rounding)
-        own, errors = judge(ritz, projected, options, self.before + products)
+        own, errors = ritz_errors(ritz, projected, options, self.before + products)
         size = np.abs(ritz.values[: len(own)])
         enough = np.maximum(options.tolerance * size, 2 * rounding)
         strict = np.maximum(enough / options.strictness, 2 * rounding)
@@ -133,7 +140,7 @@ class _History:
 
 
 class _Batch:
-    """Which examples are in a Krylov batch and which have converged; these leave once there are enough of them."""
+    """The examples in a Krylov batch. Those that have converged leave once there are enough of them."""
 
     def __init__(self, krylov: Krylov) -> None:
         self.krylov = krylov
@@ -215,11 +222,11 @@ def _unknown(point: Float[Tensor, "n"], wanted: int, products: int) -> _Found:
 def _second_start(
     jacobian: Jacobian, first: list[_Found], options: Options, generator: torch.Generator
 ) -> list[_Found]:
-    """Search again from a random start outside the subspace that the first one found, and judge both together.
+    """Search again from a random start outside the subspace that the first one found, and combine both.
 
     The Ritz values of both spaces together show an eigenvalue that the first start missed. They also show a left eigenvector
-    that its space did not contain: |y^H x| is then smaller, and the error larger, than it seemed. This takes at least a
-    quarter as many products as the first start, and at most twice as many.
+    that its space did not contain, in which case |y^H x| is smaller, and the error larger, than it seemed. This takes at
+    least a quarter as many products as the first start, and at most twice as many.
     """
     width = max(one.basis.shape[0] for one in first)
     outside = jacobian.point.new_zeros(len(first), width, jacobian.size)
@@ -298,7 +305,7 @@ def _dominant(jacobian: Jacobian, options: Options, generator: torch.Generator) 
 
 
 def _is_doubtful(one: _Found, options: Options) -> bool:
-    """Return whether the errors are too large, and the products that are left may reduce them."""
+    """Return whether the errors are too large and the remaining products may reduce them."""
     loose = bool((one.errors > options.tolerance * np.abs(one.values)).any())
     defective = bool((one.condition > 1 / NEARLY_DEFECTIVE).any())
     return loose and not defective and not one.complete and one.products < options.max_products
@@ -341,10 +348,10 @@ def spectral_radius(
         loop: the loop.
         state: where J is taken, batch first.
         recalled: what ``loop.encode`` returned for the same examples.
-        tolerance: relative, on the error.
-        max_products: products v^T J for each example and start.
-        subspace: Krylov vectors kept per example.
-        seed: of the two random starts; the global random state is not touched.
+        tolerance: bound on the relative error.
+        max_products: largest number of products v^T J per example and start.
+        subspace: number of Krylov vectors per example.
+        seed: seed of the two random starts. The global random state is not used.
         dtype: another precision (torch.float64) for the loop and its tensors.
 
     Raises:
@@ -389,14 +396,14 @@ def top_eigenvalues(
         state: where J is taken, batch first.
         recalled: what ``loop.encode`` returned for the same examples.
         k: number of eigenvalues; all of them if J has fewer.
-        tolerance: relative, on the errors.
-        max_products: products v^T J for each example and start.
-        subspace: Krylov vectors kept per example; at least 2 k + 8 are.
-        seed: of the two random starts; the global random state is not touched.
+        tolerance: bound on the relative errors.
+        max_products: largest number of products v^T J per example and start.
+        subspace: number of Krylov vectors per example, raised to 2 k + 8 if it is smaller.
+        seed: seed of the two random starts. The global random state is not used.
         dtype: another precision (torch.float64) for the loop and its tensors.
 
     Raises:
-        LoopscopeError: as `spectral_radius`.
+        LoopscopeError: for the same reasons as in `spectral_radius`.
 
     Example:
         >>> import torch, loopscope as ls

@@ -1,12 +1,12 @@
-"""Compare products with the Jacobian with finite differences of the step, per example.
+"""Comparison of products with the Jacobian to finite differences of the step, per example.
 
-Autograd sees nothing of what runs under ``torch.no_grad`` or behind ``detach``. If only a part of the step is hidden, the
-Jacobian looks sound, but its spectral radius is that of another loop. A finite difference of the step itself shows this, also
-for loops that do not contract, where ``contradiction`` has no rate to compare with.
+Autograd does not see what runs under ``torch.no_grad`` or behind ``detach``. If only a part of the step is hidden, the
+Jacobian looks sound, but its spectral radius is that of another loop. A finite difference of the step itself shows this, even
+for loops that do not contract, where ``contradiction`` has no rate to compare.
 
 Finite differences have errors of their own: curvature for large step sizes, rounding for small ones. They are therefore taken
-over a ladder of step sizes. The two neighbours that agree best give the value and its resolution. A step that computes in
-bfloat16 is thus compared above its rounding, and a step with jumps is left undecided.
+at several step sizes, and the two neighbouring ones that agree best give the value and its resolution. A step that computes in
+bfloat16 is thus compared above its rounding, and a step with jumps remains undecided.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ RUNGS = tuple(10 ** (-k / 2) for k in range(1, 8))
 TOLERATED = 0.02
 """Relative disagreement that is tolerated beyond the resolution of the finite difference."""
 RESOLUTIONS = 3.0
-"""A disagreement of this many resolutions is real: the resolution is an estimate."""
+"""Number of resolutions from which a disagreement counts as real, since the resolution is an estimate."""
 PUSHES = 4
-"""Products with J that turn a random direction towards those that decay most slowly."""
+"""Number of products with J that turn a random direction towards those that decay most slowly."""
 
 
 @dataclass(frozen=True)
 class DifferenceCheck:
-    """How far products with J are from finite differences of the step: the worst of two directions, per example.
+    """How far products with J are from finite differences of the step, in the worse of two directions, per example.
 
     Attributes:
-        disagreement: ||J v - d|| / max(||J v||, ||d||), with d the finite difference along v, or the like of v^T J where that is
-            larger; NaN where the step is not finite.
-        resolution: the error of d by the same measure, estimated from its two best step sizes.
-        hidden: the disagreement is beyond both the resolution and 2%: autograd does not see the whole step.
+        disagreement: ||J v - d|| / max(||J v||, ||d||), where d is the finite difference along v, or the same for v^T J if that
+            is larger; NaN if the step is not finite.
+        resolution: error of d by the same measure, estimated from its two best step sizes.
+        hidden: whether the disagreement exceeds both the resolution and 2%, so that autograd does not see the whole step.
     """
 
     disagreement: Float[Tensor, "batch"]
@@ -49,18 +49,18 @@ class DifferenceCheck:
 
 
 def check_differences(loop: Loop, state: Tree, recalled: Tree, *, seed: int = 0) -> DifferenceCheck:
-    """Compare J v and v^T J at ``state`` with finite differences, along a random direction and one that decays slowly.
+    """Compare J v and v^T J at ``state`` to finite differences, along a random direction and one that decays slowly.
 
-    Costs about 28 evaluations of the step and ten products.
+    This costs about 28 evaluations of the step and ten products.
 
     Args:
         loop: the loop.
         state: where J is taken, batch first.
         recalled: what ``loop.encode`` returned for the same examples.
-        seed: of the random direction; the global random state is left alone.
+        seed: seed of the random direction. The global random state is not used.
 
     Raises:
-        LoopscopeError: there is no Jacobian to speak of (see ``step_jacobian``).
+        LoopscopeError: J is not defined (see ``step_jacobian``).
     """
     jacobian = step_jacobian(loop, state, recalled)
     generator = torch.Generator().manual_seed(seed)
@@ -72,7 +72,7 @@ def check_differences(loop: Loop, state: Tree, recalled: Tree, *, seed: int = 0)
     found = [_along(jacobian, vectors, size)]
     for _ in range(PUSHES):
         pushed, length = unit(jacobian.jvp(vectors))
-        # Where J is zero, or not finite, the random direction stays.
+        # If J is zero or not finite, the random direction is kept.
         vectors = torch.where(((length > 0) & length.isfinite())[:, None], pushed, vectors)
     found.append(_along(jacobian, vectors, size))
     disagreement, resolution = (torch.stack(parts) for parts in zip(*found, strict=True))
@@ -90,7 +90,7 @@ def _along(
     pushed = jacobian.jvp(vectors)
     length, other = (scaled_norm(part) for part in (difference, pushed))
     forward = _relative(scaled_norm(pushed - difference), torch.maximum(length, other))
-    # v^T J is what eigenvalues are made of: with d for v it gives d^T J v, which should be ||d||^2.
+    # Eigenvalues are computed from products v^T J. With d for v, they give d^T J v, which should be ||d||^2.
     backward = (jacobian.vjp(unit(difference)[0]) * vectors).sum(1)
     reverse = _relative((backward - length).abs(), torch.maximum(length, other))
     return torch.maximum(forward, reverse), resolution
@@ -99,7 +99,7 @@ def _along(
 def _finite_difference(
     jacobian: Jacobian, vectors: Float[Tensor, "batch n"], size: Float[Tensor, "batch 1"]
 ) -> tuple[Float[Tensor, "batch m"], Float[Tensor, "batch"]]:
-    """Return (f(z + h v) - f(z - h v)) / 2h for the best h, and its relative error; ``size`` is the unit of h."""
+    """Return (f(z + h v) - f(z - h v)) / 2h for the best h, and its relative error. The unit of h is ``size``."""
     slopes = []
     with torch.no_grad():
         for rung in RUNGS:

@@ -1,7 +1,7 @@
 """Largest singular values of J, of its powers, of (I - J)^{-1} and of (I - J)^{-1} df/dx, per example.
 
 The method is Golub-Kahan-Lanczos bidiagonalization with full re-orthogonalization, from products alone. Products with
-inverses are GMRES solves. Every value is the gain of a vector that was tried, and so a lower bound until it has converged.
+inverses are GMRES solves. Every value is the gain of some vector, and therefore a lower bound until it has converged.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ class SingularValue:
     """The largest singular value of an operator, per example.
 
     Attributes:
-        value: the singular value if converged, else a lower bound.
-        error: absolute, including that of inexact linear solves.
-        converged: the error is within the tolerance, and so are the residuals of all linear solves.
-        solve_residual: the largest relative residual of a linear solve; zero if there was none.
-        path: what the derivative in the input is taken through, or "state".
-        product: how products J v were formed: double backward, forward mode or central differences.
-        relative: for an operator on the input x, ``value`` times ||x|| / ||z||, the relative change of the state per relative
-            change of the input; None for others.
+        value: the singular value if converged, otherwise a lower bound.
+        error: absolute error, including that of inexact linear solves.
+        converged: whether the error and the residuals of all linear solves are within the tolerance.
+        solve_residual: largest relative residual of a linear solve; zero if there was none.
+        path: the variable of the derivative in the input, or "state".
+        product: how products J v were computed: double backward, forward mode or central differences.
+        relative: for an operator on the input x, ``value`` times ||x|| / ||z||, which is the relative change of the state per
+            relative change of the input; None for other operators.
     """
 
     value: Float[Tensor, "batch"]
@@ -50,13 +50,13 @@ class SingularValue:
 
 @dataclass(frozen=True)
 class PowerNorms:
-    """||J^k|| for several k, per example: powers of a J that is not normal grow before they shrink.
+    """||J^k|| for several k, per example. Powers of a J that is not normal grow before they shrink.
 
     Attributes:
-        powers: the k.
-        norms: lower bounds.
-        error: absolute if converged, else at least the amount by which the last step raised the bound.
-        converged: the error is within the tolerance.
+        powers: the values of k.
+        norms: lower bounds on the norms.
+        error: absolute error if converged, otherwise at least the amount by which the last step raised the bound.
+        converged: whether the error is within the tolerance.
         largest: maximum over k.
         at_power: the k of that maximum.
     """
@@ -70,10 +70,10 @@ class PowerNorms:
 
 
 SOLVES = 3
-"""Accuracy of linear solves, relative to that of the singular value: their residuals count twice in its error."""
+"""Accuracy of linear solves relative to that of the singular value, since their residuals count twice in its error."""
 
 _MIN_STEPS = 6
-"""Lanczos steps that are always taken: the gain of a random vector first looks settled at the bulk of the spectrum."""
+"""Smallest number of Lanczos steps. After fewer, the gain of a random vector may look settled at the bulk of the spectrum."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class _Image:
     Attributes:
         vectors: the product, over its scale.
         scale: a power of two, in double precision.
-        residual: the relative residual of the linear solves in it; zero where there were none.
+        residual: relative residual of its linear solves; zero if there were none.
     """
 
     vectors: Float[Tensor, "batch n"]
@@ -126,13 +126,13 @@ def singular_value(
         loop: the loop.
         state: where J is taken, batch first.
         recalled: what ``loop.encode`` returned for the same examples.
-        tolerance: relative, on the error.
-        max_steps: Lanczos steps, each a product with J and one with J^T.
-        seed: of the random start; the global random state is not touched.
+        tolerance: bound on the relative error.
+        max_steps: largest number of Lanczos steps, each of which takes a product with J and one with J^T.
+        seed: seed of the random start. The global random state is not used.
         dtype: another precision (torch.float64) for the loop and its tensors.
 
     Returns:
-        The singular value; NaN, and not converged, where J is not finite.
+        The singular value. It is NaN and has not converged if J is not finite.
 
     Raises:
         LoopscopeError: J is not defined (see `loopscope.jacobian.step_jacobian`), or an option is out of range.
@@ -161,14 +161,14 @@ def resolvent_norm(
 ) -> SingularValue:
     """Return ||(I - J)^{-1}||, the largest singular value of (I - J)^{-1} at ``state``.
 
-    It is the factor by which implicit gradients are amplified. To first order it also bounds the distance to the fixed point,
+    It is the factor by which implicit gradients are amplified. To first order it also bounds the distance to the fixed point:
     ||z - z*|| <= ||(I - J)^{-1}|| ||f(z) - z||.
 
-    Arguments are those of ``singular_value``. Each of ``max_steps`` is a solve with I - J and one with its transpose, of at
-    most ``max_iterations`` products.
+    The arguments are those of ``singular_value``. Each step is a solve with I - J and one with its transpose, of at most
+    ``max_iterations`` products each.
 
     Raises:
-        LoopscopeError: as ``singular_value``.
+        LoopscopeError: for the same reasons as in ``singular_value``.
     """
     jacobian = step_jacobian(loop, state, recalled, dtype=dtype)
     inverse = _resolvent_map(jacobian, None, tolerance / SOLVES, max_iterations)
@@ -187,14 +187,14 @@ def lipschitz(
     seed: int = 0,
     dtype: torch.dtype | None = None,
 ) -> SingularValue:
-    """Return the largest singular value of dz*/dx = (I - J)^{-1} df/dx: the fixed point's local Lipschitz constant.
+    """Return the local Lipschitz constant of the fixed point: the largest singular value of dz*/dx = (I - J)^{-1} df/dx.
 
-    The start is held; x is the floating leaves of ``inputs``, through ``encode``, else those of ``recalled``, without masks
-    (see `loopscope.jacobian.input_jacobian`): ``path`` says which. Arguments as for ``resolvent_norm``; ``inputs`` is what
-    ``recalled`` was encoded from.
+    The start is fixed. x is the floating leaves of ``inputs``, through ``encode``, or else those of ``recalled``, without masks
+    (see `loopscope.jacobian.input_jacobian`); ``path`` says which. The arguments are those of ``resolvent_norm``, and
+    ``inputs``, from which ``recalled`` was encoded.
 
     Raises:
-        LoopscopeError: as ``singular_value``; or there is no floating input to differentiate in.
+        LoopscopeError: for the same reasons as in ``singular_value``, or because there is no floating input.
     """
     jacobian = step_jacobian(loop, state, recalled, dtype=dtype)
     inward = input_jacobian(loop, state, recalled, inputs, dtype=dtype)
@@ -218,11 +218,11 @@ def power_norms(
 ) -> PowerNorms:
     """Return lower bounds on ||J^k|| at ``state``, for each k in ``powers``.
 
-    Arguments are those of ``singular_value``. Each k takes ``products`` with J and as many with J^T, but at least two Lanczos
-    steps. The k with the largest norm takes up to twice as many steps.
+    The arguments are those of ``singular_value``. Each k takes ``products`` products with J and as many with J^T, but at least
+    two Lanczos steps. The k with the largest norm takes up to twice as many steps.
 
     Raises:
-        LoopscopeError: as ``singular_value``.
+        LoopscopeError: for the same reasons as in ``singular_value``, or because ``powers`` is empty.
     """
     if not powers:
         raise LoopscopeError("powers is empty, expected at least one power of J")
@@ -280,7 +280,7 @@ def _power_map(jacobian: Jacobian, power: int) -> _Map:
 
 
 def _resolvent_map(jacobian: Jacobian, inward: Jacobian | None, tolerance: float, max_iterations: int) -> _Map:
-    """Return (I - J)^{-1}, or (I - J)^{-1} df/dx where ``inward`` is df/dx."""
+    """Return (I - J)^{-1}, or (I - J)^{-1} df/dx if ``inward`` is df/dx."""
     forward, transpose = identity_minus(jacobian), identity_minus_transpose(jacobian)
 
     def apply(vectors: Tensor) -> _Image:
@@ -302,10 +302,10 @@ def _resolvent_map(jacobian: Jacobian, inward: Jacobian | None, tolerance: float
 
 
 def _largest(operator: _Map, tolerance: float, max_steps: int, seed: int, starts: int = 2) -> SingularValue:
-    """Find the largest singular value of A from one or two random starts at once, as a band of that width.
+    """Find the largest singular value of A from one or two random starts at once, which form a band of that width.
 
     Right vectors V are taken in turn: A V = U M with M upper triangular, and the part of A^T U outside V joins the queue of
-    right vectors. A single start may miss the largest singular vector, and settle at the next one.
+    right vectors. A single start may miss the largest singular vector and settle at the next one.
     """
     check_tolerance(tolerance)
     check_count(max_steps=max_steps)

@@ -1,4 +1,4 @@
-"""Encoding of positions and moves as integers, turned to the side to move and mirrored by its king (paper, data).
+"""Encoding of positions and moves as integers, oriented by the side to move and its king (paper, data).
 
 Squares are numbered a1 = 0, b1 = 1, ..., h8 = 63 after turning and mirroring: the side to move plays upwards and its king
 stands on files e to h. Both are exact symmetries of the twelve piece planes, which show neither castling rights nor the en

@@ -25,7 +25,7 @@ import chess
 
 from loopscope.errors import check_positive
 from loopscope.tasks.chess.rules import codes_of, mating_moves
-from loopscope.tasks.data.progress import making
+from loopscope.tasks.data.progress import generation_progress
 from loopscope.tasks.data.sources import check_ending, write_text_file
 
 PLIES = 160
@@ -151,7 +151,7 @@ def _game(place: tuple[int, int]) -> list[MadePuzzle]:
 def collect(games: Iterable[list[MadePuzzle]], mates: int) -> list[MadePuzzle]:
     """Return the first ``mates`` distinct puzzles of each distance in games, the mates in one first."""
     found: dict[int, dict[bytes, MadePuzzle]] = {1: {}, 2: {}}
-    with making("mates", len(found) * mates) as on_made:
+    with generation_progress("mates", len(found) * mates) as on_made:
         for puzzles in games:
             for puzzle in puzzles:
                 kind = found[puzzle.distance]

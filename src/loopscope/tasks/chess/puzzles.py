@@ -26,11 +26,11 @@ from loopscope.extras import check_installed
 from loopscope.files import make_folder
 from loopscope.tasks.chess.encoding import pack_ragged, unpack_boards
 from loopscope.tasks.data.cache import Arrays, cache_folder, cached, from_bytes
-from loopscope.tasks.data.progress import counting
+from loopscope.tasks.data.progress import item_progress
 from loopscope.tasks.data.sources import open_text, write_text_file
 
 COLUMNS = ("PuzzleId", "FEN", "Moves", "Rating")
-FORMAT = "chess 2"
+FORMAT = "chess 3"
 """Version of the arrays in the cache. Increase it with any change to them, so that files are read again."""
 GENERATOR = 1
 """Version of the generated puzzles. Increase it with any change to them."""
@@ -159,11 +159,11 @@ def _read(path: Path, most: int) -> Arrays:
     puzzles, ratings, places, seen = [], [], [], set()
     for place, row in enumerate(_rows(path, most)):
         if not row:
-            rejects["line cut or too long"] += 1
+            rejects["line truncated or too long"] += 1
             continue
         identity, fen, moves, rating = row
         if identity in seen:
-            rejects["id seen before"] += 1
+            rejects["repeated id"] += 1
         elif re.fullmatch("[0-9]{1,4}", rating) is None:
             rejects["rating is not a number up to 9999"] += 1
         else:
@@ -171,14 +171,14 @@ def _read(path: Path, most: int) -> Arrays:
             ratings.append(int(rating))
             places.append(place)
         seen.add(identity)
-    with counting("check puzzles", len(puzzles)) as on_checked:
+    with item_progress("check puzzles", len(puzzles)) as on_checked:
         found = checked_positions(puzzles, on_checked)
     kept = found["rejects"] == 0
     for code in found["rejects"][~kept]:
         rejects[rules.REASONS[code]] += 1
     problems = unpack_boards(found["boards"][:, :6], found["boards"][:, 6], found["flips"])
     _, first = np.unique(problems.view("V64").ravel(), return_index=True)
-    rejects["position seen before"] += len(problems) - len(first)
+    rejects["repeated position"] += len(problems) - len(first)
     first.sort()
     fresh = np.zeros(len(problems), bool)
     fresh[first] = True
@@ -266,7 +266,7 @@ def proof(path: Path, puzzles: Puzzles, most: int) -> dict[str, int]:
     anew = _read(path, most)
     stored = ("problems", "ratings", "accepted", "counts", "moves")
     fails = {
-        "stored otherwise than read anew": sum(
+        "stored puzzle differs from the file": sum(
             not np.array_equal(anew[name], getattr(puzzles, name)) for name in stored
         )
     }

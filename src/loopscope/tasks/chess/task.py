@@ -81,11 +81,13 @@ class Chess:
         if self.path is not None and self.source not in ("auto", "file"):
             raise LoopscopeError(f"path {self.path} was given with source {self.source}: leave one of them out")
         if self.puzzles is not None and self.puzzles < 2:
-            raise LoopscopeError(f"puzzles is {self.puzzles}, expected at least 2: one to train on, one to validate on")
+            raise LoopscopeError(
+                f"puzzles is {self.puzzles}, expected at least 2: one for training and one for validation"
+            )
         bounds = [self.train_rating, *self.test_ratings]
         if bounds != sorted(set(bounds)):
             raise LoopscopeError(
-                f"test_ratings is {list(self.test_ratings)} after train_rating {self.train_rating}, expected rising "
+                f"test_ratings is {list(self.test_ratings)} after train_rating {self.train_rating}, expected ascending "
                 "numbers above it, such as [2000, 2400]"
             )
 
@@ -129,15 +131,15 @@ class Chess:
         """Return the puzzles for training. Their difficulty is the rating or the distance to mate.
 
         Raises:
-            LoopscopeError: there are no data, they cannot be read, or a split would be empty.
+            LoopscopeError: the data are missing or unreadable, or a split would be empty.
         """
         puzzles = self._puzzles()
         training, validation = self._easy(puzzles)
         if not len(training):
             above, upto = next(iter(self._bounds().values()))
             raise LoopscopeError(
-                f"{self.origin()} holds {len(validation)} puzzles rated {above + 1}-{upto}, expected at least 2, to train on "
-                "and to validate on: give another file or other ratings"
+                f"{self.origin()} holds {len(validation)} puzzles rated {above + 1}-{upto}, expected at least 2, one for "
+                "training and one for validation: give another file or other ratings"
             )
         return _split(puzzles, training)
 
@@ -145,16 +147,16 @@ class Chess:
         """Return the easy validation split and the harder splits that are not empty.
 
         Raises:
-            LoopscopeError: there are no data, they cannot be read, or no range holds a puzzle.
+            LoopscopeError: the data are missing or unreadable, or no range contains a puzzle.
         """
         puzzles = self._puzzles()
         (easy, _), *harder = self._bounds().items()
         rows = {easy: self._easy(puzzles)[1]}
         rows |= {name: self._rated(puzzles, *bounds)[: self.test_puzzles] for name, bounds in harder}
         if not any(map(len, rows.values())):
-            there = f"only {puzzles.ratings.min()} to {puzzles.ratings.max()}" if len(puzzles) else "and no other"
+            there = f"only {puzzles.ratings.min()} to {puzzles.ratings.max()}" if len(puzzles) else "nor any other"
             raise LoopscopeError(
-                f"{self.origin()} holds no puzzle rated {', '.join(rows)}, {there}: give another file, or other ratings by "
+                f"{self.origin()} holds no puzzle rated {', '.join(rows)}, {there}: give another file, or change "
                 "train_rating and test_ratings"
             )
         return {name: _split(puzzles, chosen) for name, chosen in rows.items() if len(chosen)}
@@ -176,10 +178,10 @@ class Chess:
         return problems, answers
 
     def loss(self, logits: Float[Tensor, "batch 64 1"], answers: Int[Tensor, "batch columns"]) -> Float[Tensor, ""]:
-        """Return the mean cross-entropy of a softmax over squares, in nats per board. Each square of the move weighs half.
+        """Return the mean cross-entropy of a softmax over squares, in nats per board. The target is 1/2 on both squares.
 
-        The paper does not specify the form of its cross-entropy [ours]. This one compares squares with each other, like
-        the rule of the two highest scores. Its minimum is ln 2.
+        The paper does not specify the form of its cross-entropy. This one is our choice: it compares squares with each
+        other, like the rule of the two highest scores. Its minimum is ln 2.
         """
         moves = Answers.unpack(answers)
         squares = torch.stack([moves.origins[:, 0], moves.targets[:, 0]], dim=1)

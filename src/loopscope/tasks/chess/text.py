@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 import torch
 from jaxtyping import Float, Int, Int16
@@ -12,7 +13,7 @@ from torch import Tensor
 from loopscope.errors import LoopscopeError
 from loopscope.tasks.chess.encoding import PIECES, SQUARES, Answers, pack_ragged
 from loopscope.tasks.chess.puzzles import require_rules
-from loopscope.tasks.text import Problem, colour
+from loopscope.tasks.text import CHANGED, Candidates, Frame, Problem, candidates_of, colour
 
 # Checked before any import of python-chess, so that a missing package gives a one-line error.
 require_rules()
@@ -39,13 +40,14 @@ IMPOSSIBLE = {
     chess.STATUS_PAWNS_ON_BACKRANK: "a pawn stands on rank 1 or 8",
     chess.STATUS_TOO_MANY_WHITE_PIECES: "white has more than 16 pieces",
     chess.STATUS_TOO_MANY_BLACK_PIECES: "black has more than 16 pieces",
-    chess.STATUS_BAD_CASTLING_RIGHTS: "a side may castle whose king or rook is not at home (write - where none may)",
-    chess.STATUS_INVALID_EP_SQUARE: "no pawn can have just passed the en passant square (write - for none)",
+    chess.STATUS_BAD_CASTLING_RIGHTS: "a side may castle although its king or rook is not at home (write - if neither may)",
+    chess.STATUS_INVALID_EP_SQUARE: "no pawn can have just passed the en passant square (write - if there is none)",
     chess.STATUS_OPPOSITE_CHECK: "the side that is not to move is in check (is it the other side's move?)",
     chess.STATUS_TOO_MANY_CHECKERS: "more than two pieces give check",
     chess.STATUS_IMPOSSIBLE_CHECK: "no last move can have given these checks",
 }
-PIECE = {chess.WHITE: "bold white", chess.BLACK: "magenta"}
+PIECE = {chess.WHITE: "bold", chess.BLACK: ""}
+CHOSEN = "reverse"
 SIDE = {chess.WHITE: "white", chess.BLACK: "black"}
 
 
@@ -71,47 +73,59 @@ class ChessText:
         board = chess.Board(" ".join(fields))
         status = board.status()
         if wrong := [sentence for flag, sentence in IMPOSSIBLE.items() if status & flag]:
-            raise LoopscopeError(f"no game can come to this position: {'; '.join(wrong)}")
+            raise LoopscopeError(f"no game can reach this position: {'; '.join(wrong)}")
         if not any(board.legal_moves):
             how = "mated" if board.is_check() else "stalemated"
-            raise LoopscopeError(f"the game is over: {SIDE[board.turn]}, which is to move, is {how}; there is no move")
+            raise LoopscopeError(
+                f"the game is over: {SIDE[board.turn]} is to move and is {how}; there is no move to find"
+            )
         if board.is_insufficient_material():
             raise LoopscopeError(
                 "the game is drawn: neither side has enough pieces left to mate; there is no move to find"
             )
         if board.is_seventyfive_moves():
             raise LoopscopeError(
-                f"the game is drawn: the halfmove clock is {board.halfmove_clock}, and at 150 no further move is played; write 0 "
-                "for a puzzle"
+                f"the game is drawn: the halfmove clock is {board.halfmove_clock}, and the game ends at 150; write 0 for a puzzle"
             )
         return Problem(board.fen(), torch.from_numpy(codes_of(board)))
 
     def line(self, problem: Problem, logits: Float[Tensor, "64 1"]) -> str:
         """Return the legal move with the highest sum of its two scores, such as "Qxf7# (h5f7)"."""
-        board, move = _best(problem, logits)
+        board, move = best_move(problem, logits)
         return f"{board.san(move)} ({move.uci()})"
 
     def right(self, problem: Problem, logits: Float[Tensor, "64 1"]) -> bool | None:
         """Return True if the move mates, False if only other moves mate, and None if no move mates."""
-        board, move = _best(problem, logits)
+        board, move = best_move(problem, logits)
         if mates(board, move):
             return True
         return False if any(True for _ in mating_moves(board)) else None
 
     def choices(self, problem: Problem) -> Int16[Tensor, "1 columns"]:
         """Return all legal moves, packed like the answers of a split."""
-        return _packed(chess.Board(problem.text))
+        return _packed(problem.text)
 
-    def picture(self, problem: Problem, logits: Float[Tensor, "64 1"], since: Int[Tensor, "64"]) -> Text:
+    def parts(self, problem: Problem, logits: Float[Tensor, "64 1"]) -> Int[Tensor, "1"]:
+        """Return the place of the best move among the legal moves: the move is the whole answer."""
+        return _totals(problem, logits).argmax(keepdim=True)
+
+    def candidates(self, problem: Problem, logits: Float[Tensor, "64 1"], count: int) -> list[Candidates]:
+        """Return the probabilities of the legal moves; the answer has a single part."""
+        board = chess.Board(problem.text)
+        moves = [board.san(move) for move in board.legal_moves]
+        return candidates_of(_totals(problem, logits)[None], ["move"], moves, count)
+
+    def picture(self, problem: Problem, frame: Frame) -> Text:
         """Return the move, and the board from the side to move, with the move's squares in brackets and white in capitals.
 
         If the two squares of highest score are not those of the move, they are named, because they are the answer under
         the paper's rule.
         """
-        board, move = _best(problem, logits)
+        board, move = best_move(problem, frame.logits)
         squares = {move.from_square, move.to_square}
         text = Text(f"{SIDE[board.turn]} to move: ")
-        text.append(f"{self.line(problem, logits)}\n", style=colour(int(since.max())))
+        text.append(self.line(problem, frame.logits), style=colour(int(frame.since.max())))
+        text.append(f" {CHANGED}\n" if bool(frame.changed.any()) else "\n")
         up = 1 if board.turn else -1
         for rank in range(8)[::-up]:
             text.append(f"{rank + 1} ")
@@ -121,27 +135,34 @@ class ChessText:
                 cell = piece.symbol() if piece else "."
                 style = PIECE[piece.color] if piece else ""
                 if square in squares:
-                    text.append(f"[{cell}]", style=f"{style} on green")
+                    text.append(f"[{cell}]", style=f"{style} {CHOSEN}".strip())
                 else:
                     text.append(f" {cell} ", style=style)
             text.append("\n")
         text.append("  " + "".join(f" {file} " for file in chess.FILE_NAMES[::up]))
-        highest = [int(square) ^ flip_of(board) for square in logits[:, 0].topk(2).indices]
+        highest = [int(square) ^ flip_of(board) for square in frame.logits[:, 0].topk(2).indices]
         if set(highest) != squares:
             first, second = (chess.SQUARE_NAMES[square] for square in highest)
             text.append(f"\nThe two highest squares are {first} and {second}, not those of this move.")
         return text
 
 
-def _best(problem: Problem, logits: Float[Tensor, "64 1"]) -> tuple[chess.Board, chess.Move]:
+def best_move(problem: Problem, logits: Float[Tensor, "64 1"]) -> tuple[chess.Board, chess.Move]:
     """Return the board and the best legal move. Pawns promote to a queen."""
     board = chess.Board(problem.text)
-    moves = Answers.unpack(_packed(board))
-    return board, list(board.legal_moves)[int(moves.totals(logits.reshape(1, SQUARES).float().cpu()).argmax())]
+    return board, list(board.legal_moves)[int(_totals(problem, logits).argmax())]
 
 
-def _packed(board: chess.Board) -> Int16[Tensor, "1 columns"]:
+def _totals(problem: Problem, logits: Float[Tensor, "64 1"]) -> Float[Tensor, "moves"]:
+    """Return the sum of the scores of the two squares of each legal move; -inf for promotions to other than a queen."""
+    scores = logits.reshape(1, SQUARES).float().cpu()
+    return Answers.unpack(_packed(problem.text)).totals(scores)[0]
+
+
+@lru_cache(maxsize=1024)
+def _packed(fen: str) -> Int16[Tensor, "1 columns"]:
     """Return all legal moves of a position, packed like the answers of a split, without knowing which is right."""
+    board = chess.Board(fen)
     legal = list(board.legal_moves)
     codes = np.array([code_of(move, flip_of(board)) for move in legal], np.int16)
     return pack_ragged(np.array([1]), np.array([len(legal)]), codes)
@@ -156,7 +177,7 @@ def _check_squares(placement: str) -> None:
         for character in row:
             if character not in PIECES + "12345678":
                 raise LoopscopeError(
-                    f"rank {rank} ({row}) holds {character!r}: expected the pieces {PIECES}, and 1-8 for empty squares"
+                    f"rank {rank} ({row}) holds {character!r}: expected the pieces {PIECES}, or 1-8 for empty squares"
                 )
         squares = sum(int(character) if character.isdigit() else 1 for character in row)
         if squares != 8:

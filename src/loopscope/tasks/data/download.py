@@ -18,7 +18,7 @@ from typing import Any
 
 from loopscope.errors import LoopscopeError
 from loopscope.files import explain_write, make_folder, open_lock, write_text
-from loopscope.tasks.data.progress import bar
+from loopscope.progress import bar
 
 CHUNK = 1 << 18
 TIMEOUT = 30.0
@@ -26,7 +26,7 @@ ATTEMPTS = 5
 """Number of consecutive connections without data before a download gives up."""
 
 UNSATISFIABLE = 416
-OFFLINE_ADVICE = "give a file by --data.path, or take --data.source generated"
+OFFLINE_ADVICE = "give a file with --data.path, or use --data.source generated"
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
@@ -92,10 +92,10 @@ def _checksum(path: Path) -> str:
 
 @contextmanager
 def _progress(name: str) -> Iterator[Callable[[int, int | None], None]]:
-    """Show the progress of a download (see ``bar``). Yield a function of the bytes received and the total."""
+    """Show the progress of a download. Yield a function of the bytes received and the total."""
     from rich.progress import DownloadColumn, TransferSpeedColumn
 
-    with bar(f"download {name}", None, DownloadColumn(), TransferSpeedColumn()) as update:
+    with bar(f"download {name}", None, DownloadColumn(), TransferSpeedColumn(), transient=True) as update:
         yield lambda done, total: update(completed=done, total=total)
 
 
@@ -155,10 +155,12 @@ def _fetch(url: str, partial: Path, pause: float) -> _Answer:
                 attempts = 0 if now > begin else attempts + 1
                 reason = _reason(error)
                 if now == 0 and isinstance(error, urllib.error.URLError):
-                    raise LoopscopeError(f"cannot reach {url} ({reason}): go online, or {OFFLINE_ADVICE}") from error
+                    raise LoopscopeError(
+                        f"cannot reach {url} ({reason}): connect to the network, {OFFLINE_ADVICE}"
+                    ) from error
                 if attempts == ATTEMPTS:
                     raise LoopscopeError(
-                        f"the download of {url} broke off after {now} bytes ({reason}): the same command goes on from there"
+                        f"the download of {url} broke off after {now} bytes ({reason}): run the same command to continue"
                     ) from error
                 time.sleep(pause * 2**attempts)
 

@@ -22,8 +22,8 @@ class DataReport:
         splits: number of examples per split, training first.
         difficulty: number of examples per split and range of difficulty.
         rejects: number of rejected lines, by reason.
-        shared: number of problems that are in two splits, as such or as a symmetric copy; must be 0.
-        repeated: number of problems that occur again in their split, as such or as a symmetric copy; must be 0.
+        shared: number of problems that are in two splits, unchanged or as a symmetric copy; must be 0.
+        repeated: number of problems that occur again in their split, unchanged or as a symmetric copy; must be 0.
         failed: number of problems whose answers failed the proof, by reason; None if no proof was requested.
     """
 

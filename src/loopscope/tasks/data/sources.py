@@ -16,7 +16,7 @@ from typing import Any, Literal, TextIO
 
 from loopscope.errors import LoopscopeError, check_choice
 from loopscope.extras import require
-from loopscope.files import write_bytes
+from loopscope.files import check_path, write_bytes
 from loopscope.tasks.data.cache import cache_folder
 from loopscope.tasks.data.download import download
 
@@ -86,7 +86,7 @@ def _compression(path: Path, file: io.BufferedReader) -> str | None:
     file.seek(0)
     found = next((ending for ending, magic in MAGIC.items() if start.startswith(magic)), None)
     if path.suffix in MAGIC and found != path.suffix:
-        kind = f"a {found} file" if found else "not compressed so" if start else "empty"
+        kind = f"a {found} file" if found else "not compressed in this format" if start else "empty"
         raise LoopscopeError(
             f"{path} is not a {path.suffix} file: its content is {kind}; download it again or rename it"
         )
@@ -116,7 +116,7 @@ class _BoundedText(io.TextIOWrapper):
         line = self.readline(LONGEST_LINE + 1)
         if len(line) > LONGEST_LINE:
             raise LoopscopeError(
-                f"{self._path} has a line of more than {LONGEST_LINE:,} characters, expected one puzzle a line: is it another file?"
+                f"{self._path} has a line of more than {LONGEST_LINE:,} characters, expected one puzzle per line: check the file"
             )
         if not line:
             raise StopIteration
@@ -140,7 +140,7 @@ def open_text(path: Path) -> Iterator[TextIO]:
         raise LoopscopeError(f"{path} is not UTF-8 text ({error.reason}): convert it to UTF-8") from error
     except (EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error) as error:
         reason = " ".join(str(error).split())
-        raise LoopscopeError(f"{path} is cut or damaged ({reason}): download it again") from error
+        raise LoopscopeError(f"{path} is truncated or damaged ({reason}): download it again") from error
     except OSError as error:
         raise LoopscopeError(f"cannot read {path}: {error.strerror or error}") from error
 
@@ -180,7 +180,7 @@ def find_file(path: str | None, names: Sequence[str]) -> Path | None:
     given = path or os.environ.get(DATA_FOLDER)
     if not given:
         return None
-    place = Path(given).expanduser()
+    place = check_path(Path(given).expanduser())
     if path and place.is_file():
         return place
     if not place.is_dir():
@@ -223,7 +223,7 @@ def data_file(source: str, path: str | None, names: Sequence[str], remote: Remot
         return found
     if source == "file":
         raise LoopscopeError(
-            f"there is no file of data: give one by --data.path, or a folder with {names[0]} by {DATA_FOLDER}"
+            f"there is no data file: give one with --data.path, or set {DATA_FOLDER} to a folder with {names[0]}"
         )
     kept = cache_folder() / "downloads" / remote.name
     return kept if kept.is_file() else download(remote.url, kept)

@@ -32,7 +32,7 @@ def distinct_strings(count: int, length: int, generator: torch.Generator) -> Int
     """
     if length < 20 and 2**length < count:
         raise LoopscopeError(
-            f"{count} strings of {length} bits were asked for, but only {2**length} exist: ask for fewer strings, or more bits"
+            f"{count} strings of {length} bits were requested, but only {2**length} exist: use fewer strings or more bits"
         )
     strings = torch.empty(0, length, dtype=torch.int64)
     while len(strings) < count:
@@ -95,7 +95,7 @@ class PrefixSums:
         return Split(bits, prefix_sums(bits))
 
     def evaluation_splits(self) -> dict[str, Split]:
-        """Return one split per length, named after it. The split of the training length shares no string with training."""
+        """Return one split per length, named after it. No string is also in the training split."""
         splits = {}
         for length in self.test_bits:
             if length == self.train_bits:

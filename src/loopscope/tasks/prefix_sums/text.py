@@ -8,7 +8,7 @@ from torch import Tensor, tensor
 
 from loopscope.errors import LoopscopeError
 from loopscope.tasks.prefix_sums.task import prefix_sums
-from loopscope.tasks.text import Problem, colour
+from loopscope.tasks.text import CHANGED, GIVEN, WRONG, Candidates, Frame, Problem, candidates_of, colour
 
 
 class PrefixSumsText:
@@ -34,15 +34,25 @@ class PrefixSumsText:
         """Return whether every bit is the parity of the bits up to it."""
         return bool((logits.argmax(-1) == prefix_sums(problem.tokens[None])[0]).all())
 
-    def picture(self, problem: Problem, logits: Float[Tensor, "tokens 2"], since: Int[Tensor, "tokens"]) -> Text:
-        """Return the bits above their prefix sums, with wrong sums on red."""
-        sums, answer = prefix_sums(problem.tokens[None])[0].tolist(), self.line(problem, logits)
+    def parts(self, problem: Problem, logits: Float[Tensor, "tokens 2"]) -> Int[Tensor, "tokens"]:
+        """Return the answer's bits as numbers."""
+        return logits.argmax(-1)
+
+    def candidates(self, problem: Problem, logits: Float[Tensor, "tokens 2"], count: int) -> list[Candidates]:
+        """Return the probabilities of 0 and 1 for the least certain bits."""
+        return candidates_of(logits, [f"sum {place}" for place in range(1, len(logits) + 1)], "01", count)
+
+    def picture(self, problem: Problem, frame: Frame) -> Text:
+        """Return the bits above their prefix sums, with wrong sums in red and a mark below sums that changed."""
+        sums, answer = prefix_sums(problem.tokens[None])[0].tolist(), self.line(problem, frame.logits)
+        changed = frame.changed.tolist()
         text = Text()
         for begin in range(0, len(answer), 64):
             rows = slice(begin, begin + 64)
-            text.append(f"bits  {problem.text[rows]}\nsums  ", style="bold white")
-            for bit, sum_, last in zip(answer[rows], sums[rows], since[rows].tolist(), strict=True):
-                text.append(bit, style=colour(last) if int(bit) == sum_ else "white on red")
-            text.append("\n")
-        text.rstrip()
+            text.append(f"bits  {problem.text[rows]}\n", style=GIVEN).append("sums  ")
+            for bit, sum_, last in zip(answer[rows], sums[rows], frame.since[rows].tolist(), strict=True):
+                text.append(bit, style=colour(last) if int(bit) == sum_ else WRONG)
+            marks = "".join(CHANGED if new else " " for new in changed[rows])
+            text.append(f"\n      {marks}".rstrip(" ") + "\n")
+        text.right_crop(1)
         return text

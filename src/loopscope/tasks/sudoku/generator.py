@@ -28,17 +28,16 @@ from loopscope.tasks.sudoku.rules import (
     place,
     search,
     set_up,
-    solve,
     symmetry_classes,
 )
 
 KINDS = ("singles", "search", "hard")
 SINGLES, SEARCH, HARD = range(3)
 
-FEWEST, MOST = 19, 36
+MIN_GIVENS, MAX_GIVENS = 19, 36
 """Range of the target numbers of givens, drawn uniformly. Targets below 21 are not always reached."""
 
-LEAST_GUESSES, MOST_AIMED = 4, 400
+MIN_GUESSES, MAX_GUESSES = 4, 400
 """Range of the target numbers of guesses of hard puzzles, drawn log-uniformly."""
 
 MOVES = 100
@@ -149,8 +148,8 @@ def _aims(count: int, kind: str, seed: int) -> np.ndarray:
     """Return the target merit of each puzzle."""
     draw = np.random.default_rng([seed, KINDS.index(kind)])
     if kind == "hard":
-        return np.exp(draw.uniform(np.log(LEAST_GUESSES), np.log(MOST_AIMED), count)).astype(np.int64)
-    return 81 - draw.integers(FEWEST, MOST + 1, count)
+        return np.exp(draw.uniform(np.log(MIN_GUESSES), np.log(MAX_GUESSES), count)).astype(np.int64)
+    return 81 - draw.integers(MIN_GIVENS, MAX_GIVENS + 1, count)
 
 
 def generate(
@@ -196,4 +195,4 @@ def generated_puzzles(count: int, seed: int = 0, on_made: Callable[[int], None] 
     puzzles, solutions = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     sources = np.repeat(np.arange(len(KINDS)), list(counts.values()))
     classes = symmetry_classes(puzzles, solutions)
-    return without_copies(Puzzles(puzzles, solutions, solve(puzzles).guesses, classes, sources, KINDS))
+    return without_copies(Puzzles(puzzles, solutions, solve_grids(puzzles).guesses, classes, sources, KINDS))

@@ -48,7 +48,7 @@ class SudokuGrids(ABC):
     @property
     @abstractmethod
     def side(self) -> int:
-        """Cells of a row, and the number of digits."""
+        """The number of cells in a row, and of digits."""
 
     @property
     def shape(self) -> TaskShape:

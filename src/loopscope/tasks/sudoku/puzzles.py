@@ -20,7 +20,7 @@ from loopscope.tasks.data.sources import open_text, write_text_file
 
 CELLS = 81
 DIGITS = 0b1111111110
-FORMAT = "sudoku 1"
+FORMAT = "sudoku 2"
 """Version of the arrays in the cache. Increase it with any change to them, so that files are read again."""
 
 HEADERS = (("puzzle", "solution"), ("question", "answer"))
@@ -182,7 +182,7 @@ class _Sieve:
 
 def _read_part(columns: Mapping[str, list[str]], rejects: Counter[str]) -> Puzzles:
     """Return the valid puzzles of some lines, symmetric copies included."""
-    rejects["line is cut"] += len(columns["cut"])
+    rejects["truncated line"] += len(columns["cut"])
     puzzles, readable = cells(columns.get("puzzle", columns.get("question", [])))
     sieve = _Sieve(np.ones(len(puzzles), dtype=bool), rejects)
     sieve.keep(readable, "puzzle is not 81 characters of 1-9 and 0 or .")
@@ -201,9 +201,9 @@ def _read_part(columns: Mapping[str, list[str]], rejects: Counter[str]) -> Puzzl
         classes, readable = _numbers(columns["iso_hash"], 16)
         sieve.keep(readable, "iso_hash is not a hexadecimal number")
     if stored is None or "guesses" not in columns:
-        from loopscope.tasks.sudoku.rules import MOST_GUESSES, solve
+        from loopscope.tasks.sudoku.rules import MOST_GUESSES, solve_grids
 
-        found = solve(np.where(sieve.kept[:, None], puzzles, 0))
+        found = solve_grids(np.where(sieve.kept[:, None], puzzles, 0))
         solutions, guesses = found.solutions, found.guesses
         sieve.keep(found.found != 0, "no solution")
         sieve.keep(found.found != 2, "several solutions")
@@ -232,7 +232,7 @@ def without_copies(puzzles: Puzzles) -> Puzzles:
     first = np.zeros(len(puzzles), dtype=bool)
     first[np.unique(puzzles.classes, return_index=True)[1]] = True
     repeated = len(puzzles) - len(np.unique(np.ascontiguousarray(puzzles.puzzles).view("S81")))
-    copies = {"the same puzzle again": repeated, "symmetric copy of another puzzle": int((~first).sum()) - repeated}
+    copies = {"repeated puzzle": repeated, "symmetric copy of another puzzle": int((~first).sum()) - repeated}
     return replace(puzzles.at(first), rejects=Counter(puzzles.rejects) + Counter(copies))
 
 
@@ -258,7 +258,7 @@ def read_puzzles(path: Path, rows: int) -> Puzzles:
         puzzles = replace(joined(parts), rejects=+rejects) if parts else None
         if not puzzles:
             reasons = "; ".join(f"{count} with {reason!r}" for reason, count in (+rejects).items())
-            raise LoopscopeError(f"{path} holds no right puzzle: {reasons or 'it has no lines'}")
+            raise LoopscopeError(f"{path} holds no valid puzzle: {reasons or 'it has no lines'}")
         return without_copies(puzzles).to_arrays()
 
     if not path.is_file():
@@ -300,22 +300,22 @@ def proof(puzzles: Puzzles) -> dict[str, int]:
     Args:
         puzzles: puzzles as stored, symmetric copies included.
     """
-    from loopscope.tasks.sudoku.rules import solve, symmetry_classes
+    from loopscope.tasks.sudoku.rules import solve_grids, symmetry_classes
 
-    found = solve(puzzles.puzzles)
+    found = solve_grids(puzzles.puzzles)
     unique = found.found == 1
     fails = Counter(
         {
-            "no proof of one solution": int((~unique).sum()),
-            "stored solution is another": int((found.solutions != puzzles.solutions).any(1).sum()),
-            "stored guesses are others": int((unique & (found.guesses != puzzles.guesses)).sum()),
+            "solution not proven unique": int((~unique).sum()),
+            "stored solution differs": int((found.solutions != puzzles.solutions).any(1).sum()),
+            "stored guesses differ": int((unique & (found.guesses != puzzles.guesses)).sum()),
         }
     )
     classes = symmetry_classes(puzzles.puzzles, puzzles.solutions)
     if (classes == puzzles.classes).any():
-        fails["stored iso_hash is another"] = int((classes != puzzles.classes).sum())
+        fails["stored iso_hash differs"] = int((classes != puzzles.classes).sum())
     else:
         pairs = len(np.unique(np.stack([classes, puzzles.classes]), axis=1).T)
-        fails["symmetric copies of different iso_hash"] = pairs - len(np.unique(classes))
-        fails["the iso_hash of a puzzle that is not a copy"] = pairs - len(np.unique(puzzles.classes))
+        fails["symmetric copies with different iso_hash"] = pairs - len(np.unique(classes))
+        fails["same iso_hash as a puzzle that is not a copy"] = pairs - len(np.unique(puzzles.classes))
     return dict(+fails)

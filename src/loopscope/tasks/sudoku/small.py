@@ -233,7 +233,7 @@ class SmallSudoku(SudokuGrids):
         check_positive(train_empty=self.train_empty, train_puzzles=self.train_puzzles, test_puzzles=self.test_puzzles)
         if min(self.box) < 2 or self.board.side > 9:
             raise LoopscopeError(
-                f"box is {list(self.box)}, expected two numbers from 2 on whose product is at most 9, such as [2, 3]"
+                f"box is {list(self.box)}, expected two numbers of at least 2 whose product is at most 9, such as [2, 3]"
             )
         cells = self.board.cells
         if self.train_empty > cells:
@@ -241,7 +241,7 @@ class SmallSudoku(SudokuGrids):
         rising = list(self.test_empty) == sorted(set(self.test_empty))
         if not rising or min(self.test_empty, default=0) < 1 or max(self.test_empty) > cells:
             raise LoopscopeError(
-                f"test_empty is {list(self.test_empty)}, expected rising numbers of cells from 1 to {cells}, such as "
+                f"test_empty is {list(self.test_empty)}, expected ascending numbers of cells from 1 to {cells}, such as "
                 f"[{cells // 3}, {cells // 2}, {cells}]"
             )
 
@@ -260,7 +260,7 @@ class SmallSudoku(SudokuGrids):
         return _make(self).require_training()
 
     def evaluation_splits(self) -> dict[str, Split]:
-        """Return the splits of ``test_empty``, named after their numbers of empty cells, or hardest if singles set it."""
+        """Return the splits of ``test_empty``, named after their numbers of empty cells, or "hardest" if singles set it."""
         return _make(self).evaluation
 
     def augment(

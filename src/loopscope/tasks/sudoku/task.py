@@ -15,7 +15,7 @@ from torch import Tensor
 from loopscope.errors import LoopscopeError, check_choice, check_positive
 from loopscope.shipped import DATA
 from loopscope.tasks.data.cache import Arrays, cached
-from loopscope.tasks.data.progress import making
+from loopscope.tasks.data.progress import generation_progress
 from loopscope.tasks.data.sources import Remote, Source, data_file
 from loopscope.tasks.sudoku.grids import Splits, SudokuGrids
 from loopscope.tasks.sudoku.puzzles import FORMAT, Puzzles, read_puzzles
@@ -107,7 +107,7 @@ class Sudoku(SudokuGrids):
         check_choice("augmentation", self.augmentation, get_args(Augmentation))
         if list(self.guess_groups) != sorted(set(self.guess_groups)) or min(self.guess_groups, default=0) != 1:
             raise LoopscopeError(
-                f"guess_groups is {list(self.guess_groups)}, expected rising numbers from 1 on, such as [1, 4, 10]"
+                f"guess_groups is {list(self.guess_groups)}, expected ascending numbers of at least 1, such as [1, 4, 10]"
             )
 
     @property
@@ -119,7 +119,7 @@ class Sudoku(SudokuGrids):
         """Return the puzzles for training. Their difficulty is the number of guesses.
 
         Raises:
-            LoopscopeError: there are no data, they cannot be read, or a split would be empty.
+            LoopscopeError: the data are missing or unreadable, or a split would be empty.
         """
         return self._splits().require_training()
 
@@ -127,7 +127,7 @@ class Sudoku(SudokuGrids):
         """Return the easy validation split and the harder groups that are not empty.
 
         Raises:
-            LoopscopeError: there are no data, or they cannot be read.
+            LoopscopeError: the data are missing or unreadable.
         """
         return self._splits().evaluation
 
@@ -190,7 +190,7 @@ def puzzles_of(task: Sudoku, origin: Path | None) -> Puzzles:
     def make() -> Arrays:
         from loopscope.tasks.sudoku.generator import generated_puzzles
 
-        with making("puzzles", task.generated_puzzles) as on_made:
+        with generation_progress("puzzles", task.generated_puzzles) as on_made:
             return generated_puzzles(task.generated_puzzles, task.seed, on_made).to_arrays()
 
     if origin is not None:
@@ -218,8 +218,8 @@ def _divide(task: Sudoku, origin: Path | None, modified: int) -> Splits:
     return Splits(
         _split(puzzles.at(training[: task.train_puzzles])) if len(training) else None,
         {name: _split(puzzles.at(group)) for name, group in groups.items() if len(group)},
-        f"{origin or 'what was generated'} holds {len(rows)} puzzles of the split {easy_name!r}: too few to validate on "
-        f"{task.validation_puzzles} and to train on others; lower validation_puzzles",
+        f"{origin or 'the generated data'} holds {len(rows)} puzzles of the split {easy_name!r}, expected more than "
+        f"{task.validation_puzzles}, so that some are left for training: lower validation_puzzles",
     )
 
 

@@ -11,10 +11,9 @@ from torch import Tensor
 from loopscope.errors import LoopscopeError
 from loopscope.tasks.sudoku.puzzles import breaches, solved, units
 from loopscope.tasks.sudoku.solvability import has_solution
-from loopscope.tasks.text import Problem, colour
+from loopscope.tasks.text import CHANGED, GIVEN, WRONG, Candidates, Frame, Problem, candidates_of, colour
 
 FRAME = "+-------+-------+-------+"
-GIVEN = "bold white"
 
 
 class SudokuText:
@@ -47,19 +46,29 @@ class SudokuText:
         grid, given = self._grid(logits), problem.tokens.numpy()
         return bool(solved(grid[None])[0]) and bool((grid[given > 0] == given[given > 0]).all())
 
-    def picture(self, problem: Problem, logits: Float[Tensor, "81 9"], since: Int[Tensor, "81"]) -> Text:
-        """Return the board, with givens in bold, other digits coloured by when they settled, and errors on red."""
-        grid, given = self._grid(logits), problem.tokens.numpy()
-        wrong = _clashes(grid) | ((given > 0) & (grid != given))
+    def parts(self, problem: Problem, logits: Float[Tensor, "81 9"]) -> Int[Tensor, "81"]:
+        """Return the digit of each cell."""
+        return logits.argmax(-1) + 1
+
+    def candidates(self, problem: Problem, logits: Float[Tensor, "81 9"], count: int) -> list[Candidates]:
+        """Return the probabilities of the digits of the least certain cells that are not given."""
+        cells = (problem.tokens == 0).nonzero().squeeze(1).tolist()
+        places = [f"row {cell // 9 + 1}, column {cell % 9 + 1}" for cell in cells]
+        return candidates_of(logits[cells], places, "123456789", count)
+
+    def picture(self, problem: Problem, frame: Frame) -> Text:
+        """Return the board: givens in bold, other digits coloured by when they last changed, errors in red."""
+        grid, given, changed = self._grid(frame.logits), problem.tokens.numpy(), frame.changed.tolist()
+        wrong = clashes(grid) | ((given > 0) & (grid != given))
         text = Text()
         for row in range(9):
             text.append(f"{FRAME}\n" if row % 3 == 0 else "")
             for column in range(9):
                 cell = 9 * row + column
                 text.append("| " if column % 3 == 0 else "")
-                style = GIVEN if given[cell] else colour(int(since[cell]))
-                text.append(str(grid[cell]), style=f"{GIVEN} on red" if wrong[cell] else style)
-                text.append(" ")
+                style = GIVEN if given[cell] else colour(int(frame.since[cell]))
+                text.append(str(grid[cell]), style=WRONG if wrong[cell] else style)
+                text.append(CHANGED if changed[cell] else " ")
             text.append("|\n")
         return text.append(FRAME)
 
@@ -67,7 +76,7 @@ class SudokuText:
         return (logits.argmax(-1) + 1).to(torch.int8).cpu().numpy()
 
 
-def _clashes(grid: np.ndarray) -> np.ndarray:
+def clashes(grid: np.ndarray) -> np.ndarray:
     """Return the cells whose digit occurs again in their row, column or box."""
     places = units(np.arange(81, dtype=np.int8)[None])[0]
     digits = grid[places]

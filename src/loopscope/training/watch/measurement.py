@@ -11,13 +11,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from loopscope.errors import LoopscopeError
+from loopscope.errors import LoopscopeError, NotDefinedError
 from loopscope.forecasts.forecast import BUDGET, forecast
-from loopscope.loop import Loop, first_state, mask_of
+from loopscope.kinds import timed
+from loopscope.loop import Loop, answers_per, first_state, mask_of
 from loopscope.stability.dependence.swap_test import SwapOutcome, swap_test
 from loopscope.stability.distances import in_pairs
+from loopscope.stability.orbits.answers import Answers
 from loopscope.stability.orbits.arrival import Ends, follow
-from loopscope.stability.orbits.trace import Answers, Trajectory, trace
+from loopscope.stability.orbits.trace import Trajectory, trace
 from loopscope.stability.parts.progress import Progress
 from loopscope.stability.results import middle
 from loopscope.stability.spectrum.eigenvalues import SpectralRadius, spectral_radius
@@ -51,6 +53,7 @@ class Subject:
         trained: most iterations in training.
         tolerance: relative residual within which an orbit may count as arrived.
         seed: of random starts and directions.
+        undefined: why fixed points are not defined for the loop; empty if they are.
     """
 
     loop: Loop
@@ -60,6 +63,7 @@ class Subject:
     trained: int
     tolerance: float
     seed: int
+    undefined: str = ""
 
     @property
     def horizons(self) -> list[int]:
@@ -100,7 +104,7 @@ def measure(subject: Subject, step: int) -> WatchRecord:
         accuracy=None if solved is None else float(solved[-1].double().mean()),
         radius=middle_radius,
         radius_error=error,
-        radius_arrived=float(orbits.ends.arrived[orbits.near].double().mean()),
+        radius_arrived=None if radius is None else float(orbits.ends.arrived[orbits.near].double().mean()),
         swaps=progress.run("swaps", orbits.swaps),
         forecasts=tuple(
             found
@@ -134,7 +138,7 @@ class _Orbits:
 
     @classmethod
     def of(cls, subject: Subject) -> _Orbits:
-        loop = subject.loop
+        loop = timed(subject.loop, subject.seed)
         with torch.no_grad():
             recalled = loop.encode(subject.inputs)
             start = first_state(loop, recalled, subject.seed)
@@ -144,9 +148,12 @@ class _Orbits:
             iterations=subject.trained,
             start=start,
             tolerance=subject.tolerance,
-            correct=rule_of(subject.targets, mask_of(loop, recalled)),
+            correct=rule_of(subject.targets, mask_of(loop, recalled), answers_per(loop)),
             answers=subject.answers,
+            until="end" if subject.undefined else "rounding",
         )
+        if subject.undefined:
+            return cls(subject, recalled, trajectory, trajectory)
         ends = follow(
             loop, recalled, trajectory.state, iterations=FURTHER, tolerance=subject.tolerance, until="arrival"
         )
@@ -165,11 +172,17 @@ class _Orbits:
         return self._order[:JACOBIANS]
 
     def spectral_radius(self) -> SpectralRadius:
+        self._check_defined()
         rows = self.near
         state, recalled = select(self.ends.state, rows), select(self.recalled, rows)
         return spectral_radius(self.subject.loop, state, recalled, seed=self.subject.seed)
 
+    def _check_defined(self) -> None:
+        if self.subject.undefined:
+            raise NotDefinedError(self.subject.undefined)
+
     def swaps(self) -> SwapFractions:
+        self._check_defined()
         if not bool(self.ends.arrived.any()):
             raise LoopscopeError(f"no orbit had arrived after {self.subject.trained + FURTHER} iterations")
         rows = self._order[:SWAPPED]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from loopscope.adapters.registry import adapt
-from loopscope.checks import check_answers, check_is_loop, check_not_empty, check_outputs_last, prepare
+from loopscope.checks import check_is_loop, check_not_empty
 from loopscope.contexts import device_of_loop, undisturbed
 from loopscope.errors import (
     LoopscopeError,
@@ -26,9 +26,10 @@ from loopscope.errors import (
     check_tolerance,
 )
 from loopscope.files import append_line
-from loopscope.loop import Loop, readout
-from loopscope.stability.orbits.trace import Answers
-from loopscope.stability.targets import Targets, check_targets, rule_of
+from loopscope.loop import Loop, answers_per, readout
+from loopscope.stability.nonautonomous.view import view_of
+from loopscope.stability.orbits.answers import Answers
+from loopscope.stability.targets import Targets, check_readout, check_targets, rule_of
 from loopscope.training.rows import keep_rows_until
 from loopscope.training.watch.measurement import Subject, expected_evaluations, measure
 from loopscope.training.watch.record import WatchRecord
@@ -230,17 +231,16 @@ class Watch:
         """Check that the loop can be measured on these inputs, and time one evaluation of it."""
         with self._stopwatch.counted(), undisturbed(self._subject.loop), torch.no_grad():
             subject = self._on_device()
-            ready = prepare(subject.loop, subject.inputs, seed=subject.seed)
-            logits = readout(subject.loop, ready.start, ready.recalled)
-            if subject.answers is not None:
-                check_answers(subject.answers, logits)
-            elif subject.targets is None:
-                check_outputs_last(logits, ready.start)
-            rule = rule_of(subject.targets, ready.mask)
+            view = view_of(subject.loop, subject.inputs, subject.seed)
+            ready = view.ready
+            check_readout(view.loop, ready.start, ready.recalled, subject.targets, subject.answers)
+            self._subject = replace(self._subject, undefined=view.kind.undefined)
+            rule = rule_of(subject.targets, ready.mask, answers_per(view.loop))
             if rule is not None:
+                logits = readout(view.loop, ready.start, ready.recalled)
                 rule(logits, torch.arange(len(logits), device=logits.device))
             began = self._clock()
-            after = subject.loop.step(ready.start, subject.loop.encode(subject.inputs))
+            after = view.loop.step(ready.start, view.loop.encode(subject.inputs))
             float(flatten(after)[0, 0])  # a GPU has finished once a number of the result is read
             each = self._clock() - began
         self._stopwatch.expect(each * expected_evaluations(subject, self._inputs_given))

@@ -1,4 +1,4 @@
-"""How every benchmark tells what it found: JSON of one form for machines, a table for people."""
+"""Output of the benchmarks: JSON of one form for machines, a table for people."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from rich.console import Console
 from rich.table import Table
 
 WIDTH = 180
-"""Characters of a line, also where the output is no terminal."""
+"""Characters per line, also if the output is not a terminal."""
 
 
-def tell(
+def print_results(
     rows: Sequence[Any], columns: Mapping[str, Callable[[Any], str]], ran: Mapping[str, object], as_json: bool
 ) -> None:
-    """Print what was measured.
+    """Print the results of a benchmark.
 
     Args:
-        rows: the rows, dataclasses.
-        columns: by the head of each column of the table, the cell of a row.
+        rows: the rows, which are dataclasses.
+        columns: for the heading of each column, the function that returns a row's cell.
         ran: the setting.
-        as_json: print {"setting": ..., "rows": [...]} alone.
+        as_json: whether to print only {"setting": ..., "rows": [...]}.
     """
     if as_json:
         print(json.dumps({"setting": ran, "rows": [asdict(row) for row in rows]}, indent=2, allow_nan=False))

@@ -1,0 +1,74 @@
+"""The paper's figure, radius of W_state against accuracy, beside the radius of the Jacobian, which it does not have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from matplotlib.axes import Axes
+
+from experiments.paper.runs import Run
+from experiments.paper.tables import LONG, NORMS, RECALLS
+from loopscope.reports.kit.charts import COLOURS, INK, SHADE, Panel, draw_panels, percent_axis, png, tidy
+from loopscope.reports.kit.styles import MARKS, Style, add_legend, mark_handle
+
+WIDTH, HEIGHT = 4.4, 3.6
+COLOUR = dict(zip(RECALLS, COLOURS, strict=False))
+MARK = dict(zip(NORMS, MARKS, strict=False))
+
+
+def hardest(run: Run) -> tuple[str, float]:
+    """Return the last split of a run and the accuracy on it at iteration 500."""
+    split = list(run.accuracy)[-1]
+    return split, run.accuracy[split][LONG]
+
+
+def _against(runs: Sequence[Run], value: Callable[[Run], float | None], label: str) -> Panel:
+    def draw(axes: Axes) -> None:
+        axes.axvline(1, c=SHADE, lw=1)
+        for run in runs:
+            x, (recall, norm) = value(run), run.choice
+            if x is None:
+                continue
+            face = COLOUR[recall] if run.at_fixed_point else "none"
+            axes.plot(
+                [x], [100 * hardest(run)[1]], MARK[norm], c=COLOUR[recall], mfc=face, ms=8, mew=1.5, clip_on=False
+            )
+        percent_axis(axes)
+        tidy(axes, label, f"right at iteration {LONG}, {hardest(runs[0])[0]}, %")
+
+    return Panel(draw, WIDTH, HEIGHT)
+
+
+def _over_training(runs: Sequence[Run]) -> Panel:
+    def draw(axes: Axes) -> None:
+        for run in runs:
+            if run.training:
+                steps, radii = zip(*run.training, strict=True)
+                axes.plot(steps, radii, c=COLOUR[run.choice[0]], ls="-" if run.choice[1] == "outer" else "--", lw=1.6)
+        axes.axhline(1, c=SHADE, lw=1)
+        tidy(axes, "training step", "spectral radius of W_state")
+
+    return Panel(draw, WIDTH, HEIGHT)
+
+
+def radius_figure(runs: Sequence[Run]) -> bytes:
+    """Return the figure of one study as a PNG file: both radii against accuracy, and that of W_state over training if it was logged.
+
+    Args:
+        runs: runs of one study that were evaluated up to iteration 500.
+    """
+    panels = [
+        _against(runs, lambda run: run.state_radius, "spectral radius of W_state"),
+        _against(runs, lambda run: run.radius, "spectral radius of the Jacobian, median"),
+    ]
+    if any(run.training for run in runs):
+        panels.append(_over_training(runs))
+    figure, _ = draw_panels(panels)
+    recalls = [
+        Style(f"{recall} recall", COLOUR[recall], "", "o")
+        for recall in RECALLS
+        if any(r.choice[0] == recall for r in runs)
+    ]
+    norms = [Style(norm, INK, "", MARK[norm]) for norm in NORMS if any(r.choice[1] == norm for r in runs)]
+    add_legend(figure, [mark_handle(style) for style in (*recalls, *norms)])
+    return png(figure)

@@ -1,0 +1,148 @@
+"""The ledger: one compact row per run of a study, with its accuracy, its weights and its examination."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from loopscope.errors import LoopscopeError
+from loopscope.files import append_line, numbered_lines
+from loopscope.models import load_model
+from loopscope.models.recall import matrix_radius, recall_weights
+from loopscope.reports.study.table import at_fixed_points, median_radius
+from loopscope.schema import misfit
+from loopscope.studies import Record, StudyFolder
+
+LEDGER = Path(__file__).parent / "results" / "ledger.jsonl"
+POINTS = (1, 2, 4, 8, 16, 30, 60, 120, 250, 500)
+"""Iterations whose accuracy the ledger holds."""
+LOGGED = 50
+"""Largest number of training steps at which the ledger holds the radius of W_state."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One trained model.
+
+    Args:
+        study: name of its study.
+        run: name of the run in it.
+        settings: all settings of the run.
+        seconds: time of each stage.
+        machines: the machines that trained it.
+        examples: number of problems of each split.
+        accuracy: fraction of whole answers that are right, by split and by number of iterations.
+        verdict: the examination's verdict.
+        arrived: fraction of the examined orbits that arrive at a fixed point.
+        radius: median spectral radius of the Jacobian at the last state.
+        at_fixed_point: whether all of these states had arrived.
+        state_radius: spectral radius of W_state after training; None without recall.
+        recall_ratio: ||W_state|| / ||W_input||; None without recall.
+        training: pairs of a training step and the spectral radius of W_state there.
+    """
+
+    study: str
+    run: str
+    settings: dict[str, Any]
+    seconds: dict[str, float]
+    machines: list[str]
+    examples: dict[str, int]
+    accuracy: dict[str, dict[str, float]]
+    verdict: str | None
+    arrived: float | None
+    radius: float | None
+    at_fixed_point: bool
+    state_radius: float | None
+    recall_ratio: float | None
+    training: list[tuple[int, float]]
+
+    @property
+    def choice(self) -> tuple[str, str]:
+        """Its recall and its normalization."""
+        model = self.settings["model"]
+        return model["recall"], model["norm"]
+
+    @property
+    def seed(self) -> int:
+        """The seed of its training."""
+        return int(self.settings["training"]["seed"])
+
+    @property
+    def trained_iterations(self) -> int:
+        """The largest number of iterations in training."""
+        return int(self.settings["training"]["max_iterations"])
+
+
+def _at_points(curve: Sequence[float]) -> dict[str, float]:
+    return {str(point): curve[point - 1] for point in POINTS if point <= len(curve)}
+
+
+def _thinned(rows: Sequence[dict[str, Any]]) -> list[tuple[int, float]]:
+    logged = [(row["step"], row["state_radius"]) for row in rows if "state_radius" in row]
+    every = max(1, -(-len(logged) // LOGGED))
+    return [(step, float(f"{radius:.5g}")) for step, radius in logged[every - 1 :: every]]
+
+
+def run_of(folder: StudyFolder, record: Record) -> Run:
+    """Return the row of a finished run.
+
+    Args:
+        folder: the study's folder, which holds the run's model and metrics.
+        record: the run's record.
+    """
+    place = folder.run(record.run)
+    weights = recall_weights(load_model(place.path))
+    exam, evaluation = record.exam, record.evaluation or {}
+    arrived = exam.reachability.arrived if exam is not None else []
+    return Run(
+        study=folder.path.name,
+        run=record.run,
+        settings=record.settings,
+        seconds=record.seconds,
+        machines=record.machines,
+        examples={split: curve["examples"] for split, curve in evaluation.items()},
+        accuracy={split: _at_points(curve["answer_accuracy"]) for split, curve in evaluation.items()},
+        verdict=None if exam is None else exam.verdict.value,
+        arrived=sum(arrived) / len(arrived) if arrived else None,
+        radius=median_radius(exam),
+        at_fixed_point=at_fixed_points(exam),
+        state_radius=None if weights is None else matrix_radius(weights[0]),
+        recall_ratio=None if weights is None else float(weights[0].norm() / weights[1].norm()),
+        training=_thinned([row for _, row in numbered_lines(place.metrics)]),
+    )
+
+
+def read_runs(path: Path = LEDGER) -> list[Run]:
+    """Return the latest row of each run of a ledger, in order of first appearance.
+
+    Raises:
+        LoopscopeError: there is no ledger, or a line is not a row.
+    """
+    if not path.is_file():
+        raise LoopscopeError(f"there is no ledger {path}: collect a study first")
+    found: dict[tuple[str, str], Run] = {}
+    for number, line in numbered_lines(path):
+        if (wrong := misfit(line, Run)) is not None:
+            raise LoopscopeError(f"{path}, line {number} is not a run ({wrong}): remove that line")
+        run = Run(**{**line, "training": [(step, radius) for step, radius in line["training"]]})
+        found[run.study, run.run] = run
+    return list(found.values())
+
+
+def collect(folder: StudyFolder, into: Path = LEDGER) -> list[Run]:
+    """Append the finished runs of a study that a ledger lacks, and return these.
+
+    Raises:
+        LoopscopeError: the folder holds no finished run.
+    """
+    finished = [record for record in folder.ledger.records().values() if record.status == "finished"]
+    if not finished:
+        raise LoopscopeError(f"{folder.path} holds no finished run: give the folder of a study")
+    into.parent.mkdir(parents=True, exist_ok=True)
+    known = {run.run for run in read_runs(into) if run.study == folder.path.name} if into.is_file() else set()
+    new = [run_of(folder, record) for record in finished if record.run not in known]
+    for run in new:
+        append_line(into, asdict(run))
+    return new

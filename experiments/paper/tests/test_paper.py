@@ -1,0 +1,135 @@
+"""The ledger of the paper's comparisons, and its tables, from made-up runs."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from matplotlib import image
+from small_runs import finished
+
+from experiments.paper.__main__ import main
+from experiments.paper.figures import radius_figure
+from experiments.paper.runs import Run, collect, read_runs
+from experiments.paper.tables import by_choice, comparison, radii
+from loopscope.errors import LoopscopeError
+from loopscope.files import append_line
+from loopscope.models import load_model
+from loopscope.studies import Record, StudyFolder
+
+CURVE = [0.0] * 29 + [0.9] + [0.7] * 469 + [0.5]
+
+
+def study(path):
+    """A study with one finished run, whose model is real, and one that failed."""
+    folder = StudyFolder(path)
+    run = finished(path / "runs" / "one", task="prefix-sums")
+    for step in range(1, 121):
+        append_line(run.metrics, {"step": step, "loss": 1.0, "state_radius": step / 100})
+    settings = {
+        "model": {"recall": "external", "norm": "outer"},
+        "training": {"seed": 3, "max_iterations": 30},
+    }
+    evaluation = {"hard": {"examples": 7, "answer_accuracy": CURVE}}
+    folder.ledger.append(Record("one", "finished", settings, {"train": 60.0}, evaluation=evaluation, machines=["here"]))
+    folder.ledger.append(Record("two", "failed", settings, {}, error="diverged"))
+    return folder
+
+
+def test_a_row_holds_accuracy_weights_and_their_history(tmp_path):
+    folder, ledger = study(tmp_path / "cpu"), tmp_path / "ledger.jsonl"
+    (run,) = collect(folder, ledger)
+    assert read_runs(ledger) == [run]
+    assert (run.study, run.run, run.choice, run.seed, run.trained_iterations) == (
+        "cpu",
+        "one",
+        ("external", "outer"),
+        3,
+        30,
+    )
+    assert (run.examples, run.machines, run.verdict, run.radius) == ({"hard": 7}, ["here"], None, None)
+    assert [run.accuracy["hard"][point] for point in ("1", "30", "60", "500")] == [0.0, 0.9, 0.7, 0.5]
+    recall = load_model(tmp_path / "cpu" / "runs" / "one").recall
+    of_state, of_input = (layer.weight.detach().double().numpy() for layer in (recall.state, recall.input))
+    assert run.state_radius == pytest.approx(np.abs(np.linalg.eigvals(of_state)).max(), rel=1e-6)
+    assert run.recall_ratio == pytest.approx(np.linalg.norm(of_state) / np.linalg.norm(of_input), rel=1e-5)
+    assert run.training[-1] == (120, 1.2)
+    assert len(run.training) <= 50
+
+
+def test_a_run_is_collected_once(tmp_path):
+    folder, ledger = study(tmp_path / "cpu"), tmp_path / "ledger.jsonl"
+    assert len(collect(folder, ledger)) == 1
+    assert collect(folder, ledger) == []
+    assert len(read_runs(ledger)) == 1
+
+
+def test_a_folder_without_finished_runs_and_a_damaged_ledger_are_refused(tmp_path):
+    with pytest.raises(LoopscopeError, match="holds no finished run"):
+        collect(StudyFolder(tmp_path), tmp_path / "ledger.jsonl")
+    with pytest.raises(LoopscopeError, match="there is no ledger"):
+        read_runs(tmp_path / "ledger.jsonl")
+    (tmp_path / "ledger.jsonl").write_text('{"study": 1}\n')
+    with pytest.raises(LoopscopeError, match="line 1 is not a run"):
+        read_runs(tmp_path / "ledger.jsonl")
+    assert main(["--ledger", str(tmp_path / "ledger.jsonl"), "tables"]) == 2
+
+
+def made_up(recall: str, norm: str, seed: int, last: float) -> Run:
+    return Run(
+        study="made-up",
+        run=f"{recall}-{norm}-seed{seed}",
+        settings={"model": {"recall": recall, "norm": norm}, "training": {"seed": seed, "max_iterations": 30}},
+        seconds={},
+        machines=[],
+        examples={"hard": 10},
+        accuracy={"hard": {"30": 0.25, "500": last}},
+        verdict="stable",
+        arrived=1.0,
+        radius=0.5,
+        at_fixed_point=seed == 0,
+        state_radius=None if recall == "none" else 0.8,
+        recall_ratio=None if recall == "none" else 1.5,
+        training=[] if recall == "none" else [(1, 0.5), (2, 0.8)],
+    )
+
+
+RUNS = [made_up("none", "outer", 0, 0.0), made_up("internal", "pre", 1, 0.1), made_up("internal", "pre", 0, 0.75)]
+
+
+def test_each_seed_stands_in_the_tables_in_order():
+    assert [[run.seed for run in group] for group in by_choice(RUNS).values()] == [[0, 1], [0]]
+    sheet = comparison("made-up", RUNS)
+    assert sheet.columns == ["recall + normalization", "seeds", "hard, 30", "hard, 500"]
+    assert sheet.rows == [
+        ["internal + pre", "0, 1", "25.0, 25.0", "75.0, 10.0"],
+        ["none + outer", "0", "25.0", "0.0"],
+    ]
+    weights = radii("made-up", RUNS)
+    assert weights.rows[0] == [
+        "internal + pre",
+        "0.80, 0.80",
+        "1.50, 1.50",
+        "0.500, 0.500*",
+        "100.0, 100.0",
+        "stable, stable",
+    ]
+    assert weights.rows[1][1] == "–"
+
+
+def test_the_figure_is_drawn_without_warnings():
+    drawn = image.imread(io.BytesIO(radius_figure([*RUNS, replace(RUNS[0], radius=None)])))
+    assert drawn.shape[1] > drawn.shape[0] > 100
+    assert torch.from_numpy(drawn).std() > 0
+
+
+def test_the_commands_collect_and_print(tmp_path, capsys):
+    study(tmp_path / "cpu")
+    ledger = str(tmp_path / "ledger.jsonl")
+    assert main(["--ledger", ledger, "collect", str(tmp_path / "cpu")]) == 0
+    assert main(["--ledger", ledger, "tables"]) == 0
+    assert "| external + outer | 3 | 90.0 | 50.0 |" in capsys.readouterr().out
+    assert (tmp_path / "cpu.png").is_file()
