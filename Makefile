@@ -6,7 +6,10 @@ BIN := .venv/bin
 
 PREDICTION := prefix-sums prefix-sums-unseen small-sudoku chess chess-short
 
-.PHONY: study prediction test lint docs clean
+# The browser of the lab's tests: a system's Chromium or Chrome, which pip does not install.
+CHROMIUM := $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
+
+.PHONY: study prediction test test-lab lint docs clean
 study: .venv/installed
 	$(BIN)/loopscope study configs/quick.yaml
 
@@ -23,6 +26,16 @@ prediction: .venv/installed
 
 test: .venv/installed lint docs
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
+ifeq ($(CHROMIUM),)
+	@echo "The lab was not tested in a browser, because none is installed: apt-get install chromium, then make test-lab"
+else
+	$(MAKE) test-lab
+endif
+
+# Drives `loopscope lab` in a headless browser.
+test-lab: .venv/installed
+	@test -n "$(CHROMIUM)" || { echo "make test-lab needs a browser, and none is installed: apt-get install chromium" >&2; exit 2; }
+	OMP_NUM_THREADS=1 $(BIN)/pytest browser_tests
 
 # The site, in build/site. A broken link or a docstring that cannot be rendered is an error.
 docs: .venv/installed

@@ -62,6 +62,7 @@ CORE = {
     "progress",
     "trees",
     "loop",
+    "readouts",
     "kinds",
     "contexts",
     "checks",

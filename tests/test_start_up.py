@@ -12,11 +12,33 @@ from subprocesses import modules_loaded_by
 import loopscope
 
 THIRD_PARTY = {
-    *("accelerate", "chess", "huggingface_hub", "jaxtyping", "jsonargparse", "matplotlib", "numba", "numpy", "plotly"),
+    *(
+        "accelerate",
+        "chess",
+        "gradio",
+        "huggingface_hub",
+        "jaxtyping",
+        "jsonargparse",
+        "matplotlib",
+        "numba",
+        "numpy",
+        "plotly",
+    ),
     *("ray", "rich", "safetensors", "scipy", "sklearn", "torch", "yaml", "zstandard"),
 }
 NOT_TO_SOLVE = {
-    *("accelerate", "chess", "huggingface_hub", "matplotlib", "numba", "pandas", "plotly", "ray", "scipy.stats"),
+    *(
+        "accelerate",
+        "chess",
+        "gradio",
+        "huggingface_hub",
+        "matplotlib",
+        "numba",
+        "pandas",
+        "plotly",
+        "ray",
+        "scipy.stats",
+    ),
     *("sklearn", "sympy", "torch._dynamo", "torch._inductor", "torch.distributed.tensor", "transformers", "zstandard"),
     *("loopscope.reports.kit.charts", "loopscope.studies", "loopscope.training.trainer"),
 }
@@ -45,6 +67,10 @@ def test_solving_a_sudoku_loads_only_what_that_takes():
     loaded = modules_loaded_by(program, "solve", "sudoku", PUZZLE, "--max-iterations", "2")
     assert "loopscope.answers.answerer" in loaded
     assert of(NOT_TO_SOLVE, loaded) == []
+
+
+def test_a_loop_of_ones_own_becomes_an_exhibit_without_gradio():
+    assert of({"gradio", "matplotlib"}, modules_loaded_by("import loopscope.lab, loopscope.lab.stage")) == []
 
 
 def test_every_public_name_is_found_and_listed():

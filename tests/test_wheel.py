@@ -30,6 +30,7 @@ NEED_EXTRAS = {
     "chess": ["solve", "chess", "6k1/5ppp/8/8/8/8/5PPP/3R2K1 w - - 0 1"],
     "data": ["data", "sudoku", "--data.source", "generated", "--data.generated_puzzles", "9"],
     "cluster": ["study", "plan.yaml", "--ray", "auto"],
+    "lab": ["lab"],
 }
 """Commands that need an extra, by its name."""
 RUN_ALL = """

@@ -18,6 +18,7 @@ from loopscope.contexts import seeded
 from loopscope.errors import LoopscopeError, check_seed
 from loopscope.kinds import TimedLoop, wants_of
 from loopscope.loop import Loop, first_state, mask_of, readout
+from loopscope.readouts import examples_at_once
 from loopscope.trees import (
     Tree,
     batch_size,
@@ -99,9 +100,17 @@ def prepare_recalled(
     check_finite(ready.start, ready.mask)
     if start is None:
         check_start_repeats(loop, ready.recalled, seed)
-    check_read(readout(loop, ready.start, ready.recalled), batch_size(ready.start))
+    _check_readout(loop, ready.start, ready.recalled)
     clock = check_dynamics(loop, ready.start, ready.recalled)
     return Prepared(ready.recalled, ready.start, ready.mask, clock)
+
+
+def _check_readout(loop: Loop, state: Tree, recalled: Tree) -> None:
+    """Read a batch once, as much of it at a time as fits, and check each part."""
+    batch, together = batch_size(state), examples_at_once(loop, state, recalled)
+    for begin in range(0, batch, together):
+        part = slice(begin, min(begin + together, batch))
+        check_read(readout(loop, select(state, part), select(recalled, part)), part.stop - part.start)
 
 
 def prepare_states(loop: Loop, inputs: Tree, *, seed: int = 0) -> Prepared:

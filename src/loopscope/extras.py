@@ -10,14 +10,16 @@ from loopscope.errors import LoopscopeError
 
 EXTRAS = {
     "chess": "chess",
+    "gradio": "lab",
     "numba": "data",
     "plotly": "pages",
     "ray": "cluster",
     "sklearn": "analysis",
+    "transformers": "models",
     "zstandard": "data",
 }
 """The extra in pyproject.toml that installs each package."""
-NAMES = {"chess": "python-chess", "ray": "Ray", "sklearn": "scikit-learn"}
+NAMES = {"chess": "python-chess", "gradio": "Gradio", "ray": "Ray", "sklearn": "scikit-learn"}
 """Names of packages that differ from the names of their modules."""
 
 

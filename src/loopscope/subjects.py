@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ from loopscope.loop import Loop
 from loopscope.models import FixedDepthTransformer, LoopedTransformer, load_model
 from loopscope.parsing import add_settings, new_parser, one_line_errors, parse_arguments
 from loopscope.stability import Examination, ExaminationConfig, examine
-from loopscope.stability.orbits.trace import Answers
+from loopscope.stability.orbits.answers import Answers
 from loopscope.tasks import Split, answers_of, task_class
 from loopscope.training.run_folder import RunFolder
 from loopscope.training.settings import RunSettings
@@ -146,7 +147,7 @@ def on_split(model: Loop, settings: RunSettings, split: Split) -> Subject:
 
 
 @contextmanager
-def _current_folder_first() -> Iterator[None]:
+def current_folder_first() -> Iterator[None]:
     """Search for modules in the current folder first."""
     here = os.getcwd()
     sys.path.insert(0, here)
@@ -158,35 +159,68 @@ def _current_folder_first() -> Iterator[None]:
             sys.path.remove(here)
 
 
-def from_function(name: str) -> Subject:
-    """Import and call the function package.module:function, and return its subject.
+def named(name: str) -> Any:
+    """Import package.module:name and return what it names, a function or a model.
 
     The module is searched for in the current folder first. Importing it runs its code.
 
     Raises:
-        LoopscopeError: there is no such module or function, or the function returns something else.
+        LoopscopeError: there is no such module, or nothing of that name in it.
     """
     module_name, _, function_name = name.partition(":")
     if not all(part.isidentifier() for part in module_name.split(".")):
         raise LoopscopeError(f"{name!r} does not name a function: give package.module:function or the folder of a run")
-    with _current_folder_first():
+    with current_folder_first():
         try:
             module = importlib.import_module(module_name)
         except ImportError as error:
             raise LoopscopeError(
                 f"cannot import {module_name}: {error}; give package.module:function or a run's folder"
             ) from error
-        function = getattr(module, function_name, None)
-        if not callable(function):
+        found = getattr(module, function_name, None)
+        if not callable(found):
             known = [entry for entry in dir(module) if not entry.startswith("_")]
             raise LoopscopeError(f"{module_name} has no function {function_name!r}{nearest(function_name, known)}")
-        made = function()
+        return found
+
+
+def imported(name: str) -> Any:
+    """Import and call the function package.module:function, and return what it returns.
+
+    Raises:
+        LoopscopeError: there is no such module or function, or the name is that of a model.
+    """
+    function = named(name)
+    if isinstance(function, torch.nn.Module) and not isinstance(function, Loop):
+        raise LoopscopeError(
+            f"{name} is a model, {type(function).__name__}, not a function that returns (loop, inputs): give its inputs with "
+            "--inputs FILE, and --at NAME of the call that is one iteration unless its family is known"
+        )
+    with current_folder_first():
+        return function()
+
+
+def subject_from(name: str, made: Any) -> Subject:
+    """Return the subject in what the function of this name returned.
+
+    Raises:
+        LoopscopeError: it is something else than a loop with its inputs.
+    """
     if not isinstance(made, tuple) or not 2 <= len(made) <= 4 or not isinstance(made[0], Loop):
         raise LoopscopeError(
             f"{name}() returned {type(made).__name__}, expected (loop, inputs), optionally followed by targets and trained "
             "iterations; a loop has encode, start, step and read (FunctionLoop wraps four functions)"
         )
     return Subject(*made)
+
+
+def from_function(name: str) -> Subject:
+    """Import and call the function package.module:function, and return its subject.
+
+    Raises:
+        LoopscopeError: see ``imported`` and ``subject_from``.
+    """
+    return subject_from(name, imported(name))
 
 
 def first_examples(subject: Subject, examples: int) -> Subject:

@@ -929,3 +929,13 @@ def test_what_moves_more_slowly_than_a_coarse_floor_has_not_arrived():
     turning = quick(loop_of(turn, start=torch.clone), tolerance=0.03, iterations=400)
     assert max(turning.curves.residual[2][100:]) < turning.settings.noise_floor.residual < 0.03
     assert "fixed point" not in turning.reachability.counts
+
+
+@pytest.mark.parametrize("limit", [{}, {"time_limit": 2.0}])
+def test_more_iterations_than_can_be_recorded_are_refused_at_once(limit):
+    with pytest.raises(
+        ls.LoopscopeError, match=r"iterations is 1,000,000,000, expected at most 1,000,000 for these inputs"
+    ):
+        quick(CONTRACTION, iterations=10**9, **limit)
+    with pytest.raises(ls.LoopscopeError, match=r"expected at most 88,417 for these inputs"):
+        quick(loop_of(lambda z, e: z / 2 + e), torch.ones(12, 500, 2), iterations=100_000)

@@ -98,7 +98,7 @@ def run(options: Namespace) -> int:
     with main_process_first() as is_main:
         absent = not RunFolder(out).config.is_file()
         if absent:
-            settings.data.training_split()  # refuses data that cannot be had before there is a folder
+            settings.data.training_split()  # refuses unavailable data before the folder is made
         opened = open_run(out, settings, resume=given.resume or not is_main)
     if is_main and absent and given.resume:
         say(f"{out} holds no run to resume: starting a new one")

@@ -32,9 +32,9 @@ class Point:
     Args:
         iteration: the iteration.
         leapt: whether it was reached by a leap; otherwise the loop was run to it.
-        same: fraction of inputs whose answer is the same as at the first point.
-        right: fraction of inputs whose answer is right; None if no targets were given.
-        finite: fraction of inputs whose state and outputs are finite.
+        same: fraction of answers that are the same as at the first point.
+        right: fraction of answers that are right; None if no targets were given.
+        finite: fraction of answers whose state and outputs are finite.
     """
 
     iteration: int
@@ -56,9 +56,12 @@ class Round:
     Args:
         orbit: number of iterations that the loop was run before the first leap.
         steps: number of true steps spent so far, over all rounds.
-        least: fraction of the best accuracy left at the horizon if every input whose leaps failed their check loses its answer.
-        most: the same if all such inputs that have kept their answer keep it, and a quarter of the others keep it, too.
-        unchecked: fraction of inputs whose leaps failed their check.
+        least: lower bound on the fraction of the best accuracy left at the horizon. A kept answer is sure if the leaps passed
+            their check, or if their miss could not change it. Of the others, three quarters count if the true orbit still
+            has them and the changes do not grow.
+        most: upper bound. All kept answers count, and three quarters of those that leaps lost by going astray although the
+            true orbit still has them.
+        unchecked: fraction of inputs that have kept their answer but not for sure.
         change: median over these inputs of the relative change per iteration after the failed leap; None if there are none.
         expected: the same change according to the fits.
         growth: median over these inputs of the factor by which, according to the fit, the change grows over the failed leap.
@@ -93,11 +96,12 @@ class Forecast:
         horizon: the iteration that was forecast.
         points: the answers at ascending iterations, from the last one of training to the horizon, or to where the budget of
             a loop ended that cannot be extrapolated.
-        inputs: number of inputs.
+        inputs: number of inputs. Each has one answer, unless ``tokens`` is given.
         seconds: time that the forecast took, in seconds.
         late: the answers just before the last point. In a cycle they differ from those at that point.
         steps: number of evaluations of the step, including checks of the loop.
         rounds: the rounds; none if the loop was run and not extrapolated.
+        tokens: number of tokens that have an answer each, for a loop whose answers are counted by token; else None.
         kind: the kind of loop.
 
     Example:
@@ -119,7 +123,13 @@ class Forecast:
     late: Sequence[Point] = ()
     steps: int = 0
     rounds: Sequence[Round] = ()
+    tokens: int | None = None
     kind: Kind = Kind.AUTONOMOUS
+
+    @property
+    def counted(self) -> str:
+        """What the fractions are fractions of, in words."""
+        return f"{self.inputs} inputs" if self.tokens is None else f"{self.tokens} tokens of {self.inputs} inputs"
 
     @property
     def keeps(self) -> bool:
@@ -161,9 +171,10 @@ class Forecast:
 
     def __str__(self) -> str:
         targets = self.points[0].right is not None
-        what = "its answers" if targets else f"the answers of iteration {self.points[0].iteration}"
-        lost = "answers" if targets else what
-        left = f"{100 * self.kept:.0f}% {'of its best accuracy is left' if targets else 'are the same'}"
+        answers, accuracy = ("answers", "accuracy") if self.tokens is None else ("tokens", "accuracy by token")
+        what = f"its {answers}" if targets else f"the {answers} of iteration {self.points[0].iteration}"
+        lost = answers if targets else what
+        left = f"{100 * self.kept:.0f}% {f'of its best {accuracy} is left' if targets else 'are the same'}"
         if self.outlook is Outlook.CANNOT_TELL:
             return f"cannot be forecast to {self.horizon} iterations: {self.reason}"
         why = f"; {self.reason}" if self.reason else ""

@@ -24,7 +24,7 @@ def forecast_sheet(name: str, said: Forecast) -> Sheet:
         f"{name}, where it will be",
         ["iterations", "how", "right %", f"same answers as after {first}, %"],
         [_row(points) for points in _alike(said.points)],
-        f"{said.inputs} inputs, {said.steps} true steps, {said.seconds:.2g} s. {_about(said)}",
+        f"{said.counted}, {said.steps} true steps, {said.seconds:.2g} s. {_about(said)}",
     )
 
 

@@ -131,6 +131,10 @@ class Examination:
             width: largest number of characters in a line.
         """
         settings, reachability, accuracy = self.settings, self.reachability, self.settings.accuracy
+        by_token = settings.answers_per == "token"
+        right, final = (
+            ("tokens right at the end", "tokens final") if by_token else ("right at the end", "answers final")
+        )
         provisional = f" (provisional: {priors_of(self.axes)})" if self.provisional else ""
         tested = self.provisional and not self.kind.undefined
         missing = [part for part, reason in self.unknown.items() if reason != self.kind.undefined]
@@ -153,8 +157,8 @@ class Examination:
                 "norm of the state, median    ",
             ),
             *self._on_errors(),
-            ("not known" if accuracy is None else f"{100 * accuracy:.1f}%", "right at the end             "),
-            *([(_final(self.answers), "answers final                ")] if self.answers else []),
+            ("not known" if accuracy is None else f"{100 * accuracy:.1f}%", f"{right:29}"),
+            *([(_final(self.answers), f"{final:29}")] if self.answers else []),
             ("", ""),
             (
                 f"{inputs_seen(settings)}, at most {settings.iterations} iterations, effort {settings.effort}, "
@@ -205,7 +209,7 @@ class Examination:
         """Read an examination that ``save`` wrote as JSON.
 
         Raises:
-            LoopscopeError: there is no such file, it is damaged, or its schema is another one.
+            LoopscopeError: the file does not exist, is damaged, or has a different schema.
         """
         path = check_path(path)
         values = read_json_as(path, dict[str, Any], "examine the model again")

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from loopscope.checks import check_answers, check_is_loop, check_not_empty, check_outputs_last
+from loopscope.checks import check_is_loop, check_not_empty
 from loopscope.contexts import eval_mode, interruptible, random_state_kept, without_autocast
 from loopscope.errors import LoopscopeError, StoppedError, check_count
-from loopscope.loop import Loop, readout
+from loopscope.loop import Loop, answers_per
 from loopscope.stability.advice import advise
 from loopscope.stability.axes import judge_axes
 from loopscope.stability.config import ExaminationConfig
@@ -18,9 +18,10 @@ from loopscope.stability.examination import Examination
 from loopscope.stability.nonautonomous.examination import judge_nonautonomous
 from loopscope.stability.nonautonomous.results import KindResult
 from loopscope.stability.nonautonomous.view import view_of
+from loopscope.stability.orbits.answers import Answers
 from loopscope.stability.orbits.classify import Orbits, classify
 from loopscope.stability.orbits.portrait import portrait
-from loopscope.stability.orbits.trace import Answers, Trajectory, trace
+from loopscope.stability.orbits.trace import Trajectory, trace
 from loopscope.stability.parts.directions import judge_directions
 from loopscope.stability.parts.measure import measure
 from loopscope.stability.parts.noise_floor import measure_floor, unmeasured_floor
@@ -29,7 +30,7 @@ from loopscope.stability.parts.reachability import answers as final_answers
 from loopscope.stability.parts.reachability import curves, reachability, settled_tokens
 from loopscope.stability.parts.sample import Sample, orbit_budget
 from loopscope.stability.results import Effort, PortraitResult, Settings
-from loopscope.stability.targets import Targets, check_targets, rule_of
+from loopscope.stability.targets import Targets, check_readout, check_targets, rule_of
 from loopscope.stability.verdict import Status, is_provisional, verdict
 from loopscope.trees import Tree, device_of, flatten, floating_leaves, select
 
@@ -119,12 +120,8 @@ def _follow(
     inputs, targets = select(inputs, rows), targets[rows] if isinstance(targets, Tensor) else targets
     with torch.no_grad():
         view = view_of(loop, inputs, config.seed)
-        loop, ready = view.loop, view.ready
-        logits = readout(loop, ready.start, ready.recalled)
-    if answers is not None:
-        check_answers(answers, logits)
-    elif targets is None:
-        check_outputs_last(logits, ready.start)
+    loop, ready = view.loop, view.ready
+    check_readout(loop, ready.start, ready.recalled, targets, answers)
     recalled, start = ready.recalled, ready.start
     budget = orbit_budget(config, trained)
     measured = (
@@ -138,7 +135,7 @@ def _follow(
         iterations=budget,
         start=start,
         tolerance=config.tolerance,
-        correct=rule_of(targets, ready.mask),
+        correct=rule_of(targets, ready.mask, answers_per(loop)),
         stop=progress.late,
         answers=answers,
         floor=measured.floor,
@@ -236,5 +233,6 @@ def _settings(sample: Sample, accuracy: float | None) -> Settings:
         dtype=str(floating_leaves(state)[0].dtype).removeprefix("torch."),
         numbers_per_state=flatten(select(state, slice(0, 1))).shape[1],
         accuracy=accuracy,
+        answers_per=sample.trajectory.answers_per,
         noise_floor=sample.measured_floor.result(),
     )

@@ -99,6 +99,11 @@ def _load(place: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
+def has_text_format(task: str) -> bool:
+    """Return whether the problems of a task can be typed in."""
+    return task in _TEXTS
+
+
 def check_can_be_typed_in(task: str) -> None:
     """Refuse a task whose problems cannot be typed in.
 

@@ -143,13 +143,15 @@ def _norm(axes: Axes, exam: Examination) -> None:
 
 
 def _accuracy(axes: Axes, exam: Examination) -> None:
+    answers = "tokens" if exam.settings.answers_per == "token" else "inputs"
     curve, changes = 100 * numbers(exam.curves.accuracy or []), 100 * numbers(exam.curves.prediction_changes)
     for row, colour, dash, label in (
-        (curve, COLOURS[0], "-", "inputs right"),
+        (curve, COLOURS[0], "-", f"{answers} right"),
         (changes, COLOURS[1], "--", "predictions that changed"),
     ):
-        if np.isfinite(row).any():
-            axes.plot(np.arange(1, len(row) + 1), row, c=colour, ls=dash, lw=2, label=label)
+        read = np.flatnonzero(np.isfinite(row))  # a large readout is not read after every iteration
+        if len(read):
+            axes.plot(read + 1, row[read], c=colour, ls=dash, lw=2, label=label)
     iteration_axis(axes, max(len(curve), len(changes)))
     shade_training(axes, exam.settings.trained_iterations)
     percent_axis(axes)

@@ -122,7 +122,8 @@ def _settings(exam: Examination) -> str:
     prediction = " (prediction mode: no orbit goes beyond training)" if settings.prediction else ""
     said = (
         f"{inputs_seen(settings)}, at most {settings.iterations} iterations{prediction}; {training}; "
-        f"right at the end: {accuracy}; tolerance {settings.tolerance:g}, effort {settings.effort}, "
+        f"{'tokens ' if settings.answers_per == 'token' else ''}right at the end: {accuracy}; "
+        f"tolerance {settings.tolerance:g}, effort {settings.effort}, "
         f"{settings.dtype}{rounding_of(settings)}, seed {settings.seed}; {exam.seconds['total']:.1f} s"
     )
     return note(f"{said}.")

@@ -23,7 +23,8 @@ from loopscope.stability.nonautonomous.results import (
     NonautonomousResult,
 )
 from loopscope.stability.nonautonomous.swaps import SwapAt, swap_along
-from loopscope.stability.orbits.trace import Answers, Trajectory, quantiles
+from loopscope.stability.orbits.answers import Answers
+from loopscope.stability.orbits.trace import Trajectory, quantiles
 from loopscope.stability.parts.progress import Progress
 from loopscope.stability.parts.reachability import QUANTILES, curves, readout_broken_at, settled_tokens
 from loopscope.stability.parts.reachability import answers as final_answers

@@ -24,7 +24,7 @@ from scipy.special import stdtrit
 from torch import Tensor
 
 from loopscope.contexts import check_time
-from loopscope.errors import LoopscopeError, check_count, check_tolerance
+from loopscope.errors import LoopscopeError, check_count, check_history, check_tolerance
 from loopscope.fixed_points.residual import ZERO, state_dtype
 from loopscope.loop import Loop, mask_of
 from loopscope.stability.orbits.rounding import Floor, Rest, floor_of
@@ -313,6 +313,7 @@ def follow(
     floor = floor or least
     # Where the floor is above the tolerance, only residuals within the tolerance may count as arrived.
     level = min(floor.residual, max(tolerance, least.residual))
+    check_history(iterations, 2 * batch * dtype.itemsize)
     residual = torch.full((iterations, batch), math.nan, dtype=dtype, device=device)
     norm = residual.clone()
     verdicts = {name: torch.zeros(batch, dtype=dtype, device=device) for name in ("rate", "rate_error", "radius")}

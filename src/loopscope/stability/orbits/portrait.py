@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -11,6 +10,7 @@ from loopscope.errors import LoopscopeError
 from loopscope.loop import Loop, mask_of
 from loopscope.schema import to_plain
 from loopscope.stability.orbits.arrival import Step, follow
+from loopscope.stability.orbits.plane import principal_plane
 from loopscope.stability.orbits.rounding import Floor
 from loopscope.stability.results import PortraitResult
 from loopscope.stability.starts import random_like
@@ -53,24 +53,14 @@ def portrait(
     (path, other), arrived = _orbits(loop, recall, [first, other_first], length, tolerance, floor)
     if not len(path):
         raise LoopscopeError(f"the first state of example {row} is not finite: look at encode and start")
-    center = path[-1]
-    both = torch.cat([path, other]) - center
-    # In float64, because late steps are many orders of magnitude smaller than the first. The two directions are computed from
-    # the products of the points with each other, at a fraction of the cost of a decomposition of the points.
-    exact = both.double()
-    variance, vectors = torch.linalg.eigh(exact @ exact.T)
-    plane = F.normalize(exact.T @ vectors[:, -2:].flip(1), dim=0)
-    flat = exact.shape[1] < 2
-    if flat:
-        plane[:, 1] = 0
-    points = exact @ plane
-    variance = variance.clamp_min(0).flip(0)
-    share = (variance[:2] / variance.sum().clamp_min(torch.finfo(torch.float64).tiny)).tolist()
+    both = torch.cat([path, other])
+    plane = principal_plane(both, path[-1])
+    points = plane.project(both)
     return PortraitResult(
         row=row,
         path=to_plain(points[: len(path)]),
         foreign=to_plain(points[len(path) :]),
-        explained=to_plain(share),
+        explained=to_plain(plane.explained),
         fixed_point=to_plain(points[len(path) - 1]) if arrived else None,
     )
 

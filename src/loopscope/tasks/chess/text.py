@@ -91,12 +91,12 @@ class ChessText:
 
     def line(self, problem: Problem, logits: Float[Tensor, "64 1"]) -> str:
         """Return the legal move with the highest sum of its two scores, such as "Qxf7# (h5f7)"."""
-        board, move = _best(problem, logits)
+        board, move = best_move(problem, logits)
         return f"{board.san(move)} ({move.uci()})"
 
     def right(self, problem: Problem, logits: Float[Tensor, "64 1"]) -> bool | None:
         """Return True if the move mates, False if only other moves mate, and None if no move mates."""
-        board, move = _best(problem, logits)
+        board, move = best_move(problem, logits)
         if mates(board, move):
             return True
         return False if any(True for _ in mating_moves(board)) else None
@@ -121,7 +121,7 @@ class ChessText:
         If the two squares of highest score are not those of the move, they are named, because they are the answer under
         the paper's rule.
         """
-        board, move = _best(problem, frame.logits)
+        board, move = best_move(problem, frame.logits)
         squares = {move.from_square, move.to_square}
         text = Text(f"{SIDE[board.turn]} to move: ")
         text.append(self.line(problem, frame.logits), style=colour(int(frame.since.max())))
@@ -147,7 +147,7 @@ class ChessText:
         return text
 
 
-def _best(problem: Problem, logits: Float[Tensor, "64 1"]) -> tuple[chess.Board, chess.Move]:
+def best_move(problem: Problem, logits: Float[Tensor, "64 1"]) -> tuple[chess.Board, chess.Move]:
     """Return the board and the best legal move. Pawns promote to a queen."""
     board = chess.Board(problem.text)
     return board, list(board.legal_moves)[int(_totals(problem, logits).argmax())]

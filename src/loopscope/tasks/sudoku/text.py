@@ -59,7 +59,7 @@ class SudokuText:
     def picture(self, problem: Problem, frame: Frame) -> Text:
         """Return the board: givens in bold, other digits coloured by when they last changed, errors in red."""
         grid, given, changed = self._grid(frame.logits), problem.tokens.numpy(), frame.changed.tolist()
-        wrong = _clashes(grid) | ((given > 0) & (grid != given))
+        wrong = clashes(grid) | ((given > 0) & (grid != given))
         text = Text()
         for row in range(9):
             text.append(f"{FRAME}\n" if row % 3 == 0 else "")
@@ -76,7 +76,7 @@ class SudokuText:
         return (logits.argmax(-1) + 1).to(torch.int8).cpu().numpy()
 
 
-def _clashes(grid: np.ndarray) -> np.ndarray:
+def clashes(grid: np.ndarray) -> np.ndarray:
     """Return the cells whose digit occurs again in their row, column or box."""
     places = units(np.arange(81, dtype=np.int8)[None])[0]
     digits = grid[places]

@@ -1,0 +1,303 @@
+"""The lab in a real browser: every experiment on every model that ships, bad input, keys, labels, memory."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from playwright.sync_api import Page, expect
+
+PUZZLE = "53..7....6..195....98....6.8...6...34..8.3..17...2...6.6....28....419..5....8..79"
+
+
+def press(page: Page, name: str) -> None:
+    page.get_by_role("button", name=name, exact=True).click()
+
+
+def choose(page: Page, label: str, option: str) -> None:
+    """Choose an option, unless it is chosen already."""
+    box = page.get_by_label(label, exact=True)
+    if box.input_value() == option:
+        return
+    box.click()
+    page.get_by_role("option", name=option, exact=True).locator("visible=true").click()
+
+
+def ask(page: Page, text: str) -> None:
+    box = page.get_by_label("Or type one")
+    box.fill(text)
+    box.press("Enter")
+
+
+def iteration(page: Page) -> int:
+    return int(page.locator(".iteration b").first.inner_text().replace(",", ""))
+
+
+def wait_until_iteration(page: Page, least: int) -> None:
+    page.wait_for_function(
+        "least => Number(document.querySelector('.iteration b').innerText.replace(',', '')) >= least", arg=least
+    )
+
+
+def found(page: Page, experiment: str) -> str:
+    """Wait for what an experiment found, and return it."""
+    finding = page.locator(f"[data-finding={experiment}].told")
+    finding.wait_for()
+    return finding.inner_text()
+
+
+def alert(page: Page) -> str:
+    """Return the one line that the page refuses something with."""
+    words = page.get_by_role("alert").inner_text()
+    assert "\n" not in words
+    return words
+
+
+def label_of(page: Page, place: int) -> str:
+    return page.locator(f"[data-place='{place}']").first.get_attribute("aria-label") or ""
+
+
+@pytest.mark.parametrize("width", [1400, 400])
+@pytest.mark.parametrize("model", ["sudoku", "chess", "prefix-sums"])
+def test_each_shipped_model_solves_comes_back_and_follows_the_question(shipped, visit, model, width):
+    page = visit(shipped, width)
+    choose(page, "Model", model)
+    page.get_by_role("heading", name=model).wait_for()
+    press(page, "▶ Play")
+    page.wait_for_selector(".verdict.right")
+    press(page, "Pause")
+    press(page, "Push it")
+    assert found(page, "push").startswith("It came back")
+    press(page, "Start again")
+    expect(page.locator("[data-finding=push].told")).to_have_count(0)
+    press(page, "Change the question")
+    assert found(page, "change").startswith("The answer followed: ")
+    assert "The rules confirm it." in found(page, "change")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width  # nothing sticks out
+
+
+def test_a_long_run_is_forecast_first_and_leaps_are_drawn_beside_it(shipped, visit):
+    page = visit(shipped)
+    choose(page, "Model", "prefix-sums")
+    page.get_by_role("heading", name="prefix-sums").wait_for()
+    page.get_by_label("Draw leaps beside the orbit").check()
+    press(page, "Let it run")
+    assert found(page, "run").startswith("Forecast: ")
+    wait_until_iteration(page, 500)
+    expect(page.locator("[data-finding=run]")).to_contain_text("The forecast was right.")
+    expect(page.locator(".curve path.leap")).to_have_count(4)
+    expect(page.locator(".plane path.leap")).to_have_count(4)
+
+
+def test_a_random_start_comes_back(shipped, visit):
+    page = visit(shipped)
+    choose(page, "Model", "chess")
+    page.get_by_role("heading", name="chess").wait_for()
+    press(page, "Random start")
+    assert found(page, "push").startswith("It came back")
+
+
+def test_beside_a_model_without_recall_one_answer_follows_and_the_other_stays(shipped, visit):
+    page = visit(shipped)
+    choose(page, "Model", "prefix-sums")
+    page.get_by_role("heading", name="prefix-sums").wait_for()
+    choose(page, "Beside it", "prefix-sums-without-recall")
+    page.wait_for_selector(".stage.lanes-2")
+    press(page, "Change the question")
+    said = found(page, "change")
+    assert "prefix-sums: The answer followed: " in said
+    assert "prefix-sums-without-recall: The answer stayed: " in said
+    choose(page, "Beside it", "nothing")
+    page.wait_for_selector(".stage.lanes-1")
+
+
+def test_one_steps_and_goes_back_in_time(shipped, visit):
+    page = visit(shipped)
+    for step in range(1, 4):
+        press(page, "One step")
+        wait_until_iteration(page, step)
+    seen = label_of(page, 1)
+    for step in range(4, 9):
+        press(page, "One step")
+        wait_until_iteration(page, step)
+    box = page.locator("#time input[type=number]")
+    box.fill("3")
+    box.press("Enter")
+    page.wait_for_function("document.querySelector('.iteration b').innerText === '3'")
+    assert label_of(page, 1) == seen
+    assert page.locator("#time input[type=range]").get_attribute("max") == "8"
+
+
+def test_a_sudoku_is_typed_in_by_clicks_and_keys(shipped, visit):
+    page = visit(shipped)
+    ask(page, PUZZLE)
+    expect(page.locator("[data-place='0']")).to_have_text("5")
+    page.locator("[data-place='2']").click()
+    page.keyboard.press("4")
+    page.wait_for_selector("[data-place='2'].given")
+    assert page.evaluate("document.activeElement.dataset.place") == "2"  # one goes on where one was
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowLeft")
+    assert page.evaluate("document.activeElement.dataset.place") == "10"
+    page.keyboard.press("7")
+    page.wait_for_selector("[data-place='10'].given")
+    page.keyboard.press("Delete")
+    page.wait_for_selector("[data-place='10'].empty")
+    page.locator("[data-place='3']").click()
+    page.locator(".pad [data-key='6']").click()
+    page.wait_for_selector("[data-place='3'].given")
+    assert page.get_by_label("Or type one").input_value() == PUZZLE[:2] + "46" + PUZZLE[4:]
+
+
+def test_a_piece_is_moved_by_two_clicks_and_a_bit_is_flipped_by_one(shipped, visit):
+    page = visit(shipped)
+    choose(page, "Model", "chess")
+    page.wait_for_selector(".chess")
+    page.locator("[data-place='39']").click()
+    page.locator("[data-place='31']").click()
+    expect(page.locator("[data-place='31']")).to_have_attribute("aria-label", "h4: white queen")
+    choose(page, "Model", "prefix-sums")
+    page.wait_for_selector(".bits")
+    before = page.get_by_label("Or type one").input_value()
+    page.locator("[data-place='3']").click()
+    expect(page.get_by_label("Or type one")).to_have_value(before[:3] + "10"[int(before[3])] + before[4:])
+
+
+@pytest.mark.parametrize(
+    ("model", "text", "refusal"),
+    [
+        ("sudoku", "12", "2 cells were given, expected 81"),
+        ("sudoku", "55" + PUZZLE[2:], "no grid can hold this puzzle: row 1 holds the digit 5 more than once"),
+        ("sudoku", "1" + PUZZLE[1:], "the puzzle has no solution"),
+        ("chess", "6k1/5ppp/8/8/8/8/5PPP/3R2K1 b - - 0 1 x", "7 fields were given, expected the 6 of a FEN"),
+        ("chess", "6k1/5ppp/8/8/8/8/5PPP/3R4 w - - 0 1", "no game can come to this position: white has no king"),
+        ("prefix-sums", "", "no bits were given"),
+        ("prefix-sums", "01a", "'a' at place 3 is not a bit"),
+    ],
+)
+def test_a_mistyped_problem_is_one_clear_line(shipped, visit, model, text, refusal):
+    page = visit(shipped)
+    choose(page, "Model", model)
+    page.get_by_role("heading", name=model).wait_for()
+    before = page.locator("#stage").inner_text()
+    ask(page, text)
+    assert refusal in alert(page)
+    assert page.locator("#stage").inner_text() == before
+    press(page, "One step")  # and one goes on
+    wait_until_iteration(page, 1)
+    expect(page.get_by_role("alert")).to_have_count(0)
+
+
+def test_the_same_question_is_no_change(shipped, visit):
+    page = visit(shipped)
+    choose(page, "The other problem", "needs 1 to 3 guesses")
+    press(page, "Change the question")
+    assert alert(page) == "the other problem is the one that is shown: give another"
+
+
+def test_everything_has_a_name_and_the_keyboard_reaches_it(shipped, visit):
+    page = visit(shipped)
+    press(page, "One step")
+    wait_until_iteration(page, 1)
+    nameless = page.evaluate(
+        """() => [...document.querySelectorAll("button, input, textarea, [role=img], [role=grid], [role=gridcell]")]
+            .filter((one) => one.offsetParent !== null || one.tagName === "svg")
+            .filter((one) => !(one.getAttribute("aria-label") || one.getAttribute("aria-labelledby")
+                || one.innerText || one.closest("label") || one.labels?.length || one.title))
+            .map((one) => one.outerHTML.slice(0, 200))"""
+    )
+    assert nameless == []
+    for name in ("▶ Play", "Pause", "One step", "Start again", "Push it", "Change the question", "Let it run"):
+        button = page.get_by_role("button", name=name, exact=True)
+        button.focus()
+        assert page.evaluate("document.activeElement.innerText").strip() == name
+    page.get_by_role("button", name="One step", exact=True).focus()
+    page.keyboard.press("Enter")
+    wait_until_iteration(page, 2)
+    assert page.locator("[role=gridcell][tabindex='0']").count() == 1  # one stop of the tabulator for a whole board
+
+
+def test_the_latest_click_wins(shipped, visit):
+    page = visit(shipped)
+    press(page, "▶ Play")
+    wait_until_iteration(page, 3)
+    press(page, "Pause")
+    time.sleep(1.0)
+    stopped = iteration(page)
+    time.sleep(1.0)
+    assert iteration(page) == stopped
+    press(page, "▶ Play")
+    wait_until_iteration(page, stopped + 2)
+    ask(page, PUZZLE)
+    page.wait_for_function("document.querySelector('.iteration b').innerText === '0'")
+    time.sleep(1.0)
+    assert iteration(page) == 0
+
+
+def test_a_users_own_loops_do_the_same(tmp_path, visit, serve):
+    names = [f"lab_loops:{name}" for name in ("with_recall", "letters", "drawn", "rotating", "exploding")]
+    with serve(tmp_path, *names) as lab:
+        page = visit(lab)
+        press(page, "▶ Play")
+        page.wait_for_selector(".verdict.right")
+        press(page, "Change the question")
+        assert found(page, "change").startswith("The answer followed: ")
+        choose(page, "Model", "letters")
+        ask(page, "a cab")
+        expect(page.locator("[role=gridcell]")).to_have_count(0)
+        press(page, "▶ Play")
+        page.wait_for_function("document.querySelector('.tokens')?.innerText.replaceAll('\\n', '') === 'a cab'")
+        ask(page, "xylophone")
+        assert "'x' is not a letter of this model" in alert(page)
+        choose(page, "Model", "drawn")
+        press(page, "One step")
+        expect(page.locator(".board.own em")).to_have_text("largest 0")
+        choose(page, "Model", "lab_loops:exploding")
+        press(page, "▶ Play")
+        expect(page.locator(".verdict")).to_contain_text("not finite any more")
+
+
+def test_what_a_loop_raises_is_one_line_on_the_page(tmp_path, visit, serve):
+    script = "import lab_loops\n\ndef failing():\n    return lab_loops.failing()\n"
+    (tmp_path / "mine.py").write_text(script)
+    with serve(
+        tmp_path, "mine:failing", complaint="RuntimeError: the cable"
+    ) as lab:  # with its traceback, in the terminal
+        page = visit(lab)
+        press(page, "Let it run")
+        page.get_by_role("alert").wait_for()
+        assert alert(page) == "the loop raised RuntimeError: the cable came loose; the terminal shows where"
+
+
+def test_a_browser_that_closes_in_the_middle_of_a_run_stops_it(tmp_path, visit, serve):
+    with serve(tmp_path, "lab_loops:slow") as lab:
+        page = visit(lab)
+        steps = tmp_path / "steps.txt"
+        press(page, "▶ Play")
+        wait_until_iteration(page, 5)
+        page.close()
+        deadline = time.monotonic() + 60
+        before = -1
+        # A step leaves a trace every 20 ms: one second without any means that nothing runs.
+        while (now := steps.stat().st_size) != before:
+            assert time.monotonic() < deadline, "the run goes on"
+            before = now
+            time.sleep(1.0)
+        assert lab.process.poll() is None
+
+
+def test_a_hundred_clicks_leave_memory_flat(shipped, visit):
+    page = visit(shipped)
+
+    def clicks(count: int) -> None:
+        for number in range(count):
+            ask(page, PUZZLE if number % 2 else PUZZLE[:2] + "4" + PUZZLE[3:])
+            page.wait_for_function("document.querySelector('.iteration b').innerText === '0'")
+            for step in range(1, 4):
+                press(page, "One step")
+                wait_until_iteration(page, step)
+
+    clicks(10)
+    before = shipped.memory()
+    clicks(25)
+    assert shipped.memory() - before < 40 * 2**20
