@@ -120,7 +120,7 @@ def _follow(
     inputs, targets = select(inputs, rows), targets[rows] if isinstance(targets, Tensor) else targets
     with torch.no_grad():
         view = view_of(loop, inputs, config.seed)
-        loop, ready = view.loop, view.ready
+    loop, ready = view.loop, view.ready
     check_readout(loop, ready.start, ready.recalled, targets, answers)
     recalled, start = ready.recalled, ready.start
     budget = orbit_budget(config, trained)
