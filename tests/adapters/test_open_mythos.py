@@ -28,15 +28,23 @@ def overdriven():
 
 def test_it_is_the_model():
     model = seeded(OpenMythos)
-    loop = adapt(model)
+    loop = adapt(model, positions="all")
     for count in (1, 2, 3, 5, 12):
         torch.testing.assert_close(logits_after(loop, ids(seed=1), count), model(ids(seed=1), count))
+
+
+def test_the_last_token_is_read_unless_others_are_asked_for():
+    model = seeded(OpenMythos)
+    logits = model(ids(), 3)
+    torch.testing.assert_close(logits_after(adapt(model), ids(), 3), logits[:, -1:])
+    torch.testing.assert_close(logits_after(adapt(model, positions=[0, -2]), ids(), 3), logits[:, [0, -2]])
+    assert adapt(model).proof["forward"].error < 1e-6
 
 
 def test_positions_that_have_halted_add_nothing_more():
     model = seeded(OpenMythos)
     model.cfg.act_threshold = 0.3
-    loop = adapt(model)
+    loop = adapt(model, positions="all")
     assert torch.equal(logits_after(loop, ids(), 8), logits_after(loop, ids(), 9))
     torch.testing.assert_close(logits_after(loop, ids(), 9), model(ids(), 9))
 
@@ -50,7 +58,7 @@ def test_positions_that_have_halted_add_nothing_more():
 )
 def test_a_seeded_fault_is_caught_by_the_proof(fault, message):
     model = seeded(OpenMythos)
-    loop = adapt(model)
+    loop = adapt(model, positions="all")
     own = seeded(OpenMythos)
     del model.recurrent.lora
     fault(model.recurrent)

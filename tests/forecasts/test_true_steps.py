@@ -1,5 +1,7 @@
 """Loops that leaps cannot follow are run, and what was not seen is not claimed."""
 
+import importlib
+
 import pytest
 import torch
 
@@ -7,8 +9,11 @@ import loopscope as ls
 from loopscope.errors import LoopscopeError
 from loopscope.forecasts.result import Outlook
 from loopscope.kinds import Kind
+from loopscope.readouts import ReadingPlan
 from loopscope.reports.forecast import forecast_sheet
 
+# The package's attribute of this name is the function.
+forecast_module = importlib.import_module("loopscope.forecasts.forecast")
 INPUTS = torch.randn(12, 4, generator=torch.Generator().manual_seed(0))
 RIGHT = INPUTS.argmax(1)
 
@@ -87,6 +92,22 @@ def test_a_readout_of_the_history_cannot_be_extrapolated():
     said = ls.forecast(summed, INPUTS)
     assert said.outlook is Outlook.CANNOT_TELL
     assert "the readout reads the history of states" in said.reason
+
+
+def test_an_expensive_readout_is_read_now_and_then(monkeypatch):
+    every = ls.forecast(loop_of(turning(40)), INPUTS, RIGHT)
+    monkeypatch.setattr(forecast_module, "plan_readings", lambda *_: ReadingPlan(examples=5, spacing=7.0))
+    few = ls.forecast(loop_of(turning(40)), INPUTS, RIGHT)
+    assert few.outlook is every.outlook
+    assert abs(few.collapse - every.collapse) <= 7
+    assert few.points[-1] == every.points[-1]
+
+
+def test_answers_of_a_language_model_are_counted_by_token():
+    tokens = INPUTS[:, None].expand(12, 3, 4).contiguous()
+    said = ls.forecast(loop_of(steady, answers_per="token"), tokens)
+    assert said.tokens == 36
+    assert said.counted == "36 tokens of 12 inputs"
 
 
 def test_without_right_answers_there_is_nothing_to_keep():

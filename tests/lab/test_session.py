@@ -253,21 +253,38 @@ def test_a_hundred_clicks_leave_memory_flat():
     assert living() == few
 
 
-def test_sessions_are_few_and_the_one_that_was_used_longest_ago_goes_and_stops():
+def test_sessions_are_few_and_the_one_that_was_used_longest_ago_goes():
     sessions = Sessions([exhibit(*with_recall())], most=2)
     first = sessions.of("a")
-    turn = first.turn
+    second = sessions.of("b")
     assert sessions.of("a") is first
-    sessions.of("b")
     sessions.of("c")
     assert len(sessions) == 2
-    assert first.turn != turn
-    assert sessions.of("a") is not first
-    kept = sessions.of("a")
-    turn = kept.turn
+    assert sessions.of("a") is first
+    assert sessions.of("b") is not second
     sessions.drop("a")
     sessions.drop("a")
-    assert kept.turn != turn
+    assert len(sessions) == 1
+
+
+def test_the_latest_action_wins_and_one_that_fails_is_over():
+    session = session_of(*with_recall())
+    session.begin(session.play())
+    session.proceed()
+    assert session.busy
+    session.begin(session.run_on(1_000_000))
+    with pytest.raises(LoopscopeError, match="1,000,000 iterations"):
+        session.proceed()
+    assert not session.busy
+    session.proceed()
+    assert session.iteration == 1
+    session.begin(session.play())
+    while session.busy:
+        session.proceed()
+    assert session.lanes[0].settled(session.iteration)
+    session.begin(session.play())
+    session.stop()
+    assert not session.busy
 
 
 SHIPPED = {

@@ -9,8 +9,10 @@ import torch
 import loopscope as ls
 from loopscope.errors import LoopscopeError
 from loopscope.kinds import Kind, timed
+from loopscope.readouts import ReadingPlan
 from loopscope.stability import Status, Verdict
 from loopscope.stability.dependence.swap_test import SwapOutcome
+from loopscope.stability.nonautonomous import kept
 from loopscope.stability.nonautonomous.axes import judge_axes, verdict_of
 from loopscope.stability.nonautonomous.kept import answers_kept, draws_of, kept_along
 from loopscope.stability.nonautonomous.noise_size import levelled_residual, noise_of_step
@@ -162,10 +164,9 @@ def test_an_orbit_that_rested_is_followed_until_the_step_moves_it():
 def test_a_loop_whose_answers_change_late_is_unstable():
     exam = quick(loop_of(lambda z, e, iteration: z / 2 + (e if iteration < 30 else -e)), trained_iterations=10)
     assert exam.verdict is Verdict.UNSTABLE
-    kept = exam.nonautonomous.answers
-    assert kept.kept[9] == 1
-    assert kept.at_end < 0.5
-    assert "Fewer than 90% remain from iteration 3" in exam.advice
+    assert exam.nonautonomous.answers.kept[9] == 1
+    assert exam.nonautonomous.answers.at_end < 0.5
+    assert "Fewer than 90% remain at iteration 3" in exam.advice
 
 
 # Answers kept
@@ -177,10 +178,10 @@ def test_answers_are_compared_with_those_of_the_reference():
 
     # After iterations 1, 5, 9, ... the state is -e, after all others e.
     view = timed(loop_of(turning))
-    kept = answers_kept([view], INPUTS, view.start(INPUTS), iterations=17, reference=3)
-    assert kept.kept == [None, None, 1, 1, 0, 1, 1, 1, 0, 1, 1, 1, 0, 1, 1, 1, 0]
-    assert kept.at_end == 6 / 8
-    assert kept.agreement is None
+    found = answers_kept([view], INPUTS, view.start(INPUTS), iterations=17, reference=3)
+    assert found.kept == [None, None, 1, 1, 0, 1, 1, 1, 0, 1, 1, 1, 0, 1, 1, 1, 0]
+    assert found.at_end == 6 / 8
+    assert found.agreement is None
 
 
 def test_an_answer_that_is_no_number_is_not_kept():
@@ -200,10 +201,40 @@ def test_answers_of_padding_do_not_count():
 
     tokens = torch.randn(5, 3, 4)
     mask = torch.tensor([True, True, False]).expand(5, 3)
-    for padding, kept in ((lambda e: mask[: len(e)], 1), (None, 0.5)):
+    for padding, share in ((lambda e: mask[: len(e)], 1), (None, 0.5)):
         view = timed(loop_of(step, padding=padding))
         found = answers_kept([view], tokens, view.start(tokens), iterations=20, reference=4)
-        assert found.at_end == kept
+        assert found.at_end == share
+
+
+def test_answers_of_a_language_model_are_counted_by_token():
+    def step(z, e, iteration):
+        return torch.where(torch.tensor([True, True, True, False])[:, None], e, e * (-1.0) ** iteration)
+
+    tokens = torch.randn(5, 4, 6)
+    shares = {}
+    for unit in ("token", "example"):
+        view = timed(loop_of(step, answers_per=unit))
+        found = answers_kept([view], tokens, view.start(tokens), iterations=20, reference=3)
+        shares[unit] = found.kept[3:5]
+    assert shares == {"token": [0.75, 1.0], "example": [0.0, 1.0]}
+
+
+def test_an_expensive_readout_is_read_now_and_then_and_in_parts(monkeypatch):
+    view = timed(loop_of(lambda z, e, iteration: e if iteration < 15 else -e))
+    start = view.start(INPUTS)
+    every = answers_kept([view], INPUTS, start, iterations=24, reference=4)
+    seen = []
+    plan = ReadingPlan(examples=3, spacing=4.0)
+    monkeypatch.setattr(kept, "plan_readings", lambda *_: plan)
+    few = answers_kept(
+        [view], INPUTS, start, iterations=24, reference=4, answers=lambda z: (seen.append(len(z)), z.argmax(1))[1]
+    )
+    assert max(seen) == 3
+    read = [iteration for iteration, share in enumerate(few.kept, start=1) if share is not None]
+    assert read == [4, 7, 11, 15, 19, 23, 24]
+    assert [few.kept[iteration - 1] for iteration in read] == [every.kept[iteration - 1] for iteration in read]
+    assert few.at_end == every.at_end == 0
 
 
 def test_own_answers_are_compared():

@@ -118,6 +118,18 @@ def capture(
     raise LoopscopeError(f"{at}: {reasons[-1]}")
 
 
+def check_eval_mode(model: nn.Module) -> None:
+    """Refuse a model in training mode.
+
+    Raises:
+        LoopscopeError: it is.
+    """
+    if model.training:
+        raise LoopscopeError(
+            "the model is in training mode, where dropout makes every iteration random: call model.eval()"
+        )
+
+
 def _few(inputs: Tree) -> Tree:
     """Return at most four examples, from the first to the last."""
     batch = batch_size(inputs)
@@ -138,18 +150,6 @@ def _read_at(
             break
     found.proof = Proof((*proof.checks, required(check)))
     return found
-
-
-def check_eval_mode(model: nn.Module) -> None:
-    """Refuse a model in training mode.
-
-    Raises:
-        LoopscopeError: it is.
-    """
-    if model.training:
-        raise LoopscopeError(
-            "the model is in training mode, where dropout makes every iteration random: call model.eval()"
-        )
 
 
 def _ends(model: nn.Module, at: str, every: int, offset: int, counted: Survey) -> Ends:

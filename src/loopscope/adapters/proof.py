@@ -97,7 +97,18 @@ class Proof:
 
 @runtime_checkable
 class ProvenLoop(Loop, Protocol):
-    """A loop that can prove to be the model that it was made of."""
+    """A loop that was made of a model, and can prove that it is the model.
+
+    Attributes:
+        proof: what was proven when it was made.
+        in_half_precision: whether the model keeps its state in half precision.
+    """
+
+    proof: Proof | None
+
+    @property
+    def in_half_precision(self) -> bool:
+        """Whether the model keeps its state in half precision."""
 
     def prove(self, inputs: Tree) -> Proof:
         """Return the proof on some inputs, or refuse."""

@@ -20,7 +20,7 @@ from loopscope.adapters.families import (
     x_transformers,
 )
 from loopscope.adapters.families.family import Family
-from loopscope.adapters.positions import Positions
+from loopscope.adapters.positions import Positions, checked_positions
 from loopscope.adapters.proof import ProvenLoop
 from loopscope.errors import LoopscopeError
 from loopscope.trees import Tree
@@ -76,10 +76,11 @@ def adapt(model: nn.Module, inputs: Tree | None = None, positions: Positions | N
     if reason is not None:
         raise LoopscopeError(f"{type(model).__name__} cannot be a loop: {reason}")
     given = family.example(model) if inputs is None else inputs
+    chosen = family.positions(model) if positions is None else positions
     if family.by_hand is not None:
         check_eval_mode(model)
-        loop = family.by_hand(model)
-        loop.prove(given)
+        loop = family.by_hand(model, checked_positions(chosen))
+        loop.proof = loop.prove(given)
         return loop
     return capture(
         model,
@@ -87,6 +88,6 @@ def adapt(model: nn.Module, inputs: Tree | None = None, positions: Positions | N
         given,
         family.run,
         every=family.every(model),
-        positions=family.positions(model) if positions is None else positions,
+        positions=chosen,
         answers_per=family.answers_per,
     )

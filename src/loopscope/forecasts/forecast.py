@@ -303,7 +303,7 @@ def forecast(
     began = time.perf_counter()
     with eval_mode(loop), without_autocast(), torch.no_grad():
         view = view_of(loop, inputs, seed)
-        loop, recalled, real, start = view.loop, view.ready.recalled, view.ready.mask, view.ready.start
+        loop, recalled, start, real = view.loop, view.ready.recalled, view.ready.start, view.ready.mask
         check_readout(loop, start, recalled, targets, answers)
         rule = rule_of(targets, real, answers_per(loop))
         reader = _Reader(loop, recalled, examples, real, rule, answers, plan_readings(loop, start, recalled))
@@ -313,14 +313,16 @@ def forecast(
                 recalled,
                 start,
                 reader,
-                # The noise of a stochastic loop may be 0.
+                reader.plan,
+                # The noise of a stochastic loop may be zero, and its readout may read the history.
                 kind=view.kind.name if view.kind.undefined else Kind.AUTONOMOUS,
                 examples=examples,
                 trained=trained,
                 horizon=horizon,
                 steps=math.floor(budget * horizon + 1e-9),
             )
-        orbit = _Orbit(loop, recalled, start, reader, first=min(trained, plans[0].orbit))
+        states = run(loop, recalled, [start], 1)
+        orbit = _Orbit(loop, recalled, states, reader, first=min(trained, plans[0].orbit))
         found: list[Round] = []
         sure: Tensor = torch.zeros((), dtype=torch.bool, device=device_of(recalled))
         while True:
@@ -339,10 +341,10 @@ def forecast(
 class _Orbit:
     """The true orbit as far as it was run: its last states, and the answers of all states."""
 
-    def __init__(self, loop: Loop, recalled: Tree, start: Tree, reader: _Reader, first: int) -> None:
+    def __init__(self, loop: Loop, recalled: Tree, states: Sequence[Tree], reader: _Reader, first: int) -> None:
         self._loop, self._recalled, self._reader, self._first = loop, recalled, reader, first
         self.iteration, self.steps = 1, CHECKS
-        self.states = run(loop, recalled, [start], 1)
+        self.states = list(states)
         self.readings: list[tuple[int, _Reading]] = []
         self._read()
 

@@ -12,17 +12,20 @@ from collections.abc import Callable, Sequence
 from statistics import mean
 from typing import Any, Protocol
 
+from torch import Tensor
+
 from loopscope.errors import LoopscopeError
 from loopscope.forecasts.leaps import WATCHED
 from loopscope.forecasts.result import HOLDS, Forecast, Outlook, Point
 from loopscope.kinds import Kind
-from loopscope.loop import Loop
+from loopscope.loop import Loop, answers_per
+from loopscope.readouts import ReadingPlan
 from loopscope.trees import Tree
 
 DRAWS = 3
 """Draws of the noise over which answers of a stochastic loop are averaged."""
 AGREEING = 3
-"""Consecutive true iterations by which a collapse counts as seen rather than expected."""
+"""Number of consecutive true iterations after which an answer counts as standing, or a collapse as observed."""
 SHOWN = 1.4
 """Points are kept at iterations that grow by this factor."""
 UNFORESEEN = {
@@ -35,7 +38,11 @@ UNFORESEEN = {
 
 
 class Reading(Protocol):
-    """What one state answers, per example."""
+    """What one state answers."""
+
+    @property
+    def finite(self) -> Tensor:
+        """Which answers are there."""
 
     def point(self, iteration: int, first: Any, leapt: bool) -> Point:
         """Return what is found at an iteration, compared with the first reading."""
@@ -46,6 +53,7 @@ def by_true_steps(
     recalled: Tree,
     start: Tree,
     read: Callable[[Tree], Reading],
+    plan: ReadingPlan,
     *,
     kind: Kind,
     examples: int,
@@ -60,6 +68,7 @@ def by_true_steps(
         recalled: its recalled input.
         start: its first states.
         read: what a state answers.
+        plan: after which iterations readings are worth their time.
         kind: of the loop; autonomous where it is the readout that cannot be extrapolated.
         examples: number of inputs.
         trained: iterations in training, whose answers are the first point.
@@ -76,7 +85,9 @@ def by_true_steps(
             f"the budget allows {last} true steps{over}, expected at least {trained + AGREEING}, {AGREEING} more than in training: "
             "raise budget"
         )
-    runs = [_points(loop, recalled, start, read, trained, last) for loop in draws]
+    due = [k for k in range(trained, last + 1) if plan.is_due(k - trained + 1) or k > last - max(WATCHED, AGREEING)]
+    runs = [_points(loop, recalled, start, read, due) for loop in draws]
+    answers = len(read(start).finite)
     points = [_mean(list(at_once)) for at_once in zip(*runs, strict=True)]
     values = [point.value for point in points]
     best = max(values) if points[0].right is not None else 1.0
@@ -94,19 +105,20 @@ def by_true_steps(
         seconds=time.perf_counter() - began,
         late=points[-WATCHED:-1],
         steps=last * len(draws),
+        tokens=answers if answers_per(draws[0]) == "token" else None,
         kind=kind,
     )
 
 
 def _points(
-    loop: Loop, recalled: Tree, state: Tree, read: Callable[[Tree], Reading], trained: int, last: int
+    loop: Loop, recalled: Tree, state: Tree, read: Callable[[Tree], Reading], due: Sequence[int]
 ) -> list[Point]:
-    """Return what is found at every iteration from the last one of training on."""
+    """Return what is found after some iterations, compared with the first of them."""
     first: Reading | None = None
     found = []
-    for iteration in range(1, last + 1):
+    for iteration in range(1, due[-1] + 1):
         state = loop.step(state, recalled)
-        if iteration >= trained:
+        if iteration in due:
             reading = read(state)
             first = reading if first is None else first
             found.append(reading.point(iteration, first, False))

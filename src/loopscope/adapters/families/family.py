@@ -33,7 +33,8 @@ class Family:
         positions: the tokens that are read unless others are asked for.
         answers_per: what one answer belongs to: "token" for language models.
         refusal: why a model of the family cannot be a loop; None where it can.
-        by_hand: makes the loop of a model whose iterations differ, so that none can be captured; None for all others.
+        by_hand: makes the loop, read at some positions, of a model whose iterations differ, so that none can be captured; None
+            for all others.
     """
 
     name: str
@@ -45,7 +46,7 @@ class Family:
     positions: Callable[[Any], Positions] = lambda model: "all"
     answers_per: AnswersPer = "example"
     refusal: Callable[[Any], str | None] = lambda model: None
-    by_hand: Callable[[Any], ProvenLoop] | None = None
+    by_hand: Callable[[Any, Positions], ProvenLoop] | None = None
 
     def has(self, model: nn.Module) -> bool:
         """Return whether a model's class, or a class that it derives from, belongs to the family."""

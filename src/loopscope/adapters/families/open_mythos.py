@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from loopscope.adapters.families.family import Family, tokens
+from loopscope.adapters.families.family import Family, last_token, tokens
+from loopscope.adapters.positions import Chosen, Positions
 from loopscope.adapters.proof import Proof, prove
 from loopscope.adapters.replay import Stopped
 from loopscope.adapters.running import call
@@ -20,11 +21,12 @@ from loopscope.trees import Context, Tree
 class OpenMythosLoop(nn.Module):
     """An OpenMythos as a time-dependent loop; the sum of its states that the readout takes is carried as history."""
 
-    answers_per = "token"
+    answers_per, in_half_precision = "token", False
+    proof: Proof | None = None
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, positions: Positions) -> None:
         super().__init__()
-        self.model: Any = model
+        self.model, self.positions = model, positions
         self.with_index: Any = getattr(inspect.getmodule(type(model.recurrent)), "loop_index_embedding")  # noqa: B009
         self.part_radii = {"A": float(model.recurrent.injection.get_A().detach().abs().max())}
 
@@ -61,11 +63,11 @@ class OpenMythosLoop(nn.Module):
         x, (freqs, mask) = state.history.values[0], recalled["kept"].values
         for number, layer in enumerate(self.model.coda):
             x = layer(x, freqs, mask, None, f"coda_{number}")
-        return self.model.head(self.model.norm(x))
+        return self.model.head(self.model.norm(x if self.positions == "all" else Chosen(self.positions)(x)))
 
     def prove(self, inputs: Tree) -> Proof:
         """Return a proof that this loop is the model (see `loopscope.prove`)."""
-        return prove(self, lambda given, iterations: FAMILY.run(self.model, given, iterations), inputs)
+        return prove(OpenMythosLoop(self.model, "all"), lambda given, n: FAMILY.run(self.model, given, n), inputs)
 
 
 FAMILY = Family(
@@ -73,5 +75,6 @@ FAMILY = Family(
     classes=("OpenMythos",),
     run=lambda model, inputs, iterations: call(model, inputs, n_loops=iterations),
     example=lambda model: tokens(model.cfg.vocab_size),
+    positions=last_token,
     by_hand=OpenMythosLoop,
 )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from loopscope.stability.advice import between
 from loopscope.stability.nonautonomous.results import KeptResult, KindResult, NonautonomousResult
-from loopscope.stability.results import SwapResult, known
+from loopscope.stability.results import SwapResult
 from loopscope.stability.verdict import ANSWERS_KEPT, ERROR_GROWTH, THRESHOLDS, Axis, Status, Verdict, judge, verdict
 
 ANSWERS, INPUT_DEPENDENCE, GROWTH = "answer retention", "input-dependence", "error growth"
@@ -130,8 +130,8 @@ def _unstable(found: NonautonomousResult, growth: Axis) -> str:
     kept = found.answers
     assert kept is not None
     holds = THRESHOLDS[ANSWERS_KEPT].holds
-    lost = [place for place, share in enumerate(known(kept.kept[kept.reference - 1 :])) if share < holds]
-    since = f" Fewer than {100 * holds:.0f}% remain from iteration {kept.reference + lost[0]} on." if lost else ""
+    lost = [iteration for iteration, share in enumerate(kept.kept, start=1) if share is not None and share < holds]
+    since = f" Fewer than {100 * holds:.0f}% remain at iteration {lost[0]}." if lost else ""
     said = f"Answers change after iteration {kept.reference}.{since}"
     if growth.status is Status.FAILS:
         said += f" Small errors grow: {growth.reason}."

@@ -11,11 +11,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from loopscope.kinds import TimedLoop
-from loopscope.loop import AnswersPer, Loop, answers_per, mask_of, readout
+from loopscope.loop import AnswersPer, Loop, answers_per, mask_of
+from loopscope.readouts import ReadingPlan, plan_readings
 from loopscope.schema import to_plain
 from loopscope.stability.nonautonomous.results import KeptResult
 from loopscope.stability.orbits.answers import Answers, at_every_token, gives_answer, predictions
-from loopscope.trees import Tree, batch_size, flatten
+from loopscope.trees import Tree, flatten
 
 LAST = 8
 """Number of last iterations over which answers are compared: a cycle, or noise, may pass by an answer at a single one."""
@@ -26,7 +27,8 @@ class Kept:
     """Which answers remain along one draw's orbits.
 
     Attributes:
-        same: share of the example's answers that are those of the reference; NaN before it. One row per iteration from the first on.
+        same: share of the example's answers that are those of the reference, one row per iteration from the first on; NaN
+            before the reference, and where nothing was read.
         last: the answers at the end.
         at_end: share of the last iterations at which the answer was that of the reference.
     """
@@ -93,25 +95,44 @@ def kept_along(
     All examples are followed together to the end, so that the noise of an example is the same in all orbits of a draw.
     """
     mask, unit, state = mask_of(loop, recalled), answers_per(loop), start
-    first = last = torch.zeros(batch_size(start), 0)
-    known = torch.zeros(len(first), dtype=torch.bool)
+    reader = _Reader(loop, recalled, mask, answers or predictions, plan_readings(loop, start, recalled))
     rows = []
     with torch.no_grad():
+        first = last = reader(start)
         for iteration in range(1, iterations + 1):
             state = loop.step(state, recalled)
-            if iteration < reference:
-                rows.append(torch.full((len(first),), math.nan, dtype=torch.float64))
-                continue
-            logits = readout(loop, state, recalled)
-            last = predictions(logits) if answers is None else answers(logits)
-            answered = at_every_token(gives_answer(logits), mask) & flatten(state, mask).isfinite().all(1)
-            if iteration == reference:
-                first, known = last, answered
-            rows.append(_share(last == first, unit, mask) * (answered & known))
-            if stop is not None and stop():
+            over = iteration == iterations or (stop is not None and iteration >= reference and stop())
+            past = iteration - reference
+            if past == 0 or over or (past > 0 and reader.plan.is_due(past + 1)):
+                last = reader(state)
+                first = last if past == 0 else first
+                rows.append(_share(last["answers"] == first["answers"], unit, mask) * (last["known"] & first["known"]))
+            else:
+                rows.append(torch.full_like(first["known"], math.nan, dtype=torch.float64))
+            if over:
                 break
-    same = torch.stack([row.to(rows[-1]) for row in rows])
-    return Kept(same, last, same[reference - 1 :][-LAST:].mean(0))
+    same = torch.stack(rows)
+    return Kept(same, last["answers"], same[reference - 1 :][-LAST:].nanmean(0))
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Reads what states answer, for as many examples at once as fit in memory."""
+
+    loop: Loop
+    recalled: Tree
+    mask: Bool[Tensor, "batch *tokens"] | None
+    answers: Answers
+    plan: ReadingPlan
+
+    def __call__(self, state: Tree) -> dict[str, Tensor]:
+        """Return the answers of each example, and whether they are known: the state and the outputs are finite."""
+        found = self.plan.in_parts(self.loop, [state], self.recalled, self._of)
+        return {**found, "known": found["known"] & flatten(state, self.mask).isfinite().all(1)}
+
+    def _of(self, part: slice, logits: Sequence[Tensor]) -> dict[str, Tensor]:
+        mask = None if self.mask is None else self.mask[part]
+        return {"answers": self.answers(logits[0]), "known": at_every_token(gives_answer(logits[0]), mask)}
 
 
 def _share(equal: Bool[Tensor, "batch *tokens"], unit: AnswersPer, mask: Tensor | None) -> Float[Tensor, "batch"]:

@@ -57,8 +57,8 @@ class KeptResult:
     Args:
         reference: the iteration whose answers are compared with later ones: the last one of training where it is known,
             else half of the budget.
-        kept: fraction of the inputs whose answer is that of ``reference``, per iteration from the first on; None before it.
-            The mean over draws.
+        kept: fraction of the inputs whose answer is that of ``reference``, per iteration from the first on; None before it,
+            and where an expensive readout was left out. The mean over draws.
         draws: the same over the last 8 iterations, per draw of the noise; one entry where nothing is drawn.
         agreement: fraction of the inputs whose last answer is the same in all draws; None where nothing is drawn.
     """
