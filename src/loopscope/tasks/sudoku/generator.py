@@ -28,6 +28,7 @@ from loopscope.tasks.sudoku.rules import (
     place,
     search,
     set_up,
+    solve_grids,
     symmetry_classes,
 )
 
