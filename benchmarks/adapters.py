@@ -2,16 +2,22 @@
 
     python benchmarks/adapters.py --width 256 --tokens 64 --batch 8 --threads 2
     python benchmarks/adapters.py --width 64 --tokens 16 --batch 8 --threads 1 --json
+    python benchmarks/adapters.py --readout last --verb examine --width 256 --tokens 128 --batch 64 --words 65536
 
 Weights are random. The time of the model's own iteration is the difference between a forward of nine iterations and one of a
 single iteration, divided by eight. The adapted iteration is a step. Both run in turn, without gradient, and the median of the
 ratios is reported. `calls` compares the numbers of submodules that compute, which do not depend on the machine: it is 1 if
 nothing is computed twice.
+
+With `--readout`, a Dory is examined or forecast instead, read at its last token or at all of them. The times that steps and
+readings take are added up, and the peak of the process's memory is reported.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
+import resource
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +27,7 @@ import torch
 from HRM import HRM
 from output import print_results
 from setting import setting
-from timing import in_turn
+from timing import clock_time, in_turn
 from tiny_recursive_model import MLPMixer1D, TinyRecursiveModel
 from torch import nn
 from transformers import DoryConfig, DoryForCausalLM, HrmTextConfig, HrmTextForCausalLM
@@ -71,10 +77,46 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
 }
 
 
-def models(width: int, tokens: int) -> list[nn.Module]:
-    """Return one model of each family that can be installed."""
-    size = {
-        "vocab_size": WORDS,
+@dataclass(frozen=True)
+class ReadoutRow:
+    """An examination or a forecast of a language model.
+
+    Attributes:
+        verb: examine or forecast.
+        positions: which tokens are read.
+        seconds: of all.
+        stepping: seconds in steps, those inside Jacobian products included.
+        reading: seconds in readings.
+        readings: how often the readout was called, on the whole batch or on a part of it.
+        peak_gb: largest resident memory of the process, in GB.
+        said: the verdict or the outlook.
+    """
+
+    verb: str
+    positions: str
+    seconds: float
+    stepping: float
+    reading: float
+    readings: int
+    peak_gb: float
+    said: str
+
+
+READOUT_COLUMNS: dict[str, Callable[[ReadoutRow], str]] = {
+    "verb": lambda row: row.verb,
+    "read at": lambda row: row.positions,
+    "all, s": lambda row: f"{row.seconds:.1f}",
+    "stepping, s": lambda row: f"{row.stepping:.1f}",
+    "reading, s": lambda row: f"{row.reading:.1f}",
+    "readings": lambda row: f"{row.readings}",
+    "peak, GB": lambda row: f"{row.peak_gb:.2f}",
+    "said": lambda row: row.said,
+}
+
+
+def sizes(width: int, tokens: int, words: int = WORDS) -> dict[str, int]:
+    return {
+        "vocab_size": words,
         "hidden_size": width,
         "intermediate_size": 4 * width,
         "num_attention_heads": HEADS,
@@ -83,6 +125,11 @@ def models(width: int, tokens: int) -> list[nn.Module]:
         "pad_token_id": 0,
         "max_position_embeddings": tokens,
     }
+
+
+def models(width: int, tokens: int) -> list[nn.Module]:
+    """Return one model of each family that can be installed."""
+    size = sizes(width, tokens)
     layers = {"num_hidden_layers": 6, "n_input_layers": 2, "n_recurrent_layers": 2, "n_output_layers": 2}
     network = {"dim": width, "depth": 2, "heads": HEADS, "attn_dim_head": width // HEADS}
     return [
@@ -148,6 +195,42 @@ def measure(model: nn.Module, batch: int, tokens: int, repeats: int) -> Row:
     )
 
 
+def timed(function: Callable[..., Any], seconds: list[float]) -> Callable[..., Any]:
+    """Return a function that also notes the seconds that each of its calls takes."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        began = clock_time()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            seconds.append(clock_time() - began)
+
+    return call
+
+
+def read_largely(
+    verb: str, positions: str, width: int, tokens: int, batch: int, words: int, effort: Any, iterations: int
+) -> ReadoutRow:
+    """Examine or forecast a Dory with a layer before its loop, two in it and one after it."""
+    layers = {"num_hidden_layers": 4, "n_input_layers": 1, "n_recurrent_layers": 2, "n_output_layers": 1}
+    model = DoryForCausalLM(DoryConfig(**sizes(width, tokens, words), **layers)).eval()
+    ids = torch.randint(1, words, (batch, tokens), generator=torch.Generator().manual_seed(0))
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    loop = ls.adapt(model, positions=positions)
+    steps: list[float] = []
+    reads: list[float] = []
+    loop.step, loop.read = timed(loop.step, steps), timed(loop.read, reads)  # type: ignore[method-assign]
+    began = clock_time()
+    if verb == "examine":
+        said = ls.examine(loop, inputs, effort=effort, iterations=iterations, trained_iterations=4).verdict.value
+    else:
+        said = ls.forecast(loop, inputs, trained_iterations=4).outlook.value
+    seconds = clock_time() - began
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    return ReadoutRow(verb, positions, seconds, sum(steps), sum(reads), len(reads), peak, said)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--width", type=int, default=256)
@@ -155,10 +238,21 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--readout", choices=["last", "all"], help="measure reading instead, at these tokens")
+    parser.add_argument("--verb", choices=["examine", "forecast"], default="examine")
+    parser.add_argument("--words", type=int, default=65536, help="vocabulary, with --readout")
+    parser.add_argument("--effort", default="standard", help="of examine")
+    parser.add_argument("--iterations", type=int, default=500, help="of examine")
     parser.add_argument("--json", action="store_true", help="print JSON only")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
+    if args.readout:
+        names = ("width", "tokens", "batch", "words", "effort", "iterations")
+        options = {name: getattr(args, name) for name in names}
+        told = setting(**options)
+        print_results([read_largely(args.verb, args.readout, **options)], READOUT_COLUMNS, told, args.json)
+        return
     rows = [measure(model, args.batch, args.tokens, args.repeats) for model in models(args.width, args.tokens)]
     told = setting(width=args.width, tokens=args.tokens, batch=args.batch, repeats=args.repeats)
     print_results(rows, COLUMNS, told, args.json)

@@ -62,8 +62,11 @@ CORE = {
     "progress",
     "trees",
     "loop",
+    "readouts",
+    "kinds",
     "contexts",
     "checks",
+    "weights",
     "jacobian",
     "gmres",
 }

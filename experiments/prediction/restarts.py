@@ -19,8 +19,8 @@ from loopscope.evaluation import decisions
 from loopscope.fixed_points.residual import relative_residual, smallest_scale
 from loopscope.loop import Loop, iterate, mask_of, readout
 from loopscope.stability.distances import distance
+from loopscope.stability.orbits.answers import Answers
 from loopscope.stability.orbits.arrival import line
-from loopscope.stability.orbits.trace import Answers
 from loopscope.stability.starts import first_state, of_others, random_like
 from loopscope.trees import Tree, flatten, token_norms, tree_map
 

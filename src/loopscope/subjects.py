@@ -21,7 +21,7 @@ from loopscope.loop import Loop
 from loopscope.models import FixedDepthTransformer, LoopedTransformer, load_model
 from loopscope.parsing import add_settings, new_parser, one_line_errors, parse_arguments
 from loopscope.stability import Examination, ExaminationConfig, examine
-from loopscope.stability.orbits.trace import Answers
+from loopscope.stability.orbits.answers import Answers
 from loopscope.tasks import Split, answers_of, task_class
 from loopscope.training.run_folder import RunFolder
 from loopscope.training.settings import RunSettings
@@ -147,7 +147,7 @@ def on_split(model: Loop, settings: RunSettings, split: Split) -> Subject:
 
 
 @contextmanager
-def _current_folder_first() -> Iterator[None]:
+def current_folder_first() -> Iterator[None]:
     """Search for modules in the current folder first."""
     here = os.getcwd()
     sys.path.insert(0, here)
@@ -159,28 +159,44 @@ def _current_folder_first() -> Iterator[None]:
             sys.path.remove(here)
 
 
-def imported(name: str) -> Any:
-    """Import and call the function package.module:function, and return what it returns.
+def named(name: str) -> Any:
+    """Import package.module:name and return what it names, a function or a model.
 
     The module is searched for in the current folder first. Importing it runs its code.
 
     Raises:
-        LoopscopeError: there is no such module or function.
+        LoopscopeError: there is no such module, or nothing of that name in it.
     """
     module_name, _, function_name = name.partition(":")
     if not all(part.isidentifier() for part in module_name.split(".")):
         raise LoopscopeError(f"{name!r} does not name a function: give package.module:function or the folder of a run")
-    with _current_folder_first():
+    with current_folder_first():
         try:
             module = importlib.import_module(module_name)
         except ImportError as error:
             raise LoopscopeError(
                 f"cannot import {module_name}: {error}; give package.module:function or a run's folder"
             ) from error
-        function = getattr(module, function_name, None)
-        if not callable(function):
+        found = getattr(module, function_name, None)
+        if not callable(found):
             known = [entry for entry in dir(module) if not entry.startswith("_")]
             raise LoopscopeError(f"{module_name} has no function {function_name!r}{nearest(function_name, known)}")
+        return found
+
+
+def imported(name: str) -> Any:
+    """Import and call the function package.module:function, and return what it returns.
+
+    Raises:
+        LoopscopeError: there is no such module or function, or the name is that of a model.
+    """
+    function = named(name)
+    if isinstance(function, torch.nn.Module) and not isinstance(function, Loop):
+        raise LoopscopeError(
+            f"{name} is a model, {type(function).__name__}, not a function that returns (loop, inputs): give its inputs with "
+            "--inputs FILE, and --at NAME of the call that is one iteration unless its family is known"
+        )
+    with current_folder_first():
         return function()
 
 

@@ -116,6 +116,43 @@ def test_calls_that_do_not_feed_each_other():
     assert "no call of cell depends on an earlier one, so nothing is iterated" in refused(seeded(Parallel))
 
 
+def test_a_readout_of_all_iterations_together():
+    """The head is called after every iteration, but not before the first one ends."""
+
+    class Averaging(Small):
+        def forward(self, x):
+            z, outputs = self.begin(x), []
+            for _ in range(4):
+                z = self.cell(z, x)
+                outputs.append(self.head(z))
+            return torch.stack(outputs).mean(0)
+
+    assert "the readout takes what earlier iterations made (head)" in refused(seeded(Averaging))
+
+
+def test_a_state_that_is_handed_on_out_of_sight():
+    class InAttribute(Small):
+        def iterate(self, z, x, t):
+            self.z = self.cell(self.z, x)
+
+        def forward(self, x):
+            self.z = self.begin(x)
+            for t in range(4):
+                self.iterate(None, x, t)
+            return self.head(self.z)
+
+    class WrittenOver(InAttribute):
+        def iterate(self, z, x, t):
+            self.z.copy_(self.cell(self.z, x))
+
+    for kind in (InAttribute, WrittenOver):
+        message = refused(seeded(kind), "iterate")
+        assert (
+            "or hand on its state in an attribute or in place: name a call that takes the state and returns it"
+            in message
+        )
+
+
 def test_a_model_in_training_mode():
     assert "in training mode, where dropout makes every iteration random: call model.eval()" in refused(
         seeded(Small).train()

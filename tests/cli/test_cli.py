@@ -229,7 +229,7 @@ def test_usage_names_the_command(capsys, command):
         ),
         (
             ["train", "--config", "c.yaml", "chess", "--out", "x"],
-            "--config stands before the task, which comes first: loopscope train chess --config ...",
+            "--config is given before the task, which must come first: loopscope train chess --config ...",
         ),
         (
             ["train", "prefix-sums", "--out", "x", "--data.test_bits", "8"],

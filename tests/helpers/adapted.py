@@ -14,11 +14,15 @@ def logits_after(loop, inputs, count, generator=None):
 
 
 def assert_is_the_model(loop, inputs, own):
-    """The loop gives the model's own logits exactly after 1, 2, 3 and 5 iterations; ``own`` runs so many of them."""
+    """The loop gives the model's own logits exactly after 1, 2, 3 and 5 iterations, and those that it is read at.
+
+    ``own(count)`` runs the model for a number of iterations.
+    """
     for count in (1, 2, 3, 5):
         with torch.no_grad():
             wanted = own(count)
-        assert torch.equal(logits_after(loop, inputs, count), wanted), f"{count} iterations"
+        assert torch.equal(logits_after(loop.reading("all"), inputs, count), wanted), f"{count} iterations"
+        torch.testing.assert_close(logits_after(loop, inputs, count), loop.chosen(wanted, inputs))
 
 
 def radius(loop, inputs):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from typing import Any
+from dataclasses import replace
+from typing import Any, get_args
 
+import torch
 from torch import nn
 
 from loopscope.adapters.calls import find, modules_of
@@ -14,12 +16,17 @@ from loopscope.adapters.captured import CapturedLoop, DirectLoop, RerunLoop
 from loopscope.adapters.comparison import check_reproduces
 from loopscope.adapters.flow import Flow
 from loopscope.adapters.plan import make_plan
+from loopscope.adapters.positions import Positions, checked_positions
+from loopscope.adapters.proof import Proof, required
 from loopscope.adapters.recording import Recordings, record_all
 from loopscope.adapters.running import Run, runner, takes_iterations, told_in_one_line
 from loopscope.adapters.tape import Ends
-from loopscope.errors import LoopscopeError, check_count
+from loopscope.errors import LoopscopeError, check_choice, check_count
+from loopscope.loop import AnswersPer
 from loopscope.trees import Tree, batch_size, select
 
+RECORDED = 4
+"""Examples that are recorded at most: the logits of a language model are many."""
 FEWEST = 3
 """The first iteration may differ, and it takes two more to see that one hands over to the next."""
 
@@ -31,6 +38,8 @@ def capture(
     run: Callable[..., Any] | None = None,
     every: int = 1,
     offset: int = 0,
+    positions: Positions = "all",
+    answers_per: AnswersPer = "example",
 ) -> CapturedLoop:
     """Return any module as a loop, by the name of the call that is one iteration or that ends one.
 
@@ -41,11 +50,16 @@ def capture(
         model: the module, in eval mode.
         at: the submodule ("layers.2") or method ("core_block_forward") whose call is one iteration or the last part of
             one. `loopscope.find_loops` lists what is called repeatedly.
-        inputs: a few examples, batch first: a mapping of keywords, a tuple of arguments, or one tensor.
+        inputs: a few examples, batch first: a mapping of keywords, a tuple of arguments, or one tensor. At most four of them
+            are recorded; ``loop.prove(inputs)`` proves the loop on all.
         run: ``run(model, inputs)`` or ``run(model, inputs, iterations)`` that returns the logits, where that is not
             ``model(inputs)``. With a number of iterations the proof covers 1, 2, 3 and 5 of them.
         every: calls of ``at`` per iteration.
         offset: calls of ``at`` before the first iteration.
+        positions: the tokens whose logits are read: "last", "all", or places among the real tokens of each example. Of a causal
+            language model, the last token says what comes next.
+        answers_per: "token" if every token that is read has an answer of its own, as in a language model; "example" if the
+            tokens of an example are one answer together.
 
     Raises:
         LoopscopeError: there is no such call, what it repeats is no loop, or the loop is not proven to be the model's.
@@ -76,22 +90,22 @@ def capture(
         True
     """
     check_count(every=every)
+    positions = checked_positions(positions)
+    check_choice("answers_per", answers_per, get_args(AnswersPer))
     if isinstance(offset, bool) or not isinstance(offset, int) or offset < 0:
         raise LoopscopeError(f"offset is {offset!r}, expected a whole number, 0 or more")
     if not isinstance(model, nn.Module):
         raise LoopscopeError(f"the model is of type {type(model).__name__}, expected a torch.nn.Module")
-    if model.training:
-        raise LoopscopeError(
-            "the model is in training mode, where dropout makes every iteration random: call model.eval()"
-        )
+    check_eval_mode(model)
     own = runner(model, run)
+    inputs = _few(inputs)
     counted = survey(model, own, inputs)
     ends = _ends(model, at, every, offset, counted)
     _check_count(model, own, inputs, ends, counted)
     opened = counted.counts[ends.name].opened | {"forward"}
     watched = dict.fromkeys(name for name in (*modules_of(model), ends.name) if name not in opened or name == ends.name)
     recordings = record_all(model, own, inputs, ends, tuple(watched))
-    _check_logits(recordings)
+    _check_logits(recordings, by_token=positions != "all" or answers_per == "token")
     reasons: list[str] = []
     for loop, flow in _attempts(model, own, recordings, ends, told=takes_iterations(run), reasons=reasons):
         try:
@@ -100,9 +114,42 @@ def capture(
         except LoopscopeError as error:
             reasons.append(str(error))
         else:
-            loop.prove(inputs)
-            return loop
+            return _read_at(loop, loop.prove(inputs), positions, answers_per, inputs)
     raise LoopscopeError(f"{at}: {reasons[-1]}")
+
+
+def check_eval_mode(model: nn.Module) -> None:
+    """Refuse a model in training mode.
+
+    Raises:
+        LoopscopeError: it is.
+    """
+    if model.training:
+        raise LoopscopeError(
+            "the model is in training mode, where dropout makes every iteration random: call model.eval()"
+        )
+
+
+def _few(inputs: Tree) -> Tree:
+    """Return at most four examples, from the first to the last."""
+    batch = batch_size(inputs)
+    return inputs if batch <= RECORDED else select(inputs, torch.linspace(0, batch - 1, RECORDED).long())
+
+
+def _read_at(
+    loop: CapturedLoop, proof: Proof, positions: Positions, answers_per: AnswersPer, inputs: Tree
+) -> CapturedLoop:
+    """Return the loop read at some positions: before the logits are made, where that gives the same, else after."""
+    if positions == "all":
+        return type(loop)(loop.model, loop.plan, loop.run, positions, answers_per, proof)
+    for head in dict.fromkeys((loop.plan.head, None)):
+        found = type(loop)(loop.model, replace(loop.plan, head=head), loop.run, positions, answers_per)
+        with told_in_one_line("logits cannot be read at these positions"):
+            check = found.position_check(inputs)
+        if check.holds:
+            break
+    found.proof = Proof((*proof.checks, required(check)))
+    return found
 
 
 def _ends(model: nn.Module, at: str, every: int, offset: int, counted: Survey) -> Ends:
@@ -121,7 +168,7 @@ def _ends(model: nn.Module, at: str, every: int, offset: int, counted: Survey) -
 
 
 def _check_count(model: nn.Module, run: Run, inputs: Tree, ends: Ends, counted: Survey) -> None:
-    """Refuse a number of iterations that is another one for a single example."""
+    """Refuse a model whose number of iterations differs for a single example."""
     batch, calls = batch_size(inputs), counted.counts[ends.name].calls
     for row in {0, batch - 1} if batch > 1 else ():
         alone = survey(model, run, select(inputs, slice(row, row + 1))).counts.get(ends.name)
@@ -132,12 +179,17 @@ def _check_count(model: nn.Module, run: Run, inputs: Tree, ends: Ends, counted: 
             )
 
 
-def _check_logits(recordings: Recordings) -> None:
+def _check_logits(recordings: Recordings, *, by_token: bool) -> None:
     logits, batch = recordings.main.logits, recordings.main.batch
     if logits.ndim < 2 or len(logits) != batch or not logits.is_floating_point():
         raise LoopscopeError(
             f"the run returned a tensor of shape {tuple(logits.shape)} ({logits.dtype}), expected logits of shape "
             f"({batch}, ..., outputs); give inputs without labels, or run=lambda model, inputs: ... that returns logits"
+        )
+    if by_token and logits.ndim < 3:
+        raise LoopscopeError(
+            f"the run returned logits of shape {tuple(logits.shape)}, expected ({batch}, tokens, outputs) where positions are chosen "
+            "or answers counted by token: leave positions and answers_per out"
         )
 
 
@@ -148,7 +200,7 @@ def _attempts(
     ways = [(narrow, outputs) for outputs in (False, True) for narrow in (True, False) if ends.every == 1 or not narrow]
     for narrow, with_outputs in ways:
         flow = Flow(recordings.main.tape, recordings.main.logits, narrow=narrow, with_outputs=with_outputs)
-        if with_outputs and not flow.handed_to_readout:
+        if with_outputs and (flow.read_from_earlier or not flow.handed_to_readout):
             continue
         try:
             flow.check()

@@ -1,9 +1,10 @@
-"""Proof that a loop is the model that it was made of."""
+"""Proof that a loop is the model that it was made from."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from loopscope.adapters.recording import seeded
 from loopscope.adapters.running import told_in_one_line
 from loopscope.errors import LoopscopeError
 from loopscope.jacobian import Jacobian, in_precision, random_vectors, step_jacobian
+from loopscope.kinds import HeldLoop, timed
 from loopscope.loop import Loop, readout
 from loopscope.trees import HALF, Tree, batch_size, detached, flatten, select, tree_map
 
@@ -21,15 +23,17 @@ PROVEN_ITERATIONS = (1, 2, 3, 5)
 TOLERANCE = 1e-5
 """Relative difference in float32 within which two outputs are the same."""
 SLACK = 50
-"""The same in units of rounding, for other precisions."""
+"""The same for other precisions, in units of their rounding error."""
 DERIVATIVE_TOLERANCE = 1e-3
-"""Relative difference within which a derivative is that of a finite change."""
+"""Relative difference within which a derivative agrees with a finite difference."""
 ALONE_TOLERANCE = 1e-4
-"""Kernels round differently for another batch size, and iterations carry that on."""
+"""Relative difference allowed between batch sizes: kernels round differently, and iterations pass that on."""
 LEAST_INFLUENCE = 0.1
 """A readout is of the state if another example's state moves it by this share of the way to that example's answer."""
 HALF_DERIVATIVE_TOLERANCE = 0.1
 """The same for a model that computes in half precision."""
+COMPARED = 2**22
+"""Numbers that are compared at once."""
 CHANGES, LARGE_CHANGES = (0.03, 0.01, 0.003, 0.001, 3e-4, 1e-4), (1.0, 0.5, 0.2, 0.1)
 """Finite changes of a state relative to its norm; rounding spoils the small ones, curvature the large ones."""
 
@@ -39,14 +43,14 @@ Own = Callable[[Tree, int], Tensor]
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that a loop must satisfy to be a model.
+    """One condition that a loop must satisfy to be a model.
 
     Attributes:
-        name: of the check.
-        claim: what is claimed.
-        error: by how much it is missed; None where it does not apply.
-        allowed: the largest error that passes.
-        remedy: what to do where it fails; where it does not apply, why.
+        name: name of the check.
+        claim: statement that is checked.
+        error: deviation from the claim, or None if the check does not apply.
+        allowed: largest error that passes.
+        remedy: what to do if the check fails, or why it does not apply.
     """
 
     name: str
@@ -68,10 +72,10 @@ class Check:
 
 @dataclass(frozen=True)
 class Proof:
-    """What was checked of a loop, and with which error.
+    """The checks that a loop passed, with their errors.
 
     Attributes:
-        checks: in the order in which they were made.
+        checks: checks in the order in which they were made.
 
     Example:
         >>> proof = Proof((Check("forward", "start, 1 steps and read equal the model's own forward", 0.0, 1e-5, ""),))
@@ -84,19 +88,38 @@ class Proof:
     checks: tuple[Check, ...]
 
     def __getitem__(self, name: str) -> Check:
-        """Return the check of a name."""
+        """Return the check with this name."""
         return next(check for check in self.checks if check.name == name)
 
     def __str__(self) -> str:
         return "\n".join(str(check) for check in self.checks)
 
 
+@runtime_checkable
+class ProvenLoop(Loop, Protocol):
+    """A loop that was made of a model, and can prove that it is the model.
+
+    Attributes:
+        proof: what was proven when it was made.
+        in_half_precision: whether the model keeps its state in half precision.
+    """
+
+    proof: Proof | None
+
+    @property
+    def in_half_precision(self) -> bool:
+        """Whether the model keeps its state in half precision."""
+
+    def prove(self, inputs: Tree) -> Proof:
+        """Return the proof on some inputs, or refuse."""
+
+
 def prove(loop: Loop, own: Own, inputs: Tree, iterations: Sequence[int] = PROVEN_ITERATIONS) -> Proof:
-    """Return the proof that a loop is a model, or refuse it.
+    """Prove that a loop is a model.
 
     Args:
-        loop: the loop; ``iterations_before`` (0 if it has none) says how many iterations of the model lie before its
-            first state.
+        loop: the loop; its ``iterations_before`` (0 by default) is the number of the model's iterations before its first
+            state.
         own: the model's own forward, (inputs, iterations) -> logits.
         inputs: a few examples, batch first; at least two for the checks that compare examples.
         iterations: numbers of the model's iterations to compare.
@@ -137,21 +160,30 @@ def prove(loop: Loop, own: Own, inputs: Tree, iterations: Sequence[int] = PROVEN
     ):
         with told_in_one_line(f"the loop is not the model: it does not run where its {make.__name__} is checked"):
             check = make()
-        if not check.holds:
-            raise LoopscopeError(
-                f"the loop is not the model: expected that {check.claim}, but the error is {check.error:.1e} (allowed "
-                f"{check.allowed:.1e}); {check.remedy}"
-            )
-        checks.append(check)
+        checks.append(required(check))
     return Proof(tuple(checks))
+
+
+def required(check: Check) -> Check:
+    """Return a check that holds.
+
+    Raises:
+        LoopscopeError: it does not hold.
+    """
+    if not check.holds:
+        raise LoopscopeError(
+            f"the loop is not the model: expected that {check.claim}, but the error is {check.error:.1e} (allowed "
+            f"{check.allowed:.1e}); {check.remedy}"
+        )
+    return check
 
 
 class _Prover:
     def __init__(self, loop: Loop, own: Own, inputs: Tree, iterations: Sequence[int]) -> None:
-        self.loop, self.own, self.inputs, self.iterations = loop, own, inputs, iterations
+        self.given, self.loop, self.own, self.inputs, self.iterations = loop, timed(loop), own, inputs, iterations
         self.batch = batch_size(inputs)
         self.before = getattr(loop, "iterations_before", 0)
-        # Not the inputs' own order: what was kept from making the loop would fit them alone.
+        # In another order, so that a loop that kept something from its making is noticed.
         self.turned = select(inputs, torch.arange(self.batch).flip(0))
 
     def forward(self) -> Check:
@@ -177,14 +209,14 @@ class _Prover:
         with torch.no_grad():
             recalled, other = self.loop.encode(self.inputs), self.loop.encode(self.turned)
             state, turned = self._started(recalled), self._started(other)
-            held = _versions(self.loop)
+            held = _versions(self.given)
             first = flatten(self.loop.step(state, recalled))
             errors = [relative_gap(flatten(self.loop.step(state, recalled)), first)]
             self.loop.step(self.loop.step(turned, other), other)
             errors.append(relative_gap(flatten(self.loop.step(state, recalled)), first))
             readout(self.loop, turned, other)
             errors.append(relative_gap(flatten(self.loop.step(state, recalled)), first))
-        changed = held != _versions(self.loop)
+        changed = held != _versions(self.given)
         return Check(
             name="memory",
             claim="a step depends on nothing that an earlier call has left",
@@ -196,8 +228,8 @@ class _Prover:
     def derivative(self) -> Check:
         loop, state, recalled = self._in_full_precision()
         # Where a model computes in half precision whatever its weights are, differences are rounding for a good part.
-        coarse = getattr(loop, "in_half_precision", False) and loop is self.loop
-        jacobian = step_jacobian(loop, state, recalled)
+        coarse = getattr(loop, "in_half_precision", False) and loop is self.given
+        jacobian = step_jacobian(HeldLoop(timed(loop)), state, recalled)
         vectors = random_vectors(jacobian.batch, jacobian.size, jacobian.point, torch.Generator().manual_seed(0))
         found = jacobian.jvp(vectors) if jacobian.depends else torch.zeros_like(jacobian.value)
         size = torch.linalg.vector_norm(jacobian.point, dim=1, keepdim=True)
@@ -283,14 +315,14 @@ class _Prover:
         return self._run(inputs, 2 + self.before)
 
     def _in_full_precision(self) -> tuple[Loop, Tree, Tree]:
-        """Return the loop and a state of it; a module in half precision is copied, for its differences are rounding."""
+        """Return the loop and one of its states; a module in half precision is copied to full precision first."""
         with torch.no_grad():
             recalled = self.loop.encode(self.inputs)
             state = self._stepped(self._started(recalled), recalled, 1)
         state, recalled = detached(state), detached(recalled)
-        if not isinstance(self.loop, nn.Module) or not any(one.dtype in HALF for one in self.loop.parameters()):
-            return self.loop, state, recalled
-        return in_precision(self.loop, state, recalled, torch.float32)
+        if not isinstance(self.given, nn.Module) or not any(one.dtype in HALF for one in self.given.parameters()):
+            return self.given, state, recalled
+        return in_precision(self.given, state, recalled, torch.float32)
 
 
 def _difference(jacobian: Jacobian, change: Tensor) -> Tensor:
@@ -300,24 +332,26 @@ def _difference(jacobian: Jacobian, change: Tensor) -> Tensor:
 
 
 def _versions(loop: Loop) -> list[int]:
-    """How often each parameter and buffer was written to."""
+    """Return how often each parameter and buffer was written to."""
     if not isinstance(loop, nn.Module):
         return []
     return [tensor._version for tensor in (*loop.parameters(), *loop.buffers()) if not tensor.is_inference()]
 
 
 def relative_gap(one: Tensor, other: Tensor) -> float:
-    """Return the norm of a difference relative to the second tensor; infinite where anything is not finite."""
+    """Return the norm of a difference relative to the second tensor; infinite if any value is not finite."""
     if one.shape != other.shape:
         return float("inf")
-    one, other = one.double(), other.double()
-    size = torch.linalg.vector_norm(other).clamp_min(torch.finfo(torch.float32).tiny)
-    found = float(torch.linalg.vector_norm(one - other) / size)
+    # In parts, since the logits of a language model are many.
+    pairs = zip(*(tensor.reshape(-1).split(COMPARED) for tensor in (one, other)), strict=True)
+    norms = [[torch.linalg.vector_norm(part) for part in (a.double() - b.double(), b.double())] for a, b in pairs]
+    gap, size = (torch.stack(parts).norm() for parts in zip(*norms, strict=True))
+    found = float(gap / size.clamp_min(torch.finfo(torch.float32).tiny))
     return found if found == found else float("inf")
 
 
 def tolerance_for(tensors: Sequence[Tensor]) -> float:
-    """Return the relative difference within which tensors of this precision are the same."""
+    """Return the relative difference within which tensors of this precision count as equal."""
     return max(
         TOLERANCE, SLACK * max(torch.finfo(tensor.dtype).eps for tensor in tensors if tensor.is_floating_point())
     )

@@ -1,4 +1,4 @@
-"""Runs a part of a model's own forward again, with a state put in place and the calls before the loop answered."""
+"""Replay of a part of a model's forward, with a state put in place and the calls before the loop answered."""
 
 from __future__ import annotations
 
@@ -14,24 +14,26 @@ from loopscope.adapters.tape import Ends, Place, Places, makes_tensors
 
 
 class Stopped(BaseException):
-    """Ends a run once everything wanted has been noted. It is no ``Exception``, so that models do not catch it."""
+    """Ends a run once everything wanted is noted; not an ``Exception``, so that models do not catch it."""
 
 
 @dataclass
 class Act:
-    """What is done at one event.
+    """What to do at one event.
 
     Attributes:
         put: arguments to replace.
+        change: arguments to replace by what is made of them.
         answer: what to return instead of making the call, its blanks filled.
         answers: whether the call is not made.
         give: parts of what is returned to replace.
         note_used: paths of arguments to note.
-        note_made: paths of what is returned to note.
-        keep: whether to keep its arguments and what it returned.
+        note_made: paths of returned values to note.
+        keep: whether to keep the arguments and the returned value.
     """
 
     put: dict[Path, Tensor] = field(default_factory=dict)
+    change: dict[Path, Callable[[Tensor], Tensor]] = field(default_factory=dict)
     answer: Any = None
     answers: bool = False
     give: dict[Path, Tensor] = field(default_factory=dict)
@@ -44,10 +46,10 @@ class Player(Handler):
     """Plays a script of acts along a run.
 
     Args:
-        ends: which calls end an iteration.
-        script: what to do at which event; all others go on as ever.
-        batch: examples.
-        wanted: after how many notes to stop the run; None to let it end.
+        ends: the calls that end an iteration.
+        script: acts by event; all other events go on as usual.
+        batch: number of examples.
+        wanted: number of notes after which to stop the run; None lets it end.
     """
 
     def __init__(self, ends: Ends, script: Mapping[Place, Act], batch: int, wanted: int | None = None) -> None:
@@ -60,14 +62,14 @@ class Player(Handler):
         self.names: list[str] = []
 
     def call(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Answer a call as the script says."""
+        """Answer a call according to the script."""
         self.names.append(name)
         returned = self._act(self.places.of_call(name), function, args, kwargs)
         self.places.returned(name)
         return returned
 
     def operation(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Answer an operation as the script says."""
+        """Answer an operation according to the script."""
         returned = self._act(self.places.of_operation(name), function, args, kwargs)
         if makes_tensors(name, returned):
             self.names.append(name)
@@ -79,6 +81,9 @@ class Player(Handler):
             return function(*args, **kwargs)
         self._note(self.used, place, act.note_used, (args, kwargs))
         args, kwargs = with_leaves((args, kwargs), act.put)
+        if act.change:
+            given = tensors_by_path((args, kwargs))
+            args, kwargs = with_leaves((args, kwargs), {path: made(given[path]) for path, made in act.change.items()})
         returned = self._filled(act.answer, (args, kwargs)) if act.answers else function(*args, **kwargs)
         returned = with_leaves(returned, act.give)
         if act.keep:

@@ -26,6 +26,7 @@ COMMANDS = {
     "evaluate": "Measure accuracy against the number of iterations.",
     "lab": "Open a page on which one watches a loop think.",
     "trust": "Measure what tells right answers from wrong ones.",
+    "adapt": "Make a loop of a model of others, and print the proof that it is the model.",
     "forecast": "Predict whether a loop keeps its answers far beyond training, from few iterations.",
     "exits": "Compare rules that stop a loop early.",
     "examine": "Measure stability and give a verdict, for a run or any loop.",

@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor
 
-from loopscope.checks import check_answers, check_is_loop, check_not_empty, check_outputs_last, check_read
+from loopscope.checks import check_answers, check_is_loop, check_not_empty, check_read
 from loopscope.contexts import eval_mode, without_autocast
 from loopscope.errors import LoopscopeError, check_count, check_positive, check_seed
 from loopscope.evaluation import decisions
+from loopscope.fixed_points.noise_floor import measure_noise_floor
 from loopscope.forecasts.check import Check, check
-from loopscope.forecasts.leaps import SETTLING, WATCHED, Leap, first_states, leap_through, run
+from loopscope.forecasts.leaps import SETTLING, WATCHED, Leap, leap_through, run
 from loopscope.forecasts.result import HOLDS, Forecast, Outlook, Point, Round
-from loopscope.forecasts.schedule import rounds
-from loopscope.loop import Loop, mask_of, readout
-from loopscope.stability.orbits.trace import Answers, predictions
-from loopscope.stability.targets import Correct, Targets, check_targets, rule_of
-from loopscope.trees import Tree, device_of, flatten
+from loopscope.forecasts.schedule import first_round, next_round
+from loopscope.forecasts.true_steps import AGREEING, DRAWS, by_true_steps
+from loopscope.kinds import Kind
+from loopscope.loop import Loop, answers_per
+from loopscope.readouts import ReadingPlan, plan_readings
+from loopscope.stability.nonautonomous.kept import draws_of
+from loopscope.stability.nonautonomous.view import view_of
+from loopscope.stability.orbits.answers import Answers, predictions
+from loopscope.stability.targets import Correct, Targets, check_readout, check_targets, rule_of
+from loopscope.trees import Tree, device_of, flatten, tree_map
 
 HORIZON = 480
 """Default iteration to forecast."""
@@ -33,29 +39,39 @@ BUDGET = 0.2
 CHECKS = 2
 """Number of steps charged for the checks of the loop, which evaluate the step a few times on two examples."""
 DOUBT = 0.25
-"""Of the answers that are lost by leaps that failed their check, the fraction that may be kept after all."""
-AGREEING = 3
-"""Number of consecutive true iterations after which a collapse counts as observed."""
+"""Fraction of the answers in doubt that go the other way, in the two bounds of a round."""
+ROOM = 2.0
+"""An answer is sure, though its state moves more than the fit says, if it stays the same when state and outputs move on at
+their last pace for this many times the iterations of the leaps."""
 GROWING = 2.0
-"""Factor over a leap from which the change per iteration counts as growing."""
+"""Factor over one leap or over all leaps from which the change per iteration counts as growing."""
 NEAR = 1.01
 """Precision, as a factor, to which the iteration of a collapse is determined."""
 
 
 @dataclass(frozen=True)
 class _Reading:
-    """The answers of one state, per example."""
+    """What one state answers.
+
+    Attributes:
+        answers: the answers, one per row: of each example, or of each real token.
+        right: which of them are right, where targets were given.
+        finite: which of them are there: the state of the example and the outputs are finite.
+        finite_state: whether the state of each example is finite.
+        example: the example that each answer belongs to.
+    """
 
     answers: Tensor
-    right: Bool[Tensor, "batch"] | None
+    right: Bool[Tensor, "answers"] | None
+    finite: Bool[Tensor, "answers"]
     finite_state: Bool[Tensor, "batch"]
-    finite: Bool[Tensor, "batch"]
+    example: Int[Tensor, "answers"]
 
-    def kept(self, first: _Reading) -> Bool[Tensor, "batch"]:
+    def kept(self, first: _Reading) -> Bool[Tensor, "answers"]:
         """Return which answers are kept: those that are right or, without targets, the same as the first ones."""
         return self.same(first) if self.right is None else self.right
 
-    def same(self, first: _Reading) -> Bool[Tensor, "batch"]:
+    def same(self, first: _Reading) -> Bool[Tensor, "answers"]:
         return (self.answers == first.answers).all(1) & self.finite
 
     def point(self, iteration: int, first: _Reading, leapt: bool) -> Point:
@@ -79,6 +95,7 @@ class _Reader:
         real: true where a token is real.
         correct: which answers are right, if targets were given.
         answers: the user's function from logits to answers, if there is one.
+        plan: how many examples are read at once, and after which iterations.
     """
 
     loop: Loop
@@ -87,24 +104,60 @@ class _Reader:
     real: Bool[Tensor, "batch *tokens"] | None
     correct: Correct | None
     answers: Answers | None
+    plan: ReadingPlan
 
     def __call__(self, state: Tree) -> _Reading:
-        logits = readout(self.loop, state, self.recalled)
-        check_read(logits, self.examples)
+        return self._reading([state], lambda logits: logits[0])
+
+    def ahead(self, state: Tree, before: Tree, times: float) -> _Reading:
+        """Read the outputs as they would be after ``times`` their change between two states."""
+        return self._reading([state, before], lambda logits: logits[0] + times * (logits[0] - logits[1]))
+
+    def _reading(self, states: Sequence[Tree], outputs: Callable[[Sequence[Tensor]], Tensor]) -> _Reading:
+        state = states[0]
+        found = self.plan.in_parts(
+            self.loop, states, self.recalled, lambda part, logits: self._of(part, outputs(logits))
+        )
         finite_state = flatten(state, self.real).isfinite().all(1)
-        # The argmax of NaN logits is always the first one, so a broken readout would seem to keep its answer.
-        finite = finite_state & readable(logits, self.real)
-        rows = torch.arange(self.examples, device=logits.device)
+        counted = torch.ones_like(found["finite"])
+        if self.by_token and self.real is not None and self.real.flatten(1).shape == counted.shape:
+            counted = self.real.flatten(1)
+        finite = (found["finite"] & finite_state.unsqueeze(1))[counted]
+        answers = found["answers"].unsqueeze(2) if self.by_token else found["answers"].unsqueeze(1)
         return _Reading(
-            answers=_predictions(logits, self.real) if self.answers is None else self._own(logits),
-            right=None if self.correct is None else self.correct(logits, rows) & finite,
-            finite_state=finite_state,
+            answers=answers[counted],
+            right=None if self.correct is None else found["right"][counted] & finite,
             finite=finite,
+            finite_state=finite_state,
+            example=torch.nonzero(counted)[:, 0],
         )
 
-    def _own(self, logits: Tensor) -> Tensor:
-        assert self.answers is not None
-        return check_answers(self.answers, logits).reshape(self.examples, -1)
+    @property
+    def by_token(self) -> bool:
+        """Whether every token that is read has an answer of its own."""
+        return answers_per(self.loop) == "token"
+
+    def _of(self, part: slice, logits: Tensor) -> dict[str, Tensor]:
+        """Return what the logits of some examples answer: one row per example, one column per answer of it."""
+        count = part.stop - part.start
+        check_read(logits, count)
+        real = None if self.real is None else self.real[part]
+        rows = torch.arange(part.start, part.stop, device=logits.device)
+        # The argmax of NaN logits is always the first one, so a broken readout would seem to keep its answer.
+        found = {
+            "answers": self._answers(logits, real).reshape(count, -1),
+            "finite": (_readable_tokens(logits) if self.by_token else readable(logits, real)).reshape(count, -1),
+        }
+        return found if self.correct is None else found | {"right": self.correct(logits, rows).reshape(count, -1)}
+
+    def _answers(self, logits: Tensor, real: Tensor | None) -> Tensor:
+        if self.answers is not None:
+            return check_answers(self.answers, logits)
+        return predictions(logits) if self.by_token else _predictions(logits, real)
+
+
+def _readable_tokens(logits: Tensor) -> Bool[Tensor, "batch *tokens"]:
+    return ~logits.isnan().any(-1) & logits.amax(-1).isfinite()
 
 
 def readable(logits: Tensor, real: Bool[Tensor, "batch *tokens"] | None = None) -> Bool[Tensor, "batch"]:
@@ -112,7 +165,7 @@ def readable(logits: Tensor, real: Bool[Tensor, "batch *tokens"] | None = None) 
 
     A model may exclude classes by a logit of minus infinity.
     """
-    known = ~logits.isnan().any(-1) & logits.amax(-1).isfinite()
+    known = _readable_tokens(logits)
     if real is not None and known.shape == real.shape:
         known = known | ~real
     return known.reshape(len(known), -1).all(1)
@@ -125,7 +178,7 @@ def _predictions(logits: Tensor, real: Tensor | None) -> Tensor:
     return predictions(logits).reshape(len(logits), -1)
 
 
-def _fraction(which: Bool[Tensor, "batch"]) -> float:
+def _fraction(which: Bool[Tensor, "answers"]) -> float:
     return float(which.double().mean())
 
 
@@ -138,22 +191,48 @@ class _Flight:
         checks: the check of each leap.
         landed: the answers at the end of each leap.
         late: the answers of the last states before the horizon and of the state at the horizon.
+        beyond: the answers if state or outputs moved on at their last pace (see ``ROOM``).
     """
 
     leaps: Sequence[Leap]
     checks: Sequence[Check]
     landed: Sequence[_Reading]
     late: Sequence[_Reading]
+    beyond: Sequence[_Reading]
 
-    def kept(self, first: _Reading) -> Bool[Tensor, "batch"]:
+    def kept(self, first: _Reading) -> Bool[Tensor, "answers"]:
         """Return which answers are kept both at the horizon and just before it."""
         return torch.stack([reading.kept(first) for reading in self.late]).all(0)
 
+    def sure(self, first: _Reading) -> Bool[Tensor, "answers"]:
+        """Return which answers are kept for sure: every leap passed its check, or its miss could not change the answer."""
+        steady = self._checked(one.steady for one in self.checks)
+        beyond = self._all(reading.kept(first) for reading in self.beyond)
+        return self.kept(first) & (self.passed | (steady & beyond))
+
     @property
-    def passed(self) -> Bool[Tensor, "batch"]:
-        """Which examples passed the checks of all leaps."""
-        true = torch.ones_like(self.late[-1].finite)
-        return torch.stack([true, *(one.passed for one in self.checks)]).all(0)
+    def passed(self) -> Bool[Tensor, "answers"]:
+        """Which answers belong to examples that passed the checks of all leaps."""
+        return self._checked(one.passed for one in self.checks)
+
+    @property
+    def on_path(self) -> Bool[Tensor, "answers"]:
+        """Which answers belong to examples whose leaps all end where the fit says, even if a check failed."""
+        return self._checked(one.on_path for one in self.checks)
+
+    @property
+    def bounded(self) -> Bool[Tensor, "answers"]:
+        """Which answers belong to examples whose change per iteration does not grow over all leaps."""
+        pace = torch.ones_like(self.passed, dtype=torch.float64)
+        for one in self.checks:
+            pace = pace * one.growth[self.late[-1].example]
+        return pace <= GROWING
+
+    def _checked(self, flags: Iterable[Bool[Tensor, "batch"]]) -> Bool[Tensor, "answers"]:
+        return self._all(one[self.late[-1].example] for one in flags)
+
+    def _all(self, flags: Iterable[Bool[Tensor, "answers"]]) -> Bool[Tensor, "answers"]:
+        return torch.stack([torch.ones_like(self.late[-1].finite), *flags]).all(0)
 
 
 def forecast(
@@ -170,8 +249,11 @@ def forecast(
     """Forecast whether a loop keeps its answers to a horizon or collapses, at a fraction of the cost of running it there.
 
     The loop is run for some iterations. Leaps go from there to the horizon (see `loopscope.leaps`), and true steps after each
-    leap check it. Rounds of about 30, 60, 120, ... steps follow each other until two in a row give the same answer or the
+    leap check it. The first round takes about 30 steps. Longer rounds follow until two in a row give the same answer or the
     budget is spent. If the evidence does not suffice, the forecast says that it cannot tell.
+
+    A time-dependent or stochastic loop, or one whose readout reads the history, cannot be extrapolated. It is run as far as the
+    budget allows: ``budget=1`` runs it to the horizon. A stochastic loop is run three times, and needs ``budget=3``.
 
     Give easy inputs, such as those of training. Whether hard ones are ever solved is another question.
 
@@ -191,9 +273,9 @@ def forecast(
         The outlook with its evidence. Its ``str`` is one sentence.
 
     Raises:
-        LoopscopeError: ``loop`` is not a loop, the state carries a counter or is not in float32 or float64, the step is
-            random or changes the shapes or the precision of its state, the readout is not a tensor of outputs, there are
-            no inputs, targets or answers have another shape, or the budget is too small for a single leap.
+        LoopscopeError: ``loop`` is not a loop, the state is not in float32 or float64, the step changes the shapes or the
+            precision of its state or is random without taking a generator, the readout is not a tensor of outputs, there
+            are no inputs, targets or answers have another shape, or the budget is too small for a single leap.
 
     Example:
         >>> import loopscope as ls
@@ -216,36 +298,53 @@ def forecast(
     check_seed(seed)
     examples = check_not_empty(inputs)
     check_targets(targets, examples)
-    plans = rounds(horizon, math.floor(budget * horizon + 1e-9) - CHECKS, trained)
+    steps = math.floor(budget * horizon + 1e-9) - CHECKS
+    plans = [first_round(horizon, steps, trained)]
     began = time.perf_counter()
     with eval_mode(loop), without_autocast(), torch.no_grad():
-        recalled = loop.encode(inputs)
-        real = mask_of(loop, recalled)
-        reader = _Reader(loop, recalled, examples, real, rule_of(targets, real), answers)
-        orbit = _Orbit(loop, recalled, seed, reader, first=min(trained, plans[0].orbit))
-        if answers is None and targets is None:
-            check_outputs_last(readout(loop, orbit.states[0], recalled), orbit.states[0])
+        view = view_of(loop, inputs, seed)
+        loop, recalled, start, real = view.loop, view.ready.recalled, view.ready.start, view.ready.mask
+        check_readout(loop, start, recalled, targets, answers)
+        rule = rule_of(targets, real, answers_per(loop))
+        reader = _Reader(loop, recalled, examples, real, rule, answers, plan_readings(loop, start, recalled))
+        if view.kind.undefined or view.kind.reads_history:
+            return by_true_steps(
+                draws_of(loop, DRAWS),
+                recalled,
+                start,
+                reader,
+                reader.plan,
+                # The noise of a stochastic loop may be zero, and its readout may read the history.
+                kind=view.kind.name if view.kind.undefined else Kind.AUTONOMOUS,
+                examples=examples,
+                trained=trained,
+                horizon=horizon,
+                steps=math.floor(budget * horizon + 1e-9),
+            )
+        states = run(loop, recalled, [start], 1)
+        orbit = _Orbit(loop, recalled, states, reader, first=min(trained, plans[0].orbit))
         found: list[Round] = []
-        sure = torch.zeros(examples, dtype=torch.bool, device=device_of(recalled))
-        for plan in plans:
-            orbit.run_to(plan.orbit)
-            flight = _fly(loop, recalled, orbit, plan.landings, reader, real)
+        sure: Tensor = torch.zeros((), dtype=torch.bool, device=device_of(recalled))
+        while True:
+            orbit.run_to(plans[-1].orbit)
+            flight = _fly(loop, recalled, orbit, plans[-1].landings, reader, real)
             # An answer that one round has shown to be kept need not pass the check of the next round again.
-            sure = sure | (flight.kept(orbit.first) & flight.passed)
-            spent = orbit.steps + sum(one.steps for one in plans[: len(found) + 1])
-            found.append(_round_of(orbit, flight, sure, spent))
-            if _agreed(found, orbit):
+            sure = sure | flight.sure(orbit.first)
+            found.append(_round_of(orbit, flight, sure, orbit.steps + sum(one.steps for one in plans)))
+            following = next_round(horizon, steps, plans, decided=found[-1].outlook is not Outlook.CANNOT_TELL)
+            if following is None or _agreed(found, orbit):
                 break
+            plans.append(following)
         return _told(found, orbit, flight, reader, horizon, time.perf_counter() - began)
 
 
 class _Orbit:
     """The true orbit as far as it was run: its last states, and the answers of all states."""
 
-    def __init__(self, loop: Loop, recalled: Tree, seed: int, reader: _Reader, first: int) -> None:
+    def __init__(self, loop: Loop, recalled: Tree, states: Sequence[Tree], reader: _Reader, first: int) -> None:
         self._loop, self._recalled, self._reader, self._first = loop, recalled, reader, first
         self.iteration, self.steps = 1, CHECKS
-        self.states = list(first_states(loop, recalled, seed))
+        self.states = list(states)
         self.readings: list[tuple[int, _Reading]] = []
         self._read()
 
@@ -253,16 +352,23 @@ class _Orbit:
         while self.iteration < iteration:
             self.states = run(self._loop, self._recalled, self.states, 1)[-SETTLING - 1 :]
             self.iteration += 1
-            self._read()
+            self._read(at_the_end=self.iteration > iteration - WATCHED)
         self.steps = self.iteration + CHECKS
 
-    def _read(self) -> None:
-        if self.iteration >= self._first:
+    def _read(self, *, at_the_end: bool = False) -> None:
+        """Read the state where training ends, just before leaps, and where a reading is due."""
+        past = self.iteration - self._first
+        if past == 0 or (past > 0 and (at_the_end or self._reader.plan.is_due(past + 1))):
             self.readings.append((self.iteration, self._reader(self.states[-1])))
 
     @property
     def first(self) -> _Reading:
         return self.readings[0][1]
+
+    @property
+    def stands(self) -> Bool[Tensor, "answers"]:
+        """Which answers are kept in the last true iterations."""
+        return torch.stack([reading.kept(self.first) for _, reading in self.readings[-AGREEING:]]).all(0)
 
 
 def _fly(
@@ -280,7 +386,18 @@ def _fly(
         late = [*(reader(state) for state in leaps[-1].landing.before), landed[-1]]
     else:
         late = [reading for _, reading in orbit.readings[-WATCHED:]]
-    return _Flight(leaps, [check(one, real) for one in leaps], landed, late)
+    checks = [check(one, real) for one in leaps]
+    return _Flight(leaps, checks, landed, late, _beyond(leaps, orbit.iteration, reader) if leaps else [])
+
+
+def _beyond(leaps: Sequence[Leap], start: int, reader: _Reader) -> list[_Reading]:
+    """Read the state at the horizon, and its outputs, as they would be after moving on at their last pace."""
+    before, last = leaps[-1].settled[-WATCHED], leaps[-1].settled[-1]
+    times = ROOM * (leaps[-1].end - start) / (WATCHED - 1)
+    return [
+        reader(tree_map(lambda new, old: new + times * (new - old), last, before)),
+        reader.ahead(last, before, times),
+    ]
 
 
 def _best(orbit: _Orbit, flight: _Flight) -> float:
@@ -290,26 +407,29 @@ def _best(orbit: _Orbit, flight: _Flight) -> float:
     return max(_fraction(reading.kept(orbit.first)) for reading in readings)
 
 
-def _round_of(orbit: _Orbit, flight: _Flight, sure: Bool[Tensor, "batch"], steps: int) -> Round:
+def _round_of(orbit: _Orbit, flight: _Flight, sure: Bool[Tensor, "answers"], steps: int) -> Round:
     """Return the bounds that a round sets on the accuracy left at the horizon, where ``sure`` answers are kept for sure."""
-    kept, best = flight.kept(orbit.first), _best(orbit, flight)
-    once = torch.stack([reading.kept(orbit.first) for _, reading in orbit.readings]).any(0)
-    doubtful, lost = kept & ~sure, once & ~kept & ~flight.passed
-    least = _fraction(kept & sure) / best if best else 0.0
-    most = min(1.0, (_fraction(kept) + DOUBT * _fraction(lost)) / best) if best else 0.0
+    kept, stands, best = flight.kept(orbit.first), orbit.stands, _best(orbit, flight)
+    doubtful = kept & ~sure
+    likely = doubtful & stands & flight.bounded
+    # A leap that went astray says nothing about the answer, so the true orbit has to.
+    possible = ~kept & stands & ~flight.on_path
+    least = min(1.0, (_fraction(kept & sure) + (1 - DOUBT) * _fraction(likely)) / best) if best else 0.0
+    most = min(1.0, (_fraction(kept) + (1 - DOUBT) * _fraction(possible)) / best) if best else 0.0
     return Round(orbit.iteration, steps, least, most, _fraction(doubtful), *_evidence(flight, doubtful))
 
 
-def _evidence(flight: _Flight, doubtful: Bool[Tensor, "batch"]) -> tuple[float | None, float | None, float | None]:
-    """Return the medians of change, expected change and growth over doubtful examples, at the last leap that each failed."""
+def _evidence(flight: _Flight, doubtful: Bool[Tensor, "answers"]) -> tuple[float | None, float | None, float | None]:
+    """Return the medians of change, expected change and growth over doubtful answers, at the last leap that each failed."""
     if not bool(doubtful.any()):
         return None, None, None
-    failed = torch.stack([~one.passed[doubtful] for one in flight.checks])
+    rows = flight.late[-1].example[doubtful]
+    failed = torch.stack([~one.passed[rows] for one in flight.checks])
     places = torch.arange(len(failed), device=failed.device).unsqueeze(1)
     last = (failed * (places + 1)).amax(0) - 1
 
     def median(name: str) -> float:
-        values = torch.stack([getattr(one, name)[doubtful] for one in flight.checks])
+        values = torch.stack([getattr(one, name)[rows] for one in flight.checks])
         return float(values.gather(0, last.unsqueeze(0)).squeeze(0).median())
 
     return median("change"), median("expected"), median("growth")
@@ -354,22 +474,32 @@ def _told(
             f"{found[-2].orbit} iterations say {found[-2].outlook.value}, but {last.orbit} say {last.outlook.value}"
         )
     elif outlook is Outlook.CANNOT_TELL:
-        reason = _doubt(last)
+        reason = f"{_doubt(last, reader)}{_rounding(last, orbit, reader)}"
     collapse = None
     if outlook is Outlook.COLLAPSES:
         enough = HOLDS * _best(orbit, flight)
         collapse = _onset(points, flight, lambda state: _fraction(reader(state).kept(first)) >= enough, enough)
     return Forecast(
-        outlook, reason, collapse, horizon, points, len(first.finite), seconds, late, last.steps, tuple(found)
+        outlook,
+        reason,
+        collapse,
+        horizon,
+        points,
+        reader.examples,
+        seconds,
+        late,
+        last.steps,
+        tuple(found),
+        tokens=len(first.finite) if reader.by_token else None,
     )
 
 
-def _doubt(last: Round) -> str:
+def _doubt(last: Round, reader: _Reader) -> str:
     """Return the reason why a round cannot tell."""
     between = f"between {100 * last.least:.0f}% and {100 * last.most:.0f}% is left"
     if last.change is None or last.expected is None or last.growth is None:
         return between
-    inputs = f"of {100 * last.unchecked:.0f}% of the inputs"
+    inputs = f"of {100 * last.unchecked:.0f}% of the {'tokens' if reader.by_token else 'inputs'}"
     if last.growth > GROWING:
         return f"{between}, because the changes {inputs} grow"
     if math.isinf(last.change):
@@ -378,6 +508,16 @@ def _doubt(last: Round) -> str:
         f"{between}, because the states {inputs} change by {last.change:.1e} per iteration after a leap, where "
         f"{last.expected:.1e} is expected"
     )
+
+
+def _rounding(last: Round, orbit: _Orbit, reader: _Reader) -> str:
+    """Return a clause that names the rounding of the step, if that explains why states still change after a leap."""
+    if last.change is None or last.growth is None or last.growth > GROWING or math.isinf(last.change):
+        return ""
+    floor = measure_noise_floor(reader.loop, orbit.states[-1], reader.recalled)
+    if last.change > floor.residual:
+        return ""
+    return f"; the step rounds like {floor.precision}, which explains changes of up to {floor.residual:.1e}"
 
 
 def _onset(points: Sequence[Point], flight: _Flight, holds: Callable[[Tree], bool], enough: float) -> float | None:
@@ -404,7 +544,8 @@ def _breakage(points: Sequence[Point], flight: _Flight, reader: _Reader) -> str:
         return ""
     broken = next(place for place, point in enumerate(points) if point.finite < 1)
     what = "outputs" if bool(flight.late[-1].finite_state.all()) else "states"
-    inputs = f"the {what} of {100 * (1 - points[-1].finite):.0f}% of the inputs are not finite"
+    answers = "tokens" if reader.by_token else "inputs"
+    inputs = f"the {what} of {100 * (1 - points[-1].finite):.0f}% of the {answers} are not finite"
     if broken == 0:
         return f"{inputs} as early as iteration {points[0].iteration}"
     before, after = points[broken - 1].iteration, points[broken].iteration

@@ -18,7 +18,7 @@ from loopscope.lab.views.tokens import TokensView
 from loopscope.lab.views.view import Question, View
 from loopscope.loop import Loop
 from loopscope.models import LoopedTransformer
-from loopscope.stability.orbits.trace import Answers
+from loopscope.stability.orbits.answers import Answers
 from loopscope.stability.targets import Targets, check_targets, rule_of
 from loopscope.subjects import Subject, device, imported, on_split, subject_from, trained
 from loopscope.tasks.registry import TASKS, has_text_format, text_format

@@ -29,9 +29,11 @@ SHARED_POINT = "most inputs share their fixed point, from their own starts and f
 SEVERAL_POINTS = "each input has several fixed points, and the start decides which of them is reached"
 
 
-def answers_stand(trajectory: Trajectory) -> Bool[Tensor, "batch"]:
-    """Return whose answer never changed in the last half of the longest orbit. NaN and diverged states have no answer."""
-    return (trajectory.prediction_changes[_half(trajectory) :] == 0).all(0) & ~trajectory.diverged
+def answers_stand(trajectory: Trajectory) -> Bool[Tensor, "answers"]:
+    """Return which answers never changed in the last half of the longest orbit. NaN and diverged states have no answer."""
+    at_last = trajectory.last_change == trajectory.iterations[trajectory.example]
+    lost = trajectory.diverged[trajectory.example]
+    return (trajectory.last_change <= _half(trajectory)) & ~at_last & ~lost
 
 
 def _half(trajectory: Trajectory) -> int:
@@ -72,7 +74,8 @@ def _judge_reachability(trajectory: Trajectory, orbits: Orbits) -> Axis:
         reason += f"; the readout of {int((broken > 0).sum())} turns NaN or infinite, the first at iteration {since}"
     stand = float(answers_stand(trajectory).double().mean())
     if not bool(trajectory.arrived.all()):
-        reason += f"; {100 * stand:.0f}% of the answers never changed after iteration {_half(trajectory)}"
+        answers = "tokens" if trajectory.answers_per == "token" else "answers"
+        reason += f"; {100 * stand:.0f}% of the {answers} never changed after iteration {_half(trajectory)}"
     return judge_reachability({"fraction arrived": arrived, ANSWERS_STAND: stand}, reason)
 
 

@@ -73,7 +73,8 @@ class Settings:
         seed: seed of every random start and direction.
         dtype: precision of the state, such as float32.
         numbers_per_state: count of floating numbers in the state of one input.
-        accuracy: fraction of inputs that are right at the end; None without targets.
+        accuracy: fraction of answers that are right at the end; None without targets.
+        answers_per: whether answers are counted by "example" or, for a language model, by "token".
         noise_floor: measured rounding of the step; None if no state stayed finite or there was no time.
     """
 
@@ -90,6 +91,7 @@ class Settings:
     dtype: str
     numbers_per_state: int
     accuracy: float | None
+    answers_per: Literal["example", "token"] = "example"
     noise_floor: NoiseFloorResult | None = None
 
 
@@ -100,9 +102,10 @@ class Curves:
     Args:
         residual: relative residual of the state: three lists, one per quantile.
         norm: norm of the state, in the state's units: three lists, one per quantile.
-        read_residual: relative residual of the readout: three lists, one per quantile.
-        prediction_changes: mean fraction of predictions that changed in this iteration.
-        accuracy: fraction of inputs that are right; None without targets.
+        read_residual: relative residual of the readout: three lists, one per quantile. None after iterations at which an expensive
+            readout was left out.
+        prediction_changes: mean fraction of predictions that changed in this iteration, or since the last one that was read.
+        accuracy: fraction of answers that are right; None without targets.
     """
 
     residual: list[Numbers]
@@ -160,7 +163,8 @@ class AnswerResult:
     """When answers became final, which means that they never changed again within the budget of the orbits.
 
     Args:
-        final_at: iteration per input; None if the answer still changed in the last iteration, or the readout gives none.
+        final_at: iteration per answer, which is one for each input, or one for each token that is read if answers are counted by
+            token. None if the answer still changed in the last iteration, or the readout gives none.
         half: iteration by which 50% of the answers are final; None if fewer are.
         nine_tenths: iteration by which 90% of the answers are final; None if fewer are.
         all: iteration by which all answers are final; None if some are not.

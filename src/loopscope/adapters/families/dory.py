@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from loopscope.adapters.families.family import Family, setting, text
+from loopscope.adapters.families.family import Family, last_token, setting, text
 from loopscope.adapters.running import call
 from loopscope.trees import Tree
 
@@ -24,5 +24,7 @@ FAMILY = Family(
     classes=("DoryForCausalLM", "DoryModel"),
     at=_last_recurrent_layer,
     run=_run,
+    positions=last_token,
+    answers_per="token",
     example=lambda model: text(model.config.vocab_size),
 )

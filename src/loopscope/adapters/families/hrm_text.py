@@ -1,10 +1,10 @@
-"""HRM-Text: ``transformers``, models/hrm_text. L several times, then H; both are handed on."""
+"""HRM-Text: ``transformers``, models/hrm_text. L runs several times, then H once; the state holds both."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from loopscope.adapters.families.family import Family, setting, text
+from loopscope.adapters.families.family import Family, last_token, setting, text
 from loopscope.adapters.running import call
 from loopscope.trees import Tree
 
@@ -19,5 +19,7 @@ FAMILY = Family(
     classes=("HrmTextForCausalLM", "HrmTextModel"),
     at=lambda model: "H_module" if hasattr(model, "H_module") else f"{model.base_model_prefix}.H_module",
     run=_run,
+    positions=last_token,
+    answers_per="token",
     example=lambda model: text(model.config.vocab_size),
 )

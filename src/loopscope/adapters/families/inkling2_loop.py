@@ -1,14 +1,14 @@
 """Inkling2Loop: ``transformers``, models/inkling2_loop.
 
-Every pass over the looped layers begins where the first one did, and takes messages from the pass before: what these are
-made of is the state.
+Every pass over the looped layers begins with the same input and takes messages from the previous pass. The tensors that
+these messages are made from are the state.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from loopscope.adapters.families.family import Family, setting, text
+from loopscope.adapters.families.family import Family, last_token, setting, text
 from loopscope.adapters.running import call
 from loopscope.trees import Tree
 
@@ -32,5 +32,7 @@ FAMILY = Family(
     classes=("Inkling2LoopForCausalLM", "Inkling2LoopForConditionalGeneration", "Inkling2LoopTextModel"),
     at=_last_looped_layer,
     run=_run,
+    positions=last_token,
+    answers_per="token",
     example=lambda model: text(_config(model).vocab_size),
 )

@@ -1,15 +1,15 @@
-"""Ouro (ByteDance): remote code; all layers, then the norm, and nothing is recalled."""
+"""Ouro (ByteDance), remote code. An iteration is all layers and the norm; no input is recalled."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from loopscope.adapters.families.family import Family, setting, text
+from loopscope.adapters.families.family import Family, last_token, setting, text
 from loopscope.adapters.running import call
 from loopscope.trees import Tree
 
 COUNT = "total_ut_steps"
-"""What the number of iterations is called, in the decoder or in its config."""
+"""Name of the number of iterations, in the decoder or in its config."""
 
 
 def _run(model: Any, inputs: Tree, iterations: int) -> Any:
@@ -23,5 +23,7 @@ FAMILY = Family(
     classes=("OuroForCausalLM", "OuroModel"),
     at=lambda model: "model.norm" if hasattr(model, "model") else "norm",
     run=_run,
+    positions=last_token,
+    answers_per="token",
     example=lambda model: text(model.config.vocab_size),
 )

@@ -1,10 +1,10 @@
-"""Parcae: a linear injection whose radius is below 1 by construction, then a block."""
+"""Parcae: a linear injection whose spectral radius is below 1 by construction, then a block."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from loopscope.adapters.families.family import Family, tokens
+from loopscope.adapters.families.family import Family, last_token, tokens
 from loopscope.adapters.running import call
 from loopscope.trees import Tree
 
@@ -18,5 +18,7 @@ FAMILY = Family(
     classes=("Parcae", "ParcaeForCausalLM", "ParcaeModel"),
     at=lambda model: "core_block_forward",
     run=_run,
+    positions=last_token,
+    answers_per="token",
     example=lambda model: {"input_ids": tokens(model.config.vocab_size)},
 )

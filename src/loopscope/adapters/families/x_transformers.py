@@ -22,6 +22,8 @@ FAMILY = Family(
     classes=("TransformerWrapper",),
     at=lambda model: "attn_layers",
     run=_run,
+    positions=lambda model: "last" if model.attn_layers.causal else "all",
+    answers_per="token",
     example=lambda model: {"x": tokens(model.num_tokens, width=min(8, model.max_seq_len))},
     refusal=_refusal,
 )

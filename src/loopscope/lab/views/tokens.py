@@ -24,7 +24,7 @@ from loopscope.lab.views.view import (
     tokens_answer,
 )
 from loopscope.reports.kit.page import text
-from loopscope.stability.orbits.trace import Answers, Correct
+from loopscope.stability.orbits.answers import Answers, Correct
 
 MOST_TOKENS = 1024
 """Tokens that are drawn; the answer may have more."""

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from loopscope.stability.orbits.trace import gives_answer, predictions
+from loopscope.stability.orbits.answers import gives_answer, predictions
 from loopscope.tasks.text import Problem
 from loopscope.trees import Tree
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from loopscope.loop import Loop, mask_of, readout, start_from
+from loopscope.loop import AnswersPer, Loop, answers_per, mask_of, readout, start_from
 from loopscope.trees import Tree, scaled_norm, tree_map
 
 _BITS = {torch.float32: torch.int32, torch.float64: torch.int64}
@@ -29,6 +29,11 @@ class NormalizedLoop:
     """
 
     loop: Loop
+
+    @property
+    def answers_per(self) -> AnswersPer:
+        """What one of the loop's answers belongs to."""
+        return answers_per(self.loop)
 
     def encode(self, inputs: dict[str, Tree]) -> dict[str, Tree]:
         """Return the loop's recalled input and the sizes."""

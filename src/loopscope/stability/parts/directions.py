@@ -8,10 +8,11 @@ from torch import Tensor
 
 from loopscope.errors import LoopscopeError
 from loopscope.stability.axes import judge_axes
+from loopscope.stability.orbits.answers import Answers
 from loopscope.stability.orbits.arrival import follow
 from loopscope.stability.orbits.classify import Orbit, Orbits, classify
 from loopscope.stability.orbits.normalized import normalized
-from loopscope.stability.orbits.trace import Answers, trace
+from loopscope.stability.orbits.trace import trace
 from loopscope.stability.parts.measure import measure
 from loopscope.stability.parts.noise_floor import measure_floor
 from loopscope.stability.parts.progress import Progress, one_line

@@ -68,10 +68,9 @@ def readout_broken_at(trajectory: Trajectory) -> Int[Tensor, "batch"]:
 def answers(trajectory: Trajectory) -> AnswerResult:
     """Return when answers became final."""
     # A readout without an answer (NaN) counts as changing, because there is nothing to keep.
-    changed = (trajectory.prediction_changes != 0) | trajectory.diverged
-    steps = torch.arange(1, len(changed) + 1, device=changed.device)[:, None]
-    last = (changed * steps).amax(0).clamp_min(1)
-    final = torch.where(changed[-1], math.nan, last.double())
+    at_last = trajectory.last_change == trajectory.iterations[trajectory.example]
+    never = at_last | trajectory.diverged[trajectory.example]
+    final = torch.where(never, math.nan, trajectory.last_change.clamp_min(1).double())
     final_at: Numbers = to_plain(final)
     return AnswerResult(
         final_at=final_at,
@@ -94,7 +93,7 @@ def curves(trajectory: Trajectory) -> Curves:
         norm=over_inputs(trajectory.norm),
         read_residual=over_inputs(trajectory.read_residual),
         prediction_changes=to_plain(trajectory.prediction_changes.nanmean(1)),
-        accuracy=None if solved is None else to_plain(solved.double().mean(1)),
+        accuracy=None if solved is None else to_plain(solved.double().mean(1).masked_fill(~trajectory.read, math.nan)),
     )
 
 

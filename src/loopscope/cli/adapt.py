@@ -1,0 +1,38 @@
+"""``loopscope adapt``: make a loop of a model of others, and print the proof that it is the model."""
+
+from __future__ import annotations
+
+from jsonargparse import ArgumentParser, Namespace
+
+from loopscope.cli.command import Command
+from loopscope.cli.subject import PROVEN, adapted, add_model_options
+from loopscope.parsing import new_parser
+from loopscope.trees import select
+
+
+def make_parser() -> ArgumentParser:
+    """Return the parser of the command."""
+    parser = new_parser(
+        "Make a loop of a looped model of others and print the proof that the loop is the model: what was compared, with which "
+        "error. A model of a known family is recognized by its class; of any other, --at names the call that is one iteration. "
+        "loopscope examine and loopscope forecast take the same options."
+    )
+    parser.add_argument(
+        "subject",
+        help="hf:FOLDER_OR_NAME, or package.module:name of a torch.nn.Module or of a function without arguments that returns one. "
+        "Its module is looked for in the current folder first; importing it runs its code.",
+    )
+    add_model_options(parser)
+    return parser
+
+
+def run(options: Namespace) -> int:
+    """Adapt a model and print the proof; return the exit status."""
+    from loopscope.adapters.captured import CapturedLoop
+
+    loop, inputs = adapted(options)
+    print(loop.proof if isinstance(loop, CapturedLoop) else loop.prove(select(inputs, slice(0, PROVEN))))
+    return 0
+
+
+COMMAND = Command(make_parser, run)
