@@ -456,6 +456,29 @@ class TestWholeGradients:
         )
         torch.testing.assert_close(found, expected, atol=1e-10, rtol=1e-8)
 
+    @pytest.mark.parametrize("unhidden", [1, 2])
+    def test_of_a_model_whose_last_iterations_alone_have_a_gradient(self, unhidden):
+        """As in deep equilibrium models: the last ones begin at a detached state, which the others do not."""
+
+        class Unhidden(Small):
+            def forward(self, x):
+                z = self.begin(x)
+                with torch.no_grad():
+                    for _ in range(5 - unhidden):
+                        z = torch.tanh(self.cell(z, x))
+                z = z.detach().requires_grad_()
+                for _ in range(unhidden):
+                    z = torch.tanh(self.cell(z, x))
+                return self.head(z.data if unhidden == 1 else z)
+
+        loop = capture(seeded(Unhidden), "cell", X)
+        assert torch.equal(logits_after(loop, X, 5), loop.model(X))
+        found, fine, state = self.columns(loop, X[:1])
+        expected = self.full_jacobian(
+            lambda point: fine.model.cell(torch.tanh(point)[None], X[:1].double()).flatten(), state
+        )
+        torch.testing.assert_close(found, expected, atol=1e-10, rtol=1e-8)
+
     def test_outside_of_the_loop_the_model_hides_as_before(self):
         model = seeded(HierarchicalReasoningModel_ACTV1)
         capture(

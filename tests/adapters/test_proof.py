@@ -50,10 +50,19 @@ def text():
 
 def test_a_loop_that_is_the_model_is_proven_with_every_error():
     proof = prove(*dory(), text())
-    assert [check.name for check in proof.checks] == ["forward", "memory", "alone", "derivative", "padding", "readout"]
+    assert [check.name for check in proof.checks] == [
+        "forward",
+        "memory",
+        "alone",
+        "derivative",
+        "input",
+        "padding",
+        "readout",
+    ]
     assert proof["forward"].error == 0
     assert proof["memory"].error == 0
     assert 0 < proof["derivative"].error < 1e-3
+    assert 0 < proof["input"].error < 1e-3
     assert proof["padding"].error < 1e-5
     assert "J v by autograd equals a finite difference (error " in str(proof)
 
@@ -98,6 +107,14 @@ def half_detached(model, step):
     return step_half
 
 
+def injection_detached(model, step):
+    return lambda z, recalled: step(z, {**recalled, "e": recalled["e"].detach()})
+
+
+def injection_half_detached(model, step):
+    return lambda z, recalled: step(z, {**recalled, "e": 0.5 * recalled["e"] + 0.5 * recalled["e"].detach()})
+
+
 def remembering(model, step):
     """A momentum that is kept in a variable: right in order, wrong from any state."""
     kept = []
@@ -131,6 +148,7 @@ def mixing(model, step):
         ("step", without_mask, "start, 1, 2, 3, 5 steps and read equal the model's own forward"),
         ("encode", without_mask_in_the_prelude, "start, 1, 2, 3, 5 steps and read equal the model's own forward"),
         ("step", half_detached, "J v by autograd equals a finite difference.*let derivatives through the whole step"),
+        ("step", injection_half_detached, "the derivative in the recalled input equals a finite difference"),
         ("step", remembering, "a step depends on nothing that an earlier call has left.*switch caches off"),
         ("read", smuggling, "equal the model's own forward"),
         ("step", mixing, "equal the model's own forward"),
@@ -141,9 +159,11 @@ def test_a_seeded_fault_is_caught(part, fault, message):
         prove(*dory(**{part: fault}), text())
 
 
-def test_a_step_without_any_gradient_is_refused_by_its_cause():
-    with pytest.raises(LoopscopeError, match=r"carries no gradient to it; remove torch\.no_grad, detach"):
-        prove(*dory(step=detached), text())
+@pytest.mark.parametrize(("fault", "variable"), [(detached, "the state"), (injection_detached, "the recalled input")])
+def test_a_step_without_any_gradient_is_refused_by_its_cause(fault, variable):
+    message = rf"changes with {variable} but carries no gradient to it; remove torch\.no_grad, detach"
+    with pytest.raises(LoopscopeError, match=message):
+        prove(*dory(step=fault), text())
 
 
 def test_the_message_says_by_how_much_and_what_to_do():

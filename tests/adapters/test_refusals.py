@@ -23,6 +23,7 @@ from looped_models import (
     ids,
     seeded,
 )
+from torch.utils.checkpoint import checkpoint
 
 from loopscope.adapters.capture import capture
 from loopscope.errors import LoopscopeError
@@ -179,6 +180,25 @@ def test_a_readout_of_the_inputs():
             return super().forward(x) * 1e-6 + x[:, :2]
 
     assert "another example's state moves the readout" in refused(seeded(Smuggler))
+
+
+def test_no_examples_at_all():
+    assert "the batch is empty (shapes [(0, 3)]): expected at least one example" in refused(seeded(Small), inputs=X[:0])
+
+
+def test_a_step_that_derivatives_do_not_pass():
+    class ThroughNumPy(Small):
+        def iterate(self, z, x, t):
+            return torch.from_numpy(self.cell(torch.tanh(z), x).detach().numpy())
+
+    class Checkpointed(Small):
+        def iterate(self, z, x, t):
+            return checkpoint(lambda z: self.cell(torch.tanh(z), x), z, use_reentrant=False)
+
+    for kind, at in ((ThroughNumPy, "iterate"), (Checkpointed, "cell")):
+        assert refused(seeded(kind), at).endswith(
+            "derivatives pass neither gradient checkpointing nor NumPy: switch them off inside an iteration"
+        )
 
 
 def test_first_states_that_are_not_finite():

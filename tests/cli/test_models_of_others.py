@@ -137,7 +137,7 @@ def test_adapt_prints_the_proof_alone(folder, capsys):
     assert main(["adapt", f"hf:{folder}", "--text", str(folder / "prompts.txt"), "--positions", "0,-1"]) == 0
     lines = capsys.readouterr().out.splitlines()
     names = [line.split(":")[0] for line in lines]
-    assert names == ["forward", "memory", "alone", "derivative", "padding", "readout", "positions"]
+    assert names == ["forward", "memory", "alone", "derivative", "input", "padding", "readout", "positions"]
 
 
 def test_texts_that_are_too_long_are_cut_and_said_to_be(folder, capsys):

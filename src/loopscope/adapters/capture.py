@@ -21,6 +21,7 @@ from loopscope.adapters.proof import Proof, required
 from loopscope.adapters.recording import Recordings, record_all
 from loopscope.adapters.running import Run, runner, takes_iterations, told_in_one_line
 from loopscope.adapters.tape import Ends
+from loopscope.checks import check_not_empty
 from loopscope.errors import LoopscopeError, check_choice, check_count
 from loopscope.loop import AnswersPer
 from loopscope.trees import Tree, batch_size, select
@@ -98,6 +99,7 @@ def capture(
         raise LoopscopeError(f"the model is of type {type(model).__name__}, expected a torch.nn.Module")
     check_eval_mode(model)
     own = runner(model, run)
+    check_not_empty(inputs)
     inputs = _few(inputs)
     counted = survey(model, own, inputs)
     ends = _ends(model, at, every, offset, counted)

@@ -141,7 +141,9 @@ class Flow:
     def _component(self, made: Spot, value: int, name: str) -> Component:
         used = [Spot(event.place, path) for event in self._events(2) for path in _paths(event.inputs, value)]
         for spot in used:
-            if any(self.tape.tensors[one] is self.tape.tensors[value] for one in self._at[spot.place].made):
+            if any(
+                _is_same_memory(self.tape.tensors[one], self.tape.tensors[value]) for one in self._at[spot.place].made
+            ):
                 raise LoopscopeError(
                     f"{spot.place} changes what the iteration before made ({made}) in place, so no state can be kept: return a new "
                     "tensor (z = z + x instead of z += x)"
@@ -364,6 +366,10 @@ class Flow:
 def _kind(event: Event, stretch: int) -> tuple[Any, ...]:
     """Return what iterations are compared by; calls before the loop shift the occurrences in the first one."""
     return (event.place.name,) if stretch == 0 else event.place[1:]
+
+
+def _is_same_memory(one: Tensor, other: Tensor) -> bool:
+    return one is other or (bool(one.numel()) and one.shape == other.shape and one.data_ptr() == other.data_ptr())
 
 
 def _paths(values: Mapping[Path, int], value: int) -> list[Path]:

@@ -20,6 +20,10 @@ HIDING = (GRAD_MODE, "detach", "detach_", "requires_grad_")
 """Functions that hide a part of a step from autograd."""
 
 
+KEEPING_VALUES = ("detach", "detach_", "requires_grad_", "data")
+"""Operations that change what autograd sees of a tensor and nothing else. They may stand in some iterations and not in others."""
+
+
 def hides(function: Callable[..., Any]) -> bool:
     """Return whether a function of PyTorch hides something from autograd, or asks whether it is hidden."""
     return getattr(function, "__name__", None) in HIDING or _property(function) in (

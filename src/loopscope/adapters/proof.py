@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from loopscope.adapters.padding import at_real_tokens, padded, padding_mask, shortened
 from loopscope.adapters.recording import seeded
 from loopscope.adapters.running import told_in_one_line
-from loopscope.errors import LoopscopeError
-from loopscope.jacobian import Jacobian, in_precision, random_vectors, step_jacobian
+from loopscope.errors import LoopscopeError, NotDefinedError
+from loopscope.jacobian import Jacobian, in_precision, input_jacobian, random_vectors, step_jacobian
 from loopscope.kinds import HeldLoop, timed
 from loopscope.loop import Loop, readout
 from loopscope.trees import HALF, Tree, batch_size, detached, flatten, select, tree_map
@@ -34,6 +34,8 @@ HALF_DERIVATIVE_TOLERANCE = 0.1
 """The same for a model that computes in half precision."""
 COMPARED = 2**22
 """Numbers that are compared at once."""
+STOPS_DERIVATIVES = "derivatives pass neither gradient checkpointing nor NumPy: switch them off inside an iteration"
+DERIVATIVE_REMEDY = "let derivatives through the whole step: it detaches, or runs in another precision, somewhere"
 CHANGES, LARGE_CHANGES = (0.03, 0.01, 0.003, 0.001, 3e-4, 1e-4), (1.0, 0.5, 0.2, 0.1)
 """Finite changes of a state relative to its norm; rounding spoils the small ones, curvature the large ones."""
 
@@ -155,10 +157,12 @@ def prove(loop: Loop, own: Own, inputs: Tree, iterations: Sequence[int] = PROVEN
         prover.memory,
         prover.alone,
         prover.derivative,
+        prover.input,
         prover.padding,
         prover.readout,
     ):
-        with told_in_one_line(f"the loop is not the model: it does not run where its {make.__name__} is checked"):
+        what = f"the loop is not the model: it does not run where its {make.__name__} is checked"
+        with told_in_one_line(what, STOPS_DERIVATIVES if make in (prover.derivative, prover.input) else ""):
             check = make()
         checks.append(required(check))
     return Proof(tuple(checks))
@@ -227,24 +231,26 @@ class _Prover:
 
     def derivative(self) -> Check:
         loop, state, recalled = self._in_full_precision()
-        # Where a model computes in half precision whatever its weights are, differences are rounding for a good part.
-        coarse = getattr(loop, "in_half_precision", False) and loop is self.given
-        jacobian = step_jacobian(HeldLoop(timed(loop)), state, recalled)
-        vectors = random_vectors(jacobian.batch, jacobian.size, jacobian.point, torch.Generator().manual_seed(0))
-        found = jacobian.jvp(vectors) if jacobian.depends else torch.zeros_like(jacobian.value)
-        size = torch.linalg.vector_norm(jacobian.point, dim=1, keepdim=True)
-        size = torch.where(size > 0, size, 1.0)
-        errors = []
-        for change in LARGE_CHANGES if coarse else CHANGES:
-            finite = _difference(jacobian, change * size * vectors) / (2 * change * size)
-            errors.append([relative_gap(one, other) for one, other in zip(found, finite, strict=True)])
-        return Check(
-            name="derivative",
-            claim="J v by autograd equals a finite difference",
-            error=max(min(of_example) for of_example in zip(*errors, strict=True)),
-            allowed=HALF_DERIVATIVE_TOLERANCE if coarse else DERIVATIVE_TOLERANCE,
-            remedy="let derivatives through the whole step: it detaches, or runs in another precision, somewhere",
-        )
+        changes, allowed = self._changes(loop)
+        error = _error_of(step_jacobian(HeldLoop(timed(loop)), state, recalled), changes)
+        return Check("derivative", "J v by autograd equals a finite difference", error, allowed, DERIVATIVE_REMEDY)
+
+    def input(self) -> Check:
+        claim = "the derivative in the recalled input equals a finite difference"
+        loop, state, recalled = self._in_full_precision()
+        changes, allowed = self._changes(loop)
+        try:
+            error = _error_of(input_jacobian(HeldLoop(timed(loop)), state, recalled), changes)
+        except NotDefinedError:
+            return Check("input", claim, None, allowed, "no floating number is recalled")
+        return Check("input", claim, error, allowed, DERIVATIVE_REMEDY)
+
+    def _changes(self, loop: Loop) -> tuple[Sequence[float], float]:
+        """Return the finite changes that suit a loop's precision, and the largest error of a derivative."""
+        # If a model computes in half precision whatever its weights are, a good part of each difference is rounding.
+        if getattr(loop, "in_half_precision", False) and loop is self.given:
+            return LARGE_CHANGES, HALF_DERIVATIVE_TOLERANCE
+        return CHANGES, DERIVATIVE_TOLERANCE
 
     def alone(self) -> Check:
         claim, remedy = (
@@ -323,6 +329,19 @@ class _Prover:
         if not isinstance(self.given, nn.Module) or not any(one.dtype in HALF for one in self.given.parameters()):
             return self.given, state, recalled
         return in_precision(self.given, state, recalled, torch.float32)
+
+
+def _error_of(jacobian: Jacobian, changes: Sequence[float]) -> float:
+    """Return how far products with a Jacobian are from finite differences, at the change that suits each example best."""
+    vectors = random_vectors(jacobian.batch, jacobian.size, jacobian.point, torch.Generator().manual_seed(0))
+    found = jacobian.jvp(vectors) if jacobian.depends else torch.zeros_like(jacobian.value)
+    size = torch.linalg.vector_norm(jacobian.point, dim=1, keepdim=True)
+    size = torch.where(size > 0, size, 1.0)
+    errors = []
+    for change in changes:
+        finite = _difference(jacobian, change * size * vectors) / (2 * change * size)
+        errors.append([relative_gap(one, other) for one, other in zip(found, finite, strict=True)])
+    return max(min(of_example) for of_example in zip(*errors, strict=True))
 
 
 def _difference(jacobian: Jacobian, change: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from loopscope.adapters.calls import Handler
+from loopscope.adapters.gradients import KEEPING_VALUES
 from loopscope.adapters.paths import Blank, Echo, Path, leaves_by_path, tensors_by_path, with_leaves
 from loopscope.adapters.tape import Ends, Place, Places, makes_tensors
 
@@ -70,6 +71,8 @@ class Player(Handler):
 
     def operation(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Answer an operation according to the script."""
+        if name in KEEPING_VALUES:
+            return function(*args, **kwargs)
         returned = self._act(self.places.of_operation(name), function, args, kwargs)
         if makes_tensors(name, returned):
             self.names.append(name)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from loopscope.adapters.calls import Handler
-from loopscope.adapters.gradients import hides
+from loopscope.adapters.gradients import KEEPING_VALUES, hides
 from loopscope.adapters.paths import Path, tensors_by_path, worded
 from loopscope.errors import LoopscopeError
 
@@ -194,6 +194,7 @@ class Recorder(Handler):
         self.tape = Tape(ends)
         self.places = Places(ends)
         self._numbers: dict[int, tuple[int, int]] = {}
+        self._others: list[Tensor] = []  # kept, so that no later tensor has the same id
 
     def call(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Record a call; the next stretch begins after the call that ends an iteration."""
@@ -203,7 +204,12 @@ class Recorder(Handler):
         return returned
 
     def operation(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Record an operation."""
+        """Record an operation. One that keeps its values gives the same value another name."""
+        if name in KEEPING_VALUES:
+            returned = function(*args, **kwargs)
+            self._numbers[id(returned)] = (self.value(args[0]), returned._version)
+            self._others.append(returned)
+            return returned
         return self._written_down(self.places.of_operation(name), function, args, kwargs, is_call=False)
 
     def inside(self, function: Callable[..., Any]) -> None:
