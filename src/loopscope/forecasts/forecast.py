@@ -395,7 +395,7 @@ def _beyond(leaps: Sequence[Leap], start: int, reader: _Reader) -> list[_Reading
     before, last = leaps[-1].settled[-WATCHED], leaps[-1].settled[-1]
     times = ROOM * (leaps[-1].end - start) / (WATCHED - 1)
     return [
-        reader(tree_map(lambda new, old: new + times * (new - old), last, before)),
+        reader(tree_map(lambda new, old: new + times * (new - old) if new.is_floating_point() else new, last, before)),
         reader.ahead(last, before, times),
     ]
 
