@@ -82,6 +82,7 @@ MEANINGS: dict[str, str] = {
     "undecided": "a verdict: a number that decides is unknown or lies between two thresholds",
     "unstable": "a verdict: states do not arrive, or leave again; without a fixed point: answers do not last",
     "verdict": "the conclusion from all three axes, in a few words",
+    "watch": "measures a loop while it trains",
 }
 """The meaning of each word, in a clause, in alphabetical order. Meanings may hold Markdown's marks for code."""
 RECALLS = {"internal": "internal recall", "external": "external recall", "none": "no recall"}

@@ -172,10 +172,11 @@ def test_a_long_run_is_forecast_first_and_the_forecast_is_held_against_it():
     torch.testing.assert_close(session.lanes[0].landings[-1][0].state, inputs()[:1], atol=1e-4, rtol=0)
 
 
-def test_a_loop_that_depends_on_time_is_run_without_a_forecast_and_leaps_are_refused():
+def test_a_loop_that_depends_on_time_is_run_without_extrapolation_and_leaps_are_refused():
     session = session_of(*counting())
     done(session.run_on(100))
-    assert session.found["run"][0].startswith("No forecast: ")
+    assert session.found["run"][0].startswith("Forecast: cannot tell")
+    assert "the step changes with the iteration" in session.found["run"][0]
     assert "At iteration 100 the answer is that of iteration 15" in session.found["run"][0]
     with pytest.raises(LoopscopeError, match="the state carries a counter"):
         done(session.run_on(200, with_leaps=True))

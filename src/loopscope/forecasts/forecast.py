@@ -299,7 +299,6 @@ def forecast(
     examples = check_not_empty(inputs)
     check_targets(targets, examples)
     steps = math.floor(budget * horizon + 1e-9) - CHECKS
-    plans = [first_round(horizon, steps, trained)]
     began = time.perf_counter()
     with eval_mode(loop), without_autocast(), torch.no_grad():
         view = view_of(loop, inputs, seed)
@@ -322,6 +321,7 @@ def forecast(
                 steps=math.floor(budget * horizon + 1e-9),
             )
         states = run(loop, recalled, [start], 1)
+        plans = [first_round(horizon, steps, trained)]
         orbit = _Orbit(loop, recalled, states, reader, first=min(trained, plans[0].orbit))
         found: list[Round] = []
         sure: Tensor = torch.zeros((), dtype=torch.bool, device=device_of(recalled))

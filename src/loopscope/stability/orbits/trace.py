@@ -83,7 +83,6 @@ class _Recorder:
     def __init__(self, sizes: Tensor, iterations: int, answers: AnswerRecorder) -> None:
         self.answers = answers
         (batch, tokens), like = sizes.shape, sizes
-        check_history(iterations, batch * (tokens + _RECORDED) * like.element_size())
         self.direction_residual = torch.full((iterations, batch), math.nan, dtype=like.dtype, device=like.device)
         self.token_residual = torch.zeros(iterations, batch, tokens, dtype=like.dtype, device=like.device)
         self.token_real = torch.ones(batch, tokens, dtype=torch.bool, device=like.device)
@@ -159,6 +158,7 @@ def trace(
             start = first_state(loop, recalled, seed)
     dtype = state_dtype(start)
     sizes = token_norms(start).to(dtype)
+    check_history(iterations, len(sizes) * (sizes.shape[1] + _RECORDED) * sizes.element_size())
     reader = AnswerRecorder(loop, plan_readings(loop, start, recalled), sizes[:, 0], iterations, correct, answers)
     recorder = _Recorder(sizes, iterations, reader)
     ends = follow(
