@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import pytest
@@ -20,7 +21,19 @@ def choose(page: Page, label: str, option: str) -> None:
     if box.input_value() == option:
         return
     box.click()
-    page.get_by_role("option", name=option, exact=True).locator("visible=true").click()
+    options = page.locator(f"[id='{box.get_attribute('aria-controls')}']")
+    options.get_by_role("option", name=option, exact=True).click()
+
+
+FIRST = {"sudoku": "..58..9", "chess": "r1bqkb1r/", "prefix-sums": "110100011101"}
+"""What the first problem of each shipped model begins with."""
+
+
+def show(page: Page, model: str) -> None:
+    """Show a shipped model, and wait until all of the page is about it."""
+    choose(page, "Model", model)
+    page.get_by_role("heading", name=model, exact=True).wait_for()
+    expect(page.get_by_label("Or type one")).to_have_value(re.compile(re.escape(FIRST[model])))
 
 
 def ask(page: Page, text: str) -> None:
@@ -61,8 +74,7 @@ def label_of(page: Page, place: int) -> str:
 @pytest.mark.parametrize("model", ["sudoku", "chess", "prefix-sums"])
 def test_each_shipped_model_solves_comes_back_and_follows_the_question(shipped, visit, model, width):
     page = visit(shipped, width)
-    choose(page, "Model", model)
-    page.get_by_role("heading", name=model).wait_for()
+    show(page, model)
     press(page, "▶ Play")
     page.wait_for_selector(".verdict.right")
     press(page, "Pause")
@@ -78,8 +90,7 @@ def test_each_shipped_model_solves_comes_back_and_follows_the_question(shipped, 
 
 def test_a_long_run_is_forecast_first_and_leaps_are_drawn_beside_it(shipped, visit):
     page = visit(shipped)
-    choose(page, "Model", "prefix-sums")
-    page.get_by_role("heading", name="prefix-sums").wait_for()
+    show(page, "prefix-sums")
     page.get_by_label("Draw leaps beside the orbit").check()
     press(page, "Let it run")
     assert found(page, "run").startswith("Forecast: ")
@@ -91,16 +102,14 @@ def test_a_long_run_is_forecast_first_and_leaps_are_drawn_beside_it(shipped, vis
 
 def test_a_random_start_comes_back(shipped, visit):
     page = visit(shipped)
-    choose(page, "Model", "chess")
-    page.get_by_role("heading", name="chess").wait_for()
+    show(page, "chess")
     press(page, "Random start")
     assert found(page, "push").startswith("It came back")
 
 
 def test_beside_a_model_without_recall_one_answer_follows_and_the_other_stays(shipped, visit):
     page = visit(shipped)
-    choose(page, "Model", "prefix-sums")
-    page.get_by_role("heading", name="prefix-sums").wait_for()
+    show(page, "prefix-sums")
     choose(page, "Beside it", "prefix-sums-without-recall")
     page.wait_for_selector(".stage.lanes-2")
     press(page, "Change the question")
@@ -151,13 +160,11 @@ def test_a_sudoku_is_typed_in_by_clicks_and_keys(shipped, visit):
 
 def test_a_piece_is_moved_by_two_clicks_and_a_bit_is_flipped_by_one(shipped, visit):
     page = visit(shipped)
-    choose(page, "Model", "chess")
-    page.wait_for_selector(".chess")
+    show(page, "chess")
     page.locator("[data-place='39']").click()
     page.locator("[data-place='31']").click()
     expect(page.locator("[data-place='31']")).to_have_attribute("aria-label", "h4: white queen")
-    choose(page, "Model", "prefix-sums")
-    page.wait_for_selector(".bits")
+    show(page, "prefix-sums")
     before = page.get_by_label("Or type one").input_value()
     page.locator("[data-place='3']").click()
     expect(page.get_by_label("Or type one")).to_have_value(before[:3] + "10"[int(before[3])] + before[4:])
@@ -170,19 +177,18 @@ def test_a_piece_is_moved_by_two_clicks_and_a_bit_is_flipped_by_one(shipped, vis
         ("sudoku", "55" + PUZZLE[2:], "no grid can hold this puzzle: row 1 holds the digit 5 more than once"),
         ("sudoku", "1" + PUZZLE[1:], "the puzzle has no solution"),
         ("chess", "6k1/5ppp/8/8/8/8/5PPP/3R2K1 b - - 0 1 x", "7 fields were given, expected the 6 of a FEN"),
-        ("chess", "6k1/5ppp/8/8/8/8/5PPP/3R4 w - - 0 1", "no game can come to this position: white has no king"),
+        ("chess", "6k1/5ppp/8/8/8/8/5PPP/3R4 w - - 0 1", "white has no king"),
         ("prefix-sums", "", "no bits were given"),
         ("prefix-sums", "01a", "'a' at place 3 is not a bit"),
     ],
 )
 def test_a_mistyped_problem_is_one_clear_line(shipped, visit, model, text, refusal):
     page = visit(shipped)
-    choose(page, "Model", model)
-    page.get_by_role("heading", name=model).wait_for()
-    before = page.locator("#stage").inner_text()
+    show(page, model)
+    before = page.locator(".stage").inner_text()
     ask(page, text)
     assert refusal in alert(page)
-    assert page.locator("#stage").inner_text() == before
+    assert page.locator(".stage").inner_text() == before
     press(page, "One step")  # and one goes on
     wait_until_iteration(page, 1)
     expect(page.get_by_role("alert")).to_have_count(0)
@@ -255,6 +261,7 @@ def test_a_users_own_loops_do_the_same(tmp_path, visit, serve):
         choose(page, "Model", "lab_loops:exploding")
         press(page, "▶ Play")
         expect(page.locator(".verdict")).to_contain_text("not finite any more")
+        page.close()  # before the server goes, of which it would complain
 
 
 def test_what_a_loop_raises_is_one_line_on_the_page(tmp_path, visit, serve):
@@ -267,6 +274,7 @@ def test_what_a_loop_raises_is_one_line_on_the_page(tmp_path, visit, serve):
         press(page, "Let it run")
         page.get_by_role("alert").wait_for()
         assert alert(page) == "the loop raised RuntimeError: the cable came loose; the terminal shows where"
+        page.close()
 
 
 def test_a_browser_that_closes_in_the_middle_of_a_run_stops_it(tmp_path, visit, serve):

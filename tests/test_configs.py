@@ -9,8 +9,8 @@ from loopscope.studies import read_plan
 ROOT = Path(__file__).parent.parent
 RUNS = {
     "quick": 6,
-    "cpu/chess": 2,
-    "cpu/sudoku": 2,
+    "cpu/chess": 4,
+    "cpu/sudoku": 12,
     "paper/chess": 54,
     "paper/prefix-sums": 54,
     "paper/sudoku": 72,

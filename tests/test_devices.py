@@ -297,6 +297,38 @@ def test_an_examination_of_an_orbit_that_wanders_is_the_same_on_a_gpu(name):
     assert found.curves == expected.curves
 
 
+def told(state, recalled, iteration):
+    return (0.5 + 0.3 / (1 + iteration)) * state + recalled
+
+
+def noisy(state, recalled, iteration, generator):
+    drawn = torch.randn(state.shape, generator=generator, device=recalled.device)
+    return told(state, recalled, iteration) + 0.01 * drawn
+
+
+@pytest.mark.parametrize("step", [told, noisy])
+def test_a_loop_without_a_fixed_point_is_the_same_on_a_gpu(step):
+    mask = torch.arange(4) < torch.tensor([[3], [3], [4], [4], [2], [2]])
+
+    def padded(recalled):
+        return mask.to(recalled.device)[: len(recalled)] if len(recalled) == len(mask) else recalled[..., 0] > -9
+
+    loop = FunctionLoop(lambda x: x + 0, torch.zeros_like, step, lambda state: state, padding=padded)
+    inputs = torch.linspace(0.1, 0.9, 72).reshape(6, 4, 3)
+
+    def measured(inputs):
+        exam = examine(loop, inputs, None, 6, "quick", iterations=30)
+        return exam, forecast(loop, inputs, None, 6, horizon=60, budget=1)
+
+    expected, foreseen = measured(inputs)
+    with PretendedGpu():
+        found, said = measured(inputs.to(GPU))
+    assert found.unknown == expected.unknown
+    assert found.nonautonomous == expected.nonautonomous
+    assert found.input_dependence == expected.input_dependence
+    assert said.points == foreseen.points
+
+
 @pytest.mark.parametrize("task", ["prefix-sums", "chess"])
 def test_a_forecast_on_a_gpu_is_the_same(task):
     settings = settings_from({"task": task, "model": {"width": 16, "heads": 2, "recall": "external"}})

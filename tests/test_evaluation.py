@@ -448,3 +448,8 @@ def test_curves_of_files_from_before_these_fields_are_read():
     for name in ("other_rules", "by_difficulty", "steps", "final", "broken"):
         del old[name]
     assert AccuracyCurve(**old).last == 1
+
+
+def test_more_iterations_than_can_be_recorded_are_refused_at_once():
+    with pytest.raises(LoopscopeError, match=r"iterations is 1,000,000,000, expected at most 1,000,000"):
+        evaluate(parity_loop(), TASK, EvaluationConfig(iterations=10**9))

@@ -10,7 +10,7 @@ import pytest
 import loopscope
 from loopscope.errors import LoopscopeError
 from loopscope.evidence import Evidence, evidence, read_evidence
-from loopscope.forecasts.result import Forecast, Outlook, Point
+from loopscope.forecasts.result import Forecast, Outlook, Point, Round
 from loopscope.reports.forecast import forecast_sheet
 from loopscope.stability.verdict import FITTED, PRIORS, TESTED_ON, THRESHOLDS
 
@@ -29,7 +29,17 @@ def test_the_fitted_thresholds_replace_their_priors():
 
 def test_a_forecast_quotes_how_often_forecasts_came_true():
     sheet = forecast_sheet(
-        "a loop", Forecast(Outlook.KEEPS, "", None, 480, [Point(15, False, 1.0, None, 1.0)], inputs=1, seconds=0.1)
+        "a loop",
+        Forecast(
+            Outlook.KEEPS,
+            "",
+            None,
+            480,
+            [Point(15, False, 1.0, None, 1.0)],
+            inputs=1,
+            seconds=0.1,
+            rounds=(Round(15, 32, 1.0, 1.0, 0.0, None, None, None),),
+        ),
     )
     record = evidence().forecast
     assert f"{record.models} small models" in sheet.caption

@@ -63,8 +63,10 @@ CORE = {
     "trees",
     "loop",
     "readouts",
+    "kinds",
     "contexts",
     "checks",
+    "weights",
     "jacobian",
     "gmres",
 }

@@ -5,13 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import rms_norm
 
-from experiments.forecasts.tasks import CELLS, NODES, TASKS, Task
+from experiments.forecasts.tasks import CELLS, NODES, SIDE, TASKS, Task
 from loopscope.trees import Tree
 
 WIDTH = 24
@@ -251,6 +252,293 @@ class MessagePassing(Strings):
         return 0.5 * state + (self.own(state) + heard + features).tanh()
 
 
+class Rectified(Strings):
+    """z <- relu(W z + e), with W the identity at first."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        self.inner = nn.Linear(WIDTH, WIDTH, bias=False)
+        nn.init.eye_(self.inner.weight)
+
+    def step(self, state: Tensor, recalled: Tensor) -> Tensor:
+        return (self.inner(state) + recalled).relu()
+
+
+class Momentum(Strings):
+    """A second-order loop: the state is a point and its velocity, which a small network accelerates."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        self.first = nn.Linear(2 * WIDTH, 2 * WIDTH)
+        self.second = nn.Linear(2 * WIDTH, WIDTH)
+
+    def start(self, recalled: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        return torch.zeros_like(recalled), torch.zeros_like(recalled)
+
+    def step(self, state: tuple[Tensor, Tensor], recalled: Tensor) -> tuple[Tensor, Tensor]:
+        point, velocity = state
+        force = self.second(self.first(torch.cat([point, recalled], dim=2)).tanh())
+        velocity = 0.8 * velocity + 0.3 * (force - 0.3 * point)
+        return point + velocity, velocity
+
+    def read(self, state: tuple[Tensor, Tensor]) -> Tensor:
+        return self.head(state[0])
+
+
+class Highway(Strings):
+    """A highway layer of convolutions: a gate mixes the state with a new one; the input is recalled."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        self.gate = nn.Conv1d(2 * WIDTH, WIDTH, 3, padding=1)
+        self.new = nn.Conv1d(2 * WIDTH, WIDTH, 3, padding=1)
+
+    def step(self, state: Tensor, recalled: Tensor) -> Tensor:
+        both = torch.cat([state, recalled], dim=2)
+        gate = _along(self.gate, both).sigmoid()
+        return gate * state + (1 - gate) * _along(self.new, both).relu()
+
+
+class GatedConvolution(Strings):
+    """A gated linear unit of convolutions with recall, normalized at the end of each iteration."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        self.inner = nn.Conv1d(WIDTH, 4 * WIDTH, 3, padding=1)
+        self.outer = nn.Linear(2 * WIDTH, WIDTH)
+
+    def step(self, state: Tensor, recalled: Tensor) -> Tensor:
+        change = self.outer(nn.functional.glu(_along(self.inner, state + recalled), dim=2))
+        return rms_norm(state + change, (WIDTH,))
+
+
+class DeepSet(Strings):
+    """Elements of a set that see the mean of all states; the input is recalled."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        self.own = nn.Linear(WIDTH, WIDTH)
+        self.shared = nn.Linear(WIDTH, WIDTH, bias=False)
+
+    def step(self, state: Tensor, recalled: Tensor) -> Tensor:
+        return 0.5 * state + (self.own(state) + self.shared(state.mean(1, keepdim=True)) + recalled).tanh()
+
+
+class LinearAttention(Strings):
+    """Attention without a softmax, and a perceptron, both residual under a norm; the input is recalled."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        self.place = nn.Parameter(0.5 * torch.randn(8, WIDTH))
+        self.project = nn.Linear(WIDTH, 3 * WIDTH)
+        self.mlp = nn.Sequential(nn.Linear(WIDTH, 2 * WIDTH), nn.GELU(), nn.Linear(2 * WIDTH, WIDTH))
+
+    def encode(self, inputs: Tensor) -> Tensor:
+        return self.embed(inputs) + self.place
+
+    def step(self, state: Tensor, recalled: Tensor) -> Tensor:
+        query, key, value = self.project(rms_norm(state + recalled, (WIDTH,))).chunk(3, dim=2)
+        query, key = nn.functional.elu(query) + 1, nn.functional.elu(key) + 1
+        seen = query @ (key.mT @ value) / (query @ key.sum(1).unsqueeze(2))
+        return state + seen + self.mlp(rms_norm(state + seen, (WIDTH,)))
+
+    def read(self, state: Tensor) -> Tensor:
+        return self.head(rms_norm(state, (WIDTH,)))
+
+
+class GridConvolution(Strings):
+    """A convolutional recurrent net on a square grid, with recall and a leaky state."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        self.first = nn.Conv2d(2 * WIDTH, WIDTH, 3, padding=1)
+        self.second = nn.Linear(WIDTH, WIDTH)
+
+    def step(self, state: Tensor, recalled: Tensor) -> Tensor:
+        square = torch.cat([state, recalled], dim=2).mT.unflatten(2, (SIDE, SIDE))
+        inner = self.first(square).relu().flatten(2).mT
+        return 0.7 * state + self.second(inner)
+
+
+class Memory(Strings):
+    """A modern Hopfield network: the state moves towards stored patterns that it resembles, and is recalled the input."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        self.keys = nn.Linear(WIDTH, 32)
+        self.values = nn.Linear(32, WIDTH, bias=False)
+
+    def step(self, state: Tensor, recalled: Tensor) -> Tensor:
+        return 0.5 * state + 0.5 * (self.values(self.keys(state + recalled).softmax(2)) + recalled)
+
+
+class Mixture(Strings):
+    """Two tanh cells whose results a softmax gate of the state and the recalled input mixes."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        self.cells = nn.Linear(2 * WIDTH, 2 * WIDTH)
+        self.gate = nn.Linear(2 * WIDTH, 2)
+
+    def step(self, state: Tensor, recalled: Tensor) -> Tensor:
+        both = torch.cat([state, recalled], dim=2)
+        cells = self.cells(both).tanh().unflatten(2, (2, WIDTH))
+        return (self.gate(both).softmax(2).unsqueeze(3) * cells).sum(2)
+
+
+class EnergyDescent(Strings):
+    """Steps down the gradient of a learned energy: half the squared state, less log cosh of its features, less its recall."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        self.features = nn.Linear(WIDTH, 2 * WIDTH)
+        self.context = nn.Linear(WIDTH, 2 * WIDTH)
+
+    def step(self, state: Tensor, recalled: Tensor) -> Tensor:
+        active = (self.features(state) + self.context(recalled)).tanh()
+        return state - 0.4 * (state - active @ self.features.weight - recalled)
+
+
+class Proximal(Strings):
+    """An unrolled proximal step with learned matrices: a linear step, then shrinkage by a threshold."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        self.inner = nn.Linear(WIDTH, WIDTH)
+        self.outer = nn.Linear(WIDTH, WIDTH)
+        self.threshold = nn.Parameter(torch.full((WIDTH,), 0.1))
+
+    def step(self, state: Tensor, recalled: Tensor) -> Tensor:
+        moved = state - 0.5 * self.outer(self.inner(state).relu()) + 0.5 * recalled
+        return moved.sign() * (moved.abs() - self.threshold.abs()).relu()
+
+
+class Rotating(Strings):
+    """An orthogonal matrix, made of reflections, turns the state; its length is then squashed below one."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        self.mirrors = nn.Parameter(torch.randn(4, WIDTH))
+
+    def step(self, state: Tensor, recalled: Tensor) -> Tensor:
+        for mirror in nn.functional.normalize(self.mirrors, dim=1):
+            state = state - 2 * (state @ mirror).unsqueeze(2) * mirror
+        moved = (state + recalled).relu()
+        return moved / (1 + moved.square().mean(2, keepdim=True)).sqrt()
+
+
+class Spiking(Strings):
+    """Leaky units that fire at a soft threshold and are reset; the state holds potentials and traces of the firing."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        self.inner = nn.Linear(WIDTH, WIDTH)
+
+    def start(self, recalled: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        return torch.zeros_like(recalled), torch.zeros_like(recalled)
+
+    def step(self, state: tuple[Tensor, Tensor], recalled: Tensor) -> tuple[Tensor, Tensor]:
+        potential, trace = state
+        fired = (4 * (potential - 1)).sigmoid()
+        return 0.7 * potential * (1 - fired) + self.inner(trace) + recalled, 0.7 * trace + 0.3 * fired
+
+    def read(self, state: tuple[Tensor, Tensor]) -> Tensor:
+        return self.head(4 * state[1])
+
+
+class GatedDiffusion(Strings):
+    """Diffusion on a graph: each node moves towards the largest of its neighbours, feature by feature, through a gate."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        self.embed = nn.Linear(1, WIDTH)
+        self.gate = nn.Linear(2 * WIDTH, WIDTH)
+        self.new = nn.Linear(2 * WIDTH, WIDTH)
+
+    def encode(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        return inputs[..., :NODES], self.embed(inputs[..., NODES:])
+
+    def start(self, recalled: tuple[Tensor, Tensor], generator: torch.Generator | None = None) -> Tensor:
+        return torch.zeros_like(recalled[1])
+
+    def step(self, state: Tensor, recalled: tuple[Tensor, Tensor]) -> Tensor:
+        links, features = recalled
+        heard = (links.unsqueeze(3) * state.unsqueeze(1)).amax(2)
+        both = torch.cat([state + features, heard], dim=2)
+        return state + self.gate(both).sigmoid() * (self.new(both) - state)
+
+
+class AttentiveLSTM(Strings):
+    """An LSTM cell whose input is what each token attends to among all hidden states, beside the recalled input."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        self.project = nn.Linear(WIDTH, 3 * WIDTH)
+        self.cell = nn.LSTMCell(2 * WIDTH, WIDTH)
+
+    def start(self, recalled: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        return torch.zeros_like(recalled), torch.zeros_like(recalled)
+
+    def step(self, state: tuple[Tensor, Tensor], recalled: Tensor) -> tuple[Tensor, Tensor]:
+        query, key, value = self.project(state[0] + recalled).chunk(3, dim=2)
+        seen = nn.functional.scaled_dot_product_attention(query, key, value)
+        inner = torch.cat([seen, recalled], dim=2).flatten(0, 1)
+        hidden, cell = self.cell(inner, tuple(part.flatten(0, 1) for part in state))
+        return hidden.view_as(recalled), cell.view_as(recalled)
+
+    def read(self, state: tuple[Tensor, Tensor]) -> Tensor:
+        return self.head(state[0])
+
+
+class TopK(Strings):
+    """A leaky state to which convolutions add a sparse code: only the largest features of each token pass."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        self.inner = nn.Conv1d(2 * WIDTH, 2 * WIDTH, 3, padding=1)
+        self.outer = nn.Linear(2 * WIDTH, WIDTH)
+
+    def step(self, state: Tensor, recalled: Tensor) -> Tensor:
+        code = _along(self.inner, torch.cat([state, recalled], dim=2)).relu()
+        least = code.topk(WIDTH // 2, dim=2).values[..., -1:]
+        return 0.6 * state + self.outer(code * (code >= least))
+
+
+class CausalTransformer(Strings):
+    """A transformer block in which tokens see only those before them, with layer norms after each part, and recall."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        self.project = nn.Linear(WIDTH, 3 * WIDTH)
+        self.mlp = nn.Sequential(nn.Linear(WIDTH, 2 * WIDTH), nn.GELU(), nn.Linear(2 * WIDTH, WIDTH))
+        self.norms = nn.ModuleList([nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)])
+
+    def step(self, state: Tensor, recalled: Tensor) -> Tensor:
+        query, key, value = self.project(state + recalled).chunk(3, dim=2)
+        seen = nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+        state = self.norms[0](state + seen)
+        return self.norms[1](state + self.mlp(state))
+
+
+class PostNormMixer(Strings):
+    """A mixer of tokens and features with a single norm at the end of each iteration, and recall."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        self.tokens = nn.Sequential(nn.Linear(CELLS, 2 * CELLS), nn.GELU(), nn.Linear(2 * CELLS, CELLS))
+        self.mlp = nn.Sequential(nn.Linear(WIDTH, 2 * WIDTH), nn.GELU(), nn.Linear(2 * WIDTH, WIDTH))
+
+    def step(self, state: Tensor, recalled: Tensor) -> Tensor:
+        state = state + recalled
+        state = state + self.tokens(state.mT).mT
+        return rms_norm(state + self.mlp(state), (WIDTH,))
+
+
+Role = Literal["development", "first test", "second test", "third test"]
+"""What a family is for: the forecast was developed on it, or it tested a version; each test's families were developed on
+after it, so that only those of the last test say anything about the present version."""
+
+
 @dataclass(frozen=True)
 class Family:
     """Loops of one kind, and how they are trained.
@@ -262,7 +550,7 @@ class Family:
         iterations: number of iterations in training.
         updates: number of optimizer updates.
         rates: learning rates.
-        deciding: whether the claim is tested on this family. The forecast was developed on the others.
+        role: what it is for.
     """
 
     name: str
@@ -270,8 +558,8 @@ class Family:
     build: Callable[[Task], Strings]
     iterations: int
     updates: int
-    rates: tuple[float, float]
-    deciding: bool
+    rates: tuple[float, ...]
+    role: Role
 
     def untrained(self, seed: int) -> Strings:
         """Return a loop with weights drawn from a seed."""
@@ -280,16 +568,34 @@ class Family:
 
 
 FAMILIES = (
-    Family("convolutional recall", "flood", ConvolutionalRecall, 10, 250, (3e-3, 1e-2), deciding=False),
-    Family("GRU cell", "xor", GRU, 6, 400, (3e-3, 1e-2), deciding=False),
-    Family("tanh cell", "xor", Tanh, 8, 400, (3e-3, 1e-2), deciding=False),
-    Family("residual perceptron", "xor", ResidualPerceptron, 6, 400, (1e-3, 4e-3), deciding=False),
-    Family("pre-norm mixer", "prefix max", PreNormMixer, 8, 300, (3e-3, 1e-2), deciding=False),
-    Family("normed convolution", "nearest", NormedConvolution, 10, 250, (3e-3, 1e-2), deciding=False),
-    Family("LSTM cell", "xor", LSTM, 6, 400, (3e-3, 1e-2), deciding=True),
-    Family("two states", "flood", TwoState, 6, 250, (8e-3, 1.2e-2), deciding=True),
-    Family("softmax feedback", "sorting", SoftmaxFeedback, 6, 300, (2e-3, 6e-3), deciding=True),
-    Family("neural GPU", "addition", NeuralGPU, 16, 300, (3e-3, 1e-2), deciding=True),
-    Family("cellular automaton", "nearest", Automaton, 10, 300, (2e-3, 6e-3), deciding=True),
-    Family("message passing", "reach", MessagePassing, 8, 300, (3e-3, 1e-2), deciding=True),
+    Family("convolutional recall", "flood", ConvolutionalRecall, 10, 250, (3e-3, 1e-2), "development"),
+    Family("GRU cell", "xor", GRU, 6, 400, (3e-3, 1e-2), "development"),
+    Family("tanh cell", "xor", Tanh, 8, 400, (3e-3, 1e-2), "development"),
+    Family("residual perceptron", "xor", ResidualPerceptron, 6, 400, (1e-3, 4e-3), "development"),
+    Family("pre-norm mixer", "prefix max", PreNormMixer, 8, 300, (3e-3, 1e-2), "development"),
+    Family("normed convolution", "nearest", NormedConvolution, 10, 250, (3e-3, 1e-2), "development"),
+    Family("LSTM cell", "xor", LSTM, 6, 400, (3e-3, 1e-2), "first test"),
+    Family("two states", "flood", TwoState, 6, 250, (8e-3, 1.2e-2), "first test"),
+    Family("softmax feedback", "sorting", SoftmaxFeedback, 6, 300, (2e-3, 6e-3), "first test"),
+    Family("neural GPU", "addition", NeuralGPU, 16, 300, (3e-3, 1e-2), "first test"),
+    Family("cellular automaton", "nearest", Automaton, 10, 300, (2e-3, 6e-3), "first test"),
+    Family("message passing", "reach", MessagePassing, 8, 300, (3e-3, 1e-2), "first test"),
+    Family("rectified cell", "xor", Rectified, 6, 400, (3e-3,), "second test"),
+    Family("momentum", "xor", Momentum, 10, 600, (4e-3,), "second test"),
+    Family("highway convolution", "nearest", Highway, 10, 250, (8e-3,), "second test"),
+    Family("gated convolution", "flood", GatedConvolution, 10, 250, (6e-3,), "second test"),
+    Family("deep set", "above mean", DeepSet, 6, 300, (5e-3,), "second test"),
+    Family("linear attention", "sorting", LinearAttention, 6, 400, (5e-3,), "second test"),
+    Family("grid convolution", "grid flood", GridConvolution, 10, 400, (8e-3,), "second test"),
+    Family("memory", "xor", Memory, 8, 400, (1e-2,), "second test"),
+    Family("mixture of cells", "xor", Mixture, 6, 400, (1e-2,), "third test"),
+    Family("energy descent", "xor", EnergyDescent, 8, 400, (5e-3,), "third test"),
+    Family("proximal step", "xor", Proximal, 8, 400, (5e-3,), "third test"),
+    Family("rotating cell", "xor", Rotating, 6, 600, (1e-2,), "third test"),
+    Family("spiking cell", "xor", Spiking, 10, 400, (1e-2,), "third test"),
+    Family("gated diffusion", "reach", GatedDiffusion, 8, 300, (5e-3,), "third test"),
+    Family("LSTM with attention", "above mean", AttentiveLSTM, 6, 300, (5e-3,), "third test"),
+    Family("top-k convolution", "nearest", TopK, 10, 250, (5e-3,), "third test"),
+    Family("causal transformer", "prefix max", CausalTransformer, 6, 300, (5e-3,), "third test"),
+    Family("post-norm mixer", "prefix max", PostNormMixer, 6, 300, (5e-3,), "third test"),
 )

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from experiments.forecasts.families import FAMILIES, Family
+from experiments.forecasts.families import FAMILIES, Family, Role
 from experiments.forecasts.outcomes import HORIZON, Outcome, curve, outcome, running_on, unchecked
 from experiments.forecasts.tasks import TASKS
 from experiments.forecasts.training import Schedule, damped, trained
@@ -51,8 +51,8 @@ class Row:
 
     Args:
         training: how it was trained.
-        damping: fraction of each step that it takes; None if it is undamped.
-        deciding: whether the claim is tested on it.
+        damping: share of each step that it takes; None where it is undamped.
+        role: what its family is for.
         solves: accuracy of the undamped loop after the trained iterations.
         outcome: its outcome.
         accuracy: accuracy after some of the iterations.
@@ -68,7 +68,7 @@ class Row:
 
     training: Training
     damping: float | None
-    deciding: bool
+    role: Role
     solves: float
     outcome: Outcome
     accuracy: dict[str, float]
@@ -121,7 +121,7 @@ def _row(family: Family, training: Training, damping: float | None, loop: Loop, 
     return Row(
         training,
         damping,
-        family.deciding,
+        family.role,
         solves,
         outcome(accuracies),
         {str(iteration): accuracies[iteration - 1] for iteration in KEPT_POINTS},

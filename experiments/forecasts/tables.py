@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from statistics import mean, median
 
 from scipy.stats import binomtest
 
+from experiments.forecasts.families import Role
 from experiments.forecasts.outcomes import HORIZON
 from experiments.forecasts.population import RUNS, Row
 from loopscope.reports.kit.sheet import Sheet
@@ -143,20 +145,25 @@ def clock(rows: Sequence[Row]) -> str:
     )
 
 
+TITLES: dict[Role, str] = {
+    "third test": "third test: families that nothing was set on",
+    "second test": "families of the second test, on which the present version was developed too",
+    "first test": "families of the first test, on which the present version was developed too",
+    "development": "families that the forecast was developed on",
+}
+
+
 def tables(rows: Sequence[Row]) -> list[Sheet]:
     """Return every table of a ledger."""
     made = []
-    for deciding, name in (
-        (True, "families that nothing was set on"),
-        (False, "families that the forecast was developed on"),
-    ):
-        all_rows = [row for row in rows if row.deciding is deciding]
-        some = [row for row in all_rows if row.counts]
+    for role, name in TITLES.items():
+        trained = [row for row in rows if row.role == role]
+        some = [row for row in trained if row.counts]
         if not some:
             continue
         sheet = by_family(some, f"Forecasts, {name}")
-        left_out = f" {len(all_rows) - len(some)} loops did not learn their task and do not count."
-        made.append(Sheet(sheet.title, sheet.columns, sheet.rows, f"{sheet.caption} {clock(some)}{left_out}"))
+        left_out = f"{len(trained) - len(some)} of {len(trained)} loops did not learn their task and do not count."
+        made.append(replace(sheet, caption=f"{sheet.caption} {clock(some)} {left_out}"))
         made.append(rivals(some, f"Rivals, {name}"))
         made.append(mistakes(some, f"Wrong or undecided, {name}"))
     return made

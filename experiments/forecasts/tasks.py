@@ -13,6 +13,8 @@ CELLS = 16
 """Length of a string."""
 NODES = 10
 """Nodes of a graph."""
+SIDE = 5
+"""Cells along a side of a square grid."""
 
 
 class Problems(NamedTuple):
@@ -113,6 +115,25 @@ def reach(count: int, generator: torch.Generator) -> Problems:
     return Problems(torch.cat([linked, source.unsqueeze(2)], dim=2).float(), reached.long())
 
 
+def grid_flood(count: int, generator: torch.Generator) -> Problems:
+    """Draw square grids with walls and a source, row by row; a cell's answer is whether the source reaches it."""
+    wall = torch.rand(count, SIDE, SIDE, generator=generator) < 0.3
+    source = _one_hot(torch.randint(SIDE * SIDE, (count,), generator=generator), SIDE * SIDE).view_as(wall).bool()
+    open_cells = ~(wall & ~source)
+    reached = source
+    for _ in range(SIDE * SIDE):
+        around = torch.nn.functional.pad(reached, (1, 1, 1, 1))
+        beside = around[:, :-2, 1:-1] | around[:, 2:, 1:-1] | around[:, 1:-1, :-2] | around[:, 1:-1, 2:]
+        reached = reached | (beside & open_cells)
+    return Problems(torch.stack([open_cells, source], dim=3).float().flatten(1, 2), reached.long().flatten(1, 2))
+
+
+def above_mean(count: int, generator: torch.Generator) -> Problems:
+    """Draw sets of eight numbers; an element's answer is whether it is larger than their mean."""
+    numbers = torch.randn(count, 8, 1, generator=generator)
+    return Problems(numbers, (numbers > numbers.mean(1, keepdim=True)).long().squeeze(2))
+
+
 TASKS: dict[str, Task] = {
     "flood": Task(flood, 2, 2),
     "xor": Task(xor, 8, 2),
@@ -121,4 +142,6 @@ TASKS: dict[str, Task] = {
     "addition": Task(addition, 2, 2),
     "sorting": Task(sorting, 3, 3),
     "reach": Task(reach, NODES + 1, 2),
+    "grid flood": Task(grid_flood, 2, 2),
+    "above mean": Task(above_mean, 1, 2),
 }

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from experiments.paper.runs import Run
 from experiments.paper.tables import LONG, NORMS, RECALLS
 from loopscope.reports.kit.charts import COLOURS, INK, SHADE, Panel, draw_panels, percent_axis, png, tidy
-from loopscope.reports.kit.styles import MARKS, Look, add_legend, mark_handle
+from loopscope.reports.kit.styles import MARKS, Style, add_legend, mark_handle
 
 WIDTH, HEIGHT = 4.4, 3.6
 COLOUR = dict(zip(RECALLS, COLOURS, strict=False))
@@ -65,10 +65,10 @@ def radius_figure(runs: Sequence[Run]) -> bytes:
         panels.append(_over_training(runs))
     figure, _ = draw_panels(panels)
     recalls = [
-        Look(f"{recall} recall", COLOUR[recall], "", "o")
+        Style(f"{recall} recall", COLOUR[recall], "", "o")
         for recall in RECALLS
         if any(r.choice[0] == recall for r in runs)
     ]
-    norms = [Look(norm, INK, "", MARK[norm]) for norm in NORMS if any(r.choice[1] == norm for r in runs)]
-    add_legend(figure, [mark_handle(look) for look in (*recalls, *norms)])
+    norms = [Style(norm, INK, "", MARK[norm]) for norm in NORMS if any(r.choice[1] == norm for r in runs)]
+    add_legend(figure, [mark_handle(style) for style in (*recalls, *norms)])
     return png(figure)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Bool
 
-from loopscope.answers.trust import SIGNALS, Evidence, evidence_from, joined
+from loopscope.answers.trust import SIGNALS, AnswerSignals, joined, signals_from
 from loopscope.files import read_json
 from loopscope.metrics import auc, perfect_area, random_area, risk_curve
 from loopscope.reports.kit.formats import DASH, number, percent
@@ -23,7 +23,7 @@ LINE = 0.01
 SURE = 0.9
 """Confidence from which the page counts right answers in chess."""
 
-Splits = Mapping[str, Evidence]
+Splits = Mapping[str, AnswerSignals]
 """The evidence of one task's splits, by name."""
 
 
@@ -31,7 +31,7 @@ def shipped_evidence() -> dict[str, Splits]:
     """Return the evidence of the shipped models by task and split."""
     stored = {task: read_json(RunFolder(MODELS / task).trust)["splits"] for task in TASKS}
     return {
-        task: {name: evidence_from(split["evidence"]) for name, split in splits.items()}
+        task: {name: signals_from(split["evidence"]) for name, split in splits.items()}
         for task, splits in stored.items()
     }
 
@@ -57,7 +57,7 @@ def counts(evidence: Mapping[str, Splits]) -> Sheet:
     return Sheet("Right, settled and arrived", columns, rows)
 
 
-def _auc(signal: str, one: Evidence, digits: int) -> str:
+def _auc(signal: str, one: AnswerSignals, digits: int) -> str:
     known = one.right.any() and not one.right.all()
     return number(auc(-SIGNALS[signal](one), one.right) if known else None, digits)
 

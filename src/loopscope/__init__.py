@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from loopscope.forecasts.forecast import forecast
     from loopscope.forecasts.leaps import Landing, leaps
     from loopscope.forecasts.result import Forecast
+    from loopscope.kinds import Kind, freeze, with_history
     from loopscope.loop import FunctionLoop, Loop
     from loopscope.models import (
         FixedDepthTransformer,
@@ -26,14 +27,21 @@ if TYPE_CHECKING:
         build_model,
         load_model,
     )
+    from loopscope.models.damping import damped
     from loopscope.reports.examination.page import write_comparison, write_examination
     from loopscope.stability.config import ExaminationConfig
     from loopscope.stability.examination import Examination
     from loopscope.stability.examine import examine
+    from loopscope.stability.nonautonomous.swaps import SwapAt, swap_at
+    from loopscope.stability.precision.compare import precision
+    from loopscope.stability.precision.result import PrecisionComparison
     from loopscope.stability.spectrum.eigenvalues import spectral_radius, top_eigenvalues
+    from loopscope.stability.spectrum.exponents import Exponents, exponents
     from loopscope.stability.spectrum.tokens import TokenRadius, token_spectral_radius
     from loopscope.stability.verdict import Verdict
     from loopscope.tasks import Chess, PrefixSums, SmallSudoku, Split, Sudoku, Task
+    from loopscope.training.watch.record import WatchRecord
+    from loopscope.training.watch.watch import Watch
 
 __version__ = "0.1.0"
 
@@ -48,39 +56,51 @@ __all__ = [
     "Examination",
     "ExaminationConfig",
     "ExitComparison",
+    "Exponents",
     "FixedDepthTransformer",
     "Forecast",
     "FunctionLoop",
+    "Kind",
     "Landing",
     "Loop",
     "LoopedTransformer",
     "LoopedTransformerConfig",
     "LoopscopeError",
     "PlainIteration",
+    "PrecisionComparison",
     "PrefixSums",
     "Proof",
     "SmallSudoku",
     "Solution",
     "Split",
     "Sudoku",
+    "SwapAt",
     "Task",
     "TokenRadius",
     "Verdict",
+    "Watch",
+    "WatchRecord",
     "adapt",
     "build_model",
     "capture",
+    "damped",
     "evaluate",
     "examine",
     "exits",
+    "exponents",
     "find_loops",
     "forecast",
+    "freeze",
     "leaps",
     "load_model",
+    "precision",
     "prove",
     "solve",
     "spectral_radius",
+    "swap_at",
     "token_spectral_radius",
     "top_eigenvalues",
+    "with_history",
     "write_comparison",
     "write_examination",
 ]
@@ -100,6 +120,7 @@ _HOMES = {
     "loopscope.forecasts.forecast": ("forecast",),
     "loopscope.forecasts.leaps": ("Landing", "leaps"),
     "loopscope.forecasts.result": ("Forecast",),
+    "loopscope.kinds": ("Kind", "freeze", "with_history"),
     "loopscope.loop": ("FunctionLoop", "Loop"),
     "loopscope.models": (
         "FixedDepthTransformer",
@@ -108,13 +129,20 @@ _HOMES = {
         "build_model",
         "load_model",
     ),
+    "loopscope.models.damping": ("damped",),
     "loopscope.reports.examination.page": ("write_comparison", "write_examination"),
     "loopscope.stability.config": ("ExaminationConfig",),
     "loopscope.stability.examination": ("Examination",),
     "loopscope.stability.examine": ("examine",),
+    "loopscope.stability.nonautonomous.swaps": ("SwapAt", "swap_at"),
+    "loopscope.stability.precision.compare": ("precision",),
+    "loopscope.stability.precision.result": ("PrecisionComparison",),
     "loopscope.stability.spectrum.eigenvalues": ("spectral_radius", "top_eigenvalues"),
+    "loopscope.stability.spectrum.exponents": ("Exponents", "exponents"),
     "loopscope.stability.spectrum.tokens": ("TokenRadius", "token_spectral_radius"),
     "loopscope.stability.verdict": ("Verdict",),
+    "loopscope.training.watch.record": ("WatchRecord",),
+    "loopscope.training.watch.watch": ("Watch",),
     "loopscope.tasks": ("Chess", "PrefixSums", "SmallSudoku", "Split", "Sudoku", "Task"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

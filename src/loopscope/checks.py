@@ -16,6 +16,7 @@ from torch import Tensor
 
 from loopscope.contexts import seeded
 from loopscope.errors import LoopscopeError, check_seed
+from loopscope.kinds import TimedLoop, wants_of
 from loopscope.loop import Loop, first_state, mask_of, readout
 from loopscope.readouts import examples_at_once
 from loopscope.trees import (
@@ -126,6 +127,7 @@ def prepare_states(loop: Loop, inputs: Tree, *, seed: int = 0) -> Prepared:
 
 def _first_states(loop: Loop, recalled: Tree, batch: int | None, seed: int, start: Tree | None) -> Prepared:
     check_is_loop(loop)
+    check_step_alone(loop)
     check_seed(seed)
     encoded = _batch_of(recalled, "encode returned")
     if batch is not None and encoded != batch:
@@ -148,6 +150,7 @@ def check_states(loop: Loop, state: Tree, recalled: Tree) -> Bool[Tensor, "batch
             has no floating tensor, or the mask does not fit.
     """
     check_is_loop(loop)
+    check_step_alone(loop)
     batch = _batch_of(recalled, "the recalled input is")
     check_start(state, batch)
     if not batch:
@@ -184,6 +187,31 @@ def check_is_loop(given: Any) -> None:
         raise LoopscopeError(
             f"{type(given).__name__} has a method padding, which is ignored: rename it to mask(recalled), true where a token "
             "is real"
+        )
+
+
+def check_step_alone(loop: Loop) -> None:
+    """Refuse a loop whose step asks for the iteration or a generator, where a loop of a single map is needed.
+
+    Raises:
+        LoopscopeError: naming what it asks for.
+
+    Example:
+        >>> from loopscope.loop import FunctionLoop
+        >>> check_step_alone(FunctionLoop(lambda x: x, torch.zeros_like, lambda z, e, iteration: z / 2 + e, lambda z: z))
+        Traceback (most recent call last):
+        loopscope.errors.LoopscopeError: the step takes iteration, so the loop is time-dependent and has no fixed point: ...
+    """
+    wants = wants_of(loop)
+    if wants.iteration:
+        raise LoopscopeError(
+            "the step takes iteration, so the loop is time-dependent and has no fixed point: ls.examine and ls.forecast take it as "
+            "it is; ls.freeze(loop, iteration=...) makes one iteration an autonomous loop"
+        )
+    if wants.generator:
+        raise LoopscopeError(
+            "the step takes a generator, so the loop is stochastic and has no fixed point: ls.examine and ls.forecast take it as it "
+            "is; for its mean behaviour give a step without the noise"
         )
 
 
@@ -449,7 +477,7 @@ def _check_repeats(loop: Loop, state: Tree, recalled: Tree, first: Tree) -> None
     if _repeats(first, third):
         raise LoopscopeError(
             "the step is random: two evaluations from one state differ; call .eval() on the model (FunctionLoop does this if "
-            "given module=model), or draw the noise once, in encode"
+            "given module=model), draw the noise once, in encode, or let step take a generator and draw from it"
         )
     raise LoopscopeError(f"the step gives another result when it is called again: {_REMEMBERS}")
 
@@ -476,6 +504,9 @@ def check_independent(loop: Loop, before: Tree, after: Tree, recalled: Tree) -> 
     """
     if batch_size(before) < 2:
         return
+    if isinstance(loop, TimedLoop) and loop.wants.generator:
+        _check_independent_of_values(loop, before, after, recalled)
+        return
     before, together, recalled = (select(tree, slice(0, 1)) for tree in (before, after, recalled))
     with torch.no_grad():
         try:
@@ -485,6 +516,18 @@ def check_independent(loop: Loop, before: Tree, after: Tree, recalled: Tree) -> 
             raise LoopscopeError(f"the step mixes examples: a single one fails ({_said(error)}) {_MIXES}") from error
     if alone.shape != together.shape or bool((alone - together).norm() > MIXED * together.norm()):
         raise LoopscopeError(f"the step mixes examples: a single one moves differently than in the batch {_MIXES}")
+
+
+def _check_independent_of_values(loop: Loop, before: Tree, after: Tree, recalled: Tree) -> None:
+    """Refuse a step that takes an example elsewhere beside a copy of itself: the noise of a place may differ by batch size."""
+    doubled = torch.zeros(batch_size(before), dtype=torch.long, device=device_of(before))
+    first = slice(0, 1)
+    with torch.no_grad():
+        beside = loop.step(select(before, doubled), select(recalled, doubled))
+        mask = mask_of(loop, select(recalled, first))
+        one, other = (flatten(select(tree, first), mask) for tree in (beside, after))
+    if bool((one - other).norm() > MIXED * other.norm()):
+        raise LoopscopeError(f"the step mixes examples: one goes elsewhere beside another {_MIXES}")
 
 
 _MIXES = (

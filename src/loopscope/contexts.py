@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -98,3 +99,48 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
         finally:
             random.setstate(python)
             np.random.set_state(numpy)  # noqa: NPY002
+
+
+@contextmanager
+def random_states_kept() -> Iterator[None]:
+    """Leave every global random state as it was: those of PyTorch on the CPU and on all GPUs, of NumPy and of Python."""
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(gpus, device_type="cuda"):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)  # noqa: NPY002
+
+
+@contextmanager
+def exact_products() -> Iterator[None]:
+    """Compute products of float32 matrices in float32, not in TF32 or bfloat16, where the backend offers the choice."""
+    backends: Any = torch.backends
+    backends = (backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul)
+    before = [backend.fp32_precision for backend in backends]
+    try:
+        for backend in backends:
+            backend.fp32_precision = "ieee"
+        yield
+    finally:
+        for backend, precision in zip(backends, before, strict=True):
+            backend.fp32_precision = precision
+
+
+@contextmanager
+def undisturbed(loop: Loop) -> Iterator[None]:
+    """Measure a loop in the middle of its training, which goes on as if nothing had been measured.
+
+    The loop is in eval mode, in its own precision and not compiled. Modes, random states and compiled graphs are as before
+    afterwards.
+    """
+    with (
+        random_states_kept(),
+        eval_mode(loop),
+        without_autocast(),
+        exact_products(),
+        torch.compiler.set_stance("force_eager"),
+    ):
+        yield

@@ -104,6 +104,35 @@ def check_count(**values: int) -> None:
             raise LoopscopeError(f"{name} is {_shown(value)}, expected a whole number above 0")
 
 
+LARGEST_HISTORY = 2**31
+"""Bytes that may be kept of what happens at every iteration."""
+MOST_ITERATIONS = 10**6
+"""Iterations that may be recorded, however few inputs there are: results hold several numbers of each."""
+
+
+def check_history(iterations: int, bytes_each: int) -> None:
+    """Refuse more iterations than a record of each can be kept of.
+
+    Args:
+        iterations: the budget.
+        bytes_each: bytes that are kept for each iteration.
+
+    Raises:
+        LoopscopeError: there are more than `MOST_ITERATIONS`, or the record would take more than `LARGEST_HISTORY` bytes.
+
+    Example:
+        >>> check_history(10**9, bytes_each=1000)
+        Traceback (most recent call last):
+        loopscope.errors.LoopscopeError: iterations is 1,000,000,000, expected at most 1,000,000 for these inputs, ...
+    """
+    most = min(MOST_ITERATIONS, LARGEST_HISTORY // max(1, bytes_each))
+    if iterations > most:
+        raise LoopscopeError(
+            f"iterations is {iterations:,}, expected at most {most:,} for these inputs, since every iteration of each is "
+            "recorded: lower it, or give fewer inputs"
+        )
+
+
 def check_count_or_zero(**values: int) -> None:
     """Refuse values that are not whole numbers of at least zero.
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from loopscope.checks import check_dynamics, check_is_loop, check_read, check_states
 from loopscope.contexts import device_of_loop, eval_mode
-from loopscope.errors import check_positive
+from loopscope.errors import check_history, check_positive
 from loopscope.fixed_points.residual import relative_residual, smallest_scale
 from loopscope.loop import Loop, first_state, readout
 from loopscope.stability.orbits.answers import at_every_token, gives_answer, predictions
@@ -348,6 +348,7 @@ class _Tally:
     """
 
     def __init__(self, iterations: int, examples: int, device: torch.device) -> None:
+        check_history(iterations, examples + 64)  # beside the outcomes, the sums of a few rules in float64
         self.solved = torch.empty(iterations, examples, dtype=torch.bool, device=device)
         self.residual = torch.empty(examples, device=device)
         self.changed_at, self.broken_at = torch.zeros(2, examples, dtype=torch.long, device=device)

@@ -13,13 +13,20 @@ EXTRAS = {
     "gradio": "lab",
     "numba": "data",
     "plotly": "pages",
+    "pytorch_lightning": "watch",
     "ray": "cluster",
     "sklearn": "analysis",
     "transformers": "models",
     "zstandard": "data",
 }
 """The extra in pyproject.toml that installs each package."""
-NAMES = {"chess": "python-chess", "gradio": "Gradio", "ray": "Ray", "sklearn": "scikit-learn"}
+NAMES = {
+    "chess": "python-chess",
+    "gradio": "Gradio",
+    "pytorch_lightning": "Lightning",
+    "ray": "Ray",
+    "sklearn": "scikit-learn",
+}
 """Names of packages that differ from the names of their modules."""
 
 

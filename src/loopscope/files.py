@@ -9,6 +9,7 @@ import errno
 import glob
 import json
 import os
+import re
 import secrets
 import stat
 from collections.abc import Callable, Iterator
@@ -209,6 +210,8 @@ def _read(path: Path, parse: Callable[[str], Any], kind: str, mistake: type[Exce
         raise LoopscopeError(f"{path} is nested too deeply to be read as {kind}") from error
     except (ValueError, mistake) as error:  # ValueError: bytes that are not UTF-8, numbers of thousands of digits
         reason = " ".join(str(error).replace('in "<unicode string>", ', "").split())
+        # Python's advice is to lift its limit, which helps nobody here.
+        reason = re.sub(r"Exceeds the limit \(\d+ digits\).*$", "it has a number of thousands of digits", reason)
         raise LoopscopeError(f"{path} is not valid {kind}: {reason}") from error
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 MEANINGS: dict[str, str] = {
     "accuracy retained": "accuracy at the last iteration divided by the best accuracy on the way",
+    "answer retention": "the fraction of the answers of one iteration, the last one of training, that remain at later ones",
     "arrived": "an orbit that has reached a fixed point: its residual is within the tolerance and still shrinks by a"
     " factor below 1, and the remaining distance is small; or its residual is at rounding level",
     "autonomous loop": "a loop whose step depends on the state and the recalled input alone",
@@ -14,12 +15,17 @@ MEANINGS: dict[str, str] = {
     "borderline": "an axis whose deciding number lies between the value at which it holds and the value at which it "
     "fails",
     "collapse": "the fall of accuracy below half of its best on the way, after further iterations",
+    "common random numbers": "the same draw of the noise for two orbits, so that their difference is what the step makes of it",
     "confidence": "the softmax probability of a whole answer: the smallest, over tokens, of the largest probability",
     "coverage": "the fraction of answers that is accepted",
     "cycle": "an orbit that repeats after a fixed number of iterations, its period",
     "drift": "an orbit whose direction settles while its norm grows",
     "early exit": "stopping an example before the last iteration, by a rule",
     "effort": "how much an examination computes: quick, standard or thorough",
+    "error growth": "the factor by which an iteration multiplies small errors along an orbit: the exponential of the largest"
+    " exponent",
+    "exponents": "growth per iteration of small errors along an orbit, as natural logarithms: those of the product "
+    "J_t ... J_1 of its Jacobians",
     "external recall": "the input is mixed into the state once, at the beginning of every iteration",
     "extrapolation": "solving harder problems than those of training with more iterations than training had",
     "fixed depth": "a transformer with distinct blocks and a single pass, for comparison; it does not iterate",
@@ -45,7 +51,8 @@ MEANINGS: dict[str, str] = {
     "never settles but keeps its answer": "a verdict: states do not arrive, but at least 90% of the answers stand and at "
     "least 90% are known to be right",
     "no recall": "the input sets the first state only; later iterations do not see it",
-    "noise floor": "the smallest residual that an orbit can reach, given the rounding inside the step",
+    "noise floor": "the smallest residual that an orbit can reach, given the rounding inside the step, or the random "
+    "numbers that it draws",
     "normalization": "where an RMSNorm stands in a sub-layer: pre, peri, outer or sandwich; or a GRU cell instead",
     "orbit": "the sequence of states z₀, z₁, z₂, ... of one example",
     "outer normalization": "the state is normalized after each sub-layer's update, so its size stays bounded",
@@ -68,13 +75,14 @@ MEANINGS: dict[str, str] = {
     "stable and accurate": "a verdict: all three axes hold, and at least 90% of the answers are known to be right",
     "stands": "an answer that never changed in the last half of its orbit",
     "state": "z, the tensors that an iteration turns into the next state",
-    "stochastic loop": "a loop whose step draws random numbers",
+    "stochastic loop": "a loop whose step draws random numbers, from the `generator` that it takes",
     "swap test": "keep a settled state and recall another input: does the state follow?",
-    "time-dependent loop": "a loop whose state carries a counter: a part that is not a floating-point tensor and changes from "
-    "step to step",
+    "time-dependent loop": "a loop whose step changes with the iteration: it takes `iteration`, or the state carries a "
+    "counter, a part that is not a floating-point tensor and changes from step to step",
     "undecided": "a verdict: a number that decides is unknown or lies between two thresholds",
-    "unstable": "a verdict: states do not arrive, or leave again",
+    "unstable": "a verdict: states do not arrive, or leave again; without a fixed point: answers do not last",
     "verdict": "the conclusion from all three axes, in a few words",
+    "watch": "measures a loop while it trains",
 }
 """The meaning of each word, in a clause, in alphabetical order. Meanings may hold Markdown's marks for code."""
 RECALLS = {"internal": "internal recall", "external": "external recall", "none": "no recall"}

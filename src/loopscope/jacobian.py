@@ -7,7 +7,6 @@ block-diagonal over the batch.
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from loopscope.checks import check_states, check_step
 from loopscope.contexts import check_time
 from loopscope.errors import LoopscopeError, NotDefinedError
-from loopscope.loop import FunctionLoop, Loop, mask_of, modules_of
+from loopscope.loop import Loop, mask_of
 from loopscope.trees import (
     Tree,
     children,
@@ -40,6 +39,7 @@ from loopscope.trees import (
     tree_map,
     unflatten,
 )
+from loopscope.weights import with_weights
 
 THROUGH_ENCODE, AT_RECALLED = "inputs, through encode", "recalled input"
 """Variables that a derivative in the input can be taken with respect to."""
@@ -239,35 +239,8 @@ def in_precision(loop: Loop, state: Tree, recalled: Tree, dtype: torch.dtype) ->
     def cast(leaf: Tree) -> Tree:
         return leaf.to(dtype) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
 
-    if isinstance(loop, torch.nn.Module):
-        loop = copy.deepcopy(loop).to(dtype)
-    elif isinstance(loop, FunctionLoop) and modules_of(loop):
-        loop = _with_converted_weights(loop, dtype)
+    loop = with_weights(loop, lambda weights: weights.to(dtype))
     return loop, tree_map(cast, state), tree_map(cast, recalled)
-
-
-class _Call(torch.nn.Module):
-    """Makes a function that uses some modules a module itself, with their parameters."""
-
-    def __init__(self, modules: list[torch.nn.Module]) -> None:
-        super().__init__()
-        self.parts = torch.nn.ModuleList(modules)
-
-    def forward(self, function: Callable[..., Tree], *arguments: Tree) -> Tree:
-        return function(*arguments)
-
-
-def _with_converted_weights(loop: FunctionLoop, dtype: torch.dtype) -> FunctionLoop:
-    call = _Call(modules_of(loop))
-    tensors = {
-        name: tensor.detach().to(dtype) if tensor.is_floating_point() else tensor
-        for name, tensor in (*call.named_parameters(), *call.named_buffers())
-    }
-
-    def converted(function: Callable[..., Tree]) -> Callable[..., Tree]:
-        return lambda *arguments: torch.func.functional_call(call, tensors, (function, *arguments))
-
-    return replace(loop, encode=converted(loop.encode), step=converted(loop.step))
 
 
 def step_jacobian(

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol, get_args, runtime_checkable
 
 import torch
@@ -32,11 +32,12 @@ AnswersPer = Literal["example", "token"]
 class Loop(Protocol):
     """The protocol of looped models: any object with these four methods is a loop.
 
-    A loop may have three more members. ``mask(recalled) -> Bool[Tensor, "batch tokens"]`` is true where a token is real; padding
+    A loop may have four more members. ``mask(recalled) -> Bool[Tensor, "batch tokens"]`` is true where a token is real; padding
     is then excluded from norms, swaps and accuracy. ``outer_gain`` is the gain of the normalization that ends each iteration
     (None if there is none); it determines the direction that this normalization removes. ``answers_per`` is "token" for a loop
     that gives an answer at every token that is read, such as a language model, whose answers are counted by token. By default,
-    the tokens of an example form one answer.
+    the tokens of an example form one answer. ``part_radii`` maps names of parts of the step to their spectral radii, as far as
+    the loop knows them; examinations show them beside the growth of errors in the whole step.
 
     Example:
         >>> import torch, loopscope as ls
@@ -62,8 +63,13 @@ class Loop(Protocol):
     def start(self) -> Callable[..., Tree]:
         """The first state z_0: ``start(recalled)``, or ``start(recalled, generator)`` if it is drawn at random."""
 
-    def step(self, state: Tree, recalled: Tree) -> Tree:
-        """Return the next state, f(z, e), of the same structure and shapes as ``state``."""
+    @property
+    def step(self) -> Callable[..., Tree]:
+        """The next state f(z, e), of the same structure and shapes: ``step(state, recalled)``.
+
+        A step that depends on time also takes ``iteration``, the number of iterations done before. One that draws random
+        numbers also takes ``generator`` (see `loopscope.kinds`).
+        """
 
     @property
     def read(self) -> Callable[..., Tensor]:
@@ -169,12 +175,14 @@ class FunctionLoop:
         encode: inputs -> recalled.
         start: recalled -> state, or (recalled, generator) -> state for a random start. A second parameter counts as the
             generator if it is named ``generator`` or has no default.
-        step: (state, recalled) -> state.
+        step: (state, recalled) -> state. It may also take ``iteration``, the number of iterations done before (0 at the
+            first), and ``generator``, from which it draws random numbers, both by name.
         read: state -> logits, or (state, recalled) -> logits if the readout needs more than the state.
         padding: optional, recalled -> Bool[Tensor, "batch tokens"], true where a token is real.
         module: the model that the functions use, if any. It is put in eval mode for measurements and converted for those in
             another precision. Its device is the device of the loop. A module need not be named if one of the four functions is
             the module itself or one of its methods.
+        outer_gain: the gain of the normalization that ends each iteration, if there is one.
         answers_per: "token" if every token that is read has an answer of its own, as in a language model, or "example" if the
             tokens of an example form one answer.
 
@@ -194,10 +202,11 @@ class FunctionLoop:
 
     encode: Callable[[Tree], Tree]
     start: Callable[..., Tree]
-    step: Callable[[Tree, Tree], Tree]
+    step: Callable[..., Tree]
     read: Callable[..., Tensor]
-    padding: Callable[[Tree], Tensor] | None = None
+    padding: Callable[[Tree], Tensor | None] | None = None
     module: torch.nn.Module | None = None
+    outer_gain: Tensor | None = field(default=None, compare=False)
     answers_per: AnswersPer = "example"
 
     def mask(self, recalled: Tree) -> Tensor | None:

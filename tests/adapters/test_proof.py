@@ -231,3 +231,37 @@ def test_two_states_under_no_grad_are_proven_whole():
 def test_where_the_run_cannot_be_told_the_iterations_its_own_number_is_proven():
     proof = capture(seeded(DoryLike), "layers.3", text()).prove(text())
     assert "start, 4 steps and read" in proof["forward"].claim
+
+
+# Loops whose step is told the iteration
+
+
+def annealed(inputs, iterations):
+    """A model whose step depends on time, and whose readout is the mean of its states."""
+    z, total = torch.zeros_like(inputs), torch.zeros_like(inputs)
+    for t in range(iterations):
+        z = torch.tanh(z / (1 + t) + inputs)
+        total = total + z
+    return total / iterations
+
+
+def annealed_loop(step):
+    return ls.with_history(
+        ls.FunctionLoop(lambda x: x, torch.zeros_like, step, lambda z: z),
+        begin=lambda z, x: (torch.zeros_like(z), torch.zeros(len(z), 1)),
+        update=lambda carried, z, x: (carried[0] + z, carried[1] + 1),
+        read=lambda carried, x: carried[0] / carried[1],
+    )
+
+
+def test_a_time_dependent_loop_with_a_history_is_proven():
+    loop = annealed_loop(lambda z, x, iteration: torch.tanh(z / (1 + iteration) + x))
+    proof = prove(loop, annealed, torch.randn(3, 4))
+    assert proof["forward"].error < 1e-6
+    assert proof["derivative"].holds
+
+
+def test_a_loop_that_ignores_the_iteration_is_caught():
+    loop = annealed_loop(lambda z, x, iteration: torch.tanh(z + x))
+    with pytest.raises(LoopscopeError, match="start, 1, 2, 3, 5 steps and read equal the model's own forward"):
+        prove(loop, annealed, torch.randn(3, 4))

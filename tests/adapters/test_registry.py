@@ -16,7 +16,7 @@ def test_a_family_is_one_short_file_that_imports_no_package_of_models(path):
     lines = path.read_text().splitlines()
     assert len(lines) <= 80
     imported = {line.split()[1].split(".")[0] for line in lines if line.startswith(("import ", "from "))}
-    assert imported <= {"__future__", "typing", "collections", "torch", "loopscope"}
+    assert imported <= {"__future__", "typing", "collections", "contextlib", "inspect", "torch", "loopscope"}
 
 
 def test_every_family_is_registered_and_has_a_test():

@@ -23,7 +23,7 @@ from loopscope.answers.answerer import (
     frames,
     open_answerer,
 )
-from loopscope.answers.trust import Evidence, joined
+from loopscope.answers.trust import AnswerSignals, joined
 from loopscope.cli import main
 from loopscope.errors import LoopscopeError
 from loopscope.files import read_json
@@ -183,9 +183,9 @@ def test_what_is_said_of_an_answer() -> None:
     assert console.file.getvalue().count(", residual ") == 1 + 5  # the last; then 1, 2, 4, 8 and the last
 
 
-def evidence_of(settled: bool, unsure: np.ndarray, right: np.ndarray) -> Evidence:
+def evidence_of(settled: bool, unsure: np.ndarray, right: np.ndarray) -> AnswerSignals:
     settling = np.full(len(right), 9.0 if settled else math.inf)
-    return Evidence(right, right, unsure, unsure, unsure, unsure, settling, right, unsure, right, unsure)
+    return AnswerSignals(right, right, unsure, unsure, unsure, unsure, settling, right, unsure, right, unsure)
 
 
 def test_a_doubtful_answer_does_not_inherit_the_record_of_the_sure_ones() -> None:
@@ -322,6 +322,23 @@ def test_every_shipped_model_has_its_card_and_is_small() -> None:
         assert "## Accuracy" in card
         assert "## Examination" in card
         assert len(open_answerer(folder.name).evidence) > 0
+
+
+@pytest.mark.parametrize(
+    ("task", "data", "page", "elsewhere"),
+    [
+        ("sudoku", "from the same generator; on other makers' puzzles accuracy differs", "data.md", ["35.5%", "50.7%"]),
+        ("chess", "higher below than on a natural sample", "chess-data.md", ["59.0%", "91.5%", "73.0%", "44.0%"]),
+    ],
+)
+def test_a_card_says_what_its_accuracy_is_of(task: str, data: str, page: str, elsewhere: list[str]) -> None:
+    """Accuracy on a model's own data is not that on other data, which the guide gives, for chess by rating."""
+    card = (MODELS / task / "card.md").read_text()
+    assert data in card
+    assert "on held-out problems of the data above; on other data, accuracy can differ widely" in card
+    assert f"docs/guides/{page}" in card
+    guide = (Path(__file__).parents[2] / "docs" / "guides" / page).read_text()
+    assert all(f"| {figure} |" in guide for figure in elsewhere)
 
 
 def test_a_task_without_a_shipped_model_is_named(capsys, monkeypatch, tmp_path) -> None:

@@ -15,13 +15,13 @@ from loopscope.answers.calibration import (
     cross_checked,
     reliability,
 )
-from loopscope.answers.trust import Evidence, read_evidence
+from loopscope.answers.trust import AnswerSignals, read_signals
 from loopscope.shipped import MODELS
 
 
 def evidence_of(settled, unsure, right):
     settling = np.where(settled, 9.0, math.inf)
-    return Evidence(right, right, unsure, unsure, unsure, unsure, settling, right, unsure, right, unsure)
+    return AnswerSignals(right, right, unsure, unsure, unsure, unsure, settling, right, unsure, right, unsure)
 
 
 @settings(max_examples=60)
@@ -80,4 +80,4 @@ def test_reliability_is_counted_bin_by_bin():
 
 @pytest.mark.parametrize("task", ["prefix-sums", "sudoku", "chess"])
 def test_what_ships_is_calibrated_within_five_points_on_answers_that_did_not_set_it(task):
-    assert cross_checked(read_evidence(MODELS / task / "trust.json")).error <= 0.05
+    assert cross_checked(read_signals(MODELS / task / "trust.json")).error <= 0.05

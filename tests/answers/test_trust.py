@@ -11,7 +11,16 @@ import torch
 from commands import refusal
 from small_runs import finished
 
-from loopscope.answers.trust import SIGNALS, Evidence, assess, evidence_from, joined, judge, observe_split, unsureness
+from loopscope.answers.trust import (
+    SIGNALS,
+    AnswerSignals,
+    assess,
+    joined,
+    judge_signal,
+    observe_split,
+    signals_from,
+    unsureness,
+)
 from loopscope.cli import main
 from loopscope.errors import LoopscopeError
 from loopscope.evaluation import EvaluationConfig
@@ -50,7 +59,7 @@ def residual_after(rate: float, iterations: int) -> float:
     return rate ** (iterations - 1) * (1 - rate) / (1 - rate**iterations)
 
 
-def observed(iterations: int, loop: FunctionLoop | None = None) -> Evidence:
+def observed(iterations: int, loop: FunctionLoop | None = None) -> AnswerSignals:
     split = Split(BITS, prefix_sums(BITS))
     told: list[int] = []
     config = EvaluationConfig(iterations=iterations, examples=10, batch_size=3)
@@ -111,10 +120,10 @@ def test_confidence_in_a_move_is_the_probability_of_its_two_squares() -> None:
     assert unsureness(scores, torch.tensor([[True, True, True, False]])).tolist() == pytest.approx([0.5 / 9.5])
 
 
-def made(right: list[bool], residual: list[float]) -> Evidence:
+def made(right: list[bool], residual: list[float]) -> AnswerSignals:
     values = np.array(residual)
     flags = np.array(right)
-    return Evidence(flags, values <= 1e-4, values, values, values, values, values, flags, values, flags, values)
+    return AnswerSignals(flags, values <= 1e-4, values, values, values, values, values, flags, values, flags, values)
 
 
 def test_a_split_is_counted_by_arrival() -> None:
@@ -135,27 +144,27 @@ def test_the_interval_holds_the_area_and_is_the_same_again() -> None:
     generator = np.random.default_rng(0)
     right = generator.random(200) < 0.6
     doubt = generator.normal(size=200) - right
-    found = judge(doubt, right)
+    found = judge_signal(doubt, right)
     assert found.low < found.auc < found.high
     # Hanley and McNeil's standard error of a binormal area is near 0.033 here; the interval has four of these.
     assert 0.09 < found.high - found.low < 0.18
-    assert judge(doubt, right) == found
-    assert judge(doubt, np.ones(200, dtype=bool)).auc is None
+    assert judge_signal(doubt, right) == found
+    assert judge_signal(doubt, np.ones(200, dtype=bool)).auc is None
 
 
 def test_evidence_comes_back_from_json() -> None:
     found = observed(40)
     values = json.loads(json.dumps(found.to_json(), allow_nan=False))
-    again = evidence_from(values)
+    again = signals_from(values)
     for name, column in vars(found).items():
         assert getattr(again, name).tolist() == column.tolist()
     assert len(joined([again, again])) == 8
     with pytest.raises(LoopscopeError, match="but error is missing"):
-        evidence_from({name: value for name, value in values.items() if name != "error"})
+        signals_from({name: value for name, value in values.items() if name != "error"})
     with pytest.raises(LoopscopeError, match="lists of equal length"):
-        evidence_from(values | {"error": [0.0]})
+        signals_from(values | {"error": [0.0]})
     with pytest.raises(LoopscopeError, match=r"is damaged \(error.0 is 'x', expected a number\)"):
-        evidence_from(values | {"error": ["x"]})
+        signals_from(values | {"error": ["x"]})
     for name, wrong, expected in (
         ("right", None, "None, expected 0 or 1"),
         ("arrived", 0.5, "0.5, expected 0 or 1"),
@@ -164,7 +173,7 @@ def test_evidence_comes_back_from_json() -> None:
         ("unsure", True, "True, expected a number"),
     ):
         with pytest.raises(LoopscopeError, match=rf"is damaged \({name}.0 is {expected}\)"):
-            evidence_from(values | {name: [wrong, *values[name][1:]]})
+            signals_from(values | {name: [wrong, *values[name][1:]]})
 
 
 def test_bands_hold_their_upper_edge() -> None:
@@ -188,7 +197,7 @@ def test_the_command_writes_what_it_prints(run, capsys) -> None:
     assert list(stored["splits"]) == ["8 bits", "12 bits"]
     for split in stored["splits"].values():
         assert split["all"]["examples"] == 6
-        again = assess(evidence_from(split["evidence"]))
+        again = assess(signals_from(split["evidence"]))
         assert again.to_json() == split
     assert "estimated error" in out
     assert (run.path / "trust.png").read_bytes().startswith(b"\x89PNG")

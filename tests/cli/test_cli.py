@@ -229,7 +229,7 @@ def test_usage_names_the_command(capsys, command):
         ),
         (
             ["train", "--config", "c.yaml", "chess", "--out", "x"],
-            "--config stands before the task, which comes first: loopscope train chess --config ...",
+            "--config is given before the task, which must come first: loopscope train chess --config ...",
         ),
         (
             ["train", "prefix-sums", "--out", "x", "--data.test_bits", "8"],
@@ -432,7 +432,7 @@ def test_help_says_that_code_of_the_current_folder_is_run(capsys):
 def test_no_part_of_a_run_is_missing_from_its_list():
     folder = RunFolder(Path("run"))
     named = [getattr(folder, name) for name, member in vars(RunFolder).items() if isinstance(member, property)]
-    assert set(folder.parts()) == set(named) - {folder.report}
+    assert set(folder.parts()) == set(named) - {folder.report, folder.training_page}
 
 
 def test_a_run_is_not_trained_over(run, capsys):

@@ -214,3 +214,9 @@ def test_long_and_short_vectors_are_multiplied_alike():
         kept = torch.tensor([0, 2])
         expected = basis[kept].clone()
         assert torch.equal(move_up(basis, kept), expected)
+
+
+@pytest.mark.parametrize("solver", [ls.Anderson, ls.Broyden])
+def test_a_memory_that_nothing_could_hold_is_refused(solver):
+    with pytest.raises(ls.LoopscopeError, match=r"memory is 1,000,000,000, expected at most 1,000 differences"):
+        solver(memory=10**9)

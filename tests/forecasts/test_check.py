@@ -69,6 +69,23 @@ def test_a_state_that_is_not_finite_does_not_pass():
     assert not found.passed.any()
 
 
+@pytest.mark.parametrize(
+    ("step", "on_path", "steady"),
+    [
+        (lambda z, e: torch.where(z < 2.05, 0.9 * z + 0.21, z + 0.02), True, True),
+        (lambda z, e: torch.where(z < 2.05, 0.9 * z + 0.21, 4 + 1e-3 * (z - 4)), False, False),
+        (lambda z, e: torch.where(z < 2.05, 0.9 * z + 0.21, 4.2 - z), True, False),
+        (lambda z, e: torch.where(z < 2.05, 0.9 * z + 0.21, torch.inf), False, False),
+        (lambda z, e: 1.05 * z + e, True, False),
+    ],
+    ids=["moves on", "lands elsewhere", "swings", "is not finite", "grows"],
+)
+def test_a_steady_state_moves_on_smoothly_from_where_the_fit_says(step, on_path, steady):
+    found = checked(step)
+    assert bool(found.on_path.all()) == bool(found.on_path.any()) == on_path
+    assert bool(found.steady.all()) == bool(found.steady.any()) == steady
+
+
 def test_each_example_is_checked_by_itself():
     rates = torch.tensor([[0.5], [1.05], [0.9]], dtype=torch.float64)
     assert checked(lambda z, e: rates * z + e).passed.tolist() == [True, False, True]

@@ -96,7 +96,7 @@ def test_rounds_go_on_until_two_agree_or_the_budget_is_spent():
     settled = forecast(of(lambda z, e: z / 2 + e), INPUTS)
     assert [(one.orbit, one.steps, one.outlook) for one in settled.rounds] == [(15, 32, KEEPS), (30, 62, KEEPS)]
     growing = forecast(of(lambda z, e: 1.05 * z + e), INPUTS)
-    assert [(one.orbit, one.steps) for one in growing.rounds] == [(15, 32), (30, 62), (54, 96)]
+    assert [(one.orbit, one.steps) for one in growing.rounds] == [(15, 32), (69, 96)]
 
 
 def test_a_collapse_that_the_orbit_has_seen_needs_no_second_round():
@@ -125,8 +125,79 @@ def test_a_loop_whose_state_still_moves_where_the_fit_says_it_rests_cannot_be_to
     assert said.outlook is CANNOT_TELL
     assert said.rounds[-1].change > 10 * said.rounds[-1].expected
     assert str(said).startswith(
-        "cannot be forecast to 480 iterations: between 0% and 100% is left, because the states of 100%"
+        "cannot be forecast to 480 iterations: between 75% and 100% is left, because the states of 100%"
     )
+
+
+def creeping(margin: float, count: int = 8) -> FunctionLoop:
+    """Return a loop that moves by about 4e-3 a step, unevenly, read as class 0 until it is ``margin`` away from 1.
+
+    A second number, too small to be seen, drives the pace by a chaotic map. Only the first ``count`` of eight inputs move.
+    """
+    moves = (torch.arange(8) < count).float().reshape(8, 1, 1)
+
+    def step(state, e):
+        place, driver = state[..., :1], (1e6 * state[..., 1:]).clamp(0.01, 0.99)
+        driver = 3.9 * driver * (1 - driver)
+        moved = torch.cat([place + 4e-3 * (0.8 + 0.2 * driver), 1e-6 * driver], 2)
+        return torch.where(e[..., 1:] > 0, moved, state)
+
+    def start(e):
+        return torch.cat([torch.ones_like(e[..., :1]), 1e-6 * e[..., :1] / 10], 2)
+
+    read = lambda z: torch.cat([1 + margin - z[..., :1], z[..., :1] - 1 - margin], 2)  # noqa: E731
+    return FunctionLoop(lambda x: torch.cat([x, moves], 2), start, step, read)
+
+
+def test_a_state_that_creeps_on_is_doubted_where_its_answer_could_change():
+    loop = creeping(margin=2.5)
+    recalled = loop.encode(INPUTS)
+    last = iterate(loop, loop.start(recalled), recalled, 480)
+    assert loop.read(last).argmax(2).max() == 0
+    said = forecast(loop, INPUTS)
+    assert said.outlook is CANNOT_TELL
+    assert "per iteration after a leap, where" in said.reason
+
+
+def test_a_state_that_creeps_on_keeps_an_answer_that_is_far_from_changing():
+    said = forecast(creeping(margin=10.0), INPUTS)
+    assert said.keeps
+
+
+@pytest.mark.parametrize(("count", "outlook"), [(2, KEEPS), (4, CANNOT_TELL)])
+def test_three_quarters_of_the_doubtful_answers_count_that_orbit_and_leaps_keep(count, outlook):
+    said = forecast(creeping(2.5, count), INPUTS)
+    assert said.rounds[-1].unchecked == count / 8
+    assert said.rounds[-1].least == 1 - count / 8 / 4
+    assert said.outlook is outlook
+
+
+@pytest.mark.parametrize(("count", "outlook"), [(3, CANNOT_TELL), (4, COLLAPSES)])
+def test_an_answer_that_a_leap_throws_away_may_be_kept_if_the_true_orbit_keeps_it(count, outlook):
+    """Some states drift to 1 and rest there, from iteration 100 on. Leaps carry them past 1.2, where they run off to 5."""
+    drifts = (torch.arange(8) < count).float().reshape(8, 1, 1)
+    loop = FunctionLoop(
+        lambda x: drifts,
+        torch.zeros_like,
+        lambda z, e: torch.where(z < 1.2, (z + 0.01 * e).clamp(max=1), 5.0),
+        lambda z: torch.cat([1.5 - z, z - 1.5], 2),
+    )
+    said = forecast(loop, INPUTS)
+    assert said.kept == 1 - count / 8
+    assert said.rounds[-1].most == 1 - count / 8 / 4
+    assert said.outlook is outlook
+
+
+def test_the_rounding_of_a_step_is_named_where_it_keeps_states_moving():
+    matrix = -0.68 * torch.linalg.qr(torch.randn(32, 32, generator=torch.Generator().manual_seed(0)))[0]
+
+    def step(z, e):
+        return (z.bfloat16() @ matrix.bfloat16()).float() + e
+
+    loop = ls.FunctionLoop(lambda x: x, torch.zeros_like, step, lambda z: z)
+    found = ls.forecast(loop, torch.randn(12, 32, generator=torch.Generator().manual_seed(1)))
+    assert found.outlook.value == "cannot tell"
+    assert "the step rounds like bfloat16, which explains changes of up to" in found.reason
 
 
 @pytest.mark.parametrize("rate", [1.01, 1.02, 1.05, 1.1])
@@ -301,7 +372,7 @@ def test_inputs_whose_leaps_fail_are_named_and_counted():
     assert said.outlook is CANNOT_TELL
     last = said.rounds[-1]
     assert (last.least, last.most, last.unchecked) == (0.75, 1, 0.25)
-    assert last.growth == pytest.approx(1.05 ** (480 - 161), rel=1e-3)
+    assert last.growth == pytest.approx(1.05 ** (480 - 182), rel=1e-3)
     assert said.reason == "between 75% and 100% is left, because the changes of 25% of the inputs grow"
 
 

@@ -10,7 +10,18 @@ from typing import Any
 import numpy as np
 
 from loopscope.evaluation import AccuracyCurve
+from loopscope.kinds import Kind
 from loopscope.stability import Examination, Verdict
+from loopscope.stability.nonautonomous.axes import judge_axes, verdict_of
+from loopscope.stability.nonautonomous.examination import UNDEFINED
+from loopscope.stability.nonautonomous.results import (
+    ExponentsResult,
+    KeptResult,
+    KindResult,
+    NoiseResult,
+    NonautonomousResult,
+)
+from loopscope.stability.nonautonomous.view import NO_FIXED_POINT_OF_NOISE
 from loopscope.stability.results import (
     BasinResult,
     Curves,
@@ -228,7 +239,48 @@ def empty() -> Examination:
     )
 
 
-EXAMPLES = {"full": full, "partial": partial, "empty": empty}
+def time_dependent() -> Examination:
+    """A loop that is told its iteration and draws random numbers: no fixed points, and everything else."""
+    exam, iterations = full(), 500
+    kind = KindResult(
+        Kind.TIME_DEPENDENT_AND_STOCHASTIC, "its step takes iteration and a generator", NO_FIXED_POINT_OF_NOISE
+    )
+    kept = 0.5 + 0.5 / (1 + np.arange(iterations - TRAINED + 1) / 100)
+    found = NonautonomousResult(
+        answers=KeptResult(TRAINED, [None] * (TRAINED - 1) + kept.tolist(), [0.6, 0.5], 0.75),
+        exponents=ExponentsResult(
+            rows=[0, 1],
+            values=[[0.05, -0.1], [0.03, -0.2]],
+            error=[[0.01, 0.01], [0.01, 0.02]],
+            growth=fan(1 + 0.2 * np.sin(np.arange(iterations)), 1.1),
+            first=125,
+            counted=[375, 375],
+        ),
+        swapped_at=TRAINED,
+        contraction=[0.9] * 16,
+        noise=NoiseResult([0.01] * 16, [0.02] * 16),
+        parts={"A": 0.357},
+    )
+    swaps = exam.input_dependence.swaps
+    axes = judge_axes(found, swaps, 0.02)
+    return replace(
+        exam,
+        verdict=verdict_of(axes, None),
+        advice="Answers change after iteration 30.",
+        axes=axes,
+        reachability=replace(exam.reachability, arrived=[False] * 16, labels=["keeps moving"] * 16),
+        spectrum=None,
+        basin=None,
+        portrait=None,
+        input_dependence=InputDependenceResult(swaps=swaps),
+        geometry=GeometryResult(),
+        unknown=dict.fromkeys(UNDEFINED, kind.undefined),
+        kind=kind,
+        nonautonomous=found,
+    )
+
+
+EXAMPLES = {"full": full, "partial": partial, "empty": empty, "time-dependent": time_dependent}
 
 STUDY = """
 title: "Prefix <sums> & more: trained on 32 bits, run for 500"

@@ -323,30 +323,93 @@ class Parcae(nn.Module):
         return self.head(h)
 
 
-class OpenMythos(nn.Module):
-    """An embedding of the loop's index in every iteration, and a readout that weighs the states of all."""
+def loop_index_embedding(h: Tensor, loop_t: int, loop_dim: int) -> Tensor:
+    """Add a code of the loop's index to the first channels."""
+    angles = loop_t / 10000 ** (torch.arange(0, loop_dim, 2, dtype=h.dtype) / loop_dim)
+    return h + F.pad(torch.cat([angles.sin(), angles.cos()]), (0, h.shape[-1] - loop_dim))
 
-    class Recurrent(nn.Module):
+
+class MythosBlock(Block):
+    """A block that is given positions, a mask and a cache, as those of OpenMythos are."""
+
+    def forward(self, x: Tensor, freqs_cis: Tensor, mask: Tensor | None = None, kv_cache=None, cache_key="") -> Tensor:
+        x = x + self.attention(self.norm(x) + freqs_cis)
+        return x + self.mlp(x)
+
+
+class OpenMythos(nn.Module):
+    """The index of the loop is embedded and chooses a LoRA in every iteration; the readout weighs the states of all."""
+
+    class Injection(nn.Module):
+        """h -> A h + B e + out, where 0 < A < 1 by construction."""
+
         def __init__(self) -> None:
             super().__init__()
-            self.block, self.index, self.halt = Block(causal=True), nn.Embedding(16, WIDTH), nn.Linear(WIDTH, 1)
+            self.log_A, self.B = nn.Parameter(torch.zeros(WIDTH)), nn.Parameter(torch.full((WIDTH,), 0.1))
 
-        def forward(self, e: Tensor, n_loops: int) -> Tensor:
-            h, out, left = e, torch.zeros_like(e), torch.ones_like(e[..., :1])
-            for t in range(n_loops):
-                h = 0.5 * h + self.block(h + e + self.index(torch.tensor(t)))
-                p = torch.sigmoid(self.halt(h)) * left
-                out, left = out + p * h, left - p
-            return out
+        def get_A(self) -> Tensor:
+            return torch.exp(-torch.exp(self.log_A))
+
+        def forward(self, h: Tensor, e: Tensor, out: Tensor) -> Tensor:
+            return self.get_A() * h + self.B * e + out
+
+    class LoRA(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.down, self.scale = nn.Linear(WIDTH, 2, bias=False), nn.Embedding(8, 2)
+            self.up = nn.Parameter(torch.randn(2, WIDTH))
+
+        def forward(self, x: Tensor, t: int) -> Tensor:
+            return self.down(x) * self.scale(torch.tensor(min(t, 7))) @ self.up
+
+    class Halting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.halt = nn.Linear(WIDTH, 1)
+
+        def forward(self, h: Tensor) -> Tensor:
+            return torch.sigmoid(self.halt(h) - 1).squeeze(-1)
+
+    class Recurrent(nn.Module):
+        def __init__(self, cfg: SimpleNamespace) -> None:
+            super().__init__()
+            self.cfg, self.loop_dim, self.norm = cfg, WIDTH // 4, nn.RMSNorm(WIDTH)
+            self.block, self.injection = MythosBlock(causal=True), OpenMythos.Injection()
+            self.act, self.lora = OpenMythos.Halting(), OpenMythos.LoRA()
+
+        def forward(self, h: Tensor, e: Tensor, freqs_cis: Tensor, mask=None, n_loops=None, kv_cache=None) -> Tensor:
+            halted = torch.zeros(h.shape[:2], dtype=torch.bool)
+            spent, h_out = torch.zeros(h.shape[:2]), torch.zeros_like(h)
+            for t in range(n_loops or self.cfg.max_loop_iters):
+                combined = self.norm(loop_index_embedding(h, t, self.loop_dim) + e)
+                out = self.block(combined, freqs_cis, mask, kv_cache, f"recurrent_loop_{t}")
+                h = self.injection(h, e, out + self.lora(out, t))
+                p, running = self.act(h), (~halted).float()
+                weight = torch.where(spent + p >= self.cfg.act_threshold, (1 - spent).clamp(min=0), p) * running
+                h_out = h_out + weight.unsqueeze(-1) * h
+                spent = spent + p * running
+                halted = halted | (spent >= self.cfg.act_threshold)
+                if halted.all() and kv_cache is None:
+                    break
+            return h_out
 
     def __init__(self) -> None:
         super().__init__()
-        self.cfg = SimpleNamespace(vocab_size=VOCABULARY)
-        self.embed, self.recurrent = nn.Embedding(VOCABULARY, WIDTH), self.Recurrent()
-        self.head = nn.Linear(WIDTH, VOCABULARY)
+        self.cfg = SimpleNamespace(vocab_size=VOCABULARY, max_loop_iters=4, act_threshold=0.99)
+        self.embed, self.recurrent = nn.Embedding(VOCABULARY, WIDTH), self.Recurrent(self.cfg)
+        self.prelude, self.coda = (nn.ModuleList([MythosBlock(causal=True)]) for _ in range(2))
+        self.norm, self.head = nn.RMSNorm(WIDTH), nn.Linear(WIDTH, VOCABULARY, bias=False)
+        self.register_buffer("freqs_cis", torch.randn(64, WIDTH))
 
-    def forward(self, input_ids: Tensor, n_loops: int = 4) -> Tensor:
-        return self.head(self.recurrent(self.embed(input_ids), n_loops))
+    def forward(self, input_ids: Tensor, n_loops: int | None = None, kv_cache=None) -> Tensor:
+        x, tokens = self.embed(input_ids), input_ids.shape[1]
+        freqs, mask = self.freqs_cis[:tokens], torch.full((1, 1, tokens, tokens), -torch.inf).triu(1)
+        for number, layer in enumerate(self.prelude):
+            x = layer(x, freqs, mask, kv_cache, f"prelude_{number}")
+        x = self.recurrent(x, x, freqs, mask, n_loops, kv_cache)
+        for number, layer in enumerate(self.coda):
+            x = layer(x, freqs, mask, kv_cache, f"coda_{number}")
+        return self.head(self.norm(x))
 
 
 class DTNet(nn.Module):

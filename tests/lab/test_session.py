@@ -13,7 +13,7 @@ from loopscope.lab import exhibit
 from loopscope.lab.exhibits import open_exhibit
 from loopscope.lab.lane import MOST_TWINS, Lane, Origin
 from loopscope.lab.orbit import Orbit
-from loopscope.lab.session import AFTER_SETTLING, BEFORE_CHANGE, STEADY, Session, Sessions
+from loopscope.lab.session import AFTER_SETTLING, BEFORE_CHANGE, STEADY, WATCHED, Session, Sessions
 from loopscope.lab.stage import stage
 
 
@@ -113,6 +113,20 @@ def test_the_answer_follows_the_question_with_recall_and_stays_without():
     assert torch.equal(session.lanes[1].answer(session.lanes[1].shown, session.iteration), inputs()[0].argmax(-1))
 
 
+def test_a_state_that_stays_is_watched_for_a_while():
+    session = session_of(affine(recall=False), inputs(), recalls=False)
+    done(session.change("2"))
+    assert session.iteration == BEFORE_CHANGE + WATCHED
+    assert session.found["change"][0].startswith(f"The answer stayed: after {WATCHED} iterations")
+
+
+def test_leaps_that_lead_to_infinity_are_not_drawn():
+    session = session_of(*exploding())
+    done(session.run_on(100, with_leaps=True))
+    assert len(session.lanes[0].landings) < 4
+    assert "inf" not in stage(session).replace("not finite", "").replace("being finite", "")
+
+
 def test_problems_with_one_answer_tell_nothing():
     given = torch.stack([inputs()[0], 2 * inputs()[0]])
     session = session_of(affine(), given)
@@ -158,10 +172,11 @@ def test_a_long_run_is_forecast_first_and_the_forecast_is_held_against_it():
     torch.testing.assert_close(session.lanes[0].landings[-1][0].state, inputs()[:1], atol=1e-4, rtol=0)
 
 
-def test_a_loop_that_depends_on_time_is_run_without_a_forecast_and_leaps_are_refused():
+def test_a_loop_that_depends_on_time_is_run_without_extrapolation_and_leaps_are_refused():
     session = session_of(*counting())
     done(session.run_on(100))
-    assert session.found["run"][0].startswith("No forecast: ")
+    assert session.found["run"][0].startswith("Forecast: cannot tell")
+    assert "the step changes with the iteration" in session.found["run"][0]
     assert "At iteration 100 the answer is that of iteration 15" in session.found["run"][0]
     with pytest.raises(LoopscopeError, match="the state carries a counter"):
         done(session.run_on(200, with_leaps=True))
@@ -239,21 +254,38 @@ def test_a_hundred_clicks_leave_memory_flat():
     assert living() == few
 
 
-def test_sessions_are_few_and_the_one_that_was_used_longest_ago_goes_and_stops():
+def test_sessions_are_few_and_the_one_that_was_used_longest_ago_goes():
     sessions = Sessions([exhibit(*with_recall())], most=2)
     first = sessions.of("a")
-    turn = first.turn
+    second = sessions.of("b")
     assert sessions.of("a") is first
-    sessions.of("b")
     sessions.of("c")
     assert len(sessions) == 2
-    assert first.turn != turn
-    assert sessions.of("a") is not first
-    kept = sessions.of("a")
-    turn = kept.turn
+    assert sessions.of("a") is first
+    assert sessions.of("b") is not second
     sessions.drop("a")
     sessions.drop("a")
-    assert kept.turn != turn
+    assert len(sessions) == 1
+
+
+def test_the_latest_action_wins_and_one_that_fails_is_over():
+    session = session_of(*with_recall())
+    session.begin(session.play())
+    session.proceed()
+    assert session.busy
+    session.begin(session.run_on(1_000_000))
+    with pytest.raises(LoopscopeError, match="1,000,000 iterations"):
+        session.proceed()
+    assert not session.busy
+    session.proceed()
+    assert session.iteration == 1
+    session.begin(session.play())
+    while session.busy:
+        session.proceed()
+    assert session.lanes[0].settled(session.iteration)
+    session.begin(session.play())
+    session.stop()
+    assert not session.busy
 
 
 SHIPPED = {

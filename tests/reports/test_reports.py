@@ -20,7 +20,7 @@ from loopscope.reports.examination.page import missing_rows, write_comparison
 from loopscope.reports.examination.quantities import quantity_rows
 from loopscope.reports.kit.charts import INK, ORDERED, Panel, draw_panels, ordered_colours, share_limits, size_axis, svg
 from loopscope.reports.kit.page import Html, table, text
-from loopscope.reports.kit.styles import NORMS, RECALLS, looks, norm_dash, norm_look
+from loopscope.reports.kit.styles import NORMS, RECALLS, norm_dash, norm_style, styles_of
 from loopscope.reports.run import UP
 from loopscope.reports.study.figures import accuracy_panels, middle, orbit_panels, radius_panel
 from loopscope.reports.study.interactive import explore_figure
@@ -28,6 +28,7 @@ from loopscope.reports.study.page import headline, write_report
 from loopscope.reports.study.table import study_table
 from loopscope.shipped import MODELS
 from loopscope.stability import THRESHOLDS
+from loopscope.stability.nonautonomous.examination import UNDEFINED
 from loopscope.studies import Record, StudyFolder
 
 SMALL = """
@@ -211,10 +212,10 @@ def test_a_study_whose_runs_all_failed_still_has_a_report(tmp_path):
 
 
 def test_seeds_look_alike_and_configurations_do_not(tmp_path):
-    found = looks(examples.plan(tmp_path))
+    found = styles_of(examples.plan(tmp_path))
     assert found["none-pre-seed0"] == found["none-pre-seed1"]
     assert found["none-pre-seed0"].label == "none + pre"
-    different = {(look.colour, look.dash) for look in found.values()}
+    different = {(style.colour, style.dash) for style in found.values()}
     assert len(different) == 5
     assert found["none-pre-seed0"].colour == found["none-outer-seed0"].colour != found["internal-pre-seed0"].colour
     assert found["none-pre-seed0"].dash == found["internal-pre-seed0"].dash != found["none-outer-seed0"].dash
@@ -224,11 +225,11 @@ def test_seeds_look_alike_and_configurations_do_not(tmp_path):
 
 def test_any_varied_settings_have_looks(tmp_path):
     grid = "task: prefix-sums\nmodel: {heads: 2}\ngrid:\n  training.learning_rate: [0.001, 0.002, 0.003]\n  model.width: [16, 32]"
-    found = looks(examples.plan(tmp_path, grid + "\n  model.norm: [pre, outer]"))
-    assert len(set(found.values())) == len({(look.colour, look.dash) for look in found.values()}) == 12
+    found = styles_of(examples.plan(tmp_path, grid + "\n  model.norm: [pre, outer]"))
+    assert len(set(found.values())) == len({(style.colour, style.dash) for style in found.values()}) == 12
     assert next(iter(found.values())).label == "learning rate 0.001 + width 16 + pre"
     single = "task: prefix-sums\nname: one\nmodel: {heads: 2, width: 16}\ngrid: {training.seed: [0, 1]}"
-    assert {look.label for look in looks(examples.plan(tmp_path, single)).values()} == {"one"}
+    assert {style.label for style in styles_of(examples.plan(tmp_path, single)).values()} == {"one"}
 
 
 @pytest.mark.parametrize("setting", ["recall", "norm"])
@@ -238,8 +239,8 @@ def test_a_recall_and_a_normalization_look_the_same_in_every_study(tmp_path, set
     found: dict[str, set[str]] = {}
     for some in (names, names[::-1], names[1:], names[:1] + names[2:]):
         yaml = f"task: prefix-sums\nmodel: {{heads: 2}}\ngrid: {{model.{setting}: [{', '.join(some)}]}}"
-        for look in looks(examples.plan(tmp_path, yaml)).values():
-            found.setdefault(look.label, set()).add(look.colour)
+        for style in styles_of(examples.plan(tmp_path, yaml)).values():
+            found.setdefault(style.label, set()).add(style.colour)
     assert found.keys() == set(names)
     assert all(len(colours) == 1 for colours in found.values())
     assert len(set.union(*found.values())) == len(names)
@@ -251,11 +252,11 @@ def test_every_normalization_has_its_own_look_beside_a_recall_too(tmp_path):
     yaml = (
         "task: prefix-sums\nmodel: {heads: 2}\ngrid: {model.recall: [none, internal], model.norm: [peri, gru, outer]}"
     )
-    found = looks(examples.plan(tmp_path, yaml))
+    found = styles_of(examples.plan(tmp_path, yaml))
     for norm in ("peri", "gru", "outer"):
         beside = found[f"none-{norm}"]
-        assert (norm_dash(norm), norm_look(norm).mark) == (beside.dash, beside.mark)
-    assert len({norm_look(norm) for norm in (*NORMS, "another")}) == len(NORMS) + 1
+        assert (norm_dash(norm), norm_style(norm).mark) == (beside.dash, beside.mark)
+    assert len({norm_style(norm) for norm in (*NORMS, "another")}) == len(NORMS) + 1
 
 
 def test_the_middle_of_seeds_is_their_median_as_far_as_all_ran():
@@ -270,7 +271,7 @@ def lines(axes) -> list[np.ndarray]:
 def test_accuracy_shows_every_seed_and_the_training_range(study):
     _, plan, records, _ = study
     shown = [records[name] for name in ("none-seed0", "none-seed1", "fixed-depth-none-blocks4")]
-    _, axes = draw_panels(accuracy_panels(shown, looks(plan), 30))
+    _, axes = draw_panels(accuracy_panels(shown, styles_of(plan), 30))
     assert [panel.get_title(loc="left") for panel in axes] == ["32 bits", "512 bits"]
     drawn = lines(axes[1])
     first, second = (100 * np.array(one.evaluation["512 bits"]["answer_accuracy"]) for one in shown[:2])
@@ -286,10 +287,10 @@ def test_accuracy_shows_every_seed_and_the_training_range(study):
 def test_orbits_and_radii_are_those_of_the_records(study):
     _, plan, records, _ = study
     kept = records["internal-seed0"]
-    _, (residual, norm) = draw_panels(orbit_panels([kept], looks(plan), 30))
+    _, (residual, norm) = draw_panels(orbit_panels([kept], styles_of(plan), 30))
     np.testing.assert_allclose(lines(residual)[0], kept.exam.curves.residual[1])
     assert (residual.get_yscale(), norm.get_yscale()) == ("log", "linear")
-    _, (radius,) = draw_panels([radius_panel([kept], looks(plan))])
+    _, (radius,) = draw_panels([radius_panel([kept], styles_of(plan))])
     point = radius.get_lines()[0]
     assert point.get_xdata() == [pytest.approx(0.85)]
     assert point.get_ydata() == [pytest.approx(100 * kept.evaluation["512 bits"]["last"])]
@@ -298,7 +299,7 @@ def test_orbits_and_radii_are_those_of_the_records(study):
 def test_the_figure_to_explore_holds_the_same_values(study):
     _, plan, records, _ = study
     finished = [record for record in records.values() if record.status == "finished"]
-    figure = explore_figure(finished, looks(plan), 30)
+    figure = explore_figure(finished, styles_of(plan), 30)
     named = [trace.name for trace in figure.data if trace.showlegend]
     assert named == ["none", "internal", "fixed depth, 4 blocks"]
     assert len(figure.data) == 2 * 5
@@ -342,7 +343,10 @@ def test_what_is_drawn_of_a_full_a_partial_and_an_empty_examination():
     drawn = {
         name: [figure.title for figure in FIGURES if figure.needs(make())] for name, make in examples.EXAMPLES.items()
     }
-    assert drawn["full"] == [figure.title for figure in FIGURES]
+    along_orbit = ["Are answers kept?", "Do errors grow?"]
+    assert drawn["full"] == [figure.title for figure in FIGURES if figure.title not in along_orbit]
+    assert set(along_orbit) <= set(drawn["time-dependent"])
+    assert "Eigenvalues of the Jacobian" not in drawn["time-dependent"]
     assert drawn["empty"] == []
     assert set(drawn["full"]) - set(drawn["partial"]) == {
         "Does the answer stay?",
@@ -365,8 +369,28 @@ def test_eigenvalues_away_from_a_fixed_point_are_open(make, filled):
     np.testing.assert_allclose(drawn, np.tile(exam.spectrum.radius, 2))
 
 
+def test_the_growth_of_errors_is_drawn_beside_the_radii_of_parts():
+    exam = examples.time_dependent()
+    figure = next(figure for figure in FIGURES if figure.title == "Do errors grow?")
+    _, (axes,) = draw_panels([figure.panel(exam)])
+    assert [line.get_label() for line in axes.get_lines()][-1] == "radius of A, a part of the step"
+    np.testing.assert_allclose(axes.get_lines()[0].get_ydata(), exam.nonautonomous.exponents.growth[1])
+
+
+def test_a_page_says_what_kind_of_loop_it_is_about(tmp_path):
+    exam = examples.time_dependent()
+    page = Page(exam.save(tmp_path / "exam.html"))
+    assert "Kind of loop: time-dependent and stochastic, since its step takes iteration and a generator" in page.words
+    assert exam.kind.undefined in page.words
+    assert "They were tested on" not in page.words, "its thresholds were not"
+    for said in ("error growth per iteration", "radii of parts of the step", "noise of one step, relative"):
+        assert said in page.words
+    assert "Kind of loop" not in Page(examples.full().save(tmp_path / "full.html")).words
+
+
 def test_nothing_is_missing_without_a_word():
     assert missing_rows(examples.full()) == []
+    assert {part for part, _ in missing_rows(examples.time_dependent())} == set(UNDEFINED)
     missing = dict(missing_rows(examples.partial()))
     assert missing["smoothness"] == "no orbit arrived: it is defined at a fixed point"
     assert "figure: Does it come back?" in missing

@@ -2,6 +2,7 @@
 
 import math
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -286,6 +287,17 @@ class TestSensitivity:
         """(I - D W^T)^{-1} D U^T with D = diag(1 - z^2)."""
         slope = torch.diag_embed(1 - state.square())
         return torch.linalg.solve(torch.eye(4, dtype=F64) - slope @ self.weight.T, slope @ self.into.T)
+
+    def test_it_is_that_of_a_random_direction_and_not_the_largest(self):
+        """As the guide says; the largest ratio is the Lipschitz constant."""
+        loop, inputs = self.loop(), drawn(8, 3)
+        path = trace(loop, inputs, iterations=300)
+        largest = torch.linalg.svdvals(self.closed_form(path.state))[:, 0]
+        gains = torch.stack([input_sensitivity(loop, inputs, path, seed=seed).gain[0] for seed in range(5)])
+        assert (gains <= largest * (1 + 1e-6)).all()
+        assert (gains.std(0) > 0.01 * largest).all()
+        guide = (Path(__file__).parents[2] / "docs" / "start" / "first-examination.md").read_text()
+        assert "‖dz*‖ / ‖dx‖ along one random direction" in guide
 
     def test_against_the_closed_form_and_finite_changes(self):
         loop, inputs = self.loop(), drawn(8, 3)

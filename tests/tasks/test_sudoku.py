@@ -19,7 +19,7 @@ from loopscope.tasks.data.report import histogram, overlap
 from loopscope.tasks.sudoku import kernels
 from loopscope.tasks.sudoku.generator import MAX_GIVENS, MIN_GIVENS, generate, generated_puzzles
 from loopscope.tasks.sudoku.puzzles import breaches, cells, proof, read_puzzles, solved, stored_puzzles
-from loopscope.tasks.sudoku.rules import UNDECIDED, canonical_forms, solve, symmetry_classes
+from loopscope.tasks.sudoku.rules import UNDECIDED, canonical_forms, solve_grids, symmetry_classes
 from loopscope.tasks.sudoku.symmetries import Symmetries, random_relabellings, random_symmetries
 from loopscope.tasks.sudoku.task import reveal
 from loopscope.training.settings import complete_model
@@ -103,7 +103,7 @@ def plain_search(grid: list[int]) -> tuple[int, int]:
 
 
 def test_a_well_known_puzzle_is_solved_by_singles():
-    found = solve(grids(PUZZLE))
+    found = solve_grids(grids(PUZZLE))
     assert text(found.solutions[0]) == SOLUTION
     assert (found.found.tolist(), found.guesses.tolist()) == ([1], [0])
 
@@ -112,7 +112,7 @@ def test_guesses_and_solutions_are_those_of_a_search_by_the_definition(made):
     hard = np.argsort(made.guesses)[-3:]
     middle = np.flatnonzero((made.guesses > 0) & (made.guesses < 12))[:12]
     rows = np.concatenate([hard, middle, np.flatnonzero(made.guesses == 0)[:5]])
-    found = solve(made.puzzles[rows])
+    found = solve_grids(made.puzzles[rows])
     assert len(set(found.guesses.tolist())) > 5
     for puzzle, solutions, guesses in zip(made.puzzles[rows], found.found, found.guesses, strict=True):
         assert (solutions, guesses) == plain_search(puzzle.tolist())
@@ -123,8 +123,8 @@ def test_puzzles_without_a_solution_with_several_or_too_hard_are_told_apart(made
     several = PUZZLE.replace("7", ".").replace("5", ".")
     hardest = text(made.puzzles[made.guesses.argmax()])
     puzzles = grids("." * 81, full_row, "55" + PUZZLE[2:], several, PUZZLE)
-    assert solve(puzzles).found.tolist() == [2, 0, 0, 2, 1]
-    found = solve(grids(hardest), most_guesses=1)
+    assert solve_grids(puzzles).found.tolist() == [2, 0, 0, 2, 1]
+    found = solve_grids(grids(hardest), most_guesses=1)
     assert (found.found.tolist(), found.guesses.tolist()) == ([UNDECIDED], [1])
 
 
@@ -181,12 +181,12 @@ def test_copies_are_as_hard_and_share_their_class_and_their_canonical_form(seed)
     copies, solutions = (symmetries(torch.from_numpy(part)).numpy() for part in (base, answers))
     assert solved(solutions).all()
     assert (np.count_nonzero(copies, axis=1) == np.count_nonzero(base, axis=1)).all()
-    assert solve(copies[:1]).guesses.tolist() == [0]
+    assert solve_grids(copies[:1]).guesses.tolist() == [0]
     assert (symmetry_classes(copies, solutions) == symmetry_classes(base, answers)).all()
     forms = canonical_forms(copies, solutions)
     assert (forms == canonical_forms(base, answers)).all()
     form = forms[:1]
-    assert (canonical_forms(form, solve(form).solutions) == form).all()
+    assert (canonical_forms(form, solve_grids(form).solutions) == form).all()
 
 
 def test_puzzles_that_are_no_copies_have_other_classes(made):
@@ -253,7 +253,7 @@ def test_symmetries_are_drawn_evenly_and_relabellings_leave_the_cells():
 @pytest.mark.parametrize("kind", ["singles", "search", "hard"])
 def test_generated_puzzles_have_one_solution_and_are_the_same_for_a_seed(kind):
     puzzles, solutions = generate(20, 3, kind)
-    found = solve(puzzles)
+    found = solve_grids(puzzles)
     assert (found.found == 1).all()
     assert (found.solutions == solutions).all()
     assert solved(solutions).all()
@@ -534,7 +534,7 @@ def test_the_shipped_puzzles_are_right_and_many():
     assert (puzzles.guesses > 0).sum() >= 500
     sample = puzzles.at(np.arange(0, len(puzzles), 10))
     assert proof(sample) == {}
-    assert (solve(sample.puzzles).guesses == sample.guesses).all()
+    assert (solve_grids(sample.puzzles).guesses == sample.guesses).all()
     assert len(task.training_split()) >= 3000
     assert list(task.evaluation_splits()) == ["singles", "1-3 guesses", "4-9 guesses", "10-99 guesses", "100+ guesses"]
 

@@ -142,8 +142,7 @@ def test_the_published_ledger_holds_every_loop_once():
     }
     assert {row.key for row in rows} == expected
     assert len(rows) == len(expected)
-    deciding = {family.name for family in FAMILIES if family.deciding}
-    assert all(row.deciding == (row.training.family in deciding) for row in rows)
+    assert all(row.role == NAMED[row.training.family].role for row in rows)
     assert all(isinstance(row, Row) and row.steps <= HORIZON // 5 for row in rows)
 
 

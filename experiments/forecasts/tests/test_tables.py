@@ -15,7 +15,7 @@ def row(seed, outlook, keeps, *, runs=True, onset=None, damping=None, collapse=N
     return Row(
         training=Training("kind", seed, 0.01, "fixed"),
         damping=damping,
-        deciding=True,
+        role="third test",
         solves=solves,
         outcome=Outcome(keeps, 1.0 if keeps else 0.2, 1.0, onset),
         accuracy={},
@@ -78,7 +78,7 @@ def test_the_iteration_of_a_collapse_is_compared_as_a_factor():
 def test_loops_that_did_not_learn_do_not_count():
     (sheet, *_) = tables([*ROWS, row(5, "keeps", False, solves=0.5)])
     assert sheet.rows[-1][1] == "5"
-    assert "1 loops did not learn their task and do not count." in sheet.caption
+    assert "1 of 6 loops did not learn their task and do not count." in sheet.caption
 
 
 def test_the_tables_of_a_ledger_are_printed(capsys, tmp_path):

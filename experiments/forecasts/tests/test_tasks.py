@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 
-from experiments.forecasts.tasks import CELLS, NODES, TASKS
+from experiments.forecasts.tasks import CELLS, NODES, SIDE, TASKS
 
 
 def drawn(name, count=40):
@@ -71,3 +71,27 @@ def test_nodes_are_reached_along_links():
         assert torch.equal(links, links.mT)
         paths = torch.linalg.matrix_power(links, NODES) @ features[:, NODES]
         assert torch.equal(answers, (paths > 0).long())
+
+
+def test_a_flood_on_a_grid_spreads_to_open_neighbours():
+    problems = drawn("grid flood")
+    for cells, answers in zip(problems.inputs.tolist(), problems.answers.tolist(), strict=True):
+        reached = {place for place, (_, source) in enumerate(cells) if source}
+        assert len(reached) == 1
+        while True:
+            beside = {
+                place
+                for place, (is_open, _) in enumerate(cells)
+                if is_open
+                and any(abs(place // SIDE - one // SIDE) + abs(place % SIDE - one % SIDE) == 1 for one in reached)
+            }
+            if beside <= reached:
+                break
+            reached |= beside
+        assert {place for place, answer in enumerate(answers) if answer} == reached
+
+
+def test_numbers_are_compared_with_their_mean():
+    problems = drawn("above mean")
+    for numbers, answers in zip(problems.inputs.squeeze(2).tolist(), problems.answers.tolist(), strict=True):
+        assert answers == [int(number > sum(numbers) / 8) for number in numbers]

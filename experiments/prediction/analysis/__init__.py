@@ -85,7 +85,7 @@ class Analysis:
         unseen: forecasts of unseen models, by all predictors that see as much as leaps.
         mistakes: unseen models about which leaps were wrong.
         costs: cost of forecasts by task.
-        single_signals: every measurement by itself.
+        single_signals: every measurement on its own.
         fluctuations: models that retain their accuracy only at the last iteration.
         configuration_rows: the paper's tables.
         model_rows: the models of tasks whose models were trained with different numbers of iterations.

@@ -23,7 +23,7 @@ from loopscope.reports.kit.charts import (
     shade_training,
     tidy,
 )
-from loopscope.reports.kit.styles import NORMS, RECALLS, Look, baseline_look, norm_dash, norm_look
+from loopscope.reports.kit.styles import NORMS, RECALLS, Style, baseline_style, norm_dash, norm_style
 
 WIDTH, HEIGHT = 3.7, 3.1
 FIRST_MARK, APART, BESIDE = 1.9, 2.8, 1.22
@@ -52,38 +52,38 @@ def _ends(trained: Sequence[int]) -> dict[int, str]:
     return dict(zip(trained, ordered_colours(len(trained)), strict=True))
 
 
-def _look(trained: Sequence[int]) -> Callable[[Member], Look]:
+def _style_of(trained: Sequence[int]) -> Callable[[Member], Style]:
     """Return the function that says how a model is drawn, given the numbers of iterations in training."""
     if len(trained) < 2:
-        return lambda member: norm_look(member.norm)
+        return lambda member: norm_style(member.norm)
     colours = _ends(trained)
 
-    def look(member: Member) -> Look:
+    def style_of(member: Member) -> Style:
         norm, count = member.norm, member.trained_iterations
-        return Look(f"{norm}, {count}", colours[count], norm_dash(norm), "o")
+        return Style(f"{norm}, {count}", colours[count], norm_dash(norm), "o")
 
-    return look
-
-
-def _level(member: Member) -> Look:
-    return replace(baseline_look(member.settings["model"]["blocks"]), mark="")
+    return style_of
 
 
-def curve_looks(members: Sequence[Member]) -> list[Look]:
+def _level(member: Member) -> Style:
+    return replace(baseline_style(member.settings["model"]["blocks"]), mark="")
+
+
+def curve_styles(members: Sequence[Member]) -> list[Style]:
     """Return the legend of ``curve_panels``."""
     looped, deep = _evaluated(members)
     trained, levels = _trained(looped), list(dict.fromkeys(map(_level, deep)))
     norms = _in_order([member.norm for member in looped], NORMS)
     if len(trained) < 2:
-        return [*map(norm_look, norms), *levels]
-    ends = [Look(f"trained with {count} iterations", colour, "", "o") for count, colour in _ends(trained).items()]
-    return [*ends, *(Look(norm, SHADE, norm_dash(norm), "") for norm in norms), *levels]
+        return [*map(norm_style, norms), *levels]
+    ends = [Style(f"trained with {count} iterations", colour, "", "o") for count, colour in _ends(trained).items()]
+    return [*ends, *(Style(norm, SHADE, norm_dash(norm), "") for norm in norms), *levels]
 
 
-def _groups(members: Sequence[Member], look: Callable[[Member], Look]) -> dict[Look, list[Member]]:
-    groups: dict[Look, list[Member]] = {}
+def _groups(members: Sequence[Member], style_of: Callable[[Member], Style]) -> dict[Style, list[Member]]:
+    groups: dict[Style, list[Member]] = {}
     for member in members:
-        groups.setdefault(look(member), []).append(member)
+        groups.setdefault(style_of(member), []).append(member)
     return groups
 
 
@@ -110,7 +110,7 @@ def curve_panels(members: Sequence[Member], hardest: bool) -> list[Panel]:
     """
     looped, deep = _evaluated(members)
     trained = _trained(looped)
-    look = _look(trained)
+    style_of = _style_of(trained)
 
     def curve(member: Member) -> ThinCurve:
         found = member.hard if hardest else member.easy
@@ -121,7 +121,7 @@ def curve_panels(members: Sequence[Member], hardest: bool) -> list[Panel]:
     highest = max((max(curve(member).accuracy) for member in (*looped, *deep)), default=1.0)
     top = 100 if highest > 0.6 else 20 * max(1, int(np.ceil(5 * highest)))
 
-    def thick(axes: Axes, drawn: Look, group: Sequence[Member], order: int) -> None:
+    def thick(axes: Axes, drawn: Style, group: Sequence[Member], order: int) -> None:
         at, mean = _mean(list(map(curve, group)))
         axes.plot(at, 100 * mean, lw=2, zorder=3, **drawn.line)
         wanted = _spread(at[-1], order) if len(trained) < 2 else [group[0].trained_iterations]
@@ -147,8 +147,8 @@ def curve_panels(members: Sequence[Member], hardest: bool) -> list[Panel]:
                 shade_training(axes, trained[0])
             for member in own:
                 thin = curve(member)
-                axes.plot(thin.iterations, 100 * np.array(thin.accuracy), c=look(member).colour, **THIN)
-            for order, (drawn, group) in enumerate(_groups(own, look).items()):
+                axes.plot(thin.iterations, 100 * np.array(thin.accuracy), c=style_of(member).colour, **THIN)
+            for order, (drawn, group) in enumerate(_groups(own, style_of).items()):
                 thick(axes, drawn, group, order)
             levels(axes)
             percent_axis(axes, top)

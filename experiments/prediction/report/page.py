@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 
 from experiments.prediction.analysis import Analysis
 from experiments.prediction.population import ALL_UP_TO, LATER_POINTS, Member
-from experiments.prediction.report.curves import curve_looks, curve_panels
-from experiments.prediction.report.scatter import figure_looks, figure_panels
+from experiments.prediction.report.curves import curve_panels, curve_styles
+from experiments.prediction.report.scatter import figure_panels, figure_styles
 from experiments.prediction.report.tables import analysis_tables, summary
 from loopscope.files import write_bytes, write_text
 from loopscope.reports.kit.charts import draw_panels, png, svg
@@ -54,13 +54,13 @@ LIMITS = (
 def figures(analysis: Analysis, members: Sequence[Member]) -> dict[str, Figure]:
     """Return the figures of the page by the names of their files."""
     figure, _ = draw_panels(figure_panels(analysis, members), columns=2)
-    add_legend(figure, list(map(mark_handle, figure_looks(analysis))))
+    add_legend(figure, list(map(mark_handle, figure_styles(analysis))))
     found = {"forecast": figure}
     for task in analysis.outcomes:
         own = [member for member in members if member.task == task]
         for name, hardest in (("easy", False), ("hardest", True)):
             figure, _ = draw_panels(curve_panels(own, hardest))
-            add_legend(figure, list(map(marked_line_handle, curve_looks(own))))
+            add_legend(figure, list(map(marked_line_handle, curve_styles(own))))
             found[f"{task}-{name}"] = figure
     return found
 
@@ -77,7 +77,7 @@ def _curves(members: Sequence[Member], task: str) -> str:
     own = [member for member in members if member.task == task]
     panels = [*curve_panels(own, False), *curve_panels(own, True)]
     drawings = [svg(draw_panels([panel])[0], "accuracy against iterations") for panel in panels]
-    return picture(drawings, curves_caption(own), title=task, legend=legend(curve_looks(own), marked_swatch))
+    return picture(drawings, curves_caption(own), title=task, legend=legend(curve_styles(own), marked_swatch))
 
 
 def _page(analysis: Analysis, members: Sequence[Member]) -> str:
@@ -89,7 +89,7 @@ def _page(analysis: Analysis, members: Sequence[Member]) -> str:
         "\n".join(
             [
                 f"<h1>{TITLE}</h1>{lines}",
-                picture(drawings, FORECASTS, legend=legend(figure_looks(analysis), mark_swatch)),
+                picture(drawings, FORECASTS, legend=legend(figure_styles(analysis), mark_swatch)),
                 *map(in_page, analysis_tables(analysis)),
                 "<h2>Accuracy against iterations</h2>",
                 *(_curves(members, task) for task in analysis.outcomes),

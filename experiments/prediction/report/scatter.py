@@ -13,7 +13,7 @@ from experiments.prediction.analysis.predictors import is_unseen
 from experiments.prediction.population import Member
 from experiments.prediction.signals import LEAP_KEEPS, LEAP_KEPT
 from loopscope.reports.kit.charts import COLOURS, INK, SHADE, Panel, percent_axis, tidy
-from loopscope.reports.kit.styles import MARKS, Look
+from loopscope.reports.kit.styles import MARKS, Style
 
 OUTCOME_COLOURS = {
     Outcome.EXTRAPOLATES: COLOURS[0],
@@ -111,9 +111,9 @@ def figure_panels(analysis: Analysis, members: Sequence[Member]) -> list[Panel]:
     return [*fitted, _leaps(looped, marks), _radii(analysis, marks)]
 
 
-def figure_looks(analysis: Analysis) -> list[Look]:
+def figure_styles(analysis: Analysis) -> list[Style]:
     """Return the legend of ``figure_panels``: outcomes by colour, tasks by mark."""
     seen = {one.outcome for one in analysis.points}
-    outcomes = [Look(one.value, colour, "", "o") for one, colour in OUTCOME_COLOURS.items() if one in seen]
+    outcomes = [Style(one.value, colour, "", "o") for one, colour in OUTCOME_COLOURS.items() if one in seen]
     marks = _marks([one.task for one in analysis.points])
-    return [*outcomes, *(Look(task, INK, "", mark) for task, mark in marks.items())]
+    return [*outcomes, *(Style(task, INK, "", mark) for task, mark in marks.items())]

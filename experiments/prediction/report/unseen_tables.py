@@ -1,4 +1,4 @@
-"""Tables of forecasts of unseen models, of the cost of forecasts, and of every measurement by itself."""
+"""Tables of forecasts of unseen models, of the cost of forecasts, and of every measurement on its own."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _single_signals(analysis: Analysis) -> Sheet:
         for one in analysis.single_signals
     ]
     return Sheet(
-        "Every measurement by itself",
+        "Every measurement on its own",
         ["measurement", "retains if", "area, trained iterations", f"area, {BUDGET} iterations"],
         rows,
         "Area under the ROC curve for retained accuracy, among models that solve their task. The direction of every "

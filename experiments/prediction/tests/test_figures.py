@@ -12,13 +12,13 @@ from experiments.prediction.analysis import analyse
 from experiments.prediction.analysis.outcomes import Outcome
 from experiments.prediction.analysis.predictors import DEVELOPED_ON
 from experiments.prediction.population import Member, ThinCurve
-from experiments.prediction.report.curves import curve_looks, curve_panels
+from experiments.prediction.report.curves import curve_panels, curve_styles
 from experiments.prediction.report.page import DOTTED, LEVELS, SHADED, THINNED, curves_caption, figures, write_analysis
-from experiments.prediction.report.scatter import OUTCOME_COLOURS, figure_looks, figure_panels
+from experiments.prediction.report.scatter import OUTCOME_COLOURS, figure_panels, figure_styles
 from experiments.prediction.signals import LEAP_KEEPS, LEAP_KEPT
 from experiments.prediction.tests.populations import DEGRADED, ITERATIONS, RETAINED, UNLEARNED, baseline, curve, made
 from loopscope.reports.kit.charts import INK, SHADE, draw_panels
-from loopscope.reports.kit.styles import NORMS, Look, norm_dash, norm_look
+from loopscope.reports.kit.styles import NORMS, Style, norm_dash, norm_style
 
 
 def trained(member: Member, iterations: int) -> Member:
@@ -26,12 +26,12 @@ def trained(member: Member, iterations: int) -> Member:
     return replace(member, settings={**member.settings, "training": training})
 
 
-def thick(axes, look: Look) -> list[np.ndarray]:
-    """Return what the thick lines of a look show."""
+def thick(axes, style: Style) -> list[np.ndarray]:
+    """Return what the thick lines of a style show."""
     return [
         np.asarray(line.get_ydata())
         for line in axes.get_lines()
-        if line.get_color() == look.colour and line.get_linewidth() == 2 and line.get_linestyle() != "None"
+        if line.get_color() == style.colour and line.get_linewidth() == 2 and line.get_linestyle() != "None"
     ]
 
 
@@ -44,8 +44,8 @@ def test_every_model_is_drawn_behind_the_mean_of_its_kind():
     _, (axes,) = draw_panels(curve_panels(members, hardest=False))
     found = [100 * np.array(one.accuracy) for one in (RETAINED, DEGRADED, UNLEARNED)]
     np.testing.assert_allclose(thin(axes), found)
-    np.testing.assert_allclose(thick(axes, norm_look("outer")), [(found[0] + found[1]) / 2])
-    np.testing.assert_allclose(thick(axes, norm_look("pre")), [found[2]])
+    np.testing.assert_allclose(thick(axes, norm_style("outer")), [(found[0] + found[1]) / 2])
+    np.testing.assert_allclose(thick(axes, norm_style("pre")), [found[2]])
     assert axes.get_title(loc="left") == "internal recall, 3 models"
     (shade,) = axes.patches
     assert shade.get_width() == 20 - 1
@@ -54,7 +54,7 @@ def test_every_model_is_drawn_behind_the_mean_of_its_kind():
 def test_a_mean_covers_the_iterations_that_all_models_have():
     short = ThinCurve(100, ITERATIONS[:3], [0.0, 0.2, 0.4], 0.4, 20, 0.4, 0.0)
     _, (axes,) = draw_panels(curve_panels([made("a", RETAINED), made("b", short)], hardest=False))
-    np.testing.assert_allclose(thick(axes, norm_look("outer")), [[5.0, 35.0, 70.0]])
+    np.testing.assert_allclose(thick(axes, norm_style("outer")), [[5.0, 35.0, 70.0]])
 
 
 def test_a_normalization_looks_the_same_in_every_task():
@@ -62,10 +62,10 @@ def test_a_normalization_looks_the_same_in_every_task():
     several = [made(norm, RETAINED, norm=norm) for norm in NORMS]
     for members in (several, several[::-1], several[2:], several[:1]):
         own = [one.settings["model"]["norm"] for one in members]
-        assert curve_looks(members) == [norm_look(norm) for norm in NORMS if norm in own]
+        assert curve_styles(members) == [norm_style(norm) for norm in NORMS if norm in own]
         _, (axes,) = draw_panels(curve_panels(members, hardest=False))
         marks = {line.get_color(): line.get_marker() for line in axes.get_lines() if line.get_marker() != "None"}
-        assert marks == {norm_look(norm).colour: norm_look(norm).mark for norm in own}
+        assert marks == {norm_style(norm).colour: norm_style(norm).mark for norm in own}
 
 
 def test_panels_of_recalls_have_a_fixed_order():
@@ -83,13 +83,13 @@ def test_models_trained_with_different_iterations_are_never_averaged():
         trained(made("c", DEGRADED), 20),
         trained(made("d", UNLEARNED, norm="gru"), 20),
     ]
-    shown = curve_looks(members)
-    assert [look.label for look in shown] == [
+    shown = curve_styles(members)
+    assert [style.label for style in shown] == [
         "trained with 10 iterations", "trained with 20 iterations", "outer", "gru",
     ]  # fmt: skip
     short, long, outer, gru = shown
     assert short.colour != long.colour
-    assert [(look.colour, look.dash) for look in (outer, gru)] == [
+    assert [(style.colour, style.dash) for style in (outer, gru)] == [
         (SHADE, norm_dash("outer")), (SHADE, norm_dash("gru")),
     ]  # fmt: skip
     _, (axes,) = draw_panels(curve_panels(members, hardest=False))
@@ -103,7 +103,7 @@ def test_models_trained_with_different_iterations_are_never_averaged():
 def test_fixed_depth_is_a_horizontal_line_in_each_panel_of_its_task():
     deep = [baseline(curve(*[one] * 8), 0.1) for one in (0.9, 0.5)]
     members = [made("a", RETAINED), made("b", RETAINED, recall="external"), *deep]
-    assert [look.label for look in curve_looks(members)] == ["outer", "fixed depth, 15 blocks"]
+    assert [style.label for style in curve_styles(members)] == ["outer", "fixed depth, 15 blocks"]
     _, drawn = draw_panels(curve_panels(members, hardest=False))
     assert len(drawn) == 2
     for axes in drawn:
@@ -157,11 +157,11 @@ def test_forecasts_of_leaps_are_drawn_as_they_are(population):
 
 
 def test_the_legend_names_every_outcome_and_task(population):
-    shown = figure_looks(analyse(population))
-    assert [look.label for look in shown] == [
+    shown = figure_styles(analyse(population))
+    assert [style.label for style in shown] == [
         "extrapolates", "retains", "degrades", "not learned", "prefix-sums", "chess",
     ]  # fmt: skip
-    assert len({look.mark for look in shown[4:]}) == 2
+    assert len({style.mark for style in shown[4:]}) == 2
 
 
 def test_the_page_shows_marks_of_tasks_and_explains_curves(population, tmp_path):

@@ -304,7 +304,7 @@ def test_every_table_is_complete(analysis):
         "Unseen models: how often the answer came true",
         "Wrong answers of leaps",
         "Cost of a forecast, % of the time of running on",
-        "Every measurement by itself",
+        "Every measurement on its own",
         "chess, model by model",
         "Models that retain their accuracy only at the last iteration",
         "prefix-sums: design choices that retained their accuracy",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from experiments.shipping.trust import chess_signals, counts, shipped_evidence, sudoku_residuals, trust_tables
-from loopscope.answers.trust import Evidence
+from loopscope.answers.trust import AnswerSignals
 from loopscope.reports.kit.sheet import in_markdown
 
 PAGE = Path(__file__).parents[3] / "docs" / "guides" / "trust.md"
@@ -16,7 +16,7 @@ def evidence(right, residual, unsure=0.2):
     """Return the evidence of answers that arrive and settle if their residual is at most 1e-4."""
     right, residual = np.array(right, bool), np.array(residual, float)
     settled = residual <= 1e-4
-    return Evidence(
+    return AnswerSignals(
         right=right,
         arrived=settled,
         residual=residual,

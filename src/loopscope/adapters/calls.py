@@ -1,4 +1,4 @@
-"""The calls that a model makes: finding a submodule or method by name, and taking calls over while the model runs."""
+"""The calls that a model makes: find a submodule or method by name, and intercept its calls while the model runs."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Callee:
     """A submodule or a method of a model, by its name.
 
     Attributes:
-        name: as it is reached from the model: "layers.2", "core.iterate_one_step".
-        owner: the object whose attribute is taken over.
-        attribute: its name: "forward" for a module.
+        name: dotted name within the model, such as "layers.2" or "core.iterate_one_step".
+        owner: object that holds the function.
+        attribute: name of the attribute that is replaced: "forward" for a module.
     """
 
     name: str
@@ -32,20 +32,20 @@ class Callee:
 
     @property
     def function(self) -> Callable[..., Any]:
-        """What is called."""
+        """The function that is called."""
         return getattr(self.owner, self.attribute)
 
 
 def modules_of(model: nn.Module) -> dict[str, Callee]:
-    """Return the submodules of a model, each once, by name; the model itself is named "forward"."""
+    """Return the submodules of a model by name, each one once; the model itself is named "forward"."""
     named = {name or "forward": module for name, module in model.named_modules()}
     return {name: Callee(name, module, "forward") for name, module in named.items()}
 
 
 def find(model: nn.Module, name: str) -> Callee | None:
-    """Return the submodule or method that a dotted name stands for, None where there is none.
+    """Return the submodule or method with a dotted name, or None if the model has none.
 
-    A module that the model holds under several names is found under each, and called by the first.
+    A module that the model holds under several names is found under each of them and reported under the first.
     """
     owner, _, attribute = name.rpartition(".")
     try:
@@ -61,7 +61,7 @@ def find(model: nn.Module, name: str) -> Callee | None:
 
 
 def callee(model: nn.Module, name: str) -> Callee:
-    """Return the submodule or method of a name that `find` has given."""
+    """Return the submodule or method with a name that `find` knows."""
     if name == "forward":
         return Callee(name, model, "forward")
     owner, _, attribute = name.rpartition(".")
@@ -73,7 +73,7 @@ def callee(model: nn.Module, name: str) -> Callee:
 @contextmanager
 def replaced(callee: Callee, function: Callable[..., Any]) -> Iterator[None]:
     """Call ``function`` in place of a submodule or method."""
-    function.__wrapped__ = callee.function  # type: ignore[attr-defined]  # inspect.signature is to see the original's
+    function.__wrapped__ = callee.function  # type: ignore[attr-defined]  # so that inspect.signature sees the original
     attributes = callee.owner.__dict__
     own = attributes.get(callee.attribute)
     attributes[callee.attribute] = function
@@ -87,7 +87,7 @@ def replaced(callee: Callee, function: Callable[..., Any]) -> Iterator[None]:
 
 
 def operation_name(function: Callable[..., Any]) -> str:
-    """Return the name of a function of PyTorch; of a property that is read, the property's."""
+    """Return the name of a function of PyTorch, or of the property that it reads."""
     name = getattr(function, "__name__", "operation")
     return getattr(getattr(function, "__self__", None), "__name__", name) if name == "__get__" else name
 
@@ -100,24 +100,24 @@ class Handler:
         return function(*args, **kwargs)
 
     def operation(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Answer the call of a function of PyTorch that stands in an open frame."""
+        """Answer the call of a function of PyTorch in an open frame."""
         return function(*args, **kwargs)
 
     def inside(self, function: Callable[..., Any]) -> None:
-        """Take notice of a function of PyTorch, called within a closed call or in an open frame."""
+        """Observe a function of PyTorch that is called within a closed call or in an open frame."""
 
 
 class Watch(TorchFunctionMode):
     """Hands the calls that a model makes in its open frames to a handler.
 
-    A frame is open if it is the code that repeats the iteration: the caller's own, and the forward of every module that
-    contains the named one. All other modules are closed: a call of one is a single event, whatever happens inside.
+    A frame is open if it belongs to the code that repeats the iteration: the caller, and the forward of every module
+    that contains the named one. All other modules are closed: a call of one is a single event, whatever it does inside.
 
     Args:
         callees: submodules and methods whose calls are intercepted.
         handler: decides how they are answered.
-        whole: let derivatives through ``no_grad`` and ``detach``.
-        look_inside: tell the handler of functions within closed calls too.
+        whole: whether derivatives pass through ``no_grad`` and ``detach``.
+        look_inside: whether the handler also sees functions within closed calls.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class Watch(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Hand an operation of an open frame over."""
+        """Pass an operation of an open frame to the handler."""
         if self.look_inside:
             self.handler.inside(func)
         performed = partial(pass_through, func) if self.whole else func
@@ -149,7 +149,7 @@ class Watch(TorchFunctionMode):
             self.closed = False
 
     def _make(self, original: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        """Make a call, without intercepting the operations inside it where they do not matter."""
+        """Make a call; operations inside it are intercepted only if they matter."""
         if self.whole or self.look_inside or _get_current_function_mode() is not self:
             return original(*args, **kwargs)
         self.__exit__(None, None, None)

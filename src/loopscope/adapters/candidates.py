@@ -1,4 +1,4 @@
-"""Which calls a model repeats: the candidates for what an iteration is."""
+"""The calls that a model repeats: candidates for the call that is one iteration."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LIBRARIES = (
     "transformers.integrations",
     "builtins",
 )
-"""Modules whose classes have methods that are no part of a model's forward."""
+"""Modules whose classes have methods that do not belong to a model's forward."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,11 @@ class Candidate:
     """A submodule or method that was called repeatedly.
 
     Attributes:
-        name: to give to `loopscope.capture` as ``at``.
-        calls: how often it was called.
-        self_fed: how many of its calls took a tensor that the call before had returned.
-        shapes: of the tensors that it returns.
-        inside: the names of the calls that it was made in, from the outside in.
+        name: pass it to `loopscope.capture` as ``at``.
+        calls: number of calls.
+        self_fed: number of calls that took a tensor returned by the previous call.
+        shapes: shapes of the tensors that it returns.
+        inside: names of the enclosing calls, outermost first.
     """
 
     name: str
@@ -94,7 +94,7 @@ class Survey:
         self._stack: list[str] = []
 
     def run(self, function: Callable[[], Any]) -> Any:
-        """Call ``function`` and count."""
+        """Call ``function`` and count the calls within it."""
         with ExitStack() as stack:
             for name, callee in self.callees.items():
                 stack.enter_context(replaced(callee, partial(self._count, name, callee.function)))
@@ -120,7 +120,7 @@ class Survey:
         return any(self.counts[name].calls == count.calls for name in count.inside)
 
     def candidates(self) -> list[Candidate]:
-        """Return what was called repeatedly and returns tensors: fed by itself first, then what is called least deep inside."""
+        """Return the repeated calls that return tensors: those fed by themselves first, then the least nested."""
         found = [
             Candidate(name, count.calls, count.self_fed, tuple(tuple(t.shape) for t in count.returned), count.inside)
             for name, count in self.counts.items()
@@ -134,8 +134,8 @@ def find_loops(model: nn.Module, inputs: Tree, run: Callable[..., Any] | None = 
 
     Args:
         model: any module, in eval mode.
-        inputs: what it takes: a mapping of keywords, a tuple of arguments, or one tensor.
-        run: how to run it, ``run(model, inputs)``, where that is not ``model(inputs)``.
+        inputs: the model's inputs: a mapping of keywords, a tuple of arguments, or one tensor.
+        run: function that runs the model, ``run(model, inputs)``; ``model(inputs)`` by default.
 
     Example:
         >>> import torch
@@ -164,14 +164,14 @@ def survey(model: nn.Module, run: Run, inputs: Tree) -> Survey:
         LoopscopeError: the model does not run on these inputs.
     """
     counted = Survey(callables_of(model))
-    remedy = "give what its forward takes, or run=lambda model, inputs: ... that runs it"
+    remedy = "give inputs that its forward takes, or run=lambda model, inputs: ... that runs it"
     with seeded(inputs, 0), told_in_one_line("the model does not run on these inputs", remedy):
         counted.run(lambda: run(model, inputs, ITERATIONS))
     return counted
 
 
 def listing(candidates: list[Candidate]) -> str:
-    """Return candidates in words, for an error message."""
+    """Return a list of candidates for an error message."""
     if not candidates:
         return "it calls nothing repeatedly"
     return "it calls repeatedly: " + "; ".join(str(candidate) for candidate in candidates[:SHOWN])

@@ -97,10 +97,7 @@ def capture(
         raise LoopscopeError(f"offset is {offset!r}, expected a whole number, 0 or more")
     if not isinstance(model, nn.Module):
         raise LoopscopeError(f"the model is of type {type(model).__name__}, expected a torch.nn.Module")
-    if model.training:
-        raise LoopscopeError(
-            "the model is in training mode, where dropout makes every iteration random: call model.eval()"
-        )
+    check_eval_mode(model)
     own = runner(model, run)
     check_not_empty(inputs)
     inputs = _few(inputs)
@@ -121,6 +118,18 @@ def capture(
         else:
             return _read_at(loop, loop.prove(inputs), positions, answers_per, inputs)
     raise LoopscopeError(f"{at}: {reasons[-1]}")
+
+
+def check_eval_mode(model: nn.Module) -> None:
+    """Refuse a model in training mode.
+
+    Raises:
+        LoopscopeError: it is.
+    """
+    if model.training:
+        raise LoopscopeError(
+            "the model is in training mode, where dropout makes every iteration random: call model.eval()"
+        )
 
 
 def _few(inputs: Tree) -> Tree:
@@ -161,7 +170,7 @@ def _ends(model: nn.Module, at: str, every: int, offset: int, counted: Survey) -
 
 
 def _check_count(model: nn.Module, run: Run, inputs: Tree, ends: Ends, counted: Survey) -> None:
-    """Refuse a number of iterations that is another one for a single example."""
+    """Refuse a model whose number of iterations differs for a single example."""
     batch, calls = batch_size(inputs), counted.counts[ends.name].calls
     for row in {0, batch - 1} if batch > 1 else ():
         alone = survey(model, run, select(inputs, slice(row, row + 1))).counts.get(ends.name)

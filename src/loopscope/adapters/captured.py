@@ -1,4 +1,4 @@
-"""A captured model as a loop: parts of its own forward, run from a state that is put in place."""
+"""A captured model as a loop: its own forward, run in parts from a given state."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ MANY_LOGITS = 2**20
 
 
 class CapturedLoop(nn.Module, ABC):
-    """A model of somebody else's as a loop; `loopscope.capture` makes it.
+    """Someone else's model as a loop, made by `loopscope.capture`.
 
-    What is recalled has three parts. ``recalled`` holds the numbers that the step depends on: embeddings, injected
-    inputs. ``aside`` follows the examples too, but has no derivative: token ids, masks, what only the readout needs.
-    ``kept`` has no batch: rotary tables, and placeholders for what is not computed again.
+    The recalled input has three parts. ``recalled`` holds the numbers that the step depends on, such as embeddings and
+    injected inputs. ``aside`` has one row per example too, but no derivative: token ids, masks, inputs of the readout.
+    ``kept`` has no batch: rotary tables, and placeholders for values that are not computed again.
 
     Args:
         model: the model; it stays as it is.
@@ -100,20 +100,20 @@ class CapturedLoop(nn.Module, ABC):
 
     @property
     def iterations_before(self) -> int:
-        """Iterations of the model that lie before the first state.
+        """Number of the model's iterations before the first state.
 
-        It is 0; or 1 where the model treats its first iteration unlike the others, so that the first state is the one
-        that it ends with.
+        It is 0, or 1 if the model treats its first iteration differently. Then the first state is the one after that
+        iteration.
         """
         return self.plan.stretch
 
     @property
     def in_half_precision(self) -> bool:
-        """Whether the model keeps its state in half precision; the loop shows it in float32."""
+        """Whether the model keeps its state in half precision; the loop returns it in float32."""
         return self.plan.half
 
     def encode(self, inputs: Tree) -> Tree:
-        """Return what stays the same over iterations: what the calls before the loop made of the inputs."""
+        """Return the recalled input, which stays the same over iterations: the results of the calls before the loop."""
         plan, batch = self.plan, batch_size(inputs)
         script = {place: Act(keep=True) for place in (*plan.before, *plan.looped)}
         for part in plan.state:
@@ -137,7 +137,7 @@ class CapturedLoop(nn.Module, ABC):
         }
 
     def start(self, recalled: Tree, generator: torch.Generator | None = None) -> Tree:
-        """Return the model's own first state; a random one is drawn with ``generator``, else with PyTorch's own."""
+        """Return the model's first state; a random one is drawn with ``generator``, or else PyTorch's global one."""
         plan, inputs = self.plan, _inputs(recalled)
         script = self._given(recalled, plan.for_start) if plan.aligned else {}
         for part in plan.state:
@@ -149,7 +149,7 @@ class CapturedLoop(nn.Module, ABC):
         noted = player.used if plan.aligned else player.made
         firsts = [noted[plan.starts(part)] for part in plan.state]
         batch, forms = batch_size(inputs), recalled["kept"].values["state"]
-        # A first state without a batch, such as a learned vector, is broadcast by the model's own first iteration.
+        # The model's own first iteration broadcasts a first state without a batch, such as a learned vector.
         values = [
             first.to(form.like.dtype).expand(form.filled(batch).movedim(0, at).shape)
             for first, form, at in zip(firsts, forms, plan.batch_at, strict=True)
@@ -158,7 +158,7 @@ class CapturedLoop(nn.Module, ABC):
 
     @abstractmethod
     def step(self, state: Tree, recalled: Tree) -> Tree:
-        """Return the state one iteration of the model later."""
+        """Return the state after one more iteration of the model."""
 
     def reading(self, positions: Positions) -> CapturedLoop:
         """Return the same loop, read at other tokens.
@@ -208,10 +208,10 @@ class CapturedLoop(nn.Module, ABC):
         """Return a proof that this loop is the model, on other inputs or once more.
 
         Args:
-            inputs: as ``encode`` takes them; with an ``attention_mask``, padding is tried too.
+            inputs: inputs in the form that ``encode`` takes; with an ``attention_mask``, padding is checked too.
 
         Raises:
-            LoopscopeError: it is not; the message says in which way, by how much, and what to do.
+            LoopscopeError: the loop is not the model; the message says how, by how much, and what to do.
         """
         counts = PROVEN_ITERATIONS if self.plan.told else (self.plan.recorded,)
         proven = self._read_for_proof(inputs)
@@ -247,7 +247,7 @@ class CapturedLoop(nn.Module, ABC):
         )
 
     def mask(self, recalled: Tree) -> Bool[Tensor, "batch tokens"] | None:
-        """Return which tokens are real, as the mask among the inputs says; None where there is none."""
+        """Return which tokens are real according to the mask among the inputs, or None without a mask."""
         mask = padding_mask(_inputs(recalled))
         if mask is None or any(form.sizes[1:2] == mask.shape[1:] for form in recalled["kept"].values["state"]):
             return mask
@@ -259,7 +259,7 @@ class CapturedLoop(nn.Module, ABC):
         )
 
     def state_of(self, values: list[Tensor]) -> Tree:
-        """Return the model's own tensors as a state: batch first, half precision as float32."""
+        """Return the model's tensors as a state: batch first, with half precision as float32."""
         moved = [
             in_single_precision(value.movedim(at, 0)) for value, at in zip(values, self.plan.batch_at, strict=True)
         ]
@@ -268,7 +268,7 @@ class CapturedLoop(nn.Module, ABC):
         return dict(zip((part.name for part in self.plan.state), moved, strict=True))
 
     def values_of(self, state: Tree, recalled: Tree) -> list[Tensor]:
-        """Return a state as the model's own tensors."""
+        """Return a state in the form of the model's tensors."""
         parts = [state[part.name] for part in self.plan.state] if isinstance(state, Mapping) else [state]
         forms = recalled["kept"].values["state"]
         return [
@@ -277,7 +277,7 @@ class CapturedLoop(nn.Module, ABC):
         ]
 
     def _given(self, recalled: Tree, needed: frozenset[Spot]) -> dict[Place, Act]:
-        """Return acts that answer the calls before the loop from what is recalled."""
+        """Return acts that answer the calls before the loop from the recalled input."""
         known = _by_name(recalled)
         calls, script = recalled["kept"].values["calls"], {}
         for place in self.plan.before:
@@ -291,13 +291,13 @@ class CapturedLoop(nn.Module, ABC):
         return script
 
     def _hides(self) -> bool:
-        """Return whether derivatives are being taken that the step would hide."""
+        """Return whether derivatives are being taken that the step would hide from autograd."""
         return self.plan.hidden and (torch.is_grad_enabled() or forward_ad._current_level >= 0)
 
     def _play(
         self, inputs: Tree, script: Mapping[Place, Act], wanted: int | None = None, *, draw: bool = False
     ) -> Player:
-        """Run the model along a script; only a first state that is drawn changes PyTorch's own random state."""
+        """Run the model with a script; PyTorch's random state changes only if a first state is drawn."""
         player = Player(self.plan.ends, script, batch_size(inputs), wanted)
         callees = {name: callee(self.model, name) for name in self.plan.watched}
         kept = random_state_kept(device_of(inputs)) if self.plan.random and not draw else nullcontext()
@@ -318,10 +318,10 @@ class CapturedLoop(nn.Module, ABC):
 
 
 class RerunLoop(CapturedLoop):
-    """A captured model whose iteration is a part of a longer forward: the state is put there, and the part run."""
+    """A captured model whose iteration is part of a longer forward, which is run again with the state put in place."""
 
     def step(self, state: Tree, recalled: Tree) -> Tree:
-        """Return the state one iteration of the model later."""
+        """Return the state after one more iteration of the model."""
         plan = self.plan
         script = self._given(recalled, plan.for_step)
         for part, value in zip(plan.state, self.values_of(state, recalled), strict=True):
@@ -337,10 +337,10 @@ class RerunLoop(CapturedLoop):
 
 
 class DirectLoop(CapturedLoop):
-    """A captured model whose iteration is one call: the call is made on its own."""
+    """A captured model whose iteration is a single call, made on its own."""
 
     def step(self, state: Tree, recalled: Tree) -> Tree:
-        """Return the state one iteration of the model later."""
+        """Return the state after one more iteration of the model."""
         plan = self.plan
         values = self.values_of(state, recalled)
         put = {spot.path: value for part, value in zip(plan.state, values, strict=True) for spot in part.used}
@@ -355,7 +355,7 @@ class DirectLoop(CapturedLoop):
 
 
 def _by_name(recalled: Tree) -> dict[str, Tensor]:
-    """Return every tensor that follows the examples, by its name."""
+    """Return every tensor with one row per example, by name."""
     return {**recalled["recalled"], **recalled["aside"].values["tensors"]}
 
 
@@ -365,7 +365,7 @@ def _inputs(recalled: Tree) -> Tree:
 
 @contextmanager
 def _drawn_with(generator: torch.Generator | None, device: torch.device) -> Iterator[None]:
-    """Draw the random numbers of PyTorch's global generator from ``generator`` within this context."""
+    """Let PyTorch's global random numbers come from ``generator`` within this context."""
     if generator is None:
         yield
         return

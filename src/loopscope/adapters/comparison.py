@@ -1,4 +1,4 @@
-"""Compares a captured loop with the run that it was captured from, state by state."""
+"""Comparison of a captured loop with the run that it was captured from, state by state."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from loopscope.errors import LoopscopeError
 from loopscope.trees import Tree
 
 SEED = 1000
-"""Of the random numbers that a step may draw here: other ones than in the recorded run."""
+"""Seed of the comparison; it differs from the seed of the recorded run, so that a random step is noticed."""
 
 
 def check_reproduces(loop: CapturedLoop, flow: Flow, recording: Recording, inputs: Tree) -> None:
-    """Refuse a loop that goes another way than the recorded run.
+    """Refuse a loop whose states or logits differ from those of the recorded run.
 
     Args:
         loop: the loop.
-        flow: of the recorded run.
-        recording: the run.
-        inputs: its inputs.
+        flow: data flow of the recorded run.
+        recording: the recorded run.
+        inputs: inputs of the recorded run.
 
     Raises:
-        LoopscopeError: an iteration or the readout makes something else there.
+        LoopscopeError: an iteration or the readout gives a different result; the message says which.
     """
     plan = loop.plan
     states = [flow.first_values(flow.state, aligned=plan.aligned)]
@@ -39,7 +39,7 @@ def check_reproduces(loop: CapturedLoop, flow: Flow, recording: Recording, input
         recalled = loop.encode(inputs)
         with seeded(inputs, 0):
             began = loop.start(recalled)
-        # The last iteration first: what a step keeps for the next one would otherwise go unnoticed.
+        # The last iteration first: otherwise something that a step keeps for the next one would go unnoticed.
         pairs = list(enumerate(pairwise(states), start=1 + plan.stretch))
         for number, (before, after) in reversed(pairs):
             state = began if number == 1 + plan.stretch else loop.state_of(before)
@@ -84,14 +84,15 @@ def _check_iteration(
     if any(relative_gap(one, other) > 0 for one, other in zip(*found, strict=True)):
         raise LoopscopeError(
             "two runs of one iteration from the same state differ: it draws random numbers (set its noise to 0; a random "
-            "first state is fine), or keeps something from call to call"
+            "first state is fine), or it keeps something between calls"
         )
     names = flow.changing_arguments()
     taken = f"; it also takes {', '.join(names)}, which changes from call to call" if names else ""
     raise LoopscopeError(
         f"iteration {number} is not the map that iteration {1 + loop.plan.stretch} is: from the same state it makes something else "
         f"(relative difference {difference:.1e}){taken}. A loop that depends on time, or on more than the last state, has no single "
-        "map; else name the call that ends an iteration, or give every= and offset="
+        "map: write four functions, with a step that takes iteration; else name the call that ends an iteration, or give every= and "
+        "offset="
     )
 
 

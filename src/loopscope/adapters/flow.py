@@ -1,4 +1,4 @@
-"""From a tape to a loop: which values one iteration hands to the next, and what each part of a run needs."""
+"""Data flow of a recorded run: the values that one iteration passes to the next, and what each part of a run needs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from loopscope.errors import LoopscopeError
 
 
 class Spot(NamedTuple):
-    """A tensor among the arguments, or in what is returned, of an event."""
+    """A tensor among the arguments or the returned values of an event."""
 
     place: Place
     path: Path
@@ -27,15 +27,15 @@ class Spot(NamedTuple):
 
 @dataclass(frozen=True)
 class Component:
-    """A tensor that one iteration hands to the next.
+    """A tensor that one iteration passes to the next.
 
     Attributes:
-        name: what the state calls it.
-        made: where every iteration from the second on makes it, written as of stretch 1.
+        name: its name in the state.
+        made: where each iteration from the second on makes it, as a spot of stretch 1.
         first_made: where the first iteration makes it.
-        used: where the iteration after uses it, written as of stretch 1.
-        first_used: the same in the first iteration; None where that one differs from the others.
-        floating: whether it is part of the state; else it is a counter or a flag.
+        used: where the next iteration uses it, as a spot of stretch 1.
+        first_used: where the first iteration uses it, or None if that iteration differs from the others.
+        floating: whether it is part of the state; otherwise it is a counter or a flag.
     """
 
     name: str
@@ -55,13 +55,13 @@ def _in_stretch(spot: Spot, stretch: int) -> Spot:
 
 
 class Flow:
-    """What flows where in one recorded run.
+    """Data flow of one recorded run.
 
     Args:
-        tape: of at least three iterations.
-        output: the tensor that the run is about.
-        narrow: take an iteration to be the one call that ends it, and nothing around it.
-        with_outputs: hand on, as a part of the state, what the readout takes from the last iteration beside it.
+        tape: record of at least three iterations.
+        output: result of the run.
+        narrow: whether an iteration consists only of the call that ends it.
+        with_outputs: whether the state includes other results of the last iteration that the readout takes.
     """
 
     def __init__(self, tape: Tape, output: Tensor, *, narrow: bool, with_outputs: bool = False) -> None:
@@ -75,10 +75,10 @@ class Flow:
     # What an iteration is
 
     def iteration(self, stretch: int) -> list[Event]:
-        """Return the events of the iteration that ends a stretch, one for each in the others.
+        """Return the events of the iteration that ends a stretch; they correspond to those of the other iterations.
 
         Raises:
-            LoopscopeError: it differs from the second one.
+            LoopscopeError: the iteration differs from the second one.
         """
         events, usual = self._events(stretch), self._events(1)
         if stretch == 0:
@@ -95,27 +95,27 @@ class Flow:
         return events[-1:] if self.narrow else events
 
     def check(self) -> None:
-        """Refuse iterations that differ from each other; the first one may.
+        """Check that all iterations from the second on are alike.
 
         Raises:
-            LoopscopeError: it names a difference.
+            LoopscopeError: two iterations differ; the message names a difference.
         """
         for stretch in range(2, self.iterations):
             self.iteration(stretch)
 
     @cached_property
     def components(self) -> tuple[Component, ...]:
-        """Everything that one iteration hands to the next and that makes a difference there.
+        """Everything that one iteration passes to the next and that matters there.
 
         Raises:
-            LoopscopeError: there is nothing, or it is written over in place.
+            LoopscopeError: nothing is passed on, or it is overwritten in place.
         """
         found = dict(self._carried)
         if not any(self.tape.tensors[value].is_floating_point() for value in found.values()):
             raise LoopscopeError(
-                f"no call of {self.tape.ends.name} depends on an earlier one, so nothing is iterated: it may be used for "
-                "other ends, be only a part of what is repeated, or hand on its state in an attribute or in place: name a call that "
-                "takes the state and returns it (ls.find_loops lists calls)"
+                f"no call of {self.tape.ends.name} depends on an earlier one, so nothing is iterated: it may serve another purpose, "
+                "be only a part of the iteration, or hand on its state in an attribute or in place: name a call that takes the state "
+                "and returns it (ls.find_loops lists calls)"
             )
         if self.with_outputs:
             found.update({spot: self.value_made(spot) for spot in self.handed_to_readout})
@@ -128,7 +128,7 @@ class Flow:
 
     @cached_property
     def _carried(self) -> dict[Spot, int]:
-        """What the second iteration makes, and the third and later ones need."""
+        """Values that the second iteration makes and later ones need."""
         # A call that returns no tensor, and writes into none that it was given, is no event.
         values, found = {value for event in self._events(2)[-1:] for value in event.outputs.values()}, dict[Spot, int]()
         while values:
@@ -148,7 +148,7 @@ class Flow:
                     f"{spot.place} changes what the iteration before made ({made}) in place, so no state can be kept: return a new "
                     "tensor (z = z + x instead of z += x)"
                 )
-        if not used:  # made for the readout alone
+        if not used:  # made for the readout only
             return Component(name, made, self._first_made(made), (), None, True)
         before = {self.value_used(_in_stretch(spot, 1)) for spot in used}
         makers = {self._made(one) for one in before if one in self.makers}
@@ -164,7 +164,7 @@ class Flow:
         )
 
     def _first_made(self, made: Spot) -> Spot:
-        """Return the event of the first iteration that is as far from its end as the maker is in others."""
+        """Return the event of the first iteration that is as far from its end as the maker is in the others."""
         usual, first = ([event.place for event in self.tape.in_stretch(k)] for k in (1, 0))
         same = [place for place in usual if place.name == made.place.name]
         twins = [place for place in first if place.name == made.place.name]
@@ -198,11 +198,11 @@ class Flow:
 
     @property
     def first_is_like_the_others(self) -> bool:
-        """Whether the state before the first iteration can be put in place."""
+        """Whether the first iteration can start from a given state, as the others can."""
         return all(part.first_used is not None for part in self.state)
 
     def is_closed(self) -> bool:
-        """Whether the call that ends an iteration takes nothing that changes but what it returned before."""
+        """Whether the only changing arguments of the call that ends an iteration are its own earlier results."""
         own = {self.value_made(part.made) for part in self.components}
         one, two = self._events(1)[-1], self._events(2)[-1]
         changed = {
@@ -226,13 +226,13 @@ class Flow:
     # What each part of a run needs from the calls before the loop
 
     def looped(self, *, aligned: bool) -> list[Event]:
-        """Return the events of the iteration that is the step: the first, or the second where the first differs."""
+        """Return the events of the iteration that is the step: the first, or the second if the first differs."""
         return self.iteration(0) if aligned else self._events(1)
 
     def before(self, *, aligned: bool) -> list[Event]:
         """Return the calls before that iteration."""
         inside = {event.place for event in self.looped(aligned=aligned)}
-        # A call that fills a tensor it was given must be made.
+        # A call that fills one of its arguments in place must be made.
         return [
             event
             for event in self.tape.in_stretch(0)
@@ -240,7 +240,7 @@ class Flow:
         ]
 
     def for_step(self, *, aligned: bool) -> frozenset[Spot]:
-        """Return what that iteration needs of them."""
+        """Return the results of the calls before the loop that the step needs."""
         own = set() if aligned else {part.first_made for part in self.state}
         put = {spot for part in self.state for spot in part.first_used or ()} if aligned else set()
         values = {
@@ -254,17 +254,17 @@ class Flow:
         return self._calls_behind(values, self.before(aligned=aligned))
 
     def for_start(self, *, aligned: bool) -> frozenset[Spot]:
-        """Return what the first state needs of them; where the first iteration differs, it is run as a whole."""
+        """Return those that the first state needs; a first iteration that differs is run as a whole."""
         spots = [spot for part in self.state for spot in part.first_used or ()] if aligned else []
         return self._calls_behind({self.value_used(spot) for spot in spots}, self.before(aligned=aligned))
 
     def for_read(self, *, aligned: bool) -> frozenset[Spot]:
-        """Return what the readout needs of them."""
+        """Return those that the readout needs."""
         return self._calls_behind(self._read(), self.before(aligned=aligned))
 
     @cached_property
     def handed_to_readout(self) -> list[Spot]:
-        """What the readout takes from the last iteration beside the state, written as of stretch 1."""
+        """What the readout takes from the last iteration besides the state, as spots of stretch 1."""
         own = self._carried.keys()
         last = [value for value in self._read() if self._stretch(value) == self.iterations - 1]
         spots = [_in_stretch(self._made(value), 1) for value in last if self._is_returned(value)]
@@ -304,7 +304,7 @@ class Flow:
         return frozenset(self._made(v) for v in behind if v in self.makers and self.makers[v].place in places)
 
     def course(self, *, aligned: bool) -> tuple[str, ...]:
-        """Return the names of what is called from where a state is put in place to the end of the step's iteration."""
+        """Return the names of the calls from where the state is put in place to the end of the step."""
         looped = self.looped(aligned=aligned)
         put = looped[:1] if aligned else [self._at[part.first_made.place] for part in self.state]
         first = min(event.index if event.is_call else self._last_call_before(event.index) + 1 for event in put)
@@ -327,7 +327,7 @@ class Flow:
         return self._at[spot.place].outputs[spot.path]
 
     def value_used(self, spot: Spot) -> int:
-        """Return the value that an event takes at a path; -1 where it takes no tensor there."""
+        """Return the value that an event takes at a path, or -1 if it takes no tensor there."""
         event = self._at.get(spot.place)
         return -1 if event is None else event.inputs.get(spot.path, -1)
 
@@ -347,7 +347,7 @@ class Flow:
         paths = _paths(event.outputs, value)
         if not paths:
             raise LoopscopeError(
-                f"{event.place} writes in place over a value that is handed on, so no state can be put there: return a new tensor "
+                f"{event.place} overwrites in place a value that is passed on, so no state can be put there: return a new tensor "
                 "(z = z + x instead of z += x)"
             )
         return Spot(event.place, paths[0])
@@ -364,7 +364,7 @@ class Flow:
 
 
 def _kind(event: Event, stretch: int) -> tuple[Any, ...]:
-    """What is compared between iterations: calls before the loop shift the first one's occurrences."""
+    """Return what iterations are compared by; calls before the loop shift the occurrences in the first one."""
     return (event.place.name,) if stretch == 0 else event.place[1:]
 
 

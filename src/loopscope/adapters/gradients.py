@@ -1,8 +1,8 @@
 """Derivatives through steps that hide a part of themselves from autograd.
 
-HRM, TRM, HRM-Text and Huginn run most of an iteration under ``torch.no_grad``, detach what they carry, and assert that
-it needs no gradient: that saves memory in training. The Jacobian, however, is the whole step's. ``pass_through`` runs
-one function of PyTorch as if it had been called outside all of that.
+HRM, TRM, HRM-Text and Huginn run most of an iteration under ``torch.no_grad``, detach the state, and assert that it
+needs no gradient. That saves memory in training, but the Jacobian is that of the whole step. ``pass_through`` therefore
+runs one function of PyTorch as if nothing hid it from autograd.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ def hides(function: Callable[..., Any]) -> bool:
 
 
 def pass_through(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-    """Call a function of PyTorch; where it would hide its argument from autograd, return the argument itself."""
+    """Call a function of PyTorch, or return its argument if the call would only hide it from autograd."""
     if not hides(function):
         return function(*args, **kwargs)
     if function.__name__ == GRAD_MODE:
         return None
     if _property(function) is torch.Tensor.requires_grad:
-        # Activations pretend to need no gradient, as they do where the model runs itself.
+        # Activations report that they need no gradient, as they do when the model runs on its own.
         return function.__name__ == "__get__" and isinstance(args[0], Parameter) and args[0].requires_grad
     if function.__name__ == "__set__":
         return function(*args, **kwargs)
@@ -56,5 +56,5 @@ class WholeGradients(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Call ``func``, unhidden."""
+        """Call ``func`` so that autograd sees it."""
         return pass_through(func, *args, **(kwargs or {}))

@@ -1,4 +1,4 @@
-"""Padding: the mask among a model's inputs, and inputs with more of it."""
+"""Padding: find the mask among a model's inputs, and pad inputs further."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import Tensor
 from loopscope.trees import Tree
 
 MASKS = ("attention_mask", "mask")
-"""What the input that says which tokens are real may be called."""
+"""Possible names of the input that marks the real tokens."""
 ADDED = 2
-"""Tokens of padding that are added."""
+"""Number of padding tokens that `padded` adds."""
 
 
 def _name_of_mask(inputs: Tree) -> str | None:
@@ -23,13 +23,13 @@ def _name_of_mask(inputs: Tree) -> str | None:
 
 
 def padding_mask(inputs: Tree) -> Bool[Tensor, "batch tokens"] | None:
-    """Return which tokens of a model's inputs are real; None where no mask is among them."""
+    """Return which tokens of a model's inputs are real, or None if the inputs contain no mask."""
     name = _name_of_mask(inputs)
     return None if name is None else inputs[name] > 0
 
 
 def shortened(inputs: Tree) -> list[Tree]:
-    """Return inputs in which every other example has a token less, as one more variant; none where there is no mask."""
+    """Return one variant of the inputs in which every other example is a token shorter; an empty list without a mask."""
     name = _name_of_mask(inputs)
     if name is None or inputs[name].shape[1] < 2:
         return []
@@ -39,7 +39,7 @@ def shortened(inputs: Tree) -> list[Tree]:
 
 
 def padded(inputs: Tree) -> Tree:
-    """Return inputs with tokens of padding behind the others, and with other tokens where there is padding already."""
+    """Return inputs with padding appended, and with different tokens in the padding that they already have."""
     name = _name_of_mask(inputs)
     assert name is not None
     mask = inputs[name]
@@ -57,7 +57,7 @@ def padded(inputs: Tree) -> Tree:
 
 
 def at_real_tokens(one: Tensor, other: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return two outputs at real tokens alone, where they have one for each token."""
+    """Return two outputs at the real tokens only, if they have one value per token."""
     if mask is None or one.shape[:2] != mask.shape or other.shape[:2] != mask.shape:
         return one, other
     return one[mask], other[mask]

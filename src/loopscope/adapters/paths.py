@@ -1,4 +1,4 @@
-"""The tensors in a nest of arguments or outputs, each by its path."""
+"""Tensors in nested arguments or outputs, addressed by their paths."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from loopscope.errors import LoopscopeError
 from loopscope.trees import Tree, children, with_children
 
 Path = tuple[Any, ...]
-"""Where a leaf is: keys, positions and field names from the outside in."""
+"""Path of a leaf: keys, positions and field names, outermost first."""
 
 
 @dataclass(frozen=True)
 class Blank:
-    """A placeholder for a tensor whose shape and precision are needed, but not its values.
+    """A placeholder for a tensor of which only shape and precision are needed.
 
     Attributes:
-        sizes: size of each dimension; for one that grows with the batch, the size per example.
-        grows: which dimensions grow with the batch.
-        like: a scalar of the same precision on the same device.
+        sizes: size of each dimension; the size per example for a dimension that grows with the batch.
+        grows: whether each dimension grows with the batch.
+        like: scalar of the same precision on the same device.
     """
 
     sizes: tuple[int, ...]
@@ -36,14 +36,14 @@ class Blank:
         return Blank(sizes, grows, tensor.detach().new_zeros(()))
 
     def filled(self, batch: int) -> Tensor:
-        """Return zeros of this form for a batch."""
+        """Return zeros of this shape for a batch of this size."""
         return self.like.expand([size * batch if g else size for size, g in zip(self.sizes, self.grows, strict=True)])
 
     def by_example(self, tensor: Tensor, name: str) -> Tensor:
         """Return the tensor with one row for each example.
 
         Raises:
-            LoopscopeError: not one dimension grows with the batch.
+            LoopscopeError: the number of dimensions that grow with the batch is not one.
         """
         if sum(self.grows) != 1:
             raise LoopscopeError(
@@ -55,7 +55,7 @@ class Blank:
         )
 
     def restored(self, rows: Tensor) -> Tensor:
-        """Return what `by_example` was given, in its own precision."""
+        """Return the tensor that `by_example` was given, in its original precision; the inverse of `by_example`."""
         at = self.grows.index(True)
         moved = rows.movedim(0, at).to(self.like.dtype)
         return moved.flatten(at, at + 1) if self.sizes[at] > 1 else moved
@@ -76,7 +76,7 @@ _LEAVES = (Tensor, Blank, Echo, int, float, str, type(None))
 
 
 def leaves_by_path(tree: Tree) -> list[tuple[Path, Any]]:
-    """Return each leaf of a nest with its path, in a fixed order."""
+    """Return each leaf of a nested structure with its path, in a fixed order."""
     found: list[tuple[Path, Any]] = []
     waiting: list[tuple[Path, Any]] = [((), tree)]
     while waiting:
@@ -90,12 +90,12 @@ def leaves_by_path(tree: Tree) -> list[tuple[Path, Any]]:
 
 
 def tensors_by_path(tree: Tree) -> dict[Path, Tensor]:
-    """Return the tensors of a nest by their paths."""
+    """Return the tensors of a nested structure by their paths."""
     return {path: leaf for path, leaf in leaves_by_path(tree) if isinstance(leaf, Tensor)}
 
 
 def with_leaves(tree: Tree, replaced: Mapping[Path, Any]) -> Tree:
-    """Return a nest with the leaves at some paths replaced; containers without such a leaf stay the same objects."""
+    """Return a copy with the leaves at some paths replaced; containers without such a leaf stay the same objects."""
     if not replaced:
         return tree
     if () in replaced:
@@ -109,12 +109,12 @@ def with_leaves(tree: Tree, replaced: Mapping[Path, Any]) -> Tree:
 
 
 def join_words(name: str, path: Path) -> str:
-    """Return what is at a path of something that has a name: "carry", ("z", 0) is carry.z[0]."""
+    """Return the expression for the leaf at a path of a named object: "carry", ("z", 0) gives carry.z[0]."""
     inner = worded(path)
     return f"{name}{'' if not inner or inner.startswith('[') else '.'}{inner}"
 
 
 def worded(path: Path) -> str:
-    """Return a path as one would write it: (0, "hidden") is [0].hidden."""
+    """Return a path as a Python expression: (0, "hidden") gives [0].hidden."""
     words = "".join(f".{key}" if isinstance(key, str) else f"[{key}]" for key in path)
     return words.removeprefix(".")

@@ -1,4 +1,4 @@
-"""The plan by which a captured model is run in parts."""
+"""The plan for running a captured model in parts."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Plan:
     """How a model's own forward is run in parts.
 
     Attributes:
-        ends: which calls end an iteration.
-        direct: whether that call is the whole iteration, and can be made on its own.
-        aligned: whether the first state is the one before the first iteration; else it is the one after it.
-        state: what an iteration hands to the next.
-        batch_at: the dimension of the batch, for each tensor of the state.
+        ends: the calls that end an iteration.
+        direct: whether that call is the whole iteration and can be made on its own.
+        aligned: whether the first state is the one before the first iteration; otherwise it is the one after it.
+        state: tensors that an iteration passes to the next.
+        batch_at: batch dimension of each tensor of the state.
         before: calls before the iteration that serves as the step.
         looped: the calls of that iteration, each with its place as of stretch 1; the last one ends it.
         for_step: what the step needs of what the calls before returned.
@@ -38,11 +38,11 @@ class Plan:
         argument_grows: the same of the arguments of the call that ends the iteration.
         course: the names of what is called from where a state is put in place to the end of the step.
         half: whether the model keeps its state in half precision.
-        watched: the submodules and methods whose calls are taken over.
+        watched: submodules and methods whose calls are intercepted.
         hidden: whether the step hides a part of itself from autograd.
         random: whether the first state is random.
-        recorded: iterations of the recorded run.
-        told: whether ``run`` can be told how many iterations to run.
+        recorded: number of iterations of the recorded run.
+        told: whether ``run`` takes a number of iterations.
     """
 
     ends: Ends
@@ -70,7 +70,7 @@ class Plan:
 
     @property
     def stretch(self) -> int:
-        """The stretch whose iteration is the step."""
+        """Stretch whose iteration is the step."""
         return 0 if self.aligned else 1
 
     @property
@@ -80,11 +80,11 @@ class Plan:
 
     @property
     def shortest(self) -> int:
-        """Iterations of the shortest run that can be told of."""
+        """Number of iterations of the shortest possible run."""
         return self.stretch + 1 if self.told else self.recorded
 
     def starts(self, part: Component) -> Spot:
-        """Return where the first state's value of a component is seen."""
+        """Return where the first state's value of a component is found."""
         return part.first_used[0] if self.aligned and part.first_used else part.first_made
 
     def ends_at(self, part: Component) -> Spot:
@@ -96,14 +96,14 @@ def make_plan(flow: Flow, recordings: Recordings, ends: Ends, *, aligned: bool, 
     """Return the plan for an iteration whose flow is known.
 
     Args:
-        flow: of the main recording.
-        recordings: what it was recorded with.
-        ends: which calls end an iteration.
-        aligned: begin at the state before the first iteration, not at the one after it.
-        told: whether a run can be told how many iterations to run.
+        flow: data flow of the main recording.
+        recordings: all recordings.
+        ends: the calls that end an iteration.
+        aligned: whether to begin at the state before the first iteration rather than the one after it.
+        told: whether ``run`` takes a number of iterations.
 
     Raises:
-        LoopscopeError: a tensor of the state has no batch.
+        LoopscopeError: a tensor of the state has no batch dimension.
     """
     batches = _Batches(recordings.main, recordings.other_batch)
     looped, steady = flow.looped(aligned=aligned), flow.looped(aligned=False)
@@ -137,7 +137,7 @@ def make_plan(flow: Flow, recordings: Recordings, ends: Ends, *, aligned: bool, 
 
 
 class _Batches:
-    """What grows with the batch, seen in two runs of different size."""
+    """Dimensions that grow with the batch, from two runs of different batch sizes."""
 
     def __init__(self, one: Recording, other: Recording) -> None:
         self.one, self.other = one, other

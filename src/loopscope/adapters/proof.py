@@ -1,9 +1,10 @@
-"""Proof that a loop is the model that it was made of."""
+"""Proof that a loop is the model that it was made from."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from loopscope.adapters.recording import seeded
 from loopscope.adapters.running import told_in_one_line
 from loopscope.errors import LoopscopeError, NotDefinedError
 from loopscope.jacobian import Jacobian, in_precision, input_jacobian, random_vectors, step_jacobian
+from loopscope.kinds import HeldLoop, timed
 from loopscope.loop import Loop, readout
 from loopscope.trees import HALF, Tree, batch_size, detached, flatten, select, tree_map
 
@@ -21,11 +23,11 @@ PROVEN_ITERATIONS = (1, 2, 3, 5)
 TOLERANCE = 1e-5
 """Relative difference in float32 within which two outputs are the same."""
 SLACK = 50
-"""The same in units of rounding, for other precisions."""
+"""The same for other precisions, in units of their rounding error."""
 DERIVATIVE_TOLERANCE = 1e-3
-"""Relative difference within which a derivative is that of a finite change."""
+"""Relative difference within which a derivative agrees with a finite difference."""
 ALONE_TOLERANCE = 1e-4
-"""Kernels round differently for another batch size, and iterations carry that on."""
+"""Relative difference allowed between batch sizes: kernels round differently, and iterations pass that on."""
 LEAST_INFLUENCE = 0.1
 """A readout is of the state if another example's state moves it by this share of the way to that example's answer."""
 HALF_DERIVATIVE_TOLERANCE = 0.1
@@ -43,14 +45,14 @@ Own = Callable[[Tree, int], Tensor]
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that a loop must satisfy to be a model.
+    """One condition that a loop must satisfy to be a model.
 
     Attributes:
-        name: of the check.
-        claim: what is claimed.
-        error: by how much it is missed; None where it does not apply.
-        allowed: the largest error that passes.
-        remedy: what to do where it fails; where it does not apply, why.
+        name: name of the check.
+        claim: statement that is checked.
+        error: deviation from the claim, or None if the check does not apply.
+        allowed: largest error that passes.
+        remedy: what to do if the check fails, or why it does not apply.
     """
 
     name: str
@@ -72,10 +74,10 @@ class Check:
 
 @dataclass(frozen=True)
 class Proof:
-    """What was checked of a loop, and with which error.
+    """The checks that a loop passed, with their errors.
 
     Attributes:
-        checks: in the order in which they were made.
+        checks: checks in the order in which they were made.
 
     Example:
         >>> proof = Proof((Check("forward", "start, 1 steps and read equal the model's own forward", 0.0, 1e-5, ""),))
@@ -88,19 +90,38 @@ class Proof:
     checks: tuple[Check, ...]
 
     def __getitem__(self, name: str) -> Check:
-        """Return the check of a name."""
+        """Return the check with this name."""
         return next(check for check in self.checks if check.name == name)
 
     def __str__(self) -> str:
         return "\n".join(str(check) for check in self.checks)
 
 
+@runtime_checkable
+class ProvenLoop(Loop, Protocol):
+    """A loop that was made of a model, and can prove that it is the model.
+
+    Attributes:
+        proof: what was proven when it was made.
+        in_half_precision: whether the model keeps its state in half precision.
+    """
+
+    proof: Proof | None
+
+    @property
+    def in_half_precision(self) -> bool:
+        """Whether the model keeps its state in half precision."""
+
+    def prove(self, inputs: Tree) -> Proof:
+        """Return the proof on some inputs, or refuse."""
+
+
 def prove(loop: Loop, own: Own, inputs: Tree, iterations: Sequence[int] = PROVEN_ITERATIONS) -> Proof:
-    """Return the proof that a loop is a model, or refuse it.
+    """Prove that a loop is a model.
 
     Args:
-        loop: the loop; ``iterations_before`` (0 if it has none) says how many iterations of the model lie before its
-            first state.
+        loop: the loop; its ``iterations_before`` (0 by default) is the number of the model's iterations before its first
+            state.
         own: the model's own forward, (inputs, iterations) -> logits.
         inputs: a few examples, batch first; at least two for the checks that compare examples.
         iterations: numbers of the model's iterations to compare.
@@ -163,10 +184,10 @@ def required(check: Check) -> Check:
 
 class _Prover:
     def __init__(self, loop: Loop, own: Own, inputs: Tree, iterations: Sequence[int]) -> None:
-        self.loop, self.own, self.inputs, self.iterations = loop, own, inputs, iterations
+        self.given, self.loop, self.own, self.inputs, self.iterations = loop, timed(loop), own, inputs, iterations
         self.batch = batch_size(inputs)
         self.before = getattr(loop, "iterations_before", 0)
-        # Not the inputs' own order: what was kept from making the loop would fit them alone.
+        # In another order, so that a loop that kept something from its making is noticed.
         self.turned = select(inputs, torch.arange(self.batch).flip(0))
 
     def forward(self) -> Check:
@@ -192,14 +213,14 @@ class _Prover:
         with torch.no_grad():
             recalled, other = self.loop.encode(self.inputs), self.loop.encode(self.turned)
             state, turned = self._started(recalled), self._started(other)
-            held = _versions(self.loop)
+            held = _versions(self.given)
             first = flatten(self.loop.step(state, recalled))
             errors = [relative_gap(flatten(self.loop.step(state, recalled)), first)]
             self.loop.step(self.loop.step(turned, other), other)
             errors.append(relative_gap(flatten(self.loop.step(state, recalled)), first))
             readout(self.loop, turned, other)
             errors.append(relative_gap(flatten(self.loop.step(state, recalled)), first))
-        changed = held != _versions(self.loop)
+        changed = held != _versions(self.given)
         return Check(
             name="memory",
             claim="a step depends on nothing that an earlier call has left",
@@ -211,7 +232,7 @@ class _Prover:
     def derivative(self) -> Check:
         loop, state, recalled = self._in_full_precision()
         changes, allowed = self._changes(loop)
-        error = _error_of(step_jacobian(loop, state, recalled), changes)
+        error = _error_of(step_jacobian(HeldLoop(timed(loop)), state, recalled), changes)
         return Check("derivative", "J v by autograd equals a finite difference", error, allowed, DERIVATIVE_REMEDY)
 
     def input(self) -> Check:
@@ -219,7 +240,7 @@ class _Prover:
         loop, state, recalled = self._in_full_precision()
         changes, allowed = self._changes(loop)
         try:
-            error = _error_of(input_jacobian(loop, state, recalled), changes)
+            error = _error_of(input_jacobian(HeldLoop(timed(loop)), state, recalled), changes)
         except NotDefinedError:
             return Check("input", claim, None, allowed, "no floating number is recalled")
         return Check("input", claim, error, allowed, DERIVATIVE_REMEDY)
@@ -227,7 +248,7 @@ class _Prover:
     def _changes(self, loop: Loop) -> tuple[Sequence[float], float]:
         """Return the finite changes that suit a loop's precision, and the largest error of a derivative."""
         # If a model computes in half precision whatever its weights are, a good part of each difference is rounding.
-        if getattr(loop, "in_half_precision", False) and loop is self.loop:
+        if getattr(loop, "in_half_precision", False) and loop is self.given:
             return LARGE_CHANGES, HALF_DERIVATIVE_TOLERANCE
         return CHANGES, DERIVATIVE_TOLERANCE
 
@@ -300,14 +321,14 @@ class _Prover:
         return self._run(inputs, 2 + self.before)
 
     def _in_full_precision(self) -> tuple[Loop, Tree, Tree]:
-        """Return the loop and a state of it; a module in half precision is copied, for its differences are rounding."""
+        """Return the loop and one of its states; a module in half precision is copied to full precision first."""
         with torch.no_grad():
             recalled = self.loop.encode(self.inputs)
             state = self._stepped(self._started(recalled), recalled, 1)
         state, recalled = detached(state), detached(recalled)
-        if not isinstance(self.loop, nn.Module) or not any(one.dtype in HALF for one in self.loop.parameters()):
-            return self.loop, state, recalled
-        return in_precision(self.loop, state, recalled, torch.float32)
+        if not isinstance(self.given, nn.Module) or not any(one.dtype in HALF for one in self.given.parameters()):
+            return self.given, state, recalled
+        return in_precision(self.given, state, recalled, torch.float32)
 
 
 def _error_of(jacobian: Jacobian, changes: Sequence[float]) -> float:
@@ -330,14 +351,14 @@ def _difference(jacobian: Jacobian, change: Tensor) -> Tensor:
 
 
 def _versions(loop: Loop) -> list[int]:
-    """How often each parameter and buffer was written to."""
+    """Return how often each parameter and buffer was written to."""
     if not isinstance(loop, nn.Module):
         return []
     return [tensor._version for tensor in (*loop.parameters(), *loop.buffers()) if not tensor.is_inference()]
 
 
 def relative_gap(one: Tensor, other: Tensor) -> float:
-    """Return the norm of a difference relative to the second tensor; infinite where anything is not finite."""
+    """Return the norm of a difference relative to the second tensor; infinite if any value is not finite."""
     if one.shape != other.shape:
         return float("inf")
     # In parts, since the logits of a language model are many.
@@ -349,7 +370,7 @@ def relative_gap(one: Tensor, other: Tensor) -> float:
 
 
 def tolerance_for(tensors: Sequence[Tensor]) -> float:
-    """Return the relative difference within which tensors of this precision are the same."""
+    """Return the relative difference within which tensors of this precision count as equal."""
     return max(
         TOLERANCE, SLACK * max(torch.finfo(tensor.dtype).eps for tensor in tensors if tensor.is_floating_point())
     )

@@ -1,4 +1,4 @@
-"""Sorts what a model computed before its loop: recalled numbers, context, and placeholders for the rest."""
+"""Sorting of a model's results from before its loop: recalled numbers, context, and placeholders for the rest."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from loopscope.trees import HALF, Tree
 
 
 class Sorted:
-    """Sorts what calls returned into recalled numbers, context and placeholders."""
+    """Returned values, sorted into recalled numbers, context and placeholders."""
 
     def __init__(self, plan: Plan, batch: int) -> None:
         self.plan, self.batch = plan, batch
-        # A call that is made on its own has what it needs among its arguments.
+        # A call that is made on its own finds everything it needs among its arguments.
         self.for_step = frozenset() if plan.direct else plan.for_step
         self.needed = self.for_step | plan.for_start | plan.for_read
         self.counted = self.for_step
@@ -26,7 +26,7 @@ class Sorted:
         self.aside: dict[str, Tensor] = {}
 
     def count_what_the_step_takes(self, returned: Mapping[Place, Tree]) -> None:
-        """Count what the step takes as the recalled input; of a step that takes nothing, what it starts from."""
+        """Count the values that the step takes as the recalled input; if it takes none, those of the first state."""
         made = {place: tensors_by_path(tree) for place, tree in returned.items()}
         if not self.numbers and not any(
             any(self.plan.grows[Spot(place, path)]) and made[place][path].is_floating_point()
@@ -35,7 +35,7 @@ class Sorted:
             self.counted = self.plan.for_start
 
     def returned(self, place: Place, tree: Tree) -> Tree:
-        """Sort what a call returned, and return its form."""
+        """Sort the values that a call returned, and return their structure with placeholders."""
         return with_leaves(
             tree, {path: self._form(Spot(place, path), leaf) for path, leaf in tensors_by_path(tree).items()}
         )
@@ -51,7 +51,7 @@ class Sorted:
         return Blank.of(leaf, grows, self.batch)
 
     def arguments(self, tree: Tree) -> Tree:
-        """Sort the arguments of the call that is an iteration, and return their form."""
+        """Sort the arguments of the call that is an iteration, and return their structure with placeholders."""
         state = {spot.path for part in self.plan.state for spot in part.used}
         forms = {}
         for path, leaf in tensors_by_path(tree).items():
@@ -68,5 +68,5 @@ class Sorted:
 
 
 def in_single_precision(tensor: Tensor) -> Tensor:
-    """Return a tensor in at least single precision: norms and residuals in half precision would say little."""
+    """Return a tensor in at least single precision, since norms and residuals in half precision are too coarse."""
     return tensor.float() if tensor.dtype in HALF else tensor

@@ -1,4 +1,4 @@
-"""Records runs of a model on tapes."""
+"""Recorded runs of a model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from loopscope.contexts import random_state_kept
 from loopscope.trees import Tree, batch_size, device_of, join, select
 
 ITERATIONS = 4
-"""Iterations of a recorded run, where it can be told how many."""
+"""Iterations of a recorded run, if ``run`` takes a number of iterations."""
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class Recording:
     """One recorded run.
 
     Attributes:
-        tape: what happened.
-        logits: what came out.
-        batch: examples.
+        tape: events of the run.
+        logits: output of the run.
+        batch: number of examples.
     """
 
     tape: Tape
@@ -36,12 +36,12 @@ class Recording:
 
 @dataclass(frozen=True)
 class Recordings:
-    """Runs that tell apart what grows with the batch and what is random.
+    """Runs that show what grows with the batch and what is random.
 
     Attributes:
-        main: on all inputs.
-        other_batch: on one example fewer; of a single one, on it twice.
-        other_seed: on all inputs, with other random numbers.
+        main: run on all inputs.
+        other_batch: run on one example fewer, or twice on a single example.
+        other_seed: run on all inputs with another seed.
     """
 
     main: Recording
@@ -58,15 +58,15 @@ def seeded(inputs: Tree, seed: int) -> Iterator[None]:
 
 
 def record(model: nn.Module, run: Run, inputs: Tree, ends: Ends, watched: tuple[str, ...], seed: int = 0) -> Recording:
-    """Run a model once and write down what its open frames do.
+    """Run a model once and record what its open frames do.
 
     Args:
         model: the model.
-        run: runs it.
-        inputs: its inputs.
-        ends: which calls end an iteration.
-        watched: the submodules and methods that are one event each.
-        seed: of its random numbers.
+        run: function that runs the model.
+        inputs: inputs of the model.
+        ends: the calls that end an iteration.
+        watched: names of the submodules and methods whose calls are single events.
+        seed: seed of the run's random numbers.
     """
     recorder = Recorder(ends)
     callees = {name: callee(model, name) for name in watched}
@@ -77,7 +77,7 @@ def record(model: nn.Module, run: Run, inputs: Tree, ends: Ends, watched: tuple[
 
 
 def record_all(model: nn.Module, run: Run, inputs: Tree, ends: Ends, watched: tuple[str, ...]) -> Recordings:
-    """Record the three runs that a plan is made from."""
+    """Record the three runs that a plan needs."""
     batch = batch_size(inputs)
     others = select(inputs, slice(0, batch - 1)) if batch > 1 else join([inputs, inputs])
     return Recordings(

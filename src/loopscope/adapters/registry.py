@@ -1,11 +1,10 @@
-"""The families that are known, and `adapt`, which recognizes a model by its class."""
+"""Known model families, and `adapt`, which recognizes a model by its class."""
 
 from __future__ import annotations
 
 from torch import nn
 
-from loopscope.adapters.capture import capture
-from loopscope.adapters.captured import CapturedLoop
+from loopscope.adapters.capture import capture, check_eval_mode
 from loopscope.adapters.families import (
     dory,
     hrm,
@@ -21,7 +20,8 @@ from loopscope.adapters.families import (
     x_transformers,
 )
 from loopscope.adapters.families.family import Family
-from loopscope.adapters.positions import Positions
+from loopscope.adapters.positions import Positions, checked_positions
+from loopscope.adapters.proof import ProvenLoop
 from loopscope.errors import LoopscopeError
 from loopscope.trees import Tree
 
@@ -39,7 +39,7 @@ FAMILIES: tuple[Family, ...] = (
     trm.FAMILY,
     x_transformers.FAMILY,
 )
-"""All that are known. A new one is one file with a ``FAMILY`` and one line here."""
+"""All known families. A new one needs a file with a ``FAMILY`` and a line here."""
 
 
 def family_of(model: nn.Module) -> Family | None:
@@ -47,11 +47,11 @@ def family_of(model: nn.Module) -> Family | None:
     return next((family for family in FAMILIES if family.has(model)), None)
 
 
-def adapt(model: nn.Module, inputs: Tree | None = None, positions: Positions | None = None) -> CapturedLoop:
+def adapt(model: nn.Module, inputs: Tree | None = None, positions: Positions | None = None) -> ProvenLoop:
     """Return a model of a known family as a loop, proven to be the model.
 
     Args:
-        model: the model, in eval mode; it stays as it is.
+        model: the model, in eval mode; it is not changed.
         inputs: a few examples to prove it on, as the loop's ``encode`` will take them; random ones if left out.
         positions: the tokens whose logits are read: "last", "all", or places among the real tokens of each example. If left out,
             the last token of causal language models, and all of others.
@@ -76,12 +76,18 @@ def adapt(model: nn.Module, inputs: Tree | None = None, positions: Positions | N
     if reason is not None:
         raise LoopscopeError(f"{type(model).__name__} cannot be a loop: {reason}")
     given = family.example(model) if inputs is None else inputs
+    chosen = family.positions(model) if positions is None else positions
+    if family.by_hand is not None:
+        check_eval_mode(model)
+        loop = family.by_hand(model, checked_positions(chosen))
+        loop.proof = loop.prove(given)
+        return loop
     return capture(
         model,
         family.at(model),
         given,
         family.run,
         every=family.every(model),
-        positions=family.positions(model) if positions is None else positions,
+        positions=chosen,
         answers_per=family.answers_per,
     )

@@ -1,4 +1,4 @@
-"""Runs a part of a model's own forward again, with a state put in place and the calls before the loop answered."""
+"""Replay of a part of a model's forward, with a state put in place and the calls before the loop answered."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from loopscope.adapters.tape import Ends, Place, Places, makes_tensors
 
 
 class Stopped(BaseException):
-    """Ends a run once everything wanted has been noted. It is no ``Exception``, so that models do not catch it."""
+    """Ends a run once everything wanted is noted; not an ``Exception``, so that models do not catch it."""
 
 
 @dataclass
 class Act:
-    """What is done at one event.
+    """What to do at one event.
 
     Attributes:
         put: arguments to replace.
@@ -29,8 +29,8 @@ class Act:
         answers: whether the call is not made.
         give: parts of what is returned to replace.
         note_used: paths of arguments to note.
-        note_made: paths of what is returned to note.
-        keep: whether to keep its arguments and what it returned.
+        note_made: paths of returned values to note.
+        keep: whether to keep the arguments and the returned value.
     """
 
     put: dict[Path, Tensor] = field(default_factory=dict)
@@ -47,10 +47,10 @@ class Player(Handler):
     """Plays a script of acts along a run.
 
     Args:
-        ends: which calls end an iteration.
-        script: what to do at which event; all others go on as ever.
-        batch: examples.
-        wanted: after how many notes to stop the run; None to let it end.
+        ends: the calls that end an iteration.
+        script: acts by event; all other events go on as usual.
+        batch: number of examples.
+        wanted: number of notes after which to stop the run; None lets it end.
     """
 
     def __init__(self, ends: Ends, script: Mapping[Place, Act], batch: int, wanted: int | None = None) -> None:
@@ -63,14 +63,14 @@ class Player(Handler):
         self.names: list[str] = []
 
     def call(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Answer a call as the script says."""
+        """Answer a call according to the script."""
         self.names.append(name)
         returned = self._act(self.places.of_call(name), function, args, kwargs)
         self.places.returned(name)
         return returned
 
     def operation(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Answer an operation as the script says."""
+        """Answer an operation according to the script."""
         if name in KEEPING_VALUES:
             return function(*args, **kwargs)
         returned = self._act(self.places.of_operation(name), function, args, kwargs)

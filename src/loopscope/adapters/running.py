@@ -1,4 +1,4 @@
-"""Runs a model as its owner does: with keyword arguments, without its cache, or by a function of the owner."""
+"""Running a model as its owner does: with keyword arguments, without its cache, or by a given function."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from loopscope.errors import LoopscopeError
 from loopscope.trees import Tree, children
 
 Run = Callable[[nn.Module, Tree, int], Tensor]
-"""Runs a model on inputs, for the number of iterations where it can be told one, and returns its logits."""
+"""Runs a model on inputs and returns its logits; the number of iterations is ignored if the model takes none."""
 
 OUTPUTS = ("logits", "prediction", "predictions", "output", "last_hidden_state")
-"""What the logits are called among several outputs, the likeliest name first."""
+"""Possible names of the logits among several outputs, the likeliest first."""
 
 
 def takes_iterations(run: Callable[..., Any] | None) -> bool:
-    """Return whether a function ``run`` can be told how many iterations to run: it takes three arguments."""
+    """Return whether ``run`` takes a number of iterations, as its third argument."""
     return run is not None and len(inspect.signature(run).parameters) >= 3
 
 
@@ -28,7 +28,7 @@ def runner(model: nn.Module, run: Callable[..., Any] | None) -> Run:
     """Return a function that runs a model and returns its logits.
 
     Args:
-        model: called with the inputs where there is no ``run``.
+        model: the model; it is called with the inputs if ``run`` is None.
         run: ``run(model, inputs)`` or ``run(model, inputs, iterations)``.
     """
 
@@ -41,10 +41,10 @@ def runner(model: nn.Module, run: Callable[..., Any] | None) -> Run:
 
 
 def logits_among(output: Any) -> Tensor:
-    """Return the logits among a model's outputs: by their usual names, else the first tensor of two dimensions or more.
+    """Return the logits among a model's outputs, by their usual names or else as the first tensor of two dimensions.
 
     Raises:
-        LoopscopeError: there are none.
+        LoopscopeError: the outputs contain no logits.
     """
     if isinstance(output, Tensor):
         return output
@@ -66,7 +66,7 @@ def told_in_one_line(what: str, remedy: str = "") -> Iterator[None]:
     """Turn an exception of foreign code into a ``LoopscopeError`` that says where it occurred.
 
     Raises:
-        LoopscopeError: of one line, for any exception within.
+        LoopscopeError: an exception was raised within; the message is one line.
     """
     try:
         yield
@@ -78,7 +78,7 @@ def told_in_one_line(what: str, remedy: str = "") -> Iterator[None]:
 
 
 def call(model: nn.Module, inputs: Tree, **keywords: Any) -> Any:
-    """Call a model with inputs, its cache off: a mapping by keyword, a tuple or list in order, else one argument."""
+    """Call a model without its cache: a mapping is passed by keyword, a tuple or list in order, else as one argument."""
     if "use_cache" in inspect.signature(model.forward).parameters:
         keywords["use_cache"] = False
     if isinstance(inputs, Mapping):

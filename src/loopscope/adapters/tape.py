@@ -1,4 +1,4 @@
-"""A tape: what a model's open frames did in one run, event by event, and which values went from event to event."""
+"""A tape: what a model's open frames did in one run, event by event, and the values passed between events."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ UNINITIALIZED = ("empty", "empty_like", "new_empty", "empty_strided", "new_empty
 
 
 class Place(NamedTuple):
-    """Which event it is.
+    """The place of an event in a run.
 
     Attributes:
-        stretch: of the run; stretch k ends with iteration k, counted from 0.
-        name: of what is called.
-        occurrence: how often that was called in the stretch before; of an operation, since the last call.
-        after: the last call before an operation, "" for a call. Code between calls may take other ways for other inputs
-            (masks are made only where there is padding): operations are counted from the nearest call.
+        stretch: part of the run; stretch k ends with iteration k, counted from 0.
+        name: name of the called function.
+        occurrence: number of earlier calls of it in the stretch; for an operation, since the last call.
+        after: last call before an operation, or "" for a call. Operations are counted from the nearest call because the
+            code between calls may depend on the inputs (masks are made only if there is padding).
     """
 
     stretch: int
@@ -41,13 +41,13 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Ends:
-    """Which calls end an iteration.
+    """The calls that end an iteration.
 
     Attributes:
-        name: of the submodule or method.
-        every: calls of it per iteration.
-        offset: calls of it before the first iteration.
-        parameters: the names of its parameters, in order.
+        name: name of the submodule or method.
+        every: its calls per iteration.
+        offset: its calls before the first iteration.
+        parameters: names of its parameters, in order.
     """
 
     name: str
@@ -56,11 +56,11 @@ class Ends:
     parameters: tuple[str, ...] = ()
 
     def iterations(self, calls: int) -> int:
-        """Return how many iterations have ended after so many calls."""
+        """Return how many iterations have ended after this number of calls."""
         return max(0, calls - self.offset) // self.every
 
     def argument(self, path: Path) -> str:
-        """Return what an argument is called, from its path in (args, kwargs)."""
+        """Return the name of the argument at a path in (args, kwargs)."""
         positional, first, *rest = path
         if positional == 0 and first < len(self.parameters):
             first = self.parameters[first]
@@ -68,7 +68,7 @@ class Ends:
 
 
 class Places:
-    """Says which event comes next."""
+    """Gives each event its place."""
 
     def __init__(self, ends: Ends) -> None:
         self.ends = ends
@@ -78,7 +78,7 @@ class Places:
         self._operations_seen: Counter[str] = Counter()
 
     def of_call(self, name: str) -> Place:
-        """Return the place of a call that begins."""
+        """Return the place of a call that is about to begin."""
         place = Place(self.stretch, name, self._calls_seen[name])
         self._calls_seen[name] += 1
         self._after = str(place)
@@ -92,7 +92,7 @@ class Places:
         return place
 
     def returned(self, name: str) -> None:
-        """Record that a call has returned; after the call that ends an iteration, the next stretch begins."""
+        """Record that a call has returned; the next stretch begins after the call that ends an iteration."""
         if name == self.ends.name:
             self.calls += 1
             if (done := self.ends.iterations(self.calls)) > self.stretch:
@@ -106,14 +106,14 @@ class Event:
     """A call that an open frame made, with the values that went in and came out.
 
     Attributes:
-        place: which one it is.
-        is_call: whether a submodule or method was called, not a function of PyTorch.
+        place: place of the event in the run.
+        is_call: whether a submodule or method was called rather than a function of PyTorch.
         inputs: number of the value at each path of (args, kwargs).
-        outputs: number of the value at each path of what was returned.
-        written: numbers of values that it wrote into tensors in place.
-        arguments: (args, kwargs) of the calls that end an iteration, else None.
-        returned: what a call returned.
-        index: its position among everything that was called.
+        outputs: number of the value at each path of the returned value.
+        written: numbers of the values that it wrote into tensors in place.
+        arguments: (args, kwargs) if the call ends an iteration, otherwise None.
+        returned: returned value of a call.
+        index: position among all events.
     """
 
     place: Place
@@ -127,7 +127,7 @@ class Event:
 
     @property
     def made(self) -> set[int]:
-        """The values that did not exist before."""
+        """The values that this event created."""
         return set(self.outputs.values()).union(self.written) - set(self.inputs.values())
 
 
@@ -136,12 +136,12 @@ class Tape:
     """The events of one run, in order.
 
     Attributes:
-        ends: which calls end an iteration.
-        events: in order.
-        tensors: the tensor of each value.
-        stretches: iterations that ended.
-        calls: how often the named submodule or method was called.
-        names: of everything that was called and made tensors, in order.
+        ends: the calls that end an iteration.
+        events: events in order.
+        tensors: tensor of each value.
+        stretches: number of finished iterations.
+        calls: number of calls of the named submodule or method.
+        names: names of everything that was called and made tensors, in order.
         hidden: whether something was hidden from autograd.
         uninitialized: whether an open frame allocated uninitialized memory, which is filled with NaN here.
     """
@@ -160,15 +160,15 @@ class Tape:
         return [event for event in self.events if event.place.stretch == stretch]
 
     def makers(self) -> dict[int, Event]:
-        """Return the event that made each value; inputs and parameters have none."""
+        """Return the event that made each value; inputs and parameters have no such event."""
         return {value: event for event in self.events for value in event.made}
 
     def behind(self, values: Iterable[int], until: Callable[[Event], bool] = lambda event: False) -> set[int]:
-        """Return the values that some values were made from, themselves included.
+        """Return the values that the given values were made from, including themselves.
 
         Args:
-            values: where to begin.
-            until: events that are not looked behind.
+            values: numbers of the values to begin with.
+            until: returns whether an event's own inputs are left out.
         """
         needed = set(values)
         for event in reversed(self.events):
@@ -178,16 +178,16 @@ class Tape:
 
 
 def makes_tensors(operation: str, returned: Any) -> bool:
-    """Return whether an operation has returned tensors, or has written into one."""
+    """Return whether an operation returned a tensor or wrote into one."""
     parts = returned if isinstance(returned, (tuple, list)) else (returned,)
     return operation == "__setitem__" or any(isinstance(part, Tensor) for part in parts)
 
 
 class Recorder(Handler):
-    """Writes a tape.
+    """Records a run on a tape.
 
     Args:
-        ends: which calls end an iteration.
+        ends: the calls that end an iteration.
     """
 
     def __init__(self, ends: Ends) -> None:
@@ -197,14 +197,14 @@ class Recorder(Handler):
         self._others: list[Tensor] = []  # kept, so that no later tensor has the same id
 
     def call(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Write a call down; the one that ends an iteration begins the next stretch."""
+        """Record a call; the next stretch begins after the call that ends an iteration."""
         returned = self._written_down(self.places.of_call(name), function, args, kwargs, is_call=True)
         self.places.returned(name)
         self.tape.calls, self.tape.stretches = self.places.calls, self.places.stretch
         return returned
 
     def operation(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Write an operation down; one that keeps its values makes another name of the same value."""
+        """Record an operation. One that keeps its values gives the same value another name."""
         if name in KEEPING_VALUES:
             returned = function(*args, **kwargs)
             self._numbers[id(returned)] = (self.value(args[0]), returned._version)
@@ -218,7 +218,7 @@ class Recorder(Handler):
             self.tape.hidden = self.tape.hidden or hides(function)
 
     def value(self, tensor: Tensor) -> int:
-        """Return the number of a tensor's present value; one that was changed in place has a new one."""
+        """Return the number of a tensor's present value; a tensor that was changed in place gets a new number."""
         if tensor.is_inference():
             raise LoopscopeError(
                 "the model runs in torch.inference_mode, which no derivative passes: use torch.no_grad there, and make "

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from loopscope import shipped
 from loopscope.answers.calibration import Alike, Calibrations, calibrations
-from loopscope.answers.trust import Evidence, extents, read_evidence, significant, unsureness
+from loopscope.answers.trust import AnswerSignals, extents, read_signals, significant, unsureness
 from loopscope.contexts import device_of_loop, eval_mode
 from loopscope.errors import LoopscopeError, check_tolerance
 from loopscope.evaluation import SETTLED
@@ -52,7 +52,7 @@ class Answerer:
     model: Loop
     task: Task
     text: TextFormat
-    evidence: Evidence | None = None
+    evidence: AnswerSignals | None = None
     iterations: int = 0
     tolerance: float = SETTLED
 
@@ -115,12 +115,12 @@ def open_answerer(name: str, tolerance: float = SETTLED) -> Answerer:
         raise LoopscopeError(f"{path} holds a {settings.model.architecture} model, which has no iterations to settle")
     # The evidence is valid only for the tolerance that validation used.
     counted = tolerance == SETTLED
-    evidence = read_evidence(run.trust) if counted and run.trust.is_file() else None
+    evidence = read_signals(run.trust) if counted and run.trust.is_file() else None
     text, iterations = text_format(settings.task), _validated(run, evidence)
     return Answerer(path, model, settings.data, text, evidence, iterations, tolerance)
 
 
-def _validated(run: RunFolder, evidence: Evidence | None) -> int:
+def _validated(run: RunFolder, evidence: AnswerSignals | None) -> int:
     """Return the number of iterations that each answer had in validation, or 0 without evidence."""
     if evidence is None:
         return 0

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.optimize import isotonic_regression
 
-from loopscope.answers.trust import Evidence
+from loopscope.answers.trust import AnswerSignals
 
 MIN_ALIKE = 25
 """Smallest number of validation answers on a step. A smaller step is merged with the neighbour of nearest accuracy."""
@@ -140,7 +140,7 @@ class Calibrations:
         return None if found is None else found.alike(unsure)
 
 
-def calibrations(evidence: Evidence) -> Calibrations:
+def calibrations(evidence: AnswerSignals) -> Calibrations:
     """Fit the calibrations of shown answers to the evidence of validation."""
     settled = evidence.settling < math.inf
 
@@ -204,14 +204,14 @@ def reliability(predicted: Float[np.ndarray, "examples"], right: Bool[np.ndarray
     return Reliability(bins, error, total)
 
 
-def predicted_by(found: Calibrations, evidence: Evidence) -> Float[np.ndarray, "examples"]:
+def predicted_by(found: Calibrations, evidence: AnswerSignals) -> Float[np.ndarray, "examples"]:
     """Return the predicted probability of each answer; NaN if the calibrations predict none."""
     pairs = zip(evidence.settling < math.inf, evidence.shown_unsure, strict=True)
     alike = [found.alike(bool(settled), float(unsure)) for settled, unsure in pairs]
     return np.array([math.nan if one is None else one.probability for one in alike])
 
 
-def cross_checked(evidence: Evidence, seed: int = 0) -> Reliability:
+def cross_checked(evidence: AnswerSignals, seed: int = 0) -> Reliability:
     """Return the reliability of the calibrations by cross-validation: each fold is predicted from the others.
 
     Args:

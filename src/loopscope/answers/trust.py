@@ -39,7 +39,7 @@ Flags = Bool[np.ndarray, "examples"]
 
 
 @dataclass(frozen=True)
-class Evidence:
+class AnswerSignals:
     """Signals of each example, and whether its answer is right. A signal that was never reached is infinite.
 
     Args:
@@ -72,9 +72,9 @@ class Evidence:
     def __len__(self) -> int:
         return len(self.right)
 
-    def at(self, chosen: Flags) -> Evidence:
+    def at(self, chosen: Flags) -> AnswerSignals:
         """Return the evidence of the chosen examples."""
-        return Evidence(**{field.name: getattr(self, field.name)[chosen] for field in fields(self)})
+        return AnswerSignals(**{field.name: getattr(self, field.name)[chosen] for field in fields(self)})
 
     def to_json(self) -> dict[str, list[Any]]:
         """Return one list per field, with 1 and 0 for booleans and null for infinity."""
@@ -93,7 +93,7 @@ SHOWN = {"shown_right": "settled_right", "shown_unsure": "settled_unsure"}
 
 
 def _damage(values: Mapping[str, Sequence[float | None]]) -> str | None:
-    """Return a description of the first fault in values for ``evidence_from``, or None."""
+    """Return a description of the first fault in values for ``signals_from``, or None."""
     if (wrong := misfit(values, dict[str, list[Any]])) is not None:
         return wrong
     for name, column in values.items():
@@ -106,22 +106,22 @@ def _damage(values: Mapping[str, Sequence[float | None]]) -> str | None:
     return None
 
 
-def evidence_from(values: Mapping[str, Sequence[float | None]]) -> Evidence:
-    """Return the evidence from the output of ``Evidence.to_json``.
+def signals_from(values: Mapping[str, Sequence[float | None]]) -> AnswerSignals:
+    """Return the evidence from the output of ``AnswerSignals.to_json``.
 
     Raises:
         LoopscopeError: a value is damaged, a field is missing, or fields differ in length.
     """
     if (wrong := _damage(values)) is not None:
         raise LoopscopeError(f"the evidence is damaged ({wrong}): run loopscope trust again")
-    names = [field.name for field in fields(Evidence)]
+    names = [field.name for field in fields(AnswerSignals)]
     values = {**{name: values[other] for name, other in SHOWN.items() if other in values}, **values}
     missing = [name for name in names if name not in values]
     if missing or len({len(values[name]) for name in names}) > 1:
         raise LoopscopeError(
             f"expected lists of equal length of {', '.join(names)}{f', but {missing[0]} is missing' if missing else ''}"
         )
-    return Evidence(
+    return AnswerSignals(
         **{
             name: np.array(values[name], dtype=bool)
             if name in FLAGS
@@ -131,10 +131,10 @@ def evidence_from(values: Mapping[str, Sequence[float | None]]) -> Evidence:
     )
 
 
-def joined(parts: Sequence[Evidence]) -> Evidence:
+def joined(parts: Sequence[AnswerSignals]) -> AnswerSignals:
     """Return the evidence of several splits as one."""
-    return Evidence(
-        **{field.name: np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Evidence)}
+    return AnswerSignals(
+        **{field.name: np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(AnswerSignals)}
     )
 
 
@@ -154,14 +154,14 @@ def _read(path: Path) -> _Measured:
     return measured
 
 
-def _evidence(measured: _Measured, path: Path) -> dict[str, Evidence]:
+def _evidence(measured: _Measured, path: Path) -> dict[str, AnswerSignals]:
     try:
-        return {name: evidence_from(split.get("evidence", {})) for name, split in measured.splits.items()}
+        return {name: signals_from(split.get("evidence", {})) for name, split in measured.splits.items()}
     except LoopscopeError as error:
         raise LoopscopeError(f"{path}: {error}") from error
 
 
-def read_evidence(path: Path) -> Evidence:
+def read_signals(path: Path) -> AnswerSignals:
     """Read the evidence of all splits from a file that ``loopscope trust`` wrote.
 
     Raises:
@@ -182,7 +182,7 @@ def extents(path: Path) -> dict[str, tuple[int, int]]:
         return {}
 
 
-SIGNALS: dict[str, Callable[[Evidence], Doubt]] = {
+SIGNALS: dict[str, Callable[[AnswerSignals], Doubt]] = {
     "arrived": lambda evidence: (~evidence.arrived).astype(np.float64),
     "residual": lambda evidence: evidence.residual,
     "contraction": lambda evidence: evidence.contraction,
@@ -284,7 +284,7 @@ def _rates(ends: Ends) -> Float[Tensor, "batch"]:
 
 def _observe(
     loop: Loop, task: Task, split: Split, rows: slice, iterations: int, on_iteration: Callable[[], None]
-) -> Evidence:
+) -> AnswerSignals:
     """Run some examples of a split as one batch."""
     problems, answers = split.problems[rows], split.answers[rows]
     recalled = loop.encode(task.inputs(problems))
@@ -298,7 +298,7 @@ def _observe(
     right, unsure = judge.right(logits), judge.unsure(logits)
     shown_right, shown_unsure = judge.shown(logits)
     settled = settling.after.isfinite()
-    return Evidence(
+    return AnswerSignals(
         right=right.cpu().numpy(),
         arrived=ends.arrived.cpu().numpy(),
         residual=significant(ends.residual[-1]),
@@ -320,7 +320,7 @@ def observe_split(
     split: Split,
     config: EvaluationConfig,
     on_iteration: Callable[[], None] | None = None,
-) -> Evidence:
+) -> AnswerSignals:
     """Run a loop on a split and return the evidence of each example.
 
     An example stops once its residual has been at the rounding floor for 8 iterations. The split is moved to the device
@@ -357,7 +357,7 @@ class Judgement:
     area: float
 
 
-def judge(doubt: Doubt, right: Flags, seed: int = 0) -> Judgement:
+def judge_signal(doubt: Doubt, right: Flags, seed: int = 0) -> Judgement:
     """Return how well a doubt separates right answers from wrong ones."""
     area, value = risk_curve(doubt, right).area, auc(-doubt, right)
     if math.isnan(value):
@@ -411,7 +411,7 @@ class SplitTrust:
     perfect_area: float
     random_area: float
     signals: dict[str, Judgement]
-    evidence: Evidence
+    evidence: AnswerSignals
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -425,7 +425,7 @@ class SplitTrust:
         }
 
 
-def assess(evidence: Evidence) -> SplitTrust:
+def assess(evidence: AnswerSignals) -> SplitTrust:
     """Assess how well each signal separates right answers from wrong ones."""
     right, wrong = evidence.right, int((~evidence.right).sum())
     return SplitTrust(
@@ -434,12 +434,12 @@ def assess(evidence: Evidence) -> SplitTrust:
         others=counted(right[~evidence.arrived]),
         perfect_area=perfect_area(len(right), wrong),
         random_area=random_area(len(right), wrong),
-        signals={name: judge(doubt(evidence), right) for name, doubt in SIGNALS.items()},
+        signals={name: judge_signal(doubt(evidence), right) for name, doubt in SIGNALS.items()},
         evidence=evidence,
     )
 
 
-def measure(
+def measure_trust(
     loop: Loop,
     task: Task,
     config: EvaluationConfig,

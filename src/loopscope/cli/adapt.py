@@ -5,8 +5,9 @@ from __future__ import annotations
 from jsonargparse import ArgumentParser, Namespace
 
 from loopscope.cli.command import Command
-from loopscope.cli.subject import adapted, add_model_options
+from loopscope.cli.subject import PROVEN, adapted, add_model_options
 from loopscope.parsing import new_parser
+from loopscope.trees import select
 
 
 def make_parser() -> ArgumentParser:
@@ -27,8 +28,10 @@ def make_parser() -> ArgumentParser:
 
 def run(options: Namespace) -> int:
     """Adapt a model and print the proof; return the exit status."""
-    loop, _ = adapted(options)
-    print(loop.proof)
+    from loopscope.adapters.captured import CapturedLoop
+
+    loop, inputs = adapted(options)
+    print(loop.proof if isinstance(loop, CapturedLoop) else loop.prove(select(inputs, slice(0, PROVEN))))
     return 0
 
 

@@ -45,7 +45,7 @@ def parse(command: Command, name: str, arguments: Sequence[str]) -> Namespace:
         arguments: what follows the name on the command line.
 
     Raises:
-        LoopscopeError: an argument is refused; an unknown option is answered with the nearest valid one.
+        LoopscopeError: an argument is refused; for an unknown option the message names the nearest valid one.
     """
     parser = command.make_parser()
     parser.prog = f"loopscope {name}"
@@ -92,7 +92,7 @@ def _check_paths(arguments: Sequence[str]) -> None:
     """Refuse an option for a file or folder that is given an empty text, as by an unset shell variable.
 
     Raises:
-        LoopscopeError: naming the option.
+        LoopscopeError: the value is refused; the message names the option.
     """
     for option in PATHS:
         if f"{option}=" in arguments or (option, "") in pairwise(arguments):
@@ -111,5 +111,7 @@ def _check_task(name: str, parser: ArgumentParser, arguments: Sequence[str]) -> 
         return
     if given.startswith("-"):
         task = next((word for word in arguments if word in tasks), "TASK")
-        raise LoopscopeError(f"{given} stands before the task, which comes first: loopscope {name} {task} {given} ...")
+        raise LoopscopeError(
+            f"{given} is given before the task, which must come first: loopscope {name} {task} {given} ..."
+        )
     check_choice("task", given, tasks)

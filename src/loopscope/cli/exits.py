@@ -19,14 +19,14 @@ def make_parser() -> ArgumentParser:
     """Return the parser of the command."""
     parser = new_parser(
         "Compare rules that stop a loop: a fixed number of iterations, the residual, changes of the softmax, patience, a learned "
-        "gate, several random starts. Every orbit runs once. The output says what each rule would have bought, and which one "
+        "gate, several random starts. Every orbit runs once. The output says what each rule would have saved, and which one "
         "to use."
     )
     add_subject(parser)
     parser.add_argument(
         "--split", type=str | None, help="Split of a run's data, such as '512 bits'; by default the easy one."
     )
-    parser.add_argument("--examples", type=int, default=256, help="Most inputs to use.")
+    parser.add_argument("--examples", type=int, default=256, help="Largest number of inputs to use.")
     parser.add_argument(
         "--iterations",
         type=int | None,

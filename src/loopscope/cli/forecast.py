@@ -20,10 +20,13 @@ def make_parser() -> ArgumentParser:
         "folder."
     )
     add_subject(parser)
-    parser.add_argument("--examples", type=int, default=64, help="Most easy inputs to use.")
+    parser.add_argument("--examples", type=int, default=64, help="Largest number of easy inputs to use.")
     parser.add_argument("--horizon", type=int, default=480, help="The iteration to forecast.")
     parser.add_argument(
-        "--budget", type=float, default=0.2, help="Most true steps, as a share of running on to the horizon."
+        "--budget",
+        type=float,
+        default=0.2,
+        help="Largest number of true steps, as a fraction of running on to the horizon.",
     )
     parser.add_argument("--seed", type=int, default=0, help="Seed of a random first state.")
     return parser

@@ -1,4 +1,4 @@
-"""What ``evaluate`` and ``trust`` share: a run that is measured on its own data or on other data of its task."""
+"""The subject of ``evaluate`` and ``trust``: a run, measured on its own data or on other data of its task."""
 
 from __future__ import annotations
 
@@ -48,7 +48,9 @@ def add_measurement_options(parser: ArgumentParser, own: str) -> None:
     parser.add_argument(
         "--iterations", type=int | None, help="Iterations to run; by default those of the run's config."
     )
-    parser.add_argument("--examples", type=int | None, help="Most examples of a split; by default the config's.")
+    parser.add_argument(
+        "--examples", type=int | None, help="Largest number of examples of a split; by default the config's."
+    )
     parser.add_argument(
         "--out", type=str | None, help=f"File to write; by default {own} in the run's folder. Required with --data."
     )

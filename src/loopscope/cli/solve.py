@@ -26,7 +26,7 @@ def make_parser() -> ArgumentParser:
     )
     parser.add_argument("problem", help="The problem, quoted; or - to read one per line and write one answer per line.")
     parser.add_argument("--watch", action="store_true", help="Show the answer change, iteration by iteration.")
-    parser.add_argument("--max-iterations", type=int, default=500, help="Most iterations for a problem.")
+    parser.add_argument("--max-iterations", type=int, default=500, help="Largest number of iterations for a problem.")
     parser.add_argument("--tolerance", type=float, default=1e-4, help="Relative residual at which a state has settled.")
     return parser
 

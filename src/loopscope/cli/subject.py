@@ -16,8 +16,8 @@ from loopscope.subjects import Subject, from_function, from_run
 from loopscope.trees import Tree, select
 
 if TYPE_CHECKING:
-    from loopscope.adapters.captured import CapturedLoop
     from loopscope.adapters.positions import Positions
+    from loopscope.adapters.proof import ProvenLoop
 
 PROVEN = 4
 """Inputs that an adapted model is proven on."""
@@ -117,7 +117,7 @@ def is_foreign(options: Namespace) -> bool:
     return False
 
 
-def adapted(options: Namespace) -> tuple[CapturedLoop, Tree]:
+def adapted(options: Namespace) -> tuple[ProvenLoop, Tree]:
     """Load a model of others, and return it as a loop, proven on its first inputs, with all of them.
 
     Raises:
@@ -147,7 +147,8 @@ def adapted(options: Namespace) -> tuple[CapturedLoop, Tree]:
             positions=positions or ("last" if model.is_language_model else "all"),
             answers_per=options.answers_per or ("token" if model.is_language_model else "example"),
         )
-    half = ", in half precision as it is stored (--single-precision converts it)" if loop.in_half_precision else ""
+    is_half = getattr(loop, "in_half_precision", False)  # loops that are made by hand do not say
+    half = ", in half precision as it is stored (--single-precision converts it)" if is_half else ""
     what = (
         f"a model of the family {family.name}" if family and options.at is None else f"iterations end with {options.at}"
     )

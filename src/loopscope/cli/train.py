@@ -6,19 +6,26 @@ import json
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
 from loopscope.cli.command import Command
 from loopscope.cli.console import console, say
-from loopscope.errors import RESUMABLE, LoopscopeError
+from loopscope.errors import RESUMABLE, LoopscopeError, check_count
 from loopscope.files import read_yaml_mapping
 from loopscope.parsing import dotted, new_parser
 from loopscope.tasks import TASKS
 from loopscope.training.run_folder import RunFolder, open_run
-from loopscope.training.settings import add_sections, check_keys, complete, current_settings
+from loopscope.training.settings import RunSettings, add_sections, check_keys, complete, current_settings
+
+if TYPE_CHECKING:
+    from loopscope.loop import Loop
+    from loopscope.training.watch.record import WatchRecord
+    from loopscope.training.watch.watch import Watch
 
 
 def make_parser() -> ArgumentParser:
@@ -39,6 +46,17 @@ def make_parser() -> ArgumentParser:
             "--resume",
             action="store_true",
             help="Continue from the run's newest checkpoint; start a new run if the folder holds none.",
+        )
+        sub.add_argument(
+            "--watch",
+            nargs="?",
+            const="warn",
+            choices=["warn", "stop"],
+            help="Measure the loop while it trains, within 3%% of the time, into watch.jsonl and training.html. Once a collapse "
+            "is forecast, warn (the default) or stop, which leaves a run that --resume continues.",
+        )
+        sub.add_argument(
+            "--watch-every", type=int | None, help="With --watch: steps between measurements, whatever they cost."
         )
         add_sections(sub, name)
         subcommands.add_subcommand(name, sub, help=description)
@@ -87,18 +105,44 @@ def catch_signals() -> Iterator[Callable[[], str | None]]:
             signal.signal(number, handler)
 
 
+def watched(settings: RunSettings, run: RunFolder, action: str, every: int | None, model: Loop) -> Watch:
+    """Return the watch of a run that warns in the terminal, or stops the training, once collapse is forecast.
+
+    Args:
+        settings: settings of the run.
+        run: its folder.
+        action: warn or stop.
+        every: steps between measurements; None for as many as a share of the time allows.
+        model: the model that is trained.
+    """
+    from loopscope.training.watch.of_run import watch_of_run
+
+    def warn(record: WatchRecord) -> None:
+        say(f"step {record.step}: {record.forewarning}")
+
+    return watch_of_run(settings, run, model, "stop" if action == "stop" else warn, every or "auto")
+
+
 def run(options: Namespace) -> int:
     """Train a run to its end, or until a signal stops it; return the exit status."""
     from loopscope.reports.terminal import train_progress
+    from loopscope.reports.training.page import write_training_page
     from loopscope.training.trainer import main_process_first, train
+    from loopscope.training.watch.of_run import watched_until_now
 
     given = options[options.task]
+    if given.watch_every is not None:
+        check_count(watch_every=given.watch_every)
+        if given.watch is None:
+            raise LoopscopeError(
+                f"--watch-every {given.watch_every} was given without --watch: add --watch or leave it out"
+            )
     settings = complete(options.task, given)
     out = Path(given.out)
     with main_process_first() as is_main:
         absent = not RunFolder(out).config.is_file()
         if absent:
-            settings.data.training_split()  # refuses data that cannot be had before there is a folder
+            settings.data.training_split()  # refuses unavailable data before the folder is made
         opened = open_run(out, settings, resume=given.resume or not is_main)
     if is_main and absent and given.resume:
         say(f"{out} holds no run to resume: starting a new one")
@@ -108,12 +152,15 @@ def run(options: Namespace) -> int:
     decided = opened.settings()
     if is_main and settings.training.precision == "auto":
         say(f"precision: {decided.training.precision}")
+    make_watch = None if given.watch is None else partial(watched, decided, opened, given.watch, given.watch_every)
     with (
         opened.lock() if is_main else nullcontext(),
         catch_signals() as caught,
         train_progress(console, settings.training.steps, shown=is_main) as on_step,
     ):
-        outcome = train(decided, opened, on_step, caught)
+        outcome = train(decided, opened, on_step, caught, make_watch)
+    if is_main and watched_until_now(opened):
+        say(f"watched: {write_training_page(opened)}")
     if outcome.stopped:
         say(f"stopped by {outcome.stopped} after step {outcome.step}: add --resume to continue")
         return RESUMABLE

@@ -28,7 +28,7 @@ def make_parser() -> ArgumentParser:
 
 def run(options: Namespace) -> int:
     """Measure a run on its own data or on other data of its task; return the exit status."""
-    from loopscope.answers.trust import extents, measure
+    from loopscope.answers.trust import extents, measure_trust
     from loopscope.evaluation import iterations_to_run
     from loopscope.files import write_bytes, write_text
     from loopscope.reports.kit.charts import png
@@ -47,7 +47,7 @@ def run(options: Namespace) -> int:
     kept = larger_measurement(stored, config, splits, "a measurement")
     keep_or_check(out, kept)
     with iteration_progress(console, "trust", iterations_to_run(splits, config)) as on_iteration:
-        measured = measure(opened.model, settings.data, config, on_iteration, splits)
+        measured = measure_trust(opened.model, settings.data, config, on_iteration, splits)
     values = {"settings": settings.to_dict(), "splits": {name: split.to_json() for name, split in measured.items()}}
     for sheet in trust_sheets(str(folder.path), config.iterations, values["splits"]):
         show(in_terminal(sheet))

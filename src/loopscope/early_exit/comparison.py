@@ -86,7 +86,7 @@ class ExitComparison:
     """Early-exit rules on one recorded orbit.
 
     Args:
-        unit: what stops by itself: example or token.
+        unit: what stops on its own, "example" or "token".
         units: their number.
         examples: number of examples.
         iterations: iterations of the recorded orbit.

@@ -34,12 +34,12 @@ from loopscope.stability.targets import Targets, check_targets, rule_of
 from loopscope.trees import Tree, batch_size, leaves
 
 ITERATIONS = 64
-"""Iterations of the recorded orbit unless told otherwise."""
+"""Iterations of the recorded orbit by default."""
 LONGER = 4
 """Where the trained iterations are known, the orbit is this many times as long."""
 STARTS = 8
 """Random starts that are compared."""
-FEWEST_TO_RECOMMEND = 16
+MIN_TO_RECOMMEND = 16
 """Examples below which no rule is recommended."""
 
 FIXED, BEST_START, MAJORITY = "fixed", "best of several starts", "majority of several starts"
@@ -70,9 +70,9 @@ def exits(
     several: int = STARTS,
     answers: Answers | None = None,
 ) -> ExitComparison:
-    """Run every orbit once, and return what each early-exit rule would have bought at each of its thresholds.
+    """Run every orbit once, and return what each early-exit rule would have saved at each of its thresholds.
 
-    An example stops by itself. Where a loop answers token by token (``answers_per``), each token does, as if its answer were
+    An example stops on its own. Where a loop answers token by token (``answers_per``), each token does, as if its answer were
     taken from the iteration where it stops while the orbit goes on.
 
     Args:
@@ -149,9 +149,9 @@ class _Task:
     answers: Answers | None
 
     def record(self, ready: Prepared) -> Recording:
-        return record(self.loop, ready, self.iterations, self._judge(ready))
+        return record(self.loop, ready, self.iterations, self._make_judge(ready))
 
-    def _judge(self, ready: Prepared) -> Judge:
+    def _make_judge(self, ready: Prepared) -> Judge:
         if self.unit == "example":
             return Judge(self.unit, correct=rule_of(self.targets, ready.mask), answers=self.answers)
         if callable(self.targets):
@@ -229,7 +229,7 @@ def _recommend(
 ) -> Recommendation | None:
     """Choose the cheapest rule on every second example, and measure it on the others."""
     examples = int(recording.examples.max()) + 1
-    if examples < FEWEST_TO_RECOMMEND:
+    if examples < MIN_TO_RECOMMEND:
         return None
     choosing = recording.examples % 2 == 0
     fixed = _measured(FIXED, recording, good, choosing)

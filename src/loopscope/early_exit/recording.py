@@ -27,7 +27,7 @@ OF_STATE, OF_OUTPUT = (RESIDUAL, COSINE), (DIVERGENCE, ENTROPY, PATIENCE)
 
 @dataclass(frozen=True)
 class Recording:
-    """What was recorded. A unit is what stops by itself: an example, or a token of it.
+    """Recorded orbits. A unit is what stops on its own: an example, or one of its tokens.
 
     Attributes:
         scores: by name, the doubt about each unit after each iteration. Smaller means less doubt; infinite where it could
@@ -74,7 +74,7 @@ class Judge:
     """What counts as an answer, and which answers are right.
 
     Attributes:
-        unit: what stops by itself.
+        unit: what stops on its own, "example" or "token".
         targets: for tokens, the class of each token that is read.
         correct: for examples, the rule that says which are right.
         answers: for examples, what a readout answers, one row per example; the largest logits' places if None.

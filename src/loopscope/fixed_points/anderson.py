@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from loopscope.errors import check_count, check_positive
-from loopscope.fixed_points.multisecant import MultisecantMemory, dots
+from loopscope.errors import check_positive
+from loopscope.fixed_points.multisecant import MultisecantMemory, check_memory, dots
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Anderson:
             rounding errors of nearly parallel differences out of the next state.
 
     Raises:
-        LoopscopeError: the memory is not a whole number above 0, or the regularization is not above 0.
+        LoopscopeError: the memory is not a whole number from 1 to 1000, or the regularization is not above 0.
 
     Example:
         >>> import loopscope as ls, torch
@@ -45,7 +45,7 @@ class Anderson:
     regularization: float = 1e-8
 
     def __post_init__(self) -> None:
-        check_count(memory=self.memory)
+        check_memory(self.memory)
         check_positive(regularization=self.regularization)
 
     def begin(self, like: Float[Tensor, "batch n"]) -> AndersonMemory:

@@ -8,8 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from loopscope.errors import check_count
-from loopscope.fixed_points.multisecant import MultisecantMemory, dots
+from loopscope.fixed_points.multisecant import MultisecantMemory, check_memory, dots
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class Broyden:
         memory: number of steps kept, each of which takes two vectors of the state's size.
 
     Raises:
-        LoopscopeError: the memory is not a whole number above 0.
+        LoopscopeError: the memory is not a whole number from 1 to 1000.
 
     Example:
         >>> import loopscope as ls, torch
@@ -40,7 +39,7 @@ class Broyden:
     memory: int = 16
 
     def __post_init__(self) -> None:
-        check_count(memory=self.memory)
+        check_memory(self.memory)
 
     def begin(self, like: Float[Tensor, "batch n"]) -> BroydenMemory:
         """Return an empty memory."""

@@ -47,4 +47,4 @@ class DampedIteration:
         return None if self.damping == 1 else (1 - self.damping) * (point - value)
 
     def keep(self, rows: Tensor) -> None:
-        """Do nothing."""
+        """Do nothing: the method keeps no history."""

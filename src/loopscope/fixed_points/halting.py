@@ -12,6 +12,7 @@ from loopscope.errors import LoopscopeError, check_count
 from loopscope.fixed_points.plain_iteration import PlainIteration
 from loopscope.fixed_points.residual import check_precision, relative_residual, smallest_scale
 from loopscope.fixed_points.solver import Memory, Solver, check_solver
+from loopscope.kinds.history import remembers
 from loopscope.loop import Loop, is_time_dependent, mask_of
 from loopscope.trees import (
     Tree,
@@ -92,6 +93,11 @@ def run_solver(
         raise LoopscopeError(
             "a step changes a part of the state that is not floating (a counter), which "
             f"{type(solver).__name__} cannot advance: use PlainIteration, or move the counter out of the state"
+        )
+    if not isinstance(solver, PlainIteration) and remembers(loop, start, recalled):
+        raise LoopscopeError(
+            f"the state carries a history, which {type(solver).__name__} would fill with states that are no iterations: use "
+            "PlainIteration"
         )
     batch = batch_size(start)
     if batch_size(recalled) != batch or not batch:

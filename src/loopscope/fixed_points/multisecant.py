@@ -23,7 +23,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from loopscope.errors import LoopscopeError, check_count
 from loopscope.trees import binary_scale
+
+LARGEST_MEMORY = 1000
+"""Most differences that may be kept: their products with each other take the square of this for each example."""
 
 LOOPED_FROM = 1024
 """Length of vectors from which, on a CPU, products are computed one example after another. This is four times faster."""
@@ -54,6 +58,17 @@ def move_up(stored: Tensor, rows: Int[Tensor, "kept"]) -> Tensor:
         if target != row:
             stored[target].copy_(stored[row])
     return stored[: len(rows)]
+
+
+def check_memory(memory: int) -> None:
+    """Refuse a number of differences that is not a whole number from 1 to `LARGEST_MEMORY`.
+
+    Raises:
+        LoopscopeError: naming the number.
+    """
+    check_count(memory=memory)
+    if memory > LARGEST_MEMORY:
+        raise LoopscopeError(f"memory is {memory:,}, expected at most {LARGEST_MEMORY:,} differences: a few are enough")
 
 
 def _solved(matrix: Float[Tensor, "batch m m"], rhs: Float[Tensor, "batch m"]) -> Float[Tensor, "batch m"]:

@@ -29,4 +29,4 @@ class PlainIteration:
         """Return None: the next state is ``value``."""
 
     def keep(self, rows: Tensor) -> None:
-        """Do nothing."""
+        """Do nothing: the method keeps no history."""

@@ -17,6 +17,8 @@ MOVING = 1e-3
 """Relative change per iteration below which a state counts as at rest, whatever the fit says."""
 OFF = 0.1
 """Largest distance, relative to the state, between the true steps and the path of the fit."""
+TURN = 0.5
+"""Largest difference between two successive changes of a smooth motion, relative to the change."""
 
 
 @dataclass(frozen=True)
@@ -28,23 +30,35 @@ class Check:
         expected: that change according to the fit, with growing modes held to their present pace.
         off: distance between the last state and its place according to the fit, relative to the state.
         growth: factor by which, according to the fit, the change per iteration grows over the leap.
+        turn: difference between the last change and the one before, relative to the last.
     """
 
     change: Float[Tensor, "batch"]
     expected: Float[Tensor, "batch"]
     off: Float[Tensor, "batch"]
     growth: Float[Tensor, "batch"]
+    turn: Float[Tensor, "batch"]
 
     @property
     def passed(self) -> Bool[Tensor, "batch"]:
         """Whether the last state lies and moves as the fit says. False if it is not finite."""
         still = self.change <= torch.maximum(EXCESS * self.expected, torch.full_like(self.expected, MOVING))
-        return still & (self.off <= OFF)
+        return still & self.on_path
+
+    @property
+    def on_path(self) -> Bool[Tensor, "batch"]:
+        """Whether the state lies where the fit says; false where it is not finite."""
+        return self.off <= OFF
+
+    @property
+    def steady(self) -> Bool[Tensor, "batch"]:
+        """Whether the state lies where the fit says and moves on smoothly, at a pace that does not grow."""
+        return self.on_path & (self.growth <= 1) & (self.turn <= TURN)
 
 
 def check(leap: Leap, mask: Bool[Tensor, "batch *tokens"] | None = None) -> Check:
     """Compare a leap with the true steps that follow it."""
-    first, before, last = (flatten(leap.settled[place], mask).double() for place in (0, -2, -1))
+    first, earlier, before, last = (flatten(leap.settled[place], mask).double() for place in (0, -3, -2, -1))
     steps = len(leap.settled) - 1
     size = torch.maximum(_length(before), _length(last))
     way = leap.fit.further(leap.jump + steps) - leap.fit.further(leap.jump)
@@ -54,6 +68,7 @@ def check(leap: Leap, mask: Bool[Tensor, "batch *tokens"] | None = None) -> Chec
         expected=_ratio(_length(leap.fit.held().change(leap.jump + steps)), size),
         off=_ratio(_length(last - first - way), size),
         growth=_ratio(later, pace),
+        turn=_ratio(_length(last - 2 * before + earlier), _length(last - before)),
     )
 
 

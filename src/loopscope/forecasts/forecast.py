@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,15 +15,20 @@ from loopscope.checks import check_answers, check_is_loop, check_not_empty, chec
 from loopscope.contexts import eval_mode, without_autocast
 from loopscope.errors import LoopscopeError, check_count, check_positive, check_seed
 from loopscope.evaluation import decisions
+from loopscope.fixed_points.noise_floor import measure_noise_floor
 from loopscope.forecasts.check import Check, check
-from loopscope.forecasts.leaps import SETTLING, WATCHED, Leap, first_states, leap_through, run
+from loopscope.forecasts.leaps import SETTLING, WATCHED, Leap, leap_through, run
 from loopscope.forecasts.result import HOLDS, Forecast, Outlook, Point, Round
-from loopscope.forecasts.schedule import rounds
-from loopscope.loop import Loop, answers_per, mask_of
+from loopscope.forecasts.schedule import first_round, next_round
+from loopscope.forecasts.true_steps import AGREEING, DRAWS, by_true_steps
+from loopscope.kinds import Kind
+from loopscope.loop import Loop, answers_per
 from loopscope.readouts import ReadingPlan, plan_readings
+from loopscope.stability.nonautonomous.kept import draws_of
+from loopscope.stability.nonautonomous.view import view_of
 from loopscope.stability.orbits.answers import Answers, predictions
 from loopscope.stability.targets import Correct, Targets, check_readout, check_targets, rule_of
-from loopscope.trees import Tree, device_of, flatten
+from loopscope.trees import Tree, device_of, flatten, tree_map
 
 HORIZON = 480
 """Default iteration to forecast."""
@@ -34,11 +39,12 @@ BUDGET = 0.2
 CHECKS = 2
 """Number of steps charged for the checks of the loop, which evaluate the step a few times on two examples."""
 DOUBT = 0.25
-"""Of the answers that are lost by leaps that failed their check, the fraction that may be kept after all."""
-AGREEING = 3
-"""Number of consecutive true iterations after which a collapse counts as observed."""
+"""Fraction of the answers in doubt that go the other way, in the two bounds of a round."""
+ROOM = 2.0
+"""An answer is sure, though its state moves more than the fit says, if it stays the same when state and outputs move on at
+their last pace for this many times the iterations of the leaps."""
 GROWING = 2.0
-"""Factor over a leap from which the change per iteration counts as growing."""
+"""Factor over one leap or over all leaps from which the change per iteration counts as growing."""
 NEAR = 1.01
 """Precision, as a factor, to which the iteration of a collapse is determined."""
 
@@ -101,7 +107,17 @@ class _Reader:
     plan: ReadingPlan
 
     def __call__(self, state: Tree) -> _Reading:
-        found = self.plan.in_parts(self.loop, [state], self.recalled, lambda part, states: self._of(part, states[0]))
+        return self._reading([state], lambda logits: logits[0])
+
+    def ahead(self, state: Tree, before: Tree, times: float) -> _Reading:
+        """Read the outputs as they would be after ``times`` their change between two states."""
+        return self._reading([state, before], lambda logits: logits[0] + times * (logits[0] - logits[1]))
+
+    def _reading(self, states: Sequence[Tree], outputs: Callable[[Sequence[Tensor]], Tensor]) -> _Reading:
+        state = states[0]
+        found = self.plan.in_parts(
+            self.loop, states, self.recalled, lambda part, logits: self._of(part, outputs(logits))
+        )
         finite_state = flatten(state, self.real).isfinite().all(1)
         counted = torch.ones_like(found["finite"])
         if self.by_token and self.real is not None and self.real.flatten(1).shape == counted.shape:
@@ -175,22 +191,48 @@ class _Flight:
         checks: the check of each leap.
         landed: the answers at the end of each leap.
         late: the answers of the last states before the horizon and of the state at the horizon.
+        beyond: the answers if state or outputs moved on at their last pace (see ``ROOM``).
     """
 
     leaps: Sequence[Leap]
     checks: Sequence[Check]
     landed: Sequence[_Reading]
     late: Sequence[_Reading]
+    beyond: Sequence[_Reading]
 
     def kept(self, first: _Reading) -> Bool[Tensor, "answers"]:
         """Return which answers are kept both at the horizon and just before it."""
         return torch.stack([reading.kept(first) for reading in self.late]).all(0)
 
+    def sure(self, first: _Reading) -> Bool[Tensor, "answers"]:
+        """Return which answers are kept for sure: every leap passed its check, or its miss could not change the answer."""
+        steady = self._checked(one.steady for one in self.checks)
+        beyond = self._all(reading.kept(first) for reading in self.beyond)
+        return self.kept(first) & (self.passed | (steady & beyond))
+
     @property
     def passed(self) -> Bool[Tensor, "answers"]:
         """Which answers belong to examples that passed the checks of all leaps."""
-        true, example = torch.ones_like(self.late[-1].finite), self.late[-1].example
-        return torch.stack([true, *(one.passed[example] for one in self.checks)]).all(0)
+        return self._checked(one.passed for one in self.checks)
+
+    @property
+    def on_path(self) -> Bool[Tensor, "answers"]:
+        """Which answers belong to examples whose leaps all end where the fit says, even if a check failed."""
+        return self._checked(one.on_path for one in self.checks)
+
+    @property
+    def bounded(self) -> Bool[Tensor, "answers"]:
+        """Which answers belong to examples whose change per iteration does not grow over all leaps."""
+        pace = torch.ones_like(self.passed, dtype=torch.float64)
+        for one in self.checks:
+            pace = pace * one.growth[self.late[-1].example]
+        return pace <= GROWING
+
+    def _checked(self, flags: Iterable[Bool[Tensor, "batch"]]) -> Bool[Tensor, "answers"]:
+        return self._all(one[self.late[-1].example] for one in flags)
+
+    def _all(self, flags: Iterable[Bool[Tensor, "answers"]]) -> Bool[Tensor, "answers"]:
+        return torch.stack([torch.ones_like(self.late[-1].finite), *flags]).all(0)
 
 
 def forecast(
@@ -207,8 +249,11 @@ def forecast(
     """Forecast whether a loop keeps its answers to a horizon or collapses, at a fraction of the cost of running it there.
 
     The loop is run for some iterations. Leaps go from there to the horizon (see `loopscope.leaps`), and true steps after each
-    leap check it. Rounds of about 30, 60, 120, ... steps follow each other until two in a row give the same answer or the
+    leap check it. The first round takes about 30 steps. Longer rounds follow until two in a row give the same answer or the
     budget is spent. If the evidence does not suffice, the forecast says that it cannot tell.
+
+    A time-dependent or stochastic loop, or one whose readout reads the history, cannot be extrapolated. It is run as far as the
+    budget allows: ``budget=1`` runs it to the horizon. A stochastic loop is run three times, and needs ``budget=3``.
 
     Give easy inputs, such as those of training. Whether hard ones are ever solved is another question.
 
@@ -228,9 +273,9 @@ def forecast(
         The outlook with its evidence. Its ``str`` is one sentence.
 
     Raises:
-        LoopscopeError: ``loop`` is not a loop, the state carries a counter or is not in float32 or float64, the step is
-            random or changes the shapes or the precision of its state, the readout is not a tensor of outputs, there are
-            no inputs, targets or answers have another shape, or the budget is too small for a single leap.
+        LoopscopeError: ``loop`` is not a loop, the state is not in float32 or float64, the step changes the shapes or the
+            precision of its state or is random without taking a generator, the readout is not a tensor of outputs, there
+            are no inputs, targets or answers have another shape, or the budget is too small for a single leap.
 
     Example:
         >>> import loopscope as ls
@@ -253,27 +298,43 @@ def forecast(
     check_seed(seed)
     examples = check_not_empty(inputs)
     check_targets(targets, examples)
-    plans = rounds(horizon, math.floor(budget * horizon + 1e-9) - CHECKS, trained)
+    steps = math.floor(budget * horizon + 1e-9) - CHECKS
     began = time.perf_counter()
     with eval_mode(loop), without_autocast(), torch.no_grad():
-        recalled = loop.encode(inputs)
-        real = mask_of(loop, recalled)
-        states = first_states(loop, recalled, seed)
-        check_readout(loop, states[0], recalled, targets, answers)
+        view = view_of(loop, inputs, seed)
+        loop, recalled, start, real = view.loop, view.ready.recalled, view.ready.start, view.ready.mask
+        check_readout(loop, start, recalled, targets, answers)
         rule = rule_of(targets, real, answers_per(loop))
-        reader = _Reader(loop, recalled, examples, real, rule, answers, plan_readings(loop, states[0], recalled))
+        reader = _Reader(loop, recalled, examples, real, rule, answers, plan_readings(loop, start, recalled))
+        if view.kind.undefined or view.kind.reads_history:
+            return by_true_steps(
+                draws_of(loop, DRAWS),
+                recalled,
+                start,
+                reader,
+                reader.plan,
+                # The noise of a stochastic loop may be zero, and its readout may read the history.
+                kind=view.kind.name if view.kind.undefined else Kind.AUTONOMOUS,
+                examples=examples,
+                trained=trained,
+                horizon=horizon,
+                steps=math.floor(budget * horizon + 1e-9),
+            )
+        states = run(loop, recalled, [start], 1)
+        plans = [first_round(horizon, steps, trained)]
         orbit = _Orbit(loop, recalled, states, reader, first=min(trained, plans[0].orbit))
         found: list[Round] = []
         sure: Tensor = torch.zeros((), dtype=torch.bool, device=device_of(recalled))
-        for plan in plans:
-            orbit.run_to(plan.orbit)
-            flight = _fly(loop, recalled, orbit, plan.landings, reader, real)
+        while True:
+            orbit.run_to(plans[-1].orbit)
+            flight = _fly(loop, recalled, orbit, plans[-1].landings, reader, real)
             # An answer that one round has shown to be kept need not pass the check of the next round again.
-            sure = sure | (flight.kept(orbit.first) & flight.passed)
-            spent = orbit.steps + sum(one.steps for one in plans[: len(found) + 1])
-            found.append(_round_of(orbit, flight, sure, spent))
-            if _agreed(found, orbit):
+            sure = sure | flight.sure(orbit.first)
+            found.append(_round_of(orbit, flight, sure, orbit.steps + sum(one.steps for one in plans)))
+            following = next_round(horizon, steps, plans, decided=found[-1].outlook is not Outlook.CANNOT_TELL)
+            if following is None or _agreed(found, orbit):
                 break
+            plans.append(following)
         return _told(found, orbit, flight, reader, horizon, time.perf_counter() - began)
 
 
@@ -304,6 +365,11 @@ class _Orbit:
     def first(self) -> _Reading:
         return self.readings[0][1]
 
+    @property
+    def stands(self) -> Bool[Tensor, "answers"]:
+        """Which answers are kept in the last true iterations."""
+        return torch.stack([reading.kept(self.first) for _, reading in self.readings[-AGREEING:]]).all(0)
+
 
 def _fly(
     loop: Loop,
@@ -320,7 +386,18 @@ def _fly(
         late = [*(reader(state) for state in leaps[-1].landing.before), landed[-1]]
     else:
         late = [reading for _, reading in orbit.readings[-WATCHED:]]
-    return _Flight(leaps, [check(one, real) for one in leaps], landed, late)
+    checks = [check(one, real) for one in leaps]
+    return _Flight(leaps, checks, landed, late, _beyond(leaps, orbit.iteration, reader) if leaps else [])
+
+
+def _beyond(leaps: Sequence[Leap], start: int, reader: _Reader) -> list[_Reading]:
+    """Read the state at the horizon, and its outputs, as they would be after moving on at their last pace."""
+    before, last = leaps[-1].settled[-WATCHED], leaps[-1].settled[-1]
+    times = ROOM * (leaps[-1].end - start) / (WATCHED - 1)
+    return [
+        reader(tree_map(lambda new, old: new + times * (new - old) if new.is_floating_point() else new, last, before)),
+        reader.ahead(last, before, times),
+    ]
 
 
 def _best(orbit: _Orbit, flight: _Flight) -> float:
@@ -332,11 +409,13 @@ def _best(orbit: _Orbit, flight: _Flight) -> float:
 
 def _round_of(orbit: _Orbit, flight: _Flight, sure: Bool[Tensor, "answers"], steps: int) -> Round:
     """Return the bounds that a round sets on the accuracy left at the horizon, where ``sure`` answers are kept for sure."""
-    kept, best = flight.kept(orbit.first), _best(orbit, flight)
-    once = torch.stack([reading.kept(orbit.first) for _, reading in orbit.readings]).any(0)
-    doubtful, lost = kept & ~sure, once & ~kept & ~flight.passed
-    least = _fraction(kept & sure) / best if best else 0.0
-    most = min(1.0, (_fraction(kept) + DOUBT * _fraction(lost)) / best) if best else 0.0
+    kept, stands, best = flight.kept(orbit.first), orbit.stands, _best(orbit, flight)
+    doubtful = kept & ~sure
+    likely = doubtful & stands & flight.bounded
+    # A leap that went astray says nothing about the answer, so the true orbit has to.
+    possible = ~kept & stands & ~flight.on_path
+    least = min(1.0, (_fraction(kept & sure) + (1 - DOUBT) * _fraction(likely)) / best) if best else 0.0
+    most = min(1.0, (_fraction(kept) + (1 - DOUBT) * _fraction(possible)) / best) if best else 0.0
     return Round(orbit.iteration, steps, least, most, _fraction(doubtful), *_evidence(flight, doubtful))
 
 
@@ -395,7 +474,7 @@ def _told(
             f"{found[-2].orbit} iterations say {found[-2].outlook.value}, but {last.orbit} say {last.outlook.value}"
         )
     elif outlook is Outlook.CANNOT_TELL:
-        reason = _doubt(last, reader)
+        reason = f"{_doubt(last, reader)}{_rounding(last, orbit, reader)}"
     collapse = None
     if outlook is Outlook.COLLAPSES:
         enough = HOLDS * _best(orbit, flight)
@@ -429,6 +508,16 @@ def _doubt(last: Round, reader: _Reader) -> str:
         f"{between}, because the states {inputs} change by {last.change:.1e} per iteration after a leap, where "
         f"{last.expected:.1e} is expected"
     )
+
+
+def _rounding(last: Round, orbit: _Orbit, reader: _Reader) -> str:
+    """Return a clause that names the rounding of the step, if that explains why states still change after a leap."""
+    if last.change is None or last.growth is None or last.growth > GROWING or math.isinf(last.change):
+        return ""
+    floor = measure_noise_floor(reader.loop, orbit.states[-1], reader.recalled)
+    if last.change > floor.residual:
+        return ""
+    return f"; the step rounds like {floor.precision}, which explains changes of up to {floor.residual:.1e}"
 
 
 def _onset(points: Sequence[Point], flight: _Flight, holds: Callable[[Tree], bool], enough: float) -> float | None:

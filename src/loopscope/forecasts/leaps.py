@@ -19,6 +19,7 @@ from torch import Tensor
 from loopscope.checks import prepare_recalled
 from loopscope.errors import LoopscopeError, check_count
 from loopscope.forecasts.fit import Fit, fit, surprise
+from loopscope.kinds.history import remembers
 from loopscope.loop import Loop, mask_of
 from loopscope.stability.starts import moved
 from loopscope.trees import Tree, flatten
@@ -162,6 +163,11 @@ def first_states(loop: Loop, recalled: Tree, seed: int) -> tuple[Tree, Tree]:
         raise LoopscopeError(
             "the state carries a counter, which a leap cannot advance: leaps need steps that depend on the state and the "
             "input alone; run this loop to the iteration of interest instead"
+        )
+    if remembers(loop, ready.start, recalled):
+        raise LoopscopeError(
+            "the state carries a history, which a leap would leave out: leaps are for readouts of the last state; iterate this loop "
+            "as far as you want to know it"
         )
     return ready.start, loop.step(ready.start, recalled)
 

@@ -9,6 +9,8 @@ from enum import Enum
 from itertools import accumulate, pairwise
 from typing import Any
 
+from loopscope.kinds import Kind
+
 HOLDS = 0.9
 """A loop keeps its answers if at least this fraction of its best accuracy (without targets, of its answers) is left."""
 HALF = 0.5
@@ -54,9 +56,12 @@ class Round:
     Args:
         orbit: number of iterations that the loop was run before the first leap.
         steps: number of true steps spent so far, over all rounds.
-        least: fraction of the best accuracy left at the horizon if every input whose leaps failed their check loses its answer.
-        most: the same if all such inputs that have kept their answer keep it, and a quarter of the others keep it, too.
-        unchecked: fraction of inputs whose leaps failed their check.
+        least: lower bound on the fraction of the best accuracy left at the horizon. A kept answer is sure if the leaps passed
+            their check, or if their miss could not change it. Of the others, three quarters count if the true orbit still
+            has them and the changes do not grow.
+        most: upper bound. All kept answers count, and three quarters of those that leaps lost by going astray although the
+            true orbit still has them.
+        unchecked: fraction of inputs that have kept their answer but not for sure.
         change: median over these inputs of the relative change per iteration after the failed leap; None if there are none.
         expected: the same change according to the fits.
         growth: median over these inputs of the factor by which, according to the fit, the change grows over the failed leap.
@@ -89,13 +94,15 @@ class Forecast:
         collapse: approximate iteration from which less than 90% of the best accuracy is left; None if the loop does not
             collapse, or if answers come and go.
         horizon: the iteration that was forecast.
-        points: the answers at ascending iterations, from the last one of training to the horizon.
+        points: the answers at ascending iterations, from the last one of training to the horizon, or to where the budget of
+            a loop ended that cannot be extrapolated.
         inputs: number of inputs. Each has one answer, unless ``tokens`` is given.
         seconds: time that the forecast took, in seconds.
-        late: the answers just before the horizon. In a cycle they differ from those at the horizon.
+        late: the answers just before the last point. In a cycle they differ from those at that point.
         steps: number of evaluations of the step, including checks of the loop.
-        rounds: the rounds.
+        rounds: the rounds; none if the loop was run and not extrapolated.
         tokens: number of tokens that have an answer each, for a loop whose answers are counted by token; else None.
+        kind: the kind of loop.
 
     Example:
         >>> import loopscope as ls
@@ -117,6 +124,7 @@ class Forecast:
     steps: int = 0
     rounds: Sequence[Round] = ()
     tokens: int | None = None
+    kind: Kind = Kind.AUTONOMOUS
 
     @property
     def counted(self) -> str:
@@ -159,7 +167,7 @@ class Forecast:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain JSON values. NaN and infinity become None."""
-        return _plain({**asdict(self), "outlook": self.outlook.value})
+        return _plain({**asdict(self), "outlook": self.outlook.value, "kind": self.kind.value})
 
     def __str__(self) -> str:
         targets = self.points[0].right is not None
@@ -174,7 +182,7 @@ class Forecast:
             return f"will keep {what} to {self.horizon} iterations: {left} there{self._but}{why}"
         if self.collapse is None:
             return f"will not keep {what} to {self.horizon} iterations: {left} there{self._but}{why}"
-        return f"will lose {lost} at about iteration {self.collapse:.0f}: {left} at {self.horizon}{why}"
+        return f"will lose {lost} at about iteration {self.collapse:.0f}: {left} at {self.points[-1].iteration}{why}"
 
     @property
     def _but(self) -> str:

@@ -1,15 +1,20 @@
-"""The schedule of a forecast: rounds of about 30, 60, 120, ... true steps, each of which ends in leaps."""
+"""The schedule of a forecast: rounds of true steps, each of which runs the orbit on and ends in leaps."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from loopscope.errors import LoopscopeError
 from loopscope.forecasts.leaps import SETTLING
 
 FIRST = 30
-"""Number of true steps in the first round, including those after leaps. Each further round doubles the total."""
+"""Number of true steps in the first round, including those after leaps."""
+CONFIRMING = 2
+"""Factor by which the total number of true steps grows in a round that confirms the one before."""
+SEARCHING = 4
+"""The same factor after a round that cannot tell, because a longer orbit then helps more than another round."""
 FARTHEST = 3.2
 """Largest ratio of the iteration at which a leap ends to the one at which it starts."""
 SHORTEST_ORBIT = SETTLING + 1
@@ -45,8 +50,8 @@ def plan_of(orbit: int, horizon: int) -> Plan:
     return Plan(orbit, tuple(round(orbit * ratio ** (place / count)) for place in range(1, count + 1)))
 
 
-def rounds(horizon: int, steps: int, trained: int = 0) -> list[Plan]:
-    """Return the rounds of a forecast.
+def first_round(horizon: int, steps: int, trained: int = 0) -> Plan:
+    """Return the first round of a forecast.
 
     Args:
         horizon: the iteration to forecast.
@@ -56,26 +61,38 @@ def rounds(horizon: int, steps: int, trained: int = 0) -> list[Plan]:
     Raises:
         LoopscopeError: ``steps`` is too small for a single round.
     """
-    least = min(
-        plan.orbit + plan.steps
-        for orbit in range(min(SHORTEST_ORBIT, horizon), horizon + 1)
-        for plan in [plan_of(orbit, horizon)]
-    )
-    if steps < least:
+    least = _fewest_steps(horizon)
+    total = max(FIRST, least, trained + plan_of(max(trained, SHORTEST_ORBIT), horizon).steps)
+    plan = _longest(horizon, min(total, steps), 0)
+    if plan is None:
         raise LoopscopeError(
             f"the budget allows {steps} true steps to forecast {horizon} iterations, expected at least {least}: raise the budget"
         )
-    total = max(FIRST, least, trained + plan_of(max(trained, SHORTEST_ORBIT), horizon).steps)
-    plans: list[Plan] = []
-    while True:
-        plan = _longest(horizon, min(total, steps), sum(plan.steps for plan in plans))
-        if plan is None or (plans and plan.orbit < LONGER * plans[-1].orbit):
-            break
-        plans.append(plan)
-        if total >= steps or not plan.landings:
-            break
-        total *= 2
-    return plans
+    return plan
+
+
+def next_round(horizon: int, steps: int, made: Sequence[Plan], *, decided: bool) -> Plan | None:
+    """Return the next round, or None if the budget does not allow a much longer orbit.
+
+    Args:
+        horizon: the iteration to forecast.
+        steps: largest number of true steps over all rounds.
+        made: the rounds before.
+        decided: whether the last of these could tell.
+    """
+    leaps = sum(plan.steps for plan in made)
+    total = (CONFIRMING if decided else SEARCHING) * (made[-1].orbit + leaps)
+    plan = _longest(horizon, min(total, steps), leaps)
+    return plan if plan is not None and plan.orbit >= LONGER * made[-1].orbit else None
+
+
+def _fewest_steps(horizon: int) -> int:
+    """Return the true steps of the cheapest round."""
+    fewest, orbit = horizon + 1, min(SHORTEST_ORBIT, horizon)
+    while orbit < fewest:
+        plan = plan_of(orbit, horizon)
+        fewest, orbit = min(fewest, plan.orbit + plan.steps), orbit + 1
+    return fewest
 
 
 def _longest(horizon: int, total: int, spent: int) -> Plan | None:

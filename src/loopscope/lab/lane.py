@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -201,7 +202,7 @@ class Lane:
         return self._add(self._track(question, reference.orbit.recalled, state, Origin.CHANGED, parent, iteration))
 
     def leap(self) -> None:
-        """Find out where leaps lead from the first 15 iterations of the loop's own orbit.
+        """Find out where leaps lead from the first 15 iterations of the loop's own orbit; states that are not finite are left out.
 
         Raises:
             LoopscopeError: see `loopscope.leaps`.
@@ -213,8 +214,10 @@ class Lane:
             for landing in landings:
                 # The orbit from there, one step long, tells the residual.
                 probe = Orbit(orbit.loop, orbit.recalled, landing.state, lambda logits: logits.argmax(-1))
-                probe.advance()
-                found.append((Landing(landing.iteration, landing.state), probe.residual(1) or 0.0))
+                probe.run_to(1)
+                residual = probe.residual(probe.end)
+                if residual is not None and math.isfinite(residual):
+                    found.append((Landing(landing.iteration, landing.state), residual))
         self.landings = found
 
     def points_of_leaps(self) -> Float[Tensor, "landings n"]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +22,9 @@ import gradio as gr  # noqa: E402
 
 SCRIPT = (Path(__file__).parent / "page.js").read_text()
 PACE = 0.08
-"""Seconds for which Play shows an iteration, at least."""
+"""Seconds for which a picture is shown, at least."""
 ALONE = "nothing"
 """The choice of no second model."""
-AT_ONCE = 8
-"""Actions that go on at the same time, of all visitors together."""
 
 HEAD = """<div class="lab lab-head"><p class="brand">Loopscope lab</p><h1>Watch a loop think</h1>
 <p>A looped model applies the same block again and again. Each iteration changes its state a little, and the answer with it.
@@ -87,8 +84,8 @@ class _Page:
                 elem_id="stage", elem_classes="lab", js_on_load=SCRIPT, label="The boards and the orbits"
             )
             self._experiments()
+            self.clock = gr.Timer(PACE, active=False)
             self._connect()
-        self.blocks.queue(default_concurrency_limit=AT_ONCE)
 
     def _choices(self) -> None:
         names = self.sessions.names
@@ -137,8 +134,8 @@ class _Page:
 
     @property
     def _moving(self) -> list[Any]:
-        """The components that change from frame to frame."""
-        return [self.stage, self.slider, self.said, *self.findings.values()]
+        """The components that change from picture to picture."""
+        return [self.stage, self.slider, self.said, *self.findings.values(), self.clock]
 
     @property
     def _all(self) -> list[Any]:
@@ -146,26 +143,25 @@ class _Page:
 
     def _connect(self) -> None:
         """Connect each control with what it does."""
-        # Of clicks that come while one is being answered, the last one counts.
-        last = {"trigger_mode": "always_last", **_PRIVATE}
-        # The latest click wins, so a button may be pressed again while its action goes on.
-        again = {"trigger_mode": "multiple", **_PRIVATE}
-        self.blocks.load(self._opened, None, self._all, **_PRIVATE)
+        self.blocks.load(self._opened, None, self._all, **_ORDERLY)
         self.blocks.unload(self._left)
+        self.clock.tick(self._ticked, None, self._moving, **_ORDERLY)
+        # Of clicks that come while one is being answered, the last one counts.
+        last = {"trigger_mode": "always_last", **_ORDERLY}
         self.model.input(self._chosen, self.model, self._all, **last)
         self.beside.input(self._compared, self.beside, self._all, **last)
         self.pick.input(self._asked, self.pick, self._all, **last)
         self.problem.submit(self._asked, self.problem, self._all, **last)
         self.stage.input(self._edited, None, self._all, **last)
         self.restart.click(self._restarted, None, self._all, **last)
-        self.step.click(self._stepped, None, self._moving, **again)
         self.slider.input(self._shown, self.slider, self._moving, **last)
         self.pause.click(self._paused, None, self._moving, **last)
-        self.play.click(self._played, None, self._moving, **again)
-        self.push.click(self._pushed, self.fraction, self._moving, **again)
-        self.random.click(self._started_at_random, None, self._moving, **again)
-        self.change.click(self._changed, self.other, self._moving, **again)
-        self.run.click(self._ran, [self.horizon, self.leaps], self._moving, **again)
+        self.play.click(self._played, None, self._moving, **last)
+        self.push.click(self._pushed, self.fraction, self._moving, **last)
+        self.random.click(self._started_at_random, None, self._moving, **last)
+        self.change.click(self._changed, self.other, self._moving, **last)
+        self.run.click(self._ran, [self.horizon, self.leaps], self._moving, **last)
+        self.step.click(self._stepped, None, self._moving, **{**last, "trigger_mode": "multiple"})
 
     def _opened(self, visit: gr.Request) -> list[Any]:
         return self._whole(self._session(visit))
@@ -174,100 +170,86 @@ class _Page:
         self.sessions.drop(visit.session_hash or "")
 
     def _chosen(self, name: str, visit: gr.Request) -> list[Any]:
-        return self._once(visit, lambda session: session.choose(name))
+        return self._whole(self._did(visit, lambda session: session.choose(name)))
 
     def _compared(self, name: str, visit: gr.Request) -> list[Any]:
-        return self._once(visit, lambda session: session.compare(None if name == ALONE else name))
+        return self._whole(self._did(visit, lambda session: session.compare(None if name == ALONE else name)))
 
     def _asked(self, given: str | None, visit: gr.Request) -> list[Any]:
-        return self._once(visit, lambda session: session.ask(given or ""))
+        return self._whole(self._did(visit, lambda session: session.ask(given or "")))
 
     def _edited(self, event: gr.EventData, visit: gr.Request) -> list[Any]:
-        return self._once(visit, lambda session: _edit(session, event._data or {}))
+        return self._whole(self._did(visit, lambda session: _edit(session, event._data or {})))
 
     def _restarted(self, visit: gr.Request) -> list[Any]:
-        return self._once(visit, Session.restart)
+        return self._whole(self._did(visit, Session.restart))
 
     def _stepped(self, visit: gr.Request) -> list[Any]:
-        return self._moved(visit, Session.step)
+        return self._parts(self._did(visit, Session.step))
 
     def _shown(self, iteration: float, visit: gr.Request) -> list[Any]:
-        return self._moved(visit, lambda session: session.show(int(iteration)))
+        return self._parts(self._did(visit, lambda session: session.show(int(iteration))))
 
     def _paused(self, visit: gr.Request) -> list[Any]:
-        return self._moved(visit, lambda session: None)
+        return self._parts(self._did(visit, Session.stop))
 
-    def _played(self, visit: gr.Request) -> Iterator[list[Any]]:
-        yield from self._frames(visit, Session.play, PACE)
+    def _played(self, visit: gr.Request) -> list[Any]:
+        return self._begun(visit, Session.play)
 
-    def _pushed(self, percent: float, visit: gr.Request) -> Iterator[list[Any]]:
-        yield from self._frames(visit, lambda session: session.push(percent / 100), PACE)
+    def _pushed(self, percent: float, visit: gr.Request) -> list[Any]:
+        return self._begun(visit, lambda session: session.push(percent / 100))
 
-    def _started_at_random(self, visit: gr.Request) -> Iterator[list[Any]]:
-        yield from self._frames(visit, Session.start_at_random, PACE)
+    def _started_at_random(self, visit: gr.Request) -> list[Any]:
+        return self._begun(visit, Session.start_at_random)
 
-    def _changed(self, other: str | None, visit: gr.Request) -> Iterator[list[Any]]:
-        yield from self._frames(visit, lambda session: session.change(other or ""), PACE)
+    def _changed(self, other: str | None, visit: gr.Request) -> list[Any]:
+        return self._begun(visit, lambda session: session.change(other or ""))
 
-    def _ran(self, iterations: int, leaps: bool, visit: gr.Request) -> Iterator[list[Any]]:
-        yield from self._frames(visit, lambda session: session.run_on(int(iterations), leaps), 0.0)
+    def _ran(self, iterations: int, leaps: bool, visit: gr.Request) -> list[Any]:
+        return self._begun(visit, lambda session: session.run_on(int(iterations), leaps))
+
+    def _ticked(self, visit: gr.Request) -> list[Any]:
+        session = self._session(visit)
+        if session.busy:
+            session.problem = _attempt(session.proceed)
+        return self._parts(session)
 
     def _session(self, visit: gr.Request) -> Session:
         return self.sessions.of(visit.session_hash or "")
 
-    def _once(self, visit: gr.Request, action: Callable[[Session], object]) -> list[Any]:
-        """Carry out what may change everything, and return all components."""
+    def _did(self, visit: gr.Request, action: Callable[[Session], object]) -> Session:
+        """Carry out what is done at once, in place of what goes on, and return the session."""
         session = self._session(visit)
-        session.take_turn()
-        with session.lock:
-            problem = _attempt(lambda: action(session))
-            return self._whole(session, problem)
+        session.stop()
+        session.problem = _attempt(lambda: action(session))
+        return session
 
-    def _moved(self, visit: gr.Request, action: Callable[[Session], object]) -> list[Any]:
-        """Carry out what moves in time, and return what moves."""
+    def _begun(self, visit: gr.Request, action: Callable[[Session], Frames]) -> list[Any]:
+        """Begin an action; the clock asks for its further pictures, so that it stops when the page is closed."""
         session = self._session(visit)
-        session.take_turn()
-        with session.lock:
-            return self._parts(session, _attempt(lambda: action(session)))
+        session.begin(action(session))
+        session.problem = _attempt(session.proceed)
+        return self._parts(session)
 
-    def _frames(self, visit: gr.Request, action: Callable[[Session], Frames], pace: float) -> Iterator[list[Any]]:
-        """Carry out an action picture by picture, until it has ended or another one has begun."""
-        session = self._session(visit)
-        turn = session.take_turn()
-        frames = action(session)
-        going = True
-        while going:
-            began = time.perf_counter()
-            with session.lock:
-                if session.turn == turn:
-                    going, problem = _next(frames)
-                    shown = self._parts(session, problem)
-                else:
-                    # The last picture of this action may reach the page after the first one of the next.
-                    going, shown = False, self._parts(session, None)
-            yield shown
-            time.sleep(max(0.0, pace - (time.perf_counter() - began)) if going else 0.0)
-        # Gradio sends the last picture again when the action is over; by then it may be an old one.
-        yield [gr.skip()] * len(self._moving)
-
-    def _parts(self, session: Session, problem: str | None = "") -> list[Any]:
-        """Return what moves in time, and what is wrong; None leaves as it is what was said to be wrong before."""
-        end = max(1, session.end)
+    def _parts(self, session: Session) -> list[Any]:
+        """Return what moves in time."""
         return [
             stage(session),
-            gr.Slider(maximum=end, value=session.iteration),
-            gr.skip() if problem is None else _alert(problem),
+            gr.Slider(maximum=max(1, session.end), value=session.iteration),
+            _alert(session.problem),
             *(_finding(session, name) for name in EXPERIMENTS),
+            gr.Timer(active=session.busy),
         ]
 
-    def _whole(self, session: Session, problem: str = "") -> list[Any]:
+    def _whole(self, session: Session) -> list[Any]:
+        """Return all components."""
         first = session.lanes[0].exhibit
         rival = session.lanes[1].exhibit.name if len(session.lanes) > 1 else ALONE
         picks = [(note, given) for given, note in first.examples.items()]
         known = session.text if session.text in first.examples else None
         others = [given for given in first.examples if given != session.text]
         return [
-            *self._parts(session, problem),
+            *self._parts(session),
             gr.Dropdown(value=first.name),
             gr.Dropdown(choices=[ALONE, *session.rivals()], value=rival),
             gr.Dropdown(choices=picks, value=known),
@@ -281,8 +263,14 @@ class _Page:
         ]
 
 
-_PRIVATE: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-"""Options of all events: nothing flickers, and none is listed as an interface for programs."""
+_ORDERLY: dict[str, Any] = {
+    "show_progress": "hidden",
+    "api_visibility": "private",
+    "concurrency_limit": 1,
+    "concurrency_id": "in order",
+}
+"""Options of all events. They are carried out and answered one after the other: two at a time could be answered in the other
+order, and the page would show the older state. None flickers, and none is listed as an interface for programs."""
 
 
 def _edit(session: Session, data: dict[str, Any]) -> None:
@@ -305,18 +293,6 @@ def _attempt(action: Callable[[], object]) -> str:
         traceback.print_exc(file=sys.stderr)
         return f"the loop raised {type(error).__name__}: {' '.join(str(error).split())}; the terminal shows where"
     return ""
-
-
-def _next(frames: Frames) -> tuple[bool, str]:
-    """Go on to the next picture; return whether there is one, and what is wrong if the action has failed."""
-    ended: list[bool] = []
-
-    def go() -> None:
-        if next(frames, frames) is frames:
-            ended.append(True)
-
-    problem = _attempt(go)
-    return not ended and not problem, problem
 
 
 def _alert(problem: str) -> gr.HTML:

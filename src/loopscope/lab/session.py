@@ -23,9 +23,11 @@ AFTER_SETTLING = 10
 """Iterations that Play shows where there was nothing more to see before."""
 RETURNING = 120
 """Most iterations of a pushed orbit, or after a change of the question."""
+WATCHED = 20
+"""Iterations after a push or a change before anything is said of it: a state that stays where it is has settled at once."""
 BEFORE_CHANGE = 40
 """Iterations before the question of an orbit is changed that has not been run yet."""
-FRAME = 0.15
+FRAME = 0.3
 """Seconds of computing between two pictures of a long run."""
 
 Frames = Iterator[None]
@@ -42,7 +44,7 @@ class Session:
     Attributes:
         lanes: the models that are shown, one or two side by side.
         iteration: the iteration that is shown.
-        turn: number of the action that has the session.
+        problem: what is wrong with what was asked last, in one line; empty if nothing is.
         found: for each experiment one sentence per lane.
 
     Example:
@@ -62,8 +64,9 @@ class Session:
 
     def __init__(self, exhibits: Sequence[Exhibit], chosen: str | None = None) -> None:
         self.exhibits = {one.name: one for one in exhibits}
-        self.lock = threading.Lock()
-        self.turn = self._draws = 0
+        self._draws = 0
+        self._action: Frames | None = None
+        self.problem = ""
         self.lanes: list[Lane] = []
         self.iteration = 0
         self.found: dict[str, list[str]] = {}
@@ -79,10 +82,28 @@ class Session:
         """The last iteration that has been run in some lane."""
         return max(lane.end for lane in self.lanes)
 
-    def take_turn(self) -> int:
-        """Return a new turn, which ends the one before: an action stops once the turn is another's, so the latest click wins."""
-        self.turn += 1
-        return self.turn
+    @property
+    def busy(self) -> bool:
+        """Whether an action goes on."""
+        return self._action is not None
+
+    def begin(self, action: Frames) -> None:
+        """Begin an action, in place of the one that goes on: the latest click wins."""
+        self._action = action
+
+    def stop(self) -> None:
+        """Stop the action that goes on."""
+        self._action = None
+
+    def proceed(self) -> None:
+        """Take the action to its next picture, or to its end.
+
+        Raises:
+            LoopscopeError: the action is refused, see the actions.
+        """
+        action, self._action = self._action, None
+        if action is not None and next(action, self) is not self:
+            self._action = action
 
     def rivals(self) -> list[str]:
         """Return the exhibits that can be shown beside the first one: those that take the same problems."""
@@ -271,10 +292,11 @@ class Session:
         yield from self._watch(at)
         self.found["push"] = [findings.of_push(lane, twin, far) for (lane, twin), far in zip(pairs, apart, strict=True)]
 
-    def _watch(self, least: int = 0) -> Frames:
-        """Show the orbits of an experiment until they have settled, and have been compared for long enough."""
+    def _watch(self, least: int) -> Frames:
+        """Show the orbits of an experiment until they have settled, well beyond the iteration that they are compared with."""
         yield
-        last = max(least, self.iteration) + RETURNING
+        least = max(least, self.iteration) + WATCHED
+        last = least - WATCHED + RETURNING
         while self.iteration < last and not self._ended() and not (self.iteration >= least and self._quiet()):
             self.step()
             yield
@@ -315,13 +337,10 @@ class Sessions:
                 session = Session(self.exhibits)
             self._sessions[key] = session
             while len(self._sessions) > self.most:
-                _, oldest = self._sessions.popitem(last=False)
-                oldest.take_turn()  # what is running in it stops
+                self._sessions.popitem(last=False)
             return session
 
     def drop(self, key: str) -> None:
-        """Forget a visitor who has left; what is running in that session stops."""
+        """Forget a visitor who has left."""
         with self._lock:
-            session = self._sessions.pop(key, None)
-        if session is not None:
-            session.take_turn()
+            self._sessions.pop(key, None)

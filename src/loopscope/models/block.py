@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from loopscope.models.attention import Attention
 from loopscope.models.config import LoopedTransformerConfig
-from loopscope.models.residual import make_residual
+from loopscope.models.residual import Tokens, make_residual
 
 
 class Block(nn.Module):
@@ -25,6 +26,10 @@ class Block(nn.Module):
         self.attention = Attention(config)
         self.mlp = nn.Sequential(nn.Linear(config.width, hidden), nn.GELU(), nn.Linear(hidden, config.width))
         self.residual = make_residual(config.norm, config.width)
+        self.scales = None
+        if config.residual_scale is not None:
+            initial = torch.full((config.width,), config.residual_scale)
+            self.scales = nn.ParameterDict({"attention": initial.clone(), "mlp": initial.clone()})
 
     def forward(
         self,
@@ -41,8 +46,14 @@ class Block(nn.Module):
             rotary: table of ``rotary_table``.
             mask: mask of local attention; None for full attention.
         """
-        state = self.residual(state, lambda tokens: self.attention(tokens, first, rotary, mask))
-        return self.residual(state, lambda tokens: self.feed_forward(tokens, first))
+        state = self.residual(
+            state, lambda tokens: self._scaled("attention", self.attention(tokens, first, rotary, mask))
+        )
+        return self.residual(state, lambda tokens: self._scaled("mlp", self.feed_forward(tokens, first)))
+
+    def _scaled(self, name: str, update: Tokens) -> Tokens:
+        """Return the update of a sub-layer times its learned scales, if there are any."""
+        return update if self.scales is None else self.scales[name] * update
 
     def feed_forward(
         self, tokens: Float[Tensor, "batch tokens width"], first: Callable[[nn.Module, Tensor], Tensor]

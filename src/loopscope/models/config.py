@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, SupportsIndex, get_args
 
-from loopscope.errors import LoopscopeError, check_choice, nearest
+from loopscope.errors import LoopscopeError, check_choice, check_fraction, check_positive, nearest
 
 Architecture = Literal["looped", "fixed-depth"]
 RecallName = Literal["none", "external", "internal"]
@@ -28,6 +28,9 @@ MOST_WEIGHTS = 10**11
 
 TASK_DECIDES = ("inputs", "outputs", "grid", "attention", "kernel_size")
 """Options that a task fills in if they are empty."""
+
+STEP_OPTIONS = ("damping", "residual_scale")
+"""Options that change the step where they are given."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,9 @@ class LoopedTransformerConfig:
             ends of the line. "banded" cuts the windows off there instead, as models from before ``kernel_size`` do.
         kernel_size: positions that a token sees under local attention, including its own: an odd number, at least 3.
         rope_base: base of the wavelengths of the rotary embedding.
+        damping: part of the way that a step goes from a state to the next one, above 0 and at most 1; by default all of it.
+        residual_scale: initial value of learned factors on the updates of the sub-layers, one for each feature; by default
+            there are none.
 
     Raises:
         LoopscopeError: an option has the wrong type, lies outside its range, or contradicts another.
@@ -82,6 +88,8 @@ class LoopedTransformerConfig:
     attention: AttentionName | None = None
     kernel_size: int | None = None
     rope_base: float = 10000.0
+    damping: float | None = None
+    residual_scale: float | None = None
 
     def __post_init__(self) -> None:
         check_choice("architecture", self.architecture, get_args(Architecture))
@@ -93,6 +101,7 @@ class LoopedTransformerConfig:
             if (value := getattr(self, name)) is not None or name not in TASK_DECIDES:
                 object.__setattr__(self, name, _checked_size(name, value))
         _check_rope_base(self.rope_base)
+        self._check_step()
         self._check_weights()
         if self.width % self.heads:
             raise LoopscopeError(
@@ -108,6 +117,17 @@ class LoopedTransformerConfig:
         if self.grid is not None:
             object.__setattr__(self, "grid", _checked_grid(self.grid))
             self._check_fit(self.grid)
+
+    def _check_step(self) -> None:
+        """Refuse a damped step or scales that are out of range."""
+        if self.damping is not None:
+            check_fraction(damping=self.damping)
+            if self.architecture == "fixed-depth":
+                raise LoopscopeError(
+                    f"damping {self.damping} was given for a fixed-depth model, which has no steps: leave it out"
+                )
+        if self.residual_scale is not None:
+            check_positive(residual_scale=self.residual_scale)
 
     def _check_kernel(self, kernel_size: int) -> None:
         if kernel_size < 3 or kernel_size % 2 == 0:
@@ -150,6 +170,13 @@ class LoopedTransformerConfig:
                 f"the model's config leaves {', '.join(empty)} empty: give them, or complete the config with a task"
             )
         return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values that ``from_dict`` reads back.
+
+        Options that change the step and were not given are left out, as in files older than these options.
+        """
+        return {name: value for name, value in asdict(self).items() if value is not None or name not in STEP_OPTIONS}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> LoopedTransformerConfig:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import ClassVar, TypeVar
@@ -88,7 +87,7 @@ class Pretrained(nn.Module):
         weights = {name: value.detach().contiguous().cpu() for name, value in self.state_dict().items()}
         # Readers of the hub look for the metadata "format".
         write_bytes(folder / WEIGHTS, save(weights, metadata={"format": "pt"}))
-        write_text(folder / CONFIG, json.dumps(asdict(self.config), indent=2) + "\n")
+        write_text(folder / CONFIG, json.dumps(self.config.to_dict(), indent=2) + "\n")
         return folder
 
     @classmethod

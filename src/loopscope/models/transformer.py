@@ -19,6 +19,7 @@ from loopscope.loop import iterate
 from loopscope.models.attention import local_mask
 from loopscope.models.block import Block
 from loopscope.models.config import LoopedTransformerConfig
+from loopscope.models.damping import part_of_the_way
 from loopscope.models.normalization import RMSNorm
 from loopscope.models.pretrained import Pretrained, local_folder, read_config
 from loopscope.models.recall import FoldedLinear, FoldedRecall, InternalRecall, make_recall
@@ -149,14 +150,17 @@ class LoopedTransformer(_Transformer):
     def _iteration(
         self, state: Tensor, injected: dict[str, Tensor], rotary: Tensor, mask: Tensor | None
     ) -> Float[Tensor, "batch tokens width"]:
-        state = self.recall.enter(state, injected)
+        before, state = state, self.recall.enter(state, injected)
         for block in self.blocks:
             state = block(state, lambda linear, tokens: self.recall.first(linear, tokens, injected), rotary, mask)
-        return state
+        damping = self.config.damping
+        return state if damping is None else part_of_the_way(before, state, damping)
 
     @property
     def outer_gain(self) -> Float[Tensor, "width"] | None:
-        """The gain of the normalization that ends each iteration, or None if the rule does not end with one."""
+        """The gain of the normalization that ends each iteration, or None where no normalization ends it."""
+        if self.config.damping not in (None, 1.0):
+            return None
         norm = getattr(self.blocks[-1].residual, "norm_out", None)
         return None if norm is None else norm.weight
 

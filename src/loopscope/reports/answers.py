@@ -20,7 +20,7 @@ PAUSE = 0.04
 """Smallest number of seconds for which an iteration is shown."""
 LEAST_CERTAIN = 3
 """Parts of an answer that are listed with their candidates."""
-FEWEST_PERCENT = 0.5
+MIN_PERCENT = 0.5
 """Smallest probability, in percent, of a candidate that is listed."""
 MOST_CANDIDATES = 4
 JUDGED = {True: "solved", False: "wrong", None: "answered"}
@@ -107,9 +107,9 @@ def show_answer(console: Console, answerer: Answerer, answer: Answer) -> None:
 def _chance(share: float) -> str:
     """Return a probability in percent. Only what is certain in double precision is 0 or 100%."""
     percent = 100 * share
-    if FEWEST_PERCENT <= percent <= 100 - FEWEST_PERCENT:
+    if MIN_PERCENT <= percent <= 100 - MIN_PERCENT:
         return f"{percent:.0f}%"
-    return "under 1%" if percent < FEWEST_PERCENT else "over 99%"
+    return "under 1%" if percent < MIN_PERCENT else "over 99%"
 
 
 def candidates_lines(least_certain: Sequence[Candidates]) -> list[str]:
@@ -117,7 +117,7 @@ def candidates_lines(least_certain: Sequence[Candidates]) -> list[str]:
     lines = []
     for part in least_certain:
         first, *others = part.shares[:MOST_CANDIDATES]
-        listed = [first, *(other for other in others if 100 * other[1] >= FEWEST_PERCENT)]
+        listed = [first, *(other for other in others if 100 * other[1] >= MIN_PERCENT)]
         lines.append(f"{part.place}: {', '.join(f'{name} {_chance(share)}' for name, share in listed)}")
     return lines
 

@@ -12,19 +12,19 @@ from loopscope.reports.kit.charts import COLOURS, INK, SHADE, Panel, draw_panels
 from loopscope.reports.kit.formats import DASH, number, percent
 from loopscope.reports.kit.page import note, page, picture, table, text
 from loopscope.reports.kit.sheet import Sheet
-from loopscope.reports.kit.styles import DASHES, Look, legend, swatch
+from loopscope.reports.kit.styles import DASHES, Style, legend, swatch
 
 LOSSES = (0.0, 0.01, 0.05)
-"""What the rules of the table may lose against the best fixed number of iterations."""
+"""Losses of quality, against the best fixed number of iterations, for which the table gives the cheapest threshold."""
 COLUMNS = ("rule", "AUC", "95%", *(f"iterations, {100 * loss:g} points lost" for loss in LOSSES))
 
 
-def rule_looks(compared: ExitComparison) -> dict[str, Look]:
+def rule_styles(compared: ExitComparison) -> dict[str, Style]:
     """Return the style of each rule. A fixed number of iterations is drawn in ink."""
     names = [rule.name for rule in compared.rules if rule.name != "fixed"]
-    found = {"fixed": Look("fixed", INK, "", "")}
+    found = {"fixed": Style("fixed", INK, "", "")}
     for place, name in enumerate(names):
-        found[name] = Look(name, COLOURS[place % len(COLOURS)], DASHES[place // len(COLOURS) % len(DASHES)], "")
+        found[name] = Style(name, COLOURS[place % len(COLOURS)], DASHES[place // len(COLOURS) % len(DASHES)], "")
     return found
 
 
@@ -42,7 +42,7 @@ def _row(rule: RuleCurve, best: float) -> list[str]:
 
 
 def exits_sheet(name: str, compared: ExitComparison) -> Sheet:
-    """Return a table with one row per rule: how well its score tells right from wrong, and what stopping by it costs.
+    """Return a table with one row per rule: how well its score separates right from wrong, and what it costs to stop by it.
 
     Args:
         name: what was measured.
@@ -53,22 +53,23 @@ def exits_sheet(name: str, compared: ExitComparison) -> Sheet:
     rows.append(["oracle", DASH, DASH, f"{compared.oracle.iterations:.1f}", "", ""])
     caption = (
         f"{compared.measured}, {compared.units} {compared.unit}s, {compared.iterations} iterations; the best fixed number of "
-        f"iterations gives {percent(best)}%, the oracle {percent(compared.oracle.quality)}%. Mean iterations of the cheapest "
-        "threshold that loses at most so many points. AUC: how often a right answer has less doubt than a wrong one."
+        f"iterations gives {percent(best)}%, the oracle {percent(compared.oracle.quality)}%. Columns of points "
+        "lost: mean iterations of the cheapest threshold that loses no more. AUC: how often a right answer has less doubt than "
+        "a wrong one."
     )
     return Sheet(f"{name}: early exit", COLUMNS, rows, caption)
 
 
 def exits_panel(compared: ExitComparison) -> Panel:
     """Return quality against mean iterations, one line per rule."""
-    looks = rule_looks(compared)
+    styles = rule_styles(compared)
 
     def draw(axes: Axes) -> None:
         if compared.trained_iterations:
             axes.axvspan(0, compared.trained_iterations, color=SHADE, alpha=0.18, lw=0)
         for rule in compared.rules:
             across, up = zip(*((point.iterations, 100 * point.quality) for point in rule.points), strict=True)
-            axes.plot(across, up, lw=1.8, **looks[rule.name].line)
+            axes.plot(across, up, lw=1.8, **styles[rule.name].line)
         axes.plot([compared.oracle.iterations], [100 * compared.oracle.quality], "*", c=INK, ms=11, clip_on=False)
         longest = max(point.iterations for rule in compared.rules for point in rule.points)
         axes.set_xlim(0.9, 1.05 * longest)
@@ -92,8 +93,8 @@ def write_exits(path: Path, compared: ExitComparison, title: str = "Early exit")
         write_json(path, compared.to_dict())
         return
     figure, _ = draw_panels([exits_panel(compared)])
-    looks = rule_looks(compared)
-    shown = [looks[rule.name] for rule in compared.rules]
+    styles = rule_styles(compared)
+    shown = [styles[rule.name] for rule in compared.rules]
     caption = (
         "Each line is a rule with all of its thresholds: how many iterations it takes on average, and how good the answers are "
         "when it stops. Up and to the left is better. The star is the oracle, which stops at the first good answer."

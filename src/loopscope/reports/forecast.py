@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from loopscope.evidence import evidence
 from loopscope.forecasts.result import Forecast, Point
+from loopscope.kinds import Kind
 from loopscope.reports.kit.formats import percent
 from loopscope.reports.kit.sheet import Sheet
 
@@ -18,14 +19,25 @@ def forecast_sheet(name: str, said: Forecast) -> Sheet:
         name: name of the loop.
         said: the forecast.
     """
-    first, record = said.points[0].iteration, evidence().forecast
+    first = said.points[0].iteration
     return Sheet(
         f"{name}, where it will be",
         ["iterations", "how", "right %", f"same answers as after {first}, %"],
         [_row(points) for points in _alike(said.points)],
-        f"{said.counted}, {said.steps} true steps, {said.seconds:.2g} s. Run: the loop itself; leapt: extrapolated. A "
-        f"leap cannot see what happens once only, far ahead. Of {record.models} small models that solve their task and were "
-        f"not seen before, forecasts by 30 steps without a check came true for {record.right}.",
+        f"{said.counted}, {said.steps} true steps, {said.seconds:.2g} s. {_about(said)}",
+    )
+
+
+def _about(said: Forecast) -> str:
+    """Return how far the forecast is to be trusted."""
+    if not said.rounds:
+        loop = "The loop" if said.kind is Kind.AUTONOMOUS else f"A {said.kind} loop: it"
+        return f"{loop} was run, not extrapolated."
+    record = evidence().forecast
+    return (
+        "Run: the loop itself; leapt: extrapolated. A leap cannot see what happens once only, far ahead. Of "
+        f"{record.models} small models that solve their task and were not seen before, forecasts by 30 steps without a check "
+        f"came true for {record.right}."
     )
 
 

@@ -11,7 +11,7 @@ from loopscope.glossary import NORMS, RECALLS
 from loopscope.reports.examination.page import WORDS, body_of, head_of
 from loopscope.reports.kit.charts import COLOURS, draw_panels, svg
 from loopscope.reports.kit.page import back, note, page, picture, text
-from loopscope.reports.kit.styles import Look
+from loopscope.reports.kit.styles import Style
 from loopscope.reports.kit.words import more_words, word_list
 from loopscope.reports.solving import solving
 from loopscope.reports.study.figures import accuracy_panels
@@ -65,8 +65,8 @@ def _accuracy(record: Record) -> str:
     """Return the figure of accuracy against iterations, or nothing if the run was not evaluated."""
     if not record.evaluation:
         return ""
-    look, trained = Look(record.run, COLOURS[0], "", "o"), record.settings["training"]["max_iterations"]
-    panels = accuracy_panels([record], {record.run: look}, trained)
+    style, trained = Style(record.run, COLOURS[0], "", "o"), record.settings["training"]["max_iterations"]
+    panels = accuracy_panels([record], {record.run: style}, trained)
     drawings = [svg(draw_panels([panel])[0], "accuracy") for panel in panels]
     caption = (
         "Whole answers right after each number of iterations, one panel per split. Shaded: the iterations of training."

@@ -19,7 +19,7 @@ MOST_ITERATIONS = 120
 """Iterations that a page spends on its example."""
 
 
-def telling_frames(seen: Sequence[Frame], most: int = MOST_FRAMES) -> list[Frame]:
+def key_frames(seen: Sequence[Frame], most: int = MOST_FRAMES) -> list[Frame]:
     """Return the frames to show: the first and the last one, and some of those in which the answer changed.
 
     Args:
@@ -44,7 +44,7 @@ def solving(run: Path, name: str) -> str:
         return note(f"No problem is shown being solved, because the model of {name} cannot be asked: {error}.")
     problem = answerer.text.read(answerer.text.example)
     seen = list(frames(answerer, problem, answerer.tolerance, MOST_ITERATIONS))
-    shown = [(frame, answerer.text.picture(problem, frame)) for frame in telling_frames(seen)]
+    shown = [(frame, answerer.text.picture(problem, frame)) for frame in key_frames(seen)]
     drawn = "".join(
         f"<figure><figcaption>iteration {frame.iteration}</figcaption>{styled(picture)}</figure>"
         for frame, picture in shown

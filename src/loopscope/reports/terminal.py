@@ -172,7 +172,7 @@ class StudyDisplay:
                 self.console.print(f"{status.name}: {status.state}{f': {status.error}' if status.error else ''}")
             elif not ended and self._told.get(status.name, "0") != str(status.losses):
                 self._told[status.name] = str(status.losses)
-                self.console.print(f"{status.name}: lost with its machine, goes on from its checkpoint on another")
+                self.console.print(f"{status.name}: lost with its machine, continues from its checkpoint on another")
         if self._live is None and time.monotonic() - self._last > QUIET_INTERVAL:
             self._last = time.monotonic()
             running = ", ".join(_in_words(status) for status in statuses if status.state == "running")

@@ -12,19 +12,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from loopscope.answers.calibration import cross_checked
-from loopscope.answers.trust import SIGNALS, evidence_from, joined
+from loopscope.answers.trust import SIGNALS, joined, signals_from
 from loopscope.metrics import RiskCurve, risk_curve
 from loopscope.reports.kit.charts import COLOURS, INK, SHADE, Panel, draw_panels, layered, tidy
 from loopscope.reports.kit.formats import DASH, number, percent
 from loopscope.reports.kit.sheet import Sheet
-from loopscope.reports.kit.styles import DASHES, Look, add_legend, line_handle
+from loopscope.reports.kit.styles import DASHES, Style, add_legend, line_handle
 
-LOOKS = {
-    name: Look(name, COLOURS[place % len(COLOURS)], DASHES[place % len(DASHES)], "o")
+STYLES = {
+    name: Style(name, COLOURS[place % len(COLOURS)], DASHES[place % len(DASHES)], "o")
     for place, name in enumerate(SIGNALS)
 }
-BEST = Look("perfect order", INK, "1 2", "o")
-RANDOM = Look("random order", SHADE, "6 2.5", "o")
+BEST = Style("perfect order", INK, "1 2", "o")
+RANDOM = Style("random order", SHADE, "6 2.5", "o")
 RESIDUALS = (1e-5, 1e-4, 1e-3, 1e-2)
 DOUBTS = (1e-3, 1e-2, 0.1, 0.5)
 """Edges of the bands of one minus the confidence; those of residuals are in ``RESIDUALS``."""
@@ -92,14 +92,14 @@ def bands_sheet(title: str, kind: str, edges: Sequence[float], splits: Splits) -
 
     Args:
         title: title of the table.
-        kind: field of ``Evidence`` that is divided into bands.
+        kind: field of ``AnswerSignals`` that is divided into bands.
         edges: edges of the bands, ascending. Each band includes its upper edge.
         splits: the measurements.
     """
     bounds = [-math.inf, *edges, math.inf]
     rows = []
     for name, split in splits.items():
-        evidence = evidence_from(split["evidence"])
+        evidence = signals_from(split["evidence"])
         places = np.digitize(getattr(evidence, kind), edges, right=True)
         groups = [evidence.right[places == place] for place in range(len(bounds) - 1)]
         rows.append([name, *(f"{percent(group.mean())} of {len(group)}" if len(group) else DASH for group in groups)])
@@ -112,7 +112,7 @@ def reliability_sheet(splits: Splits) -> Sheet:
 
     Each fifth of the answers is predicted by the other four.
     """
-    found = cross_checked(joined([evidence_from(split["evidence"]) for split in splits.values()]))
+    found = cross_checked(joined([signals_from(split["evidence"]) for split in splits.values()]))
     rows = [[str(one.examples), percent(one.predicted), percent(one.right)] for one in found.bins]
     note = f"expected calibration error {percent(found.error)} points" if rows else "too few answers to calibrate"
     return Sheet("chance that an answer is right", ("answers", "stated %", "right %"), rows, note)
@@ -129,14 +129,14 @@ def trust_sheets(title: str, iterations: int, splits: Splits) -> list[Sheet]:
     ]
 
 
-def _line(axes: Axes, curve: RiskCurve, look: Look, width: float) -> None:
+def _line(axes: Axes, curve: RiskCurve, style: Style, width: float) -> None:
     # The first point extends to the left edge, because a part of its group of ties cannot be covered.
     coverage, risk = 100 * np.concatenate([[0.0], curve.coverage]), 100 * np.concatenate([curve.risk[:1], curve.risk])
-    axes.plot(coverage, risk, drawstyle="steps-pre", lw=width, **look.line)
+    axes.plot(coverage, risk, drawstyle="steps-pre", lw=width, **style.line)
 
 
 def _drawing(name: str, split: Mapping[str, Any], first: bool) -> Callable[[Axes], None]:
-    evidence = evidence_from(split["evidence"])
+    evidence = signals_from(split["evidence"])
     order = np.arange(len(evidence), dtype=np.float64)
 
     def draw(axes: Axes) -> None:
@@ -147,7 +147,7 @@ def _drawing(name: str, split: Mapping[str, Any], first: bool) -> Callable[[Axes
         thickest, *widths = layered(1 + len(SIGNALS), *WIDTHS)
         _line(axes, risk_curve(order, np.sort(evidence.right)[::-1]), BEST, thickest)
         for (signal, doubt), width in zip(SIGNALS.items(), widths, strict=True):
-            _line(axes, risk_curve(doubt(evidence), evidence.right), LOOKS[signal], width)
+            _line(axes, risk_curve(doubt(evidence), evidence.right), STYLES[signal], width)
         axes.set_xlim(0, 100)
         axes.set_ylim(bottom=0, top=max(1.0, axes.get_ylim()[1]))
 
@@ -158,5 +158,5 @@ def risk_figure(splits: Splits) -> Figure:
     """Return a figure of risk against coverage, with one panel per split and one line per signal."""
     drawings = [_drawing(name, split, place == 0) for place, (name, split) in enumerate(splits.items())]
     figure, _ = draw_panels([Panel(draw, **PANEL) for draw in drawings])
-    add_legend(figure, [line_handle(look) for look in (*LOOKS.values(), BEST, RANDOM)])
+    add_legend(figure, [line_handle(style) for style in (*STYLES.values(), BEST, RANDOM)])
     return figure

@@ -165,7 +165,7 @@ def _undecided(axes: tuple[Axis, Axis, Axis], prediction: bool, reasons: Mapping
     if undefined := _undefined(axes, reasons):
         return f"{since}: {undefined[0]}."
     if open_axes == [axes[2]] and axes[2].status is Status.BORDERLINE and not prediction:
-        return f"{since}: {_between(axes[2])}. More iterations do not change this; ls.forecast says how long the answers last."
+        return f"{since}: {between(axes[2])}. More iterations do not change this; ls.forecast says how long the answers last."
     if prediction:
         return (
             f"{since}. Examine without prediction mode to decide; loopscope forecast (ls.forecast) tells from 30 iterations "
@@ -174,7 +174,7 @@ def _undecided(axes: tuple[Axis, Axis, Axis], prediction: bool, reasons: Mapping
     return f"{since}. Allow more iterations or give more inputs to decide."
 
 
-def _between(axis: Axis) -> str:
+def between(axis: Axis) -> str:
     """Return the numbers of an axis that lie between the values at which it holds and fails."""
     numbers = {name: value for name, value in axis.numbers.items() if value is not None}
     return ", ".join(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from loopscope.errors import LoopscopeError, check_choice
 from loopscope.files import check_path, read_json_as, write_json
 from loopscope.schema import from_plain, to_plain
+from loopscope.stability.nonautonomous.results import KindResult, NonautonomousResult
 from loopscope.stability.old_examinations import from_schema_1
 from loopscope.stability.results import (
     AnswerResult,
@@ -49,6 +50,8 @@ class Examination:
         curves: quantities along the orbits.
         reachability: whether each orbit arrives, and what it does instead.
         answers: when answers became final; None in examinations of schema 1.
+        kind: what kind of loop this is, and what is not defined for it.
+        nonautonomous: what is measured instead for a loop that is time-dependent or stochastic; None for the others.
         spectrum: eigenvalues of the Jacobian at the end of orbits.
         basin: how far from its fixed point an orbit may start and still return.
         input_dependence: whether the fixed point is this input's own.
@@ -87,10 +90,14 @@ class Examination:
     unknown: dict[str, str]
     seconds: dict[str, float]
     answers: AnswerResult | None = None
+    kind: KindResult = field(default_factory=KindResult)
+    nonautonomous: NonautonomousResult | None = None
 
     @property
     def headline(self) -> str:
         """The verdict in one line, with what it lacks or why it is undecided."""
+        if self.kind.undefined:
+            return f"{self.verdict.value} ({self.kind.name}: no fixed point is claimed)"
         if self.verdict is not Verdict.UNDECIDED:
             without = self.geometry.input_is_discrete and self.axes[2].status is not Status.UNKNOWN
             return f"{self.verdict.value}{f', without a {LIPSCHITZ}' if without else ''}"
@@ -123,15 +130,17 @@ class Examination:
         Args:
             width: largest number of characters in a line.
         """
-        settings, reachability, lipschitz = self.settings, self.reachability, self.geometry.lipschitz
-        accuracy, by_token = settings.accuracy, settings.answers_per == "token"
+        settings, reachability, accuracy = self.settings, self.reachability, self.settings.accuracy
+        by_token = settings.answers_per == "token"
         right, final = (
             ("tokens right at the end", "tokens final") if by_token else ("right at the end", "answers final")
         )
         provisional = f" (provisional: {priors_of(self.axes)})" if self.provisional else ""
+        tested = self.provisional and not self.kind.undefined
+        missing = [part for part, reason in self.unknown.items() if reason != self.kind.undefined]
         sentences = [
             (f"{self.headline}{provisional}", ""),
-            *([(f"thresholds tested on {TESTED_ON}", "")] if self.provisional else []),
+            *([(f"thresholds tested on {TESTED_ON}", "")] if tested else []),
             (self.advice, ""),
             *(
                 (f"thresholds fitted on {models}: {', '.join(names)}", "")
@@ -147,8 +156,7 @@ class Examination:
                 f"{shown(middle(reachability.norm))} (at the start {shown(middle(reachability.start_norm))})",
                 "norm of the state, median    ",
             ),
-            (shown(middle(self.spectrum.radius if self.spectrum else None)), "spectral radius, median      "),
-            (shown(middle(lipschitz.relative if lipschitz else None)), "Lipschitz constant, relative "),
+            *self._on_errors(),
             ("not known" if accuracy is None else f"{100 * accuracy:.1f}%", f"{right:29}"),
             *([(_final(self.answers), f"{final:29}")] if self.answers else []),
             ("", ""),
@@ -157,13 +165,26 @@ class Examination:
                 f"{settings.dtype}, seed {settings.seed}, {self.seconds['total']:.1f} s",
                 "",
             ),
-            *(
-                [(f"{', '.join(self.unknown)} (reasons in the saved examination)", "not computed: ")]
-                if self.unknown
-                else []
-            ),
+            *([(f"{', '.join(missing)} (reasons in the saved examination)", "not computed: ")] if missing else []),
+            *([] if self.kind.is_plain else [(self.kind.sentence, "kind of loop: ")]),
         ]
         return "\n".join(line for sentence, label in sentences for line in _wrapped(sentence, label, width))
+
+    def _on_errors(self) -> list[tuple[str, str]]:
+        """Return what happens to small errors, at the fixed point or along the orbit, each with its label."""
+        if self.nonautonomous is None:
+            lipschitz = self.geometry.lipschitz
+            return [
+                (shown(middle(self.spectrum.radius if self.spectrum else None)), "spectral radius, median      "),
+                (shown(middle(lipschitz.relative if lipschitz else None)), "Lipschitz constant, relative "),
+            ]
+        found = self.nonautonomous
+        growth = None if found.exponents is None else found.exponents.factor
+        return [
+            (shown(growth), "error growth per iteration   "),
+            *((shown(radius), f"{f'radius of {name}, a part':28} ") for name, radius in found.parts.items()),
+            *([] if found.noise is None else [(shown(middle(found.noise.step)), "noise of one step, relative  ")]),
+        ]
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Examination:
@@ -188,7 +209,7 @@ class Examination:
         """Read an examination that ``save`` wrote as JSON.
 
         Raises:
-            LoopscopeError: there is no such file, it is damaged, or its schema is another one.
+            LoopscopeError: the file does not exist, is damaged, or has a different schema.
         """
         path = check_path(path)
         values = read_json_as(path, dict[str, Any], "examine the model again")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from loopscope.checks import check_is_loop, check_not_empty, prepare
+from loopscope.checks import check_is_loop, check_not_empty
 from loopscope.contexts import eval_mode, interruptible, random_state_kept, without_autocast
 from loopscope.errors import LoopscopeError, StoppedError, check_count
 from loopscope.loop import Loop, answers_per
@@ -15,17 +15,21 @@ from loopscope.stability.advice import advise
 from loopscope.stability.axes import judge_axes
 from loopscope.stability.config import ExaminationConfig
 from loopscope.stability.examination import Examination
+from loopscope.stability.nonautonomous.examination import judge_nonautonomous
+from loopscope.stability.nonautonomous.results import KindResult
+from loopscope.stability.nonautonomous.view import view_of
 from loopscope.stability.orbits.answers import Answers
 from loopscope.stability.orbits.classify import Orbits, classify
 from loopscope.stability.orbits.portrait import portrait
 from loopscope.stability.orbits.trace import Trajectory, trace
 from loopscope.stability.parts.directions import judge_directions
 from loopscope.stability.parts.measure import measure
-from loopscope.stability.parts.noise_floor import measure_floor
+from loopscope.stability.parts.noise_floor import measure_floor, unmeasured_floor
 from loopscope.stability.parts.progress import Progress
 from loopscope.stability.parts.reachability import answers as final_answers
 from loopscope.stability.parts.reachability import curves, reachability, settled_tokens
 from loopscope.stability.parts.sample import Sample, orbit_budget
+from loopscope.stability.precision.spoiled import warn_if_spoiled
 from loopscope.stability.results import Effort, PortraitResult, Settings
 from loopscope.stability.targets import Targets, check_readout, check_targets, rule_of
 from loopscope.stability.verdict import Status, is_provisional, verdict
@@ -50,7 +54,8 @@ def examine(
     """Examine a looped model on a batch of inputs.
 
     A module's mode, its gradients and the global random state are left as they were. The state's own precision is used
-    (float32 or float64), without autocast.
+    (float32 or float64), without autocast. A warning says where the precision of products in force (TF32, autocast inside the
+    step) spoils the numbers.
 
     Args:
         loop: any loop, such as a model of this package or a ``FunctionLoop`` around your own.
@@ -92,10 +97,12 @@ def examine(
     check_targets(targets, config.examples)
     progress = Progress(time_limit, on_part)
     with eval_mode(loop), without_autocast(), random_state_kept(device_of(inputs)):
-        sample, orbits = progress.timed(
+        sample, kind, orbits = progress.timed(
             "orbits", lambda: _follow(loop, inputs, targets, trained_iterations, config, answers, progress)
         )
-        return _examination(sample, orbits, answers, progress)
+        if orbits is None:
+            return judge_nonautonomous(sample, kind, _settings(sample, _accuracy(sample)), answers, progress)
+        return _examination(sample, orbits, kind, answers, progress)
 
 
 def _follow(
@@ -106,16 +113,25 @@ def _follow(
     config: ExaminationConfig,
     answers: Answers | None,
     progress: Progress,
-) -> tuple[Sample, Orbits]:
-    """Check the loop, then follow and label the orbits of the inputs that the effort takes."""
+) -> tuple[Sample, KindResult, Orbits | None]:
+    """Check the loop and tell its kind, then follow the orbits of the inputs that the effort takes, and label them.
+
+    There are no labels for a loop that has no fixed points.
+    """
     rows = slice(0, config.budget.orbits)
     inputs, targets = select(inputs, rows), targets[rows] if isinstance(targets, Tensor) else targets
     with torch.no_grad():
-        ready = prepare(loop, inputs, seed=config.seed)
+        view = view_of(loop, inputs, config.seed)
+        loop, ready = view.loop, view.ready
+        warn_if_spoiled(loop, ready.start, ready.recalled)
     check_readout(loop, ready.start, ready.recalled, targets, answers)
     recalled, start = ready.recalled, ready.start
     budget = orbit_budget(config, trained)
-    measured = measure_floor(loop, recalled, start, iterations=budget, is_late=progress.late, seed=config.seed)
+    measured = (
+        unmeasured_floor(start)
+        if view.kind.undefined
+        else measure_floor(loop, recalled, start, iterations=budget, is_late=progress.late, seed=config.seed)
+    )
     trajectory = trace(
         loop,
         recalled,
@@ -126,10 +142,17 @@ def _follow(
         stop=progress.late,
         answers=answers,
         floor=measured.floor,
+        until="end" if view.kind.undefined or view.kind.reads_history else "rounding",
     )
     progress.note_cut(trajectory)
-    orbits = _classified(loop, recalled, trajectory, config, progress)
-    return Sample(loop, inputs, recalled, start, trajectory, config, trained, measured), orbits
+    sample = Sample(loop, inputs, recalled, start, trajectory, config, trained, measured)
+    orbits = None if view.kind.undefined else _classified(loop, recalled, trajectory, config, progress)
+    return sample, view.kind, orbits
+
+
+def _accuracy(sample: Sample) -> float | None:
+    solved = sample.trajectory.solved
+    return None if solved is None else float(solved[-1].double().mean())
 
 
 def _classified(
@@ -146,10 +169,11 @@ def _classified(
         return classify(loop, recalled, trajectory, window=0, at_most=0, seed=config.seed)
 
 
-def _examination(sample: Sample, orbits: Orbits, answers: Answers | None, progress: Progress) -> Examination:
+def _examination(
+    sample: Sample, orbits: Orbits, kind: KindResult, answers: Answers | None, progress: Progress
+) -> Examination:
     """Measure the parts and judge them."""
-    trajectory = sample.trajectory
-    accuracy = None if trajectory.solved is None else float(trajectory.solved[-1].double().mean())
+    trajectory, accuracy = sample.trajectory, _accuracy(sample)
     measured, reached = measure(sample, progress), reachability(trajectory, orbits)
     axes = judge_axes(trajectory, orbits, measured)
     if axes[0].status is Status.UNKNOWN and (hidden := sample.measured_floor.hides(trajectory)):
@@ -176,6 +200,7 @@ def _examination(sample: Sample, orbits: Orbits, answers: Answers | None, progre
         unknown=progress.unknown,
         seconds=progress.seconds,
         answers=final_answers(trajectory),
+        kind=kind,
     )
 
 

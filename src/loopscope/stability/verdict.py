@@ -33,6 +33,9 @@ class Verdict(StrEnum):
     - Geometry alone fails: FRAGILE.
     - Otherwise: UNDECIDED.
 
+    For loops that are time-dependent or stochastic, no fixed point is claimed: whether answers are kept takes the place of
+    reachability, a swap at an iteration that of the swap at a fixed point, and the growth of errors that of geometry.
+
     Example:
         >>> import loopscope as ls
         >>> ls.Verdict("fragile") is ls.Verdict.FRAGILE
@@ -83,6 +86,10 @@ PRIOR = "prior"
 """The origin of thresholds that were set by reasoning."""
 ANSWERS_STAND = "fraction of answers that stand"
 """The number that distinguishes changing answers from changing states."""
+ANSWERS_KEPT = "fraction of answers kept"
+"""The number that decides on the answers of a time-dependent or stochastic loop."""
+ERROR_GROWTH = "error growth per iteration"
+"""The number that decides on the errors of such a loop: the exponential of the largest exponent along its orbit."""
 LIPSCHITZ = "relative Lipschitz constant"
 """The number that is not defined for loops with discrete inputs."""
 PRIORS: dict[str, Threshold] = {
@@ -143,6 +150,22 @@ PRIORS: dict[str, Threshold] = {
             larger_is="worse",
             origin=PRIOR,
             why="over 30 iterations, 1.02 multiplies a gradient by 2 and 1.1 by 17",
+        ),
+        Threshold(
+            ANSWERS_KEPT,
+            holds=0.9,
+            fails=0.5,
+            larger_is="better",
+            origin=PRIOR,
+            why="without a fixed point, what can last is the answer: that of the last iteration of training should still stand",
+        ),
+        Threshold(
+            ERROR_GROWTH,
+            holds=1.0,
+            fails=1.02,
+            larger_is="worse",
+            origin=PRIOR,
+            why="errors that shrink on average along the orbit are forgotten; 1.02 doubles them every 35 iterations",
         ),
         Threshold(
             "easy accuracy",

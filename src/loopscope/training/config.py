@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import get_args
 
-from loopscope.errors import LoopscopeError, check_choice, check_positive
+from loopscope.errors import LoopscopeError, check_choice, check_fraction, check_positive
 from loopscope.training.objectives import AT_FIXED_POINT, LAST_ITERATIONS, OBJECTIVES, UNROLLED
 from loopscope.training.precision import Precision
 from loopscope.training.samplers import SAMPLERS
@@ -14,6 +14,8 @@ from loopscope.training.schedules import SCHEDULES
 
 DEFAULT_SAMPLER = "uniform"
 TOLERANCE = 1e-3
+REGULARIZATION = ("jacobian_penalty", "state_noise", "random_starts")
+"""Options that perturb the orbits of training, or add to its loss."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,11 @@ class TrainingConfig:
             implicit; 1e-3 by default. For implicit, truncated and phantom.
         gradient_iterations: iterations with gradient at the fixed point, which are part of max_iterations. For truncated
             (1 by default, the one-step gradient) and phantom (5 by default).
+        jacobian_penalty: weight of a penalty on the Jacobian of the step at the last state, its mean squared entry; such as
+            1.0. For progressive and full, as are the next two.
+        state_noise: noise that is added to the state after every iteration in training, relative to each token's root mean
+            square; such as 0.1.
+        random_starts: fraction of the examples that start at a random state in training; needs recall.
         precision: bf16 (autocast with float32 master weights), float32, or auto: bf16 on machines that have instructions
             for it, float32 elsewhere.
         compile: whether to compile the step, which takes half a minute and pays off after a few hundred steps.
@@ -66,6 +73,9 @@ class TrainingConfig:
     checkpoint_every: int | None = None
     tolerance: float | None = None
     gradient_iterations: int | None = None
+    jacobian_penalty: float | None = None
+    state_noise: float | None = None
+    random_starts: float | None = None
     precision: Precision = "auto"
     compile: bool = True
     seed: int = 0
@@ -96,6 +106,11 @@ class TrainingConfig:
             self._fill_in_at_fixed_point()
         self._refuse_what_the_objective_leaves_out()
 
+    @property
+    def regularized(self) -> list[str]:
+        """The options of regularization that are given."""
+        return [name for name in REGULARIZATION if getattr(self, name) is not None]
+
     def _fill_in_at_fixed_point(self) -> None:
         if self.sampler != DEFAULT_SAMPLER:
             raise LoopscopeError(
@@ -113,6 +128,7 @@ class TrainingConfig:
             ("checkpoint_every", UNROLLED),
             ("tolerance", AT_FIXED_POINT),
             ("gradient_iterations", tuple(LAST_ITERATIONS)),
+            *((name, UNROLLED) for name in REGULARIZATION),
         ):
             value = getattr(self, name)
             if value is None:
@@ -123,6 +139,13 @@ class TrainingConfig:
                     f"{name} {value} was given with objective {self.objective}, which does not use it: leave it out, "
                     f"or set objective to {' or '.join(objectives)}"
                 )
+        if self.random_starts is not None:
+            check_fraction(random_starts=self.random_starts)
+        if self.checkpoint_every is not None and self.regularized:
+            raise LoopscopeError(
+                f"checkpoint_every {self.checkpoint_every} was given with {', '.join(self.regularized)}, which draw random "
+                "numbers that are not drawn twice: leave one of them out"
+            )
         if self.tolerance is not None and not self.tolerance < 1:
             raise LoopscopeError(f"tolerance is {self.tolerance}, expected a number below 1, such as {TOLERANCE}")
         if self.gradient_iterations is not None and self.gradient_iterations > self.max_iterations:

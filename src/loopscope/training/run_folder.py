@@ -1,4 +1,4 @@
-"""The folder of a run: config.yaml, metrics.jsonl, model/, state/, report.html, and measurements as JSON."""
+"""The folder of a run: config.yaml, metrics.jsonl, model/, state/, pages, and measurements as JSON."""
 
 from __future__ import annotations
 
@@ -50,6 +50,7 @@ class RunFolder:
         return (
             self.config,
             self.metrics,
+            self.watch,
             self.model,
             self.state,
             self.evaluation,
@@ -70,6 +71,11 @@ class RunFolder:
     def metrics(self) -> Path:
         """One JSON line per logged step."""
         return self.path / "metrics.jsonl"
+
+    @property
+    def watch(self) -> Path:
+        """One JSON line per measurement of the watch."""
+        return self.path / "watch.jsonl"
 
     @property
     def model(self) -> Path:
@@ -120,6 +126,11 @@ class RunFolder:
     def report(self) -> Path:
         """The page of the run. It can be made again from the measurements, so it is not one of ``parts``."""
         return self.path / "report.html"
+
+    @property
+    def training_page(self) -> Path:
+        """The page of the training. It can be made again from ``metrics`` and ``watch``, so it is not one of ``parts``."""
+        return self.path / "training.html"
 
     def settings(self) -> RunSettings:
         """Read the run's settings.

@@ -53,6 +53,15 @@ class RunSettings:
             raise LoopscopeError(
                 "checkpoint_every was given for a fixed-depth model, which does not iterate: leave it out"
             )
+        if model.architecture == "fixed-depth" and self.training.regularized:
+            raise LoopscopeError(
+                f"{', '.join(self.training.regularized)} was given for a fixed-depth model, which does not iterate: leave it out"
+            )
+        if self.training.random_starts is not None and model.recall == "none":
+            raise LoopscopeError(
+                "random_starts was given with recall none: the input enters such a model through its first state only; set "
+                "recall to internal or external, or leave random_starts out"
+            )
         if objective not in AT_FIXED_POINT:
             return
         if model.architecture == "fixed-depth":
@@ -73,6 +82,7 @@ class RunSettings:
         Options of training that do not apply (None) are left out, as in files older than these options.
         """
         values = asdict(self)
+        values["model"] = self.model.to_dict()
         values["training"] = {key: value for key, value in values["training"].items() if value is not None}
         for section in values.values():
             if isinstance(section, dict):

@@ -7,13 +7,13 @@ one, and all processes agree on the counts.
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,20 +24,25 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from loopscope.errors import LoopscopeError
-from loopscope.files import append_line, drop_cut_line, numbered_lines, write_text
+from loopscope.files import append_line
 from loopscope.fixed_points import Implicit
+from loopscope.loop import Loop
 from loopscope.models import build_model
 from loopscope.models.recall import matrix_radius, recall_weights
 from loopscope.training.checkpoints import Progress, keep_only, latest_checkpoint, load_checkpoint, save_checkpoint
 from loopscope.training.config import TrainingConfig
 from loopscope.training.objectives import LAST_ITERATIONS, AtFixedPoint, Unrolled
 from loopscope.training.precision import precision_here
+from loopscope.training.regularized import Regularized
+from loopscope.training.rows import keep_rows_until
 from loopscope.training.run_folder import RunFolder
 from loopscope.training.samplers import SAMPLERS, IterationCounts
 from loopscope.training.schedules import SCHEDULES
 from loopscope.training.settings import RunSettings
+from loopscope.training.watch.of_run import watched_until_now
+from loopscope.training.watch.watch import Watch, state_after
 
-ORDER, COUNTS, AUGMENT = range(3)
+ORDER, COUNTS, AUGMENT, REGULARIZE = range(4)
 BETA1 = 0.9
 
 
@@ -86,8 +91,10 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Adam
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(BETA1, config.beta2), fused=True)
 
 
-def make_objective(model: nn.Module, config: TrainingConfig) -> Unrolled | AtFixedPoint:
+def make_objective(model: nn.Module, config: TrainingConfig) -> Unrolled | Regularized | AtFixedPoint:
     """Return the module that training calls: the objective around the model."""
+    if config.regularized:
+        return Regularized(model, config.jacobian_penalty, config.state_noise, config.random_starts)
     if config.tolerance is None:
         return Unrolled(model, config.checkpoint_every)
     last = config.gradient_iterations or 1
@@ -151,14 +158,13 @@ def recall_figures(model: nn.Module) -> dict[str, float]:
     return {"state_radius": matrix_radius(of_state), "recall_ratio": float(ratio)}
 
 
-def _keep_metrics_until(run: RunFolder, step: int) -> None:
-    """Remove the metrics of steps that the resumed run will repeat."""
-    drop_cut_line(run.metrics)
-    rows = numbered_lines(run.metrics)
-    for number, row in rows:
-        if not isinstance(row, dict) or not isinstance(row.get("step"), int):
-            raise LoopscopeError(f"{run.metrics}, line {number} has no step: remove that line and run again")
-    write_text(run.metrics, "".join(json.dumps(row) + "\n" for _, row in rows if row["step"] <= step))
+def _asked_by(watch: Watch, done: int, steps: int) -> str | None:
+    """Let a watch measure, and return its reason to stop, if it has one and steps are left."""
+    if done == steps:
+        watch.measure(done)
+        return None
+    watch.update(done)
+    return f"the watch ({watch.stop.reason})" if watch.stop is not None else None
 
 
 def _diverged(run: RunFolder, step: int, evidence: str) -> LoopscopeError:
@@ -183,6 +189,7 @@ def train(
     run: RunFolder,
     on_step: Callable[[int, float], None] | None = None,
     should_stop: Callable[[], str | None] | None = None,
+    make_watch: Callable[[Loop], Watch] | None = None,
 ) -> Outcome:
     """Train a run to its end, from its newest checkpoint if there is one.
 
@@ -191,6 +198,8 @@ def train(
         run: folder of the run, made by ``open_run``.
         on_step: called with (steps done, loss) after each step.
         should_stop: called after each step. If it returns a reason, the run saves a checkpoint and stops.
+        make_watch: maps the model to a watch of it, in the main process only. If the watch asks for it, the run saves a
+            checkpoint and stops. The watch measures once more after the last step.
 
     Returns:
         The number of steps done, and the reason if the run stopped early.
@@ -222,9 +231,13 @@ def train(
         if accelerator.is_main_process:
             keep_only(checkpoint)
     if accelerator.is_main_process:
-        _keep_metrics_until(run, progress.step)
+        for logged in (run.metrics, run.watch):
+            keep_rows_until(logged, progress.step)
     objective = make_objective(model, config)
     wrapped, optimizer = accelerator.prepare(objective, optimizer)
+    watch = make_watch(model) if make_watch is not None and accelerator.is_main_process else None
+    if watch is not None:
+        watch.load_state_dict(state_after(watched_until_now(run), progress.step, progress.seconds))
 
     split, schedule = task.training_split(), SCHEDULES[config.schedule]
     began = time.monotonic() - progress.seconds
@@ -246,8 +259,12 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate
 
-        loss = task.loss(wrapped(task.inputs(problems), draw_counts(config, step)), answers)
-        accelerator.backward(loss)
+        drawn: list[Any] = [draw_counts(config, step)]
+        if config.regularized:
+            drawn.append(generator_for(config.seed, REGULARIZE, step * world + accelerator.process_index))
+        loss = task.loss(wrapped(task.inputs(problems), *drawn), answers)
+        extra_loss = objective.extra_loss if isinstance(objective, Regularized) else None
+        accelerator.backward(loss if extra_loss is None else loss + extra_loss)
         gradient_norm = float(accelerator.clip_grad_norm_(model.parameters(), config.gradient_clip))
         mean_loss = float(accelerator.reduce(loss.detach(), "mean"))
         figures = _mean_figures(accelerator, objective.figures)
@@ -271,6 +288,8 @@ def train(
         if on_step is not None:
             on_step(done, mean_loss)
         reason = should_stop() if should_stop is not None and done < config.steps else None
+        if watch is not None:
+            reason = reason or _asked_by(watch, done, config.steps)
         reason = _agree(accelerator, reason)
         if reason or done % config.checkpoint_interval == 0 or done == config.steps:
             save(done)

@@ -1,1 +1,1 @@
-"""The families of looped models that are known, one file each."""
+"""Known families of looped models, one file each."""

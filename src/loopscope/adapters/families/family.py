@@ -1,4 +1,4 @@
-"""A family of looped models: what `capture` must be told about them."""
+"""A family of looped models: how `capture` is called for them."""
 
 from __future__ import annotations
 
@@ -11,41 +11,45 @@ import torch
 from torch import Tensor, nn
 
 from loopscope.adapters.positions import Positions
+from loopscope.adapters.proof import ProvenLoop
 from loopscope.loop import AnswersPer
 from loopscope.trees import Tree
 
 EXAMPLES, TOKENS = 3, 8
-"""Size of the inputs on which an adapted model is proven where none are given."""
+"""Size of the inputs on which an adapted model is proven if none are given."""
 
 
 @dataclass(frozen=True)
 class Family:
-    """What is told to `capture` about the models of a family.
+    """How `capture` is called for the models of a family.
 
     Attributes:
-        name: of the family.
+        name: name of the family.
         classes: names of the classes that belong to it; their package is never imported.
-        at: the call that is one iteration, or ends one.
         run: (model, inputs, iterations) -> logits, by the model's own forward.
         example: inputs for a model of the family.
+        at: the call that is one iteration, or ends one; not asked where the loop is made by hand.
         every: calls of ``at`` per iteration.
         positions: the tokens that are read unless others are asked for.
         answers_per: what one answer belongs to: "token" for language models.
         refusal: why a model of the family cannot be a loop; None where it can.
+        by_hand: makes the loop, read at some positions, of a model whose iterations differ, so that none can be captured; None
+            for all others.
     """
 
     name: str
     classes: tuple[str, ...]
-    at: Callable[[Any], str]
     run: Callable[[Any, Tree, int], Any]
     example: Callable[[Any], Tree]
+    at: Callable[[Any], str] = lambda model: ""
     every: Callable[[Any], int] = lambda model: 1
     positions: Callable[[Any], Positions] = lambda model: "all"
     answers_per: AnswersPer = "example"
     refusal: Callable[[Any], str | None] = lambda model: None
+    by_hand: Callable[[Any, Positions], ProvenLoop] | None = None
 
     def has(self, model: nn.Module) -> bool:
-        """Return whether a model, or a class that it derives from, is of the family."""
+        """Return whether a model's class, or a class that it derives from, belongs to the family."""
         return any(kind.__name__ in self.classes for kind in type(model).__mro__)
 
 
@@ -56,7 +60,7 @@ def last_token(model: Any) -> Positions:
 
 @contextmanager
 def setting(holder: Any, name: str, value: Any) -> Iterator[None]:
-    """Give an attribute another value for a while."""
+    """Set an attribute to another value within this context."""
     before = getattr(holder, name)
     setattr(holder, name, value)
     try:
@@ -66,7 +70,7 @@ def setting(holder: Any, name: str, value: Any) -> Iterator[None]:
 
 
 def tokens(vocabulary: int, *, width: int = TOKENS) -> Tensor:
-    """Return a few rows of token ids, the same every time; 0, often padding, is none of them."""
+    """Return a few rows of token ids, the same every time and without 0, which often means padding."""
     return torch.randint(1, vocabulary, (EXAMPLES, width), generator=torch.Generator().manual_seed(0))
 
 

@@ -1,4 +1,4 @@
-"""HRM as its authors published it: the low-level network several times, then the high-level one."""
+"""HRM as published by its authors: the low-level network runs several times, then the high-level one once."""
 
 from __future__ import annotations
 

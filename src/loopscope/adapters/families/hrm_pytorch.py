@@ -1,4 +1,4 @@
-"""``HRM`` of the package hrm-pytorch, with and without adaptive computation: networks called at different periods."""
+"""``HRM`` of the package hrm-pytorch, with and without adaptive computation: its networks run at different periods."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""HRM-Text: ``transformers``, models/hrm_text. L several times, then H; both are handed on."""
+"""HRM-Text: ``transformers``, models/hrm_text. L runs several times, then H once; the state holds both."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Inkling2Loop: ``transformers``, models/inkling2_loop.
 
-Every pass over the looped layers begins where the first one did, and takes messages from the pass before: what these are
-made of is the state.
+Every pass over the looped layers begins with the same input and takes messages from the previous pass. The tensors that
+these messages are made from are the state.
 """
 
 from __future__ import annotations

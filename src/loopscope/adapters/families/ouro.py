@@ -1,4 +1,4 @@
-"""Ouro (ByteDance): remote code; all layers, then the norm, and nothing is recalled."""
+"""Ouro (ByteDance), remote code. An iteration is all layers and the norm; no input is recalled."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from loopscope.adapters.running import call
 from loopscope.trees import Tree
 
 COUNT = "total_ut_steps"
-"""What the number of iterations is called, in the decoder or in its config."""
+"""Name of the number of iterations, in the decoder or in its config."""
 
 
 def _run(model: Any, inputs: Tree, iterations: int) -> Any:

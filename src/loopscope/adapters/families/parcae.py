@@ -1,4 +1,4 @@
-"""Parcae: a linear injection whose radius is below 1 by construction, then a block."""
+"""Parcae: a linear injection whose spectral radius is below 1 by construction, then a block."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Huginn, or Raven: remote code with ``core_block_forward``; a random first state, and the input injected every time."""
+"""Huginn (Raven), remote code with ``core_block_forward``: a random first state, and input recall in every iteration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``TinyRecursiveModel`` of the package tiny-recursive-model: latents are refined several times, then the answer."""
+"""``TinyRecursiveModel`` of the package tiny-recursive-model: refines its latents several times, then the answer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from loopscope.adapters.families.family import Family, setting, tokens
 from loopscope.trees import Tree
 
 PREDICTION = 2
-"""Where the prediction stands in what the model returns: (outputs, latents, prediction, halting probability)."""
+"""Index of the prediction in the returned tuple: (outputs, latents, prediction, halting probability)."""
 
 
 def _run(model: Any, inputs: Tree, iterations: int) -> Any:
@@ -17,7 +17,7 @@ def _run(model: Any, inputs: Tree, iterations: int) -> Any:
 
 
 def _width(model: Any) -> int:
-    """Return how many tokens the network takes, where it takes a fixed number (an MLP mixer)."""
+    """Return the number of tokens that the network takes, if that number is fixed (an MLP mixer)."""
     mixed = [module.in_channels for module in model.network.modules() if hasattr(module, "in_channels")]
     return mixed[0] - len(model.register_tokens) if mixed else 8
 

@@ -1,4 +1,4 @@
-"""TRM as its authors published it: the same network refines the latent several times, then the answer."""
+"""TRM as published by its authors: one network refines the latent several times, then the answer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from loopscope.trees import Tree
 
 
 def run_cycles(model: Any, inputs: Tree, iterations: int) -> Any:
-    """Run the model's first segment with another number of H cycles; its carry is set anew there."""
+    """Run the model's first segment with another number of H cycles; the carry is reset there."""
     with setting(model.inner.config, "H_cycles", iterations):
         return model(model.initial_carry(inputs), inputs)[1]["logits"]
 

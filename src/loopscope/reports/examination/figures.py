@@ -24,6 +24,7 @@ from loopscope.reports.kit.charts import (
     tidy,
 )
 from loopscope.stability import Examination
+from loopscope.stability.nonautonomous.results import KeptResult, NonautonomousResult
 from loopscope.stability.results import (
     BasinResult,
     DistinctResult,
@@ -81,6 +82,7 @@ class ExaminationFigure(Generic[Part]):
         names: the parts of the examination that measure it, as its ``unknown`` names them.
         height: in inches.
         comparable: whether two of them side by side take the same limits.
+        applies: whether an examination could hold what is drawn; there is nothing to miss elsewhere.
         remarks: sentences that follow the caption where they apply.
         absent: why there may be nothing to draw; empty where the effort decides.
     """
@@ -92,6 +94,7 @@ class ExaminationFigure(Generic[Part]):
     names: tuple[str, ...]
     height: Callable[[Part], float] = lambda _: 3.3
     comparable: bool = True
+    applies: Callable[[Examination], bool] = lambda _: True
     remarks: tuple[Remark[Part], ...] = ()
     absent: str = ""
 
@@ -267,6 +270,29 @@ def _transient(axes: Axes, found: TransientResult) -> None:
     tidy(axes, "iterations k", "norm of J to the power k")
 
 
+def _kept(axes: Axes, found: KeptResult) -> None:
+    shares = 100 * numbers(found.kept)
+    axes.plot(np.arange(1, len(shares) + 1), shares, c=COLOURS[0], lw=2)
+    iteration_axis(axes, len(shares))
+    shade_training(axes, found.reference)
+    percent_axis(axes)
+    tidy(axes, "iterations", f"answers as after {found.reference}, %")
+
+
+def _growth(axes: Axes, found: NonautonomousResult) -> None:
+    assert found.exponents is not None
+    rows = found.exponents.growth
+    drawn = _fan(axes, rows, COLOURS[3])
+    axes.axhline(1, c=SHADE, lw=1.2)
+    for name, radius in found.parts.items():
+        axes.axhline(radius, c=COLOURS[0], ls="--", lw=1.2, label=f"radius of {name}, a part of the step")
+    if found.parts:
+        axes.legend(loc="best")
+    size_axis(axes, np.concatenate([drawn, [1.0, *found.parts.values()]]))
+    iteration_axis(axes, len(rows[0]))
+    tidy(axes, "iterations", "factor on small errors")
+
+
 def board_shape(tokens: int) -> tuple[int, int]:
     """Return rows and columns of a token map: a board for 64 or 81 tokens, else a wrapped strip."""
     if tokens in BOARDS:
@@ -348,6 +374,19 @@ def _transient_of(exam: Examination) -> TransientResult | None:
     return None if found is None else _if_any(found, found.norms)
 
 
+def _along_orbit(exam: Examination) -> bool:
+    return exam.nonautonomous is not None
+
+
+def _kept_of(exam: Examination) -> KeptResult | None:
+    return None if exam.nonautonomous is None else exam.nonautonomous.answers
+
+
+def _growth_of(exam: Examination) -> NonautonomousResult | None:
+    found = exam.nonautonomous
+    return None if found is None or found.exponents is None else _if_any(found, found.exponents.growth)
+
+
 def _tokens_of(exam: Examination) -> list[int] | None:
     tokens = exam.tokens[0] if exam.tokens else []
     return tokens if len(tokens) > 1 and max(tokens) > 0 else None
@@ -388,6 +427,24 @@ FIGURES: tuple[ExaminationFigure[Any], ...] = (
             Remark("Solid: inputs whose whole answer is right.", lambda exam: bool(known(exam.curves.accuracy or []))),
             SHADED,
         ),
+    ),
+    ExaminationFigure(
+        "Are answers kept?",
+        "Inputs whose answer is that of one iteration (shaded up to there): the last one of training where it is known, else "
+        "half of the budget. The mean over draws where the step draws random numbers.",
+        _kept_of,
+        _kept,
+        ("answers kept",),
+        applies=_along_orbit,
+    ),
+    ExaminationFigure(
+        "Do errors grow?",
+        "Factor by which each iteration multiplies the fastest growing small errors along the orbit: median and 10–90% of the "
+        "inputs. Above 1 they grow. Dashed: radii of parts of the step, which do not decide what the whole step does.",
+        _growth_of,
+        _growth,
+        ("exponents",),
+        applies=_along_orbit,
     ),
     ExaminationFigure(
         "Where does an orbit go?",

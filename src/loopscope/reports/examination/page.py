@@ -29,13 +29,13 @@ TONES = {
     Verdict.UNDECIDED: "unknown",
 }
 DECIDING = {
-    Verdict.INPUT_INDEPENDENT: "input-dependence",
-    Verdict.PATH_DEPENDENT: "input-dependence",
-    Verdict.FRAGILE: "geometry",
-    Verdict.UNSETTLED: "reachability",
-    Verdict.UNSTABLE: "reachability",
+    Verdict.INPUT_INDEPENDENT: 1,
+    Verdict.PATH_DEPENDENT: 1,
+    Verdict.FRAGILE: 2,
+    Verdict.UNSETTLED: 0,
+    Verdict.UNSTABLE: 0,
 }
-"""The axis that decides a verdict alone."""
+"""The place of the axis that decides a verdict alone."""
 WORDS = (
     "iteration",
     "state",
@@ -77,12 +77,12 @@ def _card(axis: Axis, said: str, tone: str) -> str:
     )
 
 
-def _axis_card(axis: Axis, verdict: Verdict) -> str:
+def _axis_card(axis: Axis, exam: Examination) -> str:
     """Return the card of an axis. What holds is green only below a verdict that is: elsewhere another axis decides."""
-    if axis.status is not Status.HOLDS or TONES[verdict] == "holds":
+    if axis.status is not Status.HOLDS or TONES[exam.verdict] == "holds":
         return _card(axis, axis.status, axis.status)
-    decides = DECIDING.get(verdict)
-    return _card(axis, f"holds, but {decides} decides" if decides else "holds", "quiet")
+    decides = DECIDING.get(exam.verdict)
+    return _card(axis, "holds" if decides is None else f"holds, but {exam.axes[decides].name} decides", "quiet")
 
 
 def _cards(cards: Iterable[str]) -> str:
@@ -100,10 +100,12 @@ def _thresholds(exams: Sequence[Examination]) -> str:
         rows.append([explained(limit.measure, why), f"{above} {limit.holds:g}", f"{below} {limit.fails:g}"])
     origins = [f"{', '.join(measures)}: fitted on {models}." for models, measures in fitted_on(axes).items()]
     if any(limit.origin == PRIOR for limit in limits):
-        origins.append(
-            f"{'All others are' if origins else 'They are'} priors: set by reasoning, and tested on {TESTED_ON}; thresholds "
-            "fitted on one half of these models were no better on the other half."
+        tested = (
+            f", and tested on {TESTED_ON}; thresholds fitted on one half of these models were no better on the other half"
+            if any(not exam.kind.undefined for exam in exams)
+            else ""
         )
+        origins.append(f"{'All others are' if origins else 'They are'} priors: set by reasoning{tested}.")
     return (
         f'<h2 id="{JUDGED}">How the axes are judged</h2>'
         + table(["number", "holds", "fails"], rows, texts=("number",))
@@ -139,6 +141,11 @@ def _verdict(exam: Examination) -> str:
     )
 
 
+def _kind(exam: Examination) -> str:
+    """Return what kind of loop it is and what is not defined for it; nothing for an autonomous loop."""
+    return "" if exam.kind.is_plain else f"<p><b>Kind of loop:</b> {text(exam.kind.sentence)}.</p>"
+
+
 def _directions(exam: Examination) -> str:
     if exam.normalized_axes is None:
         return ""
@@ -156,7 +163,7 @@ def missing_rows(exam: Examination) -> list[list[str]]:
     """Return what was not computed, and why."""
     rows = [[part, reason] for part, reason in exam.unknown.items()]
     for figure in FIGURES:
-        if not figure.needs(exam) and not set(figure.names) & set(exam.unknown):
+        if figure.applies(exam) and not figure.needs(exam) and not set(figure.names) & set(exam.unknown):
             reason = figure.absent or f"nothing to show at effort {exam.settings.effort}"
             rows.append([f"figure: {figure.title}", reason])
     return rows
@@ -216,7 +223,7 @@ def write_examination(path: str | Path, exam: Examination, title: str = "Examina
 
 def head_of(exam: Examination) -> str:
     """Return the verdict of an examination, and what was examined."""
-    return _verdict(exam) + _settings(exam)
+    return _verdict(exam) + _kind(exam) + _settings(exam)
 
 
 def body_of(exam: Examination) -> str:
@@ -225,7 +232,7 @@ def body_of(exam: Examination) -> str:
     pictures = [picture([drawing], figure.caption_of([exam]), figure.title) for figure, drawing in drawn if drawing]
     parts = [
         "<h2>Three axes</h2>",
-        _cards(_axis_card(axis, exam.verdict) for axis in exam.axes),
+        _cards(_axis_card(axis, exam) for axis in exam.axes),
         _directions(exam),
         "<h2>Figures</h2>",
         f'<div class="grid">{"".join(pictures)}</div>' if pictures else NOTHING,
@@ -278,7 +285,7 @@ def write_comparison(path: str | Path, exams: Mapping[str, Examination]) -> None
     heads = "".join(f"<div><h1>{text(title)}</h1>{head_of(exam)}</div>" for title, exam in exams.items())
     parts = [f'<div class="pair">{heads}</div>', more_words(WORDS), "<h2>Three axes</h2>"]
     for axes in zip(*(exam.axes for exam in found), strict=True):
-        parts.append(_pair(titles, [_axis_card(axis, exam.verdict) for axis, exam in zip(axes, found, strict=True)]))
+        parts.append(_pair(titles, [_axis_card(axis, exam) for axis, exam in zip(axes, found, strict=True)]))
     parts += [_pair([title], [_directions(exam)]) for title, exam in exams.items() if exam.normalized_axes]
     parts.append("<h2>Figures</h2>")
     for figure in FIGURES:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from loopscope.stability import Examination
+from loopscope.stability.nonautonomous.results import NonautonomousResult
 from loopscope.stability.results import Numbers, SensitivityResult, known
 
 Read = Callable[[Examination], Sequence[float | None] | None]
@@ -50,6 +51,20 @@ def _sensitivity(read: Callable[[SensitivityResult], Numbers]) -> Read:
     return lambda exam: read(exam.input_dependence.sensitivity) if exam.input_dependence.sensitivity else None
 
 
+def _exponent(place: int) -> Read:
+    def read(exam: Examination) -> Numbers | None:
+        found = exam.nonautonomous
+        if found is None or found.exponents is None:
+            return None
+        return [values[place] for values in found.exponents.values if len(values) > place]
+
+    return read
+
+
+def _along_orbit(read: Callable[[NonautonomousResult], Sequence[float | None] | None]) -> Read:
+    return lambda exam: None if exam.nonautonomous is None else read(exam.nonautonomous)
+
+
 QUANTITIES = (
     Quantity(
         "iterations to tolerance", lambda exam: exam.reachability.iterations_to_tolerance, "when an input has settled"
@@ -67,6 +82,38 @@ QUANTITIES = (
         "largest Lyapunov exponent",
         lambda exam: exam.reachability.lyapunov,
         "above 0: chaos; measured only where the orbit did not arrive",
+    ),
+    Quantity(
+        "answers kept at the end, per draw",
+        _along_orbit(lambda found: found.answers.draws if found.answers else None),
+        "fraction of the inputs whose answer is that of the iteration compared with",
+    ),
+    Quantity("largest exponent along the orbit", _exponent(0), "log of the growth of small errors per iteration"),
+    Quantity("second exponent along the orbit", _exponent(1), "the same across the fastest growing direction"),
+    Quantity(
+        "error growth per iteration",
+        _along_orbit(lambda found: [found.exponents.factor] if found.exponents else None),
+        "of the whole step, along the orbit; above 1: errors grow",
+    ),
+    Quantity(
+        "radii of parts of the step",
+        _along_orbit(lambda found: list(found.parts.values())),
+        "as the loop states them; they do not decide what the whole step does",
+    ),
+    Quantity(
+        "contraction after a swap",
+        _along_orbit(lambda found: found.contraction),
+        "factor per iteration by which orbits from two inputs' states approach under one recalled input",
+    ),
+    Quantity(
+        "noise of one step, relative",
+        _along_orbit(lambda found: found.noise.step if found.noise else None),
+        "spread over draws from one state",
+    ),
+    Quantity(
+        "residual at which it levels off",
+        _along_orbit(lambda found: found.noise.residual if found.noise else None),
+        "the noise floor of the orbit",
     ),
     Quantity(
         "spectral radius",

@@ -1,1 +1,1 @@
-"""What all reports share: pages, tables, charts, number formats and line styles."""
+"""Building blocks of all reports: pages, tables, charts, number formats and line styles."""

@@ -28,7 +28,7 @@ BASELINE_DASH = "9 3"
 
 
 @dataclass(frozen=True)
-class Look:
+class Style:
     """The style of a configuration. Runs that differ only in their seeds have the same style.
 
     Args:
@@ -65,10 +65,10 @@ def _order(keys: Sequence[str], seen: Iterable[tuple[str, ...]]) -> list[tuple[s
     return list(dict.fromkeys([*fixed, *seen]))
 
 
-def norm_look(norm: str) -> Look:
+def norm_style(norm: str) -> Style:
     """Return the style of a normalization in a figure that colours by it. Unknown ones share a style."""
     place = NORMS.index(norm) if norm in NORMS else len(NORMS)
-    return Look(norm, COLOURS[place], "", list(MARKS)[place])
+    return Style(norm, COLOURS[place], "", list(MARKS)[place])
 
 
 def norm_dash(norm: str) -> str:
@@ -76,12 +76,12 @@ def norm_dash(norm: str) -> str:
     return DASHES[NORMS.index(norm) if norm in NORMS else -1]
 
 
-def baseline_look(blocks: int) -> Look:
+def baseline_style(blocks: int) -> Style:
     """Return the style of models of fixed depth."""
-    return Look(f"fixed depth, {blocks} blocks", INK, BASELINE_DASH, list(MARKS)[-1])
+    return Style(f"fixed depth, {blocks} blocks", INK, BASELINE_DASH, list(MARKS)[-1])
 
 
-def looks(plan: StudyPlan) -> dict[str, Look]:
+def styles_of(plan: StudyPlan) -> dict[str, Style]:
     """Return the style of every planned run by name. Styles do not change as a study progresses."""
     settings = {run.name: run.settings.to_dict() for run in plan.runs}
     fixed = {name for name, values in settings.items() if values["model"]["architecture"] == "fixed-depth"}
@@ -95,36 +95,36 @@ def looks(plan: StudyPlan) -> dict[str, Look]:
     found = {}
     for name, whole in settings.items():
         if name in fixed:
-            found[name] = baseline_look(whole["model"]["blocks"])
+            found[name] = baseline_style(whole["model"]["blocks"])
             continue
         own = values[name]
         colour = firsts.index(tuple(own[i] for i in varying[:1]))
         rest = rests.index(tuple(own[i] for i in varying[1:]))
         label = " + ".join(own[i] for i in varying) or plan.name
-        found[name] = Look(
+        found[name] = Style(
             label, COLOURS[colour % len(COLOURS)], DASHES[rest % len(DASHES)], list(MARKS)[rest % len(DASHES)]
         )
     return found
 
 
-def distinct(found: Iterable[Look]) -> list[Look]:
+def distinct(found: Iterable[Style]) -> list[Style]:
     """Return the distinct styles, in order."""
     return list(dict.fromkeys(found))
 
 
-def line_handle(look: Look) -> Line2D:
+def line_handle(style: Style) -> Line2D:
     """Return the line of a style for a legend of matplotlib."""
-    return Line2D([], [], lw=2, label=look.label, **look.line)
+    return Line2D([], [], lw=2, label=style.label, **style.line)
 
 
-def marked_line_handle(look: Look) -> Line2D:
+def marked_line_handle(style: Style) -> Line2D:
     """Return the line of a style with its mark for a legend of matplotlib."""
-    return Line2D([], [], lw=2, marker=look.mark, mec="white", ms=7, label=look.label, **look.line)
+    return Line2D([], [], lw=2, marker=style.mark, mec="white", ms=7, label=style.label, **style.line)
 
 
-def mark_handle(look: Look) -> Line2D:
+def mark_handle(style: Style) -> Line2D:
     """Return the mark of a style for a legend of matplotlib."""
-    return Line2D([], [], ls="", marker=look.mark, color=look.colour, label=look.label)
+    return Line2D([], [], ls="", marker=style.mark, color=style.colour, label=style.label)
 
 
 def add_legend(figure: Figure, handles: Sequence[Line2D]) -> None:
@@ -135,35 +135,37 @@ def add_legend(figure: Figure, handles: Sequence[Line2D]) -> None:
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9, handlelength=3)
 
 
-def legend(shown: Sequence[Look], draw: Callable[[Look], str]) -> str:
+def legend(shown: Sequence[Style], draw: Callable[[Style], str]) -> str:
     """Return the legend of a page: each style, drawn by ``swatch`` or ``mark_swatch``, and its label."""
-    entries = "".join(f"<span>{draw(look)}{text(look.label)}</span>" for look in shown)
+    entries = "".join(f"<span>{draw(style)}{text(style.label)}</span>" for style in shown)
     return f'<div class="legend">{entries}</div>'
 
 
-def swatch(look: Look) -> str:
+def swatch(style: Style) -> str:
     """Return a short piece of the line of a style, for legends and tables of a page."""
-    return _swatch(look, "")
+    return _swatch(style, "")
 
 
-def marked_swatch(look: Look) -> str:
+def marked_swatch(style: Style) -> str:
     """Return a short piece of the line of a style with its mark, for the legend of a page."""
-    if not look.mark:
-        return swatch(look)
-    place = f'x="17" y="9.2" font-size="12" text-anchor="middle" fill="{_themed(look)}"'
-    return _swatch(look, f"<text {place}>{MARKS[look.mark]}</text>")
+    if not style.mark:
+        return swatch(style)
+    place = f'x="17" y="9.2" font-size="12" text-anchor="middle" fill="{_themed(style)}"'
+    return _swatch(style, f"<text {place}>{MARKS[style.mark]}</text>")
 
 
-def _swatch(look: Look, over: str) -> str:
-    dash = " ".join(f"{2 * float(part):g}" for part in look.dash.split())
-    line = f'<line x1="1" x2="33" y1="5" y2="5" stroke="{_themed(look)}" stroke-width="2.4" stroke-dasharray="{dash}"/>'
+def _swatch(style: Style, over: str) -> str:
+    dash = " ".join(f"{2 * float(part):g}" for part in style.dash.split())
+    line = (
+        f'<line x1="1" x2="33" y1="5" y2="5" stroke="{_themed(style)}" stroke-width="2.4" stroke-dasharray="{dash}"/>'
+    )
     return f'<svg class="swatch" width="34" height="10" aria-hidden="true">{line}{over}</svg>'
 
 
-def mark_swatch(look: Look) -> str:
+def mark_swatch(style: Style) -> str:
     """Return the mark of a style, for the legend of a page."""
-    return f'<b class="swatch" style="color:{_themed(look)}" aria-hidden="true">{MARKS[look.mark]}</b>'
+    return f'<b class="swatch" style="color:{_themed(style)}" aria-hidden="true">{MARKS[style.mark]}</b>'
 
 
-def _themed(look: Look) -> str:
-    return THEMED.get(look.colour, look.colour)
+def _themed(style: Style) -> str:
+    return THEMED.get(style.colour, style.colour)

@@ -20,7 +20,7 @@ from loopscope.reports.kit.charts import (
     size_axis,
     tidy,
 )
-from loopscope.reports.kit.styles import Look
+from loopscope.reports.kit.styles import Style
 from loopscope.reports.study.table import at_fixed_points, median_radius, split_names
 from loopscope.stability.results import Numbers
 from loopscope.studies import Record
@@ -33,11 +33,11 @@ NEAR = 0.02
 """Marks within this fraction of the panel's sides are in one place."""
 
 
-def by_look(curves: Mapping[str, np.ndarray], looks: Mapping[str, Look]) -> dict[Look, list[np.ndarray]]:
+def by_style(curves: Mapping[str, np.ndarray], styles: Mapping[str, Style]) -> dict[Style, list[np.ndarray]]:
     """Group the curves of runs by configuration, in order."""
-    groups: dict[Look, list[np.ndarray]] = {}
+    groups: dict[Style, list[np.ndarray]] = {}
     for name, curve in curves.items():
-        groups.setdefault(looks[name], []).append(curve)
+        groups.setdefault(styles[name], []).append(curve)
     return groups
 
 
@@ -48,21 +48,21 @@ def middle(curves: Sequence[np.ndarray]) -> np.ndarray:
     return np.median(np.stack([curve[:shortest] for curve in curves]), axis=0)
 
 
-def _draw_curves(axes: Axes, curves: Mapping[str, np.ndarray], looks: Mapping[str, Look]) -> int:
+def _draw_curves(axes: Axes, curves: Mapping[str, np.ndarray], styles: Mapping[str, Style]) -> int:
     """Draw each seed as a thin line and the median of each configuration as a thick one. Return the longest length.
 
     Lines below others are thicker, so that they are seen where lines coincide.
     """
     longest = max((len(curve) for curve in curves.values()), default=1)
-    groups = by_look(curves, looks)
-    for (look, group), width in zip(groups.items(), layered(len(groups), *WIDTHS), strict=True):
+    groups = by_style(curves, styles)
+    for (style, group), width in zip(groups.items(), layered(len(groups), *WIDTHS), strict=True):
         if len(group) > 1:
             for curve in group:
-                axes.plot(np.arange(1, len(curve) + 1), curve, lw=0.9, alpha=0.6, **look.line)
+                axes.plot(np.arange(1, len(curve) + 1), curve, lw=0.9, alpha=0.6, **style.line)
         curve = middle(group)
         if len(curve) == 1:  # a model of fixed depth has a single pass: draw it as a level
             curve = np.full(max(longest, 2), curve[0])
-        axes.plot(np.arange(1, len(curve) + 1), curve, lw=width, label=look.label, **look.line)
+        axes.plot(np.arange(1, len(curve) + 1), curve, lw=width, label=style.label, **style.line)
     iteration_axis(axes, longest)
     return longest
 
@@ -89,12 +89,12 @@ def accuracy_curves(records: Sequence[Record], split: str) -> dict[str, np.ndarr
     return {run: 100 * numbers(curve["answer_accuracy"]) for run, curve in evaluated.items() if curve is not None}
 
 
-def accuracy_panels(records: Sequence[Record], looks: Mapping[str, Look], trained: int) -> list[Panel]:
+def accuracy_panels(records: Sequence[Record], styles: Mapping[str, Style], trained: int) -> list[Panel]:
     """Return accuracy against iterations, one panel per split."""
 
     def panel(split: str) -> Panel:
         def draw(axes: Axes) -> None:
-            _draw_curves(axes, accuracy_curves(records, split), looks)
+            _draw_curves(axes, accuracy_curves(records, split), styles)
             shade_training(axes, trained)
             percent_axis(axes)
             tidy(axes, "iterations", "answers right, %", split)
@@ -104,13 +104,13 @@ def accuracy_panels(records: Sequence[Record], looks: Mapping[str, Look], traine
     return [panel(split) for split in split_names(records)]
 
 
-def orbit_panels(records: Sequence[Record], looks: Mapping[str, Look], trained: int) -> list[Panel]:
+def orbit_panels(records: Sequence[Record], styles: Mapping[str, Style], trained: int) -> list[Panel]:
     """Return the median residual and the median state norm against iterations."""
 
     def panel(name: Literal["residual", "norm"], title: str) -> Panel:
         def draw(axes: Axes) -> None:
             curves = {record.run: _median_curve(rows) for record in records if (rows := _quantiles(record, name))}
-            _draw_curves(axes, curves, looks)
+            _draw_curves(axes, curves, styles)
             size_axis(axes, np.concatenate(list(curves.values())))
             shade_training(axes, trained)
             tidy(axes, "iterations", f"{title}, median", title)
@@ -137,7 +137,7 @@ def radius_records(records: Sequence[Record]) -> list[Record]:
     return [record for record in records if record.evaluation and median_radius(record.exam) is not None]
 
 
-def radius_panel(records: Sequence[Record], looks: Mapping[str, Look]) -> Panel:
+def radius_panel(records: Sequence[Record], styles: Mapping[str, Style]) -> Panel:
     """Return the spectral radius against the last accuracy on the hardest split, one point per run.
 
     A point is open if the state had not arrived at a fixed point.
@@ -148,18 +148,18 @@ def radius_panel(records: Sequence[Record], looks: Mapping[str, Look]) -> Panel:
         shown = [record for record in radius_records(records) if hardest in (record.evaluation or {})]
         points = [_point(record, hardest) for record in shown]
         for record, point, size in zip(shown, points, _mark_sizes(points), strict=True):
-            look = looks[record.run]
-            face = look.colour if at_fixed_points(record.exam) else "none"
+            style = styles[record.run]
+            face = style.colour if at_fixed_points(record.exam) else "none"
             axes.plot(
                 *point,
-                look.mark,
-                c=look.colour,
+                style.mark,
+                c=style.colour,
                 mfc=face,
                 ms=size,
                 mew=1.6,
                 alpha=0.85,
                 clip_on=False,
-                label=look.label,
+                label=style.label,
             )
         axes.axvline(1, c=SHADE, lw=1.2)
         percent_axis(axes)

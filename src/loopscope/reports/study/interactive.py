@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from loopscope.extras import check_installed
 from loopscope.reports.kit.charts import COLOURS, INK, SHADE
-from loopscope.reports.kit.styles import Look
+from loopscope.reports.kit.styles import Style
 from loopscope.reports.study.figures import accuracy_curves
 from loopscope.reports.study.table import split_names
 from loopscope.studies import Record
@@ -21,7 +21,7 @@ PANEL, LINE, MARGIN = 250, 24, 130
 """Heights in pixels of the panel of a split, of a line of the legend, and of the margins."""
 
 
-def explore_figure(records: Sequence[Record], looks: Mapping[str, Look], trained: int) -> go.Figure:
+def explore_figure(records: Sequence[Record], styles: Mapping[str, Style], trained: int) -> go.Figure:
     """Return the interactive figure of accuracy against iterations, one row per split.
 
     Raises:
@@ -39,22 +39,22 @@ def explore_figure(records: Sequence[Record], looks: Mapping[str, Look], trained
         curves = accuracy_curves(records, split)
         longest = max(map(len, curves.values()))
         for run, curve in curves.items():
-            look, level = looks[run], len(curve) == 1
-            dash = " ".join(f"{2 * float(part):g}px" for part in look.dash.split())
+            style, level = styles[run], len(curve) == 1
+            dash = " ".join(f"{2 * float(part):g}px" for part in style.dash.split())
             figure.add_scatter(
                 x=[1, longest] if level else None,
                 x0=None if level else 1,
                 y=[round(float(curve[0]), 2)] * 2 if level else [round(float(value), 2) for value in curve],
                 mode="lines",
-                name=look.label,
-                legendgroup=look.label,
-                showlegend=look.label not in shown,
-                line={"color": QUIET if look.colour == INK else look.colour, "dash": dash or "solid", "width": 2},
+                name=style.label,
+                legendgroup=style.label,
+                showlegend=style.label not in shown,
+                line={"color": QUIET if style.colour == INK else style.colour, "dash": dash or "solid", "width": 2},
                 hovertemplate=f"{run}: %{{y:.1f}}%<extra></extra>",
                 row=row,
                 col=1,
             )
-            shown.add(look.label)
+            shown.add(style.label)
         figure.add_vrect(x0=1, x1=trained, fillcolor=SHADE, opacity=0.18, line_width=0, row=row, col=1)
         figure.update_yaxes(title_text="right, %", range=[-3, 103], row=row, col=1)
     # Only the browser knows the width of the legend. Assume two names per line.
@@ -79,14 +79,14 @@ def explore_figure(records: Sequence[Record], looks: Mapping[str, Look], trained
     return figure
 
 
-def explore(records: Sequence[Record], looks: Mapping[str, Look], trained: int) -> str:
+def explore(records: Sequence[Record], styles: Mapping[str, Style], trained: int) -> str:
     """Return the interactive figure as HTML, including the script of plotly."""
     config = {
         "responsive": True,
         "displaylogo": False,
         "modeBarButtons": [["zoom2d", "resetScale2d", "toImage"]],
     }
-    html: str = explore_figure(records, looks, trained).to_html(
+    html: str = explore_figure(records, styles, trained).to_html(
         full_html=False, include_plotlyjs=True, div_id="explore", config=config
     )
     return html

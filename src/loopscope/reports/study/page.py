@@ -18,14 +18,14 @@ from loopscope.reports.kit.charts import Panel, draw_panels, png, svg
 from loopscope.reports.kit.markdown import markdown
 from loopscope.reports.kit.page import Html, chip, note, page, picture, table, text
 from loopscope.reports.kit.styles import (
-    Look,
+    Style,
     add_legend,
     distinct,
     legend,
     line_handle,
-    looks,
     mark_handle,
     mark_swatch,
+    styles_of,
     swatch,
 )
 from loopscope.reports.kit.words import more_words, word_list
@@ -68,7 +68,7 @@ def _explore(plan: StudyPlan, finished: Sequence[Record]) -> list[str]:
         ]
     return [
         note("Point at a line for its values; click a name to hide it, twice to see it alone."),
-        explore(finished, looks(plan), trained_iterations(plan)),
+        explore(finished, styles_of(plan), trained_iterations(plan)),
     ]
 
 
@@ -98,12 +98,12 @@ def _counts(plan: StudyPlan, records: Sequence[Record]) -> str:
     return f"{said}, {len(waiting)} not done yet ({', '.join(waiting)})." if waiting else f"{said}."
 
 
-def _figure(images: Path, name: str, panels: Sequence[Panel], shown: Sequence[Look], caption: str) -> str:
+def _figure(images: Path, name: str, panels: Sequence[Panel], shown: Sequence[Style], caption: str) -> str:
     """Write a figure as a PNG file. Return its HTML, with separate panels that narrow screens can stack."""
     handle, drawn = (mark_handle, mark_swatch) if name == "radius" else (line_handle, swatch)
     figure, axes = draw_panels(panels)
     caption += "" if name == "radius" else same_lines(axes)
-    add_legend(figure, [handle(look) for look in shown])
+    add_legend(figure, [handle(style) for style in shown])
     write_bytes(images / f"{name}.png", png(figure))
     drawings = [svg(draw_panels([panel])[0], name) for panel in panels]
     return picture(drawings, caption, legend=legend(shown, drawn))
@@ -111,7 +111,7 @@ def _figure(images: Path, name: str, panels: Sequence[Panel], shown: Sequence[Lo
 
 def _figures(plan: StudyPlan, images: Path, records: Sequence[Record]) -> dict[str, str]:
     """Write the figures that can be drawn so far, and return their HTML by name."""
-    styles, trained = looks(plan), trained_iterations(plan)
+    styles, trained = styles_of(plan), trained_iterations(plan)
     evaluated = [record for record in records if record.evaluation]
     examined = [record for record in records if record.examination]
     placed = radius_records(records)
@@ -141,7 +141,7 @@ def _runs_table(plan: StudyPlan, records: Sequence[Record]) -> str:
 
     The verdict follows the name, so that narrow screens show it.
     """
-    styles = looks(plan)
+    styles = styles_of(plan)
     columns, rows = study_table(records)
     tones = {verdict.value: tone for verdict, tone in TONES.items()}
     for row, record in zip(rows, records, strict=True):

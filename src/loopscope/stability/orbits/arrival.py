@@ -24,7 +24,7 @@ from scipy.special import stdtrit
 from torch import Tensor
 
 from loopscope.contexts import check_time
-from loopscope.errors import LoopscopeError, check_count, check_tolerance
+from loopscope.errors import LoopscopeError, check_count, check_history, check_tolerance
 from loopscope.fixed_points.residual import ZERO, state_dtype
 from loopscope.loop import Loop, mask_of
 from loopscope.stability.orbits.rounding import Floor, Rest, floor_of
@@ -278,7 +278,7 @@ def follow(
     *,
     iterations: int,
     tolerance: float = 1e-4,
-    until: Literal["rounding", "arrival"] = "rounding",
+    until: Literal["rounding", "arrival", "end"] = "rounding",
     toward: FixedPoints | None = None,
     observe: Callable[[Step], None] | None = None,
     stop: Callable[[], bool] | None = None,
@@ -287,9 +287,10 @@ def follow(
     """Follow every example's orbit for at most ``iterations`` evaluations of the step.
 
     An example leaves the batch when its state stops being finite or its orbit is finished: with ``until="rounding"`` after
-    eight consecutive residuals at the rounding floor, with ``until="arrival"`` as soon as it has arrived. If a fixed point is
-    known to which an orbit may go, the example also leaves once it is clearly on its way there, and counts as arrived. This
-    saves most steps of slow orbits.
+    eight consecutive residuals at the rounding floor, with ``until="arrival"`` as soon as it has arrived. With
+    ``until="end"`` orbits are never finished, since a step that changes over time may move a state that had settled. If a
+    fixed point is known to which an orbit may go, the example also leaves once it is clearly on its way there, and counts as
+    arrived. This saves most steps of slow orbits.
 
     Args:
         loop: any loop.
@@ -312,6 +313,7 @@ def follow(
     floor = floor or least
     # Where the floor is above the tolerance, only residuals within the tolerance may count as arrived.
     level = min(floor.residual, max(tolerance, least.residual))
+    check_history(iterations, 2 * batch * dtype.itemsize)
     residual = torch.full((iterations, batch), math.nan, dtype=dtype, device=device)
     norm = residual.clone()
     verdicts = {name: torch.zeros(batch, dtype=dtype, device=device) for name in ("rate", "rate_error", "radius")}
@@ -356,7 +358,7 @@ def follow(
                 done = now <= tolerance
                 done = done & _arrival_of(history, resting, tolerance, floor)["arrived"] if done.any() else done
             else:
-                done = resting & (quiet >= FIT_STEPS)
+                done = resting & (quiet >= FIT_STEPS) & (until == "rounding")
             coming = torch.zeros_like(lost) if approach is None else approach.seen(rows, after, mask) & ~lost
             over = index == iterations - 1 or (stop is not None and stop())
             leaving = torch.ones_like(lost) if over else lost | done | coming

@@ -6,11 +6,13 @@ import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from loopscope.errors import check_history
 from loopscope.fixed_points.residual import state_dtype
 from loopscope.loop import Loop, mask_of
 from loopscope.readouts import plan_readings
@@ -71,6 +73,10 @@ def _unit(leaf: Tensor) -> Tensor:
     return torch.nn.functional.normalize(tokens, dim=-1, eps=torch.finfo(leaf.dtype).tiny).reshape(leaf.shape)
 
 
+_RECORDED = 6
+"""Numbers that are recorded of each orbit at each iteration, beside one for each token."""
+
+
 class _Recorder:
     """Records at each step what `follow` does not keep itself."""
 
@@ -121,6 +127,7 @@ def trace(
     correct: Correct | None = None,
     stop: Callable[[], bool] | None = None,
     answers: Answers | None = None,
+    until: Literal["rounding", "end"] = "rounding",
     floor: Floor | None = None,
 ) -> Trajectory:
     """Follow the orbits from ``start`` once and record everything about their arrival.
@@ -141,6 +148,7 @@ def trace(
         answers: what a readout predicts, one row per example; the largest logit's place, or a single one's sign, if
             left out.
         floor: see `follow`.
+        until: see `follow`.
 
     Raises:
         LoopscopeError: see `follow`.
@@ -150,10 +158,19 @@ def trace(
             start = first_state(loop, recalled, seed)
     dtype = state_dtype(start)
     sizes = token_norms(start).to(dtype)
+    check_history(iterations, len(sizes) * (sizes.shape[1] + _RECORDED) * sizes.element_size())
     reader = AnswerRecorder(loop, plan_readings(loop, start, recalled), sizes[:, 0], iterations, correct, answers)
     recorder = _Recorder(sizes, iterations, reader)
     ends = follow(
-        loop, recalled, start, iterations=iterations, tolerance=tolerance, observe=recorder, stop=stop, floor=floor
+        loop,
+        recalled,
+        start,
+        iterations=iterations,
+        tolerance=tolerance,
+        until=until,
+        observe=recorder,
+        stop=stop,
+        floor=floor,
     )
     with torch.no_grad(), torch.autocast(device_of(recalled).type, enabled=False):
         read = reader.end(ends, recalled)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from loopscope.loop import is_time_dependent
 from loopscope.stability.parts.basin import measure_basin
 from loopscope.stability.parts.geometry import measure_geometry
 from loopscope.stability.parts.input_dependence import measure_input_dependence
@@ -12,8 +11,6 @@ from loopscope.stability.parts.progress import Progress
 from loopscope.stability.parts.sample import Sample
 from loopscope.stability.parts.spectrum import measure_spectrum
 from loopscope.stability.results import BasinResult, GeometryResult, InputDependenceResult, SpectrumResult
-
-COUNTER = "the state carries a counter: only residuals and orbits are defined for such a loop"
 
 
 @dataclass(frozen=True)
@@ -28,9 +25,6 @@ class Measurements:
 
 def measure(sample: Sample, progress: Progress) -> Measurements:
     """Measure the parts that belong to the effort. ``progress`` keeps the reason why a part is missing."""
-    if is_time_dependent(sample.loop, sample.start, sample.recalled):
-        progress.skip(["input-dependence", "basin", "spectrum", "geometry"], COUNTER)
-        return Measurements()
     dependence = measure_input_dependence(sample, progress)
     basin = progress.run("basin", lambda: measure_basin(sample))
     spectrum = progress.run("spectrum", lambda: measure_spectrum(sample))

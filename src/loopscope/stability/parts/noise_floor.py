@@ -54,6 +54,11 @@ class MeasuredFloor:
         return NoiseFloorResult(self.noise.noise, self.floor.residual, self.noise.precision)
 
 
+def unmeasured_floor(start: Tree) -> MeasuredFloor:
+    """Return the floor of the state's type, for loops whose orbits have no fixed points to approach."""
+    return MeasuredFloor(None, floor_of(state_dtype(start)))
+
+
 def measure_floor(
     loop: Loop, recalled: Tree, start: Tree, *, iterations: int, is_late: Callable[[], bool], seed: int = 0
 ) -> MeasuredFloor:

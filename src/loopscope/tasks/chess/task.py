@@ -131,7 +131,7 @@ class Chess:
         """Return the puzzles for training. Their difficulty is the rating or the distance to mate.
 
         Raises:
-            LoopscopeError: there are no data, they cannot be read, or a split would be empty.
+            LoopscopeError: the data are missing or unreadable, or a split would be empty.
         """
         puzzles = self._puzzles()
         training, validation = self._easy(puzzles)
@@ -147,7 +147,7 @@ class Chess:
         """Return the easy validation split and the harder splits that are not empty.
 
         Raises:
-            LoopscopeError: there are no data, they cannot be read, or no range holds a puzzle.
+            LoopscopeError: the data are missing or unreadable, or no range contains a puzzle.
         """
         puzzles = self._puzzles()
         (easy, _), *harder = self._bounds().items()
@@ -178,7 +178,7 @@ class Chess:
         return problems, answers
 
     def loss(self, logits: Float[Tensor, "batch 64 1"], answers: Int[Tensor, "batch columns"]) -> Float[Tensor, ""]:
-        """Return the mean cross-entropy of a softmax over squares, in nats per board. Each square of the move weighs half.
+        """Return the mean cross-entropy of a softmax over squares, in nats per board. The target is 1/2 on both squares.
 
         The paper does not specify the form of its cross-entropy. This one is our choice: it compares squares with each
         other, like the rule of the two highest scores. Its minimum is ln 2.

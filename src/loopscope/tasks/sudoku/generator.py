@@ -28,7 +28,7 @@ from loopscope.tasks.sudoku.rules import (
     place,
     search,
     set_up,
-    solve,
+    solve_grids,
     symmetry_classes,
 )
 
@@ -196,4 +196,4 @@ def generated_puzzles(count: int, seed: int = 0, on_made: Callable[[int], None] 
     puzzles, solutions = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     sources = np.repeat(np.arange(len(KINDS)), list(counts.values()))
     classes = symmetry_classes(puzzles, solutions)
-    return without_copies(Puzzles(puzzles, solutions, solve(puzzles).guesses, classes, sources, KINDS))
+    return without_copies(Puzzles(puzzles, solutions, solve_grids(puzzles).guesses, classes, sources, KINDS))

@@ -201,9 +201,9 @@ def _read_part(columns: Mapping[str, list[str]], rejects: Counter[str]) -> Puzzl
         classes, readable = _numbers(columns["iso_hash"], 16)
         sieve.keep(readable, "iso_hash is not a hexadecimal number")
     if stored is None or "guesses" not in columns:
-        from loopscope.tasks.sudoku.rules import MOST_GUESSES, solve
+        from loopscope.tasks.sudoku.rules import MOST_GUESSES, solve_grids
 
-        found = solve(np.where(sieve.kept[:, None], puzzles, 0))
+        found = solve_grids(np.where(sieve.kept[:, None], puzzles, 0))
         solutions, guesses = found.solutions, found.guesses
         sieve.keep(found.found != 0, "no solution")
         sieve.keep(found.found != 2, "several solutions")
@@ -300,9 +300,9 @@ def proof(puzzles: Puzzles) -> dict[str, int]:
     Args:
         puzzles: puzzles as stored, symmetric copies included.
     """
-    from loopscope.tasks.sudoku.rules import solve, symmetry_classes
+    from loopscope.tasks.sudoku.rules import solve_grids, symmetry_classes
 
-    found = solve(puzzles.puzzles)
+    found = solve_grids(puzzles.puzzles)
     unique = found.found == 1
     fails = Counter(
         {

@@ -188,7 +188,7 @@ class Solved:
     guesses: Int64[np.ndarray, "n"]
 
 
-def solve(puzzles: Int8[np.ndarray, "n 81"], most_guesses: int = MOST_GUESSES) -> Solved:
+def solve_grids(puzzles: Int8[np.ndarray, "n 81"], most_guesses: int = MOST_GUESSES) -> Solved:
     """Solve puzzles by singles and guesses, and decide whether each solution is unique."""
     solutions = np.zeros_like(puzzles)
     found, guesses = np.zeros((2, len(puzzles)), dtype=np.int64)

@@ -119,7 +119,7 @@ class Sudoku(SudokuGrids):
         """Return the puzzles for training. Their difficulty is the number of guesses.
 
         Raises:
-            LoopscopeError: there are no data, they cannot be read, or a split would be empty.
+            LoopscopeError: the data are missing or unreadable, or a split would be empty.
         """
         return self._splits().require_training()
 
@@ -127,7 +127,7 @@ class Sudoku(SudokuGrids):
         """Return the easy validation split and the harder groups that are not empty.
 
         Raises:
-            LoopscopeError: there are no data, or they cannot be read.
+            LoopscopeError: the data are missing or unreadable.
         """
         return self._splits().evaluation
 

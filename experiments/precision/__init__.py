@@ -1,0 +1,1 @@
+"""What low precision does to five models, and how well it is predicted."""

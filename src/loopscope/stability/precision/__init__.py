@@ -1,0 +1,1 @@
+"""What lower precision does to a loop over many iterations."""
