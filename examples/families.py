@@ -91,11 +91,12 @@ def row(family):
     radius = f"{exam.spectrum.radius[0]:.3g}" if exam.spectrum else "not defined"
     tensors = len(state) if isinstance(state, dict) else 1
     step = type(loop).__name__.removesuffix("Loop").lower()
-    return f"| {type(loop.model).__name__} | {step} | {tensors} | {orbits} | {radius} | {exam.verdict.value} |"
+    kind = f"{exam.kind.name}, {step}"
+    return f"| {type(loop.model).__name__} | {kind} | {tensors} | {orbits} | {radius} | {exam.verdict.value} |"
 
 
 if __name__ == "__main__":
-    print("| model | step | tensors of the state | orbits | spectral radius | verdict |")
+    print("| model | kind of loop | tensors of the state | orbits | spectral radius | verdict |")
     print("|---|---|---|---|---|---|")
     for family in FAMILIES:
         print(row(family), flush=True)

@@ -54,7 +54,7 @@ def test_a_small_model_of_each_family_is_adapted_and_proven(name):
 def test_the_table_of_families_is_what_the_example_prints():
     families = load_example("families")
     page = (ROOT / "docs" / "evidence" / "models.md").read_text()
-    assert len(re.findall(r"^\| \w+ \| (?:direct|rerun) \|", page, re.M)) == len(families.FAMILIES)
+    assert len(re.findall(r"^\| \w+ \| autonomous, (?:direct|rerun) \|", page, re.M)) == len(families.FAMILIES)
     assert families.row(families.x_transformers).rsplit("|", 2)[1] in page
 
 

@@ -12,8 +12,8 @@ from loopscope.cli.foreign_models import HUB, ForeignModel, is_of_the_hub, load
 from loopscope.errors import LoopscopeError, check_positive
 from loopscope.files import check_path
 from loopscope.loop import AnswersPer
-from loopscope.subjects import Subject, from_function, from_run
-from loopscope.trees import Tree, select
+from loopscope.subjects import Subject, device, from_function, from_run
+from loopscope.trees import Tree, select, tree_map
 
 if TYPE_CHECKING:
     from loopscope.adapters.positions import Positions
@@ -130,7 +130,9 @@ def adapted(options: Namespace) -> tuple[ProvenLoop, Tree]:
     model = load(
         options.subject, trust_remote_code=options.trust_remote_code, single_precision=options.single_precision
     )
-    inputs = _inputs(options, model)
+    place = device()
+    model.model.to(place)
+    inputs = tree_map(lambda leaf: leaf.to(place), _inputs(options, model))
     few, positions = select(inputs, slice(0, PROVEN)), _positions(options.positions)
     family = family_of(model.model)
     if options.at is None and family is None:
