@@ -45,9 +45,9 @@ def inkling2_loop():
     sizes = {name: size for name, size in SIZES.items() if name not in ("intermediate_size", "pad_token_id")}
     window = {"swa_num_attention_heads": 2, "swa_num_key_value_heads": 1, "swa_head_dim": 8, "sliding_window_size": 4}
     experts = {"moe_intermediate_size": 8, "n_routed_experts": 4, "num_experts_per_tok": 2}
-    loop = {"loop_layer_index_start": 1, "loop_layer_index_end": 3, "loop_num_passes": 3, "loop_gate_rank": 4}
+    loop = {"loop_layer_index_start": 2, "loop_layer_index_end": 6, "loop_num_passes": 3, "loop_gate_rank": 4}
     others = {"d_rel": 4, "rel_extent": 16, "n_layers_per_attn_res_block": 2, "unpadded_vocab_size": WORDS}
-    kinds = {"num_hidden_layers": 4, "layer_types": ["hybrid_sliding", "hybrid"] * 2, "eos_token_id": 1}
+    kinds = {"num_hidden_layers": 8, "layer_types": ["hybrid_sliding", "hybrid"] * 4, "eos_token_id": 1}
     model = Inkling2LoopForCausalLM(Inkling2LoopTextConfig(**sizes, **window, **experts, **loop, **others, **kinds))
     for name, parameter in model.named_parameters():
         if "message" in name:  # gates and queries begin at zero, so that passes would not depend on each other

@@ -11,11 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from loopscope.loop import Loop, readout
 from loopscope.trees import Tree, batch_size, join, select
@@ -126,8 +127,23 @@ def _fitting(logits: Tensor) -> int:
     return max(1, TOGETHER // max(1, logits.numel())) if isinstance(logits, Tensor) else TOGETHER
 
 
+class _OperationCounter(TorchDispatchMode):
+    """Counts the arithmetic operations of matrix products and convolutions."""
+
+    count = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Call an operation, and add what it takes."""
+        result = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(func._overloadpacket)
+        self.count += 0 if formula is None else int(formula(*args, **(kwargs or {}), out_val=result))
+        return result
+
+
 def _counted(action: Callable[[], T]) -> tuple[int, T]:
     """Return how many arithmetic operations an action takes, and its result."""
-    with FlopCounterMode(display=False) as counter:
+    with _OperationCounter() as counter:
         result = action()
-    return int(counter.get_total_flops()), result
+    return counter.count, result

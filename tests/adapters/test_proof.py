@@ -205,6 +205,26 @@ def test_a_captured_loop_with_another_models_weights_is_refused():
         prove(other, lambda inputs, n: DoryLike.run(loop.model, inputs, n), text())
 
 
+def test_a_step_that_jumps_beside_a_state_has_its_derivative_on_the_other_side():
+    """A mixture of experts takes another expert where a score crosses a limit; here, just beside the state of input 0."""
+    x = torch.rand(4, 6, generator=torch.Generator().manual_seed(0))
+    limit = float(torch.tanh(x)[0].sum()) + 1e-6
+
+    def step(z, e):
+        return torch.tanh(0.5 * z + e + 0.3 * (z.sum(1, keepdim=True) > limit))
+
+    def model(inputs, iterations):
+        z = torch.zeros_like(inputs)
+        for _ in range(iterations):
+            z = step(z, inputs)
+        return z
+
+    assert prove(ls.FunctionLoop(lambda x: x, torch.zeros_like, step, lambda z: z), model, x)["derivative"].error < 1e-3
+    half = ls.FunctionLoop(lambda x: x, torch.zeros_like, lambda z, e: step(0.5 * z + 0.5 * z.detach(), e), lambda z: z)
+    with pytest.raises(LoopscopeError, match="J v by autograd equals a finite difference"):
+        prove(half, model, x)
+
+
 def test_a_step_that_cannot_run_is_refused_in_one_line():
     def broken(model, step):
         def raise_error(z, recalled):
