@@ -82,6 +82,18 @@ def test_a_head_that_needs_all_tokens_is_given_them():
     torch.testing.assert_close(read(loop, text()), loop.chosen(read(loop.reading("all"), text()), text()))
 
 
+def test_a_forward_that_fails_on_fewer_tokens_is_read_as_a_whole():
+    """A loss beside the logits needs all of them."""
+
+    class WithLoss(DoryLike):
+        def forward(self, input_ids, attention_mask=None):
+            logits = super().forward(input_ids, attention_mask)
+            return {"loss": nn.functional.cross_entropy(logits.flatten(0, 1), input_ids.flatten()), "logits": logits}
+
+    loop = captured("last", seeded(WithLoss, causal=True))
+    torch.testing.assert_close(read(loop, text()), loop.chosen(read(loop.reading("all"), text()), text()))
+
+
 def test_without_a_mask_all_tokens_are_real():
     loop = captured("last")
     inputs = {"input_ids": ids(), "attention_mask": None}

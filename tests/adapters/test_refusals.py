@@ -97,6 +97,14 @@ def test_a_name_that_is_wrong_or_called_too_rarely_lists_what_is_repeated():
             capture(seeded(Small), name, X)
 
 
+def test_a_model_that_runs_too_few_iterations_by_itself():
+    message = refused(seeded(lambda: Small(iterations=2)))
+    assert (
+        "cell is called 2 times, expected at least 3: give run=lambda model, inputs, iterations: ... that runs"
+        in message
+    )
+
+
 def test_every_and_offset_that_do_not_fit_the_calls():
     assert "cell is called 5 times, expected 2 for each of at least 3 iterations" in refused(seeded(Small), every=2)
     assert "expected at least 3 after the first 3" in refused(seeded(Small), offset=3)

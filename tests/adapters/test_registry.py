@@ -38,6 +38,13 @@ def test_a_class_that_derives_from_a_known_one_is_known():
     assert next(family for family in FAMILIES if family.has(Tuned())).name == "Dory"
 
 
+@pytest.mark.parametrize(("given", "kind"), [(None, "NoneType"), (nn.Linear, "type")])
+@pytest.mark.usefixtures("unchecked")
+def test_what_is_no_model_is_refused(given, kind):
+    with pytest.raises(LoopscopeError, match=f"the model is of type {kind}, expected a torch.nn.Module"):
+        adapt(given)
+
+
 def test_an_unknown_class_is_told_how_to_go_on():
     with pytest.raises(
         LoopscopeError, match=r"Linear is of no known family \(Dory, .*\): name the call.*ls\.find_loops"

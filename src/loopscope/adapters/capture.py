@@ -95,8 +95,7 @@ def capture(
     check_choice("answers_per", answers_per, get_args(AnswersPer))
     if isinstance(offset, bool) or not isinstance(offset, int) or offset < 0:
         raise LoopscopeError(f"offset is {offset!r}, expected a whole number, 0 or more")
-    if not isinstance(model, nn.Module):
-        raise LoopscopeError(f"the model is of type {type(model).__name__}, expected a torch.nn.Module")
+    check_is_module(model)
     check_eval_mode(model)
     own = runner(model, run)
     check_not_empty(inputs)
@@ -118,6 +117,16 @@ def capture(
         else:
             return _read_at(loop, loop.prove(inputs), positions, answers_per, inputs)
     raise LoopscopeError(f"{at}: {reasons[-1]}")
+
+
+def check_is_module(model: Any) -> None:
+    """Refuse what is not a module.
+
+    Raises:
+        LoopscopeError: naming its type.
+    """
+    if not isinstance(model, nn.Module):
+        raise LoopscopeError(f"the model is of type {type(model).__name__}, expected a torch.nn.Module")
 
 
 def check_eval_mode(model: nn.Module) -> None:
@@ -146,10 +155,15 @@ def _read_at(
         return type(loop)(loop.model, loop.plan, loop.run, positions, answers_per, proof)
     for head in dict.fromkeys((loop.plan.head, None)):
         found = type(loop)(loop.model, replace(loop.plan, head=head), loop.run, positions, answers_per)
-        with told_in_one_line("logits cannot be read at these positions"):
-            check = found.position_check(inputs)
-        if check.holds:
-            break
+        try:
+            with told_in_one_line("logits cannot be read at these positions"):
+                check = found.position_check(inputs)
+        except LoopscopeError:
+            if head is None:
+                raise
+        else:
+            if check.holds or head is None:
+                break
     found.proof = Proof((*proof.checks, required(check)))
     return found
 
@@ -162,8 +176,10 @@ def _ends(model: nn.Module, at: str, every: int, offset: int, counted: Survey) -
     calls = counted.counts[found.name].calls if found.name in counted.counts else 0
     if ends.iterations(calls) < FEWEST or (calls - offset) % every:
         wanted = f"{every} for each of at least {FEWEST} iterations" if every > 1 else f"at least {FEWEST}"
+        more = ": give run=lambda model, inputs, iterations: ... that runs as many iterations as it is told"
         raise LoopscopeError(
-            f"{at} is called {calls} times, expected {wanted}{f' after the first {offset}' if offset else ''}; "
+            f"{at} is called {calls} times, expected {wanted}{f' after the first {offset}' if offset else ''}"
+            f"{more if calls > 1 else ''}; "
             f"{listing(counted.candidates())}"
         )
     return ends

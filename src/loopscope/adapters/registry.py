@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from loopscope.adapters.capture import capture, check_eval_mode
+from loopscope.adapters.capture import capture, check_eval_mode, check_is_module
 from loopscope.adapters.families import (
     dory,
     hrm,
@@ -66,6 +66,7 @@ def adapt(model: nn.Module, inputs: Tree | None = None, positions: Positions | N
             ...
         loopscope.errors.LoopscopeError: Linear is of no known family (Dory, ...): name the call that is one iteration ...
     """
+    check_is_module(model)
     family = family_of(model)
     if family is None:
         raise LoopscopeError(
