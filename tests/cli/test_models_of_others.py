@@ -1,4 +1,4 @@
-"""Models of others on the command line: loaded, adapted, proven and examined, and one clear line for each mistake."""
+"""Third-party models on the command line: loaded, adapted, proven and examined, and one clear line for each mistake."""
 
 import json
 
@@ -314,7 +314,7 @@ def test_options_that_do_not_fit_the_subject(folder, code, capsys, tmp_path):
         ((f"{code}:number", "--inputs", "x.npz", "--at", "core"), "has no function 'number'"),
         ((f"{code}:needs", "--inputs", "x.npz", "--at", "core"), "could not be called without arguments: TypeError"),
         ((f"{code}:tokens", "--inputs", "x.npz", "--at", "core"), "has no function 'tokens'"),
-        ((tmp_path, *text), "--text is for models of others"),
+        ((tmp_path, *text), "--text is for third-party models"),
     ]:
         assert message in refusal(capsys, ["adapt" if arguments[0] != tmp_path else "examine", *arguments])
 
