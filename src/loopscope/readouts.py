@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from loopscope.loop import Loop, readout
-from loopscope.trees import Tree, batch_size, join, select
+from loopscope.trees import Tree, batch_size, detached, join, select
 
 T = TypeVar("T")
 
@@ -98,7 +98,8 @@ def plan_readings(loop: Loop, state: Tree, recalled: Tree) -> ReadingPlan:
         True
     """
     one = slice(0, 1)
-    first, some = select(state, one), select(recalled, one)
+    # A view of a parameter, as a learned first state is, breaks the counter's hooks.
+    first, some = detached(select(state, one)), detached(select(recalled, one))
     with torch.no_grad():
         reading, logits = _counted(lambda: readout(loop, first, some))
         examples = _fitting(logits)
