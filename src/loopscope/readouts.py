@@ -11,14 +11,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.module_tracker import ModuleTracker
 
 from loopscope.loop import Loop, readout
-from loopscope.trees import Tree, batch_size, detached, join, select
+from loopscope.trees import Tree, batch_size, join, select
 
 T = TypeVar("T")
 
@@ -98,8 +99,7 @@ def plan_readings(loop: Loop, state: Tree, recalled: Tree) -> ReadingPlan:
         True
     """
     one = slice(0, 1)
-    # A view of a parameter, as a learned first state is, breaks the counter's hooks.
-    first, some = detached(select(state, one)), detached(select(recalled, one))
+    first, some = select(state, one), select(recalled, one)
     with torch.no_grad():
         reading, logits = _counted(lambda: readout(loop, first, some))
         examples = _fitting(logits)
@@ -127,8 +127,24 @@ def _fitting(logits: Tensor) -> int:
     return max(1, TOGETHER // max(1, logits.numel())) if isinstance(logits, Tensor) else TOGETHER
 
 
+class _Together(ModuleTracker):
+    """Counts the operations of all modules together, without hooks on modules.
+
+    The hooks fail where a module is given a view of a parameter under ``no_grad``, as a learned first state is.
+    """
+
+    def __enter__(self) -> Self:
+        self.parents = {"Global"}
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.parents = set()
+
+
 def _counted(action: Callable[[], T]) -> tuple[int, T]:
     """Return how many arithmetic operations an action takes, and its result."""
-    with FlopCounterMode(display=False) as counter:
+    counter = FlopCounterMode(display=False)
+    counter.mod_tracker = _Together()
+    with counter:
         result = action()
     return int(counter.get_total_flops()), result
