@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Self, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -133,7 +133,7 @@ class _Together(ModuleTracker):
     The hooks fail where a module is given a view of a parameter under ``no_grad``, as a learned first state is.
     """
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> _Together:
         self.parents = {"Global"}
         return self
 
