@@ -128,8 +128,8 @@ def test_all_tokens_can_be_read(folder, tmp_path, capsys):
 def test_a_forecast_says_tokens(folder, capsys):
     arguments = ["forecast", f"hf:{folder}", "--text", folder / "prompts.txt", "--horizon", "60", "--budget", "1"]
     assert main([str(one) for one in arguments]) == 0
-    out = capsys.readouterr().out
-    assert "5 tokens of 5 inputs" in " ".join(out.split())
+    out = " ".join(capsys.readouterr().out.split())  # lines wrap where the folder's name is long
+    assert "5 tokens of 5 inputs" in out
     assert "the tokens of iteration 15" in out or "cannot be forecast" in out
 
 
