@@ -91,7 +91,7 @@ def test_each_shipped_model_solves_comes_back_and_follows_the_question(shipped, 
 def test_a_long_run_is_forecast_first_and_leaps_are_drawn_beside_it(shipped, visit):
     page = visit(shipped)
     show(page, "prefix-sums")
-    page.get_by_label("Draw leaps beside the orbit").check()
+    page.get_by_label("Draw leaps (states extrapolated from the first iterations)").check()
     press(page, "Let it run")
     assert found(page, "run").startswith("Forecast: ")
     wait_until_iteration(page, 500)
@@ -110,13 +110,13 @@ def test_a_random_start_comes_back(shipped, visit):
 def test_beside_a_model_without_recall_one_answer_follows_and_the_other_stays(shipped, visit):
     page = visit(shipped)
     show(page, "prefix-sums")
-    choose(page, "Beside it", "prefix-sums-without-recall")
+    choose(page, "Compare with", "prefix-sums-without-recall")
     page.wait_for_selector(".stage.lanes-2")
     press(page, "Change the question")
     said = found(page, "change")
     assert "prefix-sums: The answer followed: " in said
     assert "prefix-sums-without-recall: The answer stayed: " in said
-    choose(page, "Beside it", "nothing")
+    choose(page, "Compare with", "none")
     page.wait_for_selector(".stage.lanes-1")
 
 
@@ -260,7 +260,7 @@ def test_a_users_own_loops_do_the_same(tmp_path, visit, serve):
         expect(page.locator(".board.own em")).to_have_text("largest 0")
         choose(page, "Model", "lab_loops:exploding")
         press(page, "▶ Play")
-        expect(page.locator(".verdict")).to_contain_text("not finite any more")
+        expect(page.locator(".verdict")).to_contain_text("no longer finite")
         page.close()  # before the server goes, of which it would complain
 
 

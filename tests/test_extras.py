@@ -31,7 +31,7 @@ def test_each_package_is_in_its_extra_and_not_required():
 
 def test_all_and_dev_include_every_extra():
     (every,) = OPTIONAL["all"]
-    # The models of others are no feature of this package.
+    # Third-party models are no feature of this package.
     assert set(re.search(r"\[(.*)\]", every)[1].split(",")) | {"models"} == set(EXTRAS.values())
     (own,) = [entry for entry in OPTIONAL["dev"] if entry.startswith("loopscope[")]
     assert "all" in re.search(r"\[(.*)\]", own)[1].split(",")

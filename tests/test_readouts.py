@@ -230,3 +230,10 @@ class TestByToken:
     def test_a_loop_that_says_something_else_is_refused(self):
         with pytest.raises(LoopscopeError, match="answers_per of the loop is 'tokens', expected one of example, token"):
             ls.examine(language(answers_per="tokens"), inputs())
+
+
+@pytest.mark.parametrize("verb", [ls.forecast, lambda loop, inputs: ls.examine(loop, inputs, effort="quick")])
+def test_a_learned_first_state_can_be_read(verb):
+    first, head = torch.nn.Parameter(torch.zeros(WIDTH)), torch.nn.Linear(WIDTH, CLASSES)
+    loop = FunctionLoop(lambda x: x, lambda e: first.expand(len(e), -1), lambda z, e: torch.tanh(z / 2 + e), head)
+    assert verb(loop, torch.randn(4, WIDTH, generator=torch.Generator().manual_seed(0))) is not None

@@ -11,12 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.module_tracker import ModuleTracker
 
 from loopscope.loop import Loop, readout
 from loopscope.trees import Tree, batch_size, join, select
@@ -127,23 +127,24 @@ def _fitting(logits: Tensor) -> int:
     return max(1, TOGETHER // max(1, logits.numel())) if isinstance(logits, Tensor) else TOGETHER
 
 
-class _OperationCounter(TorchDispatchMode):
-    """Counts the arithmetic operations of matrix products and convolutions."""
+class _Together(ModuleTracker):
+    """Counts the operations of all modules together, without hooks on modules.
 
-    count = 0
+    The hooks fail where a module is given a view of a parameter under ``no_grad``, as a learned first state is.
+    """
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        """Call an operation, and add what it takes."""
-        result = func(*args, **(kwargs or {}))
-        formula = flop_registry.get(func._overloadpacket)
-        self.count += 0 if formula is None else int(formula(*args, **(kwargs or {}), out_val=result))
-        return result
+    def __enter__(self) -> _Together:
+        self.parents = {"Global"}
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.parents = set()
 
 
 def _counted(action: Callable[[], T]) -> tuple[int, T]:
     """Return how many arithmetic operations an action takes, and its result."""
-    with _OperationCounter() as counter:
+    counter = FlopCounterMode(display=False)
+    counter.mod_tracker = _Together()
+    with counter:
         result = action()
-    return counter.count, result
+    return int(counter.get_total_flops()), result

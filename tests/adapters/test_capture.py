@@ -26,6 +26,7 @@ from looped_models import (
 )
 from torch import nn
 
+import loopscope as ls
 from loopscope.adapters.capture import capture
 from loopscope.adapters.captured import DirectLoop, RerunLoop
 from loopscope.jacobian import in_precision, step_jacobian
@@ -211,6 +212,19 @@ class TestState:
         loop = capture(seeded(Learned), "cell", X)
         assert loop.start(loop.encode(X)).shape == (4, WIDTH)
         assert torch.equal(logits_after(loop, X, 5), loop.model(X))
+
+    def test_a_learned_first_state_is_examined_and_forecast(self):
+        class Expanded(Small):
+            def __init__(self):
+                super().__init__()
+                self.initial = nn.Parameter(torch.randn(WIDTH))
+
+            def begin(self, x):
+                return self.initial.expand(len(x), -1)
+
+        loop = capture(seeded(Expanded), "cell", X)
+        assert ls.examine(loop, X, effort="quick", iterations=40).curves.residual[1][-1] < 1
+        assert ls.forecast(loop, X, trained_iterations=5).points
 
     def test_a_random_first_state_is_drawn_from_the_generator(self):
         model, inputs = seeded(RavenForCausalLM), {"input_ids": ids()}

@@ -29,7 +29,7 @@ from loopscope.errors import LoopscopeError
 from loopscope.files import read_json
 from loopscope.loop import FunctionLoop
 from loopscope.models import build_model
-from loopscope.reports.answers import show_frames, show_last, track_record
+from loopscope.reports.answers import answer_lines, show_frames, show_last, track_record
 from loopscope.shipped import MODELS
 from loopscope.tasks import PrefixSums, Sudoku
 from loopscope.tasks.prefix_sums.text import PrefixSumsText
@@ -215,6 +215,20 @@ def test_a_doubtful_answer_does_not_inherit_the_record_of_the_sure_ones() -> Non
     assert "nothing is known of one that was stopped earlier" in track_record(
         answerer, Answer("", None, False, 20, 1e-2, 0.5, 9)
     )
+
+
+def test_many_answers_get_the_chance_of_answers_like_them_too() -> None:
+    """As one answer alone does; nothing is said where the rules decide, or where validation has too few."""
+    doubtful = evidence_of(True, np.full(50, 0.5), np.arange(50) < 6)
+    sure = evidence_of(True, np.full(100, 1e-3), np.ones(100, dtype=bool))
+    found = replace(BITS, evidence=joined([sure, doubtful]), iterations=500).calibrations
+    answers = [
+        Answer("a", None, True, 9, 1e-5, 0.5, 9, found.alike(True, 0.5)),
+        Answer("b", None, True, 9, 1e-5, 1e-3, 9, found.alike(True, 1e-3)),
+        Answer("c", None, False, 500, 1e-2, 0.5, 9, found.alike(False, 0.5)),
+        Answer("d", False, True, 9, 1e-5, 0.5, 9),
+    ]
+    assert [line.split("\t")[5] for line in answer_lines(answers)] == ["12%", "100%", "", ""]
 
 
 @pytest.fixture

@@ -51,7 +51,7 @@ def exploding():
 
 
 def counting():
-    """A state with a clock, which neither forecasts nor leaps are for."""
+    """A state with a clock, which leaps are not for."""
     loop = FunctionLoop(
         encode=lambda x: x,
         start=lambda e: {"z": torch.zeros_like(e), "t": torch.zeros(len(e), dtype=torch.long)},

@@ -87,7 +87,7 @@ def test_an_orbit_ends_where_its_state_is_not_finite():
     orbit.run_to(100)
     assert orbit.broken
     assert orbit.end == 5  # 1e9 five times is above what float32 holds
-    with pytest.raises(LoopscopeError, match="not finite any more at iteration 5"):
+    with pytest.raises(LoopscopeError, match="no longer finite at iteration 5"):
         orbit.advance()
 
 

@@ -253,7 +253,14 @@ def test_a_checkpoint_without_progress_was_never_whole(tmp_path):
 def test_a_checkpoint_that_a_kill_left_beside_the_newest_is_removed_on_resuming(tmp_path):
     run, checkpoint = stopped_at_three(tmp_path / "run")
     shutil.copytree(checkpoint, run.state / "step-0000002")
-    train(tiny(), run, should_stop=lambda: "SIGTERM")
+    before_saving = []
+    train(
+        tiny(),
+        run,
+        on_step=lambda done, loss: before_saving.append([path.name for path in run.state.iterdir()]),
+        should_stop=lambda: "SIGTERM",
+    )
+    assert before_saving == [["step-0000003"]]
     assert [path.name for path in run.state.iterdir()] == ["step-0000004"]
 
 

@@ -52,15 +52,15 @@ def capture(
         at: the submodule ("layers.2") or method ("core_block_forward") whose call is one iteration or the last part of
             one. `loopscope.find_loops` lists what is called repeatedly.
         inputs: a few examples, batch first: a mapping of keywords, a tuple of arguments, or one tensor. At most four of them
-            are recorded; ``loop.prove(inputs)`` proves the loop on all.
+            are recorded; ``loop.prove(inputs)`` proves the loop on all of them.
         run: ``run(model, inputs)`` or ``run(model, inputs, iterations)`` that returns the logits, where that is not
             ``model(inputs)``. With a number of iterations the proof covers 1, 2, 3 and 5 of them.
         every: calls of ``at`` per iteration.
         offset: calls of ``at`` before the first iteration.
         positions: the tokens whose logits are read: "last", "all", or places among the real tokens of each example. Of a causal
             language model, the last token says what comes next.
-        answers_per: "token" if every token that is read has an answer of its own, as in a language model; "example" if the
-            tokens of an example are one answer together.
+        answers_per: "token" if each token that is read has its own answer, as in a language model; "example" if the tokens of
+            an example form one answer together.
 
     Raises:
         LoopscopeError: there is no such call, what it repeats is no loop, or the loop is not proven to be the model's.

@@ -48,13 +48,13 @@ def family_of(model: nn.Module) -> Family | None:
 
 
 def adapt(model: nn.Module, inputs: Tree | None = None, positions: Positions | None = None) -> ProvenLoop:
-    """Return a model of a known family as a loop, proven to be the model.
+    """Return a model of a known family as a loop proven equivalent to it.
 
     Args:
         model: the model, in eval mode; it is not changed.
         inputs: a few examples to prove it on, as the loop's ``encode`` will take them; random ones if left out.
-        positions: the tokens whose logits are read: "last", "all", or places among the real tokens of each example. If left out,
-            the last token of causal language models, and all of others.
+        positions: the tokens whose logits are read: "last", "all", or places among the real tokens of each example. Default:
+            "last" for causal language models, otherwise "all".
 
     Raises:
         LoopscopeError: no family is known for its class, the family cannot be a loop, or the proof fails.

@@ -1,4 +1,4 @@
-"""``loopscope adapt``: make a loop of a model of others, and print the proof that it is the model."""
+"""``loopscope adapt``: turn a third-party looped model into a loop, and print the proof that the two are the same."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from loopscope.trees import select
 def make_parser() -> ArgumentParser:
     """Return the parser of the command."""
     parser = new_parser(
-        "Make a loop of a looped model of others and print the proof that the loop is the model: what was compared, with which "
-        "error. A model of a known family is recognized by its class; of any other, --at names the call that is one iteration. "
-        "loopscope examine and loopscope forecast take the same options."
+        "Turn a third-party looped model into a loop, and print the proof that the two are the same: what was compared, and "
+        "how large the error was. A model of a known family is recognized by its class; for any other, --at names the call "
+        "that is one iteration. loopscope examine and loopscope forecast take the same options."
     )
     parser.add_argument(
         "subject",

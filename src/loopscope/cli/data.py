@@ -21,7 +21,7 @@ def make_parser() -> ArgumentParser:
         description = f"The data of the task {name}{made}."
         sub = new_parser(description)
         sub.add_argument(
-            "--verify", action="store_true", help="Prove every answer again instead of trusting the file's columns."
+            "--verify", action="store_true", help="Re-prove every answer instead of trusting the file's own columns."
         )
         sub.add_argument("--out", type=str | None, help="File to write the whole data set to.")
         add_settings(sub, task, "data")

@@ -30,7 +30,7 @@ def make_parser() -> ArgumentParser:
     parser.add_argument(
         "--iterations",
         type=int | None,
-        help="Iterations of each orbit; by default four times those of training, or 64.",
+        help="Iterations of each orbit; by default four times the training iterations, or 64 if unknown.",
     )
     parser.add_argument("--seed", type=int, default=0, help="Seed of a random first state.")
     parser.add_argument("--out", type=str | None, help="Also write a page (.html) or all numbers (.json).")

@@ -14,8 +14,8 @@ from loopscope.parsing import new_parser
 def make_parser() -> ArgumentParser:
     """Return the parser of the command."""
     parser = new_parser(
-        "Predict whether a looped model keeps its answers up to a number of iterations (480), collapses before, or cannot be "
-        "told. Each orbit is extrapolated from what its last changes have in common, and true steps check where that leads; "
+        "Predict whether a looped model keeps its answers up to --horizon iterations or collapses earlier, or report that it "
+        "cannot tell. Each orbit is extrapolated from what its last changes have in common, and true steps check where that leads; "
         "loopscope evaluate runs every iteration. Given package.module:function, the command runs that code from the current "
         "folder."
     )
@@ -26,7 +26,7 @@ def make_parser() -> ArgumentParser:
         "--budget",
         type=float,
         default=0.2,
-        help="Largest number of true steps, as a fraction of running on to the horizon.",
+        help="Largest number of true steps, as a fraction of the steps needed to reach the horizon.",
     )
     parser.add_argument("--seed", type=int, default=0, help="Seed of a random first state.")
     return parser

@@ -1,4 +1,4 @@
-"""Inputs of models of others for commands: texts, or a file of arrays."""
+"""Inputs of third-party models for commands: texts, or a file of arrays."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models of others for commands: a model of the Hugging Face hub or a folder of that form, or one that Python code makes."""
+"""Third-party models for commands: a model of the Hugging Face hub or a folder of that form, or one that Python code makes."""
 
 from __future__ import annotations
 

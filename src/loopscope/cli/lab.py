@@ -1,4 +1,4 @@
-"""``loopscope lab``: a local page on which one watches a loop think."""
+"""``loopscope lab``: a local page where you can watch a loop think."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from loopscope.parsing import new_parser
 def make_parser() -> ArgumentParser:
     """Return the parser of the command."""
     parser = new_parser(
-        "Open a page in the browser on which a model solves problems iteration by iteration, and on which its state can be "
-        "pushed, its question changed, and its run continued for thousands of iterations. Everything is served from this "
+        "Open a page in the browser where you can watch a model solve problems iteration by iteration, push its state, change "
+        "its question, and continue its run for thousands of iterations. Everything is served from this "
         "machine. Given package.module:function, the command runs that code from the current folder."
     )
     parser.add_argument(
@@ -25,7 +25,7 @@ def make_parser() -> ArgumentParser:
     )
     parser.add_argument("--port", type=int, default=7860, help="Port of the page; 0 takes any free one.")
     parser.add_argument(
-        "--host", default="127.0.0.1", help="Address to serve on. Only this machine can reach the default."
+        "--host", default="127.0.0.1", help="Address to serve on. By default, only this machine can reach it."
     )
     return parser
 

@@ -1,4 +1,4 @@
-"""What ``examine``, ``forecast`` and ``adapt`` share: their subject, which is a run, any loop, or a model of others."""
+"""What ``examine``, ``forecast`` and ``adapt`` share: their subject, which is a run, any loop, or a third-party model."""
 
 from __future__ import annotations
 
@@ -24,32 +24,32 @@ PROVEN = 4
 TOKENS = 128
 """Tokens of a text that are kept."""
 OF_MODELS = ("at", "every", "offset", "inputs", "text", "tokens", "positions", "answers_per", "single_precision")
-"""Options that only make sense for a model of others."""
+"""Options that only make sense for a third-party model."""
 
 
 def add_subject(parser: ArgumentParser) -> None:
     """Add the arguments that name a subject."""
     parser.add_argument(
         "subject",
-        help="Folder of a trained run; package.module:function; or a model of others. The function returns (loop, inputs), "
+        help="Folder of a trained run; package.module:function; or a third-party model. The function returns (loop, inputs), "
         "(loop, inputs, targets) or (loop, inputs, targets, trained iterations). Its module is looked for in the current "
-        "folder first, then among the installed packages; importing it and calling the function runs its code. For models "
-        "of others see --text and --inputs.",
+        "folder first, then among the installed packages; importing it and calling the function runs its code. For "
+        "third-party models see --text and --inputs.",
     )
     parser.add_argument(
         "--trained-iterations",
         type=int | None,
-        help="Most iterations in training; by default what the run or the function says.",
+        help="Largest number of iterations used in training; by default what the run or the function says.",
     )
     add_model_options(parser)
 
 
 def add_model_options(parser: ArgumentParser) -> None:
-    """Add the options of models of others: where they come from, what an iteration is, and their inputs."""
+    """Add the options of third-party models: where they come from, what an iteration is, and their inputs."""
     parser.add_argument(
         "--text", type=str | None, help=f"File with one text per line, for a language model {HUB}FOLDER_OR_NAME."
     )
-    parser.add_argument("--tokens", type=int | None, help="Most tokens of a text; 128 if left out.")
+    parser.add_argument("--tokens", type=int | None, help="Largest number of tokens kept per text; 128 if left out.")
     parser.add_argument(
         "--inputs",
         type=str | None,
@@ -66,13 +66,12 @@ def add_model_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--positions",
         type=str | None,
-        help='Tokens that are read: last, all, or places such as "0,-1"; by default the last one of causal language models, and '
-        "all of other models.",
+        help='Tokens that are read: last, all, or places such as "0,-1"; by default last for causal language models, otherwise all.',
     )
     parser.add_argument(
         "--answers-per",
         type=AnswersPer | None,
-        help="What one answer belongs to, where --at is given: example, or token as in a language model.",
+        help="With --at: whether each example or each token (as in a language model) has its own answer.",
     )
     parser.add_argument(
         "--trust-remote-code", action="store_true", help=f"Run the code that comes with {HUB}FOLDER_OR_NAME."
@@ -101,7 +100,7 @@ def _own(name: str) -> Subject:
 
 
 def is_foreign(options: Namespace) -> bool:
-    """Return whether the subject is a model of others.
+    """Return whether the subject is a third-party model.
 
     Raises:
         LoopscopeError: options of models were given for a run.
@@ -112,13 +111,13 @@ def is_foreign(options: Namespace) -> bool:
     if given or options.trust_remote_code:
         option = (given or ["trust_remote_code"])[0].replace("_", "-")
         raise LoopscopeError(
-            f"--{option} is for models of others, {HUB}FOLDER_OR_NAME or package.module:name with --inputs; {name} is neither"
+            f"--{option} is for third-party models, {HUB}FOLDER_OR_NAME or package.module:name with --inputs; {name} is neither"
         )
     return False
 
 
 def adapted(options: Namespace) -> tuple[ProvenLoop, Tree]:
-    """Load a model of others, and return it as a loop, proven on its first inputs, with all of them.
+    """Load a third-party model, and return it as a loop, proven on its first inputs, with all of them.
 
     Raises:
         LoopscopeError: a file is missing or of no use, the model cannot be loaded, or it is not a loop.

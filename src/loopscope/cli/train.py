@@ -52,8 +52,8 @@ def make_parser() -> ArgumentParser:
             nargs="?",
             const="warn",
             choices=["warn", "stop"],
-            help="Measure the loop while it trains, within 3%% of the time, into watch.jsonl and training.html. Once a collapse "
-            "is forecast, warn (the default) or stop, which leaves a run that --resume continues.",
+            help="Measure the loop while it trains, using at most 3%% of the time; results go to watch.jsonl and training.html. "
+            "Once a collapse is forecast, warn (the default) or stop, which leaves a run that --resume continues.",
         )
         sub.add_argument(
             "--watch-every", type=int | None, help="With --watch: steps between measurements, whatever they cost."

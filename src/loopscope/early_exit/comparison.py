@@ -86,8 +86,8 @@ class ExitComparison:
     """Early-exit rules on one recorded orbit.
 
     Args:
-        unit: what stops on its own, "example" or "token".
-        units: their number.
+        unit: what stops independently, "example" or "token".
+        units: number of units.
         examples: number of examples.
         iterations: iterations of the recorded orbit.
         trained_iterations: largest number of iterations in training, if known.
@@ -96,7 +96,7 @@ class ExitComparison:
         oracle: mean iterations and quality of stopping at the first good answer, which no rule can beat.
         broken: fraction of units whose answer was good at some iteration and is not after the last.
         recommendation: the cheapest rule that loses at most one point; None where there are too few examples or no right answers.
-        absent: why a rule is not there, one sentence each.
+        absent: why each missing rule was left out, one sentence each.
 
     Example:
         >>> import torch, loopscope as ls

@@ -119,8 +119,8 @@ def _moved(state: Tree, fitted: Fit, iterations: int) -> Tree:
 def leaps(loop: Loop, recalled: Tree, seed: int = 0, earlier: int | None = None) -> list[Landing]:
     """Return the states after 15 iterations and, by leaps, after 48, 152 and 480, without a graph.
 
-    The leaps are not checked, unlike those of `forecast`. Modes that grow are held to their present pace. The cost is 30 steps,
-    and a few steps of at most two inputs to check the loop (see `loopscope.checks.prepare`).
+    The leaps are not checked, unlike those of `forecast`. Modes that grow go on at their present pace, without further growth.
+    The cost is 30 steps, plus a few steps of at most two inputs to check the loop (see `loopscope.checks.prepare`).
 
     Args:
         loop: any loop.

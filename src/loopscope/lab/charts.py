@@ -87,8 +87,10 @@ def residual_chart(lane: Lane, iteration: int, axes: Axes) -> str:
         parts.append(
             f'<rect class="trained" x="{LEFT}" y="{TOP}" width="{width:.1f}" height="{HEIGHT - TOP - BOTTOM}"/>'
         )
-        if width > 90:
-            parts.append(f'<text class="small" x="{LEFT + 5}" y="{HEIGHT - BOTTOM - 6}">as many as in training</text>')
+        if width > 112:
+            parts.append(
+                f'<text class="small" x="{LEFT + 5}" y="{HEIGHT - BOTTOM - 6}">iterations seen in training</text>'
+            )
     level = axes.y(SETTLED)
     parts.append(
         f'<line class="settled" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{level:.1f}" y2="{level:.1f}"/>'

@@ -21,8 +21,10 @@ JUDGED = {True: "The rules confirm it.", False: "The rules refute it.", None: ""
 
 
 def agreement(lane: Lane, one: Int[Tensor, "parts"], other: Int[Tensor, "parts"]) -> str:
-    """Return in how many parts two answers agree, in words."""
+    """Return the parts in which two answers agree, in words that follow "in"."""
     part, same = lane.exhibit.view.part, int((one == other).sum())
+    if same == len(one) == 1:
+        return f"its only {part}"
     return f"all {counted(len(one), part)}" if same == len(one) else f"{same} of {counted(len(one), part)}"
 
 
@@ -39,11 +41,13 @@ def state_of(lane: Lane, iteration: int) -> tuple[str, str]:
     kind, judged = RULED[right]
     residual, since = orbit.residual(iteration), orbit.last_change(iteration)
     if orbit.broken and iteration == orbit.end:
-        return kind, f"{judged}The state is not finite any more: the orbit ends here."
+        return kind, f"{judged}The state is no longer finite: the orbit ends here."
     if residual is None:
         return kind, f"{judged}This is the state that the experiment begins with."
     kept = (
-        f"The answer is the same since iteration {since:,}." if since < iteration else "The answer is still changing."
+        f"The answer has been the same since iteration {since:,}."
+        if since < iteration
+        else "The answer is still changing."
     )
     settled = (
         "The state has settled." if residual <= SETTLED else f"This iteration changed the state by {share(residual)}."
@@ -78,7 +82,7 @@ def of_push(lane: Lane, twin: Track, before: float) -> str:
     apart, spent = lane.apart(twin, origin, end), end - twin.orbit.began
     same, near = bool((there == here).all()), apart <= NEAR * before
     took = f"after {counted(spent, 'iteration')}"
-    states = f"the state is {share(apart)} away from where it would be without ({share(before)} at first)"
+    states = f"the state is {share(apart)} away from where it would be without the push ({share(before)} at first)"
     if same and near:
         return f"It came back: {took} the answer is the same in {agreement(lane, here, there)}, and {states}."
     if same:
@@ -102,8 +106,8 @@ def of_change(lane: Lane, twin: Track, iteration: int) -> str:
         return "Both problems have the same answer here, so nothing can be told: choose another problem."
     if bool((here == wanted).all()):
         return (
-            f"The answer followed: after {spent}, {agreement(lane, here, wanted)} are what the model answers to the new problem "
-            f"from its own start. {right}".strip()
+            f"The answer followed: after {spent}, it matches the model's answer to the new problem from its own start in "
+            f"{agreement(lane, here, wanted)}. {right}".strip()
         )
     if bool((here == before).all()):
         why = (
@@ -111,11 +115,11 @@ def of_change(lane: Lane, twin: Track, iteration: int) -> str:
             if lane.exhibit.recalls is False
             else ""
         )
-        return f"The answer stayed: after {spent}, {agreement(lane, here, before)} are still those of the old problem.{why}"
+        return f"The answer stayed: after {spent}, it still matches the old answer in {agreement(lane, here, before)}.{why}"
     why = " This model has no recall, so it cannot know of the new problem." if lane.exhibit.recalls is False else ""
     return (
-        f"The answer is neither: after {spent}, {agreement(lane, here, wanted)} are as the new problem has them from its own "
-        f"start, {agreement(lane, here, before)} as they were.{why} {right}".strip()
+        f"The answer is neither: after {spent}, it matches the model's answer to the new problem from its own start in "
+        f"{agreement(lane, here, wanted)}, and the old answer in {agreement(lane, here, before)}.{why} {right}".strip()
     )
 
 
@@ -123,14 +127,14 @@ def of_forecast(found: Forecast | str) -> str:
     """Return a forecast, or the reason why there is none, as a sentence."""
     if isinstance(found, str):
         return f"No forecast: {found}."
-    steps = f" (foretold from {counted(found.steps, 'step')} of the model)"
+    steps = f" (forecast from {counted(found.steps, 'step')} of the model)"
     if found.outlook is Outlook.CANNOT_TELL:
         return f"Forecast: cannot tell; {found.reason}{steps}."
     first = found.points[0].iteration
     if found.outlook is Outlook.KEEPS:
-        return f"Forecast: the answer of iteration {first} is kept to {found.horizon:,}{steps}."
+        return f"Forecast: the answer at iteration {first} will still hold at {found.horizon:,}{steps}."
     when = "" if found.collapse is None else f", about iteration {found.collapse:,.0f}"
-    return f"Forecast: the answer of iteration {first} is lost by {found.horizon:,}{when}{steps}."
+    return f"Forecast: the answer at iteration {first} will be lost by {found.horizon:,}{when}{steps}."
 
 
 def of_run(lane: Lane, found: Forecast | str) -> str:
@@ -145,7 +149,7 @@ def of_run(lane: Lane, found: Forecast | str) -> str:
     kept = bool((then == now).all())
     since = orbit.last_change(end)
     said = (
-        f"At iteration {end:,} the answer is that of iteration {first} in {agreement(lane, now, then)}; it last changed at "
+        f"At iteration {end:,} the answer matches iteration {first} in {agreement(lane, now, then)}; it last changed at "
         f"iteration {since:,}."
     )
     if foretold is None or foretold.outlook is Outlook.CANNOT_TELL or end < foretold.horizon:

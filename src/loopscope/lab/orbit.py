@@ -79,12 +79,12 @@ class Orbit:
         """Run one more iteration.
 
         Raises:
-            LoopscopeError: the state is not finite any more, or the orbit is too long.
+            LoopscopeError: the state is no longer finite, or the orbit is too long.
         """
         if self.end - self.began >= LONGEST:
             raise LoopscopeError(f"the orbit has {LONGEST:,} iterations, the most that the lab runs: start again")
         if self.broken:
-            raise LoopscopeError(f"the state is not finite any more at iteration {self.end}: the orbit ends there")
+            raise LoopscopeError(f"the state is no longer finite at iteration {self.end}: the orbit ends there")
         before, self.last = self.last, self._step(self.last)
         with torch.no_grad():
             point, value = flatten(before, self.mask), flatten(self.last, self.mask)

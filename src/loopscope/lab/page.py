@@ -23,7 +23,7 @@ import gradio as gr  # noqa: E402
 SCRIPT = (Path(__file__).parent / "page.js").read_text()
 PACE = 0.08
 """Seconds for which a picture is shown, at least."""
-ALONE = "nothing"
+ALONE = "none"
 """The choice of no second model."""
 
 HEAD = """<div class="lab lab-head"><p class="brand">Loopscope lab</p><h1>Watch a loop think</h1>
@@ -91,7 +91,7 @@ class _Page:
         names = self.sessions.names
         with gr.Row():
             self.model = gr.Dropdown(names, value=names[0], label="Model", scale=2, min_width=180)
-            self.beside = gr.Dropdown([ALONE], value=ALONE, label="Beside it", scale=3, min_width=180)
+            self.beside = gr.Dropdown([ALONE], value=ALONE, label="Compare with", scale=3, min_width=180)
             self.pick = gr.Dropdown([], label="Pick a problem", scale=3, min_width=220)
             self.problem = gr.Textbox(label="Or type one", scale=5, min_width=280, submit_btn="Show", max_lines=1)
         self.said = gr.HTML(elem_classes="lab", visible=False)
@@ -121,7 +121,7 @@ class _Page:
                 self.findings["change"] = gr.HTML(elem_classes="lab")
             with self._card("run"):
                 self.horizon = gr.Radio([500, 5000], value=500, label="Iterations")
-                self.leaps = gr.Checkbox(False, label="Draw leaps beside the orbit")
+                self.leaps = gr.Checkbox(False, label="Draw leaps (states extrapolated from the first iterations)")
                 self.run = gr.Button("Let it run", min_width=80)
                 self.findings["run"] = gr.HTML(elem_classes="lab")
 

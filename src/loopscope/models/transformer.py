@@ -387,7 +387,7 @@ def build_model(config: LoopedTransformerConfig) -> LoopedTransformer | FixedDep
 
 
 def load_model(source: str | Path) -> LoopedTransformer | FixedDepthTransformer:
-    """Load a model of either architecture, in evaluation mode.
+    """Load a looped or a fixed-depth model, in evaluation mode.
 
     Args:
         source: a folder with config.json and model.safetensors, the folder of a run, or the name of a repository on

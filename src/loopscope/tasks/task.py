@@ -49,7 +49,7 @@ class Split:
         return len(self.problems)
 
     def first(self, count: int | None) -> Split:
-        """Return the first ``count`` examples, or all of them."""
+        """Return a split of the first ``count`` examples, or the whole split if ``count`` is None."""
         if count is None:
             return self
         difficulty = None if self.difficulty is None else self.difficulty[:count]
@@ -103,7 +103,7 @@ class Task(Protocol):
         """Return the examples to evaluate on, by name; the first split is the easy one."""
 
     def inputs(self, problems: Int[Tensor, "batch tokens"]) -> Float[Tensor, "batch tokens features"]:
-        """Return the inputs of a model for some problems."""
+        """Return a batch of problems as the inputs that a model takes."""
 
     def augment(
         self, problems: Tensor, answers: Tensor, generator: torch.Generator

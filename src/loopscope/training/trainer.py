@@ -47,7 +47,7 @@ BETA1 = 0.9
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrainingOutcome:
     """How a call to ``train`` ended.
 
     Args:
@@ -190,7 +190,7 @@ def train(
     on_step: Callable[[int, float], None] | None = None,
     should_stop: Callable[[], str | None] | None = None,
     make_watch: Callable[[Loop], Watch] | None = None,
-) -> Outcome:
+) -> TrainingOutcome:
     """Train a run to its end, from its newest checkpoint if there is one.
 
     Args:
@@ -294,12 +294,12 @@ def train(
         if reason or done % config.checkpoint_interval == 0 or done == config.steps:
             save(done)
         if reason:
-            return Outcome(done, reason)
+            return TrainingOutcome(done, reason)
 
     if accelerator.is_main_process:
         model.save_pretrained(run.model)
     accelerator.wait_for_everyone()
-    return Outcome(config.steps, None)
+    return TrainingOutcome(config.steps, None)
 
 
 @contextmanager

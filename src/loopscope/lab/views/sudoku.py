@@ -81,9 +81,10 @@ class SudokuView:
                 notes, kinds = [*notes, "just changed"], [*kinds, "changed"]
             label = f"{_where(place)}: {digit}, {', '.join(notes)}"
             cells.append(cell(place, str(digit), label, *kinds, sure=sure[place]))
+        many = int(wrong.sum())
         counts = (
             f"{counted(sum(changed), 'cell')} just changed",
-            f"{counted(int(wrong.sum()), 'cell')} break a rule" if wrong.any() else "no rule is broken",
+            f"{counted(many, 'cell')} {'breaks' if many == 1 else 'break'} a rule" if many else "no rule is broken",
         )
         key = legend(
             ("given", "5", "given"),

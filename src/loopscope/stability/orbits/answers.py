@@ -34,7 +34,7 @@ class AnswerHistory:
         solved: which answers are right after an iteration that was read; None if no targets were given. An answer that is not
             there is never right.
         answered: whether the readout gives an answer at every real token (see ``gives_answer``).
-        broken: whether some number of the readout that was finite at the first state is not finite any more.
+        broken: whether some number of the readout that was finite at the first state is no longer finite.
         last_change: the last iteration at which each answer was found to have changed, or was not there; 0 if it never was.
         example: the example that each answer belongs to.
     """

@@ -1,4 +1,4 @@
-"""Exponents of the product of Jacobians along an orbit: how fast small errors grow or shrink per iteration.
+"""Lyapunov exponents: of the product of Jacobians along an orbit, how fast small errors grow or shrink per iteration.
 
 An orbit whose step depends on time, or draws random numbers, has no fixed point at which a Jacobian could be taken. What it has
 is the product J_t ... J_1 along its way. A few orthonormal vectors are carried along by products with the Jacobians, and
@@ -37,7 +37,7 @@ LEAST = math.log(torch.finfo(torch.float64).tiny)
 
 @dataclass(frozen=True)
 class Exponents:
-    """The largest exponents along each orbit, in natural logarithms per iteration.
+    """The largest Lyapunov exponents along each orbit, in natural logarithms per iteration.
 
     Attributes:
         values: largest first; the mean of the growth over the iterations that count. NaN where the orbit is not finite for
@@ -63,7 +63,7 @@ class Exponents:
 
 
 def exponents(loop: Loop, inputs: Tree, *, iterations: int = 500, count: int = 4, seed: int = 0) -> Exponents:
-    """Return the largest exponents of J_t ... J_1 along the orbits of some inputs, for a loop of any kind.
+    """Return the largest Lyapunov exponents of J_t ... J_1 along orbits (J_t is the Jacobian of step t), for any loop.
 
     For an autonomous loop that arrives at a fixed point they are the logarithms of the moduli of the eigenvalues there.
 
@@ -71,8 +71,8 @@ def exponents(loop: Loop, inputs: Tree, *, iterations: int = 500, count: int = 4
         loop: any loop; its step may take ``iteration``, ``generator`` or both.
         inputs: what ``loop.encode`` takes, batch first.
         iterations: how far to follow the orbits. The first quarter does not count.
-        count: number of exponents; fewer where states have fewer numbers.
-        seed: of a random start, of the random numbers that the step draws, and of the first vectors.
+        count: number of exponents; fewer if the state is smaller.
+        seed: seed for a random start, the random numbers that the step draws, and the first vectors.
 
     Raises:
         LoopscopeError: the loop is not one, or its step cannot be differentiated, or fails at a later iteration.
@@ -114,7 +114,7 @@ def exponents_along(
         recalled: its recalled input.
         start: the first states.
         iterations: how far to follow the orbits.
-        count: number of exponents; fewer where states have fewer numbers.
+        count: number of exponents; fewer if the state is smaller.
         seed: of the first vectors.
         stop: asked after every iteration; once it returns true, the orbits end there.
     """

@@ -174,7 +174,7 @@ class Chess:
     def augment(
         self, problems: Int[Tensor, "batch 64"], answers: Int[Tensor, "batch columns"], generator: torch.Generator
     ) -> tuple[Int[Tensor, "batch 64"], Int[Tensor, "batch columns"]]:
-        """Return the batch unchanged, because turning and mirroring already use the symmetries of chess."""
+        """Return the batch unchanged: the encoding already turns and mirrors boards, which uses up the symmetries of chess."""
         return problems, answers
 
     def loss(self, logits: Float[Tensor, "batch 64 1"], answers: Int[Tensor, "batch columns"]) -> Float[Tensor, ""]:

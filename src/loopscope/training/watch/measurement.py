@@ -50,7 +50,7 @@ class Subject:
         inputs: what ``loop.encode`` takes.
         targets: as ``examine`` takes them.
         answers: as ``examine`` takes them.
-        trained: most iterations in training.
+        trained: largest number of iterations used in training.
         tolerance: relative residual within which an orbit may count as arrived.
         seed: of random starts and directions.
         undefined: why fixed points are not defined for the loop; empty if they are.

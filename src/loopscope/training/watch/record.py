@@ -56,7 +56,7 @@ class WatchRecord:
 
     Args:
         step: training step.
-        trained_iterations: most iterations in training.
+        trained_iterations: largest number of iterations used in training.
         residual: relative residual after the trained number of iterations, median over the inputs.
         arrived: fraction of inputs whose orbit had arrived at a fixed point by then.
         norm_growth: factor by which the norm of the state grows per iteration at the end of the trained iterations, median.

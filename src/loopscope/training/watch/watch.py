@@ -66,17 +66,17 @@ class Watch:
 
     Args:
         loop: the loop that is trained; or a model of a family that `loopscope.adapt` knows.
-        inputs: a fixed batch of easy inputs, such as 16 of validation. They are moved to the device of the loop.
-        targets: as `loopscope.examine` takes them. Without them, forecasts compare answers with those after training.
+        inputs: a fixed batch of easy inputs, such as 16 validation examples. They are moved to the loop's device.
+        targets: as `loopscope.examine` takes them. Without them, forecasts compare answers with those after ``trained_iterations``.
         every: number of steps between measurements, or "auto": as often as ``share`` allows.
-        trained_iterations: most iterations in training.
+        trained_iterations: largest number of iterations used in training.
         share: largest share of the time since the watch was made that measurements may take, for "auto".
         on_collapse: what to do once collapse is forecast: "warn", "stop" (``stop`` then holds a signal), or a function that
             is called with the record.
-        patience: consecutive records that must forecast collapse before that.
+        patience: number of consecutive records that must forecast collapse before ``on_collapse`` is carried out.
         answers: as `loopscope.examine` takes them.
         tolerance: relative residual within which an orbit may count as arrived.
-        seed: of random starts and directions.
+        seed: seed for random starts and directions.
         file: file to which each record is appended as a line of JSON.
         clock: returns seconds; only differences count.
 
