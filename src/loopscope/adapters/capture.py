@@ -176,7 +176,7 @@ def _ends(model: nn.Module, at: str, every: int, offset: int, counted: Survey) -
     calls = counted.counts[found.name].calls if found.name in counted.counts else 0
     if ends.iterations(calls) < FEWEST or (calls - offset) % every:
         wanted = f"{every} for each of at least {FEWEST} iterations" if every > 1 else f"at least {FEWEST}"
-        more = ": give run=lambda model, inputs, iterations: ... that runs as many iterations as it is told"
+        more = ": let the model run more iterations, or give run=lambda model, inputs, iterations: ... that can be told how many"
         raise LoopscopeError(
             f"{at} is called {calls} times, expected {wanted}{f' after the first {offset}' if offset else ''}"
             f"{more if calls > 1 else ''}; "

@@ -13,7 +13,7 @@ from loopscope.cli.command import Command
 from loopscope.errors import LoopscopeError, check_choice, nearest
 from loopscope.parsing import parse_arguments, tidy
 
-PATHS = ("--out", "--config", "--compare")
+PATHS = ("--out", "--config", "--compare", "--text", "--inputs")
 """Options that name a file or a folder."""
 
 

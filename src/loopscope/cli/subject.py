@@ -159,6 +159,10 @@ def adapted(options: Namespace) -> tuple[ProvenLoop, Tree]:
 
 def _check(options: Namespace) -> None:
     name = options.subject
+    if ":" not in name:
+        raise LoopscopeError(
+            f"{name} is not a third-party model: expected {HUB}FOLDER_OR_NAME, such as {HUB}{name}, or package.module:name"
+        )
     if (options.text is None) == (options.inputs is None):
         said = "both --text and --inputs" if options.text else "neither --text nor --inputs"
         raise LoopscopeError(

@@ -314,6 +314,9 @@ def test_options_that_do_not_fit_the_subject(folder, code, capsys, tmp_path):
         ((f"{code}:number", "--inputs", "x.npz", "--at", "core"), "has no function 'number'"),
         ((f"{code}:needs", "--inputs", "x.npz", "--at", "core"), "could not be called without arguments: TypeError"),
         ((f"{code}:tokens", "--inputs", "x.npz", "--at", "core"), "has no function 'tokens'"),
+        (("dory", *text), "dory is not a third-party model: expected hf:FOLDER_OR_NAME, such as hf:dory"),
+        ((f"hf:{folder}", "--text", ""), "--text is empty"),
+        ((f"{code}:model", "--inputs="), "--inputs is empty"),
         ((tmp_path, *text), "--text is for third-party models"),
     ]:
         assert message in refusal(capsys, ["adapt" if arguments[0] != tmp_path else "examine", *arguments])
