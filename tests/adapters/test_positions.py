@@ -115,6 +115,23 @@ def test_positions_that_are_none_are_refused(positions):
         checked_positions(positions)
 
 
+def test_large_readouts_are_proven_at_a_few_tokens(monkeypatch):
+    """Eight tokens of each example are compared, among those that no example lacks; a fault in the state shows there."""
+    monkeypatch.setattr("loopscope.adapters.captured.MANY_LOGITS", 0)
+    model, inputs = seeded(DoryLike, causal=True), {"input_ids": ids(tokens=30)}
+    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    inputs["attention_mask"][0, -3:] = 0
+    loop = capture(model, "layers.3", inputs, DoryLike.run, positions="last")
+    shapes = []
+    model.head.register_forward_hook(lambda module, args, logits: shapes.append(logits.shape[1]))
+    assert loop.prove(inputs)["forward"].error < 1e-6
+    assert {8, 30} <= {*shapes}
+    other = capture(seeded(DoryLike, causal=True), "layers.3", inputs, DoryLike.run)
+    other.run = lambda model, inputs, iterations: 1.001 * DoryLike.run(model, inputs, iterations)
+    with pytest.raises(LoopscopeError, match="equal the model's own forward, but the error is"):
+        other.prove(inputs)
+
+
 def test_a_model_without_tokens_has_no_positions():
     for options in ({"positions": "last"}, {"answers_per": "token"}):
         with pytest.raises(LoopscopeError, match=r"returned logits of shape \(4, 2\), expected \(4, tokens, outputs\)"):
