@@ -87,6 +87,23 @@ def test_the_plane_is_that_of_the_largest_singular_values():
     np.testing.assert_allclose(plane.explained.numpy(), singular[:2] ** 2 / (singular**2).sum(), atol=1e-12)
 
 
+def test_a_plane_shows_the_share_of_points_that_it_was_not_fitted_to():
+    points = torch.randn(20, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    plane = principal_plane(points[::3], points[3])
+    moved = points - points[3]
+    left = moved - moved @ plane.directions @ plane.directions.T
+    assert plane.shown(points) == pytest.approx(1 - float(left.square().sum() / moved.square().sum()))
+    assert principal_plane(points, points[3]).shown(points) == pytest.approx(
+        float(principal_plane(points, points[3]).explained.sum())
+    )
+
+
+def test_late_points_keep_their_distance_from_a_far_away_center_of_the_axes():
+    path = 100 + torch.tensor([[1.0, 0, 0], [1e-3, 0, 0], [1e-4, 0, 0], [0, 0, 0]])
+    along = principal_plane(path, path[-1]).project(path)[:, 0].abs()
+    torch.testing.assert_close(along, (path - path[-1])[:, 0].double(), rtol=1e-6, atol=0)
+
+
 def test_a_plane_keeps_its_orientation():
     points = torch.randn(20, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     plane = principal_plane(points, points[3])

@@ -9,7 +9,7 @@ from lab_loops import affine, exploding, inputs, rotating
 
 from loopscope.errors import LoopscopeError
 from loopscope.lab import orbit as orbits
-from loopscope.lab.orbit import Orbit
+from loopscope.lab.orbit import MOST_READ, Orbit
 from loopscope.lab.views.view import tokens_answer
 from loopscope.loop import FunctionLoop
 from loopscope.trees import leaves
@@ -96,3 +96,31 @@ def test_an_orbit_is_not_continued_for_ever(monkeypatch):
     orbit = orbit_of(affine(), inputs()[:1])
     with pytest.raises(LoopscopeError, match="the orbit has 5 iterations, the most"):
         orbit.run_to(6)
+
+
+def test_an_iteration_is_read_once_however_often_it_is_looked_at():
+    reads = []
+
+    def read(z):
+        reads.append(1)
+        return z[:, None]
+
+    loop = FunctionLoop(lambda x: x, torch.zeros_like, lambda z, e: z / 2 + e, read)
+    orbit = Orbit(loop, torch.ones(1, 2), torch.zeros(1, 2), lambda logits: logits.argmax(-1))
+    orbit.run_to(5)
+    assert len(reads) == 6
+    for _ in range(3):
+        torch.testing.assert_close(orbit.logits(5), torch.full((1, 2), 2 - 2.0**-4))
+        torch.testing.assert_close(orbit.logits(4), torch.full((1, 2), 2 - 2.0**-3))
+    assert len(reads) == 6
+    torch.testing.assert_close(orbit.logits(1), torch.ones(1, 2))  # one that is no longer remembered
+    assert len(reads) == 7
+
+
+def test_what_is_remembered_of_a_long_orbit_stays_small():
+    loop = FunctionLoop(lambda x: x, torch.zeros_like, lambda z, e: z / 2 + e, lambda z: z[:, None])
+    orbit = Orbit(loop, torch.ones(1, 2), torch.zeros(1, 2), lambda logits: logits.argmax(-1))
+    orbit.run_to(100)
+    for iteration in range(100):
+        orbit.logits(iteration)
+    assert len(orbit._read) == MOST_READ

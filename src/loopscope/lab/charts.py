@@ -30,6 +30,8 @@ SIDE = 252
 """Width and height of the plane, in units of its drawing."""
 MOST_POINTS, MOST_NUMBERS = 48, 3_000_000
 """Points of an orbit in the plane, and numbers in all of them together."""
+MOST_FITTED = 24
+"""Points that the plane is fitted to, evenly chosen from those that are drawn. The fit takes time in the square of their number."""
 COLOURS = ("twin-1", "twin-2", "twin-3")
 """CSS classes of the orbits of experiments, in their order."""
 RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -121,10 +123,10 @@ def plane_chart(lane: Lane, iteration: int) -> str:
     points = torch.cat(states)
     if len(points) < 3:
         return _svg("The orbit from above: nothing to see yet", SIDE, SIDE, _nothing())
-    plane = principal_plane(points, states[0][-1])
+    plane = principal_plane(_few(points, MOST_FITTED), states[0][-1])
     plane = lane.plane = plane if lane.plane is None else plane.aligned(lane.plane)
-    paths = [plane.project(state) for state in states]
-    place = _scale(torch.cat(paths))
+    places = plane.project(points)
+    place, paths = _scale(places), places.split([len(state) for state in states])
     parts = []
     styles = {id(lane.own): "own", **{id(one): style for one, style in zip(lane.twins, COLOURS, strict=False)}}
     for track, path in zip(tracks, paths, strict=True):
@@ -145,7 +147,7 @@ def plane_chart(lane: Lane, iteration: int) -> str:
     if bool(here.isfinite().all()):
         x, y = place(here.tolist())
         parts.append(f'<circle class="here" cx="{x:.1f}" cy="{y:.1f}" r="7"/>')
-    shown = 100 * float(plane.explained.sum())
+    shown = 100 * plane.shown(points)
     parts.append(f'<text class="small" x="8" y="{SIDE - 8}">shows {shown:.0f}% of the movement</text>')
     label = f"The orbit from above: the plane that shows {shown:.0f}% of the movement, with {len(tracks)} orbits"
     return _svg(label, SIDE, SIDE, "".join(parts))
@@ -227,6 +229,11 @@ def _now(lane: Lane, iteration: int, axes: Axes) -> str:
 
 def _finite(points: Float[Tensor, "points n"]) -> Float[Tensor, "finite n"]:
     return points[points.isfinite().all(1)]
+
+
+def _few(points: Float[Tensor, "points n"], most: int) -> Float[Tensor, "few n"]:
+    """Return at most ``most`` of the points, evenly chosen from the first to the last."""
+    return points if len(points) <= most else points[torch.linspace(0, len(points) - 1, most).round().long()]
 
 
 def _scale(points: Float[Tensor, "points 2"]) -> Callable[[Sequence[float]], tuple[float, float]]:

@@ -37,7 +37,7 @@ def state_of(lane: Lane, iteration: int) -> tuple[str, str]:
     if iteration == 0 and track.origin is Origin.OWN:
         return "", "This is the problem. Press Play, or take single steps."
     orbit = track.orbit
-    right = view.right(track.question, orbit.logits(orbit.state(iteration)))
+    right = view.right(track.question, orbit.logits(iteration))
     kind, judged = RULED[right]
     residual, since = orbit.residual(iteration), orbit.last_change(iteration)
     if orbit.broken and iteration == orbit.end:
@@ -99,9 +99,9 @@ def of_change(lane: Lane, twin: Track, iteration: int) -> str:
     end = min(twin.orbit.end, reference.orbit.end)
     here, wanted = lane.answer(twin, end), lane.answer(reference, end)
     # What the old state answers to the new problem: a state that never hears of it goes on saying that.
-    before = lane.exhibit.view.answer(twin.question, old.orbit.logits(old.orbit.state(min(iteration, old.orbit.end))))
+    before = lane.exhibit.view.answer(twin.question, old.orbit.logits(min(iteration, old.orbit.end)))
     spent = counted(end - twin.orbit.began, "iteration")
-    right = JUDGED[lane.exhibit.view.right(twin.question, twin.orbit.logits(twin.orbit.state(end)))]
+    right = JUDGED[lane.exhibit.view.right(twin.question, twin.orbit.logits(end))]
     if bool((wanted == before).all()):
         return "Both problems have the same answer here, so nothing can be told: choose another problem."
     if bool((here == wanted).all()):

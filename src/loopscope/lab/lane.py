@@ -139,15 +139,15 @@ class Lane:
         """Return what the board shows at an iteration."""
         track = self.at(iteration)
         orbit, view = track.orbit, self.exhibit.view
-        logits = orbit.logits(orbit.state(iteration))
+        logits = orbit.logits(iteration)
         earlier = self.at(max(0, iteration - 1))
-        before = earlier.orbit.logits(earlier.orbit.state(max(0, iteration - 1)))
+        before = earlier.orbit.logits(max(0, iteration - 1))
         answer, last = view.answer(track.question, logits), view.answer(track.question, before)
         return Snapshot(iteration, logits, answer != last)
 
     def answer(self, track: Track, iteration: int) -> Int[Tensor, "parts"]:
         """Return a track's answer at an iteration."""
-        return self.exhibit.view.answer(track.question, track.orbit.logits(track.orbit.state(iteration)))
+        return self.exhibit.view.answer(track.question, track.orbit.logits(iteration))
 
     def settled(self, iteration: int) -> bool:
         """Return whether the state on the board has settled: the last step changed it by less than 1e-4 of its size."""

@@ -22,6 +22,8 @@ FIRST_STATES = 32
 MOST_BYTES = 8 * 2**20
 """Bytes of the states kept per orbit, of which there are at least ``LEAST_STATES``."""
 LEAST_STATES = 8
+MOST_READ = 3
+"""Iterations whose logits are remembered: those of the answer on the board, and of the ones that it is compared with."""
 LONGEST = 20_000
 """Iterations after which an orbit is not continued."""
 
@@ -58,9 +60,10 @@ class Orbit:
             self.mask = mask_of(loop, recalled)
             self._smallest = smallest_scale(start, self.mask)
         self._answering = answering
-        self._answer = answering(self.logits(start))
+        self._read: dict[int, Tensor] = {}
         self._residuals, self._changes = array("d"), array("i")
         self._stride, self._kept = 1, {began: start}
+        self._answer = answering(self.logits(began))
         size = sum(leaf.numel() * leaf.element_size() for leaf in leaves(start))
         self._most = max(LEAST_STATES, min(MOST_STATES, MOST_BYTES // max(1, size)))
         self._first = min(FIRST_STATES, self._most // 2)
@@ -89,9 +92,11 @@ class Orbit:
         with torch.no_grad():
             point, value = flatten(before, self.mask), flatten(self.last, self.mask)
             residual = float(relative_residual(point, value, self._smallest))
-        last, self._answer = self._answer, self._answering(self.logits(self.last))
+        logits = self._readout(self.last)
+        last, self._answer = self._answer, self._answering(logits)
         self._residuals.append(residual)
         self._changes.append(int((last != self._answer).sum()))
+        self._remember(self.end, logits)
         self._keep()
 
     def run_to(self, iteration: int) -> None:
@@ -109,11 +114,11 @@ class Orbit:
             state = self._step(state)
         return state
 
-    def logits(self, state: Tree) -> Float[Tensor, "tokens outputs"]:
-        """Return what is read from a state of this orbit, on the CPU; a readout without parts has one."""
-        with torch.no_grad(), without_autocast():
-            logits = readout(self.loop, state, self.recalled)[0].float().cpu()
-        return logits.reshape(-1, logits.shape[-1])
+    def logits(self, iteration: int) -> Float[Tensor, "tokens outputs"]:
+        """Return what is read from the state at an iteration, on the CPU; a readout without parts has one."""
+        if iteration not in self._read:
+            self._remember(iteration, self._readout(self.state(iteration)))
+        return self._read[iteration]
 
     def residual(self, iteration: int) -> float | None:
         """Return the relative residual of the step that led to an iteration; None at the first state."""
@@ -147,6 +152,16 @@ class Orbit:
     def _step(self, state: Tree) -> Tree:
         with eval_mode(self.loop), torch.no_grad(), without_autocast():
             return self.loop.step(state, self.recalled)
+
+    def _readout(self, state: Tree) -> Float[Tensor, "tokens outputs"]:
+        with torch.no_grad(), without_autocast():
+            logits = readout(self.loop, state, self.recalled)[0].float().cpu()
+        return logits.reshape(-1, logits.shape[-1])
+
+    def _remember(self, iteration: int, logits: Float[Tensor, "tokens outputs"]) -> None:
+        if len(self._read) >= MOST_READ:
+            del self._read[next(iter(self._read))]
+        self._read[iteration] = logits
 
     def _keep(self) -> None:
         passed = self.end - self.began

@@ -2,6 +2,7 @@
 const COLUMNS = (board) => board.querySelector('[role="row"]').children.length;
 let selected = null; // {lane, place} of the cell that was focused last
 let picked = null; // the square whose piece is being moved
+let newest = 0; // the number of the newest picture
 let restore = false; // whether the next stage gets the focus back
 
 function cellAt(lane, place) {
@@ -65,6 +66,9 @@ element.addEventListener("keydown", (event) => {
 });
 
 new MutationObserver(() => {
+  const number = Number(element.querySelector("[data-picture]")?.dataset.picture ?? newest);
+  if (number < newest) trigger("select"); // an older picture came after a newer one
+  newest = Math.max(number, newest);
   if (!restore || !selected) return;
   restore = false;
   const cell = cellAt(selected.lane, selected.place);

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from loopscope.errors import LoopscopeError
 from loopscope.extras import check_installed
@@ -76,6 +79,10 @@ class _Page:
 
     def __init__(self, sessions: Sessions) -> None:
         self.sessions = sessions
+        # One action at a time: they change sessions, and each of them can keep all cores busy.
+        self._turn = threading.Lock()
+        self._pictures = itertools.count(1)
+        self._told: WeakKeyDictionary[Session, list[Any]] = WeakKeyDictionary()
         with gr.Blocks(title="Loopscope lab", analytics_enabled=False, fill_width=True) as self.blocks:
             gr.HTML(f"<style>{STYLE}</style>{HEAD}")
             self._choices()
@@ -143,16 +150,17 @@ class _Page:
 
     def _connect(self) -> None:
         """Connect each control with what it does."""
-        self.blocks.load(self._opened, None, self._all, **_ORDERLY)
+        self.blocks.load(self._opened, None, self._all, **_QUIET)
         self.blocks.unload(self._left)
-        self.clock.tick(self._ticked, None, self._moving, **_ORDERLY)
+        self.clock.tick(self._ticked, None, self._moving, **_QUIET)
         # Of clicks that come while one is being answered, the last one counts.
-        last = {"trigger_mode": "always_last", **_ORDERLY}
+        last = {"trigger_mode": "always_last", **_QUIET}
         self.model.input(self._chosen, self.model, self._all, **last)
         self.beside.input(self._compared, self.beside, self._all, **last)
         self.pick.input(self._asked, self.pick, self._all, **last)
         self.problem.submit(self._asked, self.problem, self._all, **last)
         self.stage.input(self._edited, None, self._all, **last)
+        self.stage.select(self._refreshed, None, self._all, **last)
         self.restart.click(self._restarted, None, self._all, **last)
         self.slider.input(self._shown, self.slider, self._moving, **last)
         self.pause.click(self._paused, None, self._moving, **last)
@@ -164,34 +172,34 @@ class _Page:
         self.step.click(self._stepped, None, self._moving, **{**last, "trigger_mode": "multiple"})
 
     def _opened(self, visit: gr.Request) -> list[Any]:
-        return self._whole(self._session(visit))
+        return self._after(visit, _nothing, self._whole)
 
     def _left(self, visit: gr.Request) -> None:
         self.sessions.drop(visit.session_hash or "")
 
     def _chosen(self, name: str, visit: gr.Request) -> list[Any]:
-        return self._whole(self._did(visit, lambda session: session.choose(name)))
+        return self._after(visit, lambda session: session.choose(name), self._whole)
 
     def _compared(self, name: str, visit: gr.Request) -> list[Any]:
-        return self._whole(self._did(visit, lambda session: session.compare(None if name == ALONE else name)))
+        return self._after(visit, lambda session: session.compare(None if name == ALONE else name), self._whole)
 
     def _asked(self, given: str | None, visit: gr.Request) -> list[Any]:
-        return self._whole(self._did(visit, lambda session: session.ask(given or "")))
+        return self._after(visit, lambda session: session.ask(given or ""), self._whole)
 
     def _edited(self, event: gr.EventData, visit: gr.Request) -> list[Any]:
-        return self._whole(self._did(visit, lambda session: _edit(session, event._data or {})))
+        return self._after(visit, lambda session: _edit(session, event._data or {}), self._whole)
 
     def _restarted(self, visit: gr.Request) -> list[Any]:
-        return self._whole(self._did(visit, Session.restart))
+        return self._after(visit, Session.restart, self._whole)
 
     def _stepped(self, visit: gr.Request) -> list[Any]:
-        return self._parts(self._did(visit, Session.step))
+        return self._after(visit, Session.step, self._parts)
 
     def _shown(self, iteration: float, visit: gr.Request) -> list[Any]:
-        return self._parts(self._did(visit, lambda session: session.show(int(iteration))))
+        return self._after(visit, lambda session: session.show(int(iteration)), self._parts)
 
     def _paused(self, visit: gr.Request) -> list[Any]:
-        return self._parts(self._did(visit, Session.stop))
+        return self._after(visit, _nothing, self._parts)
 
     def _played(self, visit: gr.Request) -> list[Any]:
         return self._begun(visit, Session.play)
@@ -209,40 +217,53 @@ class _Page:
         return self._begun(visit, lambda session: session.run_on(int(iterations), leaps))
 
     def _ticked(self, visit: gr.Request) -> list[Any]:
-        session = self._session(visit)
-        if session.busy:
-            session.problem = _attempt(session.proceed)
-        return self._parts(session)
+        with self._turn:
+            session = self._session(visit)
+            if session.busy:
+                session.problem = _attempt(session.proceed)
+            return self._parts(session)
+
+    def _refreshed(self, visit: gr.Request) -> list[Any]:
+        """Return everything as it is, for a page that was shown an older picture after a newer one."""
+        with self._turn:
+            return self._whole(self._session(visit))
 
     def _session(self, visit: gr.Request) -> Session:
         return self.sessions.of(visit.session_hash or "")
 
-    def _did(self, visit: gr.Request, action: Callable[[Session], object]) -> Session:
-        """Carry out what is done at once, in place of what goes on, and return the session."""
-        session = self._session(visit)
-        session.stop()
-        session.problem = _attempt(lambda: action(session))
-        return session
+    def _after(
+        self, visit: gr.Request, action: Callable[[Session], object], shown: Callable[[Session], list[Any]]
+    ) -> list[Any]:
+        """Carry out what is done at once, in place of what goes on, and return what the page shows then."""
+        with self._turn:
+            session = self._session(visit)
+            session.stop()
+            session.problem = _attempt(lambda: action(session))
+            return shown(session)
 
     def _begun(self, visit: gr.Request, action: Callable[[Session], Frames]) -> list[Any]:
         """Begin an action; the clock asks for its further pictures, so that it stops when the page is closed."""
-        session = self._session(visit)
-        session.begin(action(session))
-        session.problem = _attempt(session.proceed)
-        return self._parts(session)
+        with self._turn:
+            session = self._session(visit)
+            session.begin(action(session))
+            session.problem = _attempt(session.proceed)
+            return self._parts(session)
 
     def _parts(self, session: Session) -> list[Any]:
-        """Return what moves in time."""
+        """Return what moves in time; of alert, findings and clock only what differs from what the page shows already."""
+        told = [session.problem, *(_finding(session, name) for name in EXPERIMENTS), session.busy]
+        before = self._told.get(session, [None] * len(told))
+        self._told[session] = told
+        made = [_alert, *(str for _ in EXPERIMENTS), _clock]
         return [
-            stage(session),
+            f'<div data-picture="{next(self._pictures)}">{stage(session)}</div>',
             gr.Slider(maximum=max(1, session.end), value=session.iteration),
-            _alert(session.problem),
-            *(_finding(session, name) for name in EXPERIMENTS),
-            gr.Timer(active=session.busy),
+            *(gr.skip() if now == last else make(now) for make, now, last in zip(made, told, before, strict=True)),
         ]
 
     def _whole(self, session: Session) -> list[Any]:
         """Return all components."""
+        self._told.pop(session, None)
         first = session.lanes[0].exhibit
         rival = session.lanes[1].exhibit.name if len(session.lanes) > 1 else ALONE
         picks = [(note, given) for given, note in first.examples.items()]
@@ -263,14 +284,14 @@ class _Page:
         ]
 
 
-_ORDERLY: dict[str, Any] = {
-    "show_progress": "hidden",
-    "api_visibility": "private",
-    "concurrency_limit": 1,
-    "concurrency_id": "in order",
-}
-"""Options of all events. They are carried out and answered one after the other: two at a time could be answered in the other
-order, and the page would show the older state. None flickers, and none is listed as an interface for programs."""
+_QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
+"""Options of all events. None flickers, and none is listed as an interface for programs. Each is one request: the queue of Gradio
+would make two of it, and take a quarter of the time from a click to the screen. Answers could therefore arrive in another order
+than they were made in; the number of a picture tells, see page.js."""
+
+
+def _nothing(session: Session) -> None:
+    """Do nothing, for what only stops the action that goes on."""
 
 
 def _edit(session: Session, data: dict[str, Any]) -> None:
@@ -293,6 +314,10 @@ def _attempt(action: Callable[[], object]) -> str:
         traceback.print_exc(file=sys.stderr)
         return f"the loop raised {type(error).__name__}: {' '.join(str(error).split())}; the terminal shows where"
     return ""
+
+
+def _clock(runs: bool) -> gr.Timer:
+    return gr.Timer(active=runs)
 
 
 def _alert(problem: str) -> gr.HTML:
