@@ -81,7 +81,6 @@ def test_two_exhibits_of_one_name_are_refused():
         ("lab_loops:unproven", "the loop does not reproduce its model: after 2 iterations the logits differ by 0.3"),
         ("lab_loops:nothing", "lab_loops has no function 'nothing'"),
         ("lab_loops:inputs", "lab_loops:inputs() returned Tensor, expected (loop, inputs)"),
-        ("hf:someone/model", "hf:someone/model names a model of the hub, which the lab does not open by itself"),
         ("small-sudoku", "no model ships for the task small-sudoku"),
         ("no/such/run", "no/such/run"),
     ],

@@ -55,7 +55,13 @@ def test_a_port_in_use_is_one_line(taken, capsys):
         (["--host", "192.0.2.1", "--port", "0"], "cannot serve on 192.0.2.1: "),
         (["no/such/run", "--port", "0"], "no/such/run"),
         (["lab_loops:unproven", "--port", "0"], "the loop does not reproduce its model"),
-        (["hf:someone/model", "--port", "0"], "hf:someone/model names a model of the hub"),
+        (["hf:./nowhere", "--port", "0"], "there is no folder ./nowhere"),
+        (["sudoku", "--text", "prompts.txt", "--port", "0"], "--text is for third-party models, hf:FOLDER_OR_NAME"),
+        (["--at", "core", "--port", "0"], "--at is for third-party models"),
+        (
+            ["prefix-sums", "--trained-iterations", "0", "--port", "0"],
+            "trained_iterations is 0, expected a number above 0",
+        ),
     ],
 )
 def test_bad_input_is_one_line(arguments, said, capsys, monkeypatch):

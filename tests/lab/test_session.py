@@ -98,6 +98,21 @@ def test_a_random_start_finds_the_one_fixed_point():
     assert session.found["push"][0].startswith("It came back")
 
 
+def test_a_random_start_after_a_change_is_compared_with_the_new_question():
+    session = session_of(*with_recall())
+    done(session.change("2"))
+    done(session.start_at_random())
+    assert session.found["push"][0].startswith("It came back")
+    done(session.push(0.5))
+    done(session.push(0.5))
+    done(session.push(0.5))  # the orbit that began with the change is no longer kept
+    done(session.start_at_random())
+    lane = session.lanes[0]
+    assert lane.shown.question.text == "2"
+    assert Origin.CHANGED not in {one.origin for one in lane.twins}
+    assert session.found["push"][0].startswith("It came back")
+
+
 def test_the_answer_follows_the_question_with_recall_and_stays_without():
     session = pair()
     done(session.change("2"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
@@ -52,15 +52,33 @@ def tokens_of(texts: list[str], tokenizer: Any, model: nn.Module, most: int) -> 
     Raises:
         LoopscopeError: a text has no tokens, or the tokenizer belongs to another model.
     """
-    rows = [list(tokenizer(text)["input_ids"]) for text in texts]
-    for text, row in zip(texts, rows, strict=True):
-        if not row:
-            raise LoopscopeError(f"the tokenizer makes no tokens of {text[:40]!r}: leave this line out")
+    rows = token_rows(texts, tokenizer)
     longer = sum(len(row) > most for row in rows)
     if longer:
         say(f"{longer} of {len(rows)} texts have more than {most} tokens and are cut there; --tokens keeps more")
     rows = [row[:most] for row in rows]
-    width = max(map(len, rows))
+    return padded(rows, tokenizer, model, max(map(len, rows)))
+
+
+def token_rows(texts: Sequence[str], tokenizer: Any) -> list[list[int]]:
+    """Return the tokens of texts.
+
+    Raises:
+        LoopscopeError: a text has no tokens.
+    """
+    rows = [list(tokenizer(text)["input_ids"]) for text in texts]
+    for text, row in zip(texts, rows, strict=True):
+        if not row:
+            raise LoopscopeError(f"the tokenizer makes no tokens of {text[:40]!r}: leave this line out")
+    return rows
+
+
+def padded(rows: Sequence[list[int]], tokenizer: Any, model: nn.Module, width: int) -> dict[str, Tensor]:
+    """Return rows of at most ``width`` tokens as a batch, padded at the end, with the mask of real tokens.
+
+    Raises:
+        LoopscopeError: the model does not know a token.
+    """
     padding = next((one for one in (tokenizer.pad_token_id, tokenizer.eos_token_id) if one is not None), 0)
     ids = torch.tensor([row + [padding] * (width - len(row)) for row in rows])
     mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])

@@ -108,12 +108,22 @@ def is_foreign(options: Namespace) -> bool:
     name, given = options.subject, [one for one in OF_MODELS if options[one]]
     if is_of_the_hub(name) or (":" in name and given and not check_path(name).exists()):
         return True
-    if given or options.trust_remote_code:
-        option = (given or ["trust_remote_code"])[0].replace("_", "-")
-        raise LoopscopeError(
-            f"--{option} is for third-party models, {HUB}FOLDER_OR_NAME or package.module:name with --inputs; {name} is neither"
-        )
+    refuse_model_options(options, name)
     return False
+
+
+def refuse_model_options(options: Namespace, name: str) -> None:
+    """Refuse options of third-party models that were given for something else.
+
+    Raises:
+        LoopscopeError: there is such an option.
+    """
+    given = [one for one in (*OF_MODELS, "trust_remote_code") if options[one]]
+    if given:
+        raise LoopscopeError(
+            f"--{given[0].replace('_', '-')} is for third-party models, {HUB}FOLDER_OR_NAME or package.module:name with "
+            f"--inputs; {name} is neither"
+        )
 
 
 def adapted(options: Namespace) -> tuple[ProvenLoop, Tree]:
@@ -122,16 +132,35 @@ def adapted(options: Namespace) -> tuple[ProvenLoop, Tree]:
     Raises:
         LoopscopeError: a file is missing or of no use, the model cannot be loaded, or it is not a loop.
     """
-    from loopscope.adapters.capture import capture
-    from loopscope.adapters.registry import adapt, family_of
+    check_inputs_given(options)
+    model = loaded(options)
+    inputs = inputs_in_file(options, model)
+    return proven(options, model, inputs), inputs
 
+
+def loaded(options: Namespace) -> ForeignModel:
+    """Load the third-party model that the options name, on the device for trained models.
+
+    Raises:
+        LoopscopeError: the options contradict each other, or the model cannot be loaded.
+    """
     _check(options)
     model = load(
         options.subject, trust_remote_code=options.trust_remote_code, single_precision=options.single_precision
     )
-    place = device()
-    model.model.to(place)
-    inputs = tree_map(lambda leaf: leaf.to(place), _inputs(options, model))
+    model.model.to(device())
+    return model
+
+
+def proven(options: Namespace, model: ForeignModel, inputs: Tree) -> ProvenLoop:
+    """Return a third-party model as a loop, proven on the first inputs.
+
+    Raises:
+        LoopscopeError: the model is not a loop, or its loop cannot be proven.
+    """
+    from loopscope.adapters.capture import capture
+    from loopscope.adapters.registry import adapt, family_of
+
     few, positions = select(inputs, slice(0, PROVEN)), _positions(options.positions)
     family = family_of(model.model)
     if options.at is None and family is None:
@@ -154,10 +183,15 @@ def adapted(options: Namespace) -> tuple[ProvenLoop, Tree]:
         f"a model of the family {family.name}" if family and options.at is None else f"iterations end with {options.at}"
     )
     say(f"{options.subject}: {what}; proven to be the model{half}")
-    return loop, inputs
+    return loop
 
 
-def _check(options: Namespace) -> None:
+def check_inputs_given(options: Namespace) -> None:
+    """Refuse options that name no inputs of a third-party model, or two files of them.
+
+    Raises:
+        LoopscopeError: the subject is not a third-party model, or was not given exactly one file.
+    """
     name = options.subject
     if ":" not in name:
         raise LoopscopeError(
@@ -168,6 +202,10 @@ def _check(options: Namespace) -> None:
         raise LoopscopeError(
             f"{name} was given {said}, expected one of them: a file with one text per line, or one of arrays"
         )
+
+
+def _check(options: Namespace) -> None:
+    name = options.subject
     if options.text and not is_of_the_hub(name):
         raise LoopscopeError(
             f"--text needs a tokenizer, which {name} does not come with: give --inputs FILE of token ids"
@@ -182,6 +220,15 @@ def _check(options: Namespace) -> None:
                 raise LoopscopeError(
                     f"--{option.replace('_', '-')} is for --at: name the call that is one iteration too"
                 )
+
+
+def inputs_in_file(options: Namespace, model: ForeignModel) -> Tree:
+    """Return the inputs in the file of --text or --inputs, on the device for trained models.
+
+    Raises:
+        LoopscopeError: the file is missing or of no use, or its arrays do not fit the model.
+    """
+    return tree_map(lambda leaf: leaf.to(device()), _inputs(options, model))
 
 
 def _inputs(options: Namespace, model: ForeignModel) -> Tree:

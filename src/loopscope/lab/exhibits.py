@@ -14,15 +14,15 @@ from loopscope import shipped
 from loopscope.checks import prepare
 from loopscope.contexts import eval_mode, without_autocast
 from loopscope.errors import LoopscopeError
-from loopscope.lab.views.tokens import TokensView
+from loopscope.lab.views.tokens import TokensView, TypedView
 from loopscope.lab.views.view import Question, View
 from loopscope.loop import Loop
 from loopscope.models import LoopedTransformer
 from loopscope.stability.orbits.answers import Answers
 from loopscope.stability.targets import Targets, check_targets, rule_of
 from loopscope.subjects import Subject, device, imported, on_split, subject_from, trained
-from loopscope.tasks.registry import TASKS, has_text_format, text_format
-from loopscope.tasks.task import Task, answers_of
+from loopscope.tasks.registry import TASKS, board_of, has_text_format, symbol_of, text_format
+from loopscope.tasks.task import answers_of
 from loopscope.training.run_folder import RunFolder
 from loopscope.trees import Tree, batch_size, leaves, select
 
@@ -142,11 +142,6 @@ def open_exhibit(name: str) -> Exhibit:
     Raises:
         LoopscopeError: there is no such thing, or its loop cannot be measured.
     """
-    if name.startswith("hf:"):
-        raise LoopscopeError(
-            f"{name} names a model of the hub, which the lab does not open by itself: write a function that loads it and "
-            "returns (ls.adapt(model), inputs), and give package.module:function"
-        )
     if ":" in name and not Path(name).exists():
         made = imported(name)
         if isinstance(made, Exhibit):
@@ -174,44 +169,20 @@ def _of_run(name: str, path: Path) -> Exhibit:
     # Modes are the model's own: threads that showed it to several visitors would switch them under each other.
     model.eval()
     task = settings.data
+    columns = task.shape.grid[-1] if len(task.shape.grid) > 1 else None
     if not has_text_format(settings.task):
         subject = on_split(model, settings, next(iter(task.evaluation_splits().values())).first(MOST_ROWS))
-        columns = task.shape.grid[-1] if len(task.shape.grid) > 1 else None
-        return _of_subject(name, subject, columns, _digit if "sudoku" in settings.task else str)
-    view, examples, read = _of_task(settings.task, task)
-    about = f"{_about(model)}; trained with at most {settings.training.max_iterations} iterations"
-    recalls = settings.model.recall != "none"
-    kind = settings.task
-    return Exhibit(
-        name, model, view, examples, read, kind, about, settings.training.max_iterations, answers_of(task), recalls
-    )
-
-
-def _of_task(name: str, task: Task) -> tuple[View, Mapping[str, str], Callable[[str], Question]]:
-    """Return the view, the examples and the reader of a task whose problems can be typed in."""
-    form = text_format(name)
+        return _of_subject(name, subject, columns, symbol_of(settings.task))
+    form = text_format(settings.task)
+    view = board_of(settings.task) or TypedView(symbol_of(settings.task), columns, hint=form.example, form=form)
 
     def read(given: str) -> Question:
         problem = form.read(given)
         return Question(problem.text, task.inputs(problem.tokens[None].to(device())), problem)
 
-    if name == "sudoku":
-        from loopscope.lab.views import sudoku
-
-        return sudoku.SudokuView(), sudoku.EXAMPLES, read
-    if name == "chess":
-        from loopscope.lab.views import chess
-
-        return chess.ChessView(), chess.EXAMPLES, read
-    if name == "prefix-sums":
-        from loopscope.lab.views import bits
-
-        return bits.BitsView(), bits.EXAMPLES, read
-    raise LoopscopeError(f"the lab has no view of the task {name}: add one to loopscope/lab/views")
-
-
-def _digit(output: int) -> str:
-    return str(output + 1)
+    about = f"{_about(model)}; trained with at most {settings.training.max_iterations} iterations"
+    recalls, kind, trained_iterations = settings.model.recall != "none", settings.task, settings.training.max_iterations
+    return Exhibit(name, model, view, view.examples, read, kind, about, trained_iterations, answers_of(task), recalls)
 
 
 def _of_subject(name: str, subject: Subject, columns: int | None = None, word: Callable[[int], str] = str) -> Exhibit:

@@ -76,9 +76,9 @@ def of_push(lane: Lane, twin: Track, before: float) -> str:
         twin: the pushed orbit.
         before: distance right after the push, relative to the norm of the state.
     """
-    end = min(twin.orbit.end, lane.own.orbit.end)
-    origin = twin.parent or lane.own
-    there, here = lane.answer(origin, min(end, origin.orbit.end)), lane.answer(twin, end)
+    origin = lane.undisturbed(twin)
+    end = min(twin.orbit.end, origin.orbit.end)
+    there, here = lane.answer(origin, end), lane.answer(twin, end)
     apart, spent = lane.apart(twin, origin, end), end - twin.orbit.began
     same, near = bool((there == here).all()), apart <= NEAR * before
     took = f"after {counted(spent, 'iteration')}"

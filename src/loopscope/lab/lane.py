@@ -135,6 +135,12 @@ class Lane:
         """Return the track that the board shows at an iteration."""
         return self.shown.at(iteration)
 
+    def undisturbed(self, track: Track) -> Track:
+        """Return the orbit that a pushed or random one is compared with: the one that it left, or its question's own."""
+        if track.parent is not None:
+            return track.parent
+        return self.reference if self.reference and self.reference.question is track.question else self.own
+
     def snapshot(self, iteration: int) -> Snapshot:
         """Return what the board shows at an iteration."""
         track = self.at(iteration)
@@ -231,8 +237,8 @@ class Lane:
         return float(distance(states[0], states[1], other.orbit.mask)) / size if size else 0.0
 
     def _add(self, track: Track) -> Track:
-        if track.origin is not Origin.CHANGED:
-            self.reference = self.reference if any(one.origin is Origin.CHANGED for one in self.twins) else None
         self.twins = [*self.twins[1 - MOST_TWINS :], track]
+        if self.reference is not None and not any(one.question is self.reference.question for one in self.twins):
+            self.reference = None
         self.shown = track
         return track

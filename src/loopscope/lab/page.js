@@ -1,7 +1,7 @@
 // The boards on the stage: clicks, keys and arrows. The server answers with a new stage.
 const COLUMNS = (board) => board.querySelector('[role="row"]').children.length;
 let selected = null; // {lane, place} of the cell that was focused last
-let picked = null; // the square whose piece is being moved
+let picked = null; // the cell whose content is being moved
 let newest = 0; // the number of the newest picture
 let restore = false; // whether the next stage gets the focus back
 
@@ -32,14 +32,15 @@ element.addEventListener("click", (event) => {
   if (!cell) return;
   select(cell);
   const board = cell.closest('[role="grid"]');
-  if (board.classList.contains("bits")) send({key: "Click"});
-  if (!board.classList.contains("chess")) return;
+  const {press, moved} = board.dataset; // the key that a click stands for; the selector of what moves between cells
+  if (press) send({key: press});
+  if (!moved) return;
   const origin = picked;
   element.querySelectorAll(".picked").forEach((other) => other.classList.remove("picked"));
   picked = null;
   if (origin && origin.lane === selected.lane && origin.place !== selected.place) {
     send({origin: origin.place});
-  } else if (!origin && cell.querySelector("use")) {
+  } else if (!origin && cell.querySelector(moved)) {
     picked = {...selected};
     cell.classList.add("picked");
   }

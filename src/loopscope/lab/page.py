@@ -254,7 +254,7 @@ class _Page:
         told = [session.problem, *(_finding(session, name) for name in EXPERIMENTS), session.busy]
         before = self._told.get(session, [None] * len(told))
         self._told[session] = told
-        made = [_alert, *(str for _ in EXPERIMENTS), _clock]
+        made: list[Callable[[Any], Any]] = [_alert, *(str for _ in EXPERIMENTS), _clock]
         return [
             f'<div data-picture="{next(self._pictures)}">{stage(session)}</div>',
             gr.Slider(maximum=max(1, session.end), value=session.iteration),

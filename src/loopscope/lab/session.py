@@ -288,7 +288,7 @@ class Session:
     def _watch_return(self, twins: Sequence[Track], at: int) -> Frames:
         """Watch whether orbits come back to where their lanes were at an iteration, and note it."""
         pairs = list(zip(self.lanes, twins, strict=True))
-        apart = [lane.apart(twin, twin.parent or lane.own, at) for lane, twin in pairs]
+        apart = [lane.apart(twin, lane.undisturbed(twin), at) for lane, twin in pairs]
         yield from self._watch(at)
         self.found["push"] = [findings.of_push(lane, twin, far) for (lane, twin), far in zip(pairs, apart, strict=True)]
 

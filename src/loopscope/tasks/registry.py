@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from loopscope.errors import LoopscopeError, check_choice
 from loopscope.tasks.chess.task import Chess
 from loopscope.tasks.data.report import Reporter
 from loopscope.tasks.prefix_sums.task import PrefixSums
+from loopscope.tasks.sudoku.grids import digit
 from loopscope.tasks.sudoku.small import SmallSudoku
 from loopscope.tasks.sudoku.task import Sudoku
 from loopscope.tasks.text import TextFormat
@@ -25,12 +27,16 @@ class Registration:
         task: class of the task, whose ``name`` commands and configs use.
         about: what a problem and its answer are, in plain words, for readers of reports.
         text: "module:name" of the class that reads problems and shows answers; None if problems cannot be typed in.
+        board: "module:name" of the class that draws problems and answers in the lab; None for a strip or grid of tokens.
+        symbol: how an output is written where there is no board; its number by default.
         report: "module:name" of the function behind ``loopscope data``; None if the data are generated from a seed.
     """
 
     task: type[AnyTask]
     about: str
     text: str | None = None
+    board: str | None = None
+    symbol: Callable[[int], str] = str
     report: str | None = None
 
 
@@ -40,11 +46,13 @@ REGISTRATIONS = (
         about="A problem is a string of bits. The answer says for each place whether the number of ones up to there is odd (1) "
         "or even (0). Longer strings are harder: the last place depends on every bit before it.",
         text="loopscope.tasks.prefix_sums.text:PrefixSumsText",
+        board="loopscope.lab.views.bits:BitsView",
     ),
     Registration(
         SmallSudoku,
         about="A problem is a small sudoku, such as a board of six by six. The answer fills its empty cells so that no row, "
         "column or box holds a digit twice. More empty cells are harder.",
+        symbol=digit,
     ),
     Registration(
         Sudoku,
@@ -52,6 +60,7 @@ REGISTRATIONS = (
         "every row, column and box holds each digit once. Puzzles that singles solve are easy; the more guesses a search "
         "needs, the harder the puzzle.",
         text="loopscope.tasks.sudoku.text:SudokuText",
+        board="loopscope.lab.views.sudoku:SudokuView",
         report="loopscope.tasks.sudoku.report:sudoku_report",
     ),
     Registration(
@@ -59,6 +68,7 @@ REGISTRATIONS = (
         about="A problem is a chess position in which one move is best. The answer is that move, given by its two squares. "
         "Puzzles with a higher rating are harder.",
         text="loopscope.tasks.chess.text:ChessText",
+        board="loopscope.lab.views.chess:ChessView",
         report="loopscope.tasks.chess.report:chess_report",
     ),
 )
@@ -68,6 +78,8 @@ TASKS: dict[str, type[AnyTask]] = {entry.task.name: entry.task for entry in REGI
 
 _ABOUT = {entry.task.name: entry.about for entry in REGISTRATIONS}
 _TEXTS = {entry.task.name: entry.text for entry in REGISTRATIONS if entry.text}
+_BOARDS = {entry.task.name: entry.board for entry in REGISTRATIONS if entry.board}
+_SYMBOLS = {entry.task.name: entry.symbol for entry in REGISTRATIONS}
 _REPORTS = {entry.task.name: entry.report for entry in REGISTRATIONS if entry.report}
 
 REPORTED = tuple(_REPORTS)
@@ -126,6 +138,25 @@ def text_format(task: str) -> TextFormat:
     check_can_be_typed_in(task)
     found: TextFormat = _load(_TEXTS[task])()
     return found
+
+
+def board_of(task: str) -> Any:
+    """Return what draws a task's problems and answers in the lab, a ``loopscope.lab.views.view.Board``; None if the task has none.
+
+    Raises:
+        LoopscopeError: a package that the board needs is not installed.
+    """
+    return _load(_BOARDS[task])() if task in _BOARDS else None
+
+
+def symbol_of(task: str) -> Callable[[int], str]:
+    """Return the function that says how an output of a task's models is written.
+
+    Example:
+        >>> symbol_of("small-sudoku")(0)
+        '1'
+    """
+    return _SYMBOLS[task]
 
 
 def reporter_of(task: str) -> Reporter:

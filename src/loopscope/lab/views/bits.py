@@ -32,6 +32,8 @@ EXAMPLES = {
     2 * "11010001110101100011010101110001" + 2 * "0110100110010110": "96 bits, three times as long as in training",
 }
 """Problems to pick, each with what there is to say of it."""
+PRESSED = ' data-press="Click"'
+"""The key that a click on a bit is taken for, see page.js."""
 
 
 class BitsView:
@@ -39,6 +41,7 @@ class BitsView:
 
     part = "bit"
     hint = "a string of 0 and 1"
+    examples: ClassVar[dict[str, str]] = EXAMPLES
     keys: ClassVar[dict[str, str]] = {}
 
     def __init__(self) -> None:
@@ -64,7 +67,7 @@ class BitsView:
                 cell(place, f"<i>{bit}</i><b>&nbsp;</b>", f"bit {place + 1}: {bit}", "bit", "empty")
                 for place, bit in enumerate(problem.text)
             ]
-            return grid("bits", title("Bits", None, "Press 0 or 1, or click, to change one"), ["".join(cells)])
+            return grid("bits", title("Bits", None, "Press 0 or 1, or click, to change one"), ["".join(cells)], PRESSED)
         wanted = prefix_sums(problem.tokens[None])[0].tolist()
         sums, sure = tokens_answer(snapshot.logits).tolist(), confidence(snapshot.logits)
         cells, wrong = [], 0
@@ -83,7 +86,7 @@ class BitsView:
             ("bit answer wrong", "<i>1</i><b>0</b>", "wrong"),
         )
         notes = [f"{counted(wrong, 'sum')} wrong", f"{counted(int(snapshot.changed.sum()), 'sum')} just changed"]
-        return grid("bits", title("Bits", snapshot, *notes), ["".join(cells)]) + key
+        return grid("bits", title("Bits", snapshot, *notes), ["".join(cells)], PRESSED) + key
 
     def edited(self, question: Question, place: int, key: str) -> str | None:
         """Return the string with one bit set, or flipped by a click."""

@@ -29,6 +29,8 @@ EMPTY = ("Backspace", "Delete", " ", ".")
 """Keys that empty a square."""
 SHOWN = 0.02
 """Probability from which a square is tinted."""
+MOVED = ' data-moved="use"'
+"""What a cell holds that is moved to another one by a second click, as a selector; see page.js."""
 
 
 class ChessView:
@@ -36,6 +38,7 @@ class ChessView:
 
     part = "square"
     hint = "a position in FEN"
+    examples: ClassVar[dict[str, str]] = EXAMPLES
     keys: ClassVar[dict[str, str]] = {**dict(zip("KQRBNPkqrbnp", "♔♕♖♗♘♙♚♛♜♝♞♟", strict=True)), "Delete": "×"}
 
     def __init__(self) -> None:
@@ -61,7 +64,7 @@ class ChessView:
         side = "white" if board.turn else "black"
         if snapshot is None:
             note = "Move pieces by two clicks, or type K Q R B N P (k q r b n p for black)"
-            drawn = grid("chess", title(f"Chess, {side} to move", None, note), _rows(board, {}, ()))
+            drawn = grid("chess", title(f"Chess, {side} to move", None, note), _rows(board, {}, ()), MOVED)
             return f'<div class="chessboard">{_PIECES}{drawn}</div>'
         _, move = best_move(problem, snapshot.logits)
         _, unsure = self._task.shown(snapshot.logits[None], self._text.choices(problem))
@@ -69,7 +72,9 @@ class ChessView:
         name = self.said(question, snapshot.logits)
         heat = _heat(board, snapshot.logits)
         notes = [f"{name}, {percent(sure)}", "just changed" if changed else ""]
-        drawn = grid("chess", text(title(f"Chess, {side} to move", snapshot, *notes)), _rows(board, heat, _ends(move)))
+        drawn = grid(
+            "chess", text(title(f"Chess, {side} to move", snapshot, *notes)), _rows(board, heat, _ends(move)), MOVED
+        )
         arrow = _arrow(move, board.turn, sure, changed)
         key = legend(
             ("heat", "", "likely square of the move"), ("move", "", "the best legal move, paler where less sure")

@@ -40,6 +40,7 @@ class SudokuView:
 
     part = "cell"
     hint = "81 characters, row by row; 0 or . for an empty cell"
+    examples: ClassVar[dict[str, str]] = EXAMPLES
     keys: ClassVar[dict[str, str]] = {**{digit: digit for digit in "123456789"}, "Delete": "×"}
 
     def __init__(self) -> None:

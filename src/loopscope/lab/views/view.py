@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -26,12 +27,14 @@ class Question:
         inputs: the inputs of the loop, a batch of one.
         problem: the problem as its task reads it; None for a user's loop.
         row: its place among the inputs that a user's loop came with; None if it was typed in.
+        tokens: the tokens of a text as they are written, without padding; empty for problems that are not texts.
     """
 
     text: str
     inputs: Tree
     problem: Problem | None = None
     row: int | None = None
+    tokens: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,15 @@ class View(Protocol):
 
     def moved(self, question: Question, origin: int, target: int) -> str | None:
         """Return the text of the problem after a part was moved to another place; None where parts do not move."""
+
+
+@runtime_checkable
+class Board(View, Protocol):
+    """A view of a task's problems, which the task is registered with (`loopscope.tasks.registry.Registration.board`)."""
+
+    @property
+    def examples(self) -> Mapping[str, str]:
+        """Problems to pick, as they are typed in, each with what there is to say of it."""
 
 
 def tokens_answer(logits: Logits) -> Int[Tensor, "tokens"]:

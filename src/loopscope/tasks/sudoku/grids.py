@@ -38,6 +38,11 @@ class Splits:
         return self.training
 
 
+def digit(output: int) -> str:
+    """Return the digit that an output of a cell stands for."""
+    return str(output + 1)
+
+
 class SudokuGrids(ABC):
     """Base class of the sudoku tasks, determined by the size of the board.
 
