@@ -9,7 +9,7 @@ PREDICTION := prefix-sums prefix-sums-unseen small-sudoku chess chess-short
 # The browser of the lab's tests: a system's Chromium or Chrome, which pip does not install.
 CHROMIUM := $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
 
-.PHONY: study prediction test test-lab lint docs clean
+.PHONY: study prediction test test-lab ci lint docs clean
 study: .venv/installed
 	$(BIN)/loopscope study configs/quick.yaml
 
@@ -32,6 +32,11 @@ test: .venv/installed lint docs
 test-lab: .venv/installed
 	@test -n "$(CHROMIUM)" || { echo "make test-lab needs a browser, and none is installed: apt-get install chromium" >&2; exit 2; }
 	OMP_NUM_THREADS=1 $(BIN)/pytest browser_tests
+
+# What CI runs: everything, in a browser too where the machine has one.
+ci: test
+	@if test -n "$(CHROMIUM)"; then $(MAKE) test-lab; \
+	else echo "The lab was not tested in a browser, because none is installed: apt-get install chromium"; fi
 
 # The site, in build/site. A broken link or a docstring that cannot be rendered is an error.
 docs: .venv/installed

@@ -1,10 +1,9 @@
-"""A lab that is served by the command, and a browser that notes every error and every request that leaves this machine."""
+"""One lab and one browser for all tests. The browser notes every error, and every request that leaves this machine."""
 
 from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,15 +15,16 @@ from urllib.parse import urlparse
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from experiments.pictures.browser import launch
+
 HELPERS = Path(__file__).parents[1] / "tests" / "helpers"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-QUIET = [
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync"),
-]
-"""Options without which the browser itself asks the network for this and that."""
 PATIENCE = 120_000
 """Milliseconds that a slow machine is given for anything."""
+SHIPPED = ("sudoku", "chess", "prefix-sums", "prefix-sums-without-recall")
+LOOPS = ("with_recall", "letters", "language", "drawn", "rotating", "exploding", "failing", "slow")
+"""Functions of ``lab_loops`` that the lab shows beside the models that ship."""
+EXPECTED = "RuntimeError: the cable"
+"""What the one traceback ends with that a test provokes in the terminal."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ class Lab:
 
 
 @contextmanager
-def serving(folder: Path, *subjects: str, complaint: str = "") -> Iterator[Lab]:
-    """Serve a lab until the end of the context, in which the command says nothing but the complaint that is expected."""
+def serving(folder: Path, *subjects: str) -> Iterator[Lab]:
+    """Serve a lab until the end of the context. What the command says besides the expected traceback is an error."""
     command = [sys.executable, "-m", "loopscope.cli", "lab", *subjects, "--port", "0"]
     path = os.pathsep.join([str(HELPERS), os.environ.get("PYTHONPATH", "")])
     log = folder / "lab.log"
@@ -63,66 +63,70 @@ def serving(folder: Path, *subjects: str, complaint: str = "") -> Iterator[Lab]:
             yield Lab(found[0].replace("localhost", "127.0.0.1"), process, folder)
         finally:
             process.terminate()
-    said = "\n".join(
-        line for line in log.read_text().splitlines() if not line.startswith(("the lab is open", "closed"))
-    )
-    assert complaint in said
-    assert complaint or not said
-
-
-@pytest.fixture(scope="session")
-def serve():
-    """Return the context in which a lab of some subjects is served."""
-    return serving
+    said = log.read_text()
+    assert process.returncode == 0
+    said = re.sub(rf"^Traceback.*?^{EXPECTED}\n.*?\n", "", said, flags=re.M | re.S)
+    assert [line for line in said.splitlines() if not line.startswith(("the lab is open", "closed"))] == []
 
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     """Return a headless browser."""
-    found = next((place for name in BROWSERS if (place := shutil.which(name))), None)
-    assert found, f"no browser was found (looked for {', '.join(BROWSERS)}): apt-get install chromium"
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=QUIET)
+        browser = launch(playwright)
         yield browser
         browser.close()
 
 
 @pytest.fixture(scope="session")
-def shipped(tmp_path_factory) -> Iterator[Lab]:
-    """Serve the models that ship."""
-    with serving(tmp_path_factory.mktemp("lab")) as lab:
+def lab(tmp_path_factory, browser) -> Iterator[Lab]:
+    """Serve the models that ship and the loops of ``lab_loops``. It outlives the pages, which would complain of its end."""
+    with serving(tmp_path_factory.mktemp("lab"), *SHIPPED, *(f"lab_loops:{name}" for name in LOOPS)) as lab:
         yield lab
 
 
-@pytest.fixture
-def visit(browser):
-    """Return a function that opens a lab at a width; what the page logs and asks for is checked at the end."""
-    pages: list[Page] = []
-    wrong: list[str] = []
+@pytest.fixture(scope="session")
+def wrong() -> list[str]:
+    """Return what is wrong with the pages: what they logged, raised, or asked other machines for."""
+    return []
 
-    def watch(page: Page) -> None:
-        def asked(url: str) -> None:
-            if urlparse(url).scheme not in ("data", "blob") and urlparse(url).hostname != "127.0.0.1":
-                wrong.append(f"asked for {url}")
 
+@pytest.fixture(scope="session")
+def open_page(lab, browser, wrong):
+    """Return a function that opens the lab on a page of its own."""
+
+    def asked(url: str) -> None:
+        if urlparse(url).scheme not in ("data", "blob") and urlparse(url).hostname != "127.0.0.1":
+            wrong.append(f"asked for {url}")
+
+    def logged(kind: str, text: str) -> None:
+        if kind in ("error", "warning"):
+            wrong.append(f"logged {text}")
+
+    def opened() -> Page:
+        page = browser.new_page(viewport={"width": 1400, "height": 900})
+        page.set_default_timeout(PATIENCE)
         page.on("request", lambda request: asked(request.url))
         page.on("pageerror", lambda error: wrong.append(f"raised {error}"))
-        page.on(
-            "console",
-            lambda message: wrong.append(f"logged {message.text}") if message.type in ("error", "warning") else None,
-        )
-
-    def open_at(lab: Lab, width: int = 1400) -> Page:
-        page = browser.new_page(viewport={"width": width, "height": 900})
-        page.set_default_timeout(PATIENCE)
-        watch(page)
-        pages.append(page)
+        page.on("console", lambda message: logged(message.type, message.text))
         page.goto(lab.address)
         page.wait_for_selector("#stage .board")
         return page
 
-    yield open_at
-    for page in pages:
-        if not page.is_closed():
-            page.close()
-    assert wrong == []
+    return opened
+
+
+@pytest.fixture(scope="session")
+def shared(open_page) -> Iterator[Page]:
+    """Return the page that the tests share, because opening one takes seconds."""
+    page = open_page()
+    yield page
+    page.close()
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_wrong(wrong) -> Iterator[None]:
+    yield
+    noted = list(wrong)
+    wrong.clear()
+    assert noted == []

@@ -8,7 +8,6 @@ The frames are what the lab shows, drawn by a headless browser (the package play
 from __future__ import annotations
 
 import io
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +15,12 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
+from experiments.pictures.browser import launch
 from loopscope.lab.exhibits import open_exhibit
 from loopscope.lab.session import Session
 from loopscope.lab.stage import STYLE, stage
 
 PICTURE = Path(__file__).parents[2] / "docs" / "pictures" / "lab.gif"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 WIDTH, HEIGHT = 1000, 500
 PUSH = 1.5
 """Length of the push, in norms of the state."""
@@ -93,12 +92,9 @@ def palette_of(pictures: Sequence[Image.Image]) -> Image.Image:
 
 def main() -> None:
     """Write the animation."""
-    browser_path = next((place for name in BROWSERS if (place := shutil.which(name))), None)
-    if browser_path is None:
-        raise SystemExit(f"no browser was found (looked for {', '.join(BROWSERS)}): install chromium")
     shown = list(frames())
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox", "--disable-gpu"])
+        browser = launch(playwright)
         page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
         pictures = [drawn(page, frame) for frame in shown]
         browser.close()

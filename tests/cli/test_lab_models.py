@@ -155,7 +155,10 @@ def test_what_cannot_be_adapted_or_proven_is_one_line(folder, code, capsys, tmp_
             (f"hf:{tmp_path / 'llama'}", *text, "--at", "model.layers.0"),
             "model.layers.0 is called 1 times, expected at least 3",
         ),
-        ((f"{code}:drifting", "--at", "core", "--inputs", "x.npz"), "core: iteration 4 is not the map that iteration 2 is"),
+        (
+            (f"{code}:drifting", "--at", "core", "--inputs", "x.npz"),
+            "core: iteration 4 is not the map that iteration 2 is",
+        ),
         ((f"{code}:model", "--inputs", "x.npz"), "Looped is of no known family"),
         ((f"{code}:model", "--at", "head", "--inputs", "x.npz"), "head"),
         ((f"{code}:model", "--at", "core"), "was given neither --text nor --inputs"),

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from loopscope.errors import LoopscopeError
-from loopscope.lab import Exhibit, exhibit
+from loopscope.lab import Exhibit, exhibit, language_exhibit
 from loopscope.loop import FunctionLoop
 
 RATE = 0.5
@@ -110,4 +110,22 @@ def drawn() -> Exhibit:
     """An exhibit whose answer the user's own function draws."""
     return exhibit(
         affine(), inputs(), name="drawn", draw=lambda logits: f"<em>largest {int(logits.argmax())}</em>", columns=3
+    )
+
+
+def language() -> Exhibit:
+    """A language model whose next token is always the token itself, with texts of up to eight words of four."""
+    words = ("two", "plus", "is", "four")
+
+    def tokenize(texts):
+        rows = [text.split() for text in texts]
+        if unknown := [word for row in rows for word in row if word not in words]:
+            raise LoopscopeError(f"{unknown[0]!r} is not a word of this model: expected some of {', '.join(words)}")
+        inputs = torch.zeros(len(rows), 8, len(words))
+        for place, row in enumerate(rows):
+            inputs[place, range(len(row)), [words.index(word) for word in row]] = 1.0
+        return inputs, rows
+
+    return language_exhibit(
+        affine(), tokenize, ["two plus two", "four is four is four"], name="language", word=words.__getitem__
     )

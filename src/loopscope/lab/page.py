@@ -26,6 +26,8 @@ import gradio as gr  # noqa: E402
 SCRIPT = (Path(__file__).parent / "page.js").read_text()
 PACE = 0.08
 """Seconds for which a picture is shown, at least."""
+STRIDES = [("every iteration", 1), ("every 5th iteration", 5), ("every 20th iteration", 20)]
+"""What Play and the experiments can show, with the iterations from one picture to the next."""
 ALONE = "none"
 """The choice of no second model."""
 
@@ -112,6 +114,7 @@ class _Page:
             self.slider = gr.Slider(
                 0, 1, 0, step=1, label="Iteration: go back in time", scale=6, min_width=240, buttons=[]
             )
+            self.stride = gr.Dropdown(STRIDES, value=1, label="Show", scale=2, min_width=150)
 
     def _experiments(self) -> None:
         self.findings = {}
@@ -163,6 +166,7 @@ class _Page:
         self.stage.select(self._refreshed, None, self._all, **last)
         self.restart.click(self._restarted, None, self._all, **last)
         self.slider.input(self._shown, self.slider, self._moving, **last)
+        self.stride.input(self._strode, self.stride, None, **last)
         self.pause.click(self._paused, None, self._moving, **last)
         self.play.click(self._played, None, self._moving, **last)
         self.push.click(self._pushed, self.fraction, self._moving, **last)
@@ -197,6 +201,10 @@ class _Page:
 
     def _shown(self, iteration: float, visit: gr.Request) -> list[Any]:
         return self._after(visit, lambda session: session.show(int(iteration)), self._parts)
+
+    def _strode(self, stride: int, visit: gr.Request) -> None:
+        with self._turn:
+            self._session(visit).show_every(stride)
 
     def _paused(self, visit: gr.Request) -> list[Any]:
         return self._after(visit, _nothing, self._parts)

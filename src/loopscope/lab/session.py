@@ -46,6 +46,7 @@ class Session:
         iteration: the iteration that is shown.
         problem: what is wrong with what was asked last, in one line; empty if nothing is.
         found: for each experiment one sentence per lane.
+        stride: iterations from one picture of Play or of an experiment to the next.
 
     Example:
         >>> import torch
@@ -70,6 +71,7 @@ class Session:
         self.lanes: list[Lane] = []
         self.iteration = 0
         self.found: dict[str, list[str]] = {}
+        self.stride = 1
         self.choose(chosen or exhibits[0].name)
 
     @property
@@ -166,6 +168,15 @@ class Session:
         """Show an iteration that has been run."""
         self.iteration = max(0, min(iteration, self.end))
 
+    def show_every(self, stride: int) -> None:
+        """Show every so many iterations of Play and of the experiments; what goes on is not stopped.
+
+        Raises:
+            LoopscopeError: the number is not at least 1.
+        """
+        check_count(stride=stride)
+        self.stride = stride
+
     def step(self, iterations: int = 1) -> None:
         """Go on by some iterations."""
         check_count(iterations=iterations)
@@ -176,8 +187,7 @@ class Session:
         quiet = self._quiet()
         last = self.iteration + (AFTER_SETTLING if quiet else PLAYED)
         while self.iteration < last and not self._ended() and (quiet or not self._quiet()):
-            self.step()
-            yield
+            yield from self._go_on()
 
     def push(self, fraction: float) -> Frames:
         """Push every state on the board by a fraction of its norm, and watch whether it comes back.
@@ -282,8 +292,13 @@ class Session:
         """Run an orbit that has not been run yet, so that there is something to disturb."""
         if self.iteration == 0:
             while self.iteration < BEFORE_CHANGE and not self._ended():
-                self.step()
-                yield
+                yield from self._go_on()
+
+    def _go_on(self) -> Frames:
+        """Take one iteration, with a picture of it unless the stride leaves it out."""
+        self.step()
+        if self.iteration % self.stride == 0:
+            yield
 
     def _watch_return(self, twins: Sequence[Track], at: int) -> Frames:
         """Watch whether orbits come back to where their lanes were at an iteration, and note it."""
@@ -298,8 +313,7 @@ class Session:
         least = max(least, self.iteration) + WATCHED
         last = least - WATCHED + RETURNING
         while self.iteration < last and not self._ended() and not (self.iteration >= least and self._quiet()):
-            self.step()
-            yield
+            yield from self._go_on()
 
 
 class Sessions:
