@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -378,3 +379,17 @@ def test_a_hundred_clicks_leave_memory_flat(lab, shared):
     before = lab.memory()
     clicks(25)
     assert lab.memory() - before < 40 * 2**20
+
+
+def test_the_benchmark_of_clicks_and_memory(lab, shared, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+    import lab as benchmark
+
+    page = show(shared, "prefix-sums")
+    clicked, spent = benchmark.iterations(page, lab.process.pid, "prefix-sums", 3)
+    assert iteration(page) == 13
+    assert 0 < clicked.smallest <= clicked.value <= clicked.largest
+    assert clicked.bound == 50
+    assert spent.value >= 0
+    assert benchmark.growth(page, lab.process.pid, 2).quantity == "memory after 8 clicks more"
+    assert iteration(page) == 3

@@ -87,15 +87,12 @@ def test_the_plane_is_that_of_the_largest_singular_values():
     np.testing.assert_allclose(plane.explained.numpy(), singular[:2] ** 2 / (singular**2).sum(), atol=1e-12)
 
 
-def test_a_plane_shows_the_share_of_points_that_it_was_not_fitted_to():
-    points = torch.randn(20, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    plane = principal_plane(points[::3], points[3])
-    moved = points - points[3]
-    left = moved - moved @ plane.directions @ plane.directions.T
-    assert plane.shown(points) == pytest.approx(1 - float(left.square().sum() / moved.square().sum()))
-    assert principal_plane(points, points[3]).shown(points) == pytest.approx(
-        float(principal_plane(points, points[3]).explained.sum())
-    )
+def test_the_plane_of_many_states_is_fitted_to_few_and_shows_all():
+    session = run(rotating(), 200)
+    lane = session.lanes[0]
+    drawing = plane_chart(lane, 200)
+    assert drawing.count('<circle class="dot own"') == 48
+    assert "shows 100% of the movement" in drawing  # it turns in a plane
 
 
 def test_late_points_keep_their_distance_from_a_far_away_center_of_the_axes():

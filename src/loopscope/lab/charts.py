@@ -28,7 +28,7 @@ LOWEST, HIGHEST = 1e-8, 1e2
 """Residuals beyond these are drawn at the edge."""
 SIDE = 252
 """Width and height of the plane, in units of its drawing."""
-MOST_POINTS, MOST_NUMBERS = 48, 3_000_000
+MOST_POINTS, MOST_NUMBERS = 48, 2_000_000
 """Points of an orbit in the plane, and numbers in all of them together."""
 MOST_FITTED = 24
 """Points that the plane is fitted to, evenly chosen from those that are drawn. The fit takes time in the square of their number."""
@@ -147,7 +147,7 @@ def plane_chart(lane: Lane, iteration: int) -> str:
     if bool(here.isfinite().all()):
         x, y = place(here.tolist())
         parts.append(f'<circle class="here" cx="{x:.1f}" cy="{y:.1f}" r="7"/>')
-    shown = 100 * plane.shown(points)
+    shown = 100 * float(plane.explained.sum())
     parts.append(f'<text class="small" x="8" y="{SIDE - 8}">shows {shown:.0f}% of the movement</text>')
     label = f"The orbit from above: the plane that shows {shown:.0f}% of the movement, with {len(tracks)} orbits"
     return _svg(label, SIDE, SIDE, "".join(parts))
@@ -228,7 +228,8 @@ def _now(lane: Lane, iteration: int, axes: Axes) -> str:
 
 
 def _finite(points: Float[Tensor, "points n"]) -> Float[Tensor, "finite n"]:
-    return points[points.isfinite().all(1)]
+    """Return the points that are finite, and whose numbers are not so large that their sum is not."""
+    return points[points.sum(1).isfinite()]
 
 
 def _few(points: Float[Tensor, "points n"], most: int) -> Float[Tensor, "few n"]:

@@ -31,18 +31,6 @@ class Plane:
         """
         return ((points - self.center) @ self.directions.to(points.dtype)).double()
 
-    def shown(self, points: Float[Tensor, "points n"]) -> float:
-        """Return the fraction of the squared distance of points from the center that the plane shows, at most 1.
-
-        Example:
-            >>> points = torch.tensor([[3.0, 0.0], [0.0, 4.0]])
-            >>> Plane(torch.zeros(2), torch.tensor([[0.0, 0.0], [1.0, 0.0]]).double(), torch.ones(2)).shown(points)
-            0.64
-        """
-        whole = torch.linalg.vector_norm(points - self.center, dtype=torch.float64) ** 2
-        inside = torch.linalg.vector_norm(self.project(points)) ** 2
-        return min(1.0, float(inside / whole.clamp_min(torch.finfo(torch.float64).tiny)))
-
     def aligned(self, other: Plane) -> Plane:
         """Return the same plane with the signs of its directions nearest to those of another plane."""
         signs = torch.sign((self.directions * other.directions).sum(0))
