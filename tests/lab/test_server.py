@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import signal
@@ -14,6 +15,8 @@ from pathlib import Path
 import pytest
 from commands import refusal
 
+from loopscope.lab import Exhibit
+from loopscope.lab.gradio_without_stubs import without_stubs
 from loopscope.lab.server import check_address
 
 HELPERS = Path(__file__).parents[1] / "helpers"
@@ -25,6 +28,8 @@ def audit(event, arguments):
         print("connect", arguments[1], file=sys.stderr, flush=True)
     elif event == "socket.bind":
         print("bind", arguments[1], file=sys.stderr, flush=True)
+    elif event == "open" and str(arguments[0]).endswith(".pyi"):
+        print("stub", arguments[0], file=sys.stderr, flush=True)
 
 sys.addaudithook(audit)
 from loopscope.cli import main
@@ -103,7 +108,21 @@ def test_the_page_is_served_on_loopback_alone_and_an_interrupt_leaves_nothing_ru
     assert "Loopscope lab" in page
     assert [url for url in re.findall(r"(?:src|href)=\"(https?://[^\"]+)", page) if "127.0.0.1" not in url] == []
     assert lines[-1] == "closed\n"
+    assert [line for line in lines if line.startswith("stub")] == []
     hosts = {re.search(r"'([^']*)'", line)[1] for line in lines if line.startswith(("connect", "bind")) and "'" in line}
     assert hosts <= {"127.0.0.1", "localhost"}
     with pytest.raises(ProcessLookupError):
         os.killpg(server.pid, 0)
+
+
+def test_only_the_writer_of_stubs_finds_no_files():
+    def create_or_modify_pyi(kind):
+        return inspect.getfile(kind)
+
+    found = inspect.getfile
+    with without_stubs():
+        assert inspect.getfile(Exhibit) == found(Exhibit)
+        with pytest.raises(OSError, match="no stubs"):
+            create_or_modify_pyi(Exhibit)
+    assert inspect.getfile is found
+    assert create_or_modify_pyi(Exhibit) == found(Exhibit)

@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 from loopscope.errors import LoopscopeError
 from loopscope.extras import check_installed
 from loopscope.lab.exhibits import Exhibit, open_exhibit, shipped_names
+from loopscope.lab.gradio_without_stubs import without_stubs
 from loopscope.lab.session import Frames, Session, Sessions
 from loopscope.lab.stage import STYLE, stage
 from loopscope.reports.kit.page import text
@@ -21,7 +22,8 @@ from loopscope.reports.kit.page import text
 # Checked before it is imported, so that a missing package gives a one-line error.
 check_installed("gradio", "the lab")
 
-import gradio as gr  # noqa: E402
+with without_stubs():
+    import gradio as gr
 
 SCRIPT = (Path(__file__).parent / "page.js").read_text()
 PACE = 0.08
