@@ -11,7 +11,7 @@ import torch
 from lab_loops import exploding, rotating, with_recall
 
 from loopscope.lab import exhibit
-from loopscope.lab.charts import COLUMNS, HEIGHT, LEFT, TOP, Axes, _curve, axes_of, plane_chart, residual_chart
+from loopscope.lab.charts import COLUMNS, HEIGHT, LEFT, MOST_FITTED, TOP, Axes, _curve, axes_of, plane_chart, residual_chart
 from loopscope.lab.session import Session
 from loopscope.stability.orbits.plane import principal_plane
 
@@ -91,7 +91,7 @@ def test_the_plane_of_many_states_is_fitted_to_few_and_shows_all():
     session = run(rotating(), 200)
     lane = session.lanes[0]
     drawing = plane_chart(lane, 200)
-    assert drawing.count('<circle class="dot own"') == 48
+    assert drawing.count('<circle class="dot own"') == len(lane.own.orbit.kept(48)) > MOST_FITTED
     assert "shows 100% of the movement" in drawing  # it turns in a plane
 
 

@@ -96,6 +96,7 @@ def test_a_random_start_finds_the_one_fixed_point():
     assert lane.shown.orbit.began == 0
     assert lane.own.orbit.end >= BEFORE_CHANGE
     assert session.found["push"][0].startswith("It came back")
+    assert "from the model's own start" in session.found["push"][0]
 
 
 def test_a_random_start_after_a_change_is_compared_with_the_new_question():
@@ -338,3 +339,17 @@ def test_the_shipped_pair_differs_in_whether_the_answer_follows():
     with_, without = session.found["change"]
     assert with_.startswith("The answer followed")
     assert without.startswith("The answer stayed")
+
+
+def test_a_stride_leaves_out_pictures_and_no_iteration():
+    every, few = session_of(*with_recall()), session_of(*with_recall())
+    few.show_every(5)
+    pictures = list(every.play()), list(few.play())
+    assert every.iteration == few.iteration == len(pictures[0])
+    assert len(pictures[1]) == every.iteration // 5
+    assert every.lanes[0].own.orbit.residuals() == few.lanes[0].own.orbit.residuals()
+    done(every.push(0.5))
+    done(few.push(0.5))
+    assert every.found == few.found
+    with pytest.raises(LoopscopeError, match="stride is 0"):
+        few.show_every(0)

@@ -16,7 +16,7 @@ from loopscope.reports.kit.page import text
 from loopscope.stability.orbits.plane import principal_plane
 
 WIDTH, HEIGHT = 440, 252
-LEFT, RIGHT, TOP, BOTTOM = 38, 6, 10, 26
+LEFT, RIGHT, TOP, BOTTOM = 38, 6, 10, 32
 """Margins of the curve, in units of its drawing."""
 LINEAR = 600
 """Iterations up to which the axis is linear; beyond, it is logarithmic."""
@@ -185,8 +185,8 @@ def _frame(axes: Axes) -> str:
             f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{name}</text>'
         )
     for tick in _ticks(axes.end):
-        parts.append(f'<text x="{axes.x(tick):.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{tick:,}</text>')
-    parts.append(f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 2}" text-anchor="end" class="small">iteration</text>')
+        parts.append(f'<text x="{axes.x(tick):.1f}" y="{HEIGHT - BOTTOM + 14}" text-anchor="middle">{tick:,}</text>')
+    parts.append(f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 3}" text-anchor="end" class="small">iteration</text>')
     return "".join(parts)
 
 

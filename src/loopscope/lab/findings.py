@@ -82,7 +82,8 @@ def of_push(lane: Lane, twin: Track, before: float) -> str:
     apart, spent = lane.apart(twin, origin, end), end - twin.orbit.began
     same, near = bool((there == here).all()), apart <= NEAR * before
     took = f"after {counted(spent, 'iteration')}"
-    states = f"the state is {share(apart)} away from where it would be without the push ({share(before)} at first)"
+    otherwise = "from the model's own start" if twin.origin is Origin.RANDOM else "without the push"
+    states = f"the state is {share(apart)} away from where it would be {otherwise} ({share(before)} at first)"
     if same and near:
         return f"It came back: {took} the answer is the same in {agreement(lane, here, there)}, and {states}."
     if same:

@@ -112,11 +112,11 @@ class _Page:
             self.play = gr.Button("▶ Play", variant="primary", scale=1, min_width=80)
             self.pause = gr.Button("Pause", scale=1, min_width=80)
             self.step = gr.Button("One step", scale=1, min_width=80)
-            self.restart = gr.Button("Start again", scale=1, min_width=80)
+            self.restart = gr.Button("Start again", scale=1, min_width=115)
             self.slider = gr.Slider(
-                0, 1, 0, step=1, label="Iteration: go back in time", scale=6, min_width=240, buttons=[]
+                0, 1, 0, step=1, label="Iteration: go back in time", scale=5, min_width=240, buttons=[]
             )
-            self.stride = gr.Dropdown(STRIDES, value=1, label="Show", scale=2, min_width=150)
+            self.stride = gr.Dropdown(STRIDES, value=1, label="Show", scale=2, min_width=190)
 
     def _experiments(self) -> None:
         self.findings = {}
