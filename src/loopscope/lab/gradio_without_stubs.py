@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
+from unittest.mock import patch
 
 WRITER = "create_or_modify_pyi"
 """The function of Gradio that writes stubs. It skips classes that have no file."""
@@ -35,8 +36,5 @@ def without_stubs() -> Iterator[None]:
             raise OSError("no stubs are wanted")
         return found(thing)
 
-    inspect.getfile = getfile
-    try:
+    with patch.object(inspect, "getfile", getfile):
         yield
-    finally:
-        inspect.getfile = found
