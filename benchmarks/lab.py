@@ -24,7 +24,6 @@ from pathlib import Path
 
 from output import print_results
 from playwright.sync_api import Page, sync_playwright
-from setting import setting
 
 sys.path.append(str(Path(__file__).parents[1]))
 
@@ -188,6 +187,8 @@ def main() -> None:
     parser.add_argument("--clicks", type=int, default=40)
     parser.add_argument("--json", action="store_true", help="print JSON only")
     chosen = parser.parse_args()
+    from setting import setting  # imports torch, whose import is timed
+
     rows = measure(chosen.model, chosen.clicks)
     ran = setting(model=chosen.model, clicks=chosen.clicks, load=round(os.getloadavg()[0], 1))
     print_results(rows, COLUMNS, ran, chosen.json)

@@ -41,13 +41,13 @@ def show(page: Page, model: str, width: int = 1400) -> Page:
     page.get_by_role("heading", name=model, exact=True).wait_for()
     if model in FIRST:
         expect(page.get_by_label("Or type one")).to_have_value(re.compile(re.escape(FIRST[model])))
-    choose(page, "Show", "every iteration")
+    choose(page, "Pictures", "every iteration")
     return page
 
 
 def skip_pictures(page: Page) -> None:
     """Show every 20th iteration alone: the same iterations are run, in less time."""
-    choose(page, "Show", "every 20th iteration")
+    choose(page, "Pictures", "every 20th iteration")
 
 
 def ask(page: Page, text: str) -> None:
@@ -154,6 +154,11 @@ def test_one_steps_and_goes_back_in_time(shared):
     wait_for_iteration(page, 3)
     assert label_of(page, 1) == seen
     assert page.locator("#time input[type=range]").get_attribute("max") == "8"
+    for typed, nearest in (("-3", 0), ("99999", 8), ("2.5", 2)):
+        box.fill(typed)
+        box.press("Enter")
+        wait_for_iteration(page, nearest)
+        expect(box).to_have_value(f"{nearest}")
 
 
 def test_a_picture_that_comes_after_a_newer_one_is_replaced(shared):

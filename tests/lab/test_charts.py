@@ -11,7 +11,18 @@ import torch
 from lab_loops import exploding, rotating, with_recall
 
 from loopscope.lab import exhibit
-from loopscope.lab.charts import COLUMNS, HEIGHT, LEFT, MOST_FITTED, TOP, Axes, _curve, axes_of, plane_chart, residual_chart
+from loopscope.lab.charts import (
+    COLUMNS,
+    HEIGHT,
+    LEFT,
+    MOST_FITTED,
+    TOP,
+    Axes,
+    _curve,
+    axes_of,
+    plane_chart,
+    residual_chart,
+)
 from loopscope.lab.session import Session
 from loopscope.stability.orbits.plane import principal_plane
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import sys
 import threading
 import traceback
@@ -116,7 +117,7 @@ class _Page:
             self.slider = gr.Slider(
                 0, 1, 0, step=1, label="Iteration: go back in time", scale=5, min_width=240, buttons=[]
             )
-            self.stride = gr.Dropdown(STRIDES, value=1, label="Show", scale=2, min_width=190)
+            self.stride = gr.Dropdown(STRIDES, value=1, label="Pictures", scale=2, min_width=190)
 
     def _experiments(self) -> None:
         self.findings = {}
@@ -167,11 +168,13 @@ class _Page:
         self.stage.input(self._edited, None, self._all, **last)
         self.stage.select(self._refreshed, None, self._all, **last)
         self.restart.click(self._restarted, None, self._all, **last)
-        self.slider.input(self._shown, self.slider, self._moving, **last)
+        # Numbers as they are typed: Gradio raises for one beyond the ends of its slider.
+        typed = {"preprocess": False, **last}
+        self.slider.input(self._shown, self.slider, self._moving, **typed)
         self.stride.input(self._strode, self.stride, None, **last)
         self.pause.click(self._paused, None, self._moving, **last)
         self.play.click(self._played, None, self._moving, **last)
-        self.push.click(self._pushed, self.fraction, self._moving, **last)
+        self.push.click(self._pushed, self.fraction, self._moving, **typed)
         self.random.click(self._started_at_random, None, self._moving, **last)
         self.change.click(self._changed, self.other, self._moving, **last)
         self.run.click(self._ran, [self.horizon, self.leaps], self._moving, **last)
@@ -201,8 +204,8 @@ class _Page:
     def _stepped(self, visit: gr.Request) -> list[Any]:
         return self._after(visit, Session.step, self._parts)
 
-    def _shown(self, iteration: float, visit: gr.Request) -> list[Any]:
-        return self._after(visit, lambda session: session.show(int(iteration)), self._parts)
+    def _shown(self, iteration: Any, visit: gr.Request) -> list[Any]:
+        return self._after(visit, lambda session: session.show(int(_number("the iteration", iteration))), self._parts)
 
     def _strode(self, stride: int, visit: gr.Request) -> None:
         with self._turn:
@@ -214,8 +217,8 @@ class _Page:
     def _played(self, visit: gr.Request) -> list[Any]:
         return self._begun(visit, Session.play)
 
-    def _pushed(self, percent: float, visit: gr.Request) -> list[Any]:
-        return self._begun(visit, lambda session: session.push(percent / 100))
+    def _pushed(self, percent: Any, visit: gr.Request) -> list[Any]:
+        return self._begun(visit, lambda session: session.push(_number("the push", percent) / 100))
 
     def _started_at_random(self, visit: gr.Request) -> list[Any]:
         return self._begun(visit, Session.start_at_random)
@@ -253,11 +256,12 @@ class _Page:
 
     def _begun(self, visit: gr.Request, action: Callable[[Session], Frames]) -> list[Any]:
         """Begin an action; the clock asks for its further pictures, so that it stops when the page is closed."""
-        with self._turn:
-            session = self._session(visit)
+
+        def begin(session: Session) -> None:
             session.begin(action(session))
-            session.problem = _attempt(session.proceed)
-            return self._parts(session)
+            session.proceed()
+
+        return self._after(visit, begin, self._parts)
 
     def _parts(self, session: Session) -> list[Any]:
         """Return what moves in time; of alert, findings and clock only what differs from what the page shows already."""
@@ -298,6 +302,17 @@ _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"
 """Options of all events. None flickers, and none is listed as an interface for programs. Each is one request: the queue of Gradio
 would make two of it, and take a quarter of the time from a click to the screen. Answers could therefore arrive in another order
 than they were made in; the number of a picture tells, see page.js."""
+
+
+def _number(name: str, given: Any) -> float:
+    """Return a number that was typed in.
+
+    Raises:
+        LoopscopeError: it is not a finite number.
+    """
+    if isinstance(given, bool) or not isinstance(given, int | float) or not math.isfinite(given):
+        raise LoopscopeError(f"{name} is {given!r}, expected a number")
+    return given
 
 
 def _nothing(session: Session) -> None:
