@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -60,6 +61,7 @@ def serving(folder: Path, *subjects: str) -> Iterator[Lab]:
         try:
             while not (found := re.search(r"http://\S+", log.read_text())):
                 assert process.poll() is None, log.read_text()
+                time.sleep(0.1)
             yield Lab(found[0].replace("localhost", "127.0.0.1"), process, folder)
         finally:
             process.terminate()

@@ -368,10 +368,16 @@ def test_a_hundred_clicks_leave_memory_flat(lab, shared):
         page.evaluate(
             """async (rounds) => {
                 const shown = () => Number(document.querySelector(".iteration b").innerText);
-                const press = async (name, wanted) => {
+                const press = (name, wanted) => new Promise((done) => {
+                    const look = () => {
+                        if (shown() !== wanted) return;
+                        changes.disconnect();
+                        done();
+                    };
+                    const changes = new MutationObserver(look);
+                    changes.observe(document.querySelector("#stage"), {childList: true, subtree: true, characterData: true});
                     [...document.querySelectorAll("button")].find((one) => one.innerText.trim() === name).click();
-                    while (shown() !== wanted) await new Promise(requestAnimationFrame);
-                };
+                });
                 for (let round = 0; round < rounds; round++) {
                     for (const step of [1, 2, 3]) await press("One step", step);
                     await press("Start again", 0);

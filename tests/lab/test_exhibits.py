@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from lab_loops import affine, inputs
@@ -12,9 +14,13 @@ from loopscope.lab import exhibit
 from loopscope.lab.exhibits import open_exhibit, shipped_names
 from loopscope.lab.session import Session, Sessions
 from loopscope.lab.stage import stage
+from loopscope.lab.views.view import Board
 from loopscope.loop import FunctionLoop
 from loopscope.models import build_model
 from loopscope.subjects import trained
+from loopscope.tasks import registry
+from loopscope.tasks.registry import TASKS, board_of, has_text_format, text_format
+from loopscope.tasks.sudoku.grids import digit
 from loopscope.training.run_folder import RunFolder, open_run
 from loopscope.training.settings import settings_from
 
@@ -49,6 +55,30 @@ def test_a_run_of_a_task_is_typed_into_and_one_of_small_sudoku_is_picked_from(tm
     source = stage(session)
     assert source.count('role="row"') == 6
     assert source.count('role="gridcell"') == 36
+
+
+@pytest.mark.parametrize("name", [name for name in TASKS if has_text_format(name)])
+def test_a_task_that_can_be_typed_in_brings_its_board_with_examples_that_it_can_read(name):
+    board = board_of(name)
+    assert isinstance(board, Board)
+    assert all(text_format(name).read(example).text for example in board.examples)
+
+
+def test_a_task_without_a_board_is_a_strip_or_a_grid_of_tokens_that_its_rules_judge(tmp_path, monkeypatch):
+    assert board_of("small-sudoku") is None
+    monkeypatch.setattr(registry, "_BOARDS", {})
+    monkeypatch.setitem(registry._SYMBOLS, "sudoku", digit)
+    bits, grid = (Session([open_exhibit(name)]) for name in ("prefix-sums", "sudoku"))
+    bits.ask("1101")
+    for session in (bits, grid):
+        session.step(12)
+    assert stage(bits).count('role="gridcell"') == 4
+    assert "Right, and confirmed by the rules." in stage(bits)
+    with pytest.raises(LoopscopeError, match="'a' at place 1 is not a bit"):
+        bits.ask("a")
+    assert stage(grid).count('role="row"') == 9
+    shown = [int(one) for one in re.findall(r'role="gridcell"[^>]*>(\d)<', stage(grid))]
+    assert shown == (grid.lanes[0].own.orbit.logits(12).argmax(-1) + 1).tolist()
 
 
 def test_a_function_that_is_named_is_called(monkeypatch, tmp_path):
