@@ -217,19 +217,60 @@ def test_a_growing_mode_is_a_collapse_or_cannot_be_told(rate):
     assert "the changes of 100% of the inputs grow" in alone.reason
 
 
-@pytest.mark.parametrize(("rate", "angle"), [(1.05, 0.01), (1.02, 0.3), (1.0, 0.05), (0.99, 0.05)])
-def test_a_spiral_is_followed_round(rate, angle):
+def spiral(rate: float, angle: float) -> FunctionLoop:
     turn = rate * torch.tensor([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
+    return of(lambda z, e: z @ turn, start=torch.clone)
+
+
+@pytest.mark.parametrize(("rate", "angle"), [(1.005, 0.01), (1.02, 0.3), (1.0, 0.05), (0.99, 0.05)])
+def test_a_spiral_is_followed_round(rate, angle):
     inputs = torch.randn(64, 2, generator=torch.Generator().manual_seed(0))
-    loop = of(lambda z, e: z @ turn, start=torch.clone)
-    said = forecast(loop, inputs)
-    assert said.outlook is COLLAPSES
+    loop = spiral(rate, angle)
+    assert forecast(loop, inputs).outlook is COLLAPSES
     assert same_at(loop, inputs, 15, 480) < 0.9
 
 
-@pytest.mark.parametrize("live", [30, 100])
-def test_an_oscillation_that_dies_out_late_is_not_leapt_over(live):
-    """While the oscillation lives, it holds back a slow mode that then takes the answer away."""
+def test_a_spiral_that_grows_beyond_what_a_fit_resolves_cannot_be_told():
+    inputs = torch.randn(64, 2, generator=torch.Generator().manual_seed(0))
+    said = forecast(spiral(1.05, 0.01), inputs)
+    assert said.outlook is CANNOT_TELL
+    assert "the changes of" in said.reason
+
+
+def dying_swing(decay: float, angle: float, live: int) -> FunctionLoop:
+    """Return a loop with a swing that rests after ``live`` iterations. The answer then goes to the side of rest."""
+    turn = decay * torch.tensor([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
+
+    def step(state, e):
+        swing, answer = state[:, :2] @ turn, state[:, 2:]
+        alive = swing.norm(dim=1, keepdim=True) > decay**live
+        side = answer + 0.3 * (swing[:, :1].sign() - answer)
+        return torch.cat([torch.where(alive, swing, state[:, :2]), torch.where(alive, answer, side)], 1)
+
+    start = lambda e: torch.cat([e, torch.ones(len(e), 1)], 1)  # noqa: E731
+    return of(step, start, lambda state: torch.cat([state[:, 2:], -state[:, 2:]], 1))
+
+
+@pytest.mark.parametrize("angle", [0.31, 0.75, 1.19, 2.5])
+@pytest.mark.parametrize("decay", [0.95, 0.97])
+def test_an_oscillation_that_dies_out_beyond_the_orbit_cannot_be_told(decay, angle):
+    """Every leap is exact up to where the swing rests, and nothing in the orbit tells on which side that is."""
+    said = forecast(dying_swing(decay, angle, live=100), torch.tensor([[1.0, 0.0]]).repeat(8, 1))
+    assert said.outlook is CANNOT_TELL
+    assert "the states of 100% of the inputs still oscillate after" in said.reason
+
+
+def test_an_oscillation_that_the_orbit_has_seen_die_out_is_told():
+    inputs = torch.tensor([[1.0, 0.0]]).repeat(8, 1)
+    loops = [dying_swing(0.95, angle, live=30) for angle in (0.31, 0.75, 1.19, 2.5)]
+    kept = [same_at(loop, inputs, 15, 480) == 1 for loop in loops]
+    assert set(kept) == {True, False}
+    assert [forecast(loop, inputs).keeps for loop in loops] == kept
+
+
+@pytest.mark.parametrize(("live", "outlook"), [(30, COLLAPSES), (100, CANNOT_TELL)])
+def test_an_oscillation_that_holds_back_a_slow_mode_is_not_leapt_over(live, outlook):
+    """Once the oscillation has died out, the slow mode takes the answer away."""
 
     def step(state, e):
         turn = 0.95 * torch.tensor([[0.8, 0.6], [-0.6, 0.8]])
@@ -243,7 +284,7 @@ def test_an_oscillation_that_dies_out_late_is_not_leapt_over(live):
     inputs = torch.randn(32, 2, generator=torch.Generator().manual_seed(0))
     loop = of(step, start, lambda state: torch.cat([state[:, 2:], -state[:, 2:]], 1))
     assert same_at(loop, inputs, 15, 480) == 0
-    assert forecast(loop, inputs).outlook is COLLAPSES
+    assert forecast(loop, inputs).outlook is outlook
 
 
 def test_a_damped_loop_is_seen_to_fail_late():

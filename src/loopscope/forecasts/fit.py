@@ -42,6 +42,13 @@ class Fit:
         slowed = self.rates / self.rates.abs().clamp_min(1)
         return replace(self, rates=slowed if rows is None else slowed.where(rows.cpu().unsqueeze(1), self.rates))
 
+    def lengths(self) -> Float[Tensor, "batch m"]:
+        """Return the length of each mode's part of the last change."""
+        weights = self.basis.to(self.modes) @ (self.modes * self.parts.mT)
+        products = (self.changes @ self.changes.mT).to(weights)
+        squares = torch.einsum("bim,bij,bjm->bm", weights.conj(), products, weights).real
+        return squares.clamp_min(0).sqrt()
+
     def change(self, iterations: int) -> Float[Tensor, "batch n"]:
         """Return the change of the state in the iteration ``iterations`` after the last one."""
         return self._combined(self.rates**iterations)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from loopscope.checks import check_answers, check_is_loop, check_not_empty, check_read
@@ -16,8 +16,10 @@ from loopscope.contexts import eval_mode, without_autocast
 from loopscope.errors import LoopscopeError, check_count, check_positive, check_seed
 from loopscope.evaluation import decisions
 from loopscope.fixed_points.noise_floor import measure_noise_floor
-from loopscope.forecasts.check import Check, check
+from loopscope.forecasts.check import MOVING, Check, check
+from loopscope.forecasts.fit import SMALL
 from loopscope.forecasts.leaps import SETTLING, WATCHED, Leap, leap_through, run
+from loopscope.forecasts.oscillation import dies_out
 from loopscope.forecasts.result import HOLDS, Forecast, Outlook, Point, Round
 from loopscope.forecasts.schedule import first_round, next_round
 from loopscope.forecasts.true_steps import AGREEING, DRAWS, by_true_steps
@@ -28,7 +30,7 @@ from loopscope.stability.nonautonomous.kept import draws_of
 from loopscope.stability.nonautonomous.view import view_of
 from loopscope.stability.orbits.answers import Answers, predictions
 from loopscope.stability.targets import Correct, Targets, check_readout, check_targets, rule_of
-from loopscope.trees import Tree, device_of, flatten, tree_map
+from loopscope.trees import Tree, device_of, flatten, norms, tree_map
 
 HORIZON = 480
 """Default iteration to forecast."""
@@ -45,6 +47,9 @@ ROOM = 2.0
 their last pace for this many times the iterations of the leaps."""
 GROWING = 2.0
 """Factor over one leap or over all leaps from which the change per iteration counts as growing."""
+RESOLVED = 1 / SMALL
+"""Largest factor by which the change per iteration may grow over leaps that show an answer to be lost. Beyond it, all that the
+orbit did at first is below what the fit resolves."""
 NEAR = 1.01
 """Precision, as a factor, to which the iteration of a collapse is determined."""
 
@@ -192,6 +197,7 @@ class _Flight:
         landed: the answers at the end of each leap.
         late: the answers of the last states before the horizon and of the state at the horizon.
         beyond: the answers if state or outputs moved on at their last pace (see ``ROOM``).
+        oscillates: which examples oscillate before the first leap, with an oscillation that dies out before the horizon.
     """
 
     leaps: Sequence[Leap]
@@ -199,16 +205,25 @@ class _Flight:
     landed: Sequence[_Reading]
     late: Sequence[_Reading]
     beyond: Sequence[_Reading]
+    oscillates: Bool[Tensor, "batch"]
 
     def kept(self, first: _Reading) -> Bool[Tensor, "answers"]:
         """Return which answers are kept both at the horizon and just before it."""
         return torch.stack([reading.kept(first) for reading in self.late]).all(0)
 
     def sure(self, first: _Reading) -> Bool[Tensor, "answers"]:
-        """Return which answers are kept for sure: every leap passed its check, or its miss could not change the answer."""
+        """Return which answers are kept for sure.
+
+        The orbit has come to rest, and every leap passed its check, or its miss could not change the answer.
+        """
         steady = self._checked(one.steady for one in self.checks)
         beyond = self._all(reading.kept(first) for reading in self.beyond)
-        return self.kept(first) & (self.passed | (steady & beyond))
+        return self.kept(first) & (self.passed | (steady & beyond)) & ~self.unsettled
+
+    @property
+    def unsettled(self) -> Bool[Tensor, "answers"]:
+        """Which answers belong to examples whose oscillation dies out only within the leaps."""
+        return self.oscillates[self.late[-1].example]
 
     @property
     def passed(self) -> Bool[Tensor, "answers"]:
@@ -223,10 +238,18 @@ class _Flight:
     @property
     def bounded(self) -> Bool[Tensor, "answers"]:
         """Which answers belong to examples whose change per iteration does not grow over all leaps."""
-        pace = torch.ones_like(self.passed, dtype=torch.float64)
-        for one in self.checks:
-            pace = pace * one.growth[self.late[-1].example]
-        return pace <= GROWING
+        return self._growth[-1] <= GROWING
+
+    @property
+    def resolved(self) -> Bool[Tensor, "answers"]:
+        """Which answers belong to examples whose change per iteration never outgrows what the fit resolves."""
+        return self._growth.amax(0) <= RESOLVED
+
+    @property
+    def _growth(self) -> Float[Tensor, "places answers"]:
+        """The factor by which the change per iteration has grown, before the first leap and after each one."""
+        none = torch.ones_like(self.passed, dtype=torch.float64)
+        return torch.stack([none, *(one.growth[self.late[-1].example] for one in self.checks)]).cumprod(0)
 
     def _checked(self, flags: Iterable[Bool[Tensor, "batch"]]) -> Bool[Tensor, "answers"]:
         return self._all(one[self.late[-1].example] for one in flags)
@@ -387,7 +410,11 @@ def _fly(
     else:
         late = [reading for _, reading in orbit.readings[-WATCHED:]]
     checks = [check(one, real) for one in leaps]
-    return _Flight(leaps, checks, landed, late, _beyond(leaps, orbit.iteration, reader) if leaps else [])
+    if not leaps:
+        return _Flight(leaps, checks, landed, late, [], torch.zeros_like(late[-1].finite_state))
+    size = norms(orbit.states[-1], real)
+    oscillates = dies_out(leaps[0].fit, size, landings[-1] - orbit.iteration, MOVING)
+    return _Flight(leaps, checks, landed, late, _beyond(leaps, orbit.iteration, reader), oscillates)
 
 
 def _beyond(leaps: Sequence[Leap], start: int, reader: _Reader) -> list[_Reading]:
@@ -412,21 +439,29 @@ def _round_of(orbit: _Orbit, flight: _Flight, sure: Bool[Tensor, "answers"], ste
     kept, stands, best = flight.kept(orbit.first), orbit.stands, _best(orbit, flight)
     doubtful = kept & ~sure
     likely = doubtful & stands & flight.bounded
-    # A leap that went astray says nothing about the answer, so the true orbit has to.
-    possible = ~kept & stands & ~flight.on_path
+    # A leap that went astray says nothing about the answer, so the true orbit has to. Nor does a leap along a path that grows
+    # so far that the fit does not resolve the rest of the state.
+    lost = ~kept & stands
+    unknown = lost & torch.where(flight.on_path, ~flight.resolved, flight.unsettled)
+    astray = lost & ~flight.on_path & ~unknown
+    possible = _fraction(unknown) + (1 - DOUBT) * _fraction(astray)
     least = min(1.0, (_fraction(kept & sure) + (1 - DOUBT) * _fraction(likely)) / best) if best else 0.0
-    most = min(1.0, (_fraction(kept) + (1 - DOUBT) * _fraction(possible)) / best) if best else 0.0
-    return Round(orbit.iteration, steps, least, most, _fraction(doubtful), *_evidence(flight, doubtful))
+    most = min(1.0, (_fraction(kept) + possible) / best) if best else 0.0
+    oscillating = _fraction((doubtful | unknown) & flight.unsettled)
+    return Round(orbit.iteration, steps, least, most, _fraction(doubtful), *_evidence(flight, doubtful), oscillating)
 
 
 def _evidence(flight: _Flight, doubtful: Bool[Tensor, "answers"]) -> tuple[float | None, float | None, float | None]:
-    """Return the medians of change, expected change and growth over doubtful answers, at the last leap that each failed."""
+    """Return the medians of change, expected change and growth over doubtful answers.
+
+    They are those of the last leap whose check an answer's example failed, or of the last leap if it failed none.
+    """
     if not bool(doubtful.any()):
         return None, None, None
     rows = flight.late[-1].example[doubtful]
     failed = torch.stack([~one.passed[rows] for one in flight.checks])
     places = torch.arange(len(failed), device=failed.device).unsqueeze(1)
-    last = (failed * (places + 1)).amax(0) - 1
+    last = torch.where(failed.any(0), (failed * places).amax(0), len(failed) - 1)
 
     def median(name: str) -> float:
         values = torch.stack([getattr(one, name)[rows] for one in flight.checks])
@@ -497,9 +532,15 @@ def _told(
 def _doubt(last: Round, reader: _Reader) -> str:
     """Return the reason why a round cannot tell."""
     between = f"between {100 * last.least:.0f}% and {100 * last.most:.0f}% is left"
+    what = "tokens" if reader.by_token else "inputs"
+    if last.oscillating > 0 and last.oscillating >= last.unchecked / 2:
+        return (
+            f"{between}, because the states of {100 * last.oscillating:.0f}% of the {what} still oscillate after "
+            f"{last.orbit} iterations and come to rest only later"
+        )
     if last.change is None or last.expected is None or last.growth is None:
         return between
-    inputs = f"of {100 * last.unchecked:.0f}% of the {'tokens' if reader.by_token else 'inputs'}"
+    inputs = f"of {100 * last.unchecked:.0f}% of the {what}"
     if last.growth > GROWING:
         return f"{between}, because the changes {inputs} grow"
     if math.isinf(last.change):
