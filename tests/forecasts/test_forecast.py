@@ -188,16 +188,34 @@ def test_an_answer_that_a_leap_throws_away_may_be_kept_if_the_true_orbit_keeps_i
     assert said.outlook is outlook
 
 
-def test_the_rounding_of_a_step_is_named_where_it_keeps_states_moving():
-    matrix = -0.68 * torch.linalg.qr(torch.randn(32, 32, generator=torch.Generator().manual_seed(0)))[0]
+def rounding(margin: float) -> tuple[FunctionLoop, torch.Tensor]:
+    """Return a loop z -> A z + x that rounds z to bfloat16, and inputs.
 
-    def step(z, e):
-        return (z.bfloat16() @ matrix.bfloat16()).float() + e
+    The answer is class 0 while the first number is above its place in (I - A)^-1 x less a margin.
+    """
+    matrix = 0.68 * torch.linalg.qr(torch.randn(32, 32, generator=torch.Generator().manual_seed(0)))[0]
+    inputs = torch.randn(64, 32, generator=torch.Generator().manual_seed(1))
+    exact = torch.linalg.solve(torch.eye(32) + matrix.mT.double(), inputs.double().mT).mT[:, :1].float()
 
-    loop = ls.FunctionLoop(lambda x: x, torch.zeros_like, step, lambda z: z)
-    found = ls.forecast(loop, torch.randn(12, 32, generator=torch.Generator().manual_seed(1)))
-    assert found.outlook.value == "cannot tell"
-    assert "the step rounds like bfloat16, which explains changes of up to" in found.reason
+    def read(state):
+        return torch.cat([state[:, :1] - state[:, 32:], state[:, 32:] - state[:, :1]], 1)
+
+    def step(state, x):
+        return torch.cat([x[:, :32] - state[:, :32].bfloat16().float() @ matrix, x[:, 32:]], 1)
+
+    start = lambda x: torch.cat([torch.zeros_like(x[:, :32]), x[:, 32:]], 1)  # noqa: E731
+    return of(step, start, read), torch.cat([inputs, exact - margin], 1)
+
+
+@pytest.mark.parametrize(("margin", "outlook"), [(0.5, KEEPS), (0.02, CANNOT_TELL), (0.0, COLLAPSES)])
+def test_an_orbit_that_rests_within_the_rounding_of_its_step_is_told_where_answers_have_room(margin, outlook):
+    """Rounding keeps the state moving by two thousandths of itself, and the first number by a few thousandths."""
+    loop, inputs = rounding(margin)
+    said = forecast(loop, inputs)
+    assert said.rounds[0].change > 1e-3
+    assert said.outlook is outlook
+    assert (same_at(loop, inputs, 15, 480) >= 0.9) == (margin > 0)
+    assert ("the step rounds like bfloat16, which explains changes of up to" in said.reason) == (outlook is CANNOT_TELL)
 
 
 @pytest.mark.parametrize("rate", [1.01, 1.02, 1.05, 1.1])
