@@ -582,7 +582,7 @@ def _moves(last: Round) -> bool:
     """Return whether a round cannot tell because states still move after a leap, though not ever faster."""
     if last.outlook is not Outlook.CANNOT_TELL or last.change is None or last.growth is None:
         return False
-    return last.growth <= GROWING and not math.isinf(last.change)
+    return last.growth <= GROWING and MOVING < last.change < math.inf
 
 
 def _rounding(last: Round, floor: NoiseFloor | None) -> str:
