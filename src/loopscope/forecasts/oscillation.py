@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from loopscope.forecasts.fit import Fit
@@ -21,7 +21,7 @@ DYING = 0.5
 """An oscillation dies out if less than this fraction of its amplitude is left."""
 
 
-def dies_out(fitted: Fit, size: Tensor, iterations: int, visible: float) -> Bool[Tensor, "batch"]:
+def dies_out(fitted: Fit, size: Float[Tensor, "batch"], iterations: int, visible: float) -> Bool[Tensor, "batch"]:
     """Return which orbits oscillate visibly at the time of the fit, with oscillations that die out later.
 
     Args:
@@ -37,4 +37,4 @@ def dies_out(fitted: Fit, size: Tensor, iterations: int, visible: float) -> Bool
     left = (amplitude / visible).clamp_min(1).log() / -decay.log()
     turns = rates.angle().abs() * left / (2 * math.pi)
     dying = (turns >= TURNS) & (decay**iterations < DYING)
-    return ((amplitude * dying).sum(1) > visible).to(fitted.finite.device)
+    return dying.any(1).to(fitted.finite.device)
