@@ -241,6 +241,19 @@ def test_solve_equals_a_direct_solve(size: int, scale: float, seed: int) -> None
             assert torch.allclose(solution.x, direct, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_right_sides_of_any_scale_are_solved_alike(scale: float) -> None:
+    """Their squares vanish in float32, or overflow it."""
+    rng = torch.Generator().manual_seed(0)
+    matrix = 0.5 * torch.linalg.qr(torch.randn(1, 20, 20, generator=rng))[0]
+    rhs = torch.randn(1, 20, generator=rng)
+    solution = solve(identity_minus(linear_jacobian(matrix)), scale * rhs, tolerance=1e-5)
+    assert solution.converged.all()
+    torch.testing.assert_close(
+        solution.x / scale, torch.linalg.solve(torch.eye(20) - matrix, rhs), rtol=1e-3, atol=1e-4
+    )
+
+
 def test_solve_says_when_it_did_not_converge() -> None:
     singular = torch.eye(50, dtype=torch.float64)
     rng = torch.Generator().manual_seed(0)

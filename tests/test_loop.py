@@ -125,12 +125,13 @@ def test_iterations_of_training_are_a_whole_number(verb, count):
         verb(halving(), torch.ones(3, 2), None, count)
 
 
+@pytest.mark.parametrize("count", [2.5, True])
 @pytest.mark.usefixtures("unchecked")
-def test_budgets_are_whole_numbers():
-    with pytest.raises(LoopscopeError, match=r"^iterations is 2\.5, expected a whole number above 0"):
-        ls.examine(halving(), torch.ones(3, 2), iterations=2.5)
-    with pytest.raises(LoopscopeError, match=r"max_iterations is 2\.5, expected a whole number above 0"):
-        ls.solve(halving(), torch.ones(3, 2), max_iterations=2.5)
+def test_budgets_are_whole_numbers(count):
+    with pytest.raises(LoopscopeError, match=f"^iterations is {count}, expected a whole number above 0"):
+        ls.examine(halving(), torch.ones(3, 2), iterations=count)
+    with pytest.raises(LoopscopeError, match=f"max_iterations is {count}, expected a whole number above 0"):
+        ls.solve(halving(), torch.ones(3, 2), max_iterations=count)
 
 
 @pytest.mark.parametrize("verb", [ls.examine, ls.forecast])

@@ -534,7 +534,164 @@ class PostNormMixer(Strings):
         return rms_norm(state + self.mlp(state), (WIDTH,))
 
 
-Role = Literal["development", "first test", "second test", "third test"]
+class StateSpace(Strings):
+    """A diagonal state space: each feature decays at its own rate and is driven by a layer of the rectified state."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        self.decay = nn.Parameter(torch.linspace(-1, 2, WIDTH))
+        self.drive = nn.Linear(WIDTH, WIDTH)
+
+    def step(self, state: Tensor, recalled: Tensor) -> Tensor:
+        return self.decay.sigmoid() * state + 0.5 * self.drive(nn.functional.silu(state + recalled))
+
+
+class FourierMixer(Strings):
+    """Tokens and features mixed by the real part of their Fourier transform, then a perceptron, under a norm; with recall."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        self.mlp = nn.Sequential(nn.Linear(WIDTH, 2 * WIDTH), nn.GELU(), nn.Linear(2 * WIDTH, WIDTH))
+
+    def step(self, state: Tensor, recalled: Tensor) -> Tensor:
+        mixed = torch.fft.fft2(state + recalled, norm="ortho").real
+        return rms_norm(state + self.mlp(mixed + recalled), (WIDTH,))
+
+
+class Phases(Strings):
+    """Coupled phase oscillators, each pulled by the sines of its differences from the others and by the recalled input."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        self.coupling = nn.Linear(WIDTH, WIDTH, bias=False)
+        self.place = nn.Parameter(torch.randn(WIDTH))
+
+    def step(self, state: Tensor, recalled: Tensor) -> Tensor:
+        pull = self.coupling(state.sin()) * state.cos() - self.coupling(state.cos()) * state.sin()
+        return state + 0.3 * (pull + recalled * (self.place - state).sin())
+
+    def read(self, state: Tensor) -> Tensor:
+        return self.head(state.cos())
+
+
+class Replicator(Strings):
+    """Replicator dynamics: shares that grow by how fit they are, where fitness is a layer of the shares and the input."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        self.fitness = nn.Sequential(nn.Linear(WIDTH, 2 * WIDTH), nn.Tanh(), nn.Linear(2 * WIDTH, WIDTH))
+
+    def start(self, recalled: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return torch.full_like(recalled, 1 / WIDTH)
+
+    def step(self, state: Tensor, recalled: Tensor) -> Tensor:
+        return (state.clamp_min(1e-12).log() + 0.5 * self.fitness(WIDTH * state + recalled)).softmax(2)
+
+    def read(self, state: Tensor) -> Tensor:
+        return self.head(WIDTH * state)
+
+
+class Bilinear(Strings):
+    """A leaky cell driven by the product of two layers of the state and the recalled input."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        self.layers = nn.Linear(2 * WIDTH, 2 * WIDTH)
+
+    def step(self, state: Tensor, recalled: Tensor) -> Tensor:
+        first, second = self.layers(torch.cat([state, recalled], dim=2)).chunk(2, dim=2)
+        return 0.6 * state + 0.4 * first * second
+
+
+class MaxPlus(Strings):
+    """A convolution in max-plus algebra: the largest of the input and of the neighbours' features plus learned weights."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        self.weights = nn.Parameter(-0.5 + 0.1 * torch.randn(2, WIDTH))
+
+    def start(self, recalled: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return recalled
+
+    def step(self, state: Tensor, recalled: Tensor) -> Tensor:
+        around = nn.functional.pad(state, (0, 0, 1, 1), value=-10.0)
+        return torch.stack([recalled, around[:, :-2] + self.weights[0], around[:, 2:] + self.weights[1]]).amax(0)
+
+
+class FastWeights(Strings):
+    """A tanh cell with a second, fast matrix in its state, to which outer products of the cell are added and which decays."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        self.slow = nn.Linear(WIDTH, WIDTH)
+
+    def start(self, recalled: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        return torch.zeros_like(recalled), recalled.new_zeros(*recalled.shape, WIDTH)
+
+    def step(self, state: tuple[Tensor, Tensor], recalled: Tensor) -> tuple[Tensor, Tensor]:
+        cell, fast = state
+        cell = (self.slow(cell) + (fast @ cell.unsqueeze(3)).squeeze(3) + recalled).tanh()
+        return cell, 0.9 * fast + 0.05 * cell.unsqueeze(3) * cell.unsqueeze(2)
+
+    def read(self, state: tuple[Tensor, Tensor]) -> Tensor:
+        return self.head(state[0])
+
+
+class SqueezedConvolution(Strings):
+    """Convolutions whose features are weighted by a gate of the mean over all cells, added to a leaky state; with recall."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        self.first = nn.Conv1d(2 * WIDTH, WIDTH, 3, padding=1)
+        self.gate = nn.Linear(WIDTH, WIDTH)
+        self.second = nn.Linear(WIDTH, WIDTH)
+
+    def step(self, state: Tensor, recalled: Tensor) -> Tensor:
+        inner = _along(self.first, torch.cat([state, recalled], dim=2)).relu()
+        return 0.8 * state + self.second(inner * (2 * self.gate(inner.mean(1, keepdim=True))).sigmoid())
+
+
+class SinkhornAttention(Strings):
+    """Attention whose weights sum to one over queries and over keys, and a perceptron, both residual under a norm."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        self.place = nn.Parameter(0.5 * torch.randn(8, WIDTH))
+        self.project = nn.Linear(WIDTH, 3 * WIDTH)
+        self.mlp = nn.Sequential(nn.Linear(WIDTH, 2 * WIDTH), nn.GELU(), nn.Linear(2 * WIDTH, WIDTH))
+
+    def encode(self, inputs: Tensor) -> Tensor:
+        return self.embed(inputs) + self.place
+
+    def step(self, state: Tensor, recalled: Tensor) -> Tensor:
+        query, key, value = self.project(state + recalled).chunk(3, dim=2)
+        weights = query @ key.mT / WIDTH**0.5
+        for _ in range(3):
+            weights = weights.log_softmax(2).log_softmax(1)
+        state = rms_norm(state + weights.exp() @ value, (WIDTH,))
+        return rms_norm(state + self.mlp(state), (WIDTH,))
+
+
+class Delayed(Strings):
+    """A tanh cell that sees itself one and three steps ago. The state holds the last three."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        self.now = nn.Linear(WIDTH, WIDTH, bias=False)
+        self.before = nn.Linear(WIDTH, WIDTH, bias=False)
+
+    def start(self, recalled: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        return torch.zeros_like(recalled), torch.zeros_like(recalled), torch.zeros_like(recalled)
+
+    def step(self, state: tuple[Tensor, Tensor, Tensor], recalled: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        last, middle, first = state
+        return (self.now(last) + self.before(first) + recalled).tanh(), last, middle
+
+    def read(self, state: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        return self.head(state[0])
+
+
+Role = Literal["development", "first test", "second test", "third test", "fourth test"]
 """What a family is for: the forecast was developed on it, or it tested a version; each test's families were developed on
 after it, so that only those of the last test say anything about the present version."""
 
@@ -598,4 +755,14 @@ FAMILIES = (
     Family("top-k convolution", "nearest", TopK, 10, 250, (5e-3,), "third test"),
     Family("causal transformer", "prefix max", CausalTransformer, 6, 300, (5e-3,), "third test"),
     Family("post-norm mixer", "prefix max", PostNormMixer, 6, 300, (5e-3,), "third test"),
+    Family("state space", "xor", StateSpace, 8, 700, (5e-3,), "fourth test"),
+    Family("Fourier mixer", "above mean", FourierMixer, 6, 300, (5e-3,), "fourth test"),
+    Family("coupled phases", "xor", Phases, 10, 400, (1e-2,), "fourth test"),
+    Family("replicator", "xor", Replicator, 8, 1000, (1e-2,), "fourth test"),
+    Family("bilinear cell", "xor", Bilinear, 8, 400, (1e-2,), "fourth test"),
+    Family("max-plus convolution", "nearest", MaxPlus, 10, 250, (3e-2,), "fourth test"),
+    Family("fast weights", "xor", FastWeights, 8, 700, (1e-2,), "fourth test"),
+    Family("squeezed convolution", "flood", SqueezedConvolution, 10, 250, (8e-3,), "fourth test"),
+    Family("Sinkhorn attention", "sorting", SinkhornAttention, 6, 400, (5e-3,), "fourth test"),
+    Family("delayed cell", "xor", Delayed, 9, 400, (5e-3,), "fourth test"),
 )

@@ -15,9 +15,10 @@ from experiments.forecasts.families import FAMILIES, Family, Role
 from experiments.forecasts.outcomes import HORIZON, Outcome, curve, outcome, running_on, unchecked
 from experiments.forecasts.tasks import TASKS
 from experiments.forecasts.training import Schedule, damped, trained
-from loopscope import Loop, forecast
+from loopscope import Forecast, Loop, forecast
 from loopscope.errors import LoopscopeError
 from loopscope.files import numbered_lines
+from loopscope.forecasts import Outlook
 from loopscope.schema import misfit
 
 LEDGER = Path(__file__).parent / "results" / "ledger.jsonl"
@@ -114,10 +115,14 @@ def measure(family: Family, training: Training) -> list[Row]:
 
 def _row(family: Family, training: Training, damping: float | None, loop: Loop, solves: float) -> Row:
     problems = TASKS[family.task].draw(PROBLEMS, torch.Generator().manual_seed(PROBLEM_SEED))
-    said = forecast(loop, problems.inputs, problems.answers, family.iterations, horizon=HORIZON)
     began = time.perf_counter()
     accuracies = curve(loop, problems)
     seconds = time.perf_counter() - began
+    try:
+        said = forecast(loop, problems.inputs, problems.answers, family.iterations, horizon=HORIZON)
+        says = unchecked(loop, problems, family.iterations)
+    except LoopscopeError as error:  # a training that diverged leaves NaN, which no forecast accepts
+        said, says = Forecast(Outlook.CANNOT_TELL, str(error), None, HORIZON, [], PROBLEMS, 0.0), False
     return Row(
         training,
         damping,
@@ -130,7 +135,7 @@ def _row(family: Family, training: Training, damping: float | None, loop: Loop, 
         said.steps,
         said.to_dict()["rounds"],
         said.reason,
-        unchecked(loop, problems, family.iterations),
+        says,
         {str(iterations): running_on(accuracies, iterations) for iterations in RUNS},
         {"run": round(seconds, 4), "forecast": round(said.seconds, 4)},
     )

@@ -146,7 +146,8 @@ def clock(rows: Sequence[Row]) -> str:
 
 
 TITLES: dict[Role, str] = {
-    "third test": "third test: families that nothing was set on",
+    "fourth test": "fourth test: families that nothing was set on",
+    "third test": "families of the third test, on which the present version was developed too",
     "second test": "families of the second test, on which the present version was developed too",
     "first test": "families of the first test, on which the present version was developed too",
     "development": "families that the forecast was developed on",

@@ -247,6 +247,18 @@ def test_matrices_of_any_scale_are_measured_alike(scale: float) -> None:
     assert (result.error / scale < 0.1).all()
 
 
+@pytest.mark.parametrize("scale", [1e-35, 1e30])
+def test_matrices_of_nearly_low_rank_are_measured_alike_at_any_scale(scale: float) -> None:
+    """After three products, what is new in the next is a hundred thousand times smaller, below float32's range at 1e-35."""
+    rng = np.random.default_rng(7)
+    low_rank = rng.standard_normal((2, 40, 3)) @ rng.standard_normal((2, 3, 40))
+    matrices = torch.from_numpy(low_rank + 1e-5 * rng.standard_normal((2, 40, 40))).float()
+    small = scale * matrices
+    result = spectral_radius(MATRICES, MATRICES.start(small), small)
+    assert result.converged.all()
+    assert np.allclose(result.radius / scale, largest(matrices), rtol=1e-3)
+
+
 def test_an_error_is_small_beside_the_matrix_not_beside_one() -> None:
     """Ten products do not resolve this rim, whatever its scale."""
     matrices = torch.from_numpy(1e-6 * np.random.default_rng(6).standard_normal((1, 300, 300)) / np.sqrt(300)).float()

@@ -148,3 +148,10 @@ def test_the_published_ledger_holds_every_loop_once():
 
 def damping_of(training: Training) -> float:
     return population.DAMPING[training.seed]
+
+
+def test_a_training_that_diverged_is_a_loop_that_did_not_learn():
+    family = replace(NAMED["residual perceptron"], updates=2, rates=(1e38,))
+    rows = measure(family, next(trainings(family)))
+    assert [(row.solves, row.counts, row.outlook) for row in rows] == [(0, False, "cannot tell")] * 2
+    assert "NaN" in rows[1].reason

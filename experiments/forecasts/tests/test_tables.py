@@ -15,7 +15,7 @@ def row(seed, outlook, keeps, *, runs=True, onset=None, damping=None, collapse=N
     return Row(
         training=Training("kind", seed, 0.01, "fixed"),
         damping=damping,
-        role="third test",
+        role="fourth test",
         solves=solves,
         outcome=Outcome(keeps, 1.0 if keeps else 0.2, 1.0, onset),
         accuracy={},

@@ -31,6 +31,7 @@ class Check:
         off: distance between the last state and its place according to the fit, relative to the state.
         growth: factor by which, according to the fit, the change per iteration grows over the leap.
         turn: difference between the last change and the one before, relative to the last.
+        noise: relative change up to which a state moves by rounding alone.
     """
 
     change: Float[Tensor, "batch"]
@@ -38,12 +39,18 @@ class Check:
     off: Float[Tensor, "batch"]
     growth: Float[Tensor, "batch"]
     turn: Float[Tensor, "batch"]
+    noise: float = 0.0
 
     @property
     def passed(self) -> Bool[Tensor, "batch"]:
         """Whether the last state lies and moves as the fit says. False if it is not finite."""
         still = self.change <= torch.maximum(EXCESS * self.expected, torch.full_like(self.expected, MOVING))
         return still & self.on_path
+
+    @property
+    def rests(self) -> Bool[Tensor, "batch"]:
+        """Whether it passed, or lies where the fit says and moves by no more than the rounding of the step."""
+        return self.passed | ((self.change <= self.noise) & self.on_path)
 
     @property
     def on_path(self) -> Bool[Tensor, "batch"]:
@@ -56,7 +63,7 @@ class Check:
         return self.on_path & (self.growth <= 1) & (self.turn <= TURN)
 
 
-def check(leap: Leap, mask: Bool[Tensor, "batch *tokens"] | None = None) -> Check:
+def check(leap: Leap, mask: Bool[Tensor, "batch *tokens"] | None = None, noise: float = 0.0) -> Check:
     """Compare a leap with the true steps that follow it."""
     first, earlier, before, last = (flatten(leap.settled[place], mask).double() for place in (0, -3, -2, -1))
     steps = len(leap.settled) - 1
@@ -69,6 +76,7 @@ def check(leap: Leap, mask: Bool[Tensor, "batch *tokens"] | None = None) -> Chec
         off=_ratio(_length(last - first - way), size),
         growth=_ratio(later, pace),
         turn=_ratio(_length(last - 2 * before + earlier), _length(last - before)),
+        noise=noise,
     )
 
 

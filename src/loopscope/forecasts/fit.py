@@ -42,6 +42,13 @@ class Fit:
         slowed = self.rates / self.rates.abs().clamp_min(1)
         return replace(self, rates=slowed if rows is None else slowed.where(rows.cpu().unsqueeze(1), self.rates))
 
+    def lengths(self) -> Float[Tensor, "batch m"]:
+        """Return the length of each mode's part of the last change."""
+        weights = self.basis.to(self.modes) @ (self.modes * self.parts.mT)
+        products = (self.changes @ self.changes.mT).to(weights)
+        squares = torch.einsum("bim,bij,bjm->bm", weights.conj(), products, weights).real
+        return squares.clamp_min(0).sqrt()
+
     def change(self, iterations: int) -> Float[Tensor, "batch n"]:
         """Return the change of the state in the iteration ``iterations`` after the last one."""
         return self._combined(self.rates**iterations)
@@ -56,15 +63,17 @@ class Fit:
         return moved.where(self.finite.to(moved.device).unsqueeze(1), torch.zeros(()).to(moved))
 
 
-def fit(states: Sequence[Tree], mask: Bool[Tensor, "batch *tokens"] | None = None) -> Fit:
+def fit(states: Sequence[Tree], mask: Bool[Tensor, "batch *tokens"] | None = None, noise: float = 0.0) -> Fit:
     """Fit each orbit's modes to the changes between its last states.
 
     Args:
         states: the last states of each orbit in order, at least three. More states resolve more modes.
         mask: true where a token is real. Padding is left out of the fit.
+        noise: relative change up to which a state moves by rounding alone, where a step rounds more coarsely than its state.
     """
     flat = torch.stack([flatten(state, mask) for state in states], dim=1)
-    rounding = ROUNDING * torch.finfo(flat.dtype).eps * torch.linalg.vector_norm(flat[:, -1].double(), dim=1).cpu()
+    unit = max(ROUNDING * torch.finfo(flat.dtype).eps, noise)
+    rounding = unit * torch.linalg.vector_norm(flat[:, -1].double(), dim=1).cpu()
     changes = flat.double().diff(dim=1)
     # The fit needs only the products of the long vectors with each other, a few numbers per orbit. They go to the CPU, because
     # only its least squares can handle modes that coincide.
@@ -82,16 +91,19 @@ def fit(states: Sequence[Tree], mask: Bool[Tensor, "batch *tokens"] | None = Non
     return Fit(changes[:, :-1].nan_to_num(0, 0, 0), basis, rates, modes, parts, finite)
 
 
-def surprise(states: Sequence[Tree], mask: Bool[Tensor, "batch *tokens"] | None = None) -> Float[Tensor, "batch"]:
+def surprise(
+    states: Sequence[Tree], mask: Bool[Tensor, "batch *tokens"] | None = None, noise: float = 0.0
+) -> Float[Tensor, "batch"]:
     """Return the distance of the last change from its prediction by a fit to the earlier changes, relative to the change.
 
     Args:
         states: the last states of each orbit in order, at least four.
         mask: true where a token is real.
+        noise: see ``fit``.
     """
     before, last = (flatten(state, mask).double() for state in states[-2:])
     change = last - before
-    error = torch.linalg.vector_norm(fit(states[:-1], mask).change(1) - change, dim=1)
+    error = torch.linalg.vector_norm(fit(states[:-1], mask, noise).change(1) - change, dim=1)
     size = torch.linalg.vector_norm(change, dim=1)
     return torch.where(size > 0, error / size, torch.zeros_like(size))
 

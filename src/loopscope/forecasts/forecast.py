@@ -8,16 +8,18 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from loopscope.checks import check_answers, check_is_loop, check_not_empty, check_read
 from loopscope.contexts import eval_mode, without_autocast
 from loopscope.errors import LoopscopeError, check_count, check_positive, check_seed
 from loopscope.evaluation import decisions
-from loopscope.fixed_points.noise_floor import measure_noise_floor
-from loopscope.forecasts.check import Check, check
+from loopscope.fixed_points.noise_floor import NoiseFloor, measure_noise_floor
+from loopscope.forecasts.check import MOVING, Check, check
+from loopscope.forecasts.fit import SMALL
 from loopscope.forecasts.leaps import SETTLING, WATCHED, Leap, leap_through, run
+from loopscope.forecasts.oscillation import dies_out
 from loopscope.forecasts.result import HOLDS, Forecast, Outlook, Point, Round
 from loopscope.forecasts.schedule import first_round, next_round
 from loopscope.forecasts.true_steps import AGREEING, DRAWS, by_true_steps
@@ -28,7 +30,7 @@ from loopscope.stability.nonautonomous.kept import draws_of
 from loopscope.stability.nonautonomous.view import view_of
 from loopscope.stability.orbits.answers import Answers, predictions
 from loopscope.stability.targets import Correct, Targets, check_readout, check_targets, rule_of
-from loopscope.trees import Tree, device_of, flatten, tree_map
+from loopscope.trees import Tree, device_of, flatten, norms, tree_map
 
 HORIZON = 480
 """Default iteration to forecast."""
@@ -41,10 +43,13 @@ CHECKS = 2
 DOUBT = 0.25
 """Fraction of the answers in doubt that go the other way, in the two bounds of a round."""
 ROOM = 2.0
-"""An answer is sure, though its state moves more than the fit says, if it stays the same when state and outputs move on at
-their last pace for this many times the iterations of the leaps."""
+"""An answer is sure, though its state moves more than the fit says or shows, if it stays the same when state and outputs move on
+at their last pace for this many times the iterations of the leaps."""
 GROWING = 2.0
 """Factor over one leap or over all leaps from which the change per iteration counts as growing."""
+RESOLVED = 1 / SMALL
+"""Largest factor by which the change per iteration may grow over leaps that show an answer to be lost. Beyond it, all that the
+orbit did at first is below what the fit resolves."""
 NEAR = 1.01
 """Precision, as a factor, to which the iteration of a collapse is determined."""
 
@@ -192,6 +197,9 @@ class _Flight:
         landed: the answers at the end of each leap.
         late: the answers of the last states before the horizon and of the state at the horizon.
         beyond: the answers if state or outputs moved on at their last pace (see ``ROOM``).
+        drifted: the answers if the outputs went on or back as over the second half of the orbit (see ``ROOM``). Only where the
+            step rounds so coarsely that the fit cannot see a drift.
+        oscillates: which examples oscillate before the first leap, with an oscillation that dies out before the horizon.
     """
 
     leaps: Sequence[Leap]
@@ -199,16 +207,28 @@ class _Flight:
     landed: Sequence[_Reading]
     late: Sequence[_Reading]
     beyond: Sequence[_Reading]
+    drifted: Sequence[_Reading]
+    oscillates: Bool[Tensor, "batch"]
 
     def kept(self, first: _Reading) -> Bool[Tensor, "answers"]:
         """Return which answers are kept both at the horizon and just before it."""
         return torch.stack([reading.kept(first) for reading in self.late]).all(0)
 
     def sure(self, first: _Reading) -> Bool[Tensor, "answers"]:
-        """Return which answers are kept for sure: every leap passed its check, or its miss could not change the answer."""
+        """Return which answers are kept for sure.
+
+        The orbit has come to rest, and every leap passed its check, or its miss could not change the answer.
+        """
         steady = self._checked(one.steady for one in self.checks)
         beyond = self._all(reading.kept(first) for reading in self.beyond)
-        return self.kept(first) & (self.passed | (steady & beyond))
+        rests = self._checked(one.rests for one in self.checks)
+        drifted = self._all(reading.kept(first) for reading in self.drifted)
+        return self.kept(first) & ((rests & drifted) | (steady & beyond)) & ~self.unsettled
+
+    @property
+    def unsettled(self) -> Bool[Tensor, "answers"]:
+        """Which answers belong to examples whose oscillation dies out only within the leaps."""
+        return self.oscillates[self.late[-1].example]
 
     @property
     def passed(self) -> Bool[Tensor, "answers"]:
@@ -223,10 +243,18 @@ class _Flight:
     @property
     def bounded(self) -> Bool[Tensor, "answers"]:
         """Which answers belong to examples whose change per iteration does not grow over all leaps."""
-        pace = torch.ones_like(self.passed, dtype=torch.float64)
-        for one in self.checks:
-            pace = pace * one.growth[self.late[-1].example]
-        return pace <= GROWING
+        return self._growth[-1] <= GROWING
+
+    @property
+    def resolved(self) -> Bool[Tensor, "answers"]:
+        """Which answers belong to examples whose change per iteration never outgrows what the fit resolves."""
+        return self._growth.amax(0) <= RESOLVED
+
+    @property
+    def _growth(self) -> Float[Tensor, "places answers"]:
+        """The factor by which the change per iteration has grown, before the first leap and after each one."""
+        none = torch.ones_like(self.passed, dtype=torch.float64)
+        return torch.stack([none, *(one.growth[self.late[-1].example] for one in self.checks)]).cumprod(0)
 
     def _checked(self, flags: Iterable[Bool[Tensor, "batch"]]) -> Bool[Tensor, "answers"]:
         return self._all(one[self.late[-1].example] for one in flags)
@@ -325,26 +353,31 @@ def forecast(
         orbit = _Orbit(loop, recalled, states, reader, first=min(trained, plans[0].orbit))
         found: list[Round] = []
         sure: Tensor = torch.zeros((), dtype=torch.bool, device=device_of(recalled))
+        floor: NoiseFloor | None = None
         while True:
             orbit.run_to(plans[-1].orbit)
-            flight = _fly(loop, recalled, orbit, plans[-1].landings, reader, real)
+            noise = floor.residual if floor is not None and floor.is_coarser else 0.0
+            flight = _fly(loop, recalled, orbit, plans[-1].landings, reader, real, noise)
             # An answer that one round has shown to be kept need not pass the check of the next round again.
             sure = sure | flight.sure(orbit.first)
             found.append(_round_of(orbit, flight, sure, orbit.steps + sum(one.steps for one in plans)))
+            if floor is None and _moves(found[-1]):
+                floor = measure_noise_floor(loop, orbit.states[-1], recalled)
             following = next_round(horizon, steps, plans, decided=found[-1].outlook is not Outlook.CANNOT_TELL)
             if following is None or _agreed(found, orbit):
                 break
             plans.append(following)
-        return _told(found, orbit, flight, reader, horizon, time.perf_counter() - began)
+        return _told(found, orbit, flight, reader, floor, horizon, time.perf_counter() - began)
 
 
 class _Orbit:
-    """The true orbit as far as it was run: its last states, and the answers of all states."""
+    """The true orbit as far as it was run: its last states, the state half-way, and the answers of all states."""
 
     def __init__(self, loop: Loop, recalled: Tree, states: Sequence[Tree], reader: _Reader, first: int) -> None:
         self._loop, self._recalled, self._reader, self._first = loop, recalled, reader, first
         self.iteration, self.steps = 1, CHECKS
         self.states = list(states)
+        self.middle = (1, self.states[-1])
         self.readings: list[tuple[int, _Reading]] = []
         self._read()
 
@@ -352,6 +385,8 @@ class _Orbit:
         while self.iteration < iteration:
             self.states = run(self._loop, self._recalled, self.states, 1)[-SETTLING - 1 :]
             self.iteration += 1
+            if self.iteration <= iteration // 2:
+                self.middle = (self.iteration, self.states[-1])
             self._read(at_the_end=self.iteration > iteration - WATCHED)
         self.steps = self.iteration + CHECKS
 
@@ -378,16 +413,22 @@ def _fly(
     landings: Sequence[int],
     reader: _Reader,
     real: Bool[Tensor, "batch *tokens"] | None,
+    noise: float,
 ) -> _Flight:
     """Leap from the end of the orbit to the horizon, and read and check where the leaps end."""
-    leaps = leap_through(loop, recalled, orbit.states, orbit.iteration, landings, real)
+    leaps = leap_through(loop, recalled, orbit.states, orbit.iteration, landings, real, noise)
     landed = [reader(one.settled[-1]) for one in leaps]
     if leaps:
         late = [*(reader(state) for state in leaps[-1].landing.before), landed[-1]]
     else:
         late = [reading for _, reading in orbit.readings[-WATCHED:]]
-    checks = [check(one, real) for one in leaps]
-    return _Flight(leaps, checks, landed, late, _beyond(leaps, orbit.iteration, reader) if leaps else [])
+    checks = [check(one, real, noise) for one in leaps]
+    if not leaps:
+        return _Flight(leaps, checks, landed, late, [], [], torch.zeros_like(late[-1].finite_state))
+    size = norms(orbit.states[-1], real)
+    oscillates = dies_out(leaps[0].fit, size, landings[-1] - orbit.iteration, MOVING)
+    drifted = _drifted(orbit, landings[-1], reader) if noise else []
+    return _Flight(leaps, checks, landed, late, _beyond(leaps, orbit.iteration, reader), drifted, oscillates)
 
 
 def _beyond(leaps: Sequence[Leap], start: int, reader: _Reader) -> list[_Reading]:
@@ -398,6 +439,13 @@ def _beyond(leaps: Sequence[Leap], start: int, reader: _Reader) -> list[_Reading
         reader(tree_map(lambda new, old: new + times * (new - old) if new.is_floating_point() else new, last, before)),
         reader.ahead(last, before, times),
     ]
+
+
+def _drifted(orbit: _Orbit, horizon: int, reader: _Reader) -> list[_Reading]:
+    """Read the outputs as they would be after going on, or back, at their pace over the second half of the orbit."""
+    iteration, middle = orbit.middle
+    times = ROOM * (horizon - orbit.iteration) / (orbit.iteration - iteration)
+    return [reader.ahead(orbit.states[-1], middle, one) for one in (times, -times)]
 
 
 def _best(orbit: _Orbit, flight: _Flight) -> float:
@@ -412,21 +460,29 @@ def _round_of(orbit: _Orbit, flight: _Flight, sure: Bool[Tensor, "answers"], ste
     kept, stands, best = flight.kept(orbit.first), orbit.stands, _best(orbit, flight)
     doubtful = kept & ~sure
     likely = doubtful & stands & flight.bounded
-    # A leap that went astray says nothing about the answer, so the true orbit has to.
-    possible = ~kept & stands & ~flight.on_path
+    # A leap that went astray says nothing about the answer, so the true orbit has to. Nor does a leap along a path that grows
+    # so far that the fit does not resolve the rest of the state.
+    lost = ~kept & stands
+    unknown = lost & torch.where(flight.on_path, ~flight.resolved, flight.unsettled)
+    astray = lost & ~flight.on_path & ~unknown
+    possible = _fraction(unknown) + (1 - DOUBT) * _fraction(astray)
     least = min(1.0, (_fraction(kept & sure) + (1 - DOUBT) * _fraction(likely)) / best) if best else 0.0
-    most = min(1.0, (_fraction(kept) + (1 - DOUBT) * _fraction(possible)) / best) if best else 0.0
-    return Round(orbit.iteration, steps, least, most, _fraction(doubtful), *_evidence(flight, doubtful))
+    most = min(1.0, (_fraction(kept) + possible) / best) if best else 0.0
+    oscillating = _fraction((doubtful | unknown) & flight.unsettled)
+    return Round(orbit.iteration, steps, least, most, _fraction(doubtful), *_evidence(flight, doubtful), oscillating)
 
 
 def _evidence(flight: _Flight, doubtful: Bool[Tensor, "answers"]) -> tuple[float | None, float | None, float | None]:
-    """Return the medians of change, expected change and growth over doubtful answers, at the last leap that each failed."""
+    """Return the medians of change, expected change and growth over doubtful answers.
+
+    They are those of the last leap whose check an answer's example failed, or of the last leap if it failed none.
+    """
     if not bool(doubtful.any()):
         return None, None, None
     rows = flight.late[-1].example[doubtful]
     failed = torch.stack([~one.passed[rows] for one in flight.checks])
     places = torch.arange(len(failed), device=failed.device).unsqueeze(1)
-    last = (failed * (places + 1)).amax(0) - 1
+    last = torch.where(failed.any(0), (failed * places).amax(0), len(failed) - 1)
 
     def median(name: str) -> float:
         values = torch.stack([getattr(one, name)[rows] for one in flight.checks])
@@ -453,7 +509,13 @@ def _fallen(orbit: _Orbit) -> bool:
 
 
 def _told(
-    found: Sequence[Round], orbit: _Orbit, flight: _Flight, reader: _Reader, horizon: int, seconds: float
+    found: Sequence[Round],
+    orbit: _Orbit,
+    flight: _Flight,
+    reader: _Reader,
+    floor: NoiseFloor | None,
+    horizon: int,
+    seconds: float,
 ) -> Forecast:
     first, last = orbit.first, found[-1]
     points = [
@@ -474,7 +536,7 @@ def _told(
             f"{found[-2].orbit} iterations say {found[-2].outlook.value}, but {last.orbit} say {last.outlook.value}"
         )
     elif outlook is Outlook.CANNOT_TELL:
-        reason = f"{_doubt(last, reader)}{_rounding(last, orbit, reader)}"
+        reason = f"{_doubt(last, reader)}{_rounding(last, floor)}"
     collapse = None
     if outlook is Outlook.COLLAPSES:
         enough = HOLDS * _best(orbit, flight)
@@ -497,9 +559,15 @@ def _told(
 def _doubt(last: Round, reader: _Reader) -> str:
     """Return the reason why a round cannot tell."""
     between = f"between {100 * last.least:.0f}% and {100 * last.most:.0f}% is left"
+    what = "tokens" if reader.by_token else "inputs"
+    if last.oscillating > 0 and last.oscillating >= last.unchecked / 2:
+        return (
+            f"{between}, because the states of {100 * last.oscillating:.0f}% of the {what} still oscillate after "
+            f"{last.orbit} iterations and come to rest only later"
+        )
     if last.change is None or last.expected is None or last.growth is None:
         return between
-    inputs = f"of {100 * last.unchecked:.0f}% of the {'tokens' if reader.by_token else 'inputs'}"
+    inputs = f"of {100 * last.unchecked:.0f}% of the {what}"
     if last.growth > GROWING:
         return f"{between}, because the changes {inputs} grow"
     if math.isinf(last.change):
@@ -510,12 +578,16 @@ def _doubt(last: Round, reader: _Reader) -> str:
     )
 
 
-def _rounding(last: Round, orbit: _Orbit, reader: _Reader) -> str:
+def _moves(last: Round) -> bool:
+    """Return whether a round cannot tell because states still move after a leap, though not ever faster."""
+    if last.outlook is not Outlook.CANNOT_TELL or last.change is None or last.growth is None:
+        return False
+    return last.growth <= GROWING and MOVING < last.change < math.inf
+
+
+def _rounding(last: Round, floor: NoiseFloor | None) -> str:
     """Return a clause that names the rounding of the step, if that explains why states still change after a leap."""
-    if last.change is None or last.growth is None or last.growth > GROWING or math.isinf(last.change):
-        return ""
-    floor = measure_noise_floor(reader.loop, orbit.states[-1], reader.recalled)
-    if last.change > floor.residual:
+    if floor is None or not _moves(last) or last.change is None or last.change > floor.residual:
         return ""
     return f"; the step rounds like {floor.precision}, which explains changes of up to {floor.residual:.1e}"
 

@@ -187,6 +187,7 @@ def leap_through(
     start: int,
     landings: Iterable[int],
     mask: Bool[Tensor, "batch *tokens"] | None = None,
+    noise: float = 0.0,
 ) -> list[Leap]:
     """Return leaps from one landing to the next, each with ``SETTLING`` true steps at its end.
 
@@ -199,11 +200,13 @@ def leap_through(
         start: iteration of the last of these states.
         landings: the iterations at which leaps end, ascending and more than ``SETTLING`` apart.
         mask: true where a token is real.
+        noise: relative change up to which a state moves by rounding alone; see ``fit``.
     """
     made: list[Leap] = []
     for end in landings:
         # A bounded orbit that wanders may seem to grow for a few steps. Growth is trusted only if its past predicts it.
-        fitted, jump = fit(states, mask).held(~(surprise(states, mask) <= BELIEVED)), end - start - SETTLING
+        grows = surprise(states, mask, noise) <= BELIEVED
+        fitted, jump = fit(states, mask, noise).held(~grows), end - start - SETTLING
         settled = run(loop, recalled, [_moved(states[-1], fitted, jump)], SETTLING)
         made.append(Leap(start, states, fitted, jump, settled))
         states, start = settled, end

@@ -56,15 +56,17 @@ class Round:
     Args:
         orbit: number of iterations that the loop was run before the first leap.
         steps: number of true steps spent so far, over all rounds.
-        least: lower bound on the fraction of the best accuracy left at the horizon. A kept answer is sure if the leaps passed
-            their check, or if their miss could not change it. Of the others, three quarters count if the true orbit still
-            has them and the changes do not grow.
+        least: lower bound on the fraction of the best accuracy left at the horizon. A kept answer is sure if the orbit does
+            not oscillate any more and the leaps passed their check, or if their miss could not change it. Of the others,
+            three quarters count if the true orbit still has them and the changes do not grow.
         most: upper bound. All kept answers count, and three quarters of those that leaps lost by going astray although the
-            true orbit still has them.
+            true orbit still has them. They count in full where the orbit still oscillates before the leaps. So do answers
+            that the true orbit still has and that leaps lost by growing beyond what their fit resolves.
         unchecked: fraction of inputs that have kept their answer but not for sure.
         change: median over these inputs of the relative change per iteration after the failed leap; None if there are none.
         expected: the same change according to the fits.
         growth: median over these inputs of the factor by which, according to the fit, the change grows over the failed leap.
+        oscillating: fraction of inputs whose answer is in doubt and whose state still oscillates before the leaps.
     """
 
     orbit: int
@@ -75,6 +77,7 @@ class Round:
     change: float | None = None
     expected: float | None = None
     growth: float | None = None
+    oscillating: float = 0.0
 
     @property
     def outlook(self) -> Outlook:

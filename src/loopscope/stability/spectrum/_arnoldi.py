@@ -11,7 +11,7 @@ from torch import Tensor
 from loopscope.gmres import orthogonalize, unit
 from loopscope.jacobian import Jacobian, random_vectors
 from loopscope.stability.spectrum._ritz import leading_schur
-from loopscope.trees import binary_scale, scaled_norm
+from loopscope.trees import binary_scale
 
 
 class Krylov:
@@ -41,10 +41,10 @@ class Krylov:
         """Add one Krylov vector to each example, by one product for the batch."""
         j = self.length
         image = self.jacobian.vjp(self.basis[:, j])
-        # Scaled, since the rest of an image of 1e-30 would be below the smallest float32.
+        # The part of an image of 1e-35 that lies outside the basis may be too small for float32.
         scale = binary_scale(image)
         image, factor = image / scale, scale.double()
-        tiny = 4 * torch.finfo(image.dtype).eps * scaled_norm(image)
+        tiny = 4 * torch.finfo(image.dtype).eps * torch.linalg.vector_norm(image, dim=1)
         rest, crossing = orthogonalize(self.outside, image)
         rest, coefficients = orthogonalize(self.basis[:, : j + 1], rest)
         fresh, length = unit(rest, tiny)
