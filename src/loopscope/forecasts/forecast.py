@@ -36,6 +36,8 @@ TRAINED = 15
 """Number of iterations in training if it is unknown."""
 BUDGET = 0.2
 """Default cost of a forecast, as a fraction of the cost of running the loop to the horizon."""
+SHORTEST_BUDGET = 6
+"""Least default cost of a forecast, as a multiple of the iterations in training. Near horizons need more than ``BUDGET``."""
 CHECKS = 2
 """Number of steps charged for the checks of the loop, which evaluate the step a few times on two examples."""
 DOUBT = 0.25
@@ -244,7 +246,7 @@ def forecast(
     answers: Answers | None = None,
     *,
     horizon: int = HORIZON,
-    budget: float = BUDGET,
+    budget: float | None = None,
 ) -> Forecast:
     """Forecast whether a loop keeps its answers to a horizon or collapses, at a fraction of the cost of running it there.
 
@@ -267,7 +269,8 @@ def forecast(
             default, the answer is each token's largest output or, if tokens have a single output, the order of the tokens
             (for a single token, its sign).
         horizon: the iteration to forecast.
-        budget: largest number of true steps, as a fraction of those to the horizon.
+        budget: largest number of true steps, as a fraction of those to the horizon. By default a fifth, or six times the
+            iterations in training if that is more, but never more than running to the horizon takes.
 
     Returns:
         The outlook with its evidence. Its ``str`` is one sentence.
@@ -288,7 +291,8 @@ def forecast(
     """
     check_is_loop(loop)
     check_count(horizon=horizon)
-    check_positive(budget=budget)
+    if budget is not None:
+        check_positive(budget=budget)
     trained = TRAINED if trained_iterations is None else trained_iterations
     check_count(trained_iterations=trained)
     if trained >= horizon:
@@ -298,7 +302,7 @@ def forecast(
     check_seed(seed)
     examples = check_not_empty(inputs)
     check_targets(targets, examples)
-    steps = math.floor(budget * horizon + 1e-9) - CHECKS
+    steps = _allowed(horizon, trained) if budget is None else math.floor(budget * horizon + 1e-9)
     began = time.perf_counter()
     with eval_mode(loop), without_autocast(), torch.no_grad():
         view = view_of(loop, inputs, seed)
@@ -318,9 +322,10 @@ def forecast(
                 examples=examples,
                 trained=trained,
                 horizon=horizon,
-                steps=math.floor(budget * horizon + 1e-9),
+                steps=steps,
             )
         states = run(loop, recalled, [start], 1)
+        steps = steps - CHECKS
         plans = [first_round(horizon, steps, trained)]
         orbit = _Orbit(loop, recalled, states, reader, first=min(trained, plans[0].orbit))
         found: list[Round] = []
@@ -336,6 +341,11 @@ def forecast(
                 break
             plans.append(following)
         return _told(found, orbit, flight, reader, horizon, time.perf_counter() - began)
+
+
+def _allowed(horizon: int, trained: int) -> int:
+    """Return the default number of true steps, including those for the checks of the loop."""
+    return min(max(math.floor(BUDGET * horizon + 1e-9), SHORTEST_BUDGET * trained), horizon + CHECKS)
 
 
 class _Orbit:
