@@ -14,7 +14,7 @@ from jaxtyping import Int
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from experiments.language_models.models import INPUTS, KINDS, Dory, Block, untrained
+from experiments.language_models.models import INPUTS, KINDS, Block, Dory, untrained
 from experiments.language_models.outcomes import HORIZONS, curve
 from experiments.language_models.tasks import TASKS
 from experiments.language_models.training import RATES, SCHEDULES, Training, trained

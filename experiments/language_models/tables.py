@@ -101,6 +101,8 @@ def against_outcomes(found: Sequence[Case]) -> Sheet:
     lines = []
     for horizon in HORIZONS:
         some = [case for case in found if case.said.horizon == horizon]
+        if not some:
+            continue
         kept = sum(case.outcome.keeps for case in some)
         twice = [FURTHER * case.row.training.loops for case in some]
         spent = [case.said.steps for case in some]

@@ -19,7 +19,7 @@ from loopscope.fixed_points.noise_floor import measure_noise_floor
 from loopscope.forecasts.check import Check, check
 from loopscope.forecasts.leaps import SETTLING, WATCHED, Leap, leap_through, run
 from loopscope.forecasts.result import HOLDS, Forecast, Outlook, Point, Round
-from loopscope.forecasts.schedule import first_round, next_round
+from loopscope.forecasts.schedule import fewest_steps, first_round, next_round
 from loopscope.forecasts.true_steps import AGREEING, DRAWS, by_true_steps
 from loopscope.kinds import Kind
 from loopscope.loop import Loop, answers_per
@@ -251,8 +251,8 @@ def forecast(
     """Forecast whether a loop keeps its answers to a horizon or collapses, at a fraction of the cost of running it there.
 
     The loop is run for some iterations. Leaps go from there to the horizon (see `loopscope.leaps`), and true steps after each
-    leap check it. The first round takes about 30 steps. Longer rounds follow until two in a row give the same answer or the
-    budget is spent. If the evidence does not suffice, the forecast says that it cannot tell.
+    leap check it. The first round takes about 30 steps, or fewer if the horizon is near. Longer rounds follow until two in a row
+    give the same answer or the budget is spent. If the evidence does not suffice, the forecast says that it cannot tell.
 
     A time-dependent or stochastic loop, or one whose readout reads the history, cannot be extrapolated. It is run as far as the
     budget allows: ``budget=1`` runs it to the horizon. A stochastic loop is run three times, and needs ``budget=3``.
@@ -270,7 +270,7 @@ def forecast(
             (for a single token, its sign).
         horizon: the iteration to forecast.
         budget: largest number of true steps, as a fraction of those to the horizon. By default a fifth, or six times the
-            iterations in training if that is more, but never more than running to the horizon takes.
+            iterations in training if that is more.
 
     Returns:
         The outlook with its evidence. Its ``str`` is one sentence.
@@ -344,8 +344,8 @@ def forecast(
 
 
 def _allowed(horizon: int, trained: int) -> int:
-    """Return the default number of true steps, including those for the checks of the loop."""
-    return min(max(math.floor(BUDGET * horizon + 1e-9), SHORTEST_BUDGET * trained), horizon + CHECKS)
+    """Return the default number of true steps, including those for the checks of the loop. It is never too small for a leap."""
+    return max(math.floor(BUDGET * horizon + 1e-9), SHORTEST_BUDGET * trained, fewest_steps(horizon) + CHECKS)
 
 
 class _Orbit:
