@@ -19,8 +19,8 @@ WIDTH = 64
 HEADS = 4
 
 
-Kind = Literal["dory", "block"]
-KINDS: tuple[Kind, ...] = ("dory", "block")
+Kind = Literal["dory", "block", "block-pre", "block-peri", "block-sandwich", "block-gru"]
+"""The architecture: Dory, or Loopscope's block with outer normalization or the one named."""
 Input = Literal["every", "first"]
 """Whether the input enters every loop, or the first one only."""
 INPUTS: tuple[Input, ...] = ("every", "first")
@@ -154,6 +154,6 @@ def untrained(kind: Kind, enters: Input) -> Dory | Block:
         kind: the architecture.
         enters: whether the input enters every loop.
     """
-    if kind == "block":
-        return Block("internal" if enters == "every" else "none", "outer")
-    return (Dory if enters == "every" else DoryWithoutInput)(dory_config())
+    if kind == "dory":
+        return (Dory if enters == "every" else DoryWithoutInput)(dory_config())
+    return Block("internal" if enters == "every" else "none", kind.partition("-")[2] or "outer")

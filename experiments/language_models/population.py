@@ -14,7 +14,7 @@ from jaxtyping import Int
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from experiments.language_models.models import INPUTS, KINDS, Block, Dory, untrained
+from experiments.language_models.models import INPUTS, Block, Dory, Input, Kind, untrained
 from experiments.language_models.outcomes import HORIZONS, curve
 from experiments.language_models.tasks import TASKS
 from experiments.language_models.training import RATES, SCHEDULES, Training, trained
@@ -27,7 +27,6 @@ RESULTS = Path(__file__).parent / "results"
 """Folder of both ledgers."""
 MODELS = Path("runs") / "language-models"
 """Folder of the trained models, relative to the root of the repository. It is not committed."""
-SEED = 0
 TEXTS = 128
 """Texts on which accuracy and forecasts are measured."""
 TEXT_SEED = 1000
@@ -82,10 +81,39 @@ class Forecasted:
     reason: str
 
 
+@dataclass(frozen=True)
+class Population:
+    """Models of every combination of some settings, with both tasks and both schedules.
+
+    Args:
+        kinds: architectures.
+        inputs: how the input enters.
+        rates: learning rates.
+        seed: seed of weights, texts and numbers of loops.
+    """
+
+    kinds: tuple[Kind, ...]
+    inputs: tuple[Input, ...]
+    rates: tuple[float, ...]
+    seed: int
+
+    def trainings(self) -> Iterator[Training]:
+        """Yield the training of every model, those with the same learning rate together."""
+        for rate, task, kind, enters, schedule in product(self.rates, TASKS, self.kinds, self.inputs, SCHEDULES):
+            yield Training(task, kind, enters, schedule, rate, self.seed)
+
+
+POPULATIONS = {
+    "first": Population(("dory", "block"), INPUTS, RATES, seed=0),
+    "second": Population(("block-pre", "block-peri", "block-sandwich", "block-gru"), ("every",), RATES[1:], seed=1),
+}
+"""The populations, by the test that they are for."""
+
+
 def trainings() -> Iterator[Training]:
-    """Yield the training of every model, those with the same learning rate together."""
-    for rate, task, kind, enters, schedule in product(RATES, TASKS, KINDS, INPUTS, SCHEDULES):
-        yield Training(task, kind, enters, schedule, rate, SEED)
+    """Yield the training of every model."""
+    for one in POPULATIONS.values():
+        yield from one.trainings()
 
 
 def measured_texts(training: Training) -> Int[Tensor, "batch tokens"]:

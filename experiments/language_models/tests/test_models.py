@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 import torch
 
-from experiments.language_models.models import INPUTS, KINDS, Dory, DoryWithoutInput, dory_config, untrained
+from experiments.language_models.models import INPUTS, Dory, DoryWithoutInput, Kind, dory_config, untrained
 from experiments.language_models.tasks import TASKS
 from loopscope.loop import iterate, readout
 
+KINDS = get_args(Kind)
 TASK = TASKS["depth"]
 TEXTS = TASK.draw(4, torch.Generator().manual_seed(1))
 
