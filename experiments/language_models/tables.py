@@ -120,14 +120,7 @@ def against_outcomes(found: Sequence[Case]) -> Sheet:
     )
 
 
-def late(found: Sequence[Case]) -> Sheet:
-    """Return what was said of the models that still had their answers after 2k loops and lost them by the horizon."""
-    lines = []
-    for horizon in HORIZONS:
-        some = [case for case in found if case.said.horizon == horizon and not case.outcome.keeps and _run_on(case)]
-        said = [_forecast(case) for case in some]
-        as_long = sum(not _run_as_long(case) for case in some)
-        lines.append(
+XX        lines.append(
             [
                 str(horizon),
                 str(len(some)),
