@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from statistics import mean
 
 from scipy.stats import binomtest
 
 from experiments.language_models.outcomes import HORIZONS, Outcome, outcome, running_on
-from experiments.language_models.population import LEARNED, Forecasted, Row
+from experiments.language_models.population import LEARNED, POPULATIONS, Forecasted, Row
 from loopscope.forecasts import Outlook
 from loopscope.reports.kit.sheet import Sheet
 
@@ -96,7 +97,7 @@ COLUMNS = [
 ]
 
 
-def against_outcomes(found: Sequence[Case]) -> Sheet:
+def against_outcomes(found: Sequence[Case], title: str) -> Sheet:
     """Return how often the forecast and its rivals were right, by horizon."""
     lines = []
     for horizon in HORIZONS:
@@ -113,32 +114,24 @@ def against_outcomes(found: Sequence[Case]) -> Sheet:
             ["", "running on at the cost of the forecast", *_verdicts(some, _run_as_long), _cost(spent, horizon)],
         ]
     return Sheet(
-        "Forecasts against outcomes",
+        title,
         COLUMNS,
         lines,
         "k: most loops in training. Intervals: 95%, Wilson. Cost: mean share of the loops of running to the horizon.",
     )
 
 
-XX        lines.append(
-            [
-                str(horizon),
-                str(len(some)),
-                str(said.count(False)),
-                str(said.count(None)),
-                str(said.count(True)),
-                str(as_long),
-            ]
-        )
-    columns = [
-        "loops asked about",
-        "lost after 2k",
-        "foreseen",
-        "cannot tell",
-        '"keeps" said',
-        "seen by running on as long",
-    ]
-    return Sheet("Answers lost after 2k loops", columns, lines)
+def late(found: Sequence[Case]) -> Sheet:
+    """Return what was said of the models that lost their answers only after a rival had stopped looking."""
+    rivals = (("2k loops", _run_on), ("as many loops as the forecast takes steps", _run_as_long))
+    lines = []
+    for horizon, (name, unsuspecting) in product(HORIZONS, rivals):
+        lost = [case for case in found if case.said.horizon == horizon and not case.outcome.keeps]
+        said = [_forecast(case) for case in lost if unsuspecting(case)]
+        counts = (len(said), said.count(False), said.count(None), said.count(True))
+        lines.append([str(horizon), name, *map(str, counts)])
+    columns = ["loops asked about", "lost after", "models", "foreseen", "cannot tell", '"keeps" said']
+    return Sheet("Answers lost late", columns, lines)
 
 
 def by_setting(rows: Sequence[Row]) -> Sheet:
@@ -188,4 +181,9 @@ def mistakes(found: Sequence[Case]) -> Sheet:
 def tables(rows: Sequence[Row], forecasts: Sequence[Forecasted]) -> list[Sheet]:
     """Return every table."""
     found = cases(rows, forecasts)
-    return [by_setting(rows), against_outcomes(found), late(found), mistakes(found)]
+    made = [by_setting(rows)]
+    for name, population in POPULATIONS.items():
+        members = set(population.trainings())
+        some = [case for case in found if case.row.training in members]
+        made.append(against_outcomes(some, f"Forecasts against outcomes, {name} test"))
+    return [*made, against_outcomes(found, "Forecasts against outcomes, both tests"), late(found), mistakes(found)]

@@ -33,7 +33,7 @@ def test_only_models_that_learned_count():
 
 
 def test_forecasts_and_rivals_are_counted_against_outcomes():
-    lines = against_outcomes(cases(ROWS, SAID)).rows
+    lines = against_outcomes(cases(ROWS, SAID), "A title").rows
     assert len(lines) == 3
     assert lines[0][0] == "64 (1 keep, 3 collapse)"
     assert lines[0][1:] == ["forecast", "3 of 4, 75% [30, 95]", "3 of 3, 100% [44, 100]", "1 of 1", "2 of 2", "38"]
@@ -46,7 +46,9 @@ def test_an_empty_count_has_no_share():
 
 
 def test_late_collapses_are_counted_apart():
-    assert late(cases(ROWS, SAID)).rows[-1] == ["64", "2", "1", "1", "0", "0"]
+    rows = late(cases([*ROWS, row([1.0] * 10 + [0.2] * 54, 5)], [*SAID, said(row(HELD, 5), "keeps")])).rows
+    assert rows[-2] == ["64", "2k loops", "3", "1", "1", "1"]
+    assert rows[-1] == ["64", "as many loops as the forecast takes steps", "2", "1", "1", "0"]
 
 
 def test_wrong_and_undecided_forecasts_are_listed():
@@ -66,5 +68,5 @@ def test_models_are_counted_by_setting():
 def test_the_command_prints_every_table(capsys):
     assert command.main(["table"]) == 0
     printed = capsys.readouterr().out
-    assert printed.count("### ") == len(tables([], [])) == 4
+    assert printed.count("### ") == len(tables([], [])) == 6
     assert "running on to 2k" in printed
