@@ -52,7 +52,7 @@ class _StateOnly(DoryModel):
         places = torch.arange(hidden.shape[1]).unsqueeze(0)
         mask = create_causal_mask(self.config, hidden, attention_mask, None, position_ids=places)
         rotary = self.rotary_emb(hidden, places, "full_attention")
-        first, last = self.config.n_input_layers, self.config.n_input_layers + self.config.n_recurrent_layers
+        first, last = self.config.n_input_layers, len(self.layers) - self.config.n_output_layers
         for layer in self.layers[:first]:
             hidden = layer(hidden, attention_mask=mask, position_embeddings=rotary)
         for _ in range(self.config.n_recurrent_loops):

@@ -8,11 +8,11 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
-from experiments.language_models.models import Input, Kind, untrained
+from experiments.language_models.models import Block, Dory, Input, Kind, untrained
 from experiments.language_models.tasks import TASKS, Task
 
 BATCH = 64
@@ -99,7 +99,7 @@ def _counts(schedule: Schedule, generator: torch.Generator) -> Iterator[int]:
         yield FIXED if schedule == "fixed" else int(torch.randint(least, most + 1, (), generator=generator))
 
 
-def trained(training: Training, updates: int | None = None) -> tuple[nn.Module, float]:
+def trained(training: Training, updates: int | None = None) -> tuple[Dory | Block, float]:
     """Train a model, and return it with the loss of its training.
 
     Args:
@@ -131,4 +131,5 @@ def trained(training: Training, updates: int | None = None) -> tuple[nn.Module, 
         )
         trainer.remove_callback(PrinterCallback)
         loss = trainer.train().training_loss
-    return model.eval().requires_grad_(False), float(loss)
+    model.eval().requires_grad_(False)
+    return model, float(loss)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from experiments.language_models import __main__ as command
 from experiments.language_models.population import Forecasted, Row
-from experiments.language_models.tables import against_outcomes, by_setting, cases, late, mistakes, share, tables
+from experiments.language_models.tables import against_outcomes, by_setting, cases, clock, late, mistakes, share, tables
 from experiments.language_models.training import Training
 
 HELD = [1.0] * 64
@@ -39,6 +39,12 @@ def test_forecasts_and_rivals_are_counted_against_outcomes():
     assert lines[0][1:] == ["forecast", "3 of 4, 75% [30, 95]", "3 of 3, 100% [44, 100]", "1 of 1", "2 of 2", "38"]
     assert lines[1][2:] == ["4 of 4, 100% [51, 100]", "2 of 4, 50% [15, 85]", "1 of 3", "1 of 1", "12"]
     assert lines[2][2:] == [*lines[1][2:-1], "38"]
+
+
+def test_the_forecast_loop_of_a_collapse_is_compared_with_the_true_one():
+    found = cases(ROWS, SAID)
+    assert clock(found) == "Collapses are forecast to within 18 loops in the median of 2, 24 at most."
+    assert clock(found[:1]) == "No collapse was forecast."
 
 
 def test_an_empty_count_has_no_share():
