@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from experiments.language_models import __main__ as command
 from experiments.language_models.population import Forecasted, Row
 from experiments.language_models.tables import against_outcomes, by_setting, cases, clock, late, mistakes, share, tables
@@ -76,3 +78,10 @@ def test_the_command_prints_every_table(capsys):
     printed = capsys.readouterr().out
     assert printed.count("### ") == len(tables([], [])) == 6
     assert "running on to 2k" in printed
+
+
+def test_the_page_holds_the_tables_of_the_command(capsys):
+    command.main(["table"])
+    page = (Path(__file__).parents[3] / "docs" / "evidence" / "language-models.md").read_text()
+    printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert [line for line in printed if line not in page] == []
