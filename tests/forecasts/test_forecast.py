@@ -13,6 +13,7 @@ import loopscope as ls
 from loopscope.errors import LoopscopeError
 from loopscope.forecasts.forecast import forecast, readable
 from loopscope.forecasts.result import Forecast, Outlook, Point, Round, fall
+from loopscope.forecasts.schedule import fewest_steps
 from loopscope.loop import FunctionLoop, iterate
 
 INPUTS = torch.arange(1.0, 9.0).reshape(8, 1, 1)
@@ -485,6 +486,24 @@ def test_other_horizons_and_budgets_can_be_asked_about(horizon):
     assert kept.keeps
     assert kept.points[-1].iteration == kept.horizon == horizon
     assert kept.steps <= 0.9 * horizon
+
+
+@pytest.mark.parametrize(
+    ("trained", "horizon"), [(1, 2), (1, 64), (4, 5), (4, 16), (4, 32), (4, 64), (6, 64), (6, 128)]
+)
+def test_near_horizons_are_forecast_with_the_default_budget(trained, horizon):
+    said = forecast(drifting(0.8 * horizon), INPUTS, CLASSES, trained, horizon=horizon)
+    assert said.outlook is COLLAPSES
+    assert said.collapse == pytest.approx(math.ceil(0.8 * horizon), abs=1)
+    kept = forecast(drifting(1e6), INPUTS, CLASSES, trained, horizon=horizon)
+    assert kept.keeps
+    assert max(said.steps, kept.steps) <= max(0.2 * horizon, 6 * trained, fewest_steps(horizon) + 2)
+
+
+def test_a_horizon_within_six_times_training_is_run_and_not_extrapolated():
+    said = forecast(drifting(14.5), INPUTS, CLASSES, 4, horizon=16)
+    assert [point.iteration for point in said.points] == list(range(4, 17))
+    assert (said.outlook, said.collapse) == (COLLAPSES, 15)
 
 
 def test_a_budget_that_reaches_the_horizon_is_the_run_itself():

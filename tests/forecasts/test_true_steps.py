@@ -117,9 +117,11 @@ def test_without_right_answers_there_is_nothing_to_keep():
 
 def test_the_budget_must_reach_beyond_training():
     with pytest.raises(LoopscopeError, match="the budget allows 96 true steps, expected at least 103"):
-        ls.forecast(loop_of(steady), INPUTS, trained_iterations=100)
+        ls.forecast(loop_of(steady), INPUTS, trained_iterations=100, budget=0.2)
     with pytest.raises(LoopscopeError, match=r"allows 32 true steps in each of 3 draws, expected at least 43"):
-        ls.forecast(loop_of(noisy(1.0)), INPUTS, trained_iterations=40)
+        ls.forecast(loop_of(noisy(1.0)), INPUTS, trained_iterations=40, budget=0.2)
+    near = ls.forecast(loop_of(noisy(1.0)), INPUTS, trained_iterations=4, horizon=16)
+    assert near.steps == 24
 
 
 def test_one_iteration_frozen_is_forecast_by_leaps():

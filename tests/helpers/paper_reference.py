@@ -11,6 +11,7 @@ from loopscope.models import LoopedTransformerConfig
 RECALLS = ("none", "external", "internal")
 NORMS = ("pre", "peri", "outer", "sandwich", "gru")
 LINE = {"grid": (0,), "attention": "local", "kernel_size": 5}
+CAUSAL = {"grid": (0,), "attention": "causal"}
 GRID = {"grid": (3, 4), "attention": "full"}
 
 
@@ -88,6 +89,8 @@ class Plain:
         query = self.rms(self.rotary(query), f"{name}.query_norm")
         key = self.rms(self.rotary(key), f"{name}.key_norm")
         scores = torch.einsum("bihc,bjhc->bhij", query, key) / math.sqrt(width // heads)
+        if self.config.attention == "causal":
+            scores = scores.masked_fill(torch.ones(length, length).triu(1).bool(), -math.inf)
         if self.config.attention == "local":
             seen = torch.zeros(length, length, dtype=torch.bool)
             for token in range(length):

@@ -42,6 +42,8 @@ from loopscope.models.residual import RULES
         ),
         ({"attention": "banded", "kernel_size": 6, "grid": (0,)}, "kernel_size is 6, expected an odd number"),
         ({"attention": "local", "kernel_size": -5, "grid": (0,)}, "kernel_size is -5, expected a whole number from 1"),
+        ({"attention": "causal", "kernel_size": 5}, "kernel_size 5 was given with causal attention"),
+        ({"attention": "causal"}, r"causal attention was asked for on the grid \(3, 4\): it is defined on a line only"),
         ({"attention": "local", "kernel_size": 5}, "it is defined on a line only"),
         ({"attention": "banded"}, "it is defined on a line only"),
         ({"attention": "local"}, "it is defined on a line only"),

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from paper_reference import GRID, LINE, NORMS, RECALLS, config, inputs_for, plain, scrambled
+from paper_reference import CAUSAL, GRID, LINE, NORMS, RECALLS, config, inputs_for, plain, scrambled
 
 from loopscope.checks import check_step
 from loopscope.errors import LoopscopeError
@@ -17,7 +17,7 @@ from loopscope.models.attention import local_mask
 from loopscope.models.rotary import rotary_table
 
 
-@pytest.mark.parametrize("where", [LINE, GRID], ids=["line", "grid"])
+@pytest.mark.parametrize("where", [LINE, CAUSAL, GRID], ids=["line", "causal line", "grid"])
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("recall", RECALLS)
 def test_each_update_rule_is_the_papers_equation(recall, norm, where):
@@ -33,6 +33,13 @@ def test_each_update_rule_is_the_papers_equation(recall, norm, where):
         state = model.step(state, recalled)
         torch.testing.assert_close(state, expected, rtol=1e-10, atol=1e-10)
         torch.testing.assert_close(model.read(state), rule.read(state), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("tokens", [1, 7, 100])
+def test_under_causal_attention_what_follows_a_token_does_not_matter_to_it(tokens):
+    model = scrambled(LoopedTransformer(config(recall="internal", norm="outer", **CAUSAL)))
+    inputs = inputs_for(model, 100)
+    torch.testing.assert_close(model(inputs[:, :tokens], 0, 3), model(inputs, 0, 3)[:, :tokens], rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("recall", RECALLS)

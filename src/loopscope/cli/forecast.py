@@ -25,8 +25,8 @@ def make_parser() -> ArgumentParser:
     parser.add_argument(
         "--budget",
         type=float,
-        default=0.2,
-        help="Largest number of true steps, as a fraction of the steps needed to reach the horizon.",
+        help="Largest number of true steps, as a fraction of the steps needed to reach the horizon. By default a fifth, or six times "
+        "the iterations in training if that is more.",
     )
     parser.add_argument("--seed", type=int, default=0, help="Seed of a random first state.")
     return parser

@@ -21,7 +21,7 @@ from loopscope.forecasts.fit import SMALL
 from loopscope.forecasts.leaps import SETTLING, WATCHED, Leap, leap_through, run
 from loopscope.forecasts.oscillation import dies_out
 from loopscope.forecasts.result import HOLDS, Forecast, Outlook, Point, Round
-from loopscope.forecasts.schedule import first_round, next_round
+from loopscope.forecasts.schedule import fewest_steps, first_round, next_round
 from loopscope.forecasts.true_steps import AGREEING, DRAWS, by_true_steps
 from loopscope.kinds import Kind
 from loopscope.loop import Loop, answers_per
@@ -38,6 +38,8 @@ TRAINED = 15
 """Number of iterations in training if it is unknown."""
 BUDGET = 0.2
 """Default cost of a forecast, as a fraction of the cost of running the loop to the horizon."""
+SHORTEST_BUDGET = 6
+"""Least default cost of a forecast, as a multiple of the iterations in training. Near horizons need more than ``BUDGET``."""
 CHECKS = 2
 """Number of steps charged for the checks of the loop, which evaluate the step a few times on two examples."""
 DOUBT = 0.25
@@ -272,13 +274,13 @@ def forecast(
     answers: Answers | None = None,
     *,
     horizon: int = HORIZON,
-    budget: float = BUDGET,
+    budget: float | None = None,
 ) -> Forecast:
     """Forecast whether a loop keeps its answers to a horizon or collapses, at a fraction of the cost of running it there.
 
     The loop is run for some iterations. Leaps go from there to the horizon (see `loopscope.leaps`), and true steps after each
-    leap check it. The first round takes about 30 steps. Longer rounds follow until two in a row give the same answer or the
-    budget is spent. If the evidence does not suffice, the forecast says that it cannot tell.
+    leap check it. The first round takes about 30 steps, or fewer if the horizon is near. Longer rounds follow until two in a row
+    give the same answer or the budget is spent. If the evidence does not suffice, the forecast says that it cannot tell.
 
     A time-dependent or stochastic loop, or one whose readout reads the history, cannot be extrapolated. It is run as far as the
     budget allows: ``budget=1`` runs it to the horizon. A stochastic loop is run three times, and needs ``budget=3``.
@@ -295,7 +297,8 @@ def forecast(
             default, the answer is each token's largest output or, if tokens have a single output, the order of the tokens
             (for a single token, its sign).
         horizon: the iteration to forecast.
-        budget: largest number of true steps, as a fraction of those to the horizon.
+        budget: largest number of true steps, as a fraction of those to the horizon. By default a fifth, or six times the
+            iterations in training if that is more.
 
     Returns:
         The outlook with its evidence. Its ``str`` is one sentence.
@@ -316,7 +319,8 @@ def forecast(
     """
     check_is_loop(loop)
     check_count(horizon=horizon)
-    check_positive(budget=budget)
+    if budget is not None:
+        check_positive(budget=budget)
     trained = TRAINED if trained_iterations is None else trained_iterations
     check_count(trained_iterations=trained)
     if trained >= horizon:
@@ -326,7 +330,7 @@ def forecast(
     check_seed(seed)
     examples = check_not_empty(inputs)
     check_targets(targets, examples)
-    steps = math.floor(budget * horizon + 1e-9) - CHECKS
+    steps = _allowed(horizon, trained) if budget is None else math.floor(budget * horizon + 1e-9)
     began = time.perf_counter()
     with eval_mode(loop), without_autocast(), torch.no_grad():
         view = view_of(loop, inputs, seed)
@@ -346,9 +350,10 @@ def forecast(
                 examples=examples,
                 trained=trained,
                 horizon=horizon,
-                steps=math.floor(budget * horizon + 1e-9),
+                steps=steps,
             )
         states = run(loop, recalled, [start], 1)
+        steps = steps - CHECKS
         plans = [first_round(horizon, steps, trained)]
         orbit = _Orbit(loop, recalled, states, reader, first=min(trained, plans[0].orbit))
         found: list[Round] = []
@@ -368,6 +373,11 @@ def forecast(
                 break
             plans.append(following)
         return _told(found, orbit, flight, reader, floor, horizon, time.perf_counter() - began)
+
+
+def _allowed(horizon: int, trained: int) -> int:
+    """Return the default number of true steps, including those for the checks of the loop. It is never too small for a leap."""
+    return max(math.floor(BUDGET * horizon + 1e-9), SHORTEST_BUDGET * trained, fewest_steps(horizon) + CHECKS)
 
 
 class _Orbit:

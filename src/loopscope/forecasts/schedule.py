@@ -61,7 +61,7 @@ def first_round(horizon: int, steps: int, trained: int = 0) -> Plan:
     Raises:
         LoopscopeError: ``steps`` is too small for a single round.
     """
-    least = _fewest_steps(horizon)
+    least = fewest_steps(horizon)
     total = max(FIRST, least, trained + plan_of(max(trained, SHORTEST_ORBIT), horizon).steps)
     plan = _longest(horizon, min(total, steps), 0)
     if plan is None:
@@ -86,8 +86,8 @@ def next_round(horizon: int, steps: int, made: Sequence[Plan], *, decided: bool)
     return plan if plan is not None and plan.orbit >= LONGER * made[-1].orbit else None
 
 
-def _fewest_steps(horizon: int) -> int:
-    """Return the true steps of the cheapest round."""
+def fewest_steps(horizon: int) -> int:
+    """Return the number of true steps of the cheapest round."""
     fewest, orbit = horizon + 1, min(SHORTEST_ORBIT, horizon)
     while orbit < fewest:
         plan = plan_of(orbit, horizon)

@@ -1,4 +1,4 @@
-"""Attention with rotary positions and normalized queries and keys, over all tokens or within a neighbourhood.
+"""Attention with rotary positions and normalized queries and keys: over all tokens, causal, or within a neighbourhood.
 
 Local attention is neighbourhood attention on a line, as in the NATTEN library: every token sees ``kernel_size``
 positions, its own and equally many on either side. Near an end of the line the window is shifted inward so that it
@@ -82,6 +82,22 @@ def local_mask(
     return (key >= first) & (key < first + kernel_size) & (key >= 0) & (key < tokens)
 
 
+def causal_mask(tokens: int, device: torch.device | None = None) -> Bool[Tensor, "1 queries keys"]:
+    """Return which keys each query of a line sees under causal attention: its own token's and those before it.
+
+    Args:
+        tokens: length of the line.
+        device: where the mask is needed.
+
+    Example:
+        >>> causal_mask(3).int()
+        tensor([[[1, 0, 0],
+                 [1, 1, 0],
+                 [1, 1, 1]]], dtype=torch.int32)
+    """
+    return torch.ones(1, tokens, tokens, dtype=torch.bool, device=device).tril()
+
+
 def full_attention(
     query: Float[Tensor, "batch tokens heads width"],
     key: Float[Tensor, "batch heads width tokens"],
@@ -102,13 +118,13 @@ def full_attention(
     return F.scaled_dot_product_attention(query, key, value).transpose(1, 2)
 
 
-def local_attention(
+def masked_attention(
     query: Float[Tensor, "batch tokens heads width"],
     key: Float[Tensor, "batch heads width tokens"],
     value: Float[Tensor, "batch tokens heads width"],
     mask: Bool[Tensor, "strips queries keys"],
 ) -> Float[Tensor, "batch tokens heads width"]:
-    """Mix the values in the neighbourhood of each token, weighted by the softmax of scaled dot products.
+    """Mix the values that each token sees, weighted by the softmax of scaled dot products.
 
     On lines of several strips, work and memory grow in proportion to the length. The precision is that of full attention.
 
@@ -116,7 +132,7 @@ def local_attention(
         query: queries.
         key: keys, tokens last.
         value: values.
-        mask: the mask for this number of tokens (``local_mask``).
+        mask: the mask for this number of tokens (``local_mask`` or ``causal_mask``).
     """
     strips, queries, keys = mask.shape
     query, key = query.to(value.dtype), key.to(value.dtype)
@@ -155,7 +171,7 @@ def _mixture(
 
 
 class Attention(nn.Module):
-    """Multi-head attention without a causal mask. Queries and keys are normalized after the rotary embedding.
+    """Multi-head attention. Queries and keys are normalized after the rotary embedding.
 
     Args:
         config: sizes of the model.
@@ -183,10 +199,10 @@ class Attention(nn.Module):
             tokens: argument of the sub-layer.
             first: applies the first linear map of the sub-layer, where internal recall enters.
             rotary: table of ``rotary_table``.
-            mask: mask of local attention; None for full attention.
+            mask: mask of causal or local attention; None for full attention.
         """
         query, key, value = first(self.query_key_value, tokens).unflatten(-1, (3, self.heads, -1)).unbind(2)
         query = self.query_norm(rotate(query, rotary))
         key = self.key_norm.tokens_last(rotate_tokens_last(key.permute(0, 2, 3, 1), rotary))
-        mixed = full_attention(query, key, value) if mask is None else local_attention(query, key, value, mask)
+        mixed = full_attention(query, key, value) if mask is None else masked_attention(query, key, value, mask)
         return self.out(mixed.flatten(2))

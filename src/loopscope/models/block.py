@@ -44,7 +44,7 @@ class Block(nn.Module):
             state: state before the block.
             first: applies the first linear map of a sub-layer to its argument. Internal recall enters here.
             rotary: table of ``rotary_table``.
-            mask: mask of local attention; None for full attention.
+            mask: mask of causal or local attention; None for full attention.
         """
         state = self.residual(
             state, lambda tokens: self._scaled("attention", self.attention(tokens, first, rotary, mask))

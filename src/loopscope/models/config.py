@@ -12,10 +12,13 @@ from loopscope.errors import LoopscopeError, check_choice, check_fraction, check
 Architecture = Literal["looped", "fixed-depth"]
 RecallName = Literal["none", "external", "internal"]
 NormName = Literal["pre", "peri", "outer", "sandwich", "gru"]
-AttentionName = Literal["full", "local", "banded"]
+AttentionName = Literal["full", "causal", "local", "banded"]
 
 LOCAL = ("local", "banded")
 """Attentions on a line that need a kernel size."""
+
+ON_A_LINE = ("causal", *LOCAL)
+"""Attentions that are defined on a line only."""
 
 SIZES = ("width", "heads", "mlp_ratio", "blocks", "inputs", "outputs", "kernel_size")
 """Options that count something: whole numbers from 1 to ``LARGEST_SIZE``."""
@@ -53,8 +56,9 @@ class LoopedTransformerConfig:
         inputs: features per input token.
         outputs: logits per output token.
         grid: lengths of the axes of the token grid, such as (9, 9). (0,) stands for a line of any length.
-        attention: "full", or, on a line, "local": neighbourhood attention, whose windows are shifted inward at the
-            ends of the line. "banded" cuts the windows off there instead, as models from before ``kernel_size`` do.
+        attention: "full", or, on a line, "causal" or "local". Under causal attention, every token sees itself and the tokens
+            before it, as in a language model. Local attention is neighbourhood attention, whose windows are shifted inward
+            at the ends of the line. "banded" cuts the windows off there instead, as models from before ``kernel_size`` do.
         kernel_size: positions that a token sees under local attention, including its own: an odd number, at least 3.
         rope_base: base of the wavelengths of the rotary embedding.
         damping: part of the way that a step goes from a state to the next one, above 0 and at most 1; by default all of it.
@@ -132,9 +136,9 @@ class LoopedTransformerConfig:
     def _check_kernel(self, kernel_size: int) -> None:
         if kernel_size < 3 or kernel_size % 2 == 0:
             raise LoopscopeError(f"kernel_size is {kernel_size}, expected an odd number of at least 3, such as 5")
-        if self.attention == "full":
+        if self.attention in ("full", "causal"):
             raise LoopscopeError(
-                f"kernel_size {kernel_size} was given with full attention: set attention to local, or leave it out"
+                f"kernel_size {kernel_size} was given with {self.attention} attention: set attention to local, or leave it out"
             )
 
     def _check_weights(self) -> None:
@@ -149,8 +153,9 @@ class LoopedTransformerConfig:
 
     def _check_fit(self, grid: tuple[int, ...]) -> None:
         """Refuse a grid that local attention or the rotary embedding cannot serve."""
-        if len(grid) > 1 and (self.attention in LOCAL or self.kernel_size is not None):
-            raise LoopscopeError(f"local attention was asked for on the grid {grid}: it is defined on a line only")
+        if len(grid) > 1 and (self.attention in ON_A_LINE or self.kernel_size is not None):
+            kind = "causal" if self.attention == "causal" else "local"
+            raise LoopscopeError(f"{kind} attention was asked for on the grid {grid}: it is defined on a line only")
         if (self.width // self.heads) % (2 * len(grid)):
             raise LoopscopeError(
                 f"heads of width {self.width // self.heads} cannot carry a rotary embedding over {len(grid)} axes: "

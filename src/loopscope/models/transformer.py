@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from loopscope.errors import LoopscopeError
 from loopscope.loop import iterate
-from loopscope.models.attention import local_mask
+from loopscope.models.attention import causal_mask, local_mask
 from loopscope.models.block import Block
 from loopscope.models.config import LoopedTransformerConfig
 from loopscope.models.damping import part_of_the_way
@@ -30,7 +30,7 @@ MOST_COMPILATIONS = 100
 """Largest number of times that Dynamo may compile one iteration in a process. Each shape of a model needs two or four."""
 
 Positions = tuple[Float[Tensor, "2 tokens half"], Bool[Tensor, "strips queries keys"] | None]
-"""The rotary table and the mask of local attention, which is None under full attention."""
+"""The rotary table and the mask of causal or local attention, which is None under full attention."""
 
 
 class _Transformer(Pretrained):
@@ -80,6 +80,8 @@ class _Transformer(Pretrained):
         assert config.grid is not None
         grid = config.grid if math.prod(config.grid) else (tokens,)
         rotary = rotary_table(grid, config.width // config.heads, config.rope_base).to(device)
+        if config.attention == "causal":
+            return rotary, causal_mask(tokens, device)
         if config.kernel_size is None:
             return rotary, None
         assert config.attention is not None
