@@ -89,7 +89,11 @@ def subject_of(options: Namespace) -> Subject:
             cannot be a loop.
     """
     name = options.subject
-    subject = Subject(*adapted(options)) if is_foreign(options) else _own(name)
+    return with_trained_iterations(Subject(*adapted(options)) if is_foreign(options) else _own(name), options)
+
+
+def with_trained_iterations(subject: Subject, options: Namespace) -> Subject:
+    """Return a subject with the number of iterations in training that the options give, if they give one."""
     given = options.trained_iterations
     return subject if given is None else replace(subject, trained_iterations=given)
 

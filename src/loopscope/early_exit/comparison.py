@@ -97,6 +97,7 @@ class ExitComparison:
         broken: fraction of units whose answer was good at some iteration and is not after the last.
         recommendation: the cheapest rule that loses at most one point; None where there are too few examples or no right answers.
         absent: why each missing rule was left out, one sentence each.
+        iterations_before: iterations of the model before the first state; the model's own count is this much higher.
 
     Example:
         >>> import torch, loopscope as ls
@@ -117,6 +118,7 @@ class ExitComparison:
     broken: float
     recommendation: Recommendation | None
     absent: list[str]
+    iterations_before: int = 0
 
     def rule(self, name: str) -> RuleCurve:
         """Return the rule of this name.
@@ -149,4 +151,9 @@ class ExitComparison:
             f"oracle: {self.oracle.iterations:.1f} iterations, {100 * self.oracle.quality:.1f}% good; "
             f"good once and lost by the end: {100 * self.broken:.1f}%",
         ]
+        if self.iterations_before:
+            lines.append(
+                f"the first state is the one after the model's first iteration: add {self.iterations_before} to count the model's "
+                "own iterations"
+            )
         return "\n".join(lines)

@@ -21,7 +21,8 @@ TOGETHER = 2**24
 """Logits that are held at once. A larger batch is recorded part by part."""
 
 RESIDUAL, COSINE = "residual", "cosine"
-DIVERGENCE, ENTROPY, PATIENCE, GATE = "KL divergence", "entropy", "patience", "gate"
+DIVERGENCE, ENTROPY, PATIENCE = "KL divergence", "entropy", "patience"
+GATE, ACCUMULATED = "gate", "accumulated gate"
 OF_STATE, OF_OUTPUT = (RESIDUAL, COSINE), (DIVERGENCE, ENTROPY, PATIENCE)
 
 
@@ -139,9 +140,9 @@ def _gate(loop: Loop, state: Tree, recalled: Tree, units: int, logits: Tensor) -
         LoopscopeError: the gate gives neither one number per unit nor one per example.
     """
     gate = getattr(loop, "gate", None)
-    if gate is None:
+    said = None if gate is None else gate(state, recalled)
+    if said is None:
         return None
-    said = gate(state, recalled)
     if not isinstance(said, Tensor) or said.numel() not in (units, len(logits)):
         given = tuple(said.shape) if isinstance(said, Tensor) else type(said).__name__
         raise LoopscopeError(
@@ -150,6 +151,15 @@ def _gate(loop: Loop, state: Tree, recalled: Tree, units: int, logits: Tensor) -
         )
     said = said.reshape(len(said), -1).double()
     return 1 - (said if said.numel() == units else said.expand(len(logits), units // len(logits))).flatten()
+
+
+def _going_on(loop: Loop, state: Tree, recalled: Tree, units: int, logits: Tensor) -> Tensor:
+    """Return the probability that a gate has not stopped before the first iteration, per unit.
+
+    It is 1, unless the first state is what the model's own first iteration made.
+    """
+    first = _gate(loop, state, recalled, units, logits) if getattr(loop, "iterations_before", 0) else None
+    return torch.ones(units, dtype=torch.float64, device=logits.device) if first is None else first
 
 
 def _record(
@@ -165,6 +175,7 @@ def _record(
     logits = readout(loop, state, recalled)
     said = judge.said(logits)
     streak = torch.zeros(len(said), dtype=torch.float64, device=logits.device)
+    going_on = _going_on(loop, state, recalled, len(said), logits)
     found = _Pass()
     residual = torch.zeros(len(rows))
     for _ in range(iterations):
@@ -182,6 +193,8 @@ def _record(
         found.add(PATIENCE, -streak)
         if (doubt := _gate(loop, state, recalled, len(said), logits)) is not None:
             found.add(GATE, doubt)
+            going_on = going_on * doubt
+            found.add(ACCUMULATED, going_on)
         found.answers.append(said.cpu())
         if (right := judge.right(logits, rows)) is not None:
             found.right.append(right.cpu())
