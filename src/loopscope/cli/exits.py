@@ -43,9 +43,9 @@ def make_parser() -> ArgumentParser:
 
 def run(options: Namespace) -> int:
     """Compare the rules; return the exit status."""
-    from loopscope.early_exit.exits import exits
     from loopscope.reports.early_exit import exits_sheet, write_exits
     from loopscope.reports.kit.sheet import in_terminal
+    from loopscope.stability.early_exit.exits import exits
     from loopscope.subjects import first_examples
 
     check_positive(examples=options.examples)

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 
-from loopscope.early_exit.comparison import ExitComparison, RuleCurve, said
 from loopscope.files import write_json, write_text
 from loopscope.reports.kit.charts import COLOURS, INK, SHADE, Panel, draw_panels, percent_axis, svg, tidy
 from loopscope.reports.kit.formats import DASH, number, percent
 from loopscope.reports.kit.page import note, page, picture, table, text
 from loopscope.reports.kit.sheet import Sheet
 from loopscope.reports.kit.styles import DASHES, Style, legend, swatch
+from loopscope.stability.early_exit.comparison import ExitComparison, RuleCurve, said
 
 LOSSES = (0.0, 0.01, 0.05)
 """Losses of quality, against the best fixed number of iterations, for which the table gives the cheapest threshold."""
@@ -92,6 +92,17 @@ def write_exits(path: Path, compared: ExitComparison, title: str = "Early exit")
     if path.suffix != ".html":
         write_json(path, compared.to_dict())
         return
+    parts = [f"<h1>{text(title)}</h1>", "<h2>When should it stop?</h2>", *exits_parts(compared, title)]
+    write_text(path, page(title, "\n".join(parts)))
+
+
+def exits_parts(compared: ExitComparison, title: str) -> list[str]:
+    """Return a comparison as parts of a page: the recommendation, the curves, and a table of the rules.
+
+    Args:
+        compared: the comparison.
+        title: what was measured.
+    """
     figure, _ = draw_panels([exits_panel(compared)])
     styles = rule_styles(compared)
     shown = [styles[rule.name] for rule in compared.rules]
@@ -100,9 +111,7 @@ def write_exits(path: Path, compared: ExitComparison, title: str = "Early exit")
         "when it stops. Up and to the left is better. The star is the oracle, which stops at the first good answer."
     )
     sheet = exits_sheet(title, compared)
-    parts = [
-        f"<h1>{text(title)}</h1>",
-        "<h2>When should it stop?</h2>",
+    return [
         *(f"<p>{text(line)}</p>" for line in str(compared).splitlines()),
         picture([svg(figure, "exits")], caption, legend=legend(shown, swatch)),
         table(sheet.columns, sheet.rows, ["rule"]),
@@ -112,4 +121,3 @@ def write_exits(path: Path, compared: ExitComparison, title: str = "Early exit")
         ),
         *(note(f"Not compared: {reason}.") for reason in compared.absent),
     ]
-    write_text(path, page(title, "\n".join(parts)))

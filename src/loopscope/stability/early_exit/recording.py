@@ -10,9 +10,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from loopscope.checks import Prepared
-from loopscope.early_exit.scores import divergence, entropy, movement, movement_of_examples
 from loopscope.errors import LoopscopeError
 from loopscope.loop import AnswersPer, Loop, readout
+from loopscope.stability.early_exit.scores import divergence, entropy, movement, movement_of_examples
 from loopscope.stability.orbits.answers import Answers, gives_answer, predictions
 from loopscope.stability.targets import Correct
 from loopscope.trees import Tree, batch_size, select

@@ -13,12 +13,12 @@ from scipy.special import kl_div, softmax
 from scipy.stats import entropy as scipy_entropy
 
 import loopscope as ls
-from loopscope.early_exit import starts
-from loopscope.early_exit.exits import MEANINGS
-from loopscope.early_exit.recording import Recording
-from loopscope.early_exit.rules import candidate_thresholds, exit_points, first_good, stops
-from loopscope.early_exit.scores import divergence, entropy, movement, movement_of_examples
 from loopscope.errors import LoopscopeError
+from loopscope.stability.early_exit import starts
+from loopscope.stability.early_exit.exits import MEANINGS
+from loopscope.stability.early_exit.recording import Recording
+from loopscope.stability.early_exit.rules import candidate_thresholds, exit_points, first_good, stops
+from loopscope.stability.early_exit.scores import divergence, entropy, movement, movement_of_examples
 
 # Scores
 
@@ -347,7 +347,7 @@ def test_the_best_converged_start_and_the_most_common_answer_are_taken():
 def test_the_batch_is_recorded_in_parts_with_the_same_result(monkeypatch):
     inputs, targets = deadlines()
     whole = ls.exits(Deadline(), inputs, targets, iterations=12)
-    monkeypatch.setattr("loopscope.early_exit.recording.TOGETHER", 6)
+    monkeypatch.setattr("loopscope.stability.early_exit.recording.TOGETHER", 6)
     assert ls.exits(Deadline(), inputs, targets, iterations=12) == whole
 
 

@@ -12,9 +12,12 @@ from torch import Tensor
 
 from loopscope.checks import Prepared
 from loopscope.contexts import eval_mode, without_autocast
-from loopscope.early_exit import starts
-from loopscope.early_exit.comparison import SLACK, ExitComparison, Recommendation, RuleCurve
-from loopscope.early_exit.recording import (
+from loopscope.errors import LoopscopeError, check_choice, check_positive
+from loopscope.loop import AnswersPer, Loop, answers_per, first_state
+from loopscope.metrics import auc, interval
+from loopscope.stability.early_exit import starts
+from loopscope.stability.early_exit.comparison import SLACK, ExitComparison, Recommendation, RuleCurve
+from loopscope.stability.early_exit.recording import (
     ACCUMULATED,
     COSINE,
     DIVERGENCE,
@@ -26,10 +29,7 @@ from loopscope.early_exit.recording import (
     Recording,
     record,
 )
-from loopscope.early_exit.rules import ExitPoint, candidate_thresholds, exit_points, first_good
-from loopscope.errors import LoopscopeError, check_choice, check_positive
-from loopscope.loop import AnswersPer, Loop, answers_per, first_state
-from loopscope.metrics import auc, interval
+from loopscope.stability.early_exit.rules import ExitPoint, candidate_thresholds, exit_points, first_good
 from loopscope.stability.nonautonomous.view import View, view_of
 from loopscope.stability.orbits.answers import Answers
 from loopscope.stability.targets import Targets, check_targets, rule_of
@@ -59,6 +59,8 @@ MEANINGS: Mapping[str, str] = {
 }
 """When each rule stops."""
 SCORED = (RESIDUAL, COSINE, DIVERGENCE, ENTROPY, PATIENCE, GATE, ACCUMULATED)
+STEPWISE = (FIXED, *SCORED)
+"""Rules that need a single orbit."""
 SEVERAL = (BEST_START, MAJORITY)
 
 

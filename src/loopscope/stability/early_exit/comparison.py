@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from loopscope.early_exit.rules import ExitPoint
 from loopscope.loop import AnswersPer
+from loopscope.stability.early_exit.rules import ExitPoint
 
 SLACK = 0.01
 """Quality that a recommended rule may lose against the best fixed number of iterations."""
@@ -131,7 +131,9 @@ class ExitComparison:
                 return rule
         raise KeyError(name)
 
-    def _advice(self) -> str:
+    @property
+    def advice(self) -> str:
+        """The recommendation in a sentence, or why there is none."""
         if self.recommendation is not None:
             return str(self.recommendation)
         return "no answer is ever right" if self.oracle.quality == 0 else "too few examples to recommend a rule"
@@ -146,7 +148,7 @@ class ExitComparison:
         top = max(best, key=lambda point: (point.quality, -point.iterations))
         lines = [
             f"{self.measured} of {self.units} {self.unit}s over {self.iterations} iterations",
-            self._advice(),
+            self.advice,
             f"best fixed number of iterations: {top.threshold:.0f}, {100 * top.quality:.1f}% good",
             f"oracle: {self.oracle.iterations:.1f} iterations, {100 * self.oracle.quality:.1f}% good; "
             f"good once and lost by the end: {100 * self.broken:.1f}%",
