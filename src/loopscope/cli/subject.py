@@ -17,7 +17,6 @@ from loopscope.trees import Tree, select, tree_map
 
 if TYPE_CHECKING:
     from loopscope.adapters.positions import Positions
-    from loopscope.adapters.proof import ProvenLoop
 
 PROVEN = 4
 """Inputs that an adapted model is proven on."""
@@ -89,7 +88,7 @@ def subject_of(options: Namespace) -> Subject:
             cannot be a loop.
     """
     name = options.subject
-    return with_trained_iterations(Subject(*adapted(options)) if is_foreign(options) else _own(name), options)
+    return with_trained_iterations(adapted(options) if is_foreign(options) else _own(name), options)
 
 
 def with_trained_iterations(subject: Subject, options: Namespace) -> Subject:
@@ -120,7 +119,7 @@ def is_foreign(options: Namespace) -> bool:
     return False
 
 
-def adapted(options: Namespace) -> tuple[ProvenLoop, Tree]:
+def adapted(options: Namespace) -> Subject:
     """Load a third-party model, and return it as a loop, proven on its first inputs, with all of them.
 
     Raises:
@@ -158,7 +157,15 @@ def adapted(options: Namespace) -> tuple[ProvenLoop, Tree]:
         f"a model of the family {family.name}" if family and options.at is None else f"iterations end with {options.at}"
     )
     say(f"{options.subject}: {what}; proven to be the model{half}")
-    return loop, inputs
+    return Subject(loop, inputs, words=_words(inputs, model) if options.text else None)
+
+
+def _words(inputs: Tree, model: ForeignModel) -> list[list[str]]:
+    """Return the text of each token of each input, padding left out."""
+    from loopscope.cli.foreign_inputs import words_of
+
+    assert model.tokenizer is not None  # only a model of the hub takes texts
+    return words_of(inputs["input_ids"], inputs["attention_mask"], model.tokenizer())
 
 
 def _check(options: Namespace) -> None:

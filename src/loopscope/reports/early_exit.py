@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from matplotlib.axes import Axes
 
 from loopscope.files import write_json, write_text
-from loopscope.reports.kit.charts import COLOURS, INK, SHADE, Panel, draw_panels, percent_axis, svg, tidy
+from loopscope.reports.kit.charts import (
+    COLOURS,
+    INK,
+    SHADE,
+    Panel,
+    draw_panels,
+    iteration_axis,
+    percent_axis,
+    svg,
+    tidy,
+)
 from loopscope.reports.kit.formats import DASH, number, percent
-from loopscope.reports.kit.page import note, page, picture, table, text
+from loopscope.reports.kit.page import capitalized, note, page, picture, table, text
 from loopscope.reports.kit.sheet import Sheet
 from loopscope.reports.kit.styles import DASHES, Style, legend, swatch
 from loopscope.stability.early_exit.comparison import ExitComparison, RuleCurve, said
@@ -72,8 +83,8 @@ def exits_panel(compared: ExitComparison) -> Panel:
             axes.plot(across, up, lw=1.8, **styles[rule.name].line)
         axes.plot([compared.oracle.iterations], [100 * compared.oracle.quality], "*", c=INK, ms=11, clip_on=False)
         longest = max(point.iterations for rule in compared.rules for point in rule.points)
+        iteration_axis(axes, math.ceil(longest))
         axes.set_xlim(0.9, 1.05 * longest)
-        axes.set_xscale("log")
         percent_axis(axes)
         label = "right, %" if compared.measured == "accuracy" else "as at the last iteration, %"
         tidy(axes, "mean iterations", label)
@@ -112,7 +123,7 @@ def exits_parts(compared: ExitComparison, title: str) -> list[str]:
     )
     sheet = exits_sheet(title, compared)
     return [
-        *(f"<p>{text(line)}</p>" for line in str(compared).splitlines()),
+        *(f"<p>{capitalized(line)}</p>" for line in str(compared).splitlines()),
         picture([svg(figure, "exits")], caption, legend=legend(shown, swatch)),
         table(sheet.columns, sheet.rows, ["rule"]),
         note(sheet.caption),

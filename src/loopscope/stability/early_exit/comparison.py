@@ -136,7 +136,9 @@ class ExitComparison:
         """The recommendation in a sentence, or why there is none."""
         if self.recommendation is not None:
             return str(self.recommendation)
-        return "no answer is ever right" if self.oracle.quality == 0 else "too few examples to recommend a rule"
+        if self.oracle.quality == 0:
+            return "no answer is ever right"
+        return "too few examples to recommend a rule: expected at least 16 answers, of at least 4 inputs"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the comparison as plain JSON values."""

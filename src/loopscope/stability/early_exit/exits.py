@@ -42,7 +42,9 @@ LONGER = 4
 STARTS = 8
 """Random starts that are compared."""
 MIN_TO_RECOMMEND = 16
-"""Examples below which no rule is recommended."""
+"""Examples, or tokens where each stops on its own, below which no rule is recommended."""
+MIN_EXAMPLES = 4
+"""Examples below which none is recommended, however many tokens they have."""
 
 FIXED, BEST_START, MAJORITY = "fixed", "best of several starts", "majority of several starts"
 MEANINGS: Mapping[str, str] = {
@@ -238,7 +240,7 @@ def _recommend(
 ) -> Recommendation | None:
     """Choose the cheapest rule on every second example, and measure it on the others."""
     examples = int(recording.examples.max()) + 1
-    if examples < MIN_TO_RECOMMEND:
+    if examples < MIN_EXAMPLES or len(recording.examples) < MIN_TO_RECOMMEND:
         return None
     choosing = recording.examples % 2 == 0
     fixed = _measured(FIXED, recording, good, choosing)

@@ -10,7 +10,7 @@ from loopscope.errors import LoopscopeError
 from loopscope.kinds import TimedLoop
 from loopscope.loop import Loop, readout
 from loopscope.stability.early_exit.comparison import ExitComparison
-from loopscope.stability.early_exit.exits import ITERATIONS, LONGER, MIN_TO_RECOMMEND, STEPWISE, exits
+from loopscope.stability.early_exit.exits import ITERATIONS, LONGER, MIN_EXAMPLES, STEPWISE, exits
 from loopscope.stability.language.loop_counts import loop_counts
 from loopscope.stability.language.results import LanguageResult
 from loopscope.stability.language.tokens import measure_tokens, token_radii
@@ -65,9 +65,9 @@ def _exits(sample: Sample, targets: Targets | None, before: int) -> ExitComparis
     iterations = min(sample.iterations, usual)
     given, each = batch_size(sample.inputs), _logits_of_one(sample.loop, sample)
     inputs = min(given, MOST_LOGITS // (each * iterations))
-    if inputs < min(MIN_TO_RECOMMEND, given):
+    if inputs < min(MIN_EXAMPLES, given):
         raise LoopscopeError(
-            f"{each} logits of each input after each of {iterations} iterations are too many to compare for {MIN_TO_RECOMMEND} "
+            f"{each} logits of each input after each of {iterations} iterations are too many to compare for {MIN_EXAMPLES} "
             "inputs: read fewer tokens (positions), or run ls.exits"
         )
     rows = slice(0, inputs)

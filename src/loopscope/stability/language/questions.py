@@ -86,7 +86,9 @@ def _named(exits: ExitComparison) -> str:
     assert best is not None
     if best.rule == "fixed":
         return f"after {_loops(round(best.threshold) + exits.iterations_before)}"
-    return f"{best.rule}, {said(best)}"
+    if best.rule == "patience":
+        return f"patience of {_loops(round(best.threshold))}"
+    return f"{best.rule} ≤ {said(best)}"
 
 
 def _cost(exits: ExitComparison) -> str:
