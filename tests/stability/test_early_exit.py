@@ -155,6 +155,15 @@ def test_the_area_tells_which_scores_know_right_from_wrong():
     assert found.rule("fixed").points[-1].quality == 0.5
 
 
+def test_an_area_of_few_wrong_answers_has_no_interval():
+    inputs, targets = deadlines()
+    few = ls.exits(Deadline(), inputs, targets, iterations=EXAMPLES - 4, rules=["fixed", "residual"]).rule("residual")
+    assert few.auc == pytest.approx((EXAMPLES - 4.5) / (EXAMPLES - 4))
+    assert (few.auc_low, few.auc_high) == (None, None)
+    five = ls.exits(Deadline(), inputs, targets, iterations=EXAMPLES - 5, rules=["fixed", "residual"]).rule("residual")
+    assert five.auc_low is not None
+
+
 def test_an_answer_that_is_lost_again_is_counted():
     loop = ls.FunctionLoop(
         lambda x: x,

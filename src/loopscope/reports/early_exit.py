@@ -43,7 +43,14 @@ def _best(compared: ExitComparison) -> float:
     return max(point.quality for rule in compared.rules for point in rule.points if rule.name == "fixed")
 
 
-def _row(rule: RuleCurve, best: float) -> list[str]:
+def rule_row(rule: RuleCurve, compared: ExitComparison) -> list[str]:
+    """Return the cells of a rule: its area, and what it costs at each loss of quality.
+
+    Args:
+        rule: the rule.
+        compared: the comparison that it belongs to.
+    """
+    best = _best(compared)
     area = DASH if rule.auc_low is None else f"{rule.auc_low:.3f}-{rule.auc_high:.3f}"
     cells = []
     for loss in LOSSES:
@@ -60,7 +67,7 @@ def exits_sheet(name: str, compared: ExitComparison) -> Sheet:
         compared: the comparison.
     """
     best = _best(compared)
-    rows = [_row(rule, best) for rule in compared.rules]
+    rows = [rule_row(rule, compared) for rule in compared.rules]
     rows.append(["oracle", DASH, DASH, f"{compared.oracle.iterations:.1f}", "", ""])
     caption = (
         f"{compared.measured}, {compared.units} {compared.unit}s, {compared.iterations} iterations; the best fixed number of "

@@ -22,7 +22,8 @@ class RuleCurve:
         points: thresholds, mean iterations and quality, from the fewest iterations to the most.
         auc: probability that a right answer has less doubt than a wrong one, by the rule's score after the last iteration.
             None without targets, without a score, or where all answers are right or all wrong.
-        auc_low: lower end of its 95% interval, from a bootstrap over examples.
+        auc_low: lower end of its 95% interval, from a bootstrap over examples. None where fewer than five examples have a right
+            answer, or fewer than five a wrong one.
         auc_high: upper end.
     """
 
@@ -65,7 +66,8 @@ class Recommendation:
 
     def __str__(self) -> str:
         """Return it in one sentence."""
-        how = f"after {self.threshold:.0f} iterations" if self.rule == "fixed" else f"by {self.rule}, {said(self)}"
+        many = f"{self.threshold:.0f} iteration{'' if self.threshold == 1 else 's'}"
+        how = f"after {many}" if self.rule == "fixed" else f"by {self.rule}, {said(self)}"
         return (
             f"stop {how}: {self.iterations:.1f} iterations on average and {100 * self.quality:.1f}% good, where "
             f"{self.fixed} iterations for all give {100 * self.fixed_quality:.1f}% (chosen on {self.chosen_on} examples, "

@@ -14,7 +14,7 @@ from loopscope.checks import Prepared
 from loopscope.contexts import eval_mode, without_autocast
 from loopscope.errors import LoopscopeError, check_choice, check_positive
 from loopscope.loop import AnswersPer, Loop, answers_per, first_state
-from loopscope.metrics import auc, interval
+from loopscope.metrics import MIN_PER_GROUP, auc, interval
 from loopscope.stability.early_exit import starts
 from loopscope.stability.early_exit.comparison import SLACK, ExitComparison, Recommendation, RuleCurve
 from loopscope.stability.early_exit.recording import (
@@ -213,7 +213,10 @@ def _curve(name: str, recording: Recording, good: Bool[Tensor, "iterations units
 def _area(
     doubt: Float[np.ndarray, "units"], right: Bool[np.ndarray, "units"], examples: Int[np.ndarray, "units"]
 ) -> tuple[float | None, float | None, float | None]:
-    """Return the area under the ROC curve of less doubt for right answers, and its interval over examples."""
+    """Return the area under the ROC curve of less doubt for right answers, and its interval over examples.
+
+    There is no interval where fewer than five examples have a right answer, or fewer than five a wrong one.
+    """
 
     def statistic(places: Int[np.ndarray, "chosen"]) -> float:
         return auc(-doubt[places], right[places])
@@ -221,7 +224,8 @@ def _area(
     found = statistic(np.arange(len(doubt)))
     if not np.isfinite(found):
         return None, None, None
-    return found, *interval(statistic, examples)
+    fewest = min(len(np.unique(examples[right])), len(np.unique(examples[~right])))
+    return found, *(interval(statistic, examples) if fewest >= MIN_PER_GROUP else (None, None))
 
 
 def _of_starts(name: str, recordings: list[Recording]) -> RuleCurve:
