@@ -12,7 +12,13 @@ from torch import Tensor
 from loopscope.checks import Prepared
 from loopscope.errors import LoopscopeError
 from loopscope.loop import AnswersPer, Loop, readout
-from loopscope.stability.early_exit.scores import divergence, entropy, movement, movement_of_examples
+from loopscope.stability.early_exit.scores import (
+    divergence_of,
+    entropy_of,
+    log_probabilities,
+    movement,
+    movement_of_examples,
+)
 from loopscope.stability.orbits.answers import Answers, gives_answer, predictions
 from loopscope.stability.targets import Correct
 from loopscope.trees import Tree, batch_size, select
@@ -176,20 +182,24 @@ def _record(
     said = judge.said(logits)
     streak = torch.zeros(len(said), dtype=torch.float64, device=logits.device)
     going_on = _going_on(loop, state, recalled, len(said), logits)
+    log = log_probabilities(logits)
+    uncertain_before = entropy_of(log)
     found = _Pass()
     residual = torch.zeros(len(rows))
     for _ in range(iterations):
-        before, old, said_before = state, logits, said
+        before, log_before, said_before = state, log, said
         state = loop.step(state, recalled)
         logits = readout(loop, state, recalled)
-        said = judge.said(logits)
+        log, said = log_probabilities(logits), judge.said(logits)
+        uncertain = entropy_of(log)
         same = ((said == said_before) & (said >= 0)).all(1)
         streak = torch.where(same, streak + 1, 0.0)
         residual = movement_of_examples(before, state, mask)[0]
         for name, score in zip(OF_STATE, _of_state(before, state, judge.unit, logits, mask), strict=True):
             found.add(name, score)
-        found.add(DIVERGENCE, _per_unit(divergence(old, logits), judge.unit, mask))
-        found.add(ENTROPY, _per_unit((entropy(logits) - entropy(old)).abs(), judge.unit, mask))
+        found.add(DIVERGENCE, _per_unit(divergence_of(log_before, log), judge.unit, mask))
+        found.add(ENTROPY, _per_unit((uncertain - uncertain_before).abs(), judge.unit, mask))
+        uncertain_before = uncertain
         found.add(PATIENCE, -streak)
         if (doubt := _gate(loop, state, recalled, len(said), logits)) is not None:
             found.add(GATE, doubt)

@@ -21,8 +21,8 @@ from loopscope.trees import batch_size, select
 
 LOOPS, EXITS, RADII, TOKENS = "loops", "early exit", "token radii", "tokens"
 """Names of the parts, as ``unknown`` of an examination gives them."""
-MOST_LOGITS = 2**28
-"""Logits that early-exit rules may compare in all: a few seconds."""
+MOST_LOGITS = 2**27
+"""Logits that early-exit rules may compare in all. Comparing them takes a few seconds of one core."""
 
 
 def measure_language(
