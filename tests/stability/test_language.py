@@ -84,13 +84,18 @@ def test_too_few_loops_and_too_many_are_told_from_enough(exam):
     assert loops.quality[:12] == pytest.approx([2 / 3, 1, 1, 1, 1, *[2 / 3] * 6, 1 / 3])
 
 
+def test_a_rule_is_compared_with_answers_that_are_safe(exam):
+    assert exam.language.exits.iterations == exam.language.loops.safe
+    assert "as after 5 loops" in exam.replies[2].why
+
+
 def test_with_targets_quality_is_accuracy():
     targets = torch.ones(20, 3, dtype=torch.long)
     found = ls.examine(loop(), rates(), targets, TRAINED, effort="quick", iterations=120)
     loops = found.language.loops
     assert (loops.measured, loops.reference, loops.enough) == ("accuracy", None, 12)
     assert loops.safe_to_the_end
-    assert found.language.exits.measured == "accuracy"
+    assert (found.language.exits.measured, found.language.exits.iterations) == ("accuracy", 4 * TRAINED)
     assert "at least 120 loops" in str(found)
 
 
@@ -143,14 +148,14 @@ def test_the_loops_of_a_captured_model_are_counted_as_it_counts_them():
     assert (found.before, found.loops.reference, found.loops.loops[0]) == (1, TRAINED, 2)
     assert found.tokens.loops[0] == 2
     assert {rule.name for rule in found.exits.rules} >= {"gate", "accumulated gate"}
-    assert found.exits.iterations == 4 * (TRAINED - 1)
+    assert found.exits.iterations == min(4 * (TRAINED - 1), found.loops.safe - 1)
 
 
 def test_what_is_not_measured_says_why(monkeypatch):
-    monkeypatch.setattr("loopscope.stability.language.part.MOST_LOGITS", 6 * 16 * 3)
+    monkeypatch.setattr("loopscope.stability.language.part.MOST_LOGITS", 6 * 5 * 3)
     found = ls.examine(loop(), rates(), None, TRAINED, effort="quick", iterations=60)
     assert found.language.exits is None
-    assert "6 logits of each input after each of 16 iterations are too many" in found.unknown[EXITS]
+    assert "6 logits of each input after each of 5 iterations are too many" in found.unknown[EXITS]
     assert found.replies[2].short == "not known"
     assert found.replies[2].why == found.unknown[EXITS]
     assert found.unknown[RADII] == "not measured at effort quick"

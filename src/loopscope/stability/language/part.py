@@ -46,23 +46,32 @@ def measure_language(
         progress.skip([RADII], "not measured at effort quick")
     else:
         radii = progress.run(RADII, lambda: token_radii(sample))
+    loops = progress.run(LOOPS, lambda: loop_counts(sample.trajectory, sample.trained, before))
+    length = _length(sample, before, None if targets is not None or loops is None else loops.safe)
     return LanguageResult(
         before=before,
-        loops=progress.run(LOOPS, lambda: loop_counts(sample.trajectory, sample.trained, before)),
-        exits=progress.run(EXITS, lambda: _exits(sample, targets, before)),
+        loops=loops,
+        exits=progress.run(EXITS, lambda: _exits(sample, targets, before, length)),
         tokens=progress.run(TOKENS, lambda: measure_tokens(sample, before, words, radii)),
     )
 
 
-def _exits(sample: Sample, targets: Targets | None, before: int) -> ExitComparison:
+def _length(sample: Sample, before: int, safe: int | None) -> int:
+    """Return the iterations that the rules are compared over.
+
+    Without targets a rule is good if its answer is that of the last iteration, so the last one must be a safe one.
+    """
+    usual = ITERATIONS if sample.trained is None else LONGER * max(1, sample.trained - before)
+    return max(1, min(sample.iterations, usual, usual if safe is None else safe - before))
+
+
+def _exits(sample: Sample, targets: Targets | None, before: int, iterations: int) -> ExitComparison:
     """Compare the rules on as many inputs as the size of the readout allows.
 
     Raises:
         LoopscopeError: the readout is too large for a few inputs.
     """
     trained = None if sample.trained is None else max(1, sample.trained - before)
-    usual = ITERATIONS if trained is None else LONGER * trained
-    iterations = min(sample.iterations, usual)
     given, each = batch_size(sample.inputs), _logits_of_one(sample.loop, sample)
     inputs = min(given, MOST_LOGITS // (each * iterations))
     if inputs < min(MIN_EXAMPLES, given):
