@@ -356,7 +356,7 @@ def test_the_best_converged_start_and_the_most_common_answer_are_taken():
 def test_the_batch_is_recorded_in_parts_with_the_same_result(monkeypatch):
     inputs, targets = deadlines()
     whole = ls.exits(Deadline(), inputs, targets, iterations=12)
-    monkeypatch.setattr("loopscope.stability.early_exit.recording.TOGETHER", 6)
+    monkeypatch.setattr("loopscope.readouts.TOGETHER", 12)
     assert ls.exits(Deadline(), inputs, targets, iterations=12) == whole
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from loopscope.checks import Prepared
 from loopscope.errors import LoopscopeError
 from loopscope.loop import AnswersPer, Loop, readout
+from loopscope.readouts import examples_at_once
 from loopscope.stability.early_exit.scores import (
     divergence_of,
     entropy_of,
@@ -22,9 +23,6 @@ from loopscope.stability.early_exit.scores import (
 from loopscope.stability.orbits.answers import Answers, gives_answer, predictions
 from loopscope.stability.targets import Correct
 from loopscope.trees import Tree, batch_size, select
-
-TOGETHER = 2**24
-"""Logits that are held at once. A larger batch is recorded part by part."""
 
 RESIDUAL, COSINE = "residual", "cosine"
 DIVERGENCE, ENTROPY, PATIENCE = "KL divergence", "entropy", "patience"
@@ -211,8 +209,8 @@ def _record(
     return found, residual.cpu(), len(found.answers[-1]) // len(rows)
 
 
-def _parts(batch: int, logits: Tensor) -> Iterator[slice]:
-    size = max(1, TOGETHER // max(1, logits[:1].numel()))
+def _parts(batch: int, at_once: int) -> Iterator[slice]:
+    size = max(1, at_once // 2)  # log probabilities are in double precision
     yield from (slice(begin, min(begin + size, batch)) for begin in range(0, batch, size))
 
 
@@ -230,9 +228,9 @@ def record(loop: Loop, ready: Prepared, iterations: int, judge: Judge) -> Record
         LoopscopeError: the loop's gate or the targets have a wrong shape.
     """
     batch = batch_size(ready.start)
-    one = readout(loop, select(ready.start, slice(0, 1)), select(ready.recalled, slice(0, 1)))
+    at_once = examples_at_once(loop, ready.start, ready.recalled)
     places = torch.arange(batch)
-    parts = [(places[part], *_record(loop, ready, places[part], iterations, judge)) for part in _parts(batch, one)]
+    parts = [(places[part], *_record(loop, ready, places[part], iterations, judge)) for part in _parts(batch, at_once)]
     passes = [found for _, found, _, _ in parts]
     judged = bool(passes[0].right)
     found = Recording(
