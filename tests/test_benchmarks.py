@@ -29,6 +29,7 @@ SMALL = {
     "examination": "--block settles --effort quick --inputs 4 --width 32 --threads 1",
     "fixed_points": "--case shipped --solver plain --examples 4 --repeats 1",
     "folding": "--width 32 --tokens 12 --batch 2 --threads 1 --repeats 3",
+    "language_models": "--verb exits --positions all --width 16 --tokens 8 --texts 4 --words 30 --threads 1",
     "loading": "--tasks prefix-sums --width 32 --batch 2 --repeats 3",
     "spectrum": "--case small --examples 2 --iterations 3",
     "stacked": "--models 2 --width 32 --batch 2 --free 1 --gradient 1 --repeats 3",
@@ -42,6 +43,7 @@ PLAUSIBLE = {
     "examination": lambda row: 0 < row["parts"]["orbits"] < row["seconds"] and row["arrived"] == 4,
     "fixed_points": lambda row: row["arrived"] == 4 and 1 <= row["computed_over_needed"] < 1.02,
     "folding": lambda row: 0 < row["apart"] < 1e-4,
+    "language_models": lambda row: row["tokens"] == 32 and row["seconds_per_1000"] > row["seconds"] > 0,
     "loading": lambda row: row["ratio"] > 1,
     "spectrum": lambda row: row["method"] != "ours" or row["worst_error"] < 0.01,
     "stacked": lambda row: 0.1 < row["speedup"] < 10,
@@ -116,7 +118,9 @@ def test_the_cost_of_reading_is_measured(told, verb):
 
 
 @pytest.mark.filterwarnings("ignore:CUDA is not available or torch_xla is imported:UserWarning")
-@pytest.mark.parametrize("name", sorted(SMALL.keys() - {"adapters", "examination", "spectrum", "stacked"}))
+@pytest.mark.parametrize(
+    "name", sorted(SMALL.keys() - {"adapters", "examination", "language_models", "spectrum", "stacked"})
+)
 def test_it_runs_on_a_gpu(told, module, monkeypatch, name):
     """Not tried: what starts processes, hands tensors to SciPy's relatives, maps over models or builds others' models."""
     if name == "fixed_points":

@@ -135,3 +135,18 @@ def test_every_key_of_the_json_is_documented(step):
         words = set(re.findall(r"\w+", rows[part][0]))
         assert keys_in(values[part]) <= words, part
     assert all(set(axis) <= set(re.findall(r"\w+", rows["axes"][0])) for axis in values["axes"])
+
+
+def test_every_key_of_a_language_model_is_documented():
+    loop = ls.FunctionLoop(
+        encode=lambda inputs: inputs,
+        start=torch.zeros_like,
+        step=lambda state, recalled: state / 2 + recalled,
+        read=lambda state: state,
+        answers_per="token",
+    )
+    exam = ls.examine(loop, torch.eye(4).expand(20, 4, 4) + torch.arange(20.0)[:, None, None], iterations=60)
+    found, (words,) = exam.to_dict()["language"], rows_of("docs/reference/examination.md")["language"]
+    parts = [found, *found["tokens"]["texts"], *found["tokens"]["lengths"], *found["exits"]["rules"]]
+    assert set().union(*map(keys_in, parts)) <= set(re.findall(r"\w+", words))
+    assert found["exits"]["recommendation"] is not None

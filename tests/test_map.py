@@ -78,7 +78,7 @@ CORE = {
         ("models", CORE),
         ("adapters", CORE),
         ("fixed_points", CORE),
-        ("stability", CORE | {"fixed_points", "evidence", "reports"}),
+        ("stability", CORE | {"fixed_points", "evidence", "metrics", "reports"}),
         ("tasks", CORE | {"shipped"}),
         ("studies", CORE | {"parsing", "stability", "evaluation", "training", "subjects"}),
     ],

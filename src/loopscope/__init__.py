@@ -11,8 +11,6 @@ if TYPE_CHECKING:
     from loopscope.adapters.captured import CapturedLoop
     from loopscope.adapters.proof import Proof, prove
     from loopscope.adapters.registry import adapt
-    from loopscope.early_exit.comparison import ExitComparison
-    from loopscope.early_exit.exits import exits
     from loopscope.evaluation import AccuracyCurve, EvaluationConfig, evaluate
     from loopscope.fixed_points import Anderson, Broyden, DampedIteration, PlainIteration, Solution, solve
     from loopscope.forecasts.forecast import forecast
@@ -30,6 +28,8 @@ if TYPE_CHECKING:
     from loopscope.models.damping import damped
     from loopscope.reports.examination.page import write_comparison, write_examination
     from loopscope.stability.config import ExaminationConfig
+    from loopscope.stability.early_exit.comparison import ExitComparison
+    from loopscope.stability.early_exit.exits import exits
     from loopscope.stability.examination import Examination
     from loopscope.stability.examine import examine
     from loopscope.stability.nonautonomous.swaps import SwapAt, swap_at
@@ -113,8 +113,8 @@ _HOMES = {
     "loopscope.adapters.captured": ("CapturedLoop",),
     "loopscope.adapters.proof": ("Proof", "prove"),
     "loopscope.adapters.registry": ("adapt",),
-    "loopscope.early_exit.comparison": ("ExitComparison",),
-    "loopscope.early_exit.exits": ("exits",),
+    "loopscope.stability.early_exit.comparison": ("ExitComparison",),
+    "loopscope.stability.early_exit.exits": ("exits",),
     "loopscope.evaluation": ("AccuracyCurve", "EvaluationConfig", "evaluate"),
     "loopscope.fixed_points": ("Anderson", "Broyden", "DampedIteration", "PlainIteration", "Solution", "solve"),
     "loopscope.forecasts.forecast": ("forecast",),

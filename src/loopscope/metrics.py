@@ -14,6 +14,8 @@ SAMPLES = 1000
 """Number of bootstrap samples for an interval."""
 LEVELS = (2.5, 97.5)
 """Percentiles that bound an interval."""
+MIN_PER_GROUP = 5
+"""Smallest number of right answers and of wrong answers for which an interval is given."""
 
 Statistic = Callable[[Int[np.ndarray, "chosen"]], float]
 

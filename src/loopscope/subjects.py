@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,6 +38,7 @@ class Subject:
         targets: see ``examine``.
         trained_iterations: largest number of iterations in training, if known.
         answers: see ``examine`` and ``forecast``.
+        words: see ``examine``.
     """
 
     loop: Loop
@@ -45,6 +46,7 @@ class Subject:
     targets: Tensor | Callable[[Tensor, Tensor], Tensor] | None = None
     trained_iterations: int | None = None
     answers: Answers | None = None
+    words: Sequence[Sequence[str]] | None = None
 
 
 def device() -> torch.device:
@@ -227,8 +229,10 @@ def first_examples(subject: Subject, examples: int) -> Subject:
     """Return a subject with at most its first ``examples`` inputs."""
     batch_size(subject.inputs)  # refuses inputs that cannot be sliced
     rows, targets = slice(0, examples), subject.targets
-    inputs = select(subject.inputs, rows)
-    return replace(subject, inputs=inputs, targets=targets[rows] if isinstance(targets, Tensor) else targets)
+    inputs, words = select(subject.inputs, rows), None if subject.words is None else subject.words[rows]
+    return replace(
+        subject, inputs=inputs, targets=targets[rows] if isinstance(targets, Tensor) else targets, words=words
+    )
 
 
 def examine_subject(subject: Subject, config: ExaminationConfig, on_part: Callable[[str], None]) -> Examination:
@@ -251,4 +255,5 @@ def examine_subject(subject: Subject, config: ExaminationConfig, on_part: Callab
         time_limit=config.time_limit,
         on_part=on_part,
         answers=some.answers,
+        words=some.words,
     )

@@ -75,6 +75,30 @@ def test_a_forecast_says_tokens(folder, capsys):
     assert "the tokens of iteration 15" in out or "cannot be forecast" in out
 
 
+def test_exits_of_a_language_model_are_compared_token_by_token(folder, tmp_path, capsys):
+    page = tmp_path / "exits.html"
+    model = ["exits", f"hf:{folder}", "--text", str(folder / "prompts.txt"), "--iterations", "6"]
+    assert main([*model, "--positions", "all", "--out", str(page)]) == 0
+    said = capsys.readouterr().out
+    assert "agreement with the last iteration of 19 tokens over 6 iterations" in said
+    assert "Not compared: gate" in page.read_text()
+    assert main(model) == 0
+    assert "agreement with the last iteration of 5 tokens" in capsys.readouterr().out
+
+
+def test_exits_of_any_module_are_compared_by_the_name_of_a_call(code, capsys):
+    assert main(["exits", f"{code}:model", "--at", "core", "--inputs", "x.npz", "--iterations", "5"]) == 0
+    assert "agreement with the last iteration of 5 examples over 5 iterations" in capsys.readouterr().out
+
+
+def test_a_split_is_that_of_a_run(folder, code, capsys):
+    refused = f"--split is for the folder of a trained run, which {code}:model is not"
+    assert refused in refusal(
+        capsys, ["exits", f"{code}:model", "--at", "core", "--inputs", "x.npz", "--split", "easy"]
+    )
+    assert "--split is for the folder" in refusal(capsys, ["exits", f"hf:{folder}", "--text", "x", "--split", "easy"])
+
+
 def test_adapt_prints_the_proof_alone(folder, capsys):
     assert main(["adapt", f"hf:{folder}", "--text", str(folder / "prompts.txt"), "--positions", "0,-1"]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -12,6 +12,8 @@ import numpy as np
 from loopscope.evaluation import AccuracyCurve
 from loopscope.kinds import Kind
 from loopscope.stability import Examination, Verdict
+from loopscope.stability.language.loop_counts import by_accuracy
+from loopscope.stability.language.results import LanguageResult
 from loopscope.stability.nonautonomous.axes import judge_axes, verdict_of
 from loopscope.stability.nonautonomous.examination import UNDEFINED
 from loopscope.stability.nonautonomous.results import (
@@ -237,6 +239,13 @@ def empty() -> Examination:
             "the state holds numbers that are not finite",
         ),
     )
+
+
+def language() -> Examination:
+    """The same of a language model that is right from 4 loops on, and loses its answers after 64."""
+    exam, loops = full(), [1, 2, 3, 4, 8, 16, 32, 64, 128, 256, 500]
+    counts = by_accuracy(loops, [0.1, 0.5, 0.8, *[0.95] * 5, 0.5, 0.2, 0.1])
+    return replace(exam, settings=replace(exam.settings, answers_per="token"), language=LanguageResult(loops=counts))
 
 
 def time_dependent() -> Examination:

@@ -243,7 +243,7 @@ def test_labels_of_an_orbits_axes_do_not_overlap(scale, shift):
 @pytest.mark.parametrize("title", [figure.title for figure in FIGURES if "token" not in figure.title])
 def test_labels_of_no_figure_overlap(title):
     chosen = next(figure for figure in FIGURES if figure.title == title)
-    exams = [exam for exam in (examples.full(), examples.time_dependent()) if chosen.needs(exam)]
+    exams = [exam for exam in (examples.full(), examples.time_dependent(), examples.language()) if chosen.needs(exam)]
     assert exams
     assert [overlaps(exam, title) for exam in exams] == [0] * len(exams)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from jaxtyping import Bool, Shaped
@@ -47,6 +47,10 @@ MANY_LOGITS = 2**20
 """Logits of an example up to which a proof compares all of them."""
 
 
+Gate = Callable[[Any, Tree], Tensor | None]
+"""(model, state) -> the probability of stopping there, one number per example or per token; None without a gate."""
+
+
 class CapturedLoop(nn.Module, ABC):
     """Someone else's model as a loop, made by `loopscope.capture`.
 
@@ -61,6 +65,7 @@ class CapturedLoop(nn.Module, ABC):
         positions: the tokens whose logits are read.
         answers_per: what one answer belongs to (see `loopscope.Loop`).
         proof: what was proven when the model was captured.
+        gate_of: the probability of stopping that a learned gate of the model gives to a state; None without a gate.
 
     Example:
         >>> import torch
@@ -91,11 +96,12 @@ class CapturedLoop(nn.Module, ABC):
         positions: Positions = "all",
         answers_per: AnswersPer = "example",
         proof: Proof | None = None,
+        gate_of: Gate | None = None,
     ) -> None:
         super().__init__()
         self.model, self.plan, self.run = model, plan, run
         self.positions, self.answers_per = checked_positions(positions), answers_per
-        self.proof = proof
+        self.proof, self.gate_of = proof, gate_of
         self.training = model.training
 
     @property
@@ -169,7 +175,27 @@ class CapturedLoop(nn.Module, ABC):
         Raises:
             LoopscopeError: they are something else.
         """
-        return type(self)(self.model, self.plan, self.run, positions, self.answers_per, self.proof)
+        return type(self)(self.model, self.plan, self.run, positions, self.answers_per, self.proof, self.gate_of)
+
+    def gated(self, gate_of: Gate) -> CapturedLoop:
+        """Return the same loop with a gate.
+
+        Args:
+            gate_of: (model, state) -> the probability of stopping, one number per example or per token of the state.
+        """
+        return type(self)(self.model, self.plan, self.run, self.positions, self.answers_per, self.proof, gate_of)
+
+    def gate(self, state: Tree, recalled: Tree) -> Tensor | None:
+        """Return the probability of stopping that the model's learned gate gives, or None for a model without a gate.
+
+        It has one number per example, or one for each token that is read.
+        """
+        said = None if self.gate_of is None else self.gate_of(self.model, self._of_model(state, recalled))
+        if said is None:
+            return None
+        said = in_single_precision(said)
+        choose = Chosen(self.positions, padding_mask(_inputs(recalled)))
+        return said if said.ndim < 2 or self.positions == "all" else choose(said)
 
     def chosen(self, values: Shaped[Tensor, "batch tokens *rest"], inputs: Tree) -> Shaped[Tensor, "batch read *rest"]:
         """Return the values of the tokens that are read: of targets with one for each token, say.
@@ -275,6 +301,12 @@ class CapturedLoop(nn.Module, ABC):
             part.to(form.like.dtype).movedim(0, at)
             for part, form, at in zip(parts, forms, self.plan.batch_at, strict=True)
         ]
+
+    def _of_model(self, state: Tree, recalled: Tree) -> Tree:
+        """Return a state in the model's own precision."""
+        values = self.values_of(state, recalled)
+        moved = [value.movedim(at, 0) for value, at in zip(values, self.plan.batch_at, strict=True)]
+        return dict(zip(state, moved, strict=True)) if isinstance(state, Mapping) else moved[0]
 
     def _given(self, recalled: Tree, needed: frozenset[Spot]) -> dict[Place, Act]:
         """Return acts that answer the calls before the loop from the recalled input."""

@@ -91,4 +91,4 @@ def adapt(model: nn.Module, inputs: Tree | None = None, positions: Positions | N
         every=family.every(model),
         positions=chosen,
         answers_per=family.answers_per,
-    )
+    ).gated(family.gate)

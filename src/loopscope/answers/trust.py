@@ -22,7 +22,7 @@ from loopscope.errors import LoopscopeError
 from loopscope.evaluation import SETTLED, EvaluationConfig, answers_right, batches
 from loopscope.files import read_json_as
 from loopscope.loop import Loop, mask_of, readout
-from loopscope.metrics import auc, interval, perfect_area, random_area, risk_curve
+from loopscope.metrics import MIN_PER_GROUP, auc, interval, perfect_area, random_area, risk_curve
 from loopscope.schema import misfit
 from loopscope.stability.orbits.arrival import ASSUMED_RATE, Ends, Step, follow
 from loopscope.tasks.task import ShowsAChoice, Split, Task
@@ -31,8 +31,6 @@ from loopscope.trees import select
 
 DIGITS = 4
 """Significant digits of a signal. Signals are rounded before use, so the stored file reproduces the reported numbers."""
-MIN_PER_GROUP = 5
-"""Smallest number of right answers and of wrong answers for which an interval is given."""
 
 Doubt = Float[np.ndarray, "examples"]
 Flags = Bool[np.ndarray, "examples"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from jsonargparse import ArgumentParser, Namespace
 
 from loopscope.cli.command import Command
@@ -15,7 +17,7 @@ def make_parser() -> ArgumentParser:
     parser = new_parser(
         "Turn a third-party looped model into a loop, and print the proof that the two are the same: what was compared, and "
         "how large the error was. A model of a known family is recognized by its class; for any other, --at names the call "
-        "that is one iteration. loopscope examine and loopscope forecast take the same options."
+        "that is one iteration. loopscope examine, forecast and exits take the same options."
     )
     parser.add_argument(
         "subject",
@@ -30,8 +32,9 @@ def run(options: Namespace) -> int:
     """Adapt a model and print the proof; return the exit status."""
     from loopscope.adapters.captured import CapturedLoop
 
-    loop, inputs = adapted(options)
-    print(loop.proof if isinstance(loop, CapturedLoop) else loop.prove(select(inputs, slice(0, PROVEN))))
+    subject = adapted(options)
+    loop: Any = subject.loop
+    print(loop.proof if isinstance(loop, CapturedLoop) else loop.prove(select(subject.inputs, slice(0, PROVEN))))
     return 0
 
 

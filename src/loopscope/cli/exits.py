@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
 from loopscope.cli.command import Command
 from loopscope.cli.console import say, show
-from loopscope.cli.subject import add_subject, subject_of
-from loopscope.errors import check_choice, check_positive
+from loopscope.cli.subject import add_subject, is_foreign, subject_of, with_trained_iterations
+from loopscope.errors import LoopscopeError, check_choice, check_positive
 from loopscope.parsing import new_parser
+
+if TYPE_CHECKING:
+    from loopscope.subjects import Subject
 
 ENDINGS = (".html", ".json")
 
@@ -39,17 +43,16 @@ def make_parser() -> ArgumentParser:
 
 def run(options: Namespace) -> int:
     """Compare the rules; return the exit status."""
-    from loopscope.early_exit.exits import exits
     from loopscope.reports.early_exit import exits_sheet, write_exits
     from loopscope.reports.kit.sheet import in_terminal
-    from loopscope.subjects import first_examples, from_run
+    from loopscope.stability.early_exit.exits import exits
+    from loopscope.subjects import first_examples
 
     check_positive(examples=options.examples)
     out = None if options.out is None else Path(options.out)
     if out is not None:
         check_choice("the file's ending", out.suffix, ENDINGS)
-    named = subject_of(options) if options.split is None else from_run(Path(options.subject), options.split)
-    subject = first_examples(named, options.examples)
+    subject = first_examples(_subject(options), options.examples)
     compared = exits(
         subject.loop,
         subject.inputs,
@@ -65,6 +68,19 @@ def run(options: Namespace) -> int:
         write_exits(out, compared, options.subject)
         say(f"written: {out}")
     return 0
+
+
+def _subject(options: Namespace) -> Subject:
+    """Return what the options name: on one split of a run's data, or any subject."""
+    from loopscope.subjects import from_run
+
+    if options.split is None:
+        return subject_of(options)
+    if is_foreign(options) or not Path(options.subject).is_dir():
+        raise LoopscopeError(
+            f"--split is for the folder of a trained run, which {options.subject} is not: leave it out"
+        )
+    return with_trained_iterations(from_run(Path(options.subject), options.split), options)
 
 
 COMMAND = Command(make_parser, run)

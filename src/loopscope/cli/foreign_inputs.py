@@ -90,6 +90,20 @@ def padded(rows: Sequence[list[int]], tokenizer: Any, model: nn.Module, width: i
     return {"input_ids": ids, "attention_mask": mask}
 
 
+def words_of(ids: Tensor, mask: Tensor, tokenizer: Any) -> list[list[str]]:
+    """Return the text of each token, one list per input, padding left out.
+
+    Args:
+        ids: token ids.
+        mask: 1 where a token is real.
+        tokenizer: of the model.
+    """
+    return [
+        [str(tokenizer.decode([token])) for token in row[real > 0].tolist()]
+        for row, real in zip(ids.cpu(), mask.cpu(), strict=True)
+    ]
+
+
 def _vocabulary(model: nn.Module) -> int | None:
     get_embeddings: Any = getattr(model, "get_input_embeddings", None)
     return None if get_embeddings is None else getattr(get_embeddings(), "num_embeddings", None)

@@ -89,7 +89,11 @@ def subject_of(options: Namespace) -> Subject:
             cannot be a loop.
     """
     name = options.subject
-    subject = Subject(*adapted(options)) if is_foreign(options) else _own(name)
+    return with_trained_iterations(adapted(options) if is_foreign(options) else _own(name), options)
+
+
+def with_trained_iterations(subject: Subject, options: Namespace) -> Subject:
+    """Return a subject with the number of iterations in training that the options give, if they give one."""
     given = options.trained_iterations
     return subject if given is None else replace(subject, trained_iterations=given)
 
@@ -126,7 +130,7 @@ def refuse_model_options(options: Namespace, name: str) -> None:
         )
 
 
-def adapted(options: Namespace) -> tuple[ProvenLoop, Tree]:
+def adapted(options: Namespace) -> Subject:
     """Load a third-party model, and return it as a loop, proven on its first inputs, with all of them.
 
     Raises:
@@ -135,7 +139,8 @@ def adapted(options: Namespace) -> tuple[ProvenLoop, Tree]:
     check_inputs_given(options)
     model = loaded(options)
     inputs = inputs_in_file(options, model)
-    return proven(options, model, inputs), inputs
+    words = _words(inputs, model) if options.text else None
+    return Subject(proven(options, model, inputs), inputs, words=words)
 
 
 def loaded(options: Namespace) -> ForeignModel:
@@ -184,6 +189,14 @@ def proven(options: Namespace, model: ForeignModel, inputs: Tree) -> ProvenLoop:
     )
     say(f"{options.subject}: {what}; proven to be the model{half}")
     return loop
+
+
+def _words(inputs: Tree, model: ForeignModel) -> list[list[str]]:
+    """Return the text of each token of each input, padding left out."""
+    from loopscope.cli.foreign_inputs import words_of
+
+    assert model.tokenizer is not None  # only a model of the hub takes texts
+    return words_of(inputs["input_ids"], inputs["attention_mask"], model.tokenizer())
 
 
 def check_inputs_given(options: Namespace) -> None:

@@ -82,6 +82,11 @@ class TimedLoop:
         """What an answer of the loop belongs to."""
         return answers_per(self.loop)
 
+    def gate(self, state: Timed, recalled: Tree) -> Tensor | None:
+        """Return what a learned gate of the loop says (see `loopscope.exits`), or None if the loop has none."""
+        gate = getattr(self.loop, "gate", None)
+        return None if gate is None else gate(state.state, recalled)
+
     def redrawn(self, draw: int) -> TimedLoop:
         """Return the same loop under another draw of its random numbers."""
         return replace(self, draw=draw)

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from matplotlib.axes import Axes
 
-from loopscope.early_exit.comparison import ExitComparison, RuleCurve, said
 from loopscope.files import write_json, write_text
-from loopscope.reports.kit.charts import COLOURS, INK, SHADE, Panel, draw_panels, percent_axis, svg, tidy
+from loopscope.reports.kit.charts import (
+    COLOURS,
+    INK,
+    SHADE,
+    Panel,
+    draw_panels,
+    iteration_axis,
+    percent_axis,
+    svg,
+    tidy,
+)
 from loopscope.reports.kit.formats import DASH, number, percent
-from loopscope.reports.kit.page import note, page, picture, table, text
+from loopscope.reports.kit.page import capitalized, note, page, picture, table, text
 from loopscope.reports.kit.sheet import Sheet
 from loopscope.reports.kit.styles import DASHES, Style, legend, swatch
+from loopscope.stability.early_exit.comparison import ExitComparison, RuleCurve, said
 
 LOSSES = (0.0, 0.01, 0.05)
 """Losses of quality, against the best fixed number of iterations, for which the table gives the cheapest threshold."""
@@ -32,7 +43,14 @@ def _best(compared: ExitComparison) -> float:
     return max(point.quality for rule in compared.rules for point in rule.points if rule.name == "fixed")
 
 
-def _row(rule: RuleCurve, best: float) -> list[str]:
+def rule_row(rule: RuleCurve, compared: ExitComparison) -> list[str]:
+    """Return the cells of a rule: its area, and what it costs at each loss of quality.
+
+    Args:
+        rule: the rule.
+        compared: the comparison that it belongs to.
+    """
+    best = _best(compared)
     area = DASH if rule.auc_low is None else f"{rule.auc_low:.3f}-{rule.auc_high:.3f}"
     cells = []
     for loss in LOSSES:
@@ -49,7 +67,7 @@ def exits_sheet(name: str, compared: ExitComparison) -> Sheet:
         compared: the comparison.
     """
     best = _best(compared)
-    rows = [_row(rule, best) for rule in compared.rules]
+    rows = [rule_row(rule, compared) for rule in compared.rules]
     rows.append(["oracle", DASH, DASH, f"{compared.oracle.iterations:.1f}", "", ""])
     caption = (
         f"{compared.measured}, {compared.units} {compared.unit}s, {compared.iterations} iterations; the best fixed number of "
@@ -72,8 +90,8 @@ def exits_panel(compared: ExitComparison) -> Panel:
             axes.plot(across, up, lw=1.8, **styles[rule.name].line)
         axes.plot([compared.oracle.iterations], [100 * compared.oracle.quality], "*", c=INK, ms=11, clip_on=False)
         longest = max(point.iterations for rule in compared.rules for point in rule.points)
+        iteration_axis(axes, math.ceil(longest))
         axes.set_xlim(0.9, 1.05 * longest)
-        axes.set_xscale("log")
         percent_axis(axes)
         label = "right, %" if compared.measured == "accuracy" else "as at the last iteration, %"
         tidy(axes, "mean iterations", label)
@@ -92,6 +110,17 @@ def write_exits(path: Path, compared: ExitComparison, title: str = "Early exit")
     if path.suffix != ".html":
         write_json(path, compared.to_dict())
         return
+    parts = [f"<h1>{text(title)}</h1>", "<h2>When should it stop?</h2>", *exits_parts(compared, title)]
+    write_text(path, page(title, "\n".join(parts)))
+
+
+def exits_parts(compared: ExitComparison, title: str) -> list[str]:
+    """Return a comparison as parts of a page: the recommendation, the curves, and a table of the rules.
+
+    Args:
+        compared: the comparison.
+        title: what was measured.
+    """
     figure, _ = draw_panels([exits_panel(compared)])
     styles = rule_styles(compared)
     shown = [styles[rule.name] for rule in compared.rules]
@@ -100,10 +129,8 @@ def write_exits(path: Path, compared: ExitComparison, title: str = "Early exit")
         "when it stops. Up and to the left is better. The star is the oracle, which stops at the first good answer."
     )
     sheet = exits_sheet(title, compared)
-    parts = [
-        f"<h1>{text(title)}</h1>",
-        "<h2>When should it stop?</h2>",
-        *(f"<p>{text(line)}</p>" for line in str(compared).splitlines()),
+    return [
+        *(f"<p>{capitalized(line)}</p>" for line in str(compared).splitlines()),
         picture([svg(figure, "exits")], caption, legend=legend(shown, swatch)),
         table(sheet.columns, sheet.rows, ["rule"]),
         note(sheet.caption),
@@ -112,4 +139,3 @@ def write_exits(path: Path, compared: ExitComparison, title: str = "Early exit")
         ),
         *(note(f"Not compared: {reason}.") for reason in compared.absent),
     ]
-    write_text(path, page(title, "\n".join(parts)))

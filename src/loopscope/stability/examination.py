@@ -12,6 +12,8 @@ from typing import Any
 from loopscope.errors import LoopscopeError, check_choice
 from loopscope.files import check_path, read_json_as, write_json
 from loopscope.schema import from_plain, to_plain
+from loopscope.stability.language.questions import Reply, replies
+from loopscope.stability.language.results import LanguageResult
 from loopscope.stability.nonautonomous.results import KindResult, NonautonomousResult
 from loopscope.stability.old_examinations import from_schema_1
 from loopscope.stability.results import (
@@ -52,6 +54,7 @@ class Examination:
         answers: when answers became final; None in examinations of schema 1.
         kind: what kind of loop this is, and what is not defined for it.
         nonautonomous: what is measured instead for a loop that is time-dependent or stochastic; None for the others.
+        language: loops, early exit and tokens of a loop whose answers are counted by token; None for the others.
         spectrum: eigenvalues of the Jacobian at the end of orbits.
         basin: how far from its fixed point an orbit may start and still return.
         input_dependence: whether the fixed point is this input's own.
@@ -92,6 +95,18 @@ class Examination:
     answers: AnswerResult | None = None
     kind: KindResult = field(default_factory=KindResult)
     nonautonomous: NonautonomousResult | None = None
+    language: LanguageResult | None = None
+
+    @property
+    def replies(self) -> list[Reply]:
+        """How many loops of a language model are enough, how far it is safe to go, and which rule should stop it.
+
+        Empty for a loop whose answers are not counted by token.
+        """
+        if self.settings.answers_per != "token":
+            return []
+        rests = not self.kind.undefined and self.axes[0].status is Status.HOLDS
+        return replies(self.language, self.unknown, rests=rests)
 
     @property
     def headline(self) -> str:
@@ -139,6 +154,8 @@ class Examination:
         tested = self.provisional and not self.kind.undefined
         missing = [part for part, reason in self.unknown.items() if reason != self.kind.undefined]
         sentences = [
+            *((f"{reply.short} ({reply.why})", f"{reply.question:27}") for reply in self.replies),
+            *([("", "")] if self.replies else []),
             (f"{self.headline}{provisional}", ""),
             *([(f"thresholds tested on {TESTED_ON}", "")] if tested else []),
             (self.advice, ""),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -15,6 +16,8 @@ from loopscope.stability.advice import advise
 from loopscope.stability.axes import judge_axes
 from loopscope.stability.config import ExaminationConfig
 from loopscope.stability.examination import Examination
+from loopscope.stability.language.part import measure_language
+from loopscope.stability.language.tokens import checked_words
 from loopscope.stability.nonautonomous.examination import judge_nonautonomous
 from loopscope.stability.nonautonomous.results import KindResult
 from loopscope.stability.nonautonomous.view import view_of
@@ -50,6 +53,7 @@ def examine(
     time_limit: float | None = None,
     on_part: Callable[[str], None] | None = None,
     answers: Answers | None = None,
+    words: Sequence[Sequence[str]] | None = None,
 ) -> Examination:
     """Examine a looped model on a batch of inputs.
 
@@ -74,6 +78,7 @@ def examine(
         on_part: called with the name of each part as it begins.
         answers: what a readout predicts, one row per input, to tell whether an answer stands. By default the place of the
             largest logit, or the sign of a single one.
+        words: the text of each token of each input, padding left out, for the report of a language model.
 
     Raises:
         LoopscopeError: an option is out of range, targets have the wrong shape, or the loop is refused, for example because its
@@ -95,14 +100,20 @@ def examine(
     if trained_iterations is not None:
         check_count(trained_iterations=trained_iterations)
     check_targets(targets, config.examples)
+    words = checked_words(words, config.examples)
     progress = Progress(time_limit, on_part)
     with eval_mode(loop), without_autocast(), random_state_kept(device_of(inputs)):
         sample, kind, orbits = progress.timed(
             "orbits", lambda: _follow(loop, inputs, targets, trained_iterations, config, answers, progress)
         )
         if orbits is None:
-            return judge_nonautonomous(sample, kind, _settings(sample, _accuracy(sample)), answers, progress)
-        return _examination(sample, orbits, kind, answers, progress)
+            examination = judge_nonautonomous(sample, kind, _settings(sample, _accuracy(sample)), answers, progress)
+        else:
+            examination = _examination(sample, orbits, kind, answers, progress)
+        some = targets[: config.budget.orbits] if isinstance(targets, Tensor) else targets
+        found = measure_language(sample, some, words, progress)
+        progress.end()
+        return examination if found is None else replace(examination, language=found)
 
 
 def _follow(

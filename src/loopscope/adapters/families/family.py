@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from loopscope.adapters.captured import Gate
 from loopscope.adapters.positions import Positions
 from loopscope.adapters.proof import ProvenLoop
 from loopscope.loop import AnswersPer
@@ -35,6 +36,7 @@ class Family:
         refusal: why a model of the family cannot be a loop; None where it can.
         by_hand: makes the loop, read at some positions, of a model whose iterations differ, so that none can be captured; None
             for all others.
+        gate: the probability of stopping that the model's learned gate gives to a state; None for a model without a gate.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Family:
     answers_per: AnswersPer = "example"
     refusal: Callable[[Any], str | None] = lambda model: None
     by_hand: Callable[[Any, Positions], ProvenLoop] | None = None
+    gate: Gate = lambda model, state: None
 
     def has(self, model: nn.Module) -> bool:
         """Return whether a model's class, or a class that it derives from, belongs to the family."""

@@ -65,6 +65,11 @@ class OpenMythosLoop(nn.Module):
             x = layer(x, freqs, mask, None, f"coda_{number}")
         return self.model.head(self.model.norm(x if self.positions == "all" else Chosen(self.positions)(x)))
 
+    def gate(self, state: Remembering, recalled: Tree) -> Tensor:
+        """Return the probability of stopping that the halting head gives to each token that is read."""
+        said = self.model.recurrent.act(state.state)
+        return said if self.positions == "all" else Chosen(self.positions)(said)
+
     def prove(self, inputs: Tree) -> Proof:
         """Return a proof that this loop is the model (see `loopscope.prove`)."""
         return prove(OpenMythosLoop(self.model, "all"), lambda given, n: FAMILY.run(self.model, given, n), inputs)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
+
 from loopscope.adapters.families.family import Family, setting, tokens
 from loopscope.trees import Tree
 
@@ -14,6 +16,10 @@ PREDICTION = 2
 def _run(model: Any, inputs: Tree, iterations: int) -> Any:
     with setting(model, "num_refinement_blocks", iterations):
         return model(inputs, *model.get_initial())[PREDICTION]
+
+
+def _gate(model: Any, state: Tree) -> Tensor:
+    return model.to_halt_pred(state["outputs"]).sigmoid()
 
 
 def _width(model: Any) -> int:
@@ -27,5 +33,6 @@ FAMILY = Family(
     classes=("TinyRecursiveModel",),
     at=lambda model: "refine_latent_then_output_once",
     run=_run,
+    gate=_gate,
     example=lambda model: tokens(model.input_embed.num_embeddings, width=_width(model)),
 )

@@ -24,6 +24,7 @@ from loopscope.reports.kit.charts import (
     tidy,
 )
 from loopscope.stability import Examination
+from loopscope.stability.language.results import LoopsResult
 from loopscope.stability.nonautonomous.results import KeptResult, NonautonomousResult
 from loopscope.stability.results import (
     BasinResult,
@@ -338,6 +339,24 @@ def _if_any(part: Part, rows: Sequence[Numbers]) -> Part | None:
     return part if any(value for row in rows for value in row) else None
 
 
+def _loops_of(exam: Examination) -> LoopsResult | None:
+    return None if exam.language is None else exam.language.loops
+
+
+def _loops(axes: Axes, found: LoopsResult) -> None:
+    shares = 100 * numbers(found.quality)
+    axes.plot(found.loops, shares, c=COLOURS[0], lw=2, marker="o" if len(shares) == 1 else "")
+    for count, colour, label in ((found.enough, COLOURS[2], "enough"), (found.safe, COLOURS[1], "safe up to here")):
+        if count is not None:
+            axes.plot(count, shares[found.loops.index(count)], "o", c=colour, ms=9, label=label)
+    if found.enough is not None or found.safe is not None:
+        axes.legend(loc="lower left")
+    iteration_axis(axes, max(found.loops))
+    percent_axis(axes)
+    label = "tokens right, %" if found.reference is None else f"answered as after {found.reference}, %"
+    tidy(axes, "loops", label)
+
+
 def _answers_of(exam: Examination) -> Examination | None:
     return exam if known([*(exam.curves.accuracy or []), *exam.curves.prediction_changes]) else None
 
@@ -400,6 +419,15 @@ SHADED: Remark[Examination] = Remark(
     "Shaded: the iterations of training.", lambda exam: bool(exam.settings.trained_iterations)
 )
 FIGURES: tuple[ExaminationFigure[Any], ...] = (
+    ExaminationFigure(
+        "How many loops?",
+        "Answers of tokens after each number of loops: those that are right or, where that is not known, those that agree with the "
+        "answers of the loops named on the axis.",
+        _loops_of,
+        _loops,
+        ("loops",),
+        applies=lambda exam: exam.language is not None,
+    ),
     ExaminationFigure(
         "Does it arrive?",
         "How much one iteration still changes the state: median and 10–90% of the inputs. Dashed: the tolerance. A fall to "

@@ -9,6 +9,7 @@ from typing import Any
 from loopscope.files import check_path, write_text
 from loopscope.glossary import MEANINGS
 from loopscope.reports.examination.figures import FIGURES, ExaminationFigure
+from loopscope.reports.examination.language import language_head, language_sections
 from loopscope.reports.examination.quantities import quantity_rows
 from loopscope.reports.kit.charts import draw_panels, share_limits, svg
 from loopscope.reports.kit.formats import DASH
@@ -217,23 +218,29 @@ def write_examination(path: str | Path, exam: Examination, title: str = "Examina
     """
     write_text(
         check_path(path),
-        page(title, "\n".join([f"<h1>{text(title)}</h1>", head_of(exam), more_words(WORDS), body_of(exam)])),
+        page(title, "\n".join([f"<h1>{text(title)}</h1>", head_of(exam), more_words(WORDS), body_of(exam, title)])),
     )
 
 
 def head_of(exam: Examination) -> str:
     """Return the verdict of an examination, and what was examined."""
-    return _verdict(exam) + _kind(exam) + _settings(exam)
+    return language_head(exam) + _verdict(exam) + _kind(exam) + _settings(exam)
 
 
-def body_of(exam: Examination) -> str:
-    """Return the axes, figures, numbers and thresholds of an examination."""
+def body_of(exam: Examination, title: str = "Examination") -> str:
+    """Return the axes, figures, numbers and thresholds of an examination.
+
+    Args:
+        exam: the examination.
+        title: what was examined.
+    """
     drawn = [(figure, _drawings(figure, [exam])[0]) for figure in FIGURES]
     pictures = [picture([drawing], figure.caption_of([exam]), figure.title) for figure, drawing in drawn if drawing]
     parts = [
         "<h2>Three axes</h2>",
         _cards(_axis_card(axis, exam) for axis in exam.axes),
         _directions(exam),
+        *language_sections(exam, title),
         "<h2>Figures</h2>",
         f'<div class="grid">{"".join(pictures)}</div>' if pictures else NOTHING,
         "<h2>Numbers</h2>",

@@ -32,6 +32,7 @@ figure h3, .card h3 { margin-top: 0; }
 .panels { grid-template-columns: repeat(auto-fit, minmax(min(100%, 320px), 1fr)); }
 .grid { grid-template-columns: repeat(auto-fit, minmax(min(100%, 440px), 1fr)); }
 .cards { grid-template-columns: repeat(auto-fit, minmax(min(100%, 300px), 1fr)); gap: 1rem; }
+.cards.first { margin: 1rem 0; } .cards.first .chip { font-size: 1.25rem; } .cards.first p { font-size: .9rem; }
 .pair { grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); align-items: start; }
 .pair { margin-bottom: 1rem; } .pair > * { min-width: 0; }
 .legend { display: flex; flex-wrap: wrap; gap: .2rem 1.4rem; font-size: .9rem; margin: .6rem 0 .4rem; }

@@ -37,6 +37,8 @@ class AnswerHistory:
         broken: whether some number of the readout that was finite at the first state is no longer finite.
         last_change: the last iteration at which each answer was found to have changed, or was not there; 0 if it never was.
         example: the example that each answer belongs to.
+        said: what each token answers after an iteration that was read, -1 where it gives no answer or nothing was read; None
+            where answers are counted by example.
     """
 
     answers_per: AnswersPer
@@ -48,6 +50,7 @@ class AnswerHistory:
     broken: Bool[Tensor, "iterations batch"]
     last_change: Int[Tensor, "answers"]
     example: Int[Tensor, "answers"]
+    said: Int[Tensor, "iterations answers"] | None
 
 
 def predictions(logits: Tensor) -> Tensor:
@@ -152,6 +155,9 @@ class AnswerRecorder:
             broken=repeat_last(self.broken, ends.iterations),
             last_change=last_change,
             example=example,
+            said=None
+            if self.per != "token"
+            else repeat_last(self._said, ends.iterations)[:, self._real(self._said[0])],
         )
 
     def _begin(self, step: Step) -> None:
@@ -161,6 +167,8 @@ class AnswerRecorder:
         self._predicted, self._known, self._finite = first.predicted.clone(), first.known.clone(), first.finite
         columns = first.predicted.reshape(len(step.rows), -1).shape[1] if self.per == "token" else 1
         self._last_change = torch.zeros(len(step.rows), columns, dtype=torch.long, device=step.rows.device)
+        by_token = len(self.read) if self.per == "token" else 0
+        self._said = torch.full((by_token, *self._last_change.shape), -1, dtype=torch.int32, device=step.rows.device)
         self._solved = torch.zeros(len(self.read), *first.right.shape, dtype=torch.bool, device=step.rows.device)
 
     def _record_ends(self, ends: Ends, rows: Int[Tensor, "some"], recalled: Tree) -> None:
@@ -223,6 +231,7 @@ class AnswerRecorder:
         self.broken[index, rows] = ~at_every_token(reading.finite >= self._finite[rows], mask)
         changed = changes.unsqueeze(1) != 0
         if self.per == "token":
+            self._said[index, rows] = self._answered(reading, finite)
             changed = (before != reading.predicted).reshape(len(rows), -1)
             if known_before.reshape(len(rows), -1).shape == changed.shape:
                 changed = changed | ~(known_before & reading.known).reshape(len(rows), -1)
@@ -233,6 +242,13 @@ class AnswerRecorder:
         there = reading.known if by_token else has.unsqueeze(1)
         self._solved[index, rows] = reading.right & there & finite.unsqueeze(1)
         self._predicted[rows], self._known[rows] = reading.predicted, reading.known
+
+    def _answered(self, reading: _Reading, finite: Bool[Tensor, "active"]) -> Int[Tensor, "active columns"]:
+        """Return what each token answers; -1 where it gives no answer."""
+        predicted = reading.predicted.reshape(len(finite), -1).to(torch.int32)
+        known = reading.known.reshape(len(finite), -1)
+        there = known if known.shape == predicted.shape else known.all(1, keepdim=True)
+        return predicted.masked_fill(~(there & finite.unsqueeze(1)), -1)
 
     def _solved_answers(self, ends: Ends) -> Bool[Tensor, "iterations answers"]:
         solved = repeat_last(self._solved, ends.iterations)

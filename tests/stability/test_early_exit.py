@@ -13,12 +13,12 @@ from scipy.special import kl_div, softmax
 from scipy.stats import entropy as scipy_entropy
 
 import loopscope as ls
-from loopscope.early_exit import starts
-from loopscope.early_exit.exits import MEANINGS
-from loopscope.early_exit.recording import Recording
-from loopscope.early_exit.rules import candidate_thresholds, exit_points, first_good, stops
-from loopscope.early_exit.scores import divergence, entropy, movement, movement_of_examples
 from loopscope.errors import LoopscopeError
+from loopscope.stability.early_exit import starts
+from loopscope.stability.early_exit.exits import MEANINGS
+from loopscope.stability.early_exit.recording import Recording
+from loopscope.stability.early_exit.rules import candidate_thresholds, exit_points, first_good, stops
+from loopscope.stability.early_exit.scores import divergence, entropy, movement, movement_of_examples
 
 # Scores
 
@@ -155,6 +155,15 @@ def test_the_area_tells_which_scores_know_right_from_wrong():
     assert found.rule("fixed").points[-1].quality == 0.5
 
 
+def test_an_area_of_few_wrong_answers_has_no_interval():
+    inputs, targets = deadlines()
+    few = ls.exits(Deadline(), inputs, targets, iterations=EXAMPLES - 4, rules=["fixed", "residual"]).rule("residual")
+    assert few.auc == pytest.approx((EXAMPLES - 4.5) / (EXAMPLES - 4))
+    assert (few.auc_low, few.auc_high) == (None, None)
+    five = ls.exits(Deadline(), inputs, targets, iterations=EXAMPLES - 5, rules=["fixed", "residual"]).rule("residual")
+    assert five.auc_low is not None
+
+
 def test_an_answer_that_is_lost_again_is_counted():
     loop = ls.FunctionLoop(
         lambda x: x,
@@ -229,6 +238,72 @@ def test_a_learned_gate_is_a_rule():
     assert not found.absent
 
 
+class HalfGated(Deadline):
+    def gate(self, state, recalled):
+        return torch.where(state[:, 0] > 0, 0.5, 0.2)
+
+
+@pytest.mark.parametrize(("before", "factor"), [(0, 1.0), (1, 0.8)])
+def test_a_gate_accumulates_from_the_models_own_first_iteration_on(before, factor):
+    loop = HalfGated()
+    loop.iterations_before = before
+    inputs, targets = deadlines()
+    found = ls.exits(loop, inputs, targets, iterations=4, rules=["fixed", "accumulated gate"])
+    points = found.rule("accumulated gate").points
+    # The doubt after iteration t is the product of what the gate left open, the same for all examples.
+    assert {point.iterations: point.threshold for point in points} == pytest.approx(
+        {count: factor * 0.5**count for count in (1.0, 2.0, 3.0, 4.0)}
+    )
+    assert ("add 1 to count" in str(found)) == bool(before)
+
+
+def test_a_model_without_a_gate_may_say_none():
+    class Without(Deadline):
+        def gate(self, state, recalled):
+            return None
+
+    found = ls.exits(Without(), deadlines()[0], iterations=3)
+    assert "gate" not in {rule.name for rule in found.rules}
+    assert found.absent[0].startswith("gate: the loop has no gate")
+
+
+# Loops without a fixed map
+
+
+class TimedDeadline(Deadline):
+    """The orbits of `Deadline`, by a step that is told the iteration instead of counting in its state."""
+
+    def step(self, state, recalled, iteration):
+        moved = torch.full_like(recalled, iteration + 1.0).minimum(recalled)
+        return torch.stack([moved, state[:, 1]], dim=1)
+
+    def gate(self, state, recalled):
+        return (state[:, 0] >= recalled).float() * 0.9
+
+
+def test_a_time_dependent_loop_is_recorded_as_it_runs():
+    inputs, targets = deadlines()
+    assert ls.exits(TimedDeadline(), inputs, targets, iterations=ITERATIONS) == ls.exits(
+        Gated(), inputs, targets, iterations=ITERATIONS
+    )
+
+
+def test_a_stochastic_loop_is_compared_over_several_draws():
+    loop = ls.FunctionLoop(
+        encode=lambda x: x,
+        start=torch.zeros_like,
+        step=lambda z, e, generator: e + 2 * torch.randn(e.shape, generator=generator),
+        read=lambda z: torch.cat([-z, z], dim=1),
+    )
+    inputs, targets = torch.ones(300, 1), torch.ones(300, dtype=torch.long)
+    found = ls.exits(loop, inputs, targets, iterations=2, several=9)
+    one, most = (found.rule("majority of several starts").points[place] for place in (0, -1))
+    # Right with probability Phi(1/2) = 0.69 for one draw, and 0.89 for most of nine (binomial).
+    assert one.quality == pytest.approx(0.691, abs=0.08)
+    assert most.quality == pytest.approx(0.890, abs=0.06)
+    assert found == ls.exits(loop, inputs, targets, iterations=2, several=9)
+
+
 def test_a_gate_of_a_wrong_shape_is_refused():
     class Wrong(Deadline):
         def gate(self, state, recalled):
@@ -256,7 +331,8 @@ def test_several_starts_cost_their_iterations_and_majority_beats_one():
     assert [point.iterations for point in most] == [30, 60, 120, 240, 270]
     assert most[0].quality == found.rule("fixed").points[-1].quality
     assert most[-1].quality > most[0].quality + 0.1
-    assert found.absent == ["gate: the loop has no method gate(state, recalled)"]
+    assert len(found.absent) == 1
+    assert found.absent[0].startswith("gate: the loop has no gate")
 
 
 def recording(answers, right, residual):
@@ -280,7 +356,7 @@ def test_the_best_converged_start_and_the_most_common_answer_are_taken():
 def test_the_batch_is_recorded_in_parts_with_the_same_result(monkeypatch):
     inputs, targets = deadlines()
     whole = ls.exits(Deadline(), inputs, targets, iterations=12)
-    monkeypatch.setattr("loopscope.early_exit.recording.TOGETHER", 6)
+    monkeypatch.setattr("loopscope.readouts.TOGETHER", 12)
     assert ls.exits(Deadline(), inputs, targets, iterations=12) == whole
 
 

@@ -10,11 +10,15 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from loopscope.checks import Prepared, prepare
+from loopscope.checks import Prepared
 from loopscope.contexts import eval_mode, without_autocast
-from loopscope.early_exit import starts
-from loopscope.early_exit.comparison import SLACK, ExitComparison, Recommendation, RuleCurve
-from loopscope.early_exit.recording import (
+from loopscope.errors import LoopscopeError, check_choice, check_positive
+from loopscope.loop import AnswersPer, Loop, answers_per, first_state
+from loopscope.metrics import MIN_PER_GROUP, auc, interval
+from loopscope.stability.early_exit import starts
+from loopscope.stability.early_exit.comparison import SLACK, ExitComparison, Recommendation, RuleCurve
+from loopscope.stability.early_exit.recording import (
+    ACCUMULATED,
     COSINE,
     DIVERGENCE,
     ENTROPY,
@@ -25,10 +29,8 @@ from loopscope.early_exit.recording import (
     Recording,
     record,
 )
-from loopscope.early_exit.rules import ExitPoint, candidate_thresholds, exit_points, first_good
-from loopscope.errors import LoopscopeError, check_choice, check_positive
-from loopscope.loop import AnswersPer, Loop, answers_per, first_state
-from loopscope.metrics import auc, interval
+from loopscope.stability.early_exit.rules import ExitPoint, candidate_thresholds, exit_points, first_good
+from loopscope.stability.nonautonomous.view import View, view_of
 from loopscope.stability.orbits.answers import Answers
 from loopscope.stability.targets import Targets, check_targets, rule_of
 from loopscope.trees import Tree, batch_size, leaves
@@ -40,7 +42,9 @@ LONGER = 4
 STARTS = 8
 """Random starts that are compared."""
 MIN_TO_RECOMMEND = 16
-"""Examples below which no rule is recommended."""
+"""Examples, or tokens where each stops on its own, below which no rule is recommended."""
+MIN_EXAMPLES = 4
+"""Examples below which none is recommended, however many tokens they have."""
 
 FIXED, BEST_START, MAJORITY = "fixed", "best of several starts", "majority of several starts"
 MEANINGS: Mapping[str, str] = {
@@ -51,11 +55,14 @@ MEANINGS: Mapping[str, str] = {
     ENTROPY: "the entropy of the softmax changes by at most the threshold, in nats",
     PATIENCE: "the answer has stayed the same for a number of iterations",
     GATE: "one minus the probability that the model's own gate gives to stopping is at most the threshold",
+    ACCUMULATED: "the probability that the gate has not stopped so far, a product over the iterations, is at most the threshold",
     BEST_START: "the answer of the random start whose state moves least at the end",
     MAJORITY: "the answer that most random starts give at the end",
 }
 """When each rule stops."""
-SCORED = (RESIDUAL, COSINE, DIVERGENCE, ENTROPY, PATIENCE, GATE)
+SCORED = (RESIDUAL, COSINE, DIVERGENCE, ENTROPY, PATIENCE, GATE, ACCUMULATED)
+STEPWISE = (FIXED, *SCORED)
+"""Rules that need a single orbit."""
 SEVERAL = (BEST_START, MAJORITY)
 
 
@@ -75,16 +82,20 @@ def exits(
     An example stops on its own. Where a loop answers token by token (``answers_per``), each token does, as if its answer were
     taken from the iteration where it stops while the orbit goes on.
 
+    A time-dependent or stochastic loop is recorded as it runs. Its residual says how far the state moved, not that a fixed point
+    is near.
+
     Args:
-        loop: any loop. A method ``gate(state, recalled)``, if it has one, gives the probability that a learned gate stops.
+        loop: any loop. A method ``gate(state, recalled)``, if it has one, gives the probability that a learned gate stops; it
+            returns None if there is no gate. Loops that `loopscope.adapt` makes have this method.
         inputs: what ``loop.encode`` takes, batch first.
         targets: class indices or a function, see ``examine``; for tokens, one class per token that is read. Without targets,
             quality is agreement with the last iteration.
         rules: names of the rules, all by default (``ls.exits`` lists them in its error).
         iterations: length of the orbit; four times the trained iterations if these are known, else 64.
         trained_iterations: largest number of iterations in training, if known.
-        seed: seed of the first random start.
-        several: number of random starts to compare, if the loop's start is random.
+        seed: seed of the first random start, and of the random numbers of a step that draws some.
+        several: number of random starts to compare, if the loop's start or its step is random.
         answers: what a readout answers, one row per example, where that is not the largest logit's place at every token.
 
     Returns:
@@ -111,12 +122,12 @@ def exits(
     unit = answers_per(loop)
     with eval_mode(loop), without_autocast(), torch.no_grad():
         check_targets(targets, batch_size(inputs))
-        ready = prepare(loop, inputs, seed=seed)
-        task = _Task(loop, inputs, targets, length, unit, answers)
-        recordings = [task.record(ready)]
-        random = _starts_at_random(loop, ready, seed)
+        view = view_of(loop, inputs, seed)
+        task = _Task(inputs, targets, length, unit, answers)
+        recordings = [task.record(view)]
+        random = view.kind.name.is_random or _starts_at_random(view, seed)
         if random and set(SEVERAL) & set(chosen):
-            recordings += [task.record(prepare(loop, inputs, seed=seed + other)) for other in range(1, several)]
+            recordings += [task.record(view_of(loop, inputs, seed + other)) for other in range(1, several)]
     first = recordings[0]
     good = first.final if first.right is None else first.right
     curves = [_curve(name, first, good) for name in (FIXED, *SCORED) if name in chosen and _known(name, first)]
@@ -134,6 +145,7 @@ def exits(
         broken=(good.any(0) & ~good[-1]).double().mean().item(),
         recommendation=_recommend(chosen, first, good),
         absent=[*_absent(chosen, first, random)],
+        iterations_before=getattr(loop, "iterations_before", 0),
     )
 
 
@@ -141,15 +153,14 @@ def exits(
 class _Task:
     """What is recorded for every start."""
 
-    loop: Loop
     inputs: Tree
     targets: Targets | None
     iterations: int
     unit: AnswersPer
     answers: Answers | None
 
-    def record(self, ready: Prepared) -> Recording:
-        return record(self.loop, ready, self.iterations, self._make_judge(ready))
+    def record(self, view: View) -> Recording:
+        return record(view.loop, view.ready, self.iterations, self._make_judge(view.ready))
 
     def _make_judge(self, ready: Prepared) -> Judge:
         if self.unit == "example":
@@ -161,10 +172,10 @@ class _Task:
         return Judge(self.unit, targets=self.targets)
 
 
-def _starts_at_random(loop: Loop, ready: Prepared, seed: int) -> bool:
+def _starts_at_random(view: View, seed: int) -> bool:
     """Return whether another seed gives another first state."""
-    other = first_state(loop, ready.recalled, seed + 1)
-    return any(not torch.equal(*pair) for pair in zip(leaves(ready.start), leaves(other), strict=True))
+    other = first_state(view.loop, view.ready.recalled, seed + 1)
+    return any(not torch.equal(*pair) for pair in zip(leaves(view.ready.start), leaves(other), strict=True))
 
 
 def _known(name: str, recording: Recording) -> bool:
@@ -202,7 +213,10 @@ def _curve(name: str, recording: Recording, good: Bool[Tensor, "iterations units
 def _area(
     doubt: Float[np.ndarray, "units"], right: Bool[np.ndarray, "units"], examples: Int[np.ndarray, "units"]
 ) -> tuple[float | None, float | None, float | None]:
-    """Return the area under the ROC curve of less doubt for right answers, and its interval over examples."""
+    """Return the area under the ROC curve of less doubt for right answers, and its interval over examples.
+
+    There is no interval where fewer than five examples have a right answer, or fewer than five a wrong one.
+    """
 
     def statistic(places: Int[np.ndarray, "chosen"]) -> float:
         return auc(-doubt[places], right[places])
@@ -210,7 +224,8 @@ def _area(
     found = statistic(np.arange(len(doubt)))
     if not np.isfinite(found):
         return None, None, None
-    return found, *interval(statistic, examples)
+    fewest = min(len(np.unique(examples[right])), len(np.unique(examples[~right])))
+    return found, *(interval(statistic, examples) if fewest >= MIN_PER_GROUP else (None, None))
 
 
 def _of_starts(name: str, recordings: list[Recording]) -> RuleCurve:
@@ -229,7 +244,7 @@ def _recommend(
 ) -> Recommendation | None:
     """Choose the cheapest rule on every second example, and measure it on the others."""
     examples = int(recording.examples.max()) + 1
-    if examples < MIN_TO_RECOMMEND:
+    if examples < MIN_EXAMPLES or len(recording.examples) < MIN_TO_RECOMMEND:
         return None
     choosing = recording.examples % 2 == 0
     fixed = _measured(FIXED, recording, good, choosing)
@@ -263,7 +278,7 @@ def _measured(
 
 
 def _absent(chosen: list[str], recording: Recording, random: bool) -> Iterable[str]:
-    if GATE in chosen and GATE not in recording.scores:
-        yield "gate: the loop has no method gate(state, recalled)"
+    if {GATE, ACCUMULATED} & set(chosen) and GATE not in recording.scores:
+        yield "gate: the loop has no gate (a method gate(state, recalled) that returns a probability of stopping)"
     if set(SEVERAL) & set(chosen) and not random:
-        yield "several starts: the loop's start is not random"
+        yield "several starts: neither the loop's start nor its step is random"

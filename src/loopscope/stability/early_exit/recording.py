@@ -10,18 +10,23 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from loopscope.checks import Prepared
-from loopscope.early_exit.scores import divergence, entropy, movement, movement_of_examples
 from loopscope.errors import LoopscopeError
 from loopscope.loop import AnswersPer, Loop, readout
+from loopscope.readouts import examples_at_once
+from loopscope.stability.early_exit.scores import (
+    divergence_of,
+    entropy_of,
+    log_probabilities,
+    movement,
+    movement_of_examples,
+)
 from loopscope.stability.orbits.answers import Answers, gives_answer, predictions
 from loopscope.stability.targets import Correct
 from loopscope.trees import Tree, batch_size, select
 
-TOGETHER = 2**24
-"""Logits that are held at once. A larger batch is recorded part by part."""
-
 RESIDUAL, COSINE = "residual", "cosine"
-DIVERGENCE, ENTROPY, PATIENCE, GATE = "KL divergence", "entropy", "patience", "gate"
+DIVERGENCE, ENTROPY, PATIENCE = "KL divergence", "entropy", "patience"
+GATE, ACCUMULATED = "gate", "accumulated gate"
 OF_STATE, OF_OUTPUT = (RESIDUAL, COSINE), (DIVERGENCE, ENTROPY, PATIENCE)
 
 
@@ -139,9 +144,9 @@ def _gate(loop: Loop, state: Tree, recalled: Tree, units: int, logits: Tensor) -
         LoopscopeError: the gate gives neither one number per unit nor one per example.
     """
     gate = getattr(loop, "gate", None)
-    if gate is None:
+    said = None if gate is None else gate(state, recalled)
+    if said is None:
         return None
-    said = gate(state, recalled)
     if not isinstance(said, Tensor) or said.numel() not in (units, len(logits)):
         given = tuple(said.shape) if isinstance(said, Tensor) else type(said).__name__
         raise LoopscopeError(
@@ -150,6 +155,15 @@ def _gate(loop: Loop, state: Tree, recalled: Tree, units: int, logits: Tensor) -
         )
     said = said.reshape(len(said), -1).double()
     return 1 - (said if said.numel() == units else said.expand(len(logits), units // len(logits))).flatten()
+
+
+def _going_on(loop: Loop, state: Tree, recalled: Tree, units: int, logits: Tensor) -> Tensor:
+    """Return the probability that a gate has not stopped before the first iteration, per unit.
+
+    It is 1, unless the first state is what the model's own first iteration made.
+    """
+    first = _gate(loop, state, recalled, units, logits) if getattr(loop, "iterations_before", 0) else None
+    return torch.ones(units, dtype=torch.float64, device=logits.device) if first is None else first
 
 
 def _record(
@@ -165,31 +179,38 @@ def _record(
     logits = readout(loop, state, recalled)
     said = judge.said(logits)
     streak = torch.zeros(len(said), dtype=torch.float64, device=logits.device)
+    going_on = _going_on(loop, state, recalled, len(said), logits)
+    log = log_probabilities(logits)
+    uncertain_before = entropy_of(log)
     found = _Pass()
     residual = torch.zeros(len(rows))
     for _ in range(iterations):
-        before, old, said_before = state, logits, said
+        before, log_before, said_before = state, log, said
         state = loop.step(state, recalled)
         logits = readout(loop, state, recalled)
-        said = judge.said(logits)
+        log, said = log_probabilities(logits), judge.said(logits)
+        uncertain = entropy_of(log)
         same = ((said == said_before) & (said >= 0)).all(1)
         streak = torch.where(same, streak + 1, 0.0)
         residual = movement_of_examples(before, state, mask)[0]
         for name, score in zip(OF_STATE, _of_state(before, state, judge.unit, logits, mask), strict=True):
             found.add(name, score)
-        found.add(DIVERGENCE, _per_unit(divergence(old, logits), judge.unit, mask))
-        found.add(ENTROPY, _per_unit((entropy(logits) - entropy(old)).abs(), judge.unit, mask))
+        found.add(DIVERGENCE, _per_unit(divergence_of(log_before, log), judge.unit, mask))
+        found.add(ENTROPY, _per_unit((uncertain - uncertain_before).abs(), judge.unit, mask))
+        uncertain_before = uncertain
         found.add(PATIENCE, -streak)
         if (doubt := _gate(loop, state, recalled, len(said), logits)) is not None:
             found.add(GATE, doubt)
+            going_on = going_on * doubt
+            found.add(ACCUMULATED, going_on)
         found.answers.append(said.cpu())
         if (right := judge.right(logits, rows)) is not None:
             found.right.append(right.cpu())
     return found, residual.cpu(), len(found.answers[-1]) // len(rows)
 
 
-def _parts(batch: int, logits: Tensor) -> Iterator[slice]:
-    size = max(1, TOGETHER // max(1, logits[:1].numel()))
+def _parts(batch: int, at_once: int) -> Iterator[slice]:
+    size = max(1, at_once // 2)  # log probabilities are in double precision
     yield from (slice(begin, min(begin + size, batch)) for begin in range(0, batch, size))
 
 
@@ -207,9 +228,9 @@ def record(loop: Loop, ready: Prepared, iterations: int, judge: Judge) -> Record
         LoopscopeError: the loop's gate or the targets have a wrong shape.
     """
     batch = batch_size(ready.start)
-    one = readout(loop, select(ready.start, slice(0, 1)), select(ready.recalled, slice(0, 1)))
+    at_once = examples_at_once(loop, ready.start, ready.recalled)
     places = torch.arange(batch)
-    parts = [(places[part], *_record(loop, ready, places[part], iterations, judge)) for part in _parts(batch, one)]
+    parts = [(places[part], *_record(loop, ready, places[part], iterations, judge)) for part in _parts(batch, at_once)]
     passes = [found for _, found, _, _ in parts]
     judged = bool(passes[0].right)
     found = Recording(

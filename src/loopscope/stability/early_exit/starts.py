@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Bool, Int
 
-from loopscope.early_exit.recording import Recording
-from loopscope.early_exit.rules import ExitPoint
+from loopscope.stability.early_exit.recording import Recording
+from loopscope.stability.early_exit.rules import ExitPoint
 
 Chosen = Int[torch.Tensor, "units"]
 

@@ -35,15 +35,23 @@ def divergence(before: Tensor, after: Tensor) -> Float[Tensor, "*tokens"]:
         >>> divergence(one, one).item(), round(divergence(one, other).item(), 4)
         (0.0, 0.1308)
     """
-    old, new = log_probabilities(before), log_probabilities(after)
+    return divergence_of(log_probabilities(before), log_probabilities(after))
+
+
+def divergence_of(old: Tensor, new: Tensor) -> Float[Tensor, "*tokens"]:
+    """Return the divergence KL(new || old) of log probabilities, in nats."""
     # A class without probability adds nothing, although its logarithm is infinite.
-    return torch.where(new == -torch.inf, 0.0, new.exp() * (new - old)).sum(-1).clamp_min(0)
+    return (new.exp() * (new - old)).masked_fill_(new == -torch.inf, 0.0).sum(-1).clamp_min(0)
 
 
 def entropy(logits: Tensor) -> Float[Tensor, "*tokens"]:
     """Return the entropy of the softmax, in nats."""
-    log = log_probabilities(logits)
-    return -torch.where(log == -torch.inf, 0.0, log.exp() * log).sum(-1)
+    return entropy_of(log_probabilities(logits))
+
+
+def entropy_of(log: Tensor) -> Float[Tensor, "*tokens"]:
+    """Return the entropy of log probabilities, in nats."""
+    return -(log.exp() * log).masked_fill_(log == -torch.inf, 0.0).sum(-1)
 
 
 def _sizes(before: Tree, after: Tree, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:

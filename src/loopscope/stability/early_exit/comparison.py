@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from loopscope.early_exit.rules import ExitPoint
 from loopscope.loop import AnswersPer
+from loopscope.stability.early_exit.rules import ExitPoint
 
 SLACK = 0.01
 """Quality that a recommended rule may lose against the best fixed number of iterations."""
@@ -22,7 +22,8 @@ class RuleCurve:
         points: thresholds, mean iterations and quality, from the fewest iterations to the most.
         auc: probability that a right answer has less doubt than a wrong one, by the rule's score after the last iteration.
             None without targets, without a score, or where all answers are right or all wrong.
-        auc_low: lower end of its 95% interval, from a bootstrap over examples.
+        auc_low: lower end of its 95% interval, from a bootstrap over examples. None where fewer than five examples have a right
+            answer, or fewer than five a wrong one.
         auc_high: upper end.
     """
 
@@ -65,7 +66,8 @@ class Recommendation:
 
     def __str__(self) -> str:
         """Return it in one sentence."""
-        how = f"after {self.threshold:.0f} iterations" if self.rule == "fixed" else f"by {self.rule}, {said(self)}"
+        many = f"{self.threshold:.0f} iteration{'' if self.threshold == 1 else 's'}"
+        how = f"after {many}" if self.rule == "fixed" else f"by {self.rule}, {said(self)}"
         return (
             f"stop {how}: {self.iterations:.1f} iterations on average and {100 * self.quality:.1f}% good, where "
             f"{self.fixed} iterations for all give {100 * self.fixed_quality:.1f}% (chosen on {self.chosen_on} examples, "
@@ -97,6 +99,7 @@ class ExitComparison:
         broken: fraction of units whose answer was good at some iteration and is not after the last.
         recommendation: the cheapest rule that loses at most one point; None where there are too few examples or no right answers.
         absent: why each missing rule was left out, one sentence each.
+        iterations_before: iterations of the model before the first state; the model's own count is this much higher.
 
     Example:
         >>> import torch, loopscope as ls
@@ -117,6 +120,7 @@ class ExitComparison:
     broken: float
     recommendation: Recommendation | None
     absent: list[str]
+    iterations_before: int = 0
 
     def rule(self, name: str) -> RuleCurve:
         """Return the rule of this name.
@@ -129,10 +133,14 @@ class ExitComparison:
                 return rule
         raise KeyError(name)
 
-    def _advice(self) -> str:
+    @property
+    def advice(self) -> str:
+        """The recommendation in a sentence, or why there is none."""
         if self.recommendation is not None:
             return str(self.recommendation)
-        return "no answer is ever right" if self.oracle.quality == 0 else "too few examples to recommend a rule"
+        if self.oracle.quality == 0:
+            return "no answer is ever right"
+        return "too few examples to recommend a rule: expected at least 16 answers, of at least 4 inputs"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the comparison as plain JSON values."""
@@ -144,9 +152,14 @@ class ExitComparison:
         top = max(best, key=lambda point: (point.quality, -point.iterations))
         lines = [
             f"{self.measured} of {self.units} {self.unit}s over {self.iterations} iterations",
-            self._advice(),
+            self.advice,
             f"best fixed number of iterations: {top.threshold:.0f}, {100 * top.quality:.1f}% good",
             f"oracle: {self.oracle.iterations:.1f} iterations, {100 * self.oracle.quality:.1f}% good; "
             f"good once and lost by the end: {100 * self.broken:.1f}%",
         ]
+        if self.iterations_before:
+            lines.append(
+                f"the first state is the one after the model's first iteration: add {self.iterations_before} to count the model's "
+                "own iterations"
+            )
         return "\n".join(lines)
