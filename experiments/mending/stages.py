@@ -26,7 +26,7 @@ SCREENING_SEEDS = (100, 101)
 COMPARISON_SEEDS = (1, 2, 3)
 COMPARED = 8
 """Number of cells in the comparison."""
-PILOTED = 2
+PILOTED = 1
 """Number of cells in the pilot."""
 
 Task = tuple[str, Cell, Option, int, tuple[float, ...]]

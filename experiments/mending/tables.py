@@ -80,7 +80,7 @@ def orbits(rows: Sequence[Run]) -> Sheet:
         [str(cell), *(str(sum(row.orbits.get(label, 0) for row in some if row.cell == cell)) for label in labels)]
         for cell in cells
     ]
-    return Sheet("Orbits of the baselines", ["cell", *labels], lines, "Number of easy problems, over the seeds.")
+    return Sheet("Orbits of the baselines", ["cell", *labels], lines, "Number of easy problems, with the first seed.")
 
 
 def pilot(rows: Sequence[Run]) -> Sheet:

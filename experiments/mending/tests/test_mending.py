@@ -129,13 +129,13 @@ def test_the_second_seed_is_for_cells_that_lose_their_accuracy_with_the_first():
 
 
 def test_the_pilot_chooses_the_strength_that_leaves_most_and_of_equal_ones_the_mildest():
-    rows, cells = screened(), chosen_cells(screened())[:2]
+    rows, cells = screened(), chosen_cells(screened())[:1]
     tasks = list(pilot(rows))
     assert [task[1] for task in tasks] == [cell for cell in cells for _ in range(len(pilot_options()) + 1)]
     for cell in cells:
         for option in pilot_options():
             better = (option.name, option.strength) in (("state noise", 0.3), ("jacobian penalty", 1.0))
-            kept = 0.8 if better and cell == cells[0] else 0.4
+            kept = 0.8 if better else 0.4
             rows.append(run(cell, option.name, 100, kept=kept, stage="pilot", strength=option.strength))
         rows += [run(cell, TEST_TIME, 100, kept=0.3, stage="pilot", strength=strength) for strength in (0.5, 0.25)]
     assert chosen_strengths(rows) == {
