@@ -23,7 +23,7 @@ class CellEffect:
         base_left: accuracy that the baseline has left.
         easy: easy accuracy with the option.
         left: accuracy left with the option.
-        time: CPU time of training over that of the baseline; 0 if nothing was trained.
+        time: CPU time of training over that of the baseline; 0 if every run of either diverged.
     """
 
     cell: Cell

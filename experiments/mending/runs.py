@@ -56,6 +56,7 @@ class Run:
         seconds: CPU time of training.
         orbits: number of orbits by label, for baselines of the comparison with the first seed.
         diverged: why training failed; empty if it did not.
+        verdict: verdict of the examination, where orbits are classified.
     """
 
     stage: str
@@ -70,6 +71,7 @@ class Run:
     seconds: float
     orbits: dict[str, int]
     diverged: str = ""
+    verdict: str = ""
 
     @property
     def key(self) -> tuple[str, Cell, str, float | None, int]:
@@ -113,11 +115,11 @@ def left(accuracies: Sequence[float]) -> float:
     return min(accuracies[-LAST:])
 
 
-def orbit_labels(loop: Loop, task: Task, split: Split) -> dict[str, int]:
-    """Return how many orbits of easy problems carry each label in an examination."""
+def examined(loop: Loop, task: Task, split: Split) -> tuple[dict[str, int], str]:
+    """Return how many orbits of easy problems carry each label in an examination, and its verdict."""
     some = split.first(EXAMINED)
     exam = examine(loop, task.inputs(some.problems), rule_of_split(task, some), TRAINED, "quick", iterations=HORIZON)
-    return {} if exam.reachability is None else dict(exam.reachability.counts)
+    return ({} if exam.reachability is None else dict(exam.reachability.counts)), exam.verdict.value
 
 
 def measured(stage: str, cell: Cell, option: Option, seed: int, late: Sequence[float], steps: int = STEPS) -> list[Run]:
@@ -137,12 +139,15 @@ def measured(stage: str, cell: Cell, option: Option, seed: int, late: Sequence[f
     except LoopscopeError as error:
         return [Run(stage, cell, option.name, option.strength, seed, 0.0, 0.0, 0.0, {}, 0.0, {}, str(error))]
     split, rows = validation(settings.data), []
+    orbits: dict[str, int]
     for name, strength, judged in (
         (option.name, option.strength, loop),
         *((TEST_TIME, damping, damped(loop, damping)) for damping in late),
     ):
         accuracies = curve(judged, settings.data, split)
-        examined = name == BASELINE and (stage, seed) == EXAMINED_RUNS
+        orbits, verdict = {}, ""
+        if name == BASELINE and (stage, seed) == EXAMINED_RUNS:
+            orbits, verdict = examined(loop, settings.data, split)
         rows.append(
             Run(
                 stage,
@@ -155,7 +160,8 @@ def measured(stage: str, cell: Cell, option: Option, seed: int, late: Sequence[f
                 left(accuracies),
                 {str(point): accuracies[point - 1] for point in POINTS},
                 round(seconds, 2),
-                orbit_labels(loop, settings.data, split) if examined else {},
+                orbits,
+                verdict=verdict,
             )
         )
     return rows

@@ -77,10 +77,15 @@ def orbits(rows: Sequence[Run]) -> Sheet:
     labels = list(dict.fromkeys(label for row in some for label in row.orbits))
     cells = dict.fromkeys(row.cell for row in some)
     lines = [
-        [str(cell), *(str(sum(row.orbits.get(label, 0) for row in some if row.cell == cell)) for label in labels)]
+        [
+            str(cell),
+            *(str(sum(row.orbits.get(label, 0) for row in some if row.cell == cell)) for label in labels),
+            ", ".join(row.verdict for row in some if row.cell == cell),
+        ]
         for cell in cells
     ]
-    return Sheet("Orbits of the baselines", ["cell", *labels], lines, "Number of easy problems, with the first seed.")
+    columns = ["cell", *labels, "verdict"]
+    return Sheet("Orbits of the baselines", columns, lines, "Number of easy problems, with the first seed.")
 
 
 def pilot(rows: Sequence[Run]) -> Sheet:

@@ -105,7 +105,7 @@ class MendingOption:
         left: mean accuracy left in these cells.
         bought: mean gain in accuracy left.
         easy: mean change of the accuracy after the trained iterations.
-        time: CPU time of training over that without the option; 0 if it needs no training.
+        time: CPU time of training over that without the option.
     """
 
     name: str
