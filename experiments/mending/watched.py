@@ -30,7 +30,7 @@ LEDGER = Path(__file__).parent / "results" / "watched.jsonl"
 SEED = 200
 CHOICES = 3
 """Number of choices of recall and normalization."""
-NEIGHBOURS = (0.002, 0.0025, 0.003, 0.0036, 0.0043, 0.0052, 0.0062, 0.0075)
+NEIGHBOURS = (0.002, 0.0025, 0.003, 0.0036, 0.0043, 0.0052, 0.0062)
 """Learning rates of each choice."""
 EVERY = 50
 """Training steps between measurements."""
