@@ -27,7 +27,7 @@ from experiments.mending.watched import (
     watched,
 )
 from loopscope.errors import LoopscopeError
-from loopscope.evidence import read_mending
+from loopscope.evidence import mending, read_mending
 from loopscope.files import append_line
 from loopscope.training.trainer import draw_counts
 
@@ -282,3 +282,7 @@ def test_the_commands_print_tables_draw_the_figure_and_write_the_evidence(tmp_pa
     assert "no cell of the comparison loses its accuracy" in capsys.readouterr().err
     seen.write_text('{"cell": 1}\n')
     assert main(command) == 2
+
+
+def test_the_package_quotes_the_counts_of_the_ledger():
+    assert mending() == mending_of(read_runs())
