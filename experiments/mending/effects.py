@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import mean
 
 from experiments.mending.cells import BASELINE, Cell
-from experiments.mending.runs import KEPT, Run
+from experiments.mending.runs import COMPARISONS, KEPT, Run
 
 
 @dataclass(frozen=True)
@@ -92,15 +92,16 @@ class Effect:
         return 2 * self.mended >= len(self.cells)
 
 
-def compared(rows: Sequence[Run], cell: Cell, option: str) -> CellEffect | None:
-    """Return the effect of an option on a cell of the comparison; None if no seed has both it and the baseline.
+def compared(rows: Sequence[Run], cell: Cell, option: str, strength: float | None = None) -> CellEffect | None:
+    """Return the effect of an option on a cell; None if no seed has both it and the baseline.
 
     Args:
-        rows: rows of the comparison.
+        rows: rows of comparisons.
         cell: the cell.
         option: the option; the baseline itself gives a comparison with itself.
+        strength: its strength.
     """
-    own = {row.seed: row for row in rows if row.cell == cell and row.option == option}
+    own = {row.seed: row for row in rows if (row.cell, row.option, row.strength) == (cell, option, strength)}
     base = {row.seed: row for row in rows if row.cell == cell and row.option == BASELINE}
     seeds = sorted(own.keys() & base.keys())
     if not seeds:
@@ -110,7 +111,7 @@ def compared(rows: Sequence[Run], cell: Cell, option: str) -> CellEffect | None:
     return CellEffect(
         cell,
         option,
-        own[seeds[0]].strength,
+        strength,
         len(seeds),
         mean(base[seed].easy for seed in seeds),
         mean(base[seed].left for seed in seeds),
@@ -121,16 +122,16 @@ def compared(rows: Sequence[Run], cell: Cell, option: str) -> CellEffect | None:
 
 
 def effects(rows: Sequence[Run]) -> list[Effect]:
-    """Return the effect of each option, the best first: by cells mended, then by the accuracy left.
+    """Return the effect of each option at each strength, the best first: by the share of cells mended, then by the accuracy left.
 
     Args:
-        rows: rows of a ledger. Only those of the comparison count.
+        rows: rows of a ledger. Only those of comparisons count.
     """
-    compared_rows = [row for row in rows if row.stage == "comparison"]
-    cells = list(dict.fromkeys(row.cell for row in compared_rows))
+    some = [row for row in rows if row.stage in COMPARISONS]
+    cells = list(dict.fromkeys(row.cell for row in some))
     found = []
-    for option in dict.fromkeys(row.option for row in compared_rows):
-        on_cells = [one for cell in cells if (one := compared(compared_rows, cell, option)) is not None and one.loses]
-        if option != BASELINE and on_cells:
-            found.append(Effect(option, on_cells[0].strength, tuple(on_cells)))
-    return sorted(found, key=lambda one: (-one.mended, -one.left))
+    for option, strength in dict.fromkeys((row.option, row.strength) for row in some if row.option != BASELINE):
+        on_cells = [one for cell in cells if (one := compared(some, cell, option, strength)) is not None and one.loses]
+        if on_cells:
+            found.append(Effect(option, strength, tuple(on_cells)))
+    return sorted(found, key=lambda one: (-one.mended / len(one.cells), -one.left))

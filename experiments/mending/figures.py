@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 
 from experiments.mending.effects import effects
 from experiments.mending.runs import HORIZON, KEPT, Run
+from experiments.mending.tables import named
 from experiments.mending.watched import Watched
 from loopscope.reports.kit.charts import COLOURS, INK, SHADE, Panel, draw_panels, png, tidy
 from loopscope.reports.kit.styles import Style, add_legend, mark_handle
@@ -29,7 +30,7 @@ def _options(rows: Sequence[Run]) -> Panel:
                 axes.plot([before, after], [height, height], c=SHADE, lw=0.8)
                 axes.plot([before], [height], "|", c=INK, ms=5)
                 axes.plot([after], [height], "o", c=MENDED if cell.mended else LOST, ms=5, clip_on=False)
-        labels = [f"{one.option}\n{one.mended} of {len(one.cells)}" for one in reversed(found)]
+        labels = [f"{named(one)}\n{one.mended} of {len(one.cells)}" for one in reversed(found)]
         axes.set_yticks(range(len(found)), labels)
         axes.set_xlim(-3, 108)
 

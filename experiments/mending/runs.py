@@ -35,8 +35,10 @@ POINTS = (1, 2, 4, 6, 12, 24, 60, 120, 250, 360, 500)
 """Iterations whose accuracy the ledger holds."""
 EXAMINED = 8
 """Problems on which the orbits of a baseline are classified."""
-EXAMINED_RUNS = ("comparison", 1)
-"""Stage and seed of the baselines that are examined."""
+EXAMINED_SEED = 1
+"""Seed of the baselines of a comparison that are examined."""
+COMPARISONS = ("comparison", "second comparison")
+"""Stages whose runs are counted."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Run:
     """One trained model, or one that was damped after training.
 
     Args:
-        stage: screening, pilot or comparison.
+        stage: screening, pilot, comparison or second comparison.
         cell: its cell.
         option: name of what was done against collapse.
         strength: its strength; None if it has none.
@@ -146,7 +148,7 @@ def measured(stage: str, cell: Cell, option: Option, seed: int, late: Sequence[f
     ):
         accuracies = curve(judged, settings.data, split)
         orbits, verdict = {}, ""
-        if name == BASELINE and (stage, seed) == EXAMINED_RUNS:
+        if name == BASELINE and stage in COMPARISONS and seed == EXAMINED_SEED:
             orbits, verdict = examined(loop, settings.data, split)
         rows.append(
             Run(

@@ -28,6 +28,15 @@ COMPARED = 8
 """Number of cells in the comparison."""
 PILOTED = 1
 """Number of cells in the pilot."""
+SECOND_CELLS = (
+    Cell("external", "pre", 0.0043),
+    Cell("internal", "outer", 0.0025),
+    Cell("internal", "sandwich", 0.002),
+    Cell("internal", "outer", 0.002),
+)
+"""Cells of the second comparison, all with recall: the watched runs that learned and kept least, one of each choice first."""
+MILDER = {"jacobian penalty": 0.1}
+"""Strengths of the second comparison that differ from those of the first."""
 
 Task = tuple[str, Cell, Option, int, tuple[float, ...]]
 """Stage, cell, option, seed, and damping at test time."""
@@ -113,7 +122,22 @@ def comparison(rows: Sequence[Run]) -> Iterator[Task]:
                     yield "comparison", cell, option, seed, ()
 
 
-STAGES = {"screening": screening, "pilot": pilot, "comparison": comparison}
+def second_comparison(rows: Sequence[Run]) -> Iterator[Task]:
+    """Yield what the comparison does, for the cells of the second one, with a milder penalty."""
+    strengths = {**chosen_strengths(rows), **MILDER}
+    for seed in COMPARISON_SEEDS:
+        for cell in SECOND_CELLS:
+            yield "second comparison", cell, PLAIN, seed, (strengths[TEST_TIME],)
+            for option in options_at(strengths):
+                yield "second comparison", cell, option, seed, ()
+
+
+STAGES = {
+    "screening": screening,
+    "pilot": pilot,
+    "comparison": comparison,
+    "second comparison": second_comparison,
+}
 
 
 def fill(path: Path = LEDGER, stages: Sequence[str] = tuple(STAGES)) -> Iterator[Run]:

@@ -7,7 +7,7 @@ from statistics import mean, median
 
 from experiments.mending.cells import BASELINE
 from experiments.mending.effects import Effect, compared, effects
-from experiments.mending.runs import HORIZON, Run
+from experiments.mending.runs import COMPARISONS, HORIZON, Run
 from experiments.mending.watched import FAR, SOON, WATCHED, Watched, final_rise, first_rise
 from loopscope.reports.kit.formats import DASH
 from loopscope.reports.kit.sheet import Sheet
@@ -17,7 +17,8 @@ def _percent(value: float) -> str:
     return f"{100 * value:.0f}"
 
 
-def _named(effect: Effect) -> str:
+def named(effect: Effect) -> str:
+    """Return the option of an effect with its strength."""
     return effect.option if effect.strength is None else f"{effect.option} {effect.strength:g}"
 
 
@@ -26,7 +27,7 @@ def bought(rows: Sequence[Run]) -> Sheet:
     found = effects(rows)
     lines = [
         [
-            _named(one),
+            named(one),
             f"{one.mended} of {len(one.cells)}",
             f"{_percent(mean(cell.base_left for cell in one.cells))} → {_percent(one.left)}",
             f"{100 * one.bought:+.0f}",
@@ -46,14 +47,14 @@ def bought(rows: Sequence[Run]) -> Sheet:
 
 def by_cell(rows: Sequence[Run]) -> Sheet:
     """Return the accuracy left by cell and option, with that of the baseline and its easy accuracy."""
-    some = [row for row in rows if row.stage == "comparison"]
-    options = [one.option for one in effects(rows)]
+    some = [row for row in rows if row.stage in COMPARISONS]
+    options = effects(rows)
     lines = []
     for cell in dict.fromkeys(row.cell for row in some):
         base = compared(some, cell, BASELINE)
         if base is None:
             continue
-        cells = [compared(some, cell, option) for option in options]
+        cells = [compared(some, cell, one.option, one.strength) for one in options]
         lines.append(
             [
                 str(cell) if base.loses else f"{cell} (keeps its accuracy)",
@@ -65,7 +66,7 @@ def by_cell(rows: Sequence[Run]) -> Sheet:
         )
     return Sheet(
         f"Accuracy left at iteration {HORIZON}, %",
-        ["cell", "seeds", "baseline, easy", "baseline", *options],
+        ["cell", "seeds", "baseline, easy", "baseline", *map(named, options)],
         lines,
         "Means over the seeds. * mended: at least 90% of the easy accuracy of the baseline.",
     )
