@@ -13,7 +13,16 @@ from experiments.mending.cells import PLAIN, RANDOM_COUNTS, TEST_TIME, Cell, opt
 from experiments.mending.effects import effects
 from experiments.mending.evidence import mending_of
 from experiments.mending.runs import Run, left, measured, read_runs
-from experiments.mending.stages import chosen_cells, chosen_strengths, comparison, fill, pilot, screening
+from experiments.mending.stages import (
+    SECOND_CELLS,
+    chosen_cells,
+    chosen_strengths,
+    comparison,
+    fill,
+    pilot,
+    screening,
+    second_comparison,
+)
 from experiments.mending.tables import all_tables, bought, by_cell, warnings
 from experiments.mending.watched import (
     EVERY,
@@ -152,6 +161,30 @@ def test_the_pilot_chooses_the_strength_that_leaves_most_and_of_equal_ones_the_m
     assert [task[4] for task in tasks[:2]] == [(0.5,), ()]
     with pytest.raises(LoopscopeError, match="the pilot has no run"):
         chosen_strengths(screened())
+
+
+def test_the_second_comparison_is_of_the_watched_runs_that_kept_least_with_a_milder_penalty(monkeypatch):
+    rows = [row for row in read_watched() if row.counts]
+    rows.sort(key=lambda row: row.left / row.best)
+    least = {
+        pair: next(row for row in rows if (row.cell.recall, row.cell.norm) == pair) for pair in choices(read_runs())
+    }
+    others = [row for row in rows if row not in least.values()]
+    assert [row.cell for row in (*least.values(), others[0])] == list(SECOND_CELLS)
+    monkeypatch.setattr("experiments.mending.stages.chosen_strengths", lambda rows: STRENGTHS)
+    tasks = list(second_comparison([]))
+    assert len(tasks) == 3 * 4 * 7
+    assert {task[2].strength for task in tasks if task[2].name == "jacobian penalty"} == {0.1}
+
+
+def test_an_option_at_two_strengths_is_counted_twice():
+    first, second = Cell("none", "pre", 0.003), Cell("external", "pre", 0.0043)
+    rows = [run(first), run(second, stage="second comparison")]
+    rows.append(run(first, "jacobian penalty", kept=0.0, strength=1.0))
+    rows.append(run(second, "jacobian penalty", kept=0.9, strength=0.1, stage="second comparison"))
+    found = [(one.option, one.strength, one.mended, len(one.cells)) for one in effects(rows)]
+    assert found == [("jacobian penalty", 0.1, 1, 1), ("jacobian penalty", 1.0, 0, 1)]
+    assert by_cell(rows).columns[4:] == ["jacobian penalty 0.1", "jacobian penalty 1"]
 
 
 def test_loops_without_recall_get_no_random_starts(monkeypatch):
