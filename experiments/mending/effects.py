@@ -24,6 +24,8 @@ class CellEffect:
         easy: easy accuracy with the option.
         left: accuracy left with the option.
         time: CPU time of training over that of the baseline; 0 if every run of either diverged.
+        runs: number of seeds whose baseline has learned and loses its accuracy.
+        runs_mended: number of these with which the option leaves 90% of the easy accuracy of the baseline.
     """
 
     cell: Cell
@@ -35,6 +37,8 @@ class CellEffect:
     easy: float
     left: float
     time: float
+    runs: int
+    runs_mended: int
 
     @property
     def loses(self) -> bool:
@@ -65,6 +69,11 @@ class Effect:
     def mended(self) -> int:
         """Number of cells that it mends."""
         return sum(one.mended for one in self.cells)
+
+    @property
+    def runs(self) -> tuple[int, int]:
+        """Number of runs that it mends, and of runs whose baseline has learned and loses its accuracy."""
+        return sum(one.runs_mended for one in self.cells), sum(one.runs for one in self.cells)
 
     @property
     def left(self) -> float:
@@ -107,6 +116,7 @@ def compared(rows: Sequence[Run], cell: Cell, option: str, strength: float | Non
     if not seeds:
         return None
     finished = [seed for seed in seeds if own[seed].seconds and base[seed].seconds]
+    lost = [seed for seed in seeds if base[seed].loses]
     spent = sum(base[seed].seconds for seed in finished)
     return CellEffect(
         cell,
@@ -118,6 +128,8 @@ def compared(rows: Sequence[Run], cell: Cell, option: str, strength: float | Non
         mean(own[seed].easy for seed in seeds),
         mean(own[seed].left for seed in seeds),
         sum(own[seed].seconds for seed in finished) / spent if spent else 0.0,
+        len(lost),
+        sum(own[seed].left >= KEPT * base[seed].easy for seed in lost),
     )
 
 

@@ -13,7 +13,7 @@ from experiments.mending.watched import Watched
 from loopscope.reports.kit.charts import COLOURS, INK, SHADE, Panel, draw_panels, png, tidy
 from loopscope.reports.kit.styles import Style, add_legend, mark_handle
 
-WIDTH, HEIGHT = 5.2, 4.4
+WIDTH, HEIGHT = 5.4, 5.6
 MENDED, LOST = COLOURS[0], COLOURS[1]
 
 
@@ -21,7 +21,7 @@ def _options(rows: Sequence[Run]) -> Panel:
     found = effects(rows)
 
     def draw(axes: Axes) -> None:
-        tidy(axes, f"accuracy left at iteration {HORIZON}, % of the baseline's easy accuracy", "", "Mending")
+        tidy(axes, f"left at iteration {HORIZON}, % of the baseline's easy accuracy", "", "Mending")
         axes.axvline(100 * KEPT, c=SHADE, lw=1)
         for place, effect in enumerate(reversed(found)):
             for shift, cell in enumerate(effect.cells):

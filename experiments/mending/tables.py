@@ -29,6 +29,7 @@ def bought(rows: Sequence[Run]) -> Sheet:
         [
             named(one),
             f"{one.mended} of {len(one.cells)}",
+            "{} of {}".format(*one.runs),
             f"{_percent(mean(cell.base_left for cell in one.cells))} → {_percent(one.left)}",
             f"{100 * one.bought:+.0f}",
             f"{100 * -one.cost + 0.0:+.0f}",
@@ -38,7 +39,15 @@ def bought(rows: Sequence[Run]) -> Sheet:
     ]
     return Sheet(
         "What each option bought and what it cost",
-        ["option", "cells mended", f"left at {HORIZON}, %", "gained, points", "easy accuracy, points", "time, ×"],
+        [
+            "option",
+            "cells mended",
+            "runs mended",
+            f"left at {HORIZON}, %",
+            "gained, points",
+            "easy accuracy, points",
+            "time, ×",
+        ],
         lines,
         "Over the cells whose baseline loses its accuracy. Easy accuracy: the change after the trained iterations. Time: CPU time of "
         "training over that of the baseline.",

@@ -67,7 +67,7 @@ def test_a_cell_is_mended_where_the_easy_accuracy_of_its_baseline_is_left():
     assert noise.cost == pytest.approx((0 + 0.08 + 0.6 + 0) / 4)
     assert noise.time == pytest.approx(1.5)
     assert (late.mended, late.works, late.cells[0].seeds) == (0, False, 1)
-    assert bought(rows).rows[0] == ["state noise 0.3", "2 of 4", "28 → 68", "+40", "-17", "1.50"]
+    assert bought(rows).rows[0] == ["state noise 0.3", "2 of 4", "6 of 12", "28 → 68", "+40", "-17", "1.50"]
     table = by_cell(rows).rows
     assert table[0] == ["internal recall, pre, 0.003", "3", "90", "50", "85*", "40"]
     assert table[4][0].endswith("(keeps its accuracy)")
@@ -86,6 +86,14 @@ def test_means_over_seeds_decide_and_a_seed_without_its_baseline_is_left_out():
     rows += [run(cell, "damping", seed, kept=0.9, strength=0.5) for seed in (1, 2, 3)]
     (effect,) = effects(rows)
     assert (effect.cells[0].seeds, effect.cells[0].base_left, effect.mended) == (2, 0.45, 1)
+
+
+def test_runs_are_counted_where_the_baseline_has_learned_and_loses_its_accuracy():
+    cell = Cell("internal", "gru", 0.003)
+    rows = [run(cell, seed=1), run(cell, seed=2, easy=0.2, kept=0.0), run(cell, seed=3, kept=0.9)]
+    rows += [run(cell, "state noise", seed, kept=0.85, strength=0.3) for seed in (1, 2, 3)]
+    (effect,) = effects(rows)
+    assert (effect.runs, effect.mended) == ((1, 1), 1)
 
 
 def test_a_diverged_run_has_nothing_left_and_no_time():
@@ -306,7 +314,7 @@ def test_the_commands_print_tables_draw_the_figure_and_write_the_evidence(tmp_pa
     command = ["tables", "--ledger", str(ledger), "--watched", str(seen), "--picture", str(picture)]
     assert main(command) == 0
     printed = capsys.readouterr().out
-    assert "| damping | 1 of 1 | 50 → 90 | +40 | +0 | 1.00 |" in printed
+    assert "| damping | 1 of 1 | 1 of 1 | 50 → 90 | +40 | +0 | 1.00 |" in printed
     assert len(all_tables(rows, read_watched(seen))) == 7
     assert image.imread(io.BytesIO(picture.read_bytes()), format="png").shape[2] == 4
     assert main(["evidence", "--ledger", str(ledger), "--out", str(out)]) == 0
