@@ -305,7 +305,11 @@ def test_a_watched_run_trains_as_an_unwatched_one():
 
 def test_the_commands_print_tables_draw_the_figure_and_write_the_evidence(tmp_path, capsys):
     ledger, seen, picture, out = (tmp_path / name for name in ("runs.jsonl", "watched.jsonl", "a.png", "mending.json"))
-    rows = [*screened(), run(Cell("internal", "pre", 0.003)), run(Cell("internal", "pre", 0.003), "damping", kept=0.9)]
+    rows = [
+        *screened(),
+        run(Cell("internal", "pre", 0.003)),
+        run(Cell("internal", "pre", 0.003), "damping", kept=0.9, strength=0.5),
+    ]
     rows.append(run(Cell("internal", "pre", 0.003), "damping", 100, stage="pilot", strength=0.5))
     for row in rows:
         append_line(ledger, asdict(row))
@@ -314,7 +318,7 @@ def test_the_commands_print_tables_draw_the_figure_and_write_the_evidence(tmp_pa
     command = ["tables", "--ledger", str(ledger), "--watched", str(seen), "--picture", str(picture)]
     assert main(command) == 0
     printed = capsys.readouterr().out
-    assert "| damping | 1 of 1 | 1 of 1 | 50 → 90 | +40 | +0 | 1.00 |" in printed
+    assert "| damping 0.5 | 1 of 1 | 1 of 1 | 50 → 90 | +40 | +0 | 1.00 |" in printed
     assert len(all_tables(rows, read_watched(seen))) == 7
     assert image.imread(io.BytesIO(picture.read_bytes()), format="png").shape[2] == 4
     assert main(["evidence", "--ledger", str(ledger), "--out", str(out)]) == 0
