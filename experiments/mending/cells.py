@@ -70,7 +70,7 @@ def _option(name: str, strength: float) -> Option:
         "damping": ("model", "damping"),
         "residual scale": ("model", "residual_scale"),
     }[name]
-    return Option(name, strength, **{section: {setting: strength}})  # type: ignore[arg-type]
+    return Option(name, strength, **{section: {setting: strength}})
 
 
 PLAIN = Option(BASELINE)

@@ -70,7 +70,8 @@ def chosen_cells(rows: Sequence[Run]) -> list[Cell]:
             easy[cell] = mean(row.easy for row in own)
     ordered = sorted(easy, key=lambda cell: -easy[cell])
     pairs: set[tuple[str, str]] = set()
-    first, others = [], []
+    first: list[Cell] = []
+    others: list[Cell] = []
     for cell in ordered:
         (others if (cell.recall, cell.norm) in pairs else first).append(cell)
         pairs.add((cell.recall, cell.norm))
