@@ -10,6 +10,7 @@ from statistics import mean
 from experiments.mending.cells import (
     PILOT,
     PLAIN,
+    STEPS,
     TEST_TIME,
     TEST_TIME_PILOT,
     Cell,
@@ -35,6 +36,8 @@ SECOND_CELLS = (
     Cell("internal", "outer", 0.002),
 )
 """Cells of the second comparison, all with recall: the watched runs that learned and kept least, one of each choice first."""
+LONGER = 800
+"""Training steps of the second comparison."""
 MILDER = {"jacobian penalty": 0.1}
 """Strengths of the second comparison that differ from those of the first."""
 
@@ -124,10 +127,10 @@ def comparison(rows: Sequence[Run]) -> Iterator[Task]:
 
 
 def second_comparison(rows: Sequence[Run]) -> Iterator[Task]:
-    """Yield what the comparison does, for the cells of the second one, with a milder penalty."""
+    """Yield what the comparison does, for the cells of the second one, cell by cell, with a milder penalty."""
     strengths = {**chosen_strengths(rows), **MILDER}
-    for seed in COMPARISON_SEEDS:
-        for cell in SECOND_CELLS:
+    for cell in SECOND_CELLS:
+        for seed in COMPARISON_SEEDS:
             yield "second comparison", cell, PLAIN, seed, (strengths[TEST_TIME],)
             for option in options_at(strengths):
                 yield "second comparison", cell, option, seed, ()
@@ -146,7 +149,7 @@ def fill(path: Path = LEDGER, stages: Sequence[str] = tuple(STAGES)) -> Iterator
     path.parent.mkdir(parents=True, exist_ok=True)
     for stage in stages:
         while missing := _first_missing(STAGES[stage](read_runs(path)), read_runs(path)):
-            for row in measured(*missing):
+            for row in measured(*missing, steps=LONGER if stage == "second comparison" else STEPS):
                 append_line(path, asdict(row))
                 yield row
 

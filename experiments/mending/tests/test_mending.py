@@ -12,7 +12,7 @@ from experiments.mending.__main__ import main
 from experiments.mending.cells import PLAIN, RANDOM_COUNTS, TEST_TIME, Cell, options_at, pilot_options, settings_of
 from experiments.mending.effects import effects
 from experiments.mending.evidence import mending_of
-from experiments.mending.runs import Run, left, measured, read_runs
+from experiments.mending.runs import Run, curve, left, measured, read_runs, trained, validation
 from experiments.mending.stages import (
     SECOND_CELLS,
     chosen_cells,
@@ -38,6 +38,7 @@ from experiments.mending.watched import (
 from loopscope.errors import LoopscopeError
 from loopscope.evidence import mending, read_mending
 from loopscope.files import append_line
+from loopscope.tasks import Split
 from loopscope.training.trainer import draw_counts
 
 NORMS = ("pre", "peri", "outer", "sandwich", "gru")
@@ -236,8 +237,9 @@ def test_a_run_is_trained_and_measured_and_its_model_damped(tmp_path):
 def test_a_ledger_is_filled_once_and_read_back(tmp_path, monkeypatch):
     path, cell, done = tmp_path / "runs.jsonl", Cell("none", "pre", 0.003), []
 
-    def quick(stage, cell, option, seed, late):
+    def quick(stage, cell, option, seed, late, steps):
         done.append((cell, seed))
+        assert steps == 500
         return [run(cell, option.name, seed, kept=0.2, stage=stage)]
 
     monkeypatch.setattr("experiments.mending.stages.measured", quick)
@@ -298,9 +300,12 @@ def test_a_watched_run_trains_as_an_unwatched_one():
     assert [one.step for one in row.moments] == [2, 4]
     assert all(one.seconds > 0 and one.rival_seconds > 0 for one in row.moments)
     assert 500 % EVERY == 0
-    (plain,) = measured("screening", cell, PLAIN, 7, late=(), steps=4)
-    # The watch's own 16 problems are left out here; all 100 are judged there.
-    assert row.easy == pytest.approx(plain.easy, abs=0.16)
+    settings = settings_of(cell, PLAIN, 7, steps=4)
+    split = validation(settings.data)
+    unseen = Split(split.problems[16:], split.answers[16:])
+    found = curve(trained(settings)[0], settings.data, unseen, iterations=360)
+    assert row.accuracy == {point: found[int(point) - 1] for point in row.accuracy}
+    assert (row.easy, row.best, row.left) == (found[5], max(found), min(found[-16:]))
 
 
 def test_the_commands_print_tables_draw_the_figure_and_write_the_evidence(tmp_path, capsys):
