@@ -100,8 +100,10 @@ class MendingOption:
     Args:
         name: the option.
         setting: how it is set.
-        mended: number of cells in which it kept the accuracy.
+        mended: number of cells (configurations) in which it kept the accuracy, on average over their seeds.
         cells: number of cells that lost their accuracy without it.
+        runs_mended: number of runs in which it kept the accuracy.
+        runs: number of runs that had learned and lost their accuracy without it.
         left: mean accuracy left in these cells.
         bought: mean gain in accuracy left.
         easy: mean change of the accuracy after the trained iterations.
@@ -112,6 +114,8 @@ class MendingOption:
     setting: str
     mended: int
     cells: int
+    runs_mended: int
+    runs: int
     left: float
     bought: float
     easy: float

@@ -324,7 +324,7 @@ def test_advice_on_instability_is_about_orbits_that_were_decided():
 def counted(*mended: int) -> MendingRecord:
     names = ("state noise", "damping", "random starts", "residual scale")
     options = [
-        MendingOption(name, f"training.x {place}", number, 8, 0.5, 0.2, -0.1, 1.1)
+        MendingOption(name, f"training.x {place}", number, 8, number + 1, 20, 0.5, 0.2, -0.1, 1.1)
         for place, (name, number) in enumerate(zip(names, mended, strict=False))
     ]
     return MendingRecord("python -m somewhere", "small loops, 3 seeds", 500, options)
@@ -332,13 +332,14 @@ def counted(*mended: int) -> MendingRecord:
 
 def test_advice_on_collapse_names_the_three_best_options_with_their_counts():
     assert against_collapse(counted(7, 4, 2, 1)) == (
-        "Options that kept accuracy in configurations that lost it otherwise: state noise (training.x 0) in 7 of 8, damping "
-        "(training.x 1) in 4 of 8, random starts (training.x 2) in 2 of 8. Measured on small loops, 3 seeds, at iteration 500."
+        "Options that kept accuracy in configurations that lost it otherwise: state noise (training.x 0) in 7 of 8 (8 of 20 "
+        "runs), damping (training.x 1) in 4 of 8 (5 of 20 runs), random starts (training.x 2) in 2 of 8 (3 of 20 "
+        "runs). Measured on small loops, 3 seeds, at iteration 500."
     )
     assert "damping" not in against_collapse(counted(4, 0))
     assert against_collapse(counted(3, 0)).startswith(
         "No option kept accuracy in half of the configurations that lost it otherwise. The best were: state noise "
-        "(training.x 0) in 3 of 8. Measured on"
+        "(training.x 0) in 3 of 8 (4 of 20 runs). Measured on"
     )
 
 

@@ -120,7 +120,7 @@ def against_collapse(record: MendingRecord) -> str:
         else "No option kept accuracy in half of the configurations that lost it otherwise. The best were"
     )
     counts = ", ".join(
-        f"{one.name} ({one.setting}) in {one.mended} of {one.cells}"
+        f"{one.name} ({one.setting}) in {one.mended} of {one.cells} ({one.runs_mended} of {one.runs} runs)"
         for one in record.options[:NAMED]
         if one.mended or one is best
     )
