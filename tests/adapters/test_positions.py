@@ -116,7 +116,7 @@ def test_positions_that_are_none_are_refused(positions):
 
 
 def test_large_readouts_are_proven_at_a_few_tokens(monkeypatch):
-    """Eight tokens of each example are compared, among those that no example lacks; a fault in the state shows there."""
+    """Eight tokens of each example are compared; a forward that depends on the count in another way shows there."""
     monkeypatch.setattr("loopscope.adapters.captured.MANY_LOGITS", 0)
     model, inputs = seeded(DoryLike, causal=True), {"input_ids": ids(tokens=30)}
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
@@ -127,7 +127,7 @@ def test_large_readouts_are_proven_at_a_few_tokens(monkeypatch):
     assert loop.prove(inputs)["forward"].error < 1e-6
     assert {8, 30} <= {*shapes}
     other = capture(seeded(DoryLike, causal=True), "layers.3", inputs, DoryLike.run)
-    other.run = lambda model, inputs, iterations: 1.001 * DoryLike.run(model, inputs, iterations)
+    other.run = lambda model, inputs, iterations: (1 + 0.001 * iterations) * DoryLike.run(model, inputs, iterations)
     with pytest.raises(LoopscopeError, match="equal the model's own forward, but the error is"):
         other.prove(inputs)
 

@@ -184,6 +184,8 @@ def test_what_a_swap_cannot_tell_is_unknown():
     assert swaps.partner.tolist() == [1, 3, 2, 0]
     with pytest.raises(LoopscopeError, match="pairs each example with itself"):
         swap_test(loop, inputs, some, iterations=5, shift=4)
+    with pytest.raises(LoopscopeError, match="a single input has no other to be swapped with: give at least two"):
+        swap_test(loop, inputs[:1], trace(loop, inputs[:1], iterations=5), iterations=5)
 
 
 @settings(max_examples=30)

@@ -85,8 +85,8 @@ class Flow:
             events = events[-len(usual) :]
         if [_kind(event, stretch) for event in events] != [_kind(event, stretch) for event in usual]:
             raise LoopscopeError(
-                f"iterations differ: {_difference(usual, events)} in iteration {stretch + 1} and not in the second; name a call that "
-                "ends every iteration (ls.find_loops lists calls), or give every= and offset="
+                f"iterations differ: {_difference(usual, events, stretch + 1)}; name a call that ends every iteration "
+                "(ls.find_loops lists calls), or give every= and offset="
             )
         return events
 
@@ -376,13 +376,13 @@ def _paths(values: Mapping[Path, int], value: int) -> list[Path]:
     return [path for path, one in values.items() if one == value]
 
 
-def _difference(usual: list[Event], other: list[Event]) -> str:
+def _difference(usual: list[Event], other: list[Event], iteration: int) -> str:
     names = [[event.place.name for event in events] for events in (usual, other)]
     for name in dict.fromkeys((*names[1], *names[0])):
         counts = [one.count(name) for one in names]
         if counts[0] != counts[1]:
-            return f"{name} is called {counts[1]} times instead of {counts[0]}"
-    return "calls come in another order"
+            return f"{name} is called {counts[1]}x in iteration {iteration} and {counts[0]}x in iteration 2"
+    return f"calls come in another order in iteration {iteration} than in iteration 2"
 
 
 def equal(one: Any, other: Any) -> bool:

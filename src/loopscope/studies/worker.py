@@ -33,6 +33,7 @@ from loopscope.subjects import (
     from_run,
     trained_for_evaluation,
 )
+from loopscope.training.checkpoints import steps_done
 from loopscope.training.run_folder import RunFolder
 from loopscope.training.trainer import train
 
@@ -111,7 +112,7 @@ def train_stage(run: RunFolder) -> Stage:
         note_machine(run)
         settings = run.settings()
         total = settings.training.steps
-        reporter.send(0, total)
+        reporter.send(steps_done(run.state), total)
         outcome = train(settings, run, lambda done, loss: reporter.send(done, total, loss=loss), reporter.reason)
         if outcome.stopped:
             raise StopRequested(outcome.stopped)

@@ -88,6 +88,13 @@ def latest_checkpoint(folder: Path) -> Path | None:
     return checkpoints[-1] if checkpoints else None
 
 
+def steps_done(folder: Path) -> int:
+    """Return the number of training steps in the newest complete checkpoint, by its name, or 0 if there is none."""
+    newest = latest_checkpoint(folder)
+    number = newest.name.removeprefix("step-") if newest else ""
+    return int(number) if number.isdecimal() else 0
+
+
 def _load(path: Path) -> dict[str, Tensor]:
     try:
         return load(path.read_bytes())

@@ -144,13 +144,15 @@ def swap_test(
         floor: see `follow`.
 
     Raises:
-        LoopscopeError: ``shift`` pairs examples with themselves.
+        LoopscopeError: there is a single input, or ``shift`` pairs examples with themselves.
     """
     batch = batch_size(recalled)
+    if batch == 1:
+        raise LoopscopeError("a single input has no other to be swapped with: give at least two inputs")
     if shift % batch == 0:
         raise LoopscopeError(
-            f"a shift of {shift} in a batch of {batch} pairs each example with itself: give at least two inputs and a "
-            "shift that is not a multiple of their number"
+            f"a shift of {shift} in a batch of {batch} pairs each example with itself: give a shift that is not a "
+            "multiple of the number of inputs"
         )
     mask = mask_of(loop, recalled)
     partner = partners(recalled, mask, shift)
