@@ -9,7 +9,7 @@ import pytest
 
 import loopscope
 from loopscope.errors import LoopscopeError
-from loopscope.evidence import Evidence, evidence, read_evidence
+from loopscope.evidence import Evidence, evidence, mending, read_evidence, read_mending
 from loopscope.forecasts.result import Forecast, Outlook, Point, Round
 from loopscope.reports.forecast import forecast_sheet
 from loopscope.stability.verdict import FITTED, PRIORS, TESTED_ON, THRESHOLDS
@@ -58,6 +58,8 @@ def test_damaged_evidence_is_one_line(tmp_path, unchecked):
             file.write_text(content)
         with pytest.raises(LoopscopeError, match=r"^[^\n]*install the package again$"):
             read_evidence(file)
+        with pytest.raises(LoopscopeError, match=r"^[^\n]*install the package again$"):
+            read_mending(file)
 
 
 def test_no_module_of_the_package_knows_the_experiments():
@@ -66,3 +68,11 @@ def test_no_module_of_the_package_knows_the_experiments():
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             assert not any(name.split(".")[0] == "experiments" for name in names), file
+
+
+def test_options_against_collapse_are_ranked_by_the_share_of_cells_that_they_mend():
+    found = mending()
+    assert found.command.startswith("python -m ")
+    ranks = [(-one.mended / one.cells, -one.left) for one in found.options]
+    assert ranks == sorted(ranks)
+    assert all(one.mended <= one.cells for one in found.options)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from itertools import compress
 from statistics import median
 
+from loopscope.evidence import MendingRecord, mending
 from loopscope.stability.results import ReachabilityResult, known, reached_by
 from loopscope.stability.verdict import LIPSCHITZ, THRESHOLDS, Axis, Status, Verdict
 
@@ -16,6 +17,8 @@ ADD_RECALL = (
 )
 PARTS = {"input-dependence": ("swaps",), "geometry": ("spectrum", "gradients", "smoothness")}
 """The parts of an examination that an axis needs, besides the part that has the axis's own name."""
+NAMED = 3
+"""Largest number of options against collapse that advice names."""
 
 
 def advise(
@@ -39,7 +42,8 @@ def advise(
         reasons: why parts could not be computed, by part. It contains the name of an axis that is not defined.
     """
     if verdict is Verdict.UNSTABLE:
-        return _unstable(reachability, trained_iterations)
+        broken = _broken_readouts(reachability)
+        return broken or f"{_unstable(reachability, trained_iterations)} {against_collapse(mending())}"
     if verdict is Verdict.UNSETTLED:
         return _unsettled(reachability)
     if verdict is Verdict.INPUT_INDEPENDENT:
@@ -83,8 +87,6 @@ def _unsettled(reachability: ReachabilityResult) -> str:
 
 
 def _unstable(reachability: ReachabilityResult, trained: int | None) -> str:
-    if (broken := _broken_readouts(reachability)) is not None:
-        return broken
     common = _most_common(reachability)
     if common == "drift":
         drifting = [label == common for label in reachability.labels]
@@ -97,15 +99,32 @@ def _unstable(reachability: ReachabilityResult, trained: int | None) -> str:
         periods = [period for period in reachability.period if period > 1]
         return (
             f"Orbits end in cycles (the most common period is {max(set(periods), key=periods.count)}), so the answer depends "
-            "on when the loop stops. Damp the step, z + a (f(z) - z) with a < 1, or train with random iteration counts."
+            "on when the loop stops."
         )
     if common == "diverging":
         return "States grow without bound: add outer normalization."
     limit = f"about {trained} iterations, as in training" if trained else "the trained number of iterations"
-    return (
-        f"Orbits are {common}: the state never settles. Stop at {limit}, or train again with outer normalization, "
-        "a lower learning rate or more varied iteration counts."
+    return f"Orbits are {common}: the state never settles. Stop at {limit}, or train again."
+
+
+def against_collapse(record: MendingRecord) -> str:
+    """Return which options kept the accuracy of loops that lose it otherwise, with the counts.
+
+    Args:
+        record: the counts, the best option first.
+    """
+    best = record.options[0]
+    found = (
+        "Options that kept accuracy in configurations that lost it otherwise"
+        if 2 * best.mended >= best.cells
+        else "No option kept accuracy in half of the configurations that lost it otherwise. The best were"
     )
+    counts = ", ".join(
+        f"{one.name} ({one.setting}) in {one.mended} of {one.cells} ({one.runs_mended} of {one.runs} runs)"
+        for one in record.options[:NAMED]
+        if one.mended or one is best
+    )
+    return f"{found}: {counts}. Measured on {record.measured_on}, at iteration {record.iterations}."
 
 
 def _broken_readouts(reachability: ReachabilityResult) -> str | None:
