@@ -25,15 +25,15 @@ TEXTS = (
     "Once upon a time there was a little",
     "The opposite of hot is cold. The opposite of up is",
 )
-"""Texts to pick from where none are given."""
+"""Texts to pick from if none are given."""
 WIDTH = 32
-"""Tokens that a state has room for, unless a text that is given is longer or --tokens says otherwise."""
+"""Tokens of a text, padding included, unless a given text is longer or --tokens sets another number."""
 SHOWN = {"\n": "⏎", "\t": "⇥", "": "∅"}
-"""How characters that cannot be seen are written, and a token without characters."""
+"""How invisible characters and empty tokens are written."""
 
 
 def is_model(options: Namespace, name: str) -> bool:
-    """Return whether the lab adapts what a name stands for: a model of the hub, or one of Python code with its inputs."""
+    """Return whether a name is that of a model to adapt: one of the hub, or one of Python code with inputs."""
     return is_of_the_hub(name) or bool(":" in name and (options.inputs or options.at) and not check_path(name).exists())
 
 
@@ -56,7 +56,7 @@ def open_model(options: Namespace, name: str) -> Exhibit:
 
 
 def _of_texts(options: Namespace) -> Exhibit:
-    """Return a language model that texts are typed into."""
+    """Return a language model as an exhibit whose problems are texts."""
     from loopscope.lab import language_exhibit
 
     texts = texts_in(check_path(options.text)) if options.text else list(TEXTS)

@@ -169,7 +169,7 @@ class Session:
         self.iteration = max(0, min(iteration, self.end))
 
     def show_every(self, stride: int) -> None:
-        """Show every so many iterations of Play and of the experiments; what goes on is not stopped.
+        """Set the number of iterations from one picture to the next, without stopping the action that goes on.
 
         Raises:
             LoopscopeError: the number is not at least 1.
