@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from experiments.mending.cells import BITS, TEST_TIME, TRAINED
+from experiments.mending.cells import BITS, TEST_TIME
 from experiments.mending.effects import Effect, effects
 from experiments.mending.runs import HORIZON, Run
 from experiments.mending.stages import COMPARISON_SEEDS
@@ -41,7 +41,7 @@ def mending_of(rows: Sequence[Run]) -> MendingRecord:
         raise LoopscopeError("no cell of the comparison loses its accuracy: run the comparison first")
     return MendingRecord(
         COMMAND,
-        f"prefix sums of {BITS} bits, width 32, {TRAINED} iterations in training, {len(COMPARISON_SEEDS)} seeds",
+        f"small models of prefix sums ({BITS} bits, {len(COMPARISON_SEEDS)} seeds)",
         HORIZON,
         [_option(one) for one in found],
     )

@@ -32,7 +32,7 @@ def _options(rows: Sequence[Run]) -> Panel:
                 axes.plot([after], [height], "o", c=MENDED if cell.mended else LOST, ms=5, clip_on=False)
         labels = [f"{named(one)}\n{one.mended} of {len(one.cells)}" for one in reversed(found)]
         axes.set_yticks(range(len(found)), labels)
-        axes.set_xlim(-3, 108)
+        axes.set_xlim(left=-3)
 
     return Panel(draw, WIDTH, HEIGHT)
 

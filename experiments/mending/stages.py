@@ -33,9 +33,8 @@ SECOND_CELLS = (
     Cell("external", "pre", 0.0043),
     Cell("internal", "outer", 0.0025),
     Cell("internal", "sandwich", 0.002),
-    Cell("internal", "outer", 0.002),
 )
-"""Cells of the second comparison, all with recall: the watched runs that learned and kept least, one of each choice first."""
+"""Cells of the second comparison, all with recall: of each watched choice the run that learned and kept least."""
 LONGER = 800
 """Training steps of the second comparison."""
 MILDER = {"jacobian penalty": 0.1}

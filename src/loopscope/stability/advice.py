@@ -18,7 +18,7 @@ ADD_RECALL = (
 PARTS = {"input-dependence": ("swaps",), "geometry": ("spectrum", "gradients", "smoothness")}
 """The parts of an examination that an axis needs, besides the part that has the axis's own name."""
 NAMED = 3
-"""Largest number of options against collapse that advice names."""
+"""Largest number of options against collapse that advice names: those that worked in at least half of the configurations."""
 
 
 def advise(
@@ -113,16 +113,15 @@ def against_collapse(record: MendingRecord) -> str:
     Args:
         record: the counts, the best option first.
     """
-    best = record.options[0]
+    works = [one for one in record.options if 2 * one.mended >= one.cells][:NAMED]
     found = (
-        "Options that kept accuracy in configurations that lost it otherwise"
-        if 2 * best.mended >= best.cells
-        else "No option kept accuracy in half of the configurations that lost it otherwise. The best were"
+        "What kept accuracy in configurations that lost it otherwise"
+        if works
+        else "Nothing kept accuracy in half of the configurations that lost it otherwise. The best was"
     )
     counts = ", ".join(
         f"{one.name} ({one.setting}) in {one.mended} of {one.cells} ({one.runs_mended} of {one.runs} runs)"
-        for one in record.options[:NAMED]
-        if one.mended or one is best
+        for one in works or record.options[:1]
     )
     return f"{found}: {counts}. Measured on {record.measured_on}, at iteration {record.iterations}."
 

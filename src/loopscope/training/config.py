@@ -47,7 +47,7 @@ class TrainingConfig:
         gradient_iterations: iterations with gradient at the fixed point, which are part of max_iterations. For truncated
             (1 by default, the one-step gradient) and phantom (5 by default).
         jacobian_penalty: weight of a penalty on the Jacobian of the step at the last state, its mean squared entry; such as
-            1.0. For progressive and full, as are the next two.
+            0.1. For progressive and full, as are the next two.
         state_noise: noise that is added to the state after every iteration in training, relative to each token's root mean
             square; such as 0.1.
         random_starts: fraction of the examples that start at a random state in training; needs recall.
