@@ -19,7 +19,7 @@ SETTINGS = {
     "jacobian penalty": "training.jacobian_penalty {:g}",
     "random numbers of iterations": "training.sampler uniform",
     "state noise": "training.state_noise {:g}",
-    "random starts": "training.random_starts {:g}, needs recall",
+    "random starts": "training.random_starts {:g} (needs recall)",
     "damping": "model.damping {:g}",
     TEST_TIME: "ls.damped(loop, {:g})",
     "residual scale": "model.residual_scale {:g}",

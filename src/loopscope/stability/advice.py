@@ -120,7 +120,7 @@ def against_collapse(record: MendingRecord) -> str:
         else "Nothing kept accuracy in half of the configurations that lost it otherwise. The best was"
     )
     counts = ", ".join(
-        f"{one.name} ({one.setting}) in {one.mended} of {one.cells} ({one.runs_mended} of {one.runs} runs)"
+        f"{one.setting} in {one.mended} of {one.cells} ({one.runs_mended} of {one.runs} runs)"
         for one in works or record.options[:1]
     )
     return f"{found}: {counts}. Measured on {record.measured_on}, at iteration {record.iterations}."
