@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from experiments.mending.cells import BITS, TEST_TIME
+from experiments.mending.cells import TEST_TIME
 from experiments.mending.effects import Effect, effects
 from experiments.mending.runs import HORIZON, Run
-from experiments.mending.stages import COMPARISON_SEEDS
 from loopscope.errors import LoopscopeError
 from loopscope.evidence import MendingOption, MendingRecord
 from loopscope.files import write_json
@@ -41,7 +40,7 @@ def mending_of(rows: Sequence[Run]) -> MendingRecord:
         raise LoopscopeError("no cell of the comparison loses its accuracy: run the comparison first")
     return MendingRecord(
         COMMAND,
-        f"small models of prefix sums ({BITS} bits, {len(COMPARISON_SEEDS)} seeds)",
+        "small prefix sums",
         HORIZON,
         [_option(one) for one in found],
     )
