@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from experiments.mending.cells import BITS, TEST_TIME
+from experiments.mending.cells import TEST_TIME
 from experiments.mending.effects import Effect, effects
 from experiments.mending.runs import HORIZON, Run
-from experiments.mending.stages import COMPARISON_SEEDS
 from loopscope.errors import LoopscopeError
 from loopscope.evidence import MendingOption, MendingRecord
 from loopscope.files import write_json
@@ -19,7 +18,7 @@ SETTINGS = {
     "jacobian penalty": "training.jacobian_penalty {:g}",
     "random numbers of iterations": "training.sampler uniform",
     "state noise": "training.state_noise {:g}",
-    "random starts": "training.random_starts {:g}, needs recall",
+    "random starts": "training.random_starts {:g} (needs recall)",
     "damping": "model.damping {:g}",
     TEST_TIME: "ls.damped(loop, {:g})",
     "residual scale": "model.residual_scale {:g}",
@@ -41,7 +40,7 @@ def mending_of(rows: Sequence[Run]) -> MendingRecord:
         raise LoopscopeError("no cell of the comparison loses its accuracy: run the comparison first")
     return MendingRecord(
         COMMAND,
-        f"small models of prefix sums ({BITS} bits, {len(COMPARISON_SEEDS)} seeds)",
+        "small prefix sums",
         HORIZON,
         [_option(one) for one in found],
     )

@@ -332,13 +332,13 @@ def counted(*mended: int) -> MendingRecord:
 
 def test_advice_on_collapse_names_what_worked_in_half_of_the_configurations_with_the_counts():
     assert against_collapse(counted(7, 4, 3, 1)) == (
-        "What kept accuracy in configurations that lost it otherwise: state noise (training.x 0) in 7 of 8 (8 of 20 runs), "
-        "damping (training.x 1) in 4 of 8 (5 of 20 runs). Measured on small loops, 3 seeds, at iteration 500."
+        "What kept accuracy in configurations that lost it otherwise: training.x 0 in 7 of 8 (8 of 20 runs), "
+        "training.x 1 in 4 of 8 (5 of 20 runs). Measured on small loops, 3 seeds at iteration 500."
     )
     assert against_collapse(counted(8, 7, 6, 5)).count(" of 8 ") == 3
     assert against_collapse(counted(3, 2)) == (
-        "Nothing kept accuracy in half of the configurations that lost it otherwise. The best was: state noise (training.x 0) "
-        "in 3 of 8 (4 of 20 runs). Measured on small loops, 3 seeds, at iteration 500."
+        "Nothing kept accuracy in half of the configurations that lost it otherwise. The best was: training.x 0 "
+        "in 3 of 8 (4 of 20 runs). Measured on small loops, 3 seeds at iteration 500."
     )
 
 

@@ -93,7 +93,7 @@ def _unstable(reachability: ReachabilityResult, trained: int | None) -> str:
         growth = median(known(list(compress(reachability.growth, drifting))) or [0.0])
         return (
             f"The state's norm grows {math.exp(100 * growth):.3g}x per 100 iterations while its direction settles. Add outer "
-            "normalization, or normalize the state before the readout."
+            "normalization, or normalize what is read."
         )
     if common == "cycle":
         periods = [period for period in reachability.period if period > 1]
@@ -120,10 +120,10 @@ def against_collapse(record: MendingRecord) -> str:
         else "Nothing kept accuracy in half of the configurations that lost it otherwise. The best was"
     )
     counts = ", ".join(
-        f"{one.name} ({one.setting}) in {one.mended} of {one.cells} ({one.runs_mended} of {one.runs} runs)"
+        f"{one.setting} in {one.mended} of {one.cells} ({one.runs_mended} of {one.runs} runs)"
         for one in works or record.options[:1]
     )
-    return f"{found}: {counts}. Measured on {record.measured_on}, at iteration {record.iterations}."
+    return f"{found}: {counts}. Measured on {record.measured_on} at iteration {record.iterations}."
 
 
 def _broken_readouts(reachability: ReachabilityResult) -> str | None:
