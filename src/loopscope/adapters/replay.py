@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from loopscope.adapters.calls import Handler
 from loopscope.adapters.gradients import KEEPING_VALUES
@@ -16,6 +18,19 @@ from loopscope.adapters.tape import Ends, Place, Places, makes_tensors
 
 class Stopped(BaseException):
     """Ends a run once everything wanted is noted; not an ``Exception``, so that models do not catch it."""
+
+
+def first_arguments(module: nn.Module, run: Callable[[], Any]) -> dict[str, Any]:
+    """Return the arguments of the first call of a module within a run, by name. The run ends there."""
+    given: dict[str, Any] = {}
+
+    def note(called: nn.Module, args: Any, kwargs: Any) -> None:
+        given.update(inspect.signature(called.forward).bind(*args, **kwargs).arguments)
+        raise Stopped
+
+    with suppress(Stopped), module.register_forward_pre_hook(note, with_kwargs=True):
+        run()
+    return given
 
 
 @dataclass

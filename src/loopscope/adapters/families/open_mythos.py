@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from contextlib import suppress
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from loopscope.adapters.families.family import Family, last_token, tokens
 from loopscope.adapters.positions import Chosen, Positions
 from loopscope.adapters.proof import Proof, prove
-from loopscope.adapters.replay import Stopped
+from loopscope.adapters.replay import first_arguments
 from loopscope.adapters.running import call
 from loopscope.kinds import Remembering
 from loopscope.trees import Context, Tree
@@ -32,14 +31,7 @@ class OpenMythosLoop(nn.Module):
 
     def encode(self, inputs: Tree) -> Tree:
         """Return what the prelude hands to the recurrent block: its output, positions and a mask."""
-        given: dict[str, Any] = {}
-
-        def note(block: Any, args: Any, kwargs: Any) -> None:
-            given.update(inspect.signature(block.forward).bind(*args, **kwargs).arguments)
-            raise Stopped
-
-        with suppress(Stopped), self.model.recurrent.register_forward_pre_hook(note, with_kwargs=True):
-            call(self.model, inputs)
+        given = first_arguments(self.model.recurrent, lambda: call(self.model, inputs))
         return {"e": given["e"], "kept": Context((given["freqs_cis"], given.get("mask")), batched=False)}
 
     def start(self, recalled: Tree) -> Remembering:
