@@ -30,6 +30,7 @@ def dies_out(fitted: Fit, size: Float[Tensor, "batch"], iterations: int, visible
         iterations: number of iterations within which oscillations may die out.
         visible: smallest amplitude, relative to the state, that counts.
     """
+    device = size.device
     rates, size = fitted.rates, size.double().cpu().clamp_min(torch.finfo(torch.float64).tiny).unsqueeze(1)
     decay = rates.abs().clamp(1e-12, 1 - 1e-12)
     # Mode by mode, the sum of all later changes: how far the state is from the centre of the oscillation.
@@ -37,4 +38,4 @@ def dies_out(fitted: Fit, size: Float[Tensor, "batch"], iterations: int, visible
     left = (amplitude / visible).clamp_min(1).log() / -decay.log()
     turns = rates.angle().abs() * left / (2 * math.pi)
     dying = (turns >= TURNS) & (decay**iterations < DYING)
-    return dying.any(1).to(fitted.finite.device)
+    return dying.any(1).to(device)
