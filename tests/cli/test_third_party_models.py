@@ -297,3 +297,14 @@ def test_without_transformers_the_extra_is_named(folder, capsys, monkeypatch):
     monkeypatch.setattr("loopscope.extras.is_installed", lambda package: False)
     said = refusal(capsys, ["adapt", f"hf:{folder}", "--text", folder / "prompts.txt"])
     assert 'needs transformers, which is not installed: pip install "loopscope[models]"' in said
+
+
+def test_a_mistyped_folder_is_named_where_the_hub_has_no_such_model(folder, capsys, monkeypatch):
+    def from_pretrained(place, **options):
+        raise OSError("We couldn't connect to the hub. Check your connection")
+
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", from_pretrained)
+    said = refusal(capsys, ["adapt", "hf:dorry", "--text", folder / "prompts.txt"])
+    assert (
+        "of hf:dorry cannot be loaded: OSError: We couldn't connect to the hub; there is no folder dorry either" in said
+    )

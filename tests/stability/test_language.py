@@ -13,7 +13,7 @@ import loopscope as ls
 from loopscope.errors import LoopscopeError
 from loopscope.stability.language.loop_counts import by_accuracy, by_agreement, reference_of, same_as
 from loopscope.stability.language.part import EXITS, RADII
-from loopscope.stability.language.questions import OLD
+from loopscope.stability.language.questions import OLD, replies
 from loopscope.stability.language.tokens import groups_of, shown_iterations
 
 TRAINED = 4
@@ -187,6 +187,19 @@ def test_a_time_dependent_language_model_is_asked_too():
     assert "no token has a Jacobian of its own" in found.unknown[RADII]
     assert found.language.tokens.texts[0].settled[0] > 0
     assert found.language.exits.recommendation is not None
+
+
+def test_a_rule_that_does_not_hold_on_other_inputs_is_not_recommended():
+    """Seven tokens are too few: one that the rule stops too early is 14 points."""
+    found = ls.examine(loop(), rates(), None, TRAINED, effort="quick", iterations=60)
+    assert found.replies[2].tone == "holds"
+    lucky = replace(found.language.exits.recommendation, rule="residual", quality=0.714, fixed_quality=0.857)
+    assert not lucky.held
+    assert "no rule can be recommended, the one that was chosen did not hold: stop by residual" in str(lucky)
+    language = replace(found.language, exits=replace(found.language.exits, recommendation=lucky))
+    reply = replies(language, found.unknown, rests=True)[2]
+    assert (reply.short, reply.tone) == ("not known", "unknown")
+    assert "was chosen and did not hold on other inputs" in reply.why
 
 
 def test_a_model_that_answers_nothing_is_not_called_safe():

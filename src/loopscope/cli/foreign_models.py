@@ -136,6 +136,8 @@ class _Explained(AbstractContextManager[None]):
             ) from error
         said = " ".join(str(error).split())
         first = said.split(". ")[0][:300]
+        place = self.name.removeprefix(HUB)
+        where = "" if Path(place).is_dir() else f"; there is no folder {place} either"
         raise LoopscopeError(
-            f"the {self.what} of {self.name} cannot be loaded: {type(error).__name__}: {first}"
+            f"the {self.what} of {self.name} cannot be loaded: {type(error).__name__}: {first}{where}"
         ) from error

@@ -64,8 +64,17 @@ class Recommendation:
     chosen_on: int
     measured_on: int
 
+    @property
+    def held(self) -> bool:
+        """Whether it loses at most ``SLACK`` on the examples that did not choose it, too."""
+        return self.quality >= self.fixed_quality - SLACK
+
     def __str__(self) -> str:
-        """Return it in one sentence."""
+        """Return it in one sentence, with a warning if it did not hold."""
+        found = self._measured()
+        return found if self.held else f"no rule can be recommended, the one that was chosen did not hold: {found}"
+
+    def _measured(self) -> str:
         many = f"{self.threshold:.0f} iteration{'' if self.threshold == 1 else 's'}"
         how = f"after {many}" if self.rule == "fixed" else f"by {self.rule}, {said(self)}"
         return (

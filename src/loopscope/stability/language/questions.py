@@ -78,6 +78,9 @@ def _rule(found: LanguageResult | None, unknown: Mapping[str, str]) -> Reply:
     best = exits.recommendation
     if best is None:
         return Reply(RULE, NOT_KNOWN, exits.advice, "unknown")
+    if not best.held:
+        lost = f"{_named(exits)} was chosen and did not hold on other inputs: {_cost(exits)}; give more inputs"
+        return Reply(RULE, NOT_KNOWN, lost, "unknown")
     return Reply(RULE, _named(exits), f"{_cost(exits)}{_reading(exits)}", "holds")
 
 
