@@ -127,6 +127,12 @@ def sizes(width: int, tokens: int, words: int = WORDS) -> dict[str, int]:
     }
 
 
+def random_dory(width: int, tokens: int, words: int) -> DoryForCausalLM:
+    """Return a Dory with random weights: a layer before its loop, two in it and one after it."""
+    layers = {"num_hidden_layers": 4, "n_input_layers": 1, "n_recurrent_layers": 2, "n_output_layers": 1}
+    return DoryForCausalLM(DoryConfig(**sizes(width, tokens, words), **layers)).eval()
+
+
 def models(width: int, tokens: int) -> list[nn.Module]:
     """Return one model of each family that can be installed."""
     size = sizes(width, tokens)
@@ -212,9 +218,8 @@ def timed(function: Callable[..., Any], seconds: list[float]) -> Callable[..., A
 def read_largely(
     verb: str, positions: str, width: int, tokens: int, batch: int, words: int, effort: Any, iterations: int
 ) -> ReadoutRow:
-    """Examine or forecast a Dory with a layer before its loop, two in it and one after it."""
-    layers = {"num_hidden_layers": 4, "n_input_layers": 1, "n_recurrent_layers": 2, "n_output_layers": 1}
-    model = DoryForCausalLM(DoryConfig(**sizes(width, tokens, words), **layers)).eval()
+    """Examine or forecast a Dory."""
+    model = random_dory(width, tokens, words)
     ids = torch.randint(1, words, (batch, tokens), generator=torch.Generator().manual_seed(0))
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     loop = ls.adapt(model, positions=positions)

@@ -17,15 +17,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from adapters import random_dory
 from output import print_results
 from setting import setting
 from timing import clock_time, processor_time
-from transformers import DoryConfig, DoryForCausalLM
 
 import loopscope as ls
 
-LOOPS, HEADS = 4, 4
-"""Loops of training, which the measurements are told, and attention heads."""
+LOOPS = 4
+"""Loops of training, which the measurements are told."""
 THOUSAND = 1000
 
 Verb = Literal["examine", "exits", "forecast"]
@@ -71,27 +71,6 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
 }
 
 
-def model_of(width: int, tokens: int, words: int) -> DoryForCausalLM:
-    """Return a Dory with random weights."""
-    torch.manual_seed(0)
-    return DoryForCausalLM(
-        DoryConfig(
-            vocab_size=words,
-            hidden_size=width,
-            intermediate_size=4 * width,
-            num_attention_heads=HEADS,
-            num_key_value_heads=HEADS,
-            head_dim=width // HEADS,
-            pad_token_id=0,
-            max_position_embeddings=tokens,
-            num_hidden_layers=4,
-            n_input_layers=1,
-            n_recurrent_layers=2,
-            n_output_layers=1,
-        )
-    ).eval()
-
-
 def peak_mb() -> float:
     """Return the largest resident memory of the process so far, in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
@@ -111,7 +90,8 @@ def measure(
     verb: Verb, positions: Any, width: int, tokens: int, texts: int, words: int, effort: str, iterations: int
 ) -> Row:
     """Return what one measurement takes."""
-    model = model_of(width, tokens, words)
+    torch.manual_seed(0)
+    model = random_dory(width, tokens, words)
     ids = torch.randint(1, words, (texts, tokens), generator=torch.Generator().manual_seed(0))
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     loop = ls.adapt(model, {name: value[:1] for name, value in inputs.items()}, positions=positions)

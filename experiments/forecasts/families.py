@@ -324,8 +324,8 @@ class DeepSet(Strings):
         return 0.5 * state + (self.own(state) + self.shared(state.mean(1, keepdim=True)) + recalled).tanh()
 
 
-class LinearAttention(Strings):
-    """Attention without a softmax, and a perceptron, both residual under a norm; the input is recalled."""
+class WithPlaces(Strings):
+    """The parts of a transformer on strings: places, the projections of attention, and a perceptron."""
 
     def __init__(self, task: Task) -> None:
         super().__init__(task)
@@ -335,6 +335,10 @@ class LinearAttention(Strings):
 
     def encode(self, inputs: Tensor) -> Tensor:
         return self.embed(inputs) + self.place
+
+
+class LinearAttention(WithPlaces):
+    """Attention without a softmax, and a perceptron, both residual under a norm; the input is recalled."""
 
     def step(self, state: Tensor, recalled: Tensor) -> Tensor:
         query, key, value = self.project(rms_norm(state + recalled, (WIDTH,))).chunk(3, dim=2)
@@ -651,17 +655,8 @@ class SqueezedConvolution(Strings):
         return 0.8 * state + self.second(inner * (2 * self.gate(inner.mean(1, keepdim=True))).sigmoid())
 
 
-class SinkhornAttention(Strings):
+class SinkhornAttention(WithPlaces):
     """Attention whose weights sum to one over queries and over keys, and a perceptron, both residual under a norm."""
-
-    def __init__(self, task: Task) -> None:
-        super().__init__(task)
-        self.place = nn.Parameter(0.5 * torch.randn(8, WIDTH))
-        self.project = nn.Linear(WIDTH, 3 * WIDTH)
-        self.mlp = nn.Sequential(nn.Linear(WIDTH, 2 * WIDTH), nn.GELU(), nn.Linear(2 * WIDTH, WIDTH))
-
-    def encode(self, inputs: Tensor) -> Tensor:
-        return self.embed(inputs) + self.place
 
     def step(self, state: Tensor, recalled: Tensor) -> Tensor:
         query, key, value = self.project(state + recalled).chunk(3, dim=2)

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from itertools import product
 from statistics import mean, median
 
-from scipy.stats import binomtest
-
+from experiments.forecasts.tables import counted
 from experiments.language_models.outcomes import HORIZONS, Outcome, outcome, running_on
 from experiments.language_models.population import LEARNED, POPULATIONS, Forecasted, Row
 from loopscope.forecasts import Outlook
@@ -52,18 +51,10 @@ def cases(rows: Iterable[Row], forecasts: Iterable[Forecasted]) -> list[Case]:
     return [Case(of[said.training], said) for said in forecasts if said.training in of]
 
 
-def share(count: int, total: int) -> str:
-    """Return a count out of a total, with its share and its 95% Wilson interval, in per cent."""
-    if total == 0:
-        return "0 of 0"
-    interval = binomtest(count, total).proportion_ci(method="wilson")
-    return f"{count} of {total}, {100 * count / total:.0f}% [{100 * interval.low:.0f}, {100 * interval.high:.0f}]"
-
-
 def _verdicts(some: Sequence[Case], says: Callable[[Case], bool | None]) -> list[str]:
     """Return how many are decided, and how many of these are right: of all, of "keeps", of "collapses"."""
     pairs = [(said, case.outcome.keeps) for case in some if (said := says(case)) is not None]
-    cells = [share(len(pairs), len(some)), share(sum(said == kept for said, kept in pairs), len(pairs))]
+    cells = [counted(len(pairs), len(some)), counted(sum(said == kept for said, kept in pairs), len(pairs))]
     for outlook in (True, False):
         such = [kept == outlook for said, kept in pairs if said == outlook]
         cells.append(f"{sum(such)} of {len(such)}")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
 from experiments.mending.cells import BASELINE, STEPS, TEST_TIME, TRAINED, Cell, Option, settings_of
 from loopscope import Loop, damped
@@ -15,13 +15,15 @@ from loopscope.errors import LoopscopeError
 from loopscope.evaluation import EvaluationConfig, evaluate_split, rule_of_split
 from loopscope.files import numbered_lines
 from loopscope.models import load_model
-from loopscope.schema import misfit
+from loopscope.schema import from_plain
 from loopscope.stability.examine import examine
 from loopscope.tasks import Split, Task
 from loopscope.training.run_folder import open_run
 from loopscope.training.settings import RunSettings
 from loopscope.training.trainer import train
 from loopscope.training.watch.watch import Watch
+
+T = TypeVar("T")
 
 LEDGER = Path(__file__).parent / "results" / "runs.jsonl"
 HORIZON = 500
@@ -175,9 +177,24 @@ def read_runs(path: Path = LEDGER) -> list[Run]:
     Raises:
         LoopscopeError: a line is not a row.
     """
-    runs = []
+    return read_rows(path, Run, "a run")
+
+
+def read_rows(path: Path, kind: type[T], name: str) -> list[T]:
+    """Return the rows of a file as values of a type, or none if there is no file.
+
+    Args:
+        path: the file, with a row as JSON on each line.
+        kind: the type.
+        name: what a row is, for the error.
+
+    Raises:
+        LoopscopeError: a line is not a row.
+    """
+    rows = []
     for number, line in numbered_lines(path) if path.is_file() else ():
-        if (wrong := misfit(line, Run)) is not None:
-            raise LoopscopeError(f"{path}, line {number} is not a run ({wrong}): remove that line")
-        runs.append(Run(**{**line, "cell": Cell(**line["cell"])}))
-    return runs
+        try:
+            rows.append(from_plain(line, kind))
+        except LoopscopeError as error:
+            raise LoopscopeError(f"{path}, line {number} is not {name} ({error}): remove that line") from error
+    return rows

@@ -8,18 +8,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from experiments.mending.cells import PLAIN, RATES, STEPS, TRAINED, Cell, cells, settings_of
-from experiments.mending.runs import KEPT, LEARNED, POINTS, Run, curve, left, validation
+from experiments.mending.runs import KEPT, LEARNED, POINTS, Run, curve, left, read_rows, validation
 from experiments.mending.stages import SCREENING_SEEDS
 from loopscope import Loop, Watch
 from loopscope.contexts import undisturbed
 from loopscope.errors import LoopscopeError
 from loopscope.evaluation import rule_of_split
-from loopscope.files import append_line, numbered_lines
+from loopscope.files import append_line
 from loopscope.models import load_model
-from loopscope.schema import misfit
 from loopscope.tasks import Split, answers_of
 from loopscope.training.run_folder import open_run
 from loopscope.training.trainer import train
@@ -228,14 +226,7 @@ def read_watched(path: Path = LEDGER) -> list[Watched]:
     Raises:
         LoopscopeError: a line is not a row.
     """
-    rows = []
-    for number, line in numbered_lines(path) if path.is_file() else ():
-        if (wrong := misfit(line, Watched)) is not None:
-            raise LoopscopeError(f"{path}, line {number} is not a watched run ({wrong}): remove that line")
-        moments = [Moment(**moment) for moment in line["moments"]]
-        values: dict[str, Any] = {**line, "cell": Cell(**line["cell"]), "moments": moments}
-        rows.append(Watched(**values))
-    return rows
+    return read_rows(path, Watched, "a watched run")
 
 
 def fill_watched(screened: Sequence[Run], path: Path = LEDGER) -> Iterator[Watched]:

@@ -305,6 +305,4 @@ def test_a_mistyped_folder_is_named_where_the_hub_has_no_such_model(folder, caps
 
     monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", from_pretrained)
     said = refusal(capsys, ["adapt", "hf:dorry", "--text", folder / "prompts.txt"])
-    assert (
-        "of hf:dorry cannot be loaded: OSError: We couldn't connect to the hub; there is no folder dorry either" in said
-    )
+    assert "of hf:dorry cannot be loaded: OSError: We couldn't connect to the hub; nor is there a folder dorry" in said

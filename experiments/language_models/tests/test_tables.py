@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from experiments.forecasts.tables import counted
 from experiments.language_models import __main__ as command
 from experiments.language_models.population import Forecasted, Row
-from experiments.language_models.tables import against_outcomes, by_setting, cases, clock, late, mistakes, share, tables
+from experiments.language_models.tables import against_outcomes, by_setting, cases, clock, late, mistakes, tables
 from experiments.language_models.training import Training
 
 HELD = [1.0] * 64
@@ -50,7 +51,7 @@ def test_the_forecast_loop_of_a_collapse_is_compared_with_the_true_one():
 
 
 def test_an_empty_count_has_no_share():
-    assert share(0, 0) == "0 of 0"
+    assert counted(0, 0) == "0 of 0"
 
 
 def test_late_collapses_are_counted_apart():

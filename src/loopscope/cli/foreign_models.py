@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,6 +98,7 @@ def _of_the_hub(name: str, trust_remote_code: bool) -> ForeignModel:
         # Weights in safetensors alone: other files of weights are pickles.
         model = AutoModelForCausalLM.from_pretrained(place, trust_remote_code=trust_remote_code, use_safetensors=True)
 
+    @cache
     def tokenizer() -> Any:
         with _explained(name, "tokenizer"):
             return AutoTokenizer.from_pretrained(place, trust_remote_code=trust_remote_code)
@@ -137,7 +139,7 @@ class _Explained(AbstractContextManager[None]):
         said = " ".join(str(error).split())
         first = said.split(". ")[0][:300]
         place = self.name.removeprefix(HUB)
-        where = "" if Path(place).is_dir() else f"; there is no folder {place} either"
+        where = "" if Path(place).is_dir() else f"; nor is there a folder {place}"
         raise LoopscopeError(
             f"the {self.what} of {self.name} cannot be loaded: {type(error).__name__}: {first}{where}"
         ) from error

@@ -233,11 +233,6 @@ class _Flight:
         return self.oscillates[self.late[-1].example]
 
     @property
-    def passed(self) -> Bool[Tensor, "answers"]:
-        """Which answers belong to examples that passed the checks of all leaps."""
-        return self._checked(one.passed for one in self.checks)
-
-    @property
     def on_path(self) -> Bool[Tensor, "answers"]:
         """Which answers belong to examples whose leaps all end where the fit says, even if a check failed."""
         return self._checked(one.on_path for one in self.checks)
@@ -255,7 +250,7 @@ class _Flight:
     @property
     def _growth(self) -> Float[Tensor, "places answers"]:
         """The factor by which the change per iteration has grown, before the first leap and after each one."""
-        none = torch.ones_like(self.passed, dtype=torch.float64)
+        none = torch.ones_like(self.late[-1].example, dtype=torch.float64)
         return torch.stack([none, *(one.growth[self.late[-1].example] for one in self.checks)]).cumprod(0)
 
     def _checked(self, flags: Iterable[Bool[Tensor, "batch"]]) -> Bool[Tensor, "answers"]:

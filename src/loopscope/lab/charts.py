@@ -228,7 +228,7 @@ def _now(lane: Lane, iteration: int, axes: Axes) -> str:
 
 
 def _finite(points: Float[Tensor, "points n"]) -> Float[Tensor, "finite n"]:
-    """Return the points that are finite, and whose numbers are not so large that their sum is not."""
+    """Return the points whose numbers have a finite sum: none is NaN or infinite, and together they do not overflow."""
     return points[points.sum(1).isfinite()]
 
 

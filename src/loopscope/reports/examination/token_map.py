@@ -17,7 +17,7 @@ LEVELS = 8
 LIGHT = 5
 """Levels from this one on are light, and are marked in black."""
 STEP = 4
-"""Every so many columns, the number of loops stands above."""
+"""Columns from one label of the number of loops to the next."""
 COLOURS = ordered_colours(LEVELS)[::-1]
 """From light, where the state still moves much, to dark, where it rests."""
 DIFFERS = "•"

@@ -10,6 +10,10 @@ from loopscope.stability.early_exit.rules import ExitPoint
 
 SLACK = 0.01
 """Quality that a recommended rule may lose against the best fixed number of iterations."""
+MIN_ANSWERS = 16
+"""Examples, or tokens where each stops on its own, below which no rule is recommended."""
+MIN_EXAMPLES = 4
+"""Examples below which none is recommended, however many tokens they have."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +153,7 @@ class ExitComparison:
             return str(self.recommendation)
         if self.oracle.quality == 0:
             return "no answer is ever right"
-        return "too few examples to recommend a rule: expected at least 16 answers, of at least 4 inputs"
+        return f"too few examples to recommend a rule: expected at least {MIN_ANSWERS} answers, of at least {MIN_EXAMPLES} inputs"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the comparison as plain JSON values."""

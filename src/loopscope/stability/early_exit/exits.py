@@ -16,7 +16,14 @@ from loopscope.errors import LoopscopeError, check_choice, check_positive
 from loopscope.loop import AnswersPer, Loop, answers_per, first_state
 from loopscope.metrics import MIN_PER_GROUP, auc, interval
 from loopscope.stability.early_exit import starts
-from loopscope.stability.early_exit.comparison import SLACK, ExitComparison, Recommendation, RuleCurve
+from loopscope.stability.early_exit.comparison import (
+    MIN_ANSWERS,
+    MIN_EXAMPLES,
+    SLACK,
+    ExitComparison,
+    Recommendation,
+    RuleCurve,
+)
 from loopscope.stability.early_exit.recording import (
     ACCUMULATED,
     COSINE,
@@ -41,10 +48,6 @@ LONGER = 4
 """Where the trained iterations are known, the orbit is this many times as long."""
 STARTS = 8
 """Random starts that are compared."""
-MIN_TO_RECOMMEND = 16
-"""Examples, or tokens where each stops on its own, below which no rule is recommended."""
-MIN_EXAMPLES = 4
-"""Examples below which none is recommended, however many tokens they have."""
 
 FIXED, BEST_START, MAJORITY = "fixed", "best of several starts", "majority of several starts"
 MEANINGS: Mapping[str, str] = {
@@ -244,7 +247,7 @@ def _recommend(
 ) -> Recommendation | None:
     """Choose the cheapest rule on every second example, and measure it on the others."""
     examples = int(recording.examples.max()) + 1
-    if examples < MIN_EXAMPLES or len(recording.examples) < MIN_TO_RECOMMEND:
+    if examples < MIN_EXAMPLES or len(recording.examples) < MIN_ANSWERS:
         return None
     choosing = recording.examples % 2 == 0
     fixed = _measured(FIXED, recording, good, choosing)

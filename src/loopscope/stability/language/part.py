@@ -9,8 +9,8 @@ import torch
 from loopscope.errors import LoopscopeError
 from loopscope.kinds import TimedLoop
 from loopscope.loop import Loop, readout
-from loopscope.stability.early_exit.comparison import ExitComparison
-from loopscope.stability.early_exit.exits import ITERATIONS, LONGER, MIN_EXAMPLES, STEPWISE, exits
+from loopscope.stability.early_exit.comparison import MIN_EXAMPLES, ExitComparison
+from loopscope.stability.early_exit.exits import ITERATIONS, LONGER, STEPWISE, exits
 from loopscope.stability.language.loop_counts import loop_counts
 from loopscope.stability.language.results import LanguageResult
 from loopscope.stability.language.tokens import measure_tokens, token_radii
