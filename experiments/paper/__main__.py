@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from experiments.paper.figures import radius_figure
+from experiments.paper.figures import accuracy_figure, radius_figure
 from experiments.paper.runs import LEDGER, collect, read_runs
 from experiments.paper.tables import tables
 from loopscope.errors import LoopscopeError
@@ -37,9 +37,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         runs = read_runs(options.ledger)
         print("\n".join(map(in_markdown, tables(runs))), end="")
         for study in dict.fromkeys(run.study for run in runs):
-            picture = options.ledger.with_name(f"{study}.png")
-            write_bytes(picture, radius_figure([run for run in runs if run.study == study]))
-            said.print(f"written: {picture}", soft_wrap=True)
+            own = [run for run in runs if run.study == study]
+            for name, draw in {"accuracy": accuracy_figure, "radius": radius_figure}.items():
+                picture = options.ledger.with_name(f"{study}-{name}.png")
+                write_bytes(picture, draw(own))
+                said.print(f"written: {picture}", soft_wrap=True)
     except LoopscopeError as error:
         said.print(f"experiments.paper: {error}", soft_wrap=True)
         return 2

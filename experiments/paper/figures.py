@@ -1,10 +1,14 @@
-"""The paper's figure, radius of W_state against accuracy, beside the radius of the Jacobian, which it does not have."""
+"""The paper's figures: accuracy against iterations, and the radius of W_state against accuracy.
+
+The radius of the Jacobian, which the paper does not have, is drawn beside that of W_state.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 
 from experiments.paper.runs import Run
 from experiments.paper.tables import LONG, NORMS, RECALLS
@@ -44,11 +48,48 @@ def _over_training(runs: Sequence[Run]) -> Panel:
         for run in runs:
             if run.training:
                 steps, radii = zip(*run.training, strict=True)
-                axes.plot(steps, radii, c=COLOUR[run.choice[0]], ls="-" if run.choice[1] == "outer" else "--", lw=1.6)
+                axes.plot(steps, radii, c=COLOUR[run.choice[0]], ls=_dashes(run.choice[1]), lw=1.6)
         axes.axhline(1, c=SHADE, lw=1)
         tidy(axes, "training step", "spectral radius of W_state")
 
     return Panel(draw, WIDTH, HEIGHT)
+
+
+def _curves(runs: Sequence[Run], split: str) -> Panel:
+    def draw(axes: Axes) -> None:
+        axes.axvspan(1, runs[0].trained_iterations, color=SHADE, alpha=0.18, lw=0)
+        for run in runs:
+            points = run.accuracy.get(split, {})
+            recall, norm = run.choice
+            shown = [100 * value for value in points.values()]
+            axes.plot([int(point) for point in points], shown, c=COLOUR[recall], ls=_dashes(norm), lw=1.6)
+        axes.set_xscale("log")
+        percent_axis(axes)
+        tidy(axes, "iterations", f"{split}: right, %")
+
+    return Panel(draw, WIDTH, HEIGHT)
+
+
+def _dashes(norm: str) -> str:
+    return "-" if norm == "outer" else "--"
+
+
+def accuracy_figure(runs: Sequence[Run]) -> bytes:
+    """Return accuracy against iterations, a panel for each split, with the iterations of training shaded, as a PNG file.
+
+    Args:
+        runs: runs of one study, each of which is a line.
+    """
+    splits = dict.fromkeys(split for run in runs for split in run.accuracy)
+    figure, _ = draw_panels([_curves(runs, split) for split in splits])
+    norms = dict.fromkeys(run.choice[1] for run in runs)
+    handles = [Line2D([], [], color=COLOUR[recall], label=f"{recall} recall") for recall in _recalls(runs)]
+    add_legend(figure, [*handles, *(Line2D([], [], color=INK, ls=_dashes(norm), label=norm) for norm in norms)])
+    return png(figure)
+
+
+def _recalls(runs: Sequence[Run]) -> list[str]:
+    return [recall for recall in RECALLS if any(run.choice[0] == recall for run in runs)]
 
 
 def radius_figure(runs: Sequence[Run]) -> bytes:
@@ -64,11 +105,7 @@ def radius_figure(runs: Sequence[Run]) -> bytes:
     if any(run.training for run in runs):
         panels.append(_over_training(runs))
     figure, _ = draw_panels(panels)
-    recalls = [
-        Style(f"{recall} recall", COLOUR[recall], "", "o")
-        for recall in RECALLS
-        if any(r.choice[0] == recall for r in runs)
-    ]
+    recalls = [Style(f"{recall} recall", COLOUR[recall], "", "o") for recall in _recalls(runs)]
     norms = [Style(norm, INK, "", MARK[norm]) for norm in NORMS if any(r.choice[1] == norm for r in runs)]
     add_legend(figure, [mark_handle(style) for style in (*recalls, *norms)])
     return png(figure)

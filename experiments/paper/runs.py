@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from loopscope.errors import LoopscopeError
@@ -13,13 +14,31 @@ from loopscope.models import load_model
 from loopscope.models.recall import matrix_radius, recall_weights
 from loopscope.reports.study.table import at_fixed_points, median_radius
 from loopscope.schema import misfit
+from loopscope.stability import Examination
 from loopscope.studies import Record, StudyFolder
 
 LEDGER = Path(__file__).parent / "results" / "ledger.jsonl"
-POINTS = (1, 2, 4, 8, 16, 30, 60, 120, 250, 500)
+POINTS = (1, 2, 3, 4, 6, 8, 11, 16, 22, 30, 40, 60, 90, 120, 180, 250, 350, 500)
 """Iterations whose accuracy the ledger holds."""
 LOGGED = 50
 """Largest number of training steps at which the ledger holds the radius of W_state."""
+
+
+@dataclass(frozen=True)
+class Band:
+    """Accuracy on the problems of a split within a range of difficulty.
+
+    Args:
+        lowest: smallest difficulty: guesses of a sudoku, rating of a chess puzzle.
+        highest: largest difficulty.
+        examples: number of problems.
+        accuracy: fraction of whole answers that are right, by number of iterations.
+    """
+
+    lowest: float
+    highest: float
+    examples: int
+    accuracy: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -34,6 +53,10 @@ class Run:
         machines: the machines that trained it.
         examples: number of problems of each split.
         accuracy: fraction of whole answers that are right, by split and by number of iterations.
+        best: largest of these fractions over all iterations, by split.
+        first_within_1_percent: first iteration whose accuracy is within 0.01 of the best, by split.
+        bands: accuracy by difficulty, by split; empty for a split without difficulties.
+        norm_ratio: median norm of the last examined state over that of the first.
         verdict: the examination's verdict.
         arrived: fraction of the examined orbits that arrive at a fixed point.
         radius: median spectral radius of the Jacobian at the last state.
@@ -50,6 +73,10 @@ class Run:
     machines: list[str]
     examples: dict[str, int]
     accuracy: dict[str, dict[str, float]]
+    best: dict[str, float]
+    first_within_1_percent: dict[str, int]
+    bands: dict[str, list[Band]]
+    norm_ratio: float | None
     verdict: str | None
     arrived: float | None
     radius: float | None
@@ -79,6 +106,27 @@ def _at_points(curve: Sequence[float]) -> dict[str, float]:
     return {str(point): curve[point - 1] for point in POINTS if point <= len(curve)}
 
 
+def _bands(curve: dict[str, Any]) -> list[Band]:
+    return [
+        Band(
+            one["lowest"],
+            one["highest"],
+            one["examples"],
+            dict(zip(map(str, one["iterations"]), one["answer_accuracy"], strict=True)),
+        )
+        for one in curve.get("by_difficulty", [])
+    ]
+
+
+def norm_ratio(exam: Examination | None) -> float | None:
+    """Return the median norm of an examination's last states over that of the first ones, as the paper logs it."""
+    if exam is None:
+        return None
+    pairs = zip(exam.reachability.norm, exam.reachability.start_norm, strict=True)
+    ratios = [last / first for last, first in pairs if last is not None and first]
+    return float(f"{median(ratios):.5g}") if ratios else None
+
+
 def _thinned(rows: Sequence[dict[str, Any]]) -> list[tuple[int, float]]:
     logged = [(row["step"], row["state_radius"]) for row in rows if "state_radius" in row]
     every = max(1, -(-len(logged) // LOGGED))
@@ -104,6 +152,10 @@ def run_of(folder: StudyFolder, record: Record) -> Run:
         machines=record.machines,
         examples={split: curve["examples"] for split, curve in evaluation.items()},
         accuracy={split: _at_points(curve["answer_accuracy"]) for split, curve in evaluation.items()},
+        best={split: curve["best"] for split, curve in evaluation.items()},
+        first_within_1_percent={split: curve["first_within_1_percent"] for split, curve in evaluation.items()},
+        bands={split: _bands(curve) for split, curve in evaluation.items()},
+        norm_ratio=norm_ratio(exam),
         verdict=None if exam is None else exam.verdict.value,
         arrived=sum(arrived) / len(arrived) if arrived else None,
         radius=median_radius(exam),
@@ -126,7 +178,8 @@ def read_runs(path: Path = LEDGER) -> list[Run]:
     for number, line in numbered_lines(path):
         if (wrong := misfit(line, Run)) is not None:
             raise LoopscopeError(f"{path}, line {number} is not a run ({wrong}): remove that line")
-        run = Run(**{**line, "training": [(step, radius) for step, radius in line["training"]]})
+        bands = {split: [Band(**one) for one in group] for split, group in line["bands"].items()}
+        run = Run(**{**line, "bands": bands, "training": [(step, radius) for step, radius in line["training"]]})
         found[run.study, run.run] = run
     return list(found.values())
 

@@ -1,4 +1,4 @@
-"""The tables: accuracy of each recall and normalization, with every seed, and the radii beside it."""
+"""The tables: accuracy of each recall and normalization, with every seed, and what else the paper logs beside it."""
 
 from __future__ import annotations
 
@@ -60,6 +60,66 @@ def comparison(study: str, runs: Sequence[Run]) -> Sheet:
     return Sheet(f"{study}: accuracy", columns, rows, caption)
 
 
+def by_difficulty(study: str, runs: Sequence[Run], point: str) -> Sheet | None:
+    """Return the accuracy in bands of difficulty, every seed by itself; None if the problems have no difficulty.
+
+    Args:
+        study: name of the study.
+        runs: its runs, which were all evaluated on the same problems.
+        point: number of iterations.
+    """
+    groups = by_choice(runs)
+    bands = dict.fromkeys(
+        (split, band.lowest, band.highest, band.examples)
+        for run in runs
+        for split, found in run.bands.items()
+        for band in found
+    )
+    if not bands:
+        return None
+
+    def seeds(group: Sequence[Run], split: str, lowest: float) -> str:
+        found = [{band.lowest: band.accuracy.get(point) for band in run.bands.get(split, [])} for run in group]
+        return ", ".join(_percent(one.get(lowest)) for one in found)
+
+    rows = [
+        [
+            split,
+            f"{lowest:g} to {highest:g}",
+            str(examples),
+            *(seeds(group, split, lowest) for group in groups.values()),
+        ]
+        for split, lowest, highest, examples in bands
+    ]
+    return Sheet(
+        f"{study}: accuracy by difficulty at iteration {point}",
+        ["split", "difficulty", "problems", *map(" + ".join, groups)],
+        rows,
+        "Percent of whole answers right, one number per seed. Difficulty: guesses of a sudoku, rating of a chess puzzle.",
+    )
+
+
+def logged(study: str, runs: Sequence[Run]) -> Sheet:
+    """Return the paper's measurements of accuracy and of the state, on the hardest split, one row per run."""
+    hardest = list(runs[0].accuracy)[-1]
+    rows = []
+    for run in (run for group in by_choice(runs).values() for run in group):
+        best, last = run.best.get(hardest), run.accuracy.get(hardest, {}).get(LONG)
+        lost = None if best is None or last is None else best - last
+        near = run.first_within_1_percent.get(hardest)
+        ratio = DASH if run.norm_ratio is None else f"{run.norm_ratio:.3g}"
+        rows.append([run.run, *map(_percent, (best, last, lost)), DASH if near is None else str(near), ratio])
+    columns = [
+        "run",
+        "best %",
+        f"at {LONG} %",
+        "best minus last",
+        "first within 1% of the best",
+        "norm of the last state over the first",
+    ]
+    return Sheet(f"{study}: what the paper logs, {hardest}", columns, rows, "The norms are of easy problems.")
+
+
 def _each(values: Sequence[float | None], digits: int) -> str:
     return ", ".join(DASH if value is None else f"{value:.{digits}f}" for value in values)
 
@@ -112,4 +172,9 @@ def tables(runs: Sequence[Run]) -> list[Sheet]:
     studies: dict[str, list[Run]] = {}
     for run in runs:
         studies.setdefault(run.study, []).append(run)
-    return [make(study, group) for study, group in studies.items() for make in (comparison, radii, cost)]
+    found = []
+    for study, group in studies.items():
+        points = (str(group[0].trained_iterations), LONG)
+        difficult = [by_difficulty(study, group, point) for point in points]
+        found += [comparison(study, group), *difficult, logged(study, group), radii(study, group), cost(study, group)]
+    return [sheet for sheet in found if sheet is not None]

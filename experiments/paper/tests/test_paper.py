@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,9 +13,9 @@ from matplotlib import image
 from small_runs import finished
 
 from experiments.paper.__main__ import main
-from experiments.paper.figures import radius_figure
-from experiments.paper.runs import Run, collect, read_runs
-from experiments.paper.tables import by_choice, comparison, radii
+from experiments.paper.figures import accuracy_figure, radius_figure
+from experiments.paper.runs import Band, Run, collect, norm_ratio, read_runs
+from experiments.paper.tables import by_choice, by_difficulty, comparison, logged, radii
 from loopscope.errors import LoopscopeError
 from loopscope.files import append_line
 from loopscope.models import load_model
@@ -33,7 +34,15 @@ def study(path):
         "model": {"recall": "external", "norm": "outer"},
         "training": {"seed": 3, "max_iterations": 30},
     }
-    evaluation = {"hard": {"examples": 7, "answer_accuracy": CURVE}}
+    band = {"lowest": 3, "highest": 9, "examples": 7, "iterations": [30, 500], "answer_accuracy": [0.9, 0.5]}
+    curve = {
+        "examples": 7,
+        "answer_accuracy": CURVE,
+        "best": 0.9,
+        "first_within_1_percent": 30,
+        "by_difficulty": [band],
+    }
+    evaluation = {"hard": curve}
     folder.ledger.append(Record("one", "finished", settings, {"train": 60.0}, evaluation=evaluation, machines=["here"]))
     folder.ledger.append(Record("two", "failed", settings, {}, error="diverged"))
     return folder
@@ -56,6 +65,8 @@ def test_a_row_holds_accuracy_weights_and_their_history(tmp_path):
     of_state, of_input = (layer.weight.detach().double().numpy() for layer in (recall.state, recall.input))
     assert run.state_radius == pytest.approx(np.abs(np.linalg.eigvals(of_state)).max(), rel=1e-6)
     assert run.recall_ratio == pytest.approx(np.linalg.norm(of_state) / np.linalg.norm(of_input), rel=1e-5)
+    assert (run.best, run.first_within_1_percent, run.norm_ratio) == ({"hard": 0.9}, {"hard": 30}, None)
+    assert run.bands == {"hard": [Band(3, 9, 7, {"30": 0.9, "500": 0.5})]}
     assert run.training[-1] == (120, 1.2)
     assert len(run.training) <= 50
 
@@ -87,6 +98,10 @@ def made_up(recall: str, norm: str, seed: int, last: float) -> Run:
         machines=[],
         examples={"hard": 10},
         accuracy={"hard": {"30": 0.25, "500": last}},
+        best={"hard": 0.8},
+        first_within_1_percent={"hard": 60},
+        bands={"hard": [Band(1, 2, 6, {"30": 0.5, "500": last}), Band(3, 9, 4, {"30": 0.0, "500": 0.25})]},
+        norm_ratio=12.345,
         verdict="stable",
         arrived=1.0,
         radius=0.5,
@@ -120,9 +135,32 @@ def test_each_seed_stands_in_the_tables_in_order():
     assert weights.rows[1][1] == "–"
 
 
-def test_the_figure_is_drawn_without_warnings():
-    drawn = image.imread(io.BytesIO(radius_figure([*RUNS, replace(RUNS[0], radius=None)])))
-    assert drawn.shape[1] > drawn.shape[0] > 100
+def test_accuracy_by_difficulty_has_a_row_for_each_band():
+    sheet = by_difficulty("made-up", RUNS, "500")
+    assert sheet.columns == ["split", "difficulty", "problems", "internal + pre", "none + outer"]
+    assert sheet.rows == [
+        ["hard", "1 to 2", "6", "75.0, 10.0", "0.0"],
+        ["hard", "3 to 9", "4", "25.0, 25.0", "25.0"],
+    ]
+    assert by_difficulty("made-up", [replace(run, bands={"hard": []}) for run in RUNS], "500") is None
+
+
+def test_what_the_paper_logs_has_a_row_for_each_run():
+    sheet = logged("made-up", RUNS)
+    assert sheet.rows[0] == ["internal-pre-seed0", "80.0", "75.0", "5.0", "60", "12.3"]
+    assert [row[3] for row in sheet.rows] == ["5.0", "70.0", "80.0"]
+
+
+def test_the_norm_ratio_is_the_median_over_the_examined_inputs():
+    exam = SimpleNamespace(reachability=SimpleNamespace(norm=[2.0, None, 9.0, 8.0], start_norm=[1.0, 1.0, 3.0, 0.0]))
+    assert norm_ratio(exam) == 2.5
+    assert norm_ratio(None) is None
+
+
+@pytest.mark.parametrize("draw", [accuracy_figure, radius_figure])
+def test_the_figures_are_drawn_without_warnings(draw):
+    drawn = image.imread(io.BytesIO(draw([*RUNS, replace(RUNS[0], radius=None)])))
+    assert min(drawn.shape[:2]) > 100
     assert torch.from_numpy(drawn).std() > 0
 
 
@@ -132,4 +170,4 @@ def test_the_commands_collect_and_print(tmp_path, capsys):
     assert main(["--ledger", ledger, "collect", str(tmp_path / "cpu")]) == 0
     assert main(["--ledger", ledger, "tables"]) == 0
     assert "| external + outer | 3 | 90.0 | 50.0 |" in capsys.readouterr().out
-    assert (tmp_path / "cpu.png").is_file()
+    assert {path.name for path in tmp_path.glob("*.png")} == {"cpu-accuracy.png", "cpu-radius.png"}
