@@ -13,6 +13,7 @@ RUNS = {
     "cpu/sudoku": 12,
     "paper/chess": 54,
     "paper/prefix-sums": 54,
+    "paper/prefix-sums-cpu": 3,
     "paper/sudoku": 72,
 }
 """Number of runs of each config, which falls if a grid loses a key."""
