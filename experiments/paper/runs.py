@@ -5,21 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
+from experiments.paper.iterates import LastIterates, last_iterates
 from loopscope.errors import LoopscopeError
 from loopscope.files import append_line, numbered_lines
-from loopscope.models import load_model
+from loopscope.loop import Loop
 from loopscope.models.recall import matrix_radius, recall_weights
 from loopscope.reports.study.table import at_fixed_points, median_radius
 from loopscope.schema import misfit
-from loopscope.stability import Examination
 from loopscope.studies import Record, StudyFolder
+from loopscope.subjects import evaluation_splits, trained
+from loopscope.training.settings import RunSettings
 
 LEDGER = Path(__file__).parent / "results" / "ledger.jsonl"
 POINTS = (1, 2, 3, 4, 6, 8, 11, 16, 22, 30, 40, 60, 90, 120, 180, 250, 350, 500)
 """Iterations whose accuracy the ledger holds."""
+FOLLOWED = 16
+"""Number of problems whose states are followed to the last iteration."""
 LOGGED = 50
 """Largest number of training steps at which the ledger holds the radius of W_state."""
 
@@ -56,7 +59,8 @@ class Run:
         best: largest of these fractions over all iterations, by split.
         first_within_1_percent: first iteration whose accuracy is within 0.01 of the best, by split.
         bands: accuracy by difficulty, by split; empty for a split without difficulties.
-        norm_ratio: median norm of the last examined state over that of the first.
+        norm_ratio: median norm of the last iterate over that of the first, on ``FOLLOWED`` of the hardest problems.
+        cosine: median cosine of the last two iterates, on the same problems.
         verdict: the examination's verdict.
         arrived: fraction of the examined orbits that arrive at a fixed point.
         radius: median spectral radius of the Jacobian at the last state.
@@ -77,6 +81,7 @@ class Run:
     first_within_1_percent: dict[str, int]
     bands: dict[str, list[Band]]
     norm_ratio: float | None
+    cosine: float | None
     verdict: str | None
     arrived: float | None
     radius: float | None
@@ -95,6 +100,11 @@ class Run:
     def seed(self) -> int:
         """The seed of its training."""
         return int(self.settings["training"]["seed"])
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate of its training."""
+        return float(self.settings["training"]["learning_rate"])
 
     @property
     def trained_iterations(self) -> int:
@@ -118,13 +128,11 @@ def _bands(curve: dict[str, Any]) -> list[Band]:
     ]
 
 
-def norm_ratio(exam: Examination | None) -> float | None:
-    """Return the median norm of an examination's last states over that of the first ones, as the paper logs it."""
-    if exam is None:
-        return None
-    pairs = zip(exam.reachability.norm, exam.reachability.start_norm, strict=True)
-    ratios = [last / first for last, first in pairs if last is not None and first]
-    return float(f"{median(ratios):.5g}") if ratios else None
+def _iterates(settings: RunSettings, model: Loop) -> LastIterates:
+    *_, hardest = evaluation_splits(settings).values()
+    return last_iterates(
+        model, settings.data.inputs(hardest.problems[:FOLLOWED]), settings.evaluation.iterations, settings.training.seed
+    )
 
 
 def _thinned(rows: Sequence[dict[str, Any]]) -> list[tuple[int, float]]:
@@ -141,7 +149,8 @@ def run_of(folder: StudyFolder, record: Record) -> Run:
         record: the run's record.
     """
     place = folder.run(record.run)
-    weights = recall_weights(load_model(place.path))
+    settings, model = trained(place)
+    weights, iterates = recall_weights(model), _iterates(settings, model)
     exam, evaluation = record.exam, record.evaluation or {}
     arrived = exam.reachability.arrived if exam is not None else []
     return Run(
@@ -155,7 +164,8 @@ def run_of(folder: StudyFolder, record: Record) -> Run:
         best={split: curve["best"] for split, curve in evaluation.items()},
         first_within_1_percent={split: curve["first_within_1_percent"] for split, curve in evaluation.items()},
         bands={split: _bands(curve) for split, curve in evaluation.items()},
-        norm_ratio=norm_ratio(exam),
+        norm_ratio=iterates.norm_ratio,
+        cosine=iterates.cosine,
         verdict=None if exam is None else exam.verdict.value,
         arrived=sum(arrived) / len(arrived) if arrived else None,
         radius=median_radius(exam),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from experiments.paper.runs import Run
+from experiments.paper.runs import FOLLOWED, Run
 from loopscope.reports.kit.formats import DASH
 from loopscope.reports.kit.sheet import Sheet
 
@@ -18,12 +18,21 @@ def _percent(value: float | None) -> str:
     return DASH if value is None else f"{100 * value:.1f}"
 
 
-def by_choice(runs: Iterable[Run]) -> dict[tuple[str, str], list[Run]]:
-    """Group runs by recall and normalization, in the order of the paper, each group by seed."""
-    ordered = sorted(runs, key=lambda run: (RECALLS.index(run.choice[0]), NORMS.index(run.choice[1]), run.seed))
-    groups: dict[tuple[str, str], list[Run]] = {}
+def by_choice(runs: Iterable[Run]) -> dict[str, list[Run]]:
+    """Group runs by recall and normalization, in the order of the paper, each group by seed.
+
+    Runs with different learning rates are different groups, which are then named by their learning rate too.
+    """
+    known = list(runs)
+    rates = sorted({run.learning_rate for run in known})
+    ordered = sorted(
+        known,
+        key=lambda run: (RECALLS.index(run.choice[0]), NORMS.index(run.choice[1]), run.learning_rate, run.seed),
+    )
+    groups: dict[str, list[Run]] = {}
     for run in ordered:
-        groups.setdefault(run.choice, []).append(run)
+        name = " + ".join(run.choice) + (f", {run.learning_rate:g}" if len(rates) > 1 else "")
+        groups.setdefault(name, []).append(run)
     return groups
 
 
@@ -47,7 +56,7 @@ def comparison(study: str, runs: Sequence[Run]) -> Sheet:
     ]
     rows = [
         [
-            " + ".join(choice),
+            choice,
             ", ".join(str(run.seed) for run in group),
             *(_accuracies(group, split, point) for split in splits for point in (trained, LONG)),
         ]
@@ -93,7 +102,7 @@ def by_difficulty(study: str, runs: Sequence[Run], point: str) -> Sheet | None:
     ]
     return Sheet(
         f"{study}: accuracy by difficulty at iteration {point}",
-        ["split", "difficulty", "problems", *map(" + ".join, groups)],
+        ["split", "difficulty", "problems", *groups],
         rows,
         "Percent of whole answers right, one number per seed. Difficulty: guesses of a sudoku, rating of a chess puzzle.",
     )
@@ -107,17 +116,23 @@ def logged(study: str, runs: Sequence[Run]) -> Sheet:
         best, last = run.best.get(hardest), run.accuracy.get(hardest, {}).get(LONG)
         lost = None if best is None or last is None else best - last
         near = run.first_within_1_percent.get(hardest)
-        ratio = DASH if run.norm_ratio is None else f"{run.norm_ratio:.3g}"
-        rows.append([run.run, *map(_percent, (best, last, lost)), DASH if near is None else str(near), ratio])
+        ratio, cosine = (
+            DASH if value is None else f"{value:.{digits}g}" for value, digits in ((run.norm_ratio, 3), (run.cosine, 5))
+        )
+        rows.append([run.run, *map(_percent, (best, last, lost)), DASH if near is None else str(near), ratio, cosine])
     columns = [
         "run",
         "best %",
         f"at {LONG} %",
         "best minus last",
         "first within 1% of the best",
-        "norm of the last state over the first",
+        "norm of the last iterate over the first",
+        "cosine of the last two iterates",
     ]
-    return Sheet(f"{study}: what the paper logs, {hardest}", columns, rows, "The norms are of easy problems.")
+    caption = (
+        f"The first iterate is the state after one iteration. Norms and cosines are medians over {FOLLOWED} problems."
+    )
+    return Sheet(f"{study}: what the paper logs, {hardest}", columns, rows, caption)
 
 
 def _each(values: Sequence[float | None], digits: int) -> str:
@@ -141,7 +156,7 @@ def radii(study: str, runs: Sequence[Run]) -> Sheet:
         )
         rows.append(
             [
-                " + ".join(choice),
+                choice,
                 _each([run.state_radius for run in group], 2),
                 _each([run.recall_ratio for run in group], 2),
                 jacobian,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,10 +13,12 @@ from small_runs import finished
 
 from experiments.paper.__main__ import main
 from experiments.paper.figures import accuracy_figure, radius_figure
-from experiments.paper.runs import Band, Run, collect, norm_ratio, read_runs
+from experiments.paper.iterates import LastIterates, last_iterates
+from experiments.paper.runs import Band, Run, collect, read_runs
 from experiments.paper.tables import by_choice, by_difficulty, comparison, logged, radii
 from loopscope.errors import LoopscopeError
 from loopscope.files import append_line
+from loopscope.loop import FunctionLoop
 from loopscope.models import load_model
 from loopscope.studies import Record, StudyFolder
 
@@ -32,7 +33,7 @@ def study(path):
         append_line(run.metrics, {"step": step, "loss": 1.0, "state_radius": step / 100})
     settings = {
         "model": {"recall": "external", "norm": "outer"},
-        "training": {"seed": 3, "max_iterations": 30},
+        "training": {"seed": 3, "max_iterations": 30, "learning_rate": 1e-3},
     }
     band = {"lowest": 3, "highest": 9, "examples": 7, "iterations": [30, 500], "answer_accuracy": [0.9, 0.5]}
     curve = {
@@ -65,7 +66,9 @@ def test_a_row_holds_accuracy_weights_and_their_history(tmp_path):
     of_state, of_input = (layer.weight.detach().double().numpy() for layer in (recall.state, recall.input))
     assert run.state_radius == pytest.approx(np.abs(np.linalg.eigvals(of_state)).max(), rel=1e-6)
     assert run.recall_ratio == pytest.approx(np.linalg.norm(of_state) / np.linalg.norm(of_input), rel=1e-5)
-    assert (run.best, run.first_within_1_percent, run.norm_ratio) == ({"hard": 0.9}, {"hard": 30}, None)
+    assert (run.best, run.first_within_1_percent) == ({"hard": 0.9}, {"hard": 30})
+    assert run.norm_ratio > 0
+    assert -1 <= run.cosine <= 1
     assert run.bands == {"hard": [Band(3, 9, 7, {"30": 0.9, "500": 0.5})]}
     assert run.training[-1] == (120, 1.2)
     assert len(run.training) <= 50
@@ -89,11 +92,14 @@ def test_a_folder_without_finished_runs_and_a_damaged_ledger_are_refused(tmp_pat
     assert main(["--ledger", str(tmp_path / "ledger.jsonl"), "tables"]) == 2
 
 
-def made_up(recall: str, norm: str, seed: int, last: float) -> Run:
+def made_up(recall: str, norm: str, seed: int, last: float, rate: float = 1e-3) -> Run:
     return Run(
         study="made-up",
         run=f"{recall}-{norm}-seed{seed}",
-        settings={"model": {"recall": recall, "norm": norm}, "training": {"seed": seed, "max_iterations": 30}},
+        settings={
+            "model": {"recall": recall, "norm": norm},
+            "training": {"seed": seed, "max_iterations": 30, "learning_rate": rate},
+        },
         seconds={},
         machines=[],
         examples={"hard": 10},
@@ -102,6 +108,7 @@ def made_up(recall: str, norm: str, seed: int, last: float) -> Run:
         first_within_1_percent={"hard": 60},
         bands={"hard": [Band(1, 2, 6, {"30": 0.5, "500": last}), Band(3, 9, 4, {"30": 0.0, "500": 0.25})]},
         norm_ratio=12.345,
+        cosine=0.5,
         verdict="stable",
         arrived=1.0,
         radius=0.5,
@@ -135,6 +142,12 @@ def test_each_seed_stands_in_the_tables_in_order():
     assert weights.rows[1][1] == "–"
 
 
+def test_learning_rates_are_groups_of_their_own():
+    groups = by_choice([*RUNS, made_up("none", "outer", 0, 0.5, rate=3e-4)])
+    assert list(groups) == ["internal + pre, 0.001", "none + outer, 0.0003", "none + outer, 0.001"]
+    assert [len(group) for group in groups.values()] == [2, 1, 1]
+
+
 def test_accuracy_by_difficulty_has_a_row_for_each_band():
     sheet = by_difficulty("made-up", RUNS, "500")
     assert sheet.columns == ["split", "difficulty", "problems", "internal + pre", "none + outer"]
@@ -147,14 +160,23 @@ def test_accuracy_by_difficulty_has_a_row_for_each_band():
 
 def test_what_the_paper_logs_has_a_row_for_each_run():
     sheet = logged("made-up", RUNS)
-    assert sheet.rows[0] == ["internal-pre-seed0", "80.0", "75.0", "5.0", "60", "12.3"]
+    assert sheet.rows[0] == ["internal-pre-seed0", "80.0", "75.0", "5.0", "60", "12.3", "0.5"]
     assert [row[3] for row in sheet.rows] == ["5.0", "70.0", "80.0"]
 
 
-def test_the_norm_ratio_is_the_median_over_the_examined_inputs():
-    exam = SimpleNamespace(reachability=SimpleNamespace(norm=[2.0, None, 9.0, 8.0], start_norm=[1.0, 1.0, 3.0, 0.0]))
-    assert norm_ratio(exam) == 2.5
-    assert norm_ratio(None) is None
+def test_iterates_of_a_linear_loop_have_the_norms_of_its_powers():
+    turn = 2 * torch.tensor([[0.6, -0.8], [0.8, 0.6]])  # doubles the norm and turns by an angle of cosine 0.6
+    loop = FunctionLoop(lambda x: x, lambda e: e, lambda z, e: z @ turn.T, lambda z: z)
+    found = last_iterates(loop, torch.tensor([[1.0, 2.0], [3.0, -1.0], [0.5, 0.0]]), iterations=9)
+    assert found.norm_ratio == pytest.approx(2.0**8)
+    assert found.cosine == pytest.approx(0.6)
+    with pytest.raises(LoopscopeError, match="iterations"):
+        last_iterates(loop, torch.ones(1, 2), iterations=1)
+
+
+def test_iterates_that_overflow_have_no_norm_ratio():
+    loop = FunctionLoop(lambda x: x, lambda e: e, lambda z, e: z * 1e30, lambda z: z)
+    assert last_iterates(loop, torch.ones(1, 2), iterations=9) == LastIterates(None, None)
 
 
 @pytest.mark.parametrize("draw", [accuracy_figure, radius_figure])
