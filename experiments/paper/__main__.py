@@ -1,4 +1,4 @@
-"""The commands of the experiment: python -m experiments.paper collect STUDY... | tables, from the repository's root."""
+"""The commands of the experiment: python -m experiments.paper collect STUDY... | tables | claims, from the repository's root."""
 
 from __future__ import annotations
 
@@ -9,13 +9,18 @@ from pathlib import Path
 
 from rich.console import Console
 
+from experiments.paper.claims import claims, radius_areas
 from experiments.paper.figures import accuracy_figure, radius_figure
 from experiments.paper.runs import LEDGER, collect, read_runs
 from experiments.paper.tables import tables
+from experiments.prediction.population import LEDGER as POPULATION_FILE
+from experiments.prediction.population import read_population
 from loopscope.errors import LoopscopeError
 from loopscope.files import write_bytes
 from loopscope.reports.kit.sheet import in_markdown
 from loopscope.studies import StudyFolder
+
+POPULATION = Path(__file__).parents[1] / "prediction" / "results" / POPULATION_FILE
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,6 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     gather = commands.add_parser("collect", help="append the finished runs of studies to the ledger")
     gather.add_argument("studies", nargs="+", type=Path, help="folders of studies")
     commands.add_parser("tables", help="print the tables as Markdown and draw the figures beside the ledger")
+    counts = commands.add_parser("claims", help="print the counts behind the paper's claims as Markdown")
+    counts.add_argument("--population", type=Path, default=POPULATION, help="ledger of the prediction experiment")
     options = parser.parse_args(arguments)
     said = Console(stderr=True, markup=False, emoji=False)
     try:
@@ -33,6 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for study in options.studies:
                 new = collect(StudyFolder(study), options.ledger)
                 said.print(f"{study}: {len(new)} runs appended to {options.ledger}", soft_wrap=True)
+            return 0
+        if options.command == "claims":
+            members = read_population(options.population)
+            print("\n".join(in_markdown(make(members)) for make in (claims, radius_areas)), end="")
             return 0
         runs = read_runs(options.ledger)
         print("\n".join(map(in_markdown, tables(runs))), end="")

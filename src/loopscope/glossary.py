@@ -26,7 +26,8 @@ MEANINGS: dict[str, str] = {
     " exponent",
     "exponents": "growth per iteration of small errors along an orbit, as natural logarithms: those of the product "
     "J_t ... J_1 of its Jacobians",
-    "external recall": "the input is mixed into the state once, at the beginning of every iteration",
+    "external recall": "the input is mixed into the state once, at the beginning of every iteration; the paper also calls "
+    "it standard",
     "extrapolation": "solving harder problems than those of training with more iterations than training had",
     "fixed depth": "a transformer with distinct blocks and a single pass, for comparison; it does not iterate",
     "fixed point": "a state that an iteration does not change: f(z, e) = z",
@@ -50,12 +51,14 @@ MEANINGS: dict[str, str] = {
     "loop": "a model as four functions: `encode`, `start`, `step`, `read`",
     "never settles but keeps its answer": "a verdict: states do not arrive, but at least 90% of the answers stand and at "
     "least 90% are known to be right",
-    "no recall": "the input sets the first state only; later iterations do not see it",
+    "no recall": "the input sets the first state only; later iterations do not see it. The paper calls such a model "
+    "autonomous",
     "noise floor": "the smallest residual that an orbit can reach, given the rounding inside the step, or the random "
     "numbers that it draws",
     "normalization": "where an RMSNorm stands in a sub-layer: pre, peri, outer or sandwich; or a GRU cell instead",
     "orbit": "the sequence of states z₀, z₁, z₂, ... of one example",
-    "outer normalization": "the state is normalized after each sub-layer's update, so its size stays bounded",
+    "outer normalization": "the state is normalized after each sub-layer's update, so its size stays bounded; the code of "
+    "the paper calls it post",
     "path-dependent": "a verdict: states arrive, but an input has several fixed points, and the start chooses among them, so "
     "the answer can be relied on from the loop's own start only",
     "peri normalization": "like pre, but what a sub-layer adds is normalized too; the size of the state is not bounded",

@@ -23,6 +23,7 @@ from loopscope.stability.verdict import (
     ANSWERS_STAND,
     PRIORS,
     THRESHOLDS,
+    Axis,
     Status,
     Threshold,
     Verdict,
@@ -63,13 +64,18 @@ def numbers_of_axes(row: Mapping[str, Any]) -> dict[str, float | None]:
     return {measure: numbers.get(measure) for measure in THRESHOLDS}
 
 
-def judged(row: Mapping[str, Any], thresholds: Mapping[str, Threshold] = THRESHOLDS) -> Verdict:
-    """Return the verdict on an examination in a row by the current rule, whatever it was when the model was examined."""
+def axes_of(row: Mapping[str, Any], thresholds: Mapping[str, Threshold] = THRESHOLDS) -> tuple[Axis, Axis, Axis]:
+    """Return the three axes of an examination in a row by the current rule, whatever it was when the model was examined."""
     numbers = numbers_of_axes(row)
     reach = judge_reachability({measure: numbers[measure] for measure in REACHABILITY}, "", thresholds)
     dependence = judge("input-dependence", {measure: numbers[measure] for measure in DEPENDENCE}, "", thresholds)
     geometry = judge_geometry({measure: numbers[measure] for measure in GEOMETRY}, "", thresholds)
-    return verdict(reach, dependence, geometry, numbers["easy accuracy"], thresholds)
+    return reach, dependence, geometry
+
+
+def judged(row: Mapping[str, Any], thresholds: Mapping[str, Threshold] = THRESHOLDS) -> Verdict:
+    """Return the verdict on an examination in a row by the current rule, whatever it was when the model was examined."""
+    return verdict(*axes_of(row, thresholds), numbers_of_axes(row)["easy accuracy"], thresholds)
 
 
 def best_gap(values: Float[np.ndarray, "models"], retains: Bool[np.ndarray, "models"]) -> tuple[float, float] | None:

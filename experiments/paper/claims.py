@@ -1,0 +1,148 @@
+"""The paper's claims beside the counts of the prediction experiment's population."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
+from statistics import mean
+
+import numpy as np
+
+from experiments.paper.tables import NORMS, RECALLS
+from experiments.prediction.analysis.outcomes import Outcome, Result, results_of
+from experiments.prediction.analysis.predictors import AXES, GEOMETRY, REACHABILITY
+from experiments.prediction.analysis.statistics import estimate_auc, numbered
+from experiments.prediction.analysis.thresholds import axes_of
+from experiments.prediction.population import Member
+from experiments.prediction.report.estimates import interval
+from experiments.prediction.signals import POWER_ITERATION, STATE_RADIUS
+from loopscope.reports.kit.formats import DASH
+from loopscope.reports.kit.sheet import Sheet
+from loopscope.stability.verdict import Status
+
+Ended = tuple[Member, Result]
+"""A model and its result."""
+TASKS = ("prefix-sums", "small-sudoku", "chess")
+FAR_APART = 0.5
+"""Two seeds end far apart if their hard accuracies at the last iteration differ by more than this."""
+
+
+def _of(ended: Iterable[Ended], recall: str | None = None, norm: str | None = None) -> list[Ended]:
+    return [one for one in ended if one[0].looped and recall in (None, one[0].recall) and norm in (None, one[0].norm)]
+
+
+def _share(ended: Sequence[Ended], which: Callable[[Ended], bool]) -> str:
+    return f"{sum(map(which, ended))} of {len(ended)}" if ended else DASH
+
+
+def _extrapolates(one: Ended) -> bool:
+    return one[1].outcome is Outcome.EXTRAPOLATES
+
+
+def _holds(one: Ended, axes: Sequence[str]) -> bool:
+    examined = one[0].examination
+    found = {axis.name: axis.status for axis in axes_of(examined)} if examined else {}
+    return bool(found) and all(found[name] is Status.HOLDS for name in axes)
+
+
+def _hard(ended: Sequence[Ended]) -> str:
+    return f"{100 * mean(result.hard or 0.0 for _, result in ended):.1f}%" if ended else DASH
+
+
+def _moved(ended: Sequence[Ended]) -> str:
+    """Return in how many models the recalled input moves any fixed point, of those in which that was measured."""
+    known = [
+        moved
+        for member, _ in ended
+        if (moved := member.examination.get("numbers", {}).get("fraction moved")) is not None
+    ]
+    return f"{sum(moved > 0 for moved in known)} of {len(known)}" if known else DASH
+
+
+def _without_recall(ended: Sequence[Ended]) -> str:
+    none, internal, external = (_of(ended, recall) for recall in ("none", "internal", "external"))
+    return f"{_share(none, _extrapolates)} extrapolate, with recall {_share([*internal, *external], _extrapolates)}"
+
+
+def _input_moves(ended: Sequence[Ended]) -> str:
+    none, internal, external = (_of(ended, recall) for recall in ("none", "internal", "external"))
+    return f"{_moved(none)}, with recall {_moved([*internal, *external])}"
+
+
+def _outer_holds(*axes: str) -> Callable[[Sequence[Ended]], str]:
+    def cell(ended: Sequence[Ended]) -> str:
+        counts = [_share(_of(ended, recall, "outer"), lambda one: _holds(one, axes)) for recall in RECALLS[:2]]
+        return f"internal {counts[0]}, external {counts[1]}"
+
+    return cell
+
+
+def _internal_and_external(norm: str) -> Callable[[Sequence[Ended]], str]:
+    def cell(ended: Sequence[Ended]) -> str:
+        groups = [_of(ended, recall, norm) for recall in RECALLS[:2]]
+        if not all(groups):
+            return DASH
+        parts = [f"{_hard(group)} ({_share(group, _extrapolates)})" for group in groups]
+        return f"internal {parts[0]}, external {parts[1]}"
+
+    return cell
+
+
+def _fixed_depth(ended: Sequence[Ended]) -> str:
+    baselines = [one for one in ended if not one[0].looped]
+    looped = [f"{recall} {_hard(_of(ended, recall))}" for recall in RECALLS[:2]]
+    return f"{', '.join(looped)}, fixed depth {_hard(baselines)}"
+
+
+def _seeds_apart(ended: Sequence[Ended]) -> str:
+    """Return how many pairs of neighbouring seeds of a configuration end far apart."""
+    hard: dict[str, list[float]] = {}
+    for member, result in _of(ended):
+        hard.setdefault(member.configuration, []).append(result.hard or 0.0)
+    pairs = [abs(first - second) for values in hard.values() for first, second in pairwise(values)]
+    return f"{sum(gap > FAR_APART for gap in pairs)} of {len(pairs)}" if pairs else DASH
+
+
+CLAIMS: dict[str, Callable[[Sequence[Ended]], str]] = {
+    "without recall: models that extrapolate": _without_recall,
+    "without recall: models in which another recalled input moves a fixed point": _input_moves,
+    "recall with outer normalization: reachability holds": _outer_holds(REACHABILITY),
+    "recall with outer normalization: reachability and geometry hold": _outer_holds(REACHABILITY, GEOMETRY),
+    "recall with outer normalization: all three axes hold": _outer_holds(*AXES),
+    **{
+        f"internal and external recall with {norm}: mean hard accuracy (extrapolate)": _internal_and_external(norm)
+        for norm in NORMS
+    },
+    "looped and fixed depth: mean hard accuracy": _fixed_depth,
+    f"seeds: pairs whose hard accuracies end more than {100 * FAR_APART:.0f} points apart": _seeds_apart,
+}
+"""What is counted, by name, and the function that counts it among the models of one task."""
+
+
+def claims(members: Sequence[Member]) -> Sheet:
+    """Return the counts behind the paper's claims, a column for each task."""
+    ended = list(zip(members, results_of(members), strict=True))
+    by_task = {task: [one for one in ended if one[0].task == task] for task in TASKS}
+    rows = [[name, *(count(by_task[task]) for task in TASKS)] for name, count in CLAIMS.items()]
+    return Sheet("The paper's claims, counted", ["what is counted", *TASKS], rows, "Accuracy is at the last iteration.")
+
+
+def radius_areas(members: Sequence[Member]) -> Sheet:
+    """Return how well a radius separates models that retain their accuracy, among models that solve their task.
+
+    Both radii are compared on the same models, those that have both.
+    """
+    results = results_of(members)
+    kept = [
+        (member, result)
+        for member, result in zip(members, results, strict=True)
+        if result.solves and None not in (member.signal(STATE_RADIUS), member.signal(POWER_ITERATION))
+    ]
+    retains = np.array([result.retains for _, result in kept], dtype=bool)
+    groups = numbered([member.configuration for member, _ in kept])
+    rows = []
+    for name, signal in {"W_state": STATE_RADIUS, "the step's Jacobian, by power iteration": POWER_ITERATION}.items():
+        scores = -np.array([member.signal(signal) for member, _ in kept], dtype=float)
+        rows.append([name, interval(estimate_auc(scores, retains, groups))])
+    caption = f"{len(kept)} models with recall that solve their task. A smaller radius should mean retained accuracy."
+    return Sheet("Radius and retained accuracy", ["spectral radius of", "area under the ROC curve"], rows, caption)

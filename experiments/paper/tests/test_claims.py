@@ -1,0 +1,109 @@
+"""The counts behind the paper's claims: on made-up models, and on the page that quotes them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from experiments.paper.__main__ import main
+from experiments.paper.claims import claims, radius_areas
+from experiments.prediction.population import LEDGER, read_population, write_population
+from experiments.prediction.signals import POWER_ITERATION, STATE_RADIUS
+from experiments.prediction.tests.populations import DEGRADED, RETAINED, baseline, made
+from loopscope.reports.kit.sheet import in_markdown
+
+PAGE = Path(__file__).parents[3] / "docs" / "evidence" / "paper.md"
+POPULATION = Path(__file__).parents[2] / "prediction" / "results" / LEDGER
+HOLDS = {
+    "numbers": {
+        "fraction arrived": 1.0,
+        "fraction moved": 1.0,
+        "fraction shared": 0.0,
+        "radius": 0.5,
+        "relative Lipschitz constant": 0.1,
+        "gradient growth per iteration": 0.5,
+    }
+}
+SLOW = {"numbers": {**HOLDS["numbers"], "radius": 1.5, "fraction moved": 0.0}}
+
+
+UNMOVED = {"numbers": {**HOLDS["numbers"], "fraction moved": 0.0}}
+
+
+def cells(members, name):
+    (row,) = [row for row in claims(members).rows if row[0].startswith(name)]
+    return row[1:]
+
+
+def examined(member, examination):
+    return replace(member, examination=examination)
+
+
+def test_recall_and_outer_normalization_are_counted_by_task():
+    members = [
+        examined(made("a", RETAINED, 0.9), HOLDS),
+        examined(made("b", DEGRADED, 0.1, rate=2e-3), SLOW),
+        examined(made("c", RETAINED, 0.6, recall="external"), UNMOVED),
+        examined(made("d", RETAINED, 0.9, recall="none"), SLOW),
+        made("e", RETAINED, 0.2, recall="none", norm="pre"),
+        baseline(RETAINED, 0.3),
+        made("f", RETAINED, 0.9, task="chess"),
+    ]
+    assert cells(members, "without recall: models that extrapolate") == [
+        "1 of 2 extrapolate, with recall 2 of 3",
+        "– extrapolate, with recall –",
+        "– extrapolate, with recall 1 of 1",
+    ]
+    assert cells(members, "without recall: models in which")[0] == "0 of 1, with recall 1 of 3"
+    assert (
+        cells(members, "recall with outer normalization: reachability holds")[0] == "internal 2 of 2, external 1 of 1"
+    )
+    assert cells(members, "recall with outer normalization: reachability and")[0] == "internal 1 of 2, external 1 of 1"
+    assert cells(members, "recall with outer normalization: all")[0] == "internal 1 of 2, external 0 of 1"
+    assert (
+        cells(members, "internal and external recall with outer")[0]
+        == "internal 50.0% (1 of 2), external 60.0% (1 of 1)"
+    )
+    assert cells(members, "internal and external recall with outer")[2] == "–"
+    assert cells(members, "looped and")[0] == "internal 50.0%, external 60.0%, fixed depth 30.0%"
+
+
+def test_seeds_far_apart_are_counted_within_their_configuration():
+    members = [
+        made("a", RETAINED, 0.9, seed=0),
+        made("b", DEGRADED, 0.3, seed=1),
+        made("c", RETAINED, 0.9, seed=0, rate=2e-3),
+        made("d", RETAINED, 0.5, seed=1, rate=2e-3),
+        made("e", DEGRADED, 0.0, rate=3e-3),
+    ]
+    assert cells(members, "seeds")[0] == "1 of 2"
+
+
+def test_both_radii_are_compared_on_the_same_models():
+    members = [
+        made(f"{kept}{place}", RETAINED if kept else DEGRADED, 0.5, rate=1e-3 * (1 + place), **{
+            STATE_RADIUS: 1.0 + place / 10, POWER_ITERATION: 0.5 if kept else 1.5,
+        })
+        for kept in (True, False)
+        for place in range(6)
+    ]  # fmt: skip
+    members.append(made("no radius", RETAINED, 0.5, **{STATE_RADIUS: 9.0}))
+    sheet = radius_areas(members)
+    assert "12 models" in sheet.caption
+    assert sheet.rows[0][1].startswith("0.50")
+    assert sheet.rows[1][1].startswith("1.00")
+
+
+@pytest.mark.parametrize("make", [claims, radius_areas])
+def test_the_page_quotes_the_counts_of_the_population(make):
+    page = PAGE.read_text().splitlines()
+    rows = [line for line in in_markdown(make(read_population(POPULATION))).splitlines() if line.startswith("|")]
+    assert [row for row in rows if row not in page] == []
+
+
+def test_the_command_prints_the_counts(tmp_path, capsys):
+    write_population(tmp_path / LEDGER, [made("a", RETAINED, 0.9), baseline(RETAINED, 0.3)])
+    assert main(["claims", "--population", str(tmp_path / LEDGER)]) == 0
+    assert "fixed depth 30.0%" in capsys.readouterr().out
