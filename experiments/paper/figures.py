@@ -81,7 +81,7 @@ def accuracy_figure(runs: Sequence[Run]) -> bytes:
         runs: runs of one study, each of which is a line.
     """
     splits = dict.fromkeys(split for run in runs for split in run.accuracy)
-    figure, _ = draw_panels([_curves(runs, split) for split in splits])
+    figure, _ = draw_panels([_curves(runs, split) for split in splits], columns=3)
     norms = dict.fromkeys(run.choice[1] for run in runs)
     handles = [Line2D([], [], color=COLOUR[recall], label=f"{recall} recall") for recall in _recalls(runs)]
     add_legend(figure, [*handles, *(Line2D([], [], color=INK, ls=_dashes(norm), label=norm) for norm in norms)])

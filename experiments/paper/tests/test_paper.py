@@ -43,7 +43,7 @@ def study(path):
         "first_within_1_percent": 30,
         "by_difficulty": [band],
     }
-    evaluation = {"hard": curve}
+    evaluation = {"easy": curve, "hard": curve}
     folder.ledger.append(Record("one", "finished", settings, {"train": 60.0}, evaluation=evaluation, machines=["here"]))
     folder.ledger.append(Record("two", "failed", settings, {}, error="diverged"))
     return folder
@@ -60,16 +60,16 @@ def test_a_row_holds_accuracy_weights_and_their_history(tmp_path):
         3,
         30,
     )
-    assert (run.examples, run.machines, run.verdict, run.radius) == ({"hard": 7}, ["here"], None, None)
+    assert (run.examples, run.machines, run.verdict, run.radius) == ({"easy": 7, "hard": 7}, ["here"], None, None)
     assert [run.accuracy["hard"][point] for point in ("1", "30", "60", "500")] == [0.0, 0.9, 0.7, 0.5]
     recall = load_model(tmp_path / "cpu" / "runs" / "one").recall
     of_state, of_input = (layer.weight.detach().double().numpy() for layer in (recall.state, recall.input))
     assert run.state_radius == pytest.approx(np.abs(np.linalg.eigvals(of_state)).max(), rel=1e-6)
     assert run.recall_ratio == pytest.approx(np.linalg.norm(of_state) / np.linalg.norm(of_input), rel=1e-5)
-    assert (run.best, run.first_within_1_percent) == ({"hard": 0.9}, {"hard": 30})
+    assert (run.best, run.first_within_1_percent) == ({"easy": 0.9, "hard": 0.9}, {"easy": 30, "hard": 30})
     assert run.norm_ratio > 0
     assert -1 <= run.cosine <= 1
-    assert run.bands == {"hard": [Band(3, 9, 7, {"30": 0.9, "500": 0.5})]}
+    assert run.bands["hard"] == [Band(3, 9, 7, {"30": 0.9, "500": 0.5})]
     assert run.training[-1] == (120, 1.2)
     assert len(run.training) <= 50
 
@@ -191,5 +191,5 @@ def test_the_commands_collect_and_print(tmp_path, capsys):
     ledger = str(tmp_path / "ledger.jsonl")
     assert main(["--ledger", ledger, "collect", str(tmp_path / "cpu")]) == 0
     assert main(["--ledger", ledger, "tables"]) == 0
-    assert "| external + outer | 3 | 90.0 | 50.0 |" in capsys.readouterr().out
+    assert "| external + outer | 3 | 90.0 | 50.0 | 90.0 | 50.0 |" in capsys.readouterr().out
     assert {path.name for path in tmp_path.glob("*.png")} == {"cpu-accuracy.png", "cpu-radius.png"}

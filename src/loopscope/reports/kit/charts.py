@@ -69,9 +69,9 @@ def draw_panels(panels: Sequence[Panel], columns: int | None = None) -> tuple[Fi
 
     Args:
         panels: the panels.
-        columns: number of panels in a row; all of them if None.
+        columns: largest number of panels in a row; all of them if None.
     """
-    columns = columns or len(panels)
+    columns = min(columns or len(panels), len(panels))
     rows = [panels[first : first + columns] for first in range(0, len(panels), columns)]
     widths = [max(row[place].width for row in rows if place < len(row)) for place in range(columns)]
     heights = [max(panel.height for panel in row) for row in rows]
