@@ -9,6 +9,9 @@ import pytest
 
 from experiments.paper.__main__ import main
 from experiments.paper.claims import claims, radius_areas
+from experiments.paper.judgement import judgement
+from experiments.paper.runs import read_runs
+from experiments.paper.tables import tables
 from experiments.prediction.population import LEDGER, read_population, write_population
 from experiments.prediction.signals import POWER_ITERATION, STATE_RADIUS
 from experiments.prediction.tests.populations import DEGRADED, RETAINED, baseline, made
@@ -101,6 +104,18 @@ def test_the_page_quotes_the_counts_of_the_population(make):
     page = PAGE.read_text().splitlines()
     rows = [line for line in in_markdown(make(read_population(POPULATION))).splitlines() if line.startswith("|")]
     assert [row for row in rows if row not in page] == []
+
+
+def test_the_page_quotes_the_tables_of_the_ledger():
+    """Whole rows, headings included."""
+    runs = read_runs()
+    studies = dict.fromkeys(run.study for run in runs)
+    sheets = [*tables(runs), *(judgement(study, [run for run in runs if run.study == study]) for study in studies)]
+    printed = set("\n".join(map(in_markdown, sheets)).splitlines())
+    section = PAGE.read_text().partition("\n### Sudoku\n")[2]
+    rows = [line for line in section.splitlines() if line.startswith("|")]
+    assert len(rows) >= 12
+    assert [row for row in rows if row not in printed] == []
 
 
 def test_the_command_prints_the_counts(tmp_path, capsys):
