@@ -11,8 +11,7 @@ from rich.console import Console
 
 from experiments.paper.claims import claims, radius_areas
 from experiments.paper.figures import accuracy_figure, radius_figure
-from experiments.paper.judgement import judgement
-from experiments.paper.runs import LEDGER, collect, read_runs
+from experiments.paper.runs import LEDGER, by_study, collect, read_runs
 from experiments.paper.tables import tables
 from experiments.prediction.population import LEDGER as POPULATION_FILE
 from experiments.prediction.population import read_population
@@ -48,9 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         runs = read_runs(options.ledger)
         print("\n".join(map(in_markdown, tables(runs))), end="")
-        for study in dict.fromkeys(run.study for run in runs):
-            own = [run for run in runs if run.study == study]
-            print(f"\n{in_markdown(judgement(study, own))}", end="")
+        for study, own in by_study(runs).items():
             for name, draw in {"accuracy": accuracy_figure, "radius": radius_figure}.items():
                 picture = options.ledger.with_name(f"{study}-{name}.png")
                 write_bytes(picture, draw(own))

@@ -8,8 +8,9 @@ from statistics import mean
 
 import numpy as np
 
-from experiments.paper.tables import NORMS, RECALLS
-from experiments.prediction.analysis.outcomes import Outcome, Result, results_of
+from experiments.paper.tables import NORMS
+from experiments.prediction.analysis.breakdowns import Ended, grouped
+from experiments.prediction.analysis.outcomes import Outcome, results_of
 from experiments.prediction.analysis.predictors import AXES, GEOMETRY, REACHABILITY
 from experiments.prediction.analysis.statistics import estimate_auc, numbered
 from experiments.prediction.analysis.thresholds import axes_of
@@ -18,10 +19,9 @@ from experiments.prediction.report.estimates import interval
 from experiments.prediction.signals import POWER_ITERATION, STATE_RADIUS
 from loopscope.reports.kit.formats import DASH
 from loopscope.reports.kit.sheet import Sheet
+from loopscope.reports.kit.styles import RECALLS
 from loopscope.stability.verdict import Status
 
-Ended = tuple[Member, Result]
-"""A model and its result."""
 TASKS = ("prefix-sums", "small-sudoku", "chess")
 FAR_APART = 0.5
 """Two seeds end far apart if their hard accuracies at the last iteration differ by more than this."""
@@ -96,10 +96,9 @@ def _fixed_depth(ended: Sequence[Ended]) -> str:
 
 def _seeds_apart(ended: Sequence[Ended]) -> str:
     """Return how many pairs of neighbouring seeds of a configuration end far apart."""
-    hard: dict[str, list[float]] = {}
-    for member, result in _of(ended):
-        hard.setdefault(member.configuration, []).append(result.hard or 0.0)
-    pairs = [abs(first - second) for values in hard.values() for first, second in pairwise(values)]
+    groups = grouped(_of(ended), lambda member: member.configuration).values()
+    hard = [[result.hard or 0.0 for _, result in group] for group in groups]
+    pairs = [abs(first - second) for values in hard for first, second in pairwise(values)]
     return f"{sum(gap > FAR_APART for gap in pairs)} of {len(pairs)}" if pairs else DASH
 
 
@@ -121,9 +120,8 @@ CLAIMS: dict[str, Callable[[Sequence[Ended]], str]] = {
 
 def claims(members: Sequence[Member]) -> Sheet:
     """Return the counts behind the paper's claims, a column for each task."""
-    ended = list(zip(members, results_of(members), strict=True))
-    by_task = {task: [one for one in ended if one[0].task == task] for task in TASKS}
-    rows = [[name, *(count(by_task[task]) for task in TASKS)] for name, count in CLAIMS.items()]
+    by_task = grouped(zip(members, results_of(members), strict=True), lambda member: member.task)
+    rows = [[name, *(count(by_task.get(task, [])) for task in TASKS)] for name, count in CLAIMS.items()]
     return Sheet("The paper's claims, counted", ["what is counted", *TASKS], rows, "Accuracy is at the last iteration.")
 
 

@@ -6,14 +6,14 @@ The radius of the Jacobian, which the paper does not have, is drawn beside that 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
 
-from experiments.paper.runs import Run
-from experiments.paper.tables import LONG, NORMS, RECALLS
+from experiments.paper.runs import LONG, Run
+from experiments.paper.tables import NORMS
 from loopscope.reports.kit.charts import COLOURS, INK, SHADE, Panel, draw_panels, percent_axis, png, tidy
-from loopscope.reports.kit.styles import MARKS, Style, add_legend, mark_handle
+from loopscope.reports.kit.styles import MARKS, RECALLS, Style, add_legend, line_handle, mark_handle, norm_dash
 
 WIDTH, HEIGHT = 4.4, 3.6
 COLOUR = dict(zip(RECALLS, COLOURS, strict=False))
@@ -48,7 +48,7 @@ def _over_training(runs: Sequence[Run]) -> Panel:
         for run in runs:
             if run.training:
                 steps, radii = zip(*run.training, strict=True)
-                axes.plot(steps, radii, c=COLOUR[run.choice[0]], ls=_dashes(run.choice[1]), lw=1.6)
+                axes.plot(steps, radii, lw=1.6, **_line(run))
         axes.axhline(1, c=SHADE, lw=1)
         tidy(axes, "training step", "spectral radius of W_state")
 
@@ -60,9 +60,8 @@ def _curves(runs: Sequence[Run], split: str) -> Panel:
         axes.axvspan(1, runs[0].trained_iterations, color=SHADE, alpha=0.18, lw=0)
         for run in runs:
             points = run.accuracy.get(split, {})
-            recall, norm = run.choice
             shown = [100 * value for value in points.values()]
-            axes.plot([int(point) for point in points], shown, c=COLOUR[recall], ls=_dashes(norm), lw=1.6)
+            axes.plot([int(point) for point in points], shown, lw=1.6, **_line(run))
         axes.set_xscale("log")
         percent_axis(axes)
         tidy(axes, "iterations", f"{split}: right, %")
@@ -70,8 +69,9 @@ def _curves(runs: Sequence[Run], split: str) -> Panel:
     return Panel(draw, WIDTH, HEIGHT)
 
 
-def _dashes(norm: str) -> str:
-    return "-" if norm == "outer" else "--"
+def _line(run: Run) -> dict[str, Any]:
+    recall, norm = run.choice
+    return Style("", COLOUR[recall], norm_dash(norm), "").line
 
 
 def accuracy_figure(runs: Sequence[Run]) -> bytes:
@@ -82,14 +82,17 @@ def accuracy_figure(runs: Sequence[Run]) -> bytes:
     """
     splits = dict.fromkeys(split for run in runs for split in run.accuracy)
     figure, _ = draw_panels([_curves(runs, split) for split in splits], columns=3)
-    norms = dict.fromkeys(run.choice[1] for run in runs)
-    handles = [Line2D([], [], color=COLOUR[recall], label=f"{recall} recall") for recall in _recalls(runs)]
-    add_legend(figure, [*handles, *(Line2D([], [], color=INK, ls=_dashes(norm), label=norm) for norm in norms)])
+    add_legend(figure, [line_handle(style) for style in _styles(runs)])
     return png(figure)
 
 
-def _recalls(runs: Sequence[Run]) -> list[str]:
-    return [recall for recall in RECALLS if any(run.choice[0] == recall for run in runs)]
+def _styles(runs: Sequence[Run]) -> list[Style]:
+    """Return the legend: the recalls by colour, then the normalizations by dash and mark."""
+    recalls, norms = ({run.choice[place] for run in runs} for place in (0, 1))
+    return [
+        *(Style(f"{recall} recall", COLOUR[recall], "", "o") for recall in RECALLS if recall in recalls),
+        *(Style(norm, INK, norm_dash(norm), MARK[norm]) for norm in NORMS if norm in norms),
+    ]
 
 
 def radius_figure(runs: Sequence[Run]) -> bytes:
@@ -105,7 +108,5 @@ def radius_figure(runs: Sequence[Run]) -> bytes:
     if any(run.training for run in runs):
         panels.append(_over_training(runs))
     figure, _ = draw_panels(panels)
-    recalls = [Style(f"{recall} recall", COLOUR[recall], "", "o") for recall in _recalls(runs)]
-    norms = [Style(norm, INK, "", MARK[norm]) for norm in NORMS if any(r.choice[1] == norm for r in runs)]
-    add_legend(figure, [mark_handle(style) for style in (*recalls, *norms)])
+    add_legend(figure, [mark_handle(style) for style in _styles(runs)])
     return png(figure)

@@ -6,8 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import mean
 
-from experiments.paper.runs import Run
-from experiments.paper.tables import LONG
+from experiments.paper.runs import LONG, Run
 from loopscope.forecasts.result import HOLDS
 from loopscope.reports.kit.sheet import Sheet
 from loopscope.stability import Verdict

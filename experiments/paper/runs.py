@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from experiments.mending.runs import read_rows
 from experiments.paper.iterates import LastIterates, last_iterates
 from loopscope.errors import LoopscopeError
 from loopscope.files import append_line, numbered_lines
 from loopscope.loop import Loop
 from loopscope.models.recall import matrix_radius, recall_weights
 from loopscope.reports.study.table import at_fixed_points, median_radius
-from loopscope.schema import misfit
 from loopscope.studies import Record, StudyFolder
 from loopscope.subjects import evaluation_splits, trained
 from loopscope.training.settings import RunSettings
@@ -21,6 +21,8 @@ from loopscope.training.settings import RunSettings
 LEDGER = Path(__file__).parent / "results" / "ledger.jsonl"
 POINTS = (1, 2, 3, 4, 6, 8, 11, 16, 22, 30, 40, 60, 90, 120, 180, 250, 350, 500)
 """Iterations whose accuracy the ledger holds."""
+LONG = "500"
+"""The number of iterations at which the paper reports accuracy."""
 FOLLOWED = 16
 """Number of problems whose states are followed to the last iteration."""
 LOGGED = 50
@@ -184,14 +186,15 @@ def read_runs(path: Path = LEDGER) -> list[Run]:
     """
     if not path.is_file():
         raise LoopscopeError(f"there is no ledger {path}: collect a study first")
-    found: dict[tuple[str, str], Run] = {}
-    for number, line in numbered_lines(path):
-        if (wrong := misfit(line, Run)) is not None:
-            raise LoopscopeError(f"{path}, line {number} is not a run ({wrong}): remove that line")
-        bands = {split: [Band(**one) for one in group] for split, group in line["bands"].items()}
-        run = Run(**{**line, "bands": bands, "training": [(step, radius) for step, radius in line["training"]]})
-        found[run.study, run.run] = run
-    return list(found.values())
+    return list({(run.study, run.run): run for run in read_rows(path, Run, "a run")}.values())
+
+
+def by_study(runs: Iterable[Run]) -> dict[str, list[Run]]:
+    """Group runs by study, in order of first appearance."""
+    studies: dict[str, list[Run]] = {}
+    for run in runs:
+        studies.setdefault(run.study, []).append(run)
+    return studies
 
 
 def collect(folder: StudyFolder, into: Path = LEDGER) -> list[Run]:

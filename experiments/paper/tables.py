@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from experiments.paper.runs import FOLLOWED, Run
-from loopscope.reports.kit.formats import DASH
+from experiments.paper.judgement import judgement
+from experiments.paper.runs import FOLLOWED, LONG, Run, by_study
+from loopscope.reports.kit.formats import DASH, number, percent
 from loopscope.reports.kit.sheet import Sheet
+from loopscope.reports.kit.styles import RECALLS
 
-RECALLS = ("internal", "external", "none")
 NORMS = ("outer", "pre", "peri", "sandwich", "gru")
-LONG = "500"
-"""The number of iterations at which the paper reports accuracy."""
-
-
-def _percent(value: float | None) -> str:
-    return DASH if value is None else f"{100 * value:.1f}"
+"""Normalizations in the order of the paper's tables."""
 
 
 def by_choice(runs: Iterable[Run]) -> dict[str, list[Run]]:
@@ -37,7 +33,7 @@ def by_choice(runs: Iterable[Run]) -> dict[str, list[Run]]:
 
 
 def _accuracies(runs: Sequence[Run], split: str, point: str) -> str:
-    return ", ".join(_percent(run.accuracy.get(split, {}).get(point)) for run in runs)
+    return ", ".join(percent(run.accuracy.get(split, {}).get(point)) for run in runs)
 
 
 def comparison(study: str, runs: Sequence[Run]) -> Sheet:
@@ -89,7 +85,7 @@ def by_difficulty(study: str, runs: Sequence[Run], point: str) -> Sheet | None:
 
     def seeds(group: Sequence[Run], split: str, lowest: float) -> str:
         found = [{band.lowest: band.accuracy.get(point) for band in run.bands.get(split, [])} for run in group]
-        return ", ".join(_percent(one.get(lowest)) for one in found)
+        return ", ".join(percent(one.get(lowest)) for one in found)
 
     rows = [
         [
@@ -116,10 +112,8 @@ def logged(study: str, runs: Sequence[Run]) -> Sheet:
         best, last = run.best.get(hardest), run.accuracy.get(hardest, {}).get(LONG)
         lost = None if best is None or last is None else best - last
         near = run.first_within_1_percent.get(hardest)
-        ratio, cosine = (
-            DASH if value is None else f"{value:.{digits}g}" for value, digits in ((run.norm_ratio, 3), (run.cosine, 5))
-        )
-        rows.append([run.run, *map(_percent, (best, last, lost)), DASH if near is None else str(near), ratio, cosine])
+        states = (_significant(run.norm_ratio, 3), _significant(run.cosine, 5))
+        rows.append([run.run, *map(percent, (best, last, lost)), DASH if near is None else str(near), *states])
     columns = [
         "run",
         "best %",
@@ -135,8 +129,8 @@ def logged(study: str, runs: Sequence[Run]) -> Sheet:
     return Sheet(f"{study}: what the paper logs, {hardest}", columns, rows, caption)
 
 
-def _each(values: Sequence[float | None], digits: int) -> str:
-    return ", ".join(DASH if value is None else f"{value:.{digits}f}" for value in values)
+def _significant(value: float | None, digits: int) -> str:
+    return DASH if value is None else f"{value:.{digits}g}"
 
 
 def radii(study: str, runs: Sequence[Run]) -> Sheet:
@@ -157,10 +151,10 @@ def radii(study: str, runs: Sequence[Run]) -> Sheet:
         rows.append(
             [
                 choice,
-                _each([run.state_radius for run in group], 2),
-                _each([run.recall_ratio for run in group], 2),
+                ", ".join(number(run.state_radius) for run in group),
+                ", ".join(number(run.recall_ratio) for run in group),
                 jacobian,
-                ", ".join(_percent(run.arrived) for run in group),
+                ", ".join(percent(run.arrived) for run in group),
                 ", ".join(run.verdict or DASH for run in group),
             ]
         )
@@ -184,12 +178,10 @@ def cost(study: str, runs: Sequence[Run]) -> Sheet:
 
 def tables(runs: Sequence[Run]) -> list[Sheet]:
     """Return every table, study by study."""
-    studies: dict[str, list[Run]] = {}
-    for run in runs:
-        studies.setdefault(run.study, []).append(run)
     found = []
-    for study, group in studies.items():
+    for study, group in by_study(runs).items():
         points = (str(group[0].trained_iterations), LONG)
         difficult = [by_difficulty(study, group, point) for point in points]
-        found += [comparison(study, group), *difficult, logged(study, group), radii(study, group), cost(study, group)]
+        found += [comparison(study, group), *difficult]
+        found += [make(study, group) for make in (logged, radii, cost, judgement)]
     return [sheet for sheet in found if sheet is not None]
