@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-PREDICTION := prefix-sums prefix-sums-unseen small-sudoku chess chess-short
+PREDICTION := prefix-sums prefix-sums-rates small-sudoku chess chess-short
 
 # The browser of the lab's tests: a system's Chromium or Chrome, which pip does not install.
 CHROMIUM := $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)

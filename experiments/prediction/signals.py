@@ -2,8 +2,8 @@
 
 Each signal comes with the seconds that it takes, given the model and its inputs. Most signals are rivals of the framework,
 which are numbers in common use. All but one of them see no more than the trained number of iterations. The exception simply
-runs the same easy inputs for many iterations. The other signals are the framework's own: residuals and restarts
-(`experiments.prediction.restarts`), and leaps (`experiments.prediction.leap_forecast`).
+runs the same easy inputs on: to the end, and as far as a forecast's own steps would go. The other signals are the framework's
+own: residuals and restarts (`experiments.prediction.restarts`), and the forecast of `loopscope forecast`.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from experiments.prediction.leap_forecast import leap_forecast
 from experiments.prediction.restarts import after_random_start, after_swap, run_pass, slope, slowest_tokens
 from loopscope.contexts import device_of_loop, eval_mode, without_autocast
 from loopscope.errors import LoopscopeError, check_positive
-from loopscope.evaluation import EvaluationConfig, answers_right, evaluate_split
+from loopscope.evaluation import EvaluationConfig, answers_right, evaluate_split, rule_of_split
 from loopscope.fixed_points.residual import smallest_scale
+from loopscope.forecasts.forecast import forecast
+from loopscope.forecasts.result import Outlook, fall
 from loopscope.jacobian import random_vectors, step_jacobian
 from loopscope.loop import Loop, mask_of, readout
 from loopscope.models.recall import matrix_radius, recall_weights
@@ -48,16 +49,23 @@ SWAP = "distance after a swap"
 SWAP_ANSWER = "answers kept after a swap"
 RANDOM = "distance after a random start"
 RANDOM_ANSWER = "answers kept after a random start"
+FORECAST = "forecast"
+FORECAST_KEPT = "accuracy kept, by the forecast"
+FORECAST_LEAST = "least accuracy kept, by the forecast"
+FORECAST_MOST = "most accuracy kept, by the forecast"
+FORECAST_ANSWER = "answers kept, by the forecast"
+FORECAST_COLLAPSE = "collapse, by the forecast"
+FORECAST_STEPS = "steps of the forecast"
+SAME_STEPS = "running on, as many steps as the forecast"
+LONG_RUN = "running on"
+OF_WEIGHTS = (STATE_RADIUS, WEIGHT_RATIO)
+"""Signals of the weights, which do not depend on the number of iterations."""
 LEAP = "easy accuracy after leaps"
 LEAP_ANSWER = "answers kept after leaps"
 LEAP_KEPT = "accuracy kept after leaps"
 LEAP_COLLAPSE = "collapse after leaps"
 LEAP_KEEPS = "keeps its answers after leaps"
-LONG_RUN = "running on"
-OF_WEIGHTS = (STATE_RADIUS, WEIGHT_RATIO)
-"""Signals of the weights, which do not depend on the number of iterations."""
-OF_LEAPS = (LEAP, LEAP_ANSWER, LEAP_KEPT, LEAP_COLLAPSE, LEAP_KEEPS)
-"""Signals of leaps, which always take the same number of steps."""
+"""Signals in rows of earlier models: leaps from 30 steps without a check, which were then the forecast."""
 BUDGET = 30
 """Largest number of iterations that a forecast may see. If training used fewer, signals are measured here as well."""
 AT_BUDGET = f", {BUDGET} iterations"
@@ -117,8 +125,9 @@ def measure_signals(
         task: gives the inputs and the rule for a right answer.
         split: the problems, at least two.
         trained_iterations: largest number of iterations in training, after which signals are measured.
-        iterations: number of iterations of the rival that runs on. Its value is the accuracy there over the best on the
-            way, or 0 if no answer is ever right.
+        iterations: the horizon of the forecast, and the number of iterations of the rival that runs on. Its value is the
+            accuracy there over the best on the way, or 0 if no answer is ever right. There is no forecast if training used as
+            many iterations.
         seed: seed of the power iteration's start.
     """
     check_positive(trained_iterations=trained_iterations, iterations=iterations)
@@ -155,7 +164,8 @@ def measure_signals(
         }.items():
             own = _timed(work)
             found[name] = _signal(own.value, own.seconds + spent)
-        found.update(_after_leaps(loop, task, split, trained_iterations, seed))
+        if iterations > trained_iterations:
+            found.update(_of_forecast(loop, task, split, trained_iterations, iterations, seed))
         for names, go in (
             ((SWAP, SWAP_ANSWER), lambda: after_swap(loop, seen, trained_iterations, answers)),
             ((RANDOM, RANDOM_ANSWER), lambda: after_random_start(loop, seen, trained_iterations, seed, answers)),
@@ -177,7 +187,7 @@ def measure_further(loop: Loop, task: Task, split: Split, trained_iterations: in
     if trained_iterations >= BUDGET:
         return {}
     found = measure_signals(loop, task, split, BUDGET, BUDGET, seed)
-    return {f"{name}{AT_BUDGET}": signal for name, signal in found.items() if name not in (*OF_WEIGHTS, *OF_LEAPS)}
+    return {f"{name}{AT_BUDGET}": signal for name, signal in found.items() if name not in OF_WEIGHTS}
 
 
 def _accuracy(loop: Loop, task: Task, split: Split, recalled: Tree, state: Tree) -> float:
@@ -188,19 +198,25 @@ def _accuracy(loop: Loop, task: Task, split: Split, recalled: Tree, state: Tree)
     return float(right.double().mean())
 
 
-def _after_leaps(loop: Loop, task: Task, split: Split, iterations: int, seed: int) -> dict[str, Signal]:
-    """Return the signals of leaps: accuracy far ahead, the fractions of accuracy and of answers that are kept until
-    there, the iteration at which half of the accuracy is lost, and the answer (1 if the loop keeps its answers, else 0).
+def _of_forecast(loop: Loop, task: Task, split: Split, trained: int, horizon: int, seed: int) -> dict[str, Signal]:
+    """Return the signals of a forecast to a horizon, and what running on for as many steps says.
+
+    The forecast itself is 1 if the loop keeps its answers, 0 if it collapses and None if the forecast cannot tell.
     """
-    found = leap_forecast(loop, task, split, iterations, seed)
+    inputs, rule = task.inputs(split.problems), rule_of_split(task, split)
+    found = forecast(loop, inputs, rule, trained, seed, answers_of(task), horizon=horizon)
+    last = found.rounds[-1] if found.rounds else None
     values = {
-        LEAP: found.right[-1],
-        LEAP_KEPT: found.kept,
-        LEAP_ANSWER: found.same[-1],
-        LEAP_COLLAPSE: found.collapse,
-        LEAP_KEEPS: float(found.keeps),
+        FORECAST: None if found.outlook is Outlook.CANNOT_TELL else float(found.keeps),
+        FORECAST_KEPT: found.kept,
+        FORECAST_LEAST: None if last is None else last.least,
+        FORECAST_MOST: None if last is None else last.most,
+        FORECAST_ANSWER: found.points[-1].same,
+        FORECAST_COLLAPSE: fall([(point.iteration, point.value) for point in found.points]),
+        FORECAST_STEPS: float(found.steps),
     }
-    return {name: _signal(value, found.seconds) for name, value in values.items()}
+    signals = {name: _signal(value, found.seconds) for name, value in values.items()}
+    return signals | {SAME_STEPS: _timed(lambda: _kept(loop, task, split, found.steps))}
 
 
 def _of_weights(loop: Loop) -> dict[str, Signal]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import pytest
@@ -12,16 +11,19 @@ from experiments.prediction.signals import (
     AT_BUDGET,
     COSINE,
     EASY_ACCURACY,
+    FORECAST,
+    FORECAST_ANSWER,
+    FORECAST_COLLAPSE,
+    FORECAST_KEPT,
+    FORECAST_LEAST,
+    FORECAST_MOST,
+    FORECAST_STEPS,
     LAST_RESIDUAL,
-    LEAP,
-    LEAP_ANSWER,
-    LEAP_COLLAPSE,
-    LEAP_KEEPS,
-    LEAP_KEPT,
     LONG_RUN,
     NORM_RATIO,
     POWER_ITERATION,
     RANDOM_ANSWER,
+    SAME_STEPS,
     STATE_RADIUS,
     SWAP_ANSWER,
     WEIGHT_RATIO,
@@ -75,26 +77,51 @@ def test_signals_of_a_loop_that_doubles_and_breaks():
     assert found[LAST_RESIDUAL].seconds > 0
 
 
-def test_leaps_see_a_drift_end_far_beyond_the_iterations_that_were_run():
-    """The norm grows by 1 a step and answers are wrong from 100 on: right after 30 steps, wrong from the leap to 152."""
+def test_a_forecast_sees_a_drift_end_far_beyond_the_iterations_that_were_run():
+    """The norm grows by 1 a step and answers are wrong from 100 on, which as many steps as the forecast takes do not show."""
     drifting = replace(growing(1.0, broken_from=100.0), step=lambda state, recalled: state + state.sign())
-    found = measure_signals(drifting, TASK, SPLIT, trained_iterations=10, iterations=20)
-    assert found[EASY_ACCURACY].value == found[LONG_RUN].value == 1
-    assert found[LEAP].value == found[LEAP_KEPT].value == found[LEAP_ANSWER].value == found[LEAP_KEEPS].value == 0
-    assert found[LEAP_COLLAPSE].value == pytest.approx(math.sqrt(48 * 152))
-    early = measure_signals(replace(drifting, read=growing(1.0, 13.0).read), TASK, SPLIT, 10, 20)
-    assert early[LEAP_COLLAPSE].value == pytest.approx(math.sqrt(10 * 15))
-    kept = measure_signals(growing(1.0, broken_from=100.0), TASK, SPLIT, trained_iterations=10, iterations=20)
-    assert kept[LEAP].value == kept[LEAP_KEPT].value == kept[LEAP_ANSWER].value == kept[LEAP_KEEPS].value == 1
-    assert kept[LEAP_COLLAPSE].value is None
+    found = measure_signals(drifting, TASK, SPLIT, trained_iterations=10, iterations=500)
+    values = {name: signal.value for name, signal in found.items()}
+    assert [values[name] for name in (FORECAST, FORECAST_KEPT, FORECAST_LEAST, FORECAST_MOST, FORECAST_ANSWER)] == [
+        0
+    ] * 5
+    assert 99 / 3 < values[FORECAST_COLLAPSE] < 99 * 3
+    assert values[FORECAST_STEPS] < 99
+    assert (values[EASY_ACCURACY], values[SAME_STEPS], values[LONG_RUN]) == (1, 1, 0)
+    kept = measure_signals(growing(1.0, broken_from=100.0), TASK, SPLIT, trained_iterations=10, iterations=500)
+    values = {name: signal.value for name, signal in kept.items()}
+    assert [values[name] for name in (FORECAST, FORECAST_KEPT, FORECAST_LEAST, FORECAST_MOST, FORECAST_ANSWER)] == [
+        1
+    ] * 5
+    assert values[FORECAST_COLLAPSE] is None
 
 
-def test_a_cycle_that_is_right_where_leaps_land_is_not_said_to_keep_its_answers():
-    """Sign and answer turn every step: iteration 480 is right as every even one, 479 is wrong."""
+def test_a_cycle_that_is_right_at_the_horizon_is_not_said_to_keep_its_answers():
+    """Sign and answer turn every step: iteration 500 is right as every even one, 499 is wrong."""
     turning = replace(growing(1.0, broken_from=4000.0), step=lambda state, recalled: -state)
-    found = measure_signals(turning, TASK, SPLIT, trained_iterations=10, iterations=20)
-    assert found[LEAP_KEPT].value == 1
-    assert found[LEAP_KEEPS].value == 0
+    found = measure_signals(turning, TASK, SPLIT, trained_iterations=10, iterations=500)
+    assert found[FORECAST_KEPT].value == 1
+    assert found[FORECAST].value == 0
+
+
+def test_a_forecast_that_cannot_tell_has_no_value_but_a_cost():
+    """The size wanders chaotically between 1 and 2, so no leap lands where the orbit goes."""
+
+    def wander(state, recalled):
+        beyond = state.abs() - 1
+        return state.sign() * (1 + 3.99 * beyond * (1 - beyond))
+
+    def start(parity):
+        signs = 2.0 * parity - 1
+        sizes = torch.linspace(1.1, 1.3, signs.numel()).reshape(signs.shape)
+        return torch.stack([-signs, signs], -1) * sizes[..., None]
+
+    wandering = replace(growing(1.0, broken_from=2.0), start=start, step=wander)
+    found = measure_signals(wandering, TASK, SPLIT, trained_iterations=10, iterations=500)
+    assert found[FORECAST].value is None
+    assert found[FORECAST_LEAST].value < 0.9 <= found[FORECAST_MOST].value
+    assert found[FORECAST_STEPS].value > 10
+    assert found[FORECAST].seconds > 0
 
 
 def test_a_longer_look_goes_to_30_iterations_where_training_used_fewer():
@@ -181,4 +208,4 @@ def test_answers_are_compared_as_the_task_reads_them():
         read=lambda state: state,
     )
     found = measure_signals(loop, task, task.training_split().first(4), trained_iterations=3, iterations=10)
-    assert [found[name].value for name in (LEAP_ANSWER, SWAP_ANSWER, RANDOM_ANSWER)] == [1, 1, 1]
+    assert [found[name].value for name in (FORECAST_ANSWER, SWAP_ANSWER, RANDOM_ANSWER)] == [1, 1, 1]
