@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from paper_reference import neighbourhood
 
-from loopscope.models.attention import ONE_STRIP, STRIP, full_attention, local_mask, masked_attention
+from loopscope.models.attention import ONE_STRIP, STRIP, additive, full_attention, local_mask, masked_attention
 
 SEEN = {
     "local": neighbourhood,
@@ -46,7 +46,9 @@ def assert_is_token_by_token(attention, tokens, kernel_size, *, examples=1, head
     shape = (examples, tokens, heads, width)
     query, key, value, weight = (torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(4))
     parts = [part.requires_grad_() for part in (query, key, value)]
-    mixed = masked_attention(query, key.permute(0, 2, 3, 1), value, local_mask(attention, tokens, kernel_size))
+    mixed = masked_attention(
+        query, key.permute(0, 2, 3, 1), value, additive(local_mask(attention, tokens, kernel_size))
+    )
     found = (mixed, *torch.autograd.grad((mixed * weight).sum(), parts))
     for row, head in product(range(examples), range(heads)):
         alone = [part[row, :, head].detach().numpy() for part in (query, key, value, weight)]
@@ -101,10 +103,10 @@ def test_what_is_not_finite_in_one_example_stays_there():
     generator = torch.Generator().manual_seed(1)
     query, key, value = (torch.randn(2, 100, 1, 4, generator=generator) for _ in range(3))
     key = key.permute(0, 2, 3, 1)
-    expected = masked_attention(query, key, value, local_mask("local", 100, 5))[1]
+    expected = masked_attention(query, key, value, additive(local_mask("local", 100, 5)))[1]
     for part in (query, key, value):
         part[0] = math.nan
-    mixed = masked_attention(query, key, value, local_mask("local", 100, 5))
+    mixed = masked_attention(query, key, value, additive(local_mask("local", 100, 5)))
     assert torch.equal(mixed[1], expected)
     assert mixed[0].isnan().all()
 
@@ -113,5 +115,5 @@ def test_what_is_not_finite_in_one_example_stays_there():
 def test_local_attention_stays_finite_for_large_scores(scale):
     query = scale * torch.ones(1, 6, 1, 4)
     value = torch.arange(6.0).view(1, 6, 1, 1).expand(1, 6, 1, 4)
-    mixed = masked_attention(query, query.permute(0, 2, 3, 1), value, local_mask("local", 6, 3))[0, :, 0, 0]
+    mixed = masked_attention(query, query.permute(0, 2, 3, 1), value, additive(local_mask("local", 6, 3)))[0, :, 0, 0]
     torch.testing.assert_close(mixed, torch.tensor([1.0, 1, 2, 3, 4, 4]))

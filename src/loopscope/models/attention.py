@@ -98,6 +98,20 @@ def causal_mask(tokens: int, device: torch.device | None = None) -> Bool[Tensor,
     return torch.ones(1, tokens, tokens, dtype=torch.bool, device=device).tril()
 
 
+def additive(mask: Bool[Tensor, "strips queries keys"]) -> Float[Tensor, "strips queries keys"]:
+    """Return what is added to scores so that only the keys of a mask count: 0 where a key is seen, else minus infinity.
+
+    Compiled for a CPU, adding it and the softmax that follows are vectorized. Filling scores by a mask of booleans is not, which
+    takes four times as long.
+
+    Example:
+        >>> additive(causal_mask(2))
+        tensor([[[0., -inf],
+                 [0., 0.]]])
+    """
+    return torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, float("-inf"))
+
+
 def full_attention(
     query: Float[Tensor, "batch tokens heads width"],
     key: Float[Tensor, "batch heads width tokens"],
@@ -122,7 +136,7 @@ def masked_attention(
     query: Float[Tensor, "batch tokens heads width"],
     key: Float[Tensor, "batch heads width tokens"],
     value: Float[Tensor, "batch tokens heads width"],
-    mask: Bool[Tensor, "strips queries keys"],
+    mask: Float[Tensor, "strips queries keys"],
 ) -> Float[Tensor, "batch tokens heads width"]:
     """Mix the values that each token sees, weighted by the softmax of scaled dot products.
 
@@ -132,7 +146,7 @@ def masked_attention(
         query: queries.
         key: keys, tokens last.
         value: values.
-        mask: the mask for this number of tokens (``local_mask`` or ``causal_mask``).
+        mask: the additive mask for this number of tokens (``additive`` of a ``local_mask`` or ``causal_mask``).
     """
     strips, queries, keys = mask.shape
     query, key = query.to(value.dtype), key.to(value.dtype)
@@ -161,12 +175,12 @@ def _mixture(
     query: Float[Tensor, "*batch queries width"],
     key: Float[Tensor, "*batch width keys"],
     value: Float[Tensor, "*batch keys width"],
-    mask: Bool[Tensor, "*strips queries keys"] | None,
+    mask: Float[Tensor, "*strips queries keys"] | None,
 ) -> Float[Tensor, "*batch queries width"]:
-    """Return softmax(q k / sqrt(width)) v over the keys that ``mask`` marks as visible; None marks all."""
+    """Return softmax(q k / sqrt(width) + mask) v; without a mask, all keys are seen."""
     scores = query * query.shape[-1] ** -0.5 @ key
     if mask is not None:
-        scores = scores.masked_fill(~mask, float("-inf"))
+        scores = scores + mask.to(scores.dtype)
     return scores.softmax(-1) @ value
 
 
@@ -191,7 +205,7 @@ class Attention(nn.Module):
         tokens: Float[Tensor, "batch tokens width"],
         first: Callable[[nn.Module, Tensor], Tensor],
         rotary: Float[Tensor, "2 tokens half"],
-        mask: Bool[Tensor, "strips queries keys"] | None,
+        mask: Float[Tensor, "strips queries keys"] | None,
     ) -> Float[Tensor, "batch tokens width"]:
         """Return the attention update.
 
@@ -199,7 +213,7 @@ class Attention(nn.Module):
             tokens: argument of the sub-layer.
             first: applies the first linear map of the sub-layer, where internal recall enters.
             rotary: table of ``rotary_table``.
-            mask: mask of causal or local attention; None for full attention.
+            mask: additive mask of causal or local attention; None for full attention.
         """
         query, key, value = first(self.query_key_value, tokens).unflatten(-1, (3, self.heads, -1)).unbind(2)
         query = self.query_norm(rotate(query, rotary))

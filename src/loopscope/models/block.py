@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from loopscope.models.attention import Attention
@@ -36,7 +36,7 @@ class Block(nn.Module):
         state: Float[Tensor, "batch tokens width"],
         first: Callable[[nn.Module, Tensor], Tensor],
         rotary: Float[Tensor, "2 tokens half"],
-        mask: Bool[Tensor, "strips queries keys"] | None,
+        mask: Float[Tensor, "strips queries keys"] | None,
     ) -> Float[Tensor, "batch tokens width"]:
         """Return the state after both sub-layers.
 
@@ -44,7 +44,7 @@ class Block(nn.Module):
             state: state before the block.
             first: applies the first linear map of a sub-layer to its argument. Internal recall enters here.
             rotary: table of ``rotary_table``.
-            mask: mask of causal or local attention; None for full attention.
+            mask: additive mask of causal or local attention; None for full attention.
         """
         state = self.residual(
             state, lambda tokens: self._scaled("attention", self.attention(tokens, first, rotary, mask))

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from loopscope.errors import LoopscopeError
 from loopscope.loop import iterate
-from loopscope.models.attention import causal_mask, local_mask
+from loopscope.models.attention import additive, causal_mask, local_mask
 from loopscope.models.block import Block
 from loopscope.models.config import LoopedTransformerConfig
 from loopscope.models.damping import part_of_the_way
@@ -29,8 +29,8 @@ from loopscope.trees import tree_map
 MOST_COMPILATIONS = 100
 """Largest number of times that Dynamo may compile one iteration in a process. Each shape of a model needs two or four."""
 
-Positions = tuple[Float[Tensor, "2 tokens half"], Bool[Tensor, "strips queries keys"] | None]
-"""The rotary table and the mask of causal or local attention, which is None under full attention."""
+Positions = tuple[Float[Tensor, "2 tokens half"], Float[Tensor, "strips queries keys"] | None]
+"""The rotary table and the additive mask of causal or local attention, which is None under full attention."""
 
 
 class _Transformer(Pretrained):
@@ -81,11 +81,11 @@ class _Transformer(Pretrained):
         grid = config.grid if math.prod(config.grid) else (tokens,)
         rotary = rotary_table(grid, config.width // config.heads, config.rope_base).to(device)
         if config.attention == "causal":
-            return rotary, causal_mask(tokens, device)
+            return rotary, additive(causal_mask(tokens, device))
         if config.kernel_size is None:
             return rotary, None
         assert config.attention is not None
-        return rotary, local_mask(config.attention, tokens, config.kernel_size, device)
+        return rotary, additive(local_mask(config.attention, tokens, config.kernel_size, device))
 
     def read(self, state: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch tokens outputs"]:
         """Return the logits: RMSNorm, Linear, GELU, Linear."""
