@@ -101,8 +101,7 @@ def causal_mask(tokens: int, device: torch.device | None = None) -> Bool[Tensor,
 def additive(mask: Bool[Tensor, "strips queries keys"]) -> Float[Tensor, "strips queries keys"]:
     """Return what is added to scores so that only the keys of a mask count: 0 where a key is seen, else minus infinity.
 
-    Compiled for a CPU, adding it and the softmax that follows are vectorized. Filling scores by a mask of booleans is not, which
-    takes four times as long.
+    Compiled for a CPU, adding it and the softmax that follows are vectorized. Filling scores by a mask of booleans is not.
 
     Example:
         >>> additive(causal_mask(2))
