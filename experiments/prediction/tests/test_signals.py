@@ -42,6 +42,7 @@ from loopscope.training.settings import settings_from
 
 TASK = PrefixSums(train_bits=8, test_bits=(8,), strings=100)
 SPLIT = TASK.evaluation_splits()["8 bits"]
+TOLD = (FORECAST, FORECAST_KEPT, FORECAST_LEAST, FORECAST_MOST, FORECAST_ANSWER)
 
 
 def growing(factor: float, broken_from: float) -> FunctionLoop:
@@ -82,17 +83,13 @@ def test_a_forecast_sees_a_drift_end_far_beyond_the_iterations_that_were_run():
     drifting = replace(growing(1.0, broken_from=100.0), step=lambda state, recalled: state + state.sign())
     found = measure_signals(drifting, TASK, SPLIT, trained_iterations=10, iterations=500)
     values = {name: signal.value for name, signal in found.items()}
-    assert [values[name] for name in (FORECAST, FORECAST_KEPT, FORECAST_LEAST, FORECAST_MOST, FORECAST_ANSWER)] == [
-        0
-    ] * 5
+    assert [values[name] for name in TOLD] == [0] * 5
     assert 99 / 3 < values[FORECAST_COLLAPSE] < 99 * 3
     assert values[FORECAST_STEPS] < 99
     assert (values[EASY_ACCURACY], values[SAME_STEPS], values[LONG_RUN]) == (1, 1, 0)
     kept = measure_signals(growing(1.0, broken_from=100.0), TASK, SPLIT, trained_iterations=10, iterations=500)
     values = {name: signal.value for name, signal in kept.items()}
-    assert [values[name] for name in (FORECAST, FORECAST_KEPT, FORECAST_LEAST, FORECAST_MOST, FORECAST_ANSWER)] == [
-        1
-    ] * 5
+    assert [values[name] for name in TOLD] == [1] * 5
     assert values[FORECAST_COLLAPSE] is None
 
 
