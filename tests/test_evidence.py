@@ -42,8 +42,8 @@ def test_a_forecast_quotes_how_often_forecasts_came_true():
         ),
     )
     record = evidence().forecast
-    assert f"{record.models} small models" in sheet.caption
-    assert f"came true for {record.right}." in sheet.caption
+    assert f"decided on {record.decided} of {record.models} small models" in sheet.caption
+    assert f"{record.right} of these {record.decided} came true." in sheet.caption
 
 
 def test_the_data_file_names_the_command_that_writes_it():

@@ -7,9 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from experiments.prediction.analysis import thresholds_of
+from experiments.prediction.analysis.forecasts import study_forecasts
 from experiments.prediction.analysis.outcomes import results_of
 from experiments.prediction.analysis.performance import sample_of
-from experiments.prediction.analysis.unseen import forecast_record
 from experiments.prediction.population import Member
 from loopscope.evidence import Evidence, FittedThreshold, ForecastRecord
 from loopscope.files import write_json
@@ -26,13 +26,14 @@ def evidence_of(members: Sequence[Member]) -> Evidence:
         LoopscopeError: no model was both evaluated and examined, or scikit-learn is not installed.
     """
     looped = [member for member in members if member.looped]
-    sample = sample_of(looped, results_of(looped))
-    thresholds, record = thresholds_of(sample), forecast_record(sample)
+    results = results_of(looped)
+    thresholds, counts = thresholds_of(sample_of(looped, results)), study_forecasts(looped, results).counts[0]
     fitted = [
         FittedThreshold(one.measure, float(f"{one.holds:.{DIGITS}g}"), float(f"{one.fails:.{DIGITS}g}"), one.origin)
         for one in thresholds.accepted
     ]
-    return Evidence(COMMAND, thresholds.population, fitted, ForecastRecord(record.right, record.models))
+    record = ForecastRecord(counts.models, round(counts.decided.count), round(counts.right.count))
+    return Evidence(COMMAND, thresholds.population, fitted, record)
 
 
 def write_evidence(path: Path, evidence: Evidence) -> None:

@@ -37,15 +37,17 @@ class FittedThreshold:
 
 @dataclass(frozen=True)
 class ForecastRecord:
-    """How often the answer of unchecked leaps from 30 steps came true.
+    """How often forecasts decided, and how often the decided ones came true.
 
     Args:
-        right: number of models for which it came true.
-        models: number of models: those that solve their task and on which forecasts were not developed.
+        models: number of models: those that solve their task.
+        decided: number of these with another forecast than "cannot tell".
+        right: number of decided forecasts that came true.
     """
 
-    right: int
     models: int
+    decided: int
+    right: int
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def evidence() -> Evidence:
     Example:
         >>> from loopscope.evidence import evidence
         >>> record = evidence().forecast
-        >>> record.right <= record.models
+        >>> record.right <= record.decided <= record.models
         True
     """
     return read_evidence(EVIDENCE)

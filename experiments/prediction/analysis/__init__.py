@@ -17,6 +17,8 @@ from experiments.prediction.analysis.configurations import (
 )
 from experiments.prediction.analysis.costs import Cost, costs
 from experiments.prediction.analysis.fluctuations import Fluctuation, fluctuations
+from experiments.prediction.analysis.forecasts import ForecastStudy, study_forecasts
+from experiments.prediction.analysis.judgement import Judgement, judge_claims
 from experiments.prediction.analysis.outcomes import Outcome, Sample, results_of
 from experiments.prediction.analysis.performance import (
     Forecasts,
@@ -24,22 +26,22 @@ from experiments.prediction.analysis.performance import (
     Transfer,
     calibration,
     forecasts_of,
+    head_to_head,
     performances,
     sample_of,
     transfers,
 )
-from experiments.prediction.analysis.predictors import ALL_AXES, RESTARTS
+from experiments.prediction.analysis.predictors import ALL_AXES, ALL_RIVALS, RESTARTS
 from experiments.prediction.analysis.recommendations import Recommendation, recommendations
 from experiments.prediction.analysis.single_signals import SingleSignal, single_signals
 from experiments.prediction.analysis.statistics import Bin
 from experiments.prediction.analysis.thresholds import ThresholdStudy, study_thresholds
-from experiments.prediction.analysis.unseen import Mistake, UnseenPerformance, mistakes, unseen_performances
 from experiments.prediction.analysis.verdicts import ALL_ITERATIONS, examinations, verdict_counts
 from experiments.prediction.population import Member
-from experiments.prediction.signals import AT_BUDGET, LEAP_KEPT, STATE_RADIUS
+from experiments.prediction.signals import AT_BUDGET, FORECAST_KEPT, STATE_RADIUS
 
-FEATURED = (ALL_AXES, f"{RESTARTS}{AT_BUDGET}", LEAP_KEPT)
-"""The predictors that represent the framework in figures and in the summary: all of it, its cheap part, and leaps."""
+FEATURED = (ALL_AXES, f"{RESTARTS}{AT_BUDGET}", FORECAST_KEPT)
+"""The predictors that represent the framework in figures and in the summary: all of it, its cheap part, and the forecast."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class Analysis:
     """What a population says.
 
     Args:
+        claims: the claims of the criterion, judged.
         models: number of looped models.
         configurations: number of their configurations.
         outcomes: number of looped models by task and outcome.
@@ -82,9 +85,8 @@ class Analysis:
         collapse_times: predictions of the iteration of collapse.
         verdicts: number of models by mode, verdict and outcome.
         thresholds: what the models say about thresholds.
-        unseen: forecasts of unseen models, by all predictors that see as much as leaps.
-        mistakes: unseen models about which leaps were wrong.
-        costs: cost of forecasts by task.
+        forecasts: forecasts of models against what they did.
+        costs: cost of predictors by task.
         single_signals: every measurement on its own.
         fluctuations: models that retain their accuracy only at the last iteration.
         configuration_rows: the paper's tables.
@@ -93,6 +95,7 @@ class Analysis:
         recommendations: design choices that retained their accuracy, by task.
     """
 
+    claims: list[Judgement]
     models: int
     configurations: int
     outcomes: dict[str, dict[str, int]]
@@ -104,8 +107,7 @@ class Analysis:
     collapse_times: CollapseTimes
     verdicts: dict[str, dict[str, dict[str, int]]]
     thresholds: ThresholdStudy
-    unseen: list[UnseenPerformance]
-    mistakes: list[Mistake]
+    forecasts: ForecastStudy
     costs: list[Cost]
     single_signals: list[SingleSignal]
     fluctuations: list[Fluctuation]
@@ -132,7 +134,10 @@ def analyse(members: Sequence[Member]) -> Analysis:
     outcomes: dict[str, Counter[str]] = {}
     for member, result in zip(members, results, strict=True):
         outcomes.setdefault(member.task, Counter())[result.outcome.value] += 1
+    of_forecasts, thresholds = study_forecasts(members, results), thresholds_of(sample)
+    axes = head_to_head(sample, forecasts.scores, ALL_AXES, ALL_RIVALS)
     return Analysis(
+        claims=judge_claims(of_forecasts, axes, thresholds.verdict_by_the_rule(ALL_ITERATIONS)),
         models=len(members),
         configurations=len({member.configuration for member in members}),
         outcomes={task: dict(counts) for task, counts in outcomes.items()},
@@ -143,9 +148,8 @@ def analyse(members: Sequence[Member]) -> Analysis:
         transfers=transferred,
         collapse_times=collapse_times(sample, forecasts.values),
         verdicts=verdict_counts(members, results),
-        thresholds=thresholds_of(sample),
-        unseen=unseen_performances(sample, forecasts.scores),
-        mistakes=mistakes(sample),
+        thresholds=thresholds,
+        forecasts=of_forecasts,
         costs=costs(sample.members),
         single_signals=single_signals(sample),
         fluctuations=fluctuations(members, results),

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
+from experiments.prediction.analysis.forecasts import answer_of, horizon_of
 from experiments.prediction.analysis.outcomes import Sample
-from experiments.prediction.analysis.predictors import ALL_AXES, ALL_RIVALS, RESTARTS, is_unseen
+from experiments.prediction.analysis.predictors import ALL_AXES, ALL_RIVALS, RESTARTS
 from experiments.prediction.analysis.statistics import (
     FOLDS,
     MIN_MODELS,
@@ -21,8 +22,8 @@ from experiments.prediction.analysis.statistics import (
     too_few,
 )
 from experiments.prediction.population import Member
-from experiments.prediction.signals import AT_BUDGET, LEAP, LEAP_COLLAPSE
-from loopscope.forecasts.leaps import LANDINGS
+from experiments.prediction.signals import AT_BUDGET, FORECAST_COLLAPSE
+from loopscope.forecasts.result import Outlook
 
 REGRESSED = (ALL_AXES, RESTARTS, f"{RESTARTS}{AT_BUDGET}", ALL_RIVALS, f"{ALL_RIVALS}{AT_BUDGET}")
 """The predictors from whose numbers the iteration is predicted by regression."""
@@ -118,7 +119,7 @@ def _predictions(
 
     median = cross_fit(constant, parts, len(places))
     predicted = {name: ridge(values[name][places]) for name in REGRESSED}
-    predicted[LEAP_COLLAPSE] = np.array([_leap_octave(sample.members[place]) for place in places])
+    predicted[FORECAST_COLLAPSE] = np.array([_forecast_octave(sample.members[place]) for place in places])
     predicted[MEDIAN] = median
     errors = {name: np.abs(one - octave) for name, one in predicted.items()}
     return [_prediction(name, among, own, errors[MEDIAN], configurations) for name, own in errors.items()]
@@ -141,14 +142,14 @@ def _prediction(
     )
 
 
-def _leap_octave(member: Member) -> float:
-    """Return log2 of the iteration at which leaps see half of the accuracy lost, or of their last one if they see no loss.
+def _forecast_octave(member: Member) -> float:
+    """Return log2 of the iteration at which the forecast sees half of the accuracy lost, or of its horizon if it sees less lost.
 
-    NaN if leaps were not taken, or were developed on the model's study.
+    NaN if the forecast does not say that the model collapses.
     """
-    if LEAP not in member.signals or not is_unseen(member):
+    if answer_of(member) is not Outlook.COLLAPSES:
         return math.nan
-    return math.log2(member.signal(LEAP_COLLAPSE) or LANDINGS[-1])
+    return math.log2(member.signal(FORECAST_COLLAPSE) or horizon_of(member))
 
 
 def _parts(configurations: Int[np.ndarray, "models"]) -> list[np.ndarray]:

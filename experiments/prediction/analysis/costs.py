@@ -1,16 +1,16 @@
-"""The cost of a forecast by task. Where running on is cheap, so must a forecast be."""
+"""The cost of predictors by task. Where running on is cheap, so must a prediction be."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from experiments.prediction.analysis.predictors import ALL_AXES, PREDICTORS, REACHABILITY, RESTARTS
+from experiments.prediction.analysis.predictors import ALL_AXES, BY_NAME, REACHABILITY, RESTARTS
 from experiments.prediction.analysis.statistics import known_median
 from experiments.prediction.population import Member
-from experiments.prediction.signals import AT_BUDGET, LEAP_KEPT, LONG_RUN
+from experiments.prediction.signals import AT_BUDGET, FORECAST_KEPT, LONG_RUN, SAME_STEPS
 
-COSTED = (LEAP_KEPT, f"{LONG_RUN}{AT_BUDGET}", RESTARTS, REACHABILITY, ALL_AXES)
+COSTED = (FORECAST_KEPT, SAME_STEPS, f"{LONG_RUN}{AT_BUDGET}", RESTARTS, REACHABILITY, ALL_AXES)
 """The predictors whose cost is reported by task."""
 
 
@@ -29,13 +29,12 @@ class Cost:
 
 def costs(members: Sequence[Member]) -> list[Cost]:
     """Return the cost of each predictor in ``COSTED``."""
-    by_name = {one.name: one for one in PREDICTORS}
     tasks = list(dict.fromkeys(member.task for member in members))
     return [
         Cost(
             name,
             {
-                task: known_median(by_name[name].share(member) for member in members if member.task == task)
+                task: known_median(BY_NAME[name].share(member) for member in members if member.task == task)
                 for task in tasks
             },
         )

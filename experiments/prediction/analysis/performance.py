@@ -69,6 +69,21 @@ class Performance:
 
 
 @dataclass(frozen=True)
+class HeadToHead:
+    """Two predictors compared on the models that both know and that solve their task.
+
+    Args:
+        ours: area under the ROC curve of the first.
+        theirs: area of the second.
+        lead: by how much the first exceeds the second, on the same resamples.
+    """
+
+    ours: Estimate
+    theirs: Estimate
+    lead: Estimate
+
+
+@dataclass(frozen=True)
 class Transfer:
     """How well a rule that is fitted on one task forecasts the models of another.
 
@@ -222,10 +237,19 @@ def _with_lead(
     rival = _best_rival(sample, predictor, scores) if predictor.kind == "framework" else None
     if rival is None:
         return performance
-    ours, theirs = scores[predictor.name], scores[rival]
-    both = _both_known(sample, ours, theirs)
-    lead = estimate_lead(ours[both], theirs[both], sample.retains[both], sample.configurations[both])
-    return replace(performance, lead=lead, rival=rival)
+    return replace(performance, lead=head_to_head(sample, scores, predictor.name, rival).lead, rival=rival)
+
+
+def head_to_head(sample: Sample, scores: Mapping[str, np.ndarray], ours: str, theirs: str) -> HeadToHead:
+    """Compare two predictors, given by their names, on the models that both know."""
+    both = _both_known(sample, scores[ours], scores[theirs])
+    retains, groups = sample.retains[both], sample.configurations[both]
+    first, second = scores[ours][both], scores[theirs][both]
+    return HeadToHead(
+        estimate_auc(first, retains, groups),
+        estimate_auc(second, retains, groups),
+        estimate_lead(first, second, retains, groups),
+    )
 
 
 def transfers(sample: Sample, values: Mapping[str, np.ndarray]) -> tuple[str, list[Transfer]]:

@@ -14,12 +14,12 @@ from typing import Literal
 from experiments.prediction.population import Member
 from experiments.prediction.signals import (
     AT_BUDGET,
+    AT_FORECAST,
     COSINE,
     EASY_ACCURACY,
+    FORECAST_ANSWER,
+    FORECAST_KEPT,
     LAST_RESIDUAL,
-    LEAP,
-    LEAP_ANSWER,
-    LEAP_KEPT,
     LONG_RUN,
     NORM_RATIO,
     OF_WEIGHTS,
@@ -42,8 +42,6 @@ AXES = (REACHABILITY, INPUT_DEPENDENCE, GEOMETRY)
 ALL_AXES = "all three axes"
 ALL_RIVALS = "all short rivals"
 RESTARTS = "residuals and restarts"
-DEVELOPED_ON = "prediction-prefix-sums"
-"""The study on whose models leaps were developed. For these models, leaps do not count as forecasts."""
 PARTS = {
     REACHABILITY: ("orbits",),
     INPUT_DEPENDENCE: ("orbits", "swaps", "distinct fixed points", "variance", "sensitivity"),
@@ -61,8 +59,8 @@ class Predictor:
         kind: framework or rival.
         numbers: returns the numbers for a model; None for a number that is not known.
         seconds: returns the cost for a model.
-        at: ending of the names of its signals, which is empty if it sees no more than the trained iterations. Predictors
-            that see as much are compared with each other.
+        at: ending of the names of its signals, which is empty if it sees no more than the trained iterations. Only predictors
+            that see as much are compared with each other: a forecast with running on for as many steps as it took.
     """
 
     name: str
@@ -75,11 +73,6 @@ class Predictor:
         """Return its cost over the cost of running the same problems on; None if either was not measured."""
         spent, whole = self.seconds(member), member.signal_seconds(LONG_RUN)
         return spent / whole if spent is not None and whole else None
-
-
-def is_unseen(member: Member) -> bool:
-    """Return whether leaps were developed without a model's study."""
-    return member.study != DEVELOPED_ON
 
 
 def _log(value: Number) -> Number:
@@ -148,14 +141,14 @@ def _restarts(at: str) -> Predictor:
     return Predictor(f"{RESTARTS}{at}", "framework", numbers, seconds, at)
 
 
-def _leap(name: str) -> Predictor:
-    """Return the predictor of one signal of leaps, which take ``BUDGET`` iterations, for unseen models."""
+def _forecast(name: str) -> Predictor:
+    """Return the predictor of one signal of the forecast, which ranks the models that the forecast leaves undecided too."""
     return Predictor(
         name,
         "framework",
-        lambda member: [member.signal(name) if is_unseen(member) else None],
+        lambda member: [member.signal(name)],
         lambda member: member.signal_seconds(name),
-        AT_BUDGET,
+        AT_FORECAST,
     )
 
 
@@ -172,9 +165,8 @@ FRAMEWORK = (
     Predictor(ALL_AXES, "framework", _all_axes, _all_parts),
     _restarts(""),
     _restarts(AT_BUDGET),
-    _leap(LEAP_KEPT),
-    _leap(LEAP),
-    _leap(LEAP_ANSWER),
+    _forecast(FORECAST_KEPT),
+    _forecast(FORECAST_ANSWER),
     Predictor(
         f"{ALL_AXES} and {EASY_ACCURACY}",
         "framework",
@@ -246,5 +238,7 @@ RIVALS = (
     _together(
         f"{ALL_RIVALS}{AT_BUDGET}", {f"{name}{AT_BUDGET}": orient for name, orient in REPEATED.items()}, AT_BUDGET
     ),
+    _rival(LONG_RUN, ORIENTED[LONG_RUN], AT_FORECAST),
 )
 PREDICTORS = (*FRAMEWORK, *RIVALS)
+BY_NAME = {one.name: one for one in PREDICTORS}

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean
 
-from scipy.stats import binomtest
-
 from experiments.prediction.analysis.breakdowns import Choice, Ended, grouped
 from experiments.prediction.analysis.outcomes import Outcome, Result, results_of
+from experiments.prediction.analysis.statistics import share
 from experiments.prediction.population import Member
 
 CHOICES: dict[str, Choice] = {
@@ -81,7 +80,7 @@ def _count(choice: str, results: Sequence[Result]) -> Counts:
         sum(result.solves for result in results),
         retain,
         sum(result.outcome is Outcome.EXTRAPOLATES for result in results),
-        float(binomtest(retain, len(results)).proportion_ci(method="wilson").low),
+        share(retain, len(results)).low or 0.0,
         mean(result.hard or 0.0 for result in results),
     )
 

@@ -19,7 +19,8 @@ from loopscope.errors import LoopscopeError
 from loopscope.metrics import Statistic, auc, interval
 
 MIN_MODELS = 5
-"""Smallest number of models of each kind (or of all, for a correlation or an error) for which a statistic is reported."""
+"""Smallest number of models of each kind (or of all, for a correlation or an error) for which a statistic is reported, and of
+all for which a claim about a share is judged."""
 FOLDS = 5
 """Number of parts that the configurations are divided into. Each part is tested by a rule fitted on the others."""
 
@@ -41,6 +42,42 @@ class Estimate:
     high: float | None
     models: int
     note: str | None = None
+
+
+@dataclass(frozen=True)
+class Share:
+    """A count out of a total, with the 95% Wilson interval of its share.
+
+    Args:
+        count: the count. It is not whole if it is a mean over divisions; the interval is then that of the nearest whole one.
+        total: the total, likewise.
+        low: lower end of the interval; None if there is nothing to count.
+        high: upper end; None likewise.
+    """
+
+    count: float
+    total: float
+    low: float | None
+    high: float | None
+
+    @property
+    def value(self) -> float | None:
+        """The share; None if there is nothing to count."""
+        return self.count / self.total if self.total else None
+
+
+def share(count: float, total: float) -> Share:
+    """Return a count out of a total with its interval."""
+    if not round(total):
+        return Share(count, total, None, None)
+    found = stats.binomtest(round(count), round(total)).proportion_ci(method="wilson")
+    return Share(count, total, float(found.low), float(found.high))
+
+
+def share_of(marks: Iterable[bool]) -> Share:
+    """Return how many of some marks are set."""
+    known = list(marks)
+    return share(sum(known), len(known))
 
 
 def too_few(counts: str, models: int) -> Estimate:

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from experiments.prediction.analysis.outcomes import Sample
-from experiments.prediction.analysis.statistics import Estimate, counts_of, enough, estimate, too_few
+from experiments.prediction.analysis.statistics import Estimate, Share, counts_of, enough, estimate, share, too_few
 from experiments.prediction.population import Member
 from loopscope.stability.dependence.swap_test import SwapOutcome
 from loopscope.stability.verdict import (
@@ -173,6 +173,18 @@ class VerdictScore:
     decided: float | None
     right: float | None
 
+    @property
+    def decided_models(self) -> Share:
+        """The number of models that solve their task and are decided, averaged over the divisions, out of all that solve it."""
+        models = self.balanced.models
+        return share((self.decided or 0.0) * models, models)
+
+    @property
+    def right_models(self) -> Share:
+        """The number of decided models of which the verdict came true, averaged likewise, out of all that are decided."""
+        decided = self.decided_models.count
+        return share((self.right or 0.0) * decided, decided)
+
 
 @dataclass(frozen=True)
 class ThresholdStudy:
@@ -195,6 +207,11 @@ class ThresholdStudy:
     def accepted(self) -> list[Threshold]:
         """The fitted thresholds that are accepted."""
         return [one.fitted for one in self.numbers if one.accepted and one.fitted is not None]
+
+    def verdict_by_the_rule(self, mode: str) -> VerdictScore:
+        """Return how often the verdict in a mode comes true with the accepted thresholds, or with the priors if there are none."""
+        words = FITTED_ACCEPTED if self.accepted else PRIOR
+        return next(one for one in self.verdicts if one.mode == mode and one.thresholds == words)
 
 
 Table = Mapping[str, Threshold]

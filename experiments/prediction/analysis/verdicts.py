@@ -1,4 +1,4 @@
-"""Verdicts and forecasts against outcomes, as counts of models."""
+"""Verdicts against outcomes, as counts of models."""
 
 from __future__ import annotations
 
@@ -7,13 +7,10 @@ from typing import Any
 
 from experiments.prediction.analysis.outcomes import Result
 from experiments.prediction.analysis.thresholds import judged
-from experiments.prediction.analysis.unseen import in_words, leaps_answer
 from experiments.prediction.population import Member
 
 PREDICTION_MODE, ALL_ITERATIONS = "prediction mode", "all iterations"
 """The two modes in which the experiment examines a model."""
-LEAPS = "leaps"
-"""The answer of leaps, by a rule without fitted parameters."""
 
 
 def examinations(member: Member) -> dict[str, dict[str, Any]]:
@@ -24,13 +21,11 @@ def examinations(member: Member) -> dict[str, dict[str, Any]]:
 def verdict_counts(members: Sequence[Member], results: Sequence[Result]) -> dict[str, dict[str, dict[str, int]]]:
     """Return the number of models by verdict and outcome, for each mode.
 
-    Verdicts follow the current rule. Leaps are counted for the models on which they were not developed.
+    Verdicts follow the current rule.
     """
     found: dict[str, dict[str, dict[str, int]]] = {}
     for member, result in zip(members, results, strict=True):
         verdicts = {mode: judged(numbers).value for mode, numbers in examinations(member).items() if numbers}
-        if (keeps := leaps_answer(member)) is not None:
-            verdicts[LEAPS] = in_words(keeps)
         for mode, verdict in verdicts.items():
             counts = found.setdefault(mode, {}).setdefault(verdict, {})
             counts[result.outcome.value] = counts.get(result.outcome.value, 0) + 1

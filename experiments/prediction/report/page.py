@@ -23,9 +23,10 @@ FORECASTS = (
     "Each mark is a model. The first two panels show the probability that a model retains its accuracy, against the share of "
     "its best easy accuracy that is left at the last iteration. The probability comes from a rule fitted on other "
     "configurations: from all three axes after the iterations of training, and from residuals and restarts after 30. Models "
-    "above the line retain their accuracy. The third panel shows unseen models: the share of the accuracy that leaps from 30 "
-    "iterations forecast to be left, for which nothing is fitted. Right of the vertical line leaps say that "
-    "answers are kept, except for open marks, whose answers it sees oscillate. In the shaded areas the forecast is wrong. "
+    "above the line retain their accuracy. The third panel shows the share of the accuracy that the forecast expects to be left, "
+    "for which nothing is fitted. Right of the vertical line it says that answers are kept, and left of it that they are lost. "
+    "Hollow marks are models of which it cannot tell. Marks with a dark edge are models of which it says the opposite of their "
+    "place, because their answers oscillate. In the shaded areas all other forecasts are wrong. "
     "Grey marks are models that did not learn their task. The fourth panel shows the spectral radius of W_state, which the "
     "field often reads, against accuracy on the hardest problems."
 )

@@ -8,10 +8,10 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from experiments.prediction.analysis import FEATURED, Analysis
+from experiments.prediction.analysis.forecasts import keeps_of
 from experiments.prediction.analysis.outcomes import RETAINED, Outcome, results_of
-from experiments.prediction.analysis.predictors import is_unseen
 from experiments.prediction.population import Member
-from experiments.prediction.signals import LEAP_KEEPS, LEAP_KEPT
+from experiments.prediction.signals import FORECAST_KEPT
 from loopscope.reports.kit.charts import COLOURS, INK, SHADE, Panel, percent_axis, tidy
 from loopscope.reports.kit.styles import MARKS, Style
 
@@ -57,15 +57,18 @@ def _forecasts(analysis: Analysis, name: str, marks: dict[str, str]) -> Panel:
     return Panel(draw, WIDTH, HEIGHT)
 
 
-def _leaps(members: Sequence[Member], marks: dict[str, str]) -> Panel:
-    """Return the accuracy that leaps forecast for unseen models, for which nothing is fitted, against the accuracy left."""
-    found: dict[bool, list[Place]] = {True: [], False: []}
+def _forecast(members: Sequence[Member], marks: dict[str, str]) -> Panel:
+    """Return the accuracy that the forecast expects to be left, for which nothing is fitted, against the accuracy left.
+
+    Undecided models are hollow. Marks have a dark edge where the forecast decides against what is left at its last iteration, as
+    for a cycle that is right there and wrong just before.
+    """
+    by_place: dict[bool | None, list[Place]] = {True: [], False: [], None: []}
     for member, result in zip(members, results_of(members), strict=True):
-        left = member.signal(LEAP_KEPT)
-        if left is not None and result.retained is not None and is_unseen(member):
-            # A cycle may be right at the last iteration and wrong just before. The answer is then that it loses answers.
-            oscillates = left >= RETAINED and member.signal(LEAP_KEEPS) == 0
-            found[oscillates].append((member.task, result.outcome, 100 * left, 100 * result.retained))
+        left, keeps = member.signal(FORECAST_KEPT), keeps_of(member)
+        if left is not None and result.retained is not None:
+            as_placed = None if keeps is None else keeps == (left >= RETAINED)
+            by_place[as_placed].append((member.task, result.outcome, 100 * left, 100 * result.retained))
 
     def draw(axes: Axes) -> None:
         edge = 100 * RETAINED
@@ -73,11 +76,13 @@ def _leaps(members: Sequence[Member], marks: dict[str, str]) -> Panel:
         axes.axvline(edge, c=SHADE, lw=1)
         for sides, low, high in (([-3, edge], edge, 103), ([edge, 103], -3, edge)):
             axes.fill_between(sides, low, high, color=SHADE, alpha=0.18, lw=0)
-        _scatter(axes, found[False], marks)
-        _scatter(axes, found[True], marks, mfc="none", mec=None, mew=1.4)
+        _scatter(axes, by_place[True], marks)
+        _scatter(axes, by_place[False], marks, mec=INK, mew=1.4)
+        _scatter(axes, by_place[None], marks, mfc="none", mec=None, mew=1.4)
         axes.set_xlim(-3, 103)
         percent_axis(axes)
-        title = f"{LEAP_KEPT.capitalize()}, {sum(map(len, found.values()))} unseen models"
+        count, undecided = sum(map(len, by_place.values())), len(by_place[None])
+        title = f"{FORECAST_KEPT.capitalize()}, {count} models, {undecided} undecided"
         tidy(axes, "forecast: accuracy left, % of the best on the way", LEFT, title)
 
     return Panel(draw, WIDTH, HEIGHT)
@@ -107,8 +112,8 @@ def figure_panels(analysis: Analysis, members: Sequence[Member]) -> list[Panel]:
     """
     marks = _marks([one.task for one in analysis.points])
     looped = [member for member in members if member.looped]
-    fitted = [_forecasts(analysis, name, marks) for name in FEATURED if name != LEAP_KEPT]
-    return [*fitted, _leaps(looped, marks), _radii(analysis, marks)]
+    fitted = [_forecasts(analysis, name, marks) for name in FEATURED if name != FORECAST_KEPT]
+    return [*fitted, _forecast(looped, marks), _radii(analysis, marks)]
 
 
 def figure_styles(analysis: Analysis) -> list[Style]:

@@ -10,47 +10,58 @@ from experiments.prediction.analysis.collapse_times import MEDIAN
 from experiments.prediction.analysis.predictors import ALL_AXES, ALL_RIVALS
 from experiments.prediction.analysis.recommendations import Counts, Recommendation
 from experiments.prediction.analysis.thresholds import PRIOR, RETAINING
-from experiments.prediction.analysis.unseen import ALL, UnseenPerformance
-from experiments.prediction.analysis.verdicts import ALL_ITERATIONS, LEAPS
-from experiments.prediction.report.estimates import interval, interval_of
+from experiments.prediction.analysis.verdicts import ALL_ITERATIONS
+from experiments.prediction.report.claims_table import claims_table, judgement_in_words
+from experiments.prediction.report.estimates import interval, interval_of, share_of_total
+from experiments.prediction.report.forecast_tables import forecast_tables
 from experiments.prediction.report.outcome_tables import outcome_columns, outcome_tables
-from experiments.prediction.report.unseen_tables import right_of, unseen_tables
-from experiments.prediction.signals import AT_BUDGET, LEAP_COLLAPSE, LEAP_KEPT, LONG_RUN
+from experiments.prediction.signals import FORECAST_COLLAPSE, FORECAST_KEPT, LONG_RUN, SAME_STEPS
 from loopscope.reports.kit.formats import DASH, number, percent
 from loopscope.reports.kit.sheet import Sheet
 from loopscope.stability.verdict import PRIORS, Threshold
 
 
 def main_results(analysis: Analysis) -> Sheet:
-    """Return the main results: answers that came true, ranking, the iteration of collapse, and the verdict."""
-    right = {one.name: one.right[ALL] for one in analysis.unseen if one.right is not None}
+    """Return the main results: forecasts, ranking, the iteration of collapse, and the verdict."""
     found = {one.name: one for one in analysis.performances}
-    leaps, axes, rivals = (found[name] for name in (LEAP_KEPT, ALL_AXES, ALL_RIVALS))
+    kept, run, axes, rivals = (found[name] for name in (FORECAST_KEPT, SAME_STEPS, ALL_AXES, ALL_RIVALS))
     times = {one.name: one.error for one in analysis.collapse_times.predictions if one.among == ALL_TASKS}
-    score = next(one for one in reversed(analysis.thresholds.verdicts) if one.mode == ALL_ITERATIONS)
+    counts, cost = analysis.forecasts.counts[0], analysis.forecasts.costs[0]
+    same, whole = (analysis.forecasts.rule(name) for name in (SAME_STEPS, LONG_RUN))
+    score = analysis.thresholds.verdict_by_the_rule(ALL_ITERATIONS)
     rows = [
-        ["unseen models: the answer of leaps came true", right_of(right.get(LEAP_KEPT))],
-        ["unseen models: the same rule on running on to 30 iterations", right_of(right.get(f"{LONG_RUN}{AT_BUDGET}"))],
-        ["unseen models: the same rule on running on to the end", right_of(right.get(LONG_RUN))],
-        ["unseen models: area of the accuracy kept after leaps", interval(leaps.area)],
+        ["forecast: decided", share_of_total(counts.decided)],
+        ["forecast: right of the decided", share_of_total(counts.right)],
+        ["running on for as many steps: right of the same", share_of_total(same.decided)],
+        ["running on to the end: right of the same", share_of_total(whole.decided)],
+        ["running on for as many steps: right where the forecast is undecided", share_of_total(same.undecided)],
         [
-            f"unseen models: its lead over the best rival that sees as much ({leaps.rival or 'none'})",
-            DASH if leaps.lead is None else interval(leaps.lead),
+            "steps of a forecast, % of those to the end: median, largest",
+            f"{percent(cost.median)}, {percent(cost.largest)}",
         ],
-        ["all models: area of all three axes, trained iterations", interval(axes.area)],
-        ["all models: area of all short rivals, trained iterations", interval(rivals.area)],
-        ["iteration of collapse: median error of leaps, octaves", interval(times[LEAP_COLLAPSE])],
+        ["area of the accuracy kept, by the forecast", interval(kept.area)],
+        ["area of running on for as many steps", interval(run.area)],
+        ["area of all three axes, trained iterations", interval(axes.area)],
+        ["area of all short rivals, trained iterations", interval(rivals.area)],
+        ["iteration of collapse: median error of the forecast, octaves", interval(times[FORECAST_COLLAPSE])],
         [f"iteration of collapse: median error of the {MEDIAN}, octaves", interval(times[MEDIAN])],
         [f"verdict, {score.mode}, thresholds {score.thresholds}: balanced accuracy", interval(score.balanced)],
-        ["the same verdict: decided, and right of these", f"{percent(score.decided)}%, {percent(score.right)}%"],
+        ["the same verdict: decided", share_of_total(score.decided_models)],
+        ["the same verdict: right of the decided", share_of_total(score.right_models)],
     ]
     return Sheet(
         "Main results",
         ["result", "value"],
         rows,
         "Among models that solve their task. Areas are under the ROC curve for retained accuracy, with 95% intervals over "
-        "configurations.",
+        "configurations. Shares stand with 95% Wilson intervals.",
     )
+
+
+def _steps(analysis: Analysis) -> str:
+    """Return the cost of forecasts in words."""
+    cost = analysis.forecasts.costs[0]
+    return f"steps: {percent(cost.median)}% of those to the end in the median, {percent(cost.largest)}% at most"
 
 
 def _performances(analysis: Analysis) -> list[Sheet]:
@@ -76,17 +87,19 @@ def _performances(analysis: Analysis) -> list[Sheet]:
             "Forecasts from easy problems",
             ["predictor", "models", "area", "rank correlation", "Brier score", "% of running on"],
             rows,
-            "Predictors see the trained iterations; leaps and those that say so see 30. Area: under the ROC curve for "
-            "retained accuracy, among models that solve their task (for leaps, the unseen ones), with 95% intervals over "
-            "configurations. Several numbers are combined by a rule fitted on other configurations. Rank correlation: with "
-            "hard accuracy, over all models. Last column: share of the time of running on, median over models.",
+            "Predictors see the trained iterations unless they say 30. The forecast sees as many as it took "
+            f"({_steps(analysis)}), which is more than the others see: running on for as many steps is its fair rival. It ranks "
+            "undecided models too. Area: under the ROC curve for retained accuracy, among models that solve their task, with 95% "
+            "intervals over configurations. Several numbers are combined by a rule fitted on other configurations. Rank "
+            "correlation: with hard accuracy, over all models. Last column: share of the time of running on, median over models.",
             [len(framework) - 1],
         ),
         Sheet(
             "Lead over the best rival",
             ["predictor", "best rival that sees as much", "lead", "models"],
             leads,
-            "By how much the area is larger, on the same models and resamples. The rival is the best one on these models.",
+            "By how much the area is larger, on the same models and resamples. The rival is the best one on these models. That of "
+            "the forecast is running on for as many steps, because no other rival sees as much.",
         ),
     ]
 
@@ -150,8 +163,8 @@ def _collapse_times(analysis: Analysis) -> Sheet:
 def _verdicts(analysis: Analysis) -> list[Sheet]:
     return [
         Sheet(
-            f"Outcomes by {'answer of leaps' if mode == LEAPS else f'verdict, {mode}'}",
-            ["answer" if mode == LEAPS else "verdict", *outcome_columns(counts.values())],
+            f"Outcomes by verdict, {mode}",
+            ["verdict", *outcome_columns(counts.values())],
             [
                 [verdict, *(str(own.get(outcome, 0)) for outcome in outcome_columns(counts.values()))]
                 for verdict, own in sorted(counts.items())
@@ -229,9 +242,10 @@ def _thresholds(analysis: Analysis) -> list[Sheet]:
 def analysis_tables(analysis: Analysis) -> list[Sheet]:
     """Return everything that an analysis found, as tables."""
     return [
+        claims_table(analysis),
         main_results(analysis),
         *outcome_tables(analysis),
-        *unseen_tables(analysis),
+        *forecast_tables(analysis),
         *_performances(analysis),
         _calibration(analysis),
         *([_transfers(analysis)] if analysis.transfers else []),
@@ -242,24 +256,20 @@ def analysis_tables(analysis: Analysis) -> list[Sheet]:
     ]
 
 
-def _right(one: UnseenPerformance) -> str:
-    counted = None if one.right is None else one.right[ALL]
-    return "" if counted is None or not counted.models else f"  {one.name}: {counted.right} of {counted.models}"
-
-
 def summary(analysis: Analysis) -> str:
-    """Return the main results in a few lines: how often answers came true, and the framework's lead over its rivals."""
-    right = [line for one in analysis.unseen if (line := _right(one))]
+    """Return in a few lines which claims of the criterion agree with what was found, and the framework's lead over its rivals."""
+    claims = [f"  {one.claim.name}: {judgement_in_words(one)}" for one in analysis.claims]
     leads = [
         f"  {one.name}: {interval(one.lead)}"
         for one in analysis.performances
         if one.lead is not None and one.name in FEATURED
     ]
     lines = [
-        *(["Answers that came true, for unseen models that solve their task:", *right] if right else []),
+        "Claims of the criterion:",
+        *claims,
         *(["Lead of the area under the ROC curve over the best rival that sees as much:", *leads] if leads else []),
     ]
-    return "\n".join(lines) or "Too few models of either kind to compare the framework with its rivals."
+    return "\n".join(lines)
 
 
 def _counts_row(one: Counts) -> list[str]:

@@ -10,7 +10,20 @@ from experiments.prediction.__main__ import main
 from experiments.prediction.analysis.outcomes import Sample, results_of
 from experiments.prediction.analysis.statistics import numbered
 from experiments.prediction.population import Member, ThinCurve
-from experiments.prediction.signals import EASY_ACCURACY, LAST_RESIDUAL, LONG_RUN, STATE_RADIUS
+from experiments.prediction.signals import (
+    EASY_ACCURACY,
+    FORECAST,
+    FORECAST_ANSWER,
+    FORECAST_KEPT,
+    FORECAST_LEAST,
+    FORECAST_MOST,
+    FORECAST_STEPS,
+    LAST_RESIDUAL,
+    LONG_RUN,
+    SAME_STEPS,
+    STATE_RADIUS,
+)
+from loopscope.forecasts.result import Outlook
 
 ITERATIONS = [1, 10, 20, 40, 80, 160, 320, 500]
 
@@ -43,7 +56,7 @@ def made(
     study: str = "s",
     radius: float | None = 0.9,
     residual: float = 1e-3,
-    **signals: float,
+    **signals: float | None,
 ) -> Member:
     """Return a member whose numbers in prediction mode are those of ``radius`` and ``residual`` alone."""
     return Member(
@@ -73,6 +86,31 @@ def made(
 RETAINED = curve(0.1, 0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
 DEGRADED = curve(0.1, 0.5, 1.0, 1.0, 0.7, 0.4, 0.0, 0.0)
 UNLEARNED = curve(0.0, 0.1, 0.2, 0.1, 0.1, 0.1, 0.1, 0.1)
+
+
+KEEPS, COLLAPSES, CANNOT_TELL = Outlook.KEEPS, Outlook.COLLAPSES, Outlook.CANNOT_TELL
+
+
+def said(answer: Outlook, steps: int = 60, run: float = 1.0, end: float = 1.0) -> dict[str, float | None]:
+    """Return the signals of a forecast.
+
+    Args:
+        answer: the answer. An undecided forecast expects 0.92 to be left, between 0.8 and 0.95.
+        steps: the steps that it took.
+        run: the accuracy left after running on for as many.
+        end: the accuracy left after running on to the end.
+    """
+    least, kept, most = {KEEPS: (1.0, 1.0, 1.0), COLLAPSES: (0.0, 0.1, 0.2), CANNOT_TELL: (0.8, 0.92, 0.95)}[answer]
+    return {
+        FORECAST: None if answer is CANNOT_TELL else float(answer is KEEPS),
+        FORECAST_LEAST: least,
+        FORECAST_KEPT: kept,
+        FORECAST_MOST: most,
+        FORECAST_ANSWER: kept,
+        FORECAST_STEPS: float(steps),
+        SAME_STEPS: run,
+        LONG_RUN: end,
+    }
 
 
 def baseline(easy: ThinCurve, hard: float, task: str = "prefix-sums") -> Member:

@@ -15,7 +15,7 @@ from experiments.prediction.analysis import analyse
 from experiments.prediction.analysis.breakdowns import breakdowns
 from experiments.prediction.analysis.collapse_times import ALL, MEDIAN
 from experiments.prediction.analysis.outcomes import Outcome, collapse, results_of
-from experiments.prediction.analysis.predictors import ALL_AXES, DEVELOPED_ON, PREDICTORS, RESTARTS
+from experiments.prediction.analysis.predictors import ALL_AXES, PREDICTORS, RESTARTS
 from experiments.prediction.analysis.recommendations import recommendations
 from experiments.prediction.analysis.statistics import (
     auc,
@@ -25,16 +25,16 @@ from experiments.prediction.analysis.statistics import (
     interval,
     numbered,
     reliability,
+    share,
+    share_of,
     spearman,
 )
-from experiments.prediction.analysis.verdicts import ALL_ITERATIONS, LEAPS, PREDICTION_MODE, verdict_counts
+from experiments.prediction.analysis.verdicts import ALL_ITERATIONS, PREDICTION_MODE, verdict_counts
 from experiments.prediction.population import LEDGER, write_population
 from experiments.prediction.signals import (
     AT_BUDGET,
     EASY_ACCURACY,
     LAST_RESIDUAL,
-    LEAP_KEEPS,
-    LEAP_KEPT,
     LONG_RUN,
     RANDOM,
     STATE_RADIUS,
@@ -85,27 +85,6 @@ def test_verdicts_are_counted_by_outcome():
     found = verdict_counts([*members, made("c", None)], results_of([*members, made("c", None)]))
     assert found[ALL_ITERATIONS] == {"unstable": {"degrades": 1}, "undecided": {"extrapolates": 1}}
     assert found[PREDICTION_MODE] == {"undecided": {"degrades": 1, "extrapolates": 1}}
-    assert LEAPS not in found
-
-
-def test_answers_of_leaps_are_counted_by_outcome_of_unseen_models():
-    """The answer of a forecast counts, not what is left at its last iteration, which may be enough by luck."""
-    members = [
-        made(f"{keeps}{end is RETAINED}", end, study=study, **{LEAP_KEPT: 1.0, LEAP_KEEPS: keeps})
-        for keeps, end, study in (
-            (1.0, RETAINED, "other"),
-            (0.0, DEGRADED, "other"),
-            (0.0, DEGRADED, "other"),
-            (1.0, DEGRADED, "other"),
-            (1.0, RETAINED, DEVELOPED_ON),
-        )
-    ]
-    members.append(made("not asked", RETAINED, **{LEAP_KEPT: 1.0}))
-    found = verdict_counts(members, results_of(members))
-    assert found[LEAPS] == {
-        "keeps its answers": {"retains": 1, "degrades": 1},
-        "loses its answers": {"degrades": 2},
-    }
 
 
 def test_restarts_pay_for_the_first_pass_once():
@@ -216,6 +195,27 @@ def test_too_few_models_give_no_value():
     assert found.value is None
     assert found.note == "too few: 4 retain, 16 do not"
     assert estimate_auc(scores, scores >= 15, np.arange(20)).value == 1
+
+
+def test_a_share_stands_with_its_wilson_interval():
+    z = stats.norm.ppf(0.975)
+    for count, total in ((71, 76), (5, 5), (0, 7)):
+        fraction = count / total
+        middle = (fraction + z**2 / (2 * total)) / (1 + z**2 / total)
+        half = z * np.sqrt(fraction * (1 - fraction) / total + z**2 / (4 * total**2)) / (1 + z**2 / total)
+        found = share(count, total)
+        assert (found.value, found.low, found.high) == pytest.approx(
+            (fraction, middle - half, middle + half), abs=1e-12
+        )
+    assert share_of([True, False, True]) == share(2, 3)
+
+
+def test_a_share_of_nothing_is_not_known_and_a_mean_count_has_the_interval_of_the_nearest():
+    nothing = share_of([])
+    assert nothing.value is nothing.low is nothing.high is None
+    mean = share(70.6, 76.2)
+    assert mean.value == pytest.approx(70.6 / 76.2)
+    assert (mean.low, mean.high) == (share(71, 76).low, share(71, 76).high)
 
 
 def test_whole_configurations_are_tested_by_rules_that_were_fitted_without_them():
@@ -339,6 +339,7 @@ def test_few_models_give_notes_and_no_values():
     found = analyse([made("a", RETAINED, 0.9), made("b", DEGRADED, rate=2e-3)])
     assert named(found.performances, "geometry").area.note.startswith("too few")
     assert all(one.rival is one.lead is None for one in found.performances)
+    assert all(one.agrees is None for one in found.claims)
     assert all(one.error.value is one.gain.value is None for one in found.collapse_times.predictions)
     assert found.transfers == []
 

@@ -10,13 +10,24 @@ import pytest
 
 from experiments.prediction.analysis import analyse
 from experiments.prediction.analysis.outcomes import Outcome
-from experiments.prediction.analysis.predictors import DEVELOPED_ON
 from experiments.prediction.population import Member, ThinCurve
 from experiments.prediction.report.curves import curve_panels, curve_styles
 from experiments.prediction.report.page import DOTTED, LEVELS, SHADED, THINNED, curves_caption, figures, write_analysis
 from experiments.prediction.report.scatter import OUTCOME_COLOURS, figure_panels, figure_styles
-from experiments.prediction.signals import LEAP_KEEPS, LEAP_KEPT
-from experiments.prediction.tests.populations import DEGRADED, ITERATIONS, RETAINED, UNLEARNED, baseline, curve, made
+from experiments.prediction.signals import FORECAST_KEPT
+from experiments.prediction.tests.populations import (
+    CANNOT_TELL,
+    COLLAPSES,
+    DEGRADED,
+    ITERATIONS,
+    KEEPS,
+    RETAINED,
+    UNLEARNED,
+    baseline,
+    curve,
+    made,
+    said,
+)
 from loopscope.reports.kit.charts import INK, SHADE, draw_panels
 from loopscope.reports.kit.styles import NORMS, Style, norm_dash, norm_style
 
@@ -126,31 +137,34 @@ def test_low_accuracies_fill_their_axis():
 @pytest.fixture(scope="module")
 def population() -> list[Member]:
     return [
-        made("a", RETAINED, 0.9, **{LEAP_KEPT: 0.95, LEAP_KEEPS: 1.0}),
-        made("b", RETAINED, 0.2, seed=1, **{LEAP_KEPT: 0.96, LEAP_KEEPS: 0.0}),
-        made("c", DEGRADED, norm="pre", task="chess", **{LEAP_KEPT: 0.3}),
-        made("d", UNLEARNED, norm="pre", **{LEAP_KEPT: 0.4}),
-        replace(made("e", RETAINED, 0.9, seed=2, **{LEAP_KEPT: 0.97, LEAP_KEEPS: 1.0}), study=DEVELOPED_ON),
+        made("a", RETAINED, 0.9, **{**said(KEEPS), FORECAST_KEPT: 0.95}),
+        made("b", RETAINED, 0.2, seed=1, **{**said(COLLAPSES), FORECAST_KEPT: 0.96}),
+        made("c", DEGRADED, norm="pre", task="chess", **{**said(COLLAPSES), FORECAST_KEPT: 0.3}),
+        made("d", UNLEARNED, norm="pre", **{**said(COLLAPSES), FORECAST_KEPT: 0.4}),
+        made("u", RETAINED, 0.9, seed=2, **{**said(CANNOT_TELL), FORECAST_KEPT: 0.97}),
         made("e", RETAINED, rate=3e-3),
         made("f", None),
         baseline(RETAINED, 0.1),
     ]
 
 
-def test_forecasts_of_leaps_are_drawn_as_they_are(population):
-    """They are not fitted probabilities. Marks are open where a cycle is seen. Models without leaps are not drawn."""
+def test_forecasts_are_drawn_as_they_are(population):
+    """They are not fitted probabilities. Undecided models are hollow, and models without a forecast are not drawn. A dark edge
+    marks a cycle, which is right at the last iteration and said to collapse."""
     _, drawn = draw_panels(figure_panels(analyse(population), population), columns=2)
-    (axes,) = [axes for axes in drawn if axes.get_title(loc="left").startswith("Accuracy kept after leaps")]
-    assert axes.get_title(loc="left") == "Accuracy kept after leaps, 4 unseen models"
+    (axes,) = [axes for axes in drawn if axes.get_title(loc="left").startswith("Accuracy kept, by the forecast")]
+    assert axes.get_title(loc="left") == "Accuracy kept, by the forecast, 5 models, 1 undecided"
     points = {
         (round(float(line.get_xdata()[0]), 6), round(float(line.get_ydata()[0]), 6)): line
         for line in axes.get_lines()
         if line.get_linestyle() == "None"
     }
-    assert set(points) == {(95, 100), (96, 100), (30, 0), (40, 50)}
+    assert set(points) == {(95, 100), (96, 100), (97, 100), (30, 0), (40, 50)}
     colours = [points[place].get_color() for place in ((95, 100), (96, 100), (30, 0), (40, 50))]
     assert colours == [OUTCOME_COLOURS[outcome] for outcome in list(Outcome)[:4]]
-    assert points[96, 100].get_markerfacecolor() == "none" != points[95, 100].get_markerfacecolor()
+    hollow = {place for place, line in points.items() if line.get_markerfacecolor() == "none"}
+    assert hollow == {(97, 100)}
+    assert {place for place, line in points.items() if line.get_markeredgecolor() == INK} == {(96, 100)}
     assert points[30, 0].get_marker() != points[95, 100].get_marker() == points[40, 50].get_marker()
     lines = [line for line in axes.get_lines() if line.get_linestyle() == "-"]
     assert sorted((*line.get_xdata(), *line.get_ydata()) for line in lines) == [(0, 1, 90, 90), (90, 90, 0, 1)]

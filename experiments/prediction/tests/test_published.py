@@ -10,12 +10,10 @@ import pytest
 from experiments.prediction.analysis import analyse
 from experiments.prediction.analysis.breakdowns import breakdowns
 from experiments.prediction.analysis.outcomes import Outcome, results_of
-from experiments.prediction.analysis.unseen import ALL
-from experiments.prediction.analysis.verdicts import ALL_ITERATIONS, LEAPS, verdict_counts
+from experiments.prediction.analysis.verdicts import ALL_ITERATIONS, verdict_counts
 from experiments.prediction.evidence import evidence_of, write_evidence
 from experiments.prediction.population import LEDGER, read_population, write_population
 from experiments.prediction.report.tables import analysis_tables
-from experiments.prediction.signals import LEAP_KEPT
 from loopscope.evidence import EVIDENCE, evidence
 from loopscope.reports.kit.sheet import in_markdown
 from loopscope.stability.verdict import FITTED, PRIORS, TESTED_ON
@@ -59,14 +57,14 @@ def test_the_published_breakdowns_are_those_of_the_population(heading, members):
         assert cells == printed[name]
 
 
-@pytest.mark.parametrize(("heading", "mode"), [("verdict", ALL_ITERATIONS), ("answer", LEAPS)])
-def test_the_published_verdicts_are_those_of_the_population(heading, mode, members):
+def test_the_published_verdicts_and_answers_are_those_of_the_population(members, analysis):
     looped = [one for one in members if one.looped]
-    found = verdict_counts(looped, results_of(looped))[mode]
+    verdicts = verdict_counts(looped, results_of(looped))[ALL_ITERATIONS]
     outcomes = [outcome.value for outcome in list(Outcome)[:4]]
-    assert {name: cells for name, *cells in published(heading)} == {
-        name: [str(counts.get(outcome, 0)) for outcome in outcomes] for name, counts in found.items()
-    }
+    for heading, found in (("verdict", verdicts), ("answer", analysis.forecasts.answers)):
+        assert {name: cells for name, *cells in published(heading)} == {
+            name: [str(counts.get(outcome, 0)) for outcome in outcomes] for name, counts in found.items()
+        }
 
 
 @pytest.mark.parametrize(("page", "least"), [(RESULTS, 20), (CHOOSING, 20)])
@@ -98,8 +96,8 @@ def test_the_evidence_is_that_of_the_analysis(analysis):
         fitted = accepted[used.measure]
         assert (used.holds, used.fails) == pytest.approx((fitted.holds, fitted.fails), abs=5e-4)
         assert (used.origin, used.larger_is) == (fitted.origin, PRIORS[used.measure].larger_is)
-    (leaps,) = [one.right[ALL] for one in analysis.unseen if one.name == LEAP_KEPT]
-    assert (leaps.right, leaps.models) == (evidence().forecast.right, evidence().forecast.models)
+    counts, quoted = analysis.forecasts.counts[0], evidence().forecast
+    assert (counts.models, counts.decided.count, counts.right.count) == (quoted.models, quoted.decided, quoted.right)
 
 
 def test_a_population_is_written_as_it_was_read(members, tmp_path):

@@ -35,9 +35,9 @@ def _about(said: Forecast) -> str:
         return f"{loop} was run, not extrapolated."
     record = evidence().forecast
     return (
-        "Run: the loop itself; leapt: extrapolated. A leap cannot see what happens once only, far ahead. Of "
-        f"{record.models} small models that solve their task and were not seen before, forecasts by 30 steps without a check "
-        f"came true for {record.right}."
+        "Run: the loop itself; leapt: extrapolated. A leap cannot see what happens once only, far ahead. Forecasts decided on "
+        f"{record.decided} of {record.models} small models that solve their task, and {record.right} of these "
+        f"{record.decided} came true."
     )
 
 
