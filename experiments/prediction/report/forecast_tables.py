@@ -76,8 +76,8 @@ def _undecided(analysis: Analysis) -> Sheet:
     found = analysis.forecasts
     retain = sum(one.outcome.retains for one in found.undecided)
     caption = (
-        f"{len(found.undecided)} of {found.counts[0].models} models that solve their task. {retain} of these "
-        f"{len(found.undecided)} retain their accuracy."
+        f"{len(found.undecided)} of {found.counts[0].models} models that solve their task. Of these undecided models, {retain} "
+        "retain their accuracy."
     )
     return _models("Undecided models", found.undecided, caption)
 

@@ -11,7 +11,7 @@ from experiments.prediction.analysis import FEATURED, Analysis
 from experiments.prediction.analysis.forecasts import keeps_of
 from experiments.prediction.analysis.outcomes import RETAINED, Outcome, results_of
 from experiments.prediction.population import Member
-from experiments.prediction.signals import FORECAST_KEPT
+from experiments.prediction.signals import FORECAST, FORECAST_KEPT
 from loopscope.reports.kit.charts import COLOURS, INK, SHADE, Panel, percent_axis, tidy
 from loopscope.reports.kit.styles import MARKS, Style
 
@@ -82,7 +82,7 @@ def _forecast(members: Sequence[Member], marks: dict[str, str]) -> Panel:
         axes.set_xlim(-3, 103)
         percent_axis(axes)
         count, undecided = sum(map(len, by_place.values())), len(by_place[None])
-        title = f"{FORECAST_KEPT.capitalize()}, {count} models, {undecided} undecided"
+        title = f"{FORECAST.capitalize()}, {count} models, {undecided} undecided"
         tidy(axes, "forecast: accuracy left, % of the best on the way", LEFT, title)
 
     return Panel(draw, WIDTH, HEIGHT)

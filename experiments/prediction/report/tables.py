@@ -7,6 +7,7 @@ from itertools import accumulate
 from experiments.prediction.analysis import FEATURED, Analysis
 from experiments.prediction.analysis.collapse_times import ALL as ALL_TASKS
 from experiments.prediction.analysis.collapse_times import MEDIAN
+from experiments.prediction.analysis.judgement import MODELS
 from experiments.prediction.analysis.predictors import ALL_AXES, ALL_RIVALS
 from experiments.prediction.analysis.recommendations import Counts, Recommendation
 from experiments.prediction.analysis.thresholds import PRIOR, RETAINING
@@ -265,7 +266,7 @@ def summary(analysis: Analysis) -> str:
         if one.lead is not None and one.name in FEATURED
     ]
     lines = [
-        "Claims of the criterion:",
+        f"Claims of the criterion, on {analysis.models} of {MODELS} looped models:",
         *claims,
         *(["Lead of the area under the ROC curve over the best rival that sees as much:", *leads] if leads else []),
     ]

@@ -152,8 +152,8 @@ def test_forecasts_are_drawn_as_they_are(population):
     """They are not fitted probabilities. Undecided models are hollow, and models without a forecast are not drawn. A dark edge
     marks a cycle, which is right at the last iteration and said to collapse."""
     _, drawn = draw_panels(figure_panels(analyse(population), population), columns=2)
-    (axes,) = [axes for axes in drawn if axes.get_title(loc="left").startswith("Accuracy kept, by the forecast")]
-    assert axes.get_title(loc="left") == "Accuracy kept, by the forecast, 5 models, 1 undecided"
+    (axes,) = [axes for axes in drawn if axes.get_title(loc="left").startswith("Forecast")]
+    assert axes.get_title(loc="left") == "Forecast, 5 models, 1 undecided"
     points = {
         (round(float(line.get_xdata()[0]), 6), round(float(line.get_ydata()[0]), 6)): line
         for line in axes.get_lines()

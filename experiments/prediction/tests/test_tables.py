@@ -236,7 +236,7 @@ def rows_of(analysis, title):
 
 def test_the_summary_is_a_few_short_lines(analysis):
     lines = summary(analysis).splitlines()
-    assert lines[0] == "Claims of the criterion:"
+    assert lines[0] == "Claims of the criterion, on 61 of 196 looped models:"
     unmeasured = "cannot tell: not measured: 48 of 61 models that solve their task"
     assert lines[1] == f"  A decided forecast is right: {unmeasured}"
     assert lines[5] == "  The three axes tell more than cheap signals: agrees"
