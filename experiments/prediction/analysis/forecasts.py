@@ -118,6 +118,7 @@ class ForecastModel:
         answer: the answer of the forecast.
         least: lower bound of the forecast on the accuracy left over the best; None if no leaps were needed.
         most: upper bound; None likewise.
+        run_on: accuracy left over the best when the forecast's own problems are run on to the last iteration.
         retained: easy accuracy at the last iteration over its best.
         outcome: the outcome.
     """
@@ -127,6 +128,7 @@ class ForecastModel:
     answer: str
     least: float | None
     most: float | None
+    run_on: float | None
     retained: float | None
     outcome: Outcome
 
@@ -226,6 +228,7 @@ def _listed(member: Member, result: Result) -> ForecastModel:
         _in_words(answer_of(member)),
         member.signal(FORECAST_LEAST),
         member.signal(FORECAST_MOST),
+        member.signal(LONG_RUN),
         result.retained,
         result.outcome,
     )

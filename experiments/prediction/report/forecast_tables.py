@@ -53,15 +53,22 @@ def _ends_of_groups(groups: Sequence[str]) -> list[int]:
 
 def _models(title: str, models: Sequence[ForecastModel], caption: str) -> Sheet:
     rows = [
-        [one.run, one.task, one.answer, percent(one.least), percent(one.most), percent(one.retained), one.outcome.value]
+        [
+            one.run,
+            one.task,
+            one.answer,
+            *map(percent, (one.least, one.most, one.run_on, one.retained)),
+            one.outcome.value,
+        ]
         for one in models
     ]
     return Sheet(
         title,
-        ["model", "task", "forecast", "least left %", "most left %", "retained %", "outcome"],
+        ["model", "task", "forecast", "least left %", "most left %", "left %", "retained %", "outcome"],
         rows,
-        f"{caption} Least and most: bounds of the forecast on the accuracy left over the best. Retained: accuracy at the last "
-        "iteration over the best.",
+        f"{caption} Least and most: bounds of the forecast on the accuracy left over the best. Left: what is left of it when the "
+        "forecast's own problems are run on to the last iteration. Retained: what is left on the problems of the evaluation, "
+        "which decides the outcome.",
     )
 
 

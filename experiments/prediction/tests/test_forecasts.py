@@ -34,7 +34,7 @@ def asked():
         ("c", "chess", "chess-short", DEGRADED, said(KEEPS, 100, run=0.9, end=0.0)),
         ("d", "chess", "chess-short", DEGRADED, said(COLLAPSES, 50, run=0.95, end=0.0)),
         ("e", "chess", "chess-short", DEGRADED, said(CANNOT_TELL, 100, run=0.2, end=0.0)),
-        ("f", "sudoku", "sudoku", RETAINED, said(COLLAPSES, 40, run=0.91)),
+        ("f", "sudoku", "sudoku", RETAINED, said(COLLAPSES, 40, run=0.91, end=0.92)),
         ("g", "sudoku", "sudoku", RETAINED, said(CANNOT_TELL, 100, run=0.5)),
         ("h", "sudoku", "sudoku", DEGRADED, said(COLLAPSES, 66, run=0.0, end=0.95)),
         ("i", "sudoku", "sudoku", DEGRADED, said(COLLAPSES, 66, run=0.0, end=0.0)),
@@ -87,13 +87,13 @@ def test_running_on_is_counted_on_the_same_models():
 
 def test_wrong_and_undecided_models_are_listed():
     found = studied(asked())
-    assert [(one.run, one.task, one.answer, one.retained, one.outcome) for one in found.wrong] == [
-        ("c", "chess", "keeps", 0.0, Outcome.DEGRADES),
-        ("f", "sudoku", "collapses", 1.0, Outcome.RETAINS),
+    assert [(one.run, one.task, one.answer, one.run_on, one.retained, one.outcome) for one in found.wrong] == [
+        ("c", "chess", "keeps", 0.0, 0.0, Outcome.DEGRADES),
+        ("f", "sudoku", "collapses", 0.92, 1.0, Outcome.RETAINS),
     ]
-    assert [(one.run, one.answer, one.least, one.most, one.retained) for one in found.undecided] == [
-        ("e", "cannot tell", 0.8, 0.95, 0.0),
-        ("g", "cannot tell", 0.8, 0.95, 1.0),
+    assert [(one.run, one.answer, one.least, one.most, one.run_on, one.retained) for one in found.undecided] == [
+        ("e", "cannot tell", 0.8, 0.95, 0.0, 0.0),
+        ("g", "cannot tell", 0.8, 0.95, 1.0, 1.0),
     ]
 
 
