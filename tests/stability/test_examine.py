@@ -853,6 +853,8 @@ def test_the_terminal_report_fits_one_screen(loop, verdict):
 
 def test_a_report_names_the_models_behind_a_fitted_threshold(monkeypatch, tmp_path):
     exam = quick(CONTRACTION)
+    arrived = replace(THRESHOLDS["fraction arrived"], origin=f"half of {TESTED_ON}")
+    monkeypatch.setitem(THRESHOLDS, "fraction arrived", arrived)
     assert f"thresholds fitted on half of {TESTED_ON}: fraction arrived" in str(exam).splitlines()
     fitted = replace(THRESHOLDS["radius"], origin="90 models of prefix sums, width 64")
     monkeypatch.setitem(THRESHOLDS, "radius", fitted)

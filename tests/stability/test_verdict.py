@@ -7,6 +7,7 @@ import pytest
 
 from loopscope.stability.verdict import (
     ANSWERS_STAND,
+    PRIORS,
     TESTED_ON,
     THRESHOLDS,
     Axis,
@@ -137,11 +138,14 @@ def test_thresholds_that_were_fitted_name_their_models(monkeypatch):
         judge("reachability", {"fraction arrived": 1.0}, ""),
         judge("geometry", {"radius": 0.5, "relative Lipschitz constant": 1.0}, ""),
     )
-    assert fitted_on(axes[1:]) == {}
-    assert priors_of(axes[1:]) == "its thresholds are priors"
+    for measure, prior in PRIORS.items():
+        monkeypatch.setitem(THRESHOLDS, measure, prior)
+    assert fitted_on(axes) == {}
+    assert priors_of(axes) == "its thresholds are priors"
     half = f"half of {TESTED_ON}"
+    monkeypatch.setitem(THRESHOLDS, "fraction arrived", replace(PRIORS["fraction arrived"], origin=half))
     assert fitted_on(axes) == {half: ["fraction arrived"]}
-    monkeypatch.setitem(THRESHOLDS, "radius", replace(THRESHOLDS["radius"], origin="24 models of chess"))
+    monkeypatch.setitem(THRESHOLDS, "radius", replace(PRIORS["radius"], origin="24 models of chess"))
     assert fitted_on(axes) == {half: ["fraction arrived"], "24 models of chess": ["radius"]}
     assert priors_of(axes) == "some of its thresholds are priors"
 
