@@ -102,7 +102,7 @@ def _thresholds(exams: Sequence[Examination]) -> str:
     origins = [f"{', '.join(measures)}: fitted on {models}." for models, measures in fitted_on(axes).items()]
     if any(limit.origin == PRIOR for limit in limits):
         tested = (
-            f", and tested on {TESTED_ON}; thresholds fitted on one half of these models were no better on the other half"
+            f", and tested on {TESTED_ON}; no other threshold fitted on half of these models passed every test on the rest"
             if any(not exam.kind.undefined for exam in exams)
             else ""
         )
