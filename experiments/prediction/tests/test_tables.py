@@ -216,7 +216,7 @@ def test_a_measurement_is_oriented_by_its_meaning():
 def analysis():
     """Return 48 models without a forecast, and 13 of chess with one: twelve right, and one undecided."""
     ends = [(RETAINED, said(KEEPS)), (DEGRADED, said(COLLAPSES, run=0.95, end=0.0))] * 6 + [
-        (RETAINED, said(CANNOT_TELL))
+        (RETAINED, said(CANNOT_TELL, end=0.97))
     ]
     forecast = [
         made(f"f{place}", end, task="chess", study="chess", rate=1e-3 * (1 + place), iterations=8 + place % 2, seed=place, **told)
@@ -286,7 +286,7 @@ def test_tables_of_forecasts_show_counts_with_shares_and_intervals(analysis):
         SAME_STEPS, "all tasks", "7 of 13, 53.8% [29.1, 76.8]", "6 of 12, 50.0% [25.4, 74.6]", "1 of 1, 100.0% [20.7, 100.0]",
     ]  # fmt: skip
     assert rows_of(analysis, "Wrong forecasts") == []
-    undecided = ["f12", "chess", "cannot tell", "80.0", "95.0", "100.0", "retains"]
+    undecided = ["f12", "chess", "cannot tell", "80.0", "95.0", "97.0", "100.0", "retains"]
     assert rows_of(analysis, "Undecided models") == [undecided]
     assert ["cannot tell", "0", "1", "0", "0"] in rows_of(analysis, "Outcomes by answer")
     assert ["all tasks", "13", "12.0", "12.0", "100.0"] in rows_of(analysis, "What the forecast costs")
