@@ -27,7 +27,7 @@ def evidence_of(members: Sequence[Member]) -> Evidence:
     """
     looped = [member for member in members if member.looped]
     results = results_of(looped)
-    thresholds, counts = thresholds_of(sample_of(looped, results)), study_forecasts(looped, results).counts[0]
+    thresholds, counts = thresholds_of(sample_of(looped, results)), study_forecasts(looped, results).overall
     fitted = [
         FittedThreshold(one.measure, float(f"{one.holds:.{DIGITS}g}"), float(f"{one.fails:.{DIGITS}g}"), one.origin)
         for one in thresholds.accepted

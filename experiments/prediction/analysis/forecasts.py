@@ -174,6 +174,21 @@ class ForecastStudy:
     answers: dict[str, dict[str, int]]
     costs: list[ForecastCost]
 
+    @property
+    def overall(self) -> ForecastCounts:
+        """How often forecasts decide and are right on all models."""
+        return self.counts[0]
+
+    @property
+    def cost(self) -> ForecastCost:
+        """The cost on all models that solve their task."""
+        return self.costs[0]
+
+    @property
+    def missing(self) -> int:
+        """Number of models that solve their task and have no forecast."""
+        return self.solving - self.overall.models
+
     def rule(self, name: str) -> RunningOn:
         """Return how often a rule is right on all models."""
         return next(one for one in self.rules if one.name == name and one.group == ALL)

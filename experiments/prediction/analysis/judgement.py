@@ -100,7 +100,7 @@ def _few(models: float, kind: str) -> str:
 
 def _missing(forecasts: ForecastStudy) -> str:
     """Return how many models that solve their task have no forecast, or nothing if all have one."""
-    missing = forecasts.solving - forecasts.counts[0].models
+    missing = forecasts.missing
     return f"not measured: {missing} of {forecasts.solving} models that solve their task" if missing else ""
 
 
@@ -109,19 +109,19 @@ def _at_least(least: float, found: Share) -> bool:
 
 
 def _right(forecasts: ForecastStudy) -> Judgement:
-    right = forecasts.counts[0].right
+    right = forecasts.overall.right
     few = _few(right.total, "decided forecasts")
     return _judged(IS_RIGHT, {"right": right}, _at_least(RIGHT, right), few, _missing(forecasts))
 
 
 def _decides(forecasts: ForecastStudy) -> Judgement:
-    decided = forecasts.counts[0].decided
+    decided = forecasts.overall.decided
     few = _few(decided.total, "models with a forecast")
     return _judged(DECIDES, {"decided": decided}, _at_least(DECIDED, decided), few, _missing(forecasts))
 
 
 def _cost(forecasts: ForecastStudy) -> Judgement:
-    cost = forecasts.costs[0]
+    cost = forecasts.cost
     few = _few(cost.models, "models with a forecast")
     found = {"median": cost.median, "largest": cost.largest}
     return _judged(IS_CHEAP, found, cost.largest is not None and cost.largest <= COST, few, _missing(forecasts))

@@ -237,7 +237,12 @@ def _with_lead(
     rival = _best_rival(sample, predictor, scores) if predictor.kind == "framework" else None
     if rival is None:
         return performance
-    return replace(performance, lead=head_to_head(sample, scores, predictor.name, rival).lead, rival=rival)
+    return replace(performance, lead=_lead(sample, scores[predictor.name], scores[rival]), rival=rival)
+
+
+def _lead(sample: Sample, ours: np.ndarray, theirs: np.ndarray) -> Estimate:
+    both = _both_known(sample, ours, theirs)
+    return estimate_lead(ours[both], theirs[both], sample.retains[both], sample.configurations[both])
 
 
 def head_to_head(sample: Sample, scores: Mapping[str, np.ndarray], ours: str, theirs: str) -> HeadToHead:
@@ -248,7 +253,7 @@ def head_to_head(sample: Sample, scores: Mapping[str, np.ndarray], ours: str, th
     return HeadToHead(
         estimate_auc(first, retains, groups),
         estimate_auc(second, retains, groups),
-        estimate_lead(first, second, retains, groups),
+        _lead(sample, scores[ours], scores[theirs]),
     )
 
 

@@ -19,7 +19,7 @@ def _counts(analysis: Analysis) -> Sheet:
         [one.group, str(one.models), share_of_total(one.decided), share_of_total(one.right)]
         for one in analysis.forecasts.counts
     ]
-    missing = analysis.forecasts.solving - analysis.forecasts.counts[0].models
+    missing = analysis.forecasts.missing
     return Sheet(
         "Forecasts of models that solve their task",
         ["group", "models", "decided", "right of the decided"],
@@ -66,15 +66,15 @@ def _models(title: str, models: Sequence[ForecastModel], caption: str) -> Sheet:
         title,
         ["model", "task", "forecast", "least left %", "most left %", "left %", "retained %", "outcome"],
         rows,
-        f"{caption} Least and most: bounds of the forecast on the accuracy left over the best. Left: what is left of it when the "
-        "forecast's own problems are run on to the last iteration. Retained: what is left on the problems of the evaluation, "
-        "which decides the outcome.",
+        f"{caption} All percentages are of the best accuracy. Least and most left: the forecast's bounds on the accuracy at the last "
+        "iteration. Left: the accuracy there when the same problems are run on. Retained: the accuracy there on the problems of "
+        "the evaluation, which decide the outcome.",
     )
 
 
 def _wrong(analysis: Analysis) -> Sheet:
     found = analysis.forecasts
-    decided = found.counts[0].right.total
+    decided = found.overall.right.total
     caption = f"{len(found.wrong)} of {decided:.0f} models that solve their task and of which the forecast decides."
     return _models("Wrong forecasts", found.wrong, caption)
 
@@ -83,7 +83,7 @@ def _undecided(analysis: Analysis) -> Sheet:
     found = analysis.forecasts
     retain = sum(one.outcome.retains for one in found.undecided)
     caption = (
-        f"{len(found.undecided)} of {found.counts[0].models} models that solve their task. Of these undecided models, {retain} "
+        f"{len(found.undecided)} of {found.overall.models} models that solve their task. Of these undecided models, {retain} "
         "retain their accuracy."
     )
     return _models("Undecided models", found.undecided, caption)

@@ -27,7 +27,7 @@ def main_results(analysis: Analysis) -> Sheet:
     found = {one.name: one for one in analysis.performances}
     kept, run, axes, rivals = (found[name] for name in (FORECAST_KEPT, SAME_STEPS, ALL_AXES, ALL_RIVALS))
     times = {one.name: one.error for one in analysis.collapse_times.predictions if one.among == ALL_TASKS}
-    counts, cost = analysis.forecasts.counts[0], analysis.forecasts.costs[0]
+    counts, cost = analysis.forecasts.overall, analysis.forecasts.cost
     same, whole = (analysis.forecasts.rule(name) for name in (SAME_STEPS, LONG_RUN))
     score = analysis.thresholds.verdict_by_the_rule(ALL_ITERATIONS)
     rows = [
@@ -61,7 +61,7 @@ def main_results(analysis: Analysis) -> Sheet:
 
 def _steps(analysis: Analysis) -> str:
     """Return the cost of forecasts in words."""
-    cost = analysis.forecasts.costs[0]
+    cost = analysis.forecasts.cost
     return f"steps: {percent(cost.median)}% of those to the end in the median, {percent(cost.largest)}% at most"
 
 
