@@ -1,5 +1,5 @@
 # make study: set everything up and run the first study.   make test: set everything up and run the tests.
-# make prediction: train the population on which forecasts are tested (6 hours of one core in total), and analyse it. A run that
+# make prediction: train the population on which forecasts are tested (8 hours of one core in total), and analyse it. A run that
 # fails is collected as failed, and the next runs continue. It stops if a study is stopped or refused.
 PYTHON ?= python3
 BIN := .venv/bin

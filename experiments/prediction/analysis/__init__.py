@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,7 +18,7 @@ from experiments.prediction.analysis.costs import Cost, costs
 from experiments.prediction.analysis.fluctuations import Fluctuation, fluctuations
 from experiments.prediction.analysis.forecasts import ForecastStudy, study_forecasts
 from experiments.prediction.analysis.judgement import Judgement, judge_claims
-from experiments.prediction.analysis.outcomes import Outcome, Sample, results_of
+from experiments.prediction.analysis.outcomes import Outcome, Sample, counts_by_outcome, results_of
 from experiments.prediction.analysis.performance import (
     Forecasts,
     Performance,
@@ -131,16 +130,13 @@ def analyse(members: Sequence[Member]) -> Analysis:
     sample = sample_of(members, results)
     forecasts = forecasts_of(sample)
     source, transferred = transfers(sample, forecasts.values)
-    outcomes: dict[str, Counter[str]] = {}
-    for member, result in zip(members, results, strict=True):
-        outcomes.setdefault(member.task, Counter())[result.outcome.value] += 1
     of_forecasts, thresholds = study_forecasts(members, results), thresholds_of(sample)
     axes = head_to_head(sample, forecasts.scores, ALL_AXES, ALL_RIVALS)
     return Analysis(
         claims=judge_claims(of_forecasts, axes, thresholds.verdict_by_the_rule(ALL_ITERATIONS)),
         models=len(members),
         configurations=len({member.configuration for member in members}),
-        outcomes={task: dict(counts) for task, counts in outcomes.items()},
+        outcomes=counts_by_outcome(zip((member.task for member in members), results, strict=True)),
         breakdowns=breakdowns(everything, all_results),
         performances=performances(sample, forecasts),
         calibration={name: calibration(sample, forecasts.probabilities[name]) for name in FEATURED},

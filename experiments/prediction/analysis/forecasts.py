@@ -6,12 +6,11 @@ one that does not. Nothing is fitted.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from experiments.prediction.analysis.breakdowns import Ended, grouped
-from experiments.prediction.analysis.outcomes import RETAINED, Outcome, Result
+from experiments.prediction.analysis.outcomes import RETAINED, Outcome, Result, counts_by_outcome
 from experiments.prediction.analysis.predictors import BY_NAME
 from experiments.prediction.analysis.statistics import Share, known_median, share, share_of
 from experiments.prediction.population import Member
@@ -255,10 +254,8 @@ def _in_words(answer: Outlook | None) -> str:
 
 def _answers(everything: Sequence[Ended]) -> dict[str, dict[str, int]]:
     """Return the number of models by answer and outcome, for the answers that were given."""
-    found = Counter((_in_words(answer_of(member)), result.outcome.value) for member, result in everything)
-    names = [*(one.value for one in Outlook), NOT_MEASURED]
-    counts = {name: {outcome: count for (own, outcome), count in found.items() if own == name} for name in names}
-    return {name: own for name, own in counts.items() if own}
+    counts = counts_by_outcome((_in_words(answer_of(member)), result) for member, result in everything)
+    return {name: counts[name] for name in (*(one.value for one in Outlook), NOT_MEASURED) if name in counts}
 
 
 def _cost(group: str, models: Sequence[Ended]) -> ForecastCost:

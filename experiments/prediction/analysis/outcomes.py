@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
@@ -127,3 +128,11 @@ def results_of(members: Sequence[Member]) -> list[Result]:
         if member.looped and member.easy is not None:
             best[member.task] = max(best.get(member.task, 0.0), member.easy.best)
     return [_result(member, best.get(member.task, 0.0)) for member in members]
+
+
+def counts_by_outcome(ended: Iterable[tuple[str, Result]]) -> dict[str, dict[str, int]]:
+    """Return the number of models by name and outcome. Every model is given as its name, such as its task, and its result."""
+    counts: dict[str, Counter[str]] = {}
+    for name, result in ended:
+        counts.setdefault(name, Counter())[result.outcome.value] += 1
+    return {name: dict(own) for name, own in counts.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from experiments.prediction.analysis.outcomes import Result
+from experiments.prediction.analysis.outcomes import Result, counts_by_outcome
 from experiments.prediction.analysis.thresholds import judged
 from experiments.prediction.population import Member
 
@@ -23,10 +23,9 @@ def verdict_counts(members: Sequence[Member], results: Sequence[Result]) -> dict
 
     Verdicts follow the current rule.
     """
-    found: dict[str, dict[str, dict[str, int]]] = {}
+    found: dict[str, list[tuple[str, Result]]] = {}
     for member, result in zip(members, results, strict=True):
-        verdicts = {mode: judged(numbers).value for mode, numbers in examinations(member).items() if numbers}
-        for mode, verdict in verdicts.items():
-            counts = found.setdefault(mode, {}).setdefault(verdict, {})
-            counts[result.outcome.value] = counts.get(result.outcome.value, 0) + 1
-    return found
+        for mode, numbers in examinations(member).items():
+            if numbers:
+                found.setdefault(mode, []).append((judged(numbers).value, result))
+    return {mode: counts_by_outcome(ended) for mode, ended in found.items()}
