@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import mean
 
-from experiments.prediction.analysis.outcomes import Result
+from experiments.prediction.analysis.outcomes import Result, outcome_counts
 from experiments.prediction.population import Member
 from experiments.prediction.signals import STATE_RADIUS
 from loopscope.models.residual import BOUNDING
@@ -75,7 +74,7 @@ def _group(choice: str, ended: Sequence[Ended], looped: bool) -> Group:
         choice,
         len(ended),
         sum(result.solves for _, result in ended) if looped else None,
-        dict(Counter(result.outcome.value for _, result in ended)) if looped else {},
+        outcome_counts(result for _, result in ended) if looped else {},
         mean(result.easy or 0.0 for _, result in ended),
         mean(result.hard or 0.0 for _, result in ended),
         max((radius for radius in radii if radius is not None), default=None),

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from experiments.prediction.analysis.breakdowns import BASELINE, grouped
-from experiments.prediction.analysis.outcomes import Outcome, Result
+from experiments.prediction.analysis.outcomes import Outcome, Result, outcome_counts
 from experiments.prediction.analysis.statistics import known_median
 from experiments.prediction.population import Member
 from experiments.prediction.signals import COSINE, NORM_RATIO, STATE_RADIUS, WEIGHT_RATIO
@@ -85,7 +84,7 @@ def configuration_rows(members: Sequence[Member], results: Sequence[Result]) -> 
             best=[None if member.easy is None else member.easy.best for member, _ in group],
             easy=[result.easy for _, result in group],
             hard=[result.hard for _, result in group],
-            outcomes={} if key[1] == BASELINE else dict(Counter(result.outcome.value for _, result in group)),
+            outcomes={} if key[1] == BASELINE else outcome_counts(result for _, result in group),
             logged=[known_median(member.signal(name) for member, _ in group) for name in LOGGED],
         )
         for key, group in groups.items()

@@ -130,9 +130,14 @@ def results_of(members: Sequence[Member]) -> list[Result]:
     return [_result(member, best.get(member.task, 0.0)) for member in members]
 
 
+def outcome_counts(results: Iterable[Result]) -> dict[str, int]:
+    """Return the number of models by outcome."""
+    return dict(Counter(result.outcome.value for result in results))
+
+
 def counts_by_outcome(ended: Iterable[tuple[str, Result]]) -> dict[str, dict[str, int]]:
     """Return the number of models by name and outcome. Every model is given as its name, such as its task, and its result."""
-    counts: dict[str, Counter[str]] = {}
+    groups: dict[str, list[Result]] = {}
     for name, result in ended:
-        counts.setdefault(name, Counter())[result.outcome.value] += 1
-    return {name: dict(own) for name, own in counts.items()}
+        groups.setdefault(name, []).append(result)
+    return {name: outcome_counts(results) for name, results in groups.items()}
