@@ -195,6 +195,49 @@ def test_faults_that_the_model_itself_has_are_caught_beside_its_forward():
             prove(changed, lambda inputs, n, own=own, change=change: change(own(inputs, n), inputs), text())
 
 
+class RoundsByShape(DoryLike):
+    """In half precision, kernels round differently for other shapes; this model exaggerates that."""
+
+    def forward(self, input_ids, attention_mask=None):
+        logits = super().forward(input_ids, attention_mask)
+        return logits * (1 + 2**-8 * sum(input_ids.shape)) if logits.dtype == torch.bfloat16 else logits
+
+
+def test_rounding_that_differs_between_shapes_is_no_fault_of_a_model_in_half_precision():
+    proof = capture(seeded(RoundsByShape).bfloat16(), "layers.3", text(), DoryLike.run).proof
+    assert proof["alone"].error < 1e-5
+    assert proof["padding"].error < 1e-5
+
+
+def test_a_leak_smaller_than_the_rounding_of_half_precision_is_caught():
+    def leaking(mean):
+        class Leaking(DoryLike):
+            def forward(self, input_ids, attention_mask=None):
+                logits = super().forward(input_ids, attention_mask)
+                return logits + 0.002 * mean(logits)
+
+        return seeded(Leaking).bfloat16()
+
+    for mean, message in [
+        (lambda logits: logits.mean(0, keepdim=True), "an example alone gives"),
+        (lambda logits: logits.mean(1, keepdim=True), "padding does not matter"),
+    ]:
+        with pytest.raises(LoopscopeError, match=message):
+            capture(leaking(mean), "layers.3", text(), DoryLike.run)
+
+
+def test_a_model_that_computes_in_half_precision_whatever_its_weights_may_round_by_shape():
+    def run(model, inputs, iterations):
+        model.inner.config.H_cycles = iterations
+        logits = model(model.initial_carry(inputs), inputs)[1]["logits"]
+        return logits * (1 + 2**-8 * len(logits))
+
+    model = seeded(TinyRecursiveReasoningModel_ACTV1, forward_dtype="bfloat16")
+    proof = capture(model, "inner.L_level", puzzle_batch(), run, every=3).proof
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert 1e-4 < proof["alone"].error < proof["alone"].allowed == 0.1
+
+
 def test_a_captured_loop_with_another_models_weights_is_refused():
     """What the adapter left out is the fault; what the model does is right by definition."""
     loop = capture(seeded(DoryLike), "layers.3", text(), DoryLike.run)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -28,10 +29,10 @@ DERIVATIVE_TOLERANCE = 1e-3
 """Relative difference within which a derivative agrees with a finite difference."""
 ALONE_TOLERANCE = 1e-4
 """Relative difference allowed between batch sizes: kernels round differently, and iterations pass that on."""
+HALF_TOLERANCE = 0.1
+"""The same, for a derivative too, if a model computes in half precision whatever its weights are."""
 LEAST_INFLUENCE = 0.1
 """A readout is of the state if another example's state moves it by this share of the way to that example's answer."""
-HALF_DERIVATIVE_TOLERANCE = 0.1
-"""The same for a model that computes in half precision."""
 COMPARED = 2**22
 """Numbers that are compared at once."""
 STOPS_DERIVATIVES = "derivatives pass neither gradient checkpointing nor NumPy: switch them off inside an iteration"
@@ -205,7 +206,7 @@ class _Prover:
                 with torch.no_grad():
                     with seeded(inputs, 0):
                         wanted = self.own(inputs, count)
-                    found = self._run(inputs, count)
+                    found = self._run(self.loop, inputs, count)
                 errors.append(relative_gap(*at_real_tokens(found, wanted, padding_mask(inputs))))
                 allowed = tolerance_for([wanted])
         return Check(
@@ -220,7 +221,7 @@ class _Prover:
         """Whether steps depend on what was computed between them."""
         with torch.no_grad():
             recalled, other = self.loop.encode(self.inputs), self.loop.encode(self.turned)
-            state, turned = self._started(recalled), self._started(other)
+            state, turned = self._started(self.loop, recalled), self._started(self.loop, other)
             held = _versions(self.given)
             first = flatten(self.loop.step(state, recalled))
             errors = [relative_gap(flatten(self.loop.step(state, recalled)), first)]
@@ -238,27 +239,24 @@ class _Prover:
         )
 
     def derivative(self) -> Check:
-        loop, state, recalled = self._in_full_precision()
-        changes, allowed = self._changes(loop)
-        error = _error_of(step_jacobian(HeldLoop(timed(loop)), state, recalled), changes, allowed)
+        loop, state, recalled = self._at_a_state()
+        changes, allowed = self._changes()
+        error = _error_of(step_jacobian(HeldLoop(loop), state, recalled), changes, allowed)
         return Check("derivative", "J v by autograd equals a finite difference", error, allowed, DERIVATIVE_REMEDY)
 
     def input(self) -> Check:
         claim = "the derivative in the recalled input equals a finite difference"
-        loop, state, recalled = self._in_full_precision()
-        changes, allowed = self._changes(loop)
+        loop, state, recalled = self._at_a_state()
+        changes, allowed = self._changes()
         try:
-            error = _error_of(input_jacobian(HeldLoop(timed(loop)), state, recalled), changes, allowed)
+            error = _error_of(input_jacobian(HeldLoop(loop), state, recalled), changes, allowed)
         except NotDefinedError:
             return Check("input", claim, None, allowed, "no floating number is recalled")
         return Check("input", claim, error, allowed, DERIVATIVE_REMEDY)
 
-    def _changes(self, loop: Loop) -> tuple[Sequence[float], float]:
-        """Return the finite changes that suit a loop's precision, and the largest error of a derivative."""
-        # If a model computes in half precision whatever its weights are, a good part of each difference is rounding.
-        if getattr(loop, "in_half_precision", False) and loop is self.given:
-            return LARGE_CHANGES, HALF_DERIVATIVE_TOLERANCE
-        return CHANGES, DERIVATIVE_TOLERANCE
+    def _changes(self) -> tuple[Sequence[float], float]:
+        """Return the finite changes that suit the loop's precision, and the largest error of a derivative."""
+        return (LARGE_CHANGES, HALF_TOLERANCE) if self.coarse else (CHANGES, DERIVATIVE_TOLERANCE)
 
     def alone(self) -> Check:
         claim, remedy = (
@@ -267,17 +265,18 @@ class _Prover:
         )
         if self.batch < 2:
             return Check("alone", claim, None, ALONE_TOLERANCE, "there is one example only")
+        loop, inputs = self.fine
         with torch.no_grad():
-            recalled = self.loop.encode(self.inputs)
-            state = self._started(recalled)
-            together = readout(self.loop, self._stepped(state, recalled), recalled)
+            recalled = loop.encode(inputs)
+            state = self._started(loop, recalled)
+            together = readout(loop, _stepped(loop, state, recalled), recalled)
             errors = []
             for row in {0, self.batch - 1}:
                 rows = slice(row, row + 1)
-                for one in (self.loop.encode(select(self.inputs, rows)), select(recalled, rows)):
-                    logits = readout(self.loop, self._stepped(select(state, rows), one), one)
+                for one in (loop.encode(select(inputs, rows)), select(recalled, rows)):
+                    logits = readout(loop, _stepped(loop, select(state, rows), one), one)
                     errors.append(relative_gap(logits, together[rows]))
-        return Check("alone", claim, max(errors), max(ALONE_TOLERANCE, tolerance_for([together])), remedy)
+        return Check("alone", claim, max(errors), self._tolerance_of_shapes(together), remedy)
 
     def padding(self) -> Check:
         claim, remedy = (
@@ -286,13 +285,14 @@ class _Prover:
         )
         if padding_mask(self.inputs) is None:
             return Check("padding", claim, None, ALONE_TOLERANCE, "the inputs have no mask")
-        errors = [0.0]
+        errors, count = [0.0], 2 + self.before
+        loop, inputs = self.fine
         with torch.no_grad():
-            for shorter in (self.inputs, *shortened(self.inputs)):
+            for shorter in (inputs, *shortened(inputs)):
                 mask = padding_mask(shorter)
-                plain, longer = (self._logits(inputs) for inputs in (shorter, padded(shorter)))
+                plain, longer = (self._run(loop, one, count) for one in (shorter, padded(shorter)))
                 errors.append(relative_gap(*at_real_tokens(longer[:, : plain.shape[1]], plain, mask)))
-        return Check("padding", claim, max(errors), max(ALONE_TOLERANCE, tolerance_for([plain])), remedy)
+        return Check("padding", claim, max(errors), self._tolerance_of_shapes(plain), remedy)
 
     def readout(self) -> Check:
         """Whether the readout is of the state, and not of the inputs."""
@@ -300,7 +300,7 @@ class _Prover:
         remedy = "read must answer from the state it is given, not from the inputs"
         with torch.no_grad():
             recalled = self.loop.encode(self.inputs)
-            state = self._stepped(self._started(recalled), recalled)
+            state = _stepped(self.loop, self._started(self.loop, recalled), recalled)
             own = readout(self.loop, state, recalled)
             swapped = readout(self.loop, tree_map(lambda leaf: leaf.roll(1, 0), state), recalled)
         distance = torch.linalg.vector_norm(own.roll(1, 0) - own)
@@ -311,32 +311,45 @@ class _Prover:
 
     # Parts
 
-    def _started(self, recalled: Tree) -> Tree:
-        with seeded(self.inputs, 0):
-            return self.loop.start(recalled)
-
-    def _stepped(self, state: Tree, recalled: Tree, steps: int = 2) -> Tree:
-        for _ in range(steps):
-            state = self.loop.step(state, recalled)
-        return state
-
-    def _run(self, inputs: Tree, count: int) -> Tensor:
-        recalled = self.loop.encode(inputs)
-        state = self._stepped(self._started(recalled), recalled, count - self.before)
-        return readout(self.loop, state, recalled)
-
-    def _logits(self, inputs: Tree) -> Tensor:
-        return self._run(inputs, 2 + self.before)
-
-    def _in_full_precision(self) -> tuple[Loop, Tree, Tree]:
-        """Return the loop and one of its states; a module in half precision is copied to full precision first."""
-        with torch.no_grad():
-            recalled = self.loop.encode(self.inputs)
-            state = self._stepped(self._started(recalled), recalled, 1)
-        state, recalled = detached(state), detached(recalled)
+    @cached_property
+    def fine(self) -> tuple[Loop, Tree]:
+        """The loop and its inputs; a module in half precision as a copy in float32, whose rounding hides less."""
         if not isinstance(self.given, nn.Module) or not any(one.dtype in HALF for one in self.given.parameters()):
-            return self.given, state, recalled
-        return in_precision(self.given, state, recalled, torch.float32)
+            return self.loop, self.inputs
+        loop, inputs, _ = in_precision(self.given, self.inputs, (), torch.float32)
+        return timed(loop), inputs
+
+    @property
+    def coarse(self) -> bool:
+        """Whether even that loop computes in half precision, so that a good part of each small difference is rounding."""
+        return getattr(self.given, "in_half_precision", False) and self.fine[0] is self.loop
+
+    def _tolerance_of_shapes(self, logits: Tensor) -> float:
+        """Return how far the same logits may be from each other if they are computed in batches of different shapes."""
+        return HALF_TOLERANCE if self.coarse else max(ALONE_TOLERANCE, tolerance_for([logits]))
+
+    def _at_a_state(self) -> tuple[Loop, Tree, Tree]:
+        """Return the loop with a state and its recalled input."""
+        loop, inputs = self.fine
+        with torch.no_grad():
+            recalled = loop.encode(inputs)
+            state = _stepped(loop, self._started(loop, recalled), recalled, 1)
+        return loop, detached(state), detached(recalled)
+
+    def _started(self, loop: Loop, recalled: Tree) -> Tree:
+        with seeded(self.inputs, 0):
+            return loop.start(recalled)
+
+    def _run(self, loop: Loop, inputs: Tree, count: int) -> Tensor:
+        recalled = loop.encode(inputs)
+        state = _stepped(loop, self._started(loop, recalled), recalled, count - self.before)
+        return readout(loop, state, recalled)
+
+
+def _stepped(loop: Loop, state: Tree, recalled: Tree, steps: int = 2) -> Tree:
+    for _ in range(steps):
+        state = loop.step(state, recalled)
+    return state
 
 
 def _error_of(jacobian: Jacobian, changes: Sequence[float], allowed: float) -> float:
