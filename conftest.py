@@ -2,6 +2,7 @@
 
 import inspect
 from collections import Counter
+from dataclasses import is_dataclass
 from functools import partial, wraps
 
 import jaxtyping
@@ -23,20 +24,22 @@ def _checked(function=None, *, typechecker):
     """Decorate a function as jaxtyping does, but check its first calls alone: a check takes longer than a small step."""
     if function is None:
         return partial(_checked, typechecker=typechecker)
+    if is_dataclass(function) and "__init__" in vars(function):
+        function.__init__ = _checked(function.__init__, typechecker=typechecker)
     if not inspect.isfunction(function):
-        return _jaxtyped(function, typechecker=typechecker)
-    # A function within another is made and decorated anew by each call of that one, from the same code.
-    code = function.__code__
-    if _calls[code] >= MOST_CHECKS:
+        return function if inspect.isclass(function) else _jaxtyped(function, typechecker=typechecker)
+    # A function within another is made and decorated anew by each call of that one, under the same name.
+    name = function.__module__, function.__qualname__
+    if _calls[name] >= MOST_CHECKS:
         return function
     checked = _jaxtyped(function, typechecker=typechecker)
 
     @wraps(function)
     def call(*arguments, **named):
         __tracebackhide__ = True
-        if torch.compiler.is_compiling() or _calls[code] >= MOST_CHECKS:
+        if torch.compiler.is_compiling() or _calls[name] >= MOST_CHECKS:
             return function(*arguments, **named)
-        _calls[code] += 1
+        _calls[name] += 1
         return checked(*arguments, **named)
 
     return call

@@ -32,6 +32,7 @@ def test_a_case_worked_by_hand() -> None:
     assert curve.area == pytest.approx(0.25 * 0 + 0.5 / 3 + 0.25 / 2)
     # Of the four pairs of a right and a wrong one, three are in order and one is tied.
     assert auc(-doubt, right) == 3.5 / 4
+    assert math.isnan(auc(np.array([0.0, math.nan]), np.array([True, False])))
 
 
 def test_ties_cannot_be_told_apart_whatever_their_order() -> None:

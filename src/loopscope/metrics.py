@@ -23,15 +23,14 @@ Statistic = Callable[[Int[np.ndarray, "chosen"]], float]
 def auc(scores: Float[np.ndarray, "cases"], positive: Bool[np.ndarray, "cases"]) -> float:
     """Return the area under the ROC curve: the probability that a positive scores above a negative.
 
-    Ties count one half. The area is NaN if all cases are positive or all negative.
+    Ties count one half. The area is NaN if all cases are positive or all negative, or if a score is NaN.
     """
-    count = int(positive.sum())
-    pairs = count * (len(positive) - count)
-    if not pairs:
+    chosen, others = scores[positive], np.sort(scores[~positive])
+    pairs = len(chosen) * len(others)
+    if not pairs or bool(np.isnan(scores).any()):
         return float("nan")
-    from scipy.stats import rankdata  # takes half a second to load
-
-    return float((rankdata(scores)[positive].sum() - count * (count + 1) / 2) / pairs)
+    below = others.searchsorted(chosen, "left") + others.searchsorted(chosen, "right")
+    return float(below.sum() / (2 * pairs))
 
 
 def interval(
