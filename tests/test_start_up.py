@@ -56,7 +56,7 @@ def test_importing_the_package_loads_no_other():
     assert {name for name in loaded if name.startswith("loopscope.")} == {"loopscope.errors"}
 
 
-@pytest.mark.parametrize("arguments", ["--help", "", "tarin"])
+@pytest.mark.parametrize("arguments", ["--help", "--version", "", "tarin"])
 def test_help_and_unknown_commands_load_no_other_package(arguments):
     loaded = modules_loaded_by(f"import loopscope.cli\nloopscope.cli.main({arguments.split()})")
     assert of(THIRD_PARTY, loaded) == []

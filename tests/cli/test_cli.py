@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -183,6 +184,11 @@ def test_a_function_may_import_its_neighbours_and_change_the_path(tmp_path, monk
     kept = list(before)
     assert from_function("own:make").inputs.shape == (5, 3)
     assert sys.path == ["mine", *kept]
+
+
+def test_the_version_is_that_of_the_package_that_is_installed(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"loopscope {version('loopscope')}\n"
 
 
 def test_help_names_every_command(capsys):

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from loopscope import __version__
 from loopscope.errors import LoopscopeError, nearest
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ def help_text() -> str:
             *(f"  {name:10} {summary}" for name, summary in COMMANDS.items()),
             "",
             "loopscope COMMAND --help lists the options of a command and their defaults.",
+            "loopscope --version prints the version.",
         ]
     )
 
@@ -88,6 +90,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help"):
         print(help_text())
+        return 0
+    if arguments[0] == "--version":
+        print(f"loopscope {__version__}")
         return 0
     try:
         name, *rest = arguments
