@@ -8,10 +8,9 @@ import re
 import sys
 import traceback
 from collections.abc import Sequence
-from importlib import import_module
+from importlib import import_module, metadata
 from typing import TYPE_CHECKING
 
-from loopscope import __version__
 from loopscope.errors import LoopscopeError, nearest
 
 if TYPE_CHECKING:
@@ -92,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(help_text())
         return 0
     if arguments[0] == "--version":
-        print(f"loopscope {__version__}")
+        print(f"loopscope {metadata.version('loopscope')}")
         return 0
     try:
         name, *rest = arguments
