@@ -102,23 +102,23 @@ def test_the_commands_find_what_the_study_found(study, tmp_path, name, capsys):
     assert {**again, "seconds": None} == {**examination, "seconds": None}
 
 
-def test_a_cut_last_line_costs_no_more_than_its_run(study, tmp_path):
+def test_a_cut_last_line_costs_no_more_than_its_run(study, tmp_path, capsys):
     """The run whose line was cut is recorded again, from what its folder holds; what failed before stays as it is."""
     plan, folder, _ = study
     copy = StudyFolder(shutil.copytree(folder, tmp_path / "copy"))
     lines = copy.ledger.path.read_bytes().splitlines(keepends=True)
     lines.sort(key=lambda line: json.loads(line)["status"] == "finished")
     copy.ledger.path.write_bytes(b"".join(lines)[:-20])
-    run_study(read_plan(plan), copy)
+    assert main(["study", str(plan), "--out", str(copy.path)]) == 1
     assert copy.ledger.path.read_bytes().startswith(b"".join(lines[:-1]))
     assert copy.ledger.records() == StudyFolder(folder).ledger.records()
 
 
-def test_what_failed_is_done_again_when_asked(study, tmp_path):
+def test_what_failed_is_done_again_when_asked(study, tmp_path, capsys):
     plan, folder, _ = study
     copy = StudyFolder(shutil.copytree(folder, tmp_path / "copy"))
     before = copy.ledger.path.read_text()
-    run_study(read_plan(plan), copy, retry_failed=True)
+    assert main(["study", str(plan), "--out", str(copy.path), "--retry-failed"]) == 1
     after = copy.ledger.path.read_text()
     assert after.startswith(before)
     (added,) = after.removeprefix(before).splitlines()
@@ -207,19 +207,19 @@ def test_a_blocked_folder_fails_its_run_and_the_others_go_on(tmp_path, capsys, p
     ("name", "content"),
     [("evaluation.json", "no json"), ("evaluation.json", "{}"), ("evaluation.json", "[]"), ("seconds.json", "[1]")],
 )
-def test_a_damaged_file_fails_its_run_until_it_is_removed(study, tmp_path, name, content):
+def test_a_damaged_file_fails_its_run_until_it_is_removed(study, tmp_path, capsys, name, content):
     _, folder, _ = study
     grid = {"model.norm": ["outer"], "training.learning_rate": [1e-3]}
-    plan = read_plan(written(tmp_path / "tiny.yaml", grid=grid, also=[]))
-    copy = StudyFolder(tmp_path / "copy")
+    plan, copy = written(tmp_path / "tiny.yaml", grid=grid, also=[]), StudyFolder(tmp_path / "copy")
     shutil.copytree(StudyFolder(folder).run(GOOD).path, copy.run(GOOD).path)
     damaged = copy.run(GOOD).path / name
     damaged.write_text(content)
-    error = run_study(plan, copy).records[GOOD].error
-    assert f"{damaged}" in error
-    assert "again; --retry-failed does it again" in error
+    assert main(["study", str(plan), "--out", str(copy.path)]) == 1
+    records = copy.ledger.records()
+    assert f"{damaged}" in records[GOOD].error
+    assert "again; --retry-failed does it again" in records[GOOD].error
     damaged.unlink()
-    run_study(plan, copy, retry_failed=True)
+    assert main(["study", str(plan), "--out", str(copy.path), "--retry-failed"]) == 0
     assert outcomes(copy.path)[GOOD] == outcomes(folder)[GOOD]
 
 

@@ -26,7 +26,6 @@ from loopscope.adapters.paths import (
 from loopscope.adapters.plan import Plan
 from loopscope.adapters.positions import Chosen, Positions, checked_positions, spread
 from loopscope.adapters.proof import (
-    HALF_TOLERANCE,
     PROVEN_ITERATIONS,
     Check,
     Proof,
@@ -269,7 +268,7 @@ class CapturedLoop(nn.Module, ABC):
             name="positions",
             claim="logits read at chosen positions are those of the whole readout there",
             error=relative_gap(found, wanted),
-            allowed=HALF_TOLERANCE if self.in_half_precision else tolerance_for([wanted]),
+            allowed=tolerance_for([wanted]),
             remedy='read at all positions (positions="all")',
         )
 
