@@ -1,4 +1,4 @@
-"""Shape strings in the package's signatures are checked at run time in every test."""
+"""Shape strings in the package's signatures are checked at run time in every test, at the first calls of each function."""
 
 import inspect
 from collections import Counter
@@ -24,10 +24,12 @@ def _checked(function=None, *, typechecker):
     """Decorate a function as jaxtyping does, but check its first calls alone: a check takes longer than a small step."""
     if function is None:
         return partial(_checked, typechecker=typechecker)
-    if is_dataclass(function) and "__init__" in vars(function):
-        function.__init__ = _checked(function.__init__, typechecker=typechecker)
+    if inspect.isclass(function):
+        if is_dataclass(function) and "__init__" in vars(function):
+            function.__init__ = _checked(function.__init__, typechecker=typechecker)
+        return function
     if not inspect.isfunction(function):
-        return function if inspect.isclass(function) else _jaxtyped(function, typechecker=typechecker)
+        return _jaxtyped(function, typechecker=typechecker)
     # A function within another is made and decorated anew by each call of that one, under the same name.
     name = function.__module__, function.__qualname__
     if _calls[name] >= MOST_CHECKS:
