@@ -4,7 +4,7 @@
     python benchmarks/loading.py --tasks sudoku --width 128 --batch 64 --repeats 5 --json
 
 A batch is made as the trainer makes it: rows are drawn, augmented and turned into inputs of the model. A step is forward,
-backward and AdamW, compiled, in bf16 if the machine has instructions for it, with about the mean number of iterations of
+backward and AdamW, compiled, in bf16 if the machine multiplies faster in it, with about the mean number of iterations of
 training with at most 30.
 """
 

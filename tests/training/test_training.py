@@ -339,17 +339,21 @@ def test_weights_that_are_not_finite_have_no_radius():
 
 
 @pytest.mark.parametrize(
-    ("there", "gpu", "expected"),
+    ("there", "maker", "gpu", "expected"),
     [
-        (["avx512_bf16"], False, "bf16"),
-        (["amx_tile"], False, "bf16"),
-        ([], False, "float32"),
-        (["cuda"], True, "bf16"),
-        (["avx512_bf16"], True, "float32"),  # a GPU that emulates bf16
+        (["avx512_bf16"], "AMD", False, "bf16"),
+        (["avx512_bf16"], "Intel", False, "float32"),  # no faster than float32
+        (["avx512_bf16", "amx_tile"], "Intel", False, "bf16"),
+        (["amx_tile"], "Intel", False, "bf16"),
+        ([], "AMD", False, "float32"),
+        ([], "Intel", False, "float32"),
+        (["cuda"], "Intel", True, "bf16"),
+        (["avx512_bf16"], "AMD", True, "float32"),  # a GPU that emulates bf16
     ],
 )
-def test_precision_auto_is_bf16_where_the_machine_has_instructions_for_it(monkeypatch, there, gpu, expected):
+def test_precision_auto_is_bf16_where_it_is_faster(monkeypatch, there, maker, gpu, expected):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr("loopscope.training.precision._is_intel", lambda: maker == "Intel")
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: "avx512_bf16" in there)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: "amx_tile" in there)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: "cuda" in there)

@@ -51,8 +51,8 @@ class TrainingConfig:
         state_noise: noise that is added to the state after every iteration in training, relative to each token's root mean
             square; such as 0.1.
         random_starts: fraction of the examples that start at a random state in training; needs recall.
-        precision: bf16 (autocast with float32 master weights), float32, or auto: bf16 on machines that have instructions
-            for it, float32 elsewhere.
+        precision: bf16 (autocast with float32 master weights), float32, or auto: bf16 on machines that multiply faster in
+            it, float32 elsewhere.
         compile: whether to compile the step, which takes half a minute and pays off after a few hundred steps.
         seed: seed of the initial weights, the order of examples and the numbers of iterations.
         checkpoint_interval: steps between checkpoints.
