@@ -1,7 +1,7 @@
 """Shape strings in the package's signatures are checked at run time in every test, at the first calls of each function."""
 
 import inspect
-from collections import Counter
+from collections import defaultdict
 from dataclasses import is_dataclass
 from functools import partial, wraps
 
@@ -14,14 +14,20 @@ from hypothesis import settings
 settings.register_profile("loopscope", deadline=None)
 settings.load_profile("loopscope")
 
-MOST_CHECKS = 100
+MOST_CHECKS = 20
 """A test checks this many calls of a function. A loop calls the same functions again and again, with the same shapes."""
 
-_jaxtyped, _calls = jaxtyping.jaxtyped, Counter()
+_jaxtyped = jaxtyping.jaxtyped
+_calls: defaultdict[tuple[str, str], list[int]] = defaultdict(lambda: [0])
+"""The number of calls of each function in this test, in a list of its own, which its decorated form holds."""
 
 
 def _checked(function=None, *, typechecker):
-    """Decorate a function as jaxtyping does, but check its first calls alone: a check takes longer than a small step."""
+    """Decorate a function as jaxtyping does, but check its first calls alone: a check takes longer than a small step.
+
+    The checks are compiled at the first call that is checked. A function within another is made anew by each call of that one,
+    so it shares its count, by its name, with those made before it.
+    """
     if function is None:
         return partial(_checked, typechecker=typechecker)
     if inspect.isclass(function):
@@ -30,18 +36,19 @@ def _checked(function=None, *, typechecker):
         return function
     if not inspect.isfunction(function):
         return _jaxtyped(function, typechecker=typechecker)
-    # A function within another is made and decorated anew by each call of that one, under the same name.
-    name = function.__module__, function.__qualname__
-    if _calls[name] >= MOST_CHECKS:
+    calls = _calls[function.__module__, function.__qualname__]
+    if calls[0] >= MOST_CHECKS:
         return function
-    checked = _jaxtyped(function, typechecker=typechecker)
+    checked = None
 
     @wraps(function)
     def call(*arguments, **named):
         __tracebackhide__ = True
-        if torch.compiler.is_compiling() or _calls[name] >= MOST_CHECKS:
+        if torch.compiler.is_compiling() or calls[0] >= MOST_CHECKS:
             return function(*arguments, **named)
-        _calls[name] += 1
+        nonlocal checked
+        checked = checked or _jaxtyped(function, typechecker=typechecker)
+        calls[0] += 1
         return checked(*arguments, **named)
 
     return call
@@ -56,7 +63,8 @@ torch.set_num_threads(1)
 @pytest.fixture(autouse=True)
 def count_checks():
     """Let every test check the first calls of each function."""
-    _calls.clear()
+    for calls in _calls.values():
+        calls[0] = 0
 
 
 @pytest.fixture
