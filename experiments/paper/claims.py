@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
+from math import isclose
 from statistics import mean
 
 import numpy as np
@@ -12,7 +13,7 @@ from experiments.paper.tables import NORMS
 from experiments.prediction.analysis.breakdowns import Ended, grouped
 from experiments.prediction.analysis.outcomes import Outcome, results_of
 from experiments.prediction.analysis.predictors import AXES, GEOMETRY, REACHABILITY
-from experiments.prediction.analysis.statistics import estimate_auc, numbered
+from experiments.prediction.analysis.statistics import estimate_auc, estimate_lead, numbered
 from experiments.prediction.analysis.thresholds import axes_of
 from experiments.prediction.population import Member
 from experiments.prediction.report.estimates import interval
@@ -25,6 +26,8 @@ from loopscope.stability.verdict import Status
 TASKS = ("prefix-sums", "small-sudoku", "chess")
 FAR_APART = 0.5
 """Two seeds end far apart if their hard accuracies at the last iteration differ by more than this."""
+PILOTS_RATE = 1e-3
+"""The one learning rate at which both the pilot of the paper's authors and this population were trained."""
 
 
 def _of(ended: Iterable[Ended], recall: str | None = None, norm: str | None = None) -> list[Ended]:
@@ -57,6 +60,16 @@ def _moved(ended: Sequence[Ended]) -> str:
         if (moved := member.examination.get("numbers", {}).get("fraction moved")) is not None
     ]
     return f"{sum(moved > 0 for moved in known)} of {len(known)}" if known else DASH
+
+
+def _shared(ended: Sequence[Ended]) -> str:
+    """Return in how many models all inputs have the same fixed point, of those in which that was measured."""
+    known = [
+        shared
+        for member, _ in _of(ended, "none")
+        if (shared := member.examination.get("numbers", {}).get("fraction shared")) is not None
+    ]
+    return f"{sum(shared == 1 for shared in known)} of {len(known)}" if known else DASH
 
 
 def _without_recall(ended: Sequence[Ended]) -> str:
@@ -94,9 +107,26 @@ def _fixed_depth(ended: Sequence[Ended]) -> str:
     return f"{', '.join(looped)}, fixed depth {_hard(baselines)}"
 
 
+def _best_at_the_pilots_rate(ended: Sequence[Ended]) -> str:
+    """Return the mean best hard accuracy of models with recall, by normalization, at the one rate of the pilot and here."""
+    parts = []
+    for norm in NORMS:
+        with_recall = [*_of(ended, "internal", norm), *_of(ended, "external", norm)]
+        at_rate = [member for member, _ in with_recall if isclose(member.learning_rate, PILOTS_RATE)]
+        best = [member.hard.best for member in at_rate if member.hard]
+        if best:
+            parts.append(f"{norm} {100 * mean(best):.1f}% of {len(best)}")
+    return ", ".join(parts) or DASH
+
+
 def _seeds_apart(ended: Sequence[Ended]) -> str:
-    """Return how many pairs of neighbouring seeds of a configuration end far apart."""
-    groups = grouped(_of(ended), lambda member: member.configuration).values()
+    """Return how many pairs of neighbouring seeds of a configuration end far apart, with and without recall."""
+    counts = _pairs_apart([*_of(ended, "internal"), *_of(ended, "external")]), _pairs_apart(_of(ended, "none"))
+    return counts[0] if counts[1] == DASH else f"{counts[0]}, without recall {counts[1]}"
+
+
+def _pairs_apart(ended: Sequence[Ended]) -> str:
+    groups = grouped(ended, lambda member: member.configuration).values()
     hard = [[result.hard or 0.0 for _, result in group] for group in groups]
     pairs = [abs(first - second) for values in hard for first, second in pairwise(values)]
     return f"{sum(gap > FAR_APART for gap in pairs)} of {len(pairs)}" if pairs else DASH
@@ -105,6 +135,7 @@ def _seeds_apart(ended: Sequence[Ended]) -> str:
 CLAIMS: dict[str, Callable[[Sequence[Ended]], str]] = {
     "without recall: models that extrapolate": _without_recall,
     "without recall: models in which another recalled input moves a fixed point": _input_moves,
+    "without recall: models in which all inputs share one fixed point": _shared,
     "recall with outer normalization: reachability holds": _outer_holds(REACHABILITY),
     "recall with outer normalization: reachability and geometry hold": _outer_holds(REACHABILITY, GEOMETRY),
     "recall with outer normalization: all three axes hold": _outer_holds(*AXES),
@@ -112,6 +143,7 @@ CLAIMS: dict[str, Callable[[Sequence[Ended]], str]] = {
         f"internal and external recall with {norm}: mean hard accuracy (extrapolate)": _internal_and_external(norm)
         for norm in NORMS
     },
+    "with recall, learning rate 1e-3: mean best hard accuracy, and models": _best_at_the_pilots_rate,
     "looped and fixed depth: mean hard accuracy": _fixed_depth,
     f"seeds: pairs whose hard accuracies end more than {100 * FAR_APART:.0f} points apart": _seeds_apart,
 }
@@ -128,19 +160,25 @@ def claims(members: Sequence[Member]) -> Sheet:
 def radius_areas(members: Sequence[Member]) -> Sheet:
     """Return how well a radius separates models that retain their accuracy, among models that solve their task.
 
-    Both radii are compared on the same models, those that have both.
+    Both radii are compared on the same models, those that have both, and the Jacobian's lead on the same resamples.
     """
+    members = [member for member in members if member.looped]
     results = results_of(members)
     kept = [
-        (member, result)
-        for member, result in zip(members, results, strict=True)
+        place
+        for place, (member, result) in enumerate(zip(members, results, strict=True))
         if result.solves and None not in (member.signal(STATE_RADIUS), member.signal(POWER_ITERATION))
     ]
-    retains = np.array([result.retains for _, result in kept], dtype=bool)
-    groups = numbered([member.configuration for member, _ in kept])
-    rows = []
-    for name, signal in {"W_state": STATE_RADIUS, "the step's Jacobian, by power iteration": POWER_ITERATION}.items():
-        scores = -np.array([member.signal(signal) for member, _ in kept], dtype=float)
-        rows.append([name, interval(estimate_auc(scores, retains, groups))])
+    retains = np.array([results[place].retains for place in kept], dtype=bool)
+    groups = numbered([member.configuration for member in members])[kept]
+    state, jacobian = (
+        -np.array([members[place].signal(signal) for place in kept], dtype=float)
+        for signal in (STATE_RADIUS, POWER_ITERATION)
+    )
+    rows = [
+        ["W_state", interval(estimate_auc(state, retains, groups))],
+        ["the step's Jacobian, by power iteration", interval(estimate_auc(jacobian, retains, groups))],
+        ["the lead of the Jacobian", interval(estimate_lead(jacobian, state, retains, groups))],
+    ]
     caption = f"{len(kept)} models with recall that solve their task. A smaller radius should mean retained accuracy."
     return Sheet("Radius and retained accuracy", ["spectral radius of", "area under the ROC curve"], rows, caption)

@@ -90,7 +90,11 @@ def _styles(runs: Sequence[Run]) -> list[Style]:
     """Return the legend: the recalls by colour, then the normalizations by dash and mark."""
     recalls, norms = ({run.choice[place] for run in runs} for place in (0, 1))
     return [
-        *(Style(f"{recall} recall", COLOUR[recall], "", "o") for recall in RECALLS if recall in recalls),
+        *(
+            Style(f"{'no' if recall == 'none' else recall} recall", COLOUR[recall], "", "o")
+            for recall in RECALLS
+            if recall in recalls
+        ),
         *(Style(norm, INK, norm_dash(norm), MARK[norm]) for norm in NORMS if norm in norms),
     ]
 

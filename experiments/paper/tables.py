@@ -158,7 +158,10 @@ def radii(study: str, runs: Sequence[Run]) -> Sheet:
                 ", ".join(run.verdict or DASH for run in group),
             ]
         )
-    caption = "One number per seed. * not every state had arrived at a fixed point."
+    caption = (
+        "One number per seed. The Jacobian is measured at the last states of some orbits, with those that arrived first. "
+        "* not all of these had arrived."
+    )
     return Sheet(f"{study}: radii and verdicts", columns, rows, caption)
 
 

@@ -58,7 +58,8 @@ def test_recall_and_outer_normalization_are_counted_by_task():
         "– extrapolate, with recall –",
         "– extrapolate, with recall 1 of 1",
     ]
-    assert cells(members, "without recall: models in which")[0] == "0 of 1, with recall 1 of 3"
+    assert cells(members, "without recall: models in which another")[0] == "0 of 1, with recall 1 of 3"
+    assert cells(members, "without recall: models in which all") == ["0 of 1", "–", "–"]
     assert (
         cells(members, "recall with outer normalization: reachability holds")[0] == "internal 2 of 2, external 1 of 1"
     )
@@ -81,6 +82,31 @@ def test_seeds_far_apart_are_counted_within_their_configuration():
         made("e", DEGRADED, 0.0, rate=3e-3),
     ]
     assert cells(members, "seeds")[0] == "1 of 2"
+    members += [made(str(seed), RETAINED, 0.9 - 0.8 * seed, recall="none", seed=seed) for seed in (0, 1)]
+    assert cells(members, "seeds") == ["1 of 2, without recall 1 of 1", "–", "–"]
+
+
+def test_inputs_that_share_one_fixed_point_are_counted_without_recall_alone():
+    shared, chosen = ({"numbers": {**SLOW["numbers"], "fraction shared": part}} for part in (1.0, 0.75))
+    members = [
+        examined(made("a", RETAINED, 0.9, recall="none"), shared),
+        examined(made("b", RETAINED, 0.9, recall="none"), chosen),
+        made("c", RETAINED, 0.9, recall="none"),
+        examined(made("d", RETAINED, 0.9), shared),
+    ]
+    assert cells(members, "without recall: models in which all")[0] == "1 of 2"
+
+
+def test_the_pilots_rate_alone_is_compared_with_the_pilot():
+    members = [
+        made("a", RETAINED, 0.9),
+        made("b", RETAINED, 0.4, recall="external"),
+        made("c", RETAINED, 0.1, rate=2e-3),
+        made("d", RETAINED, 0.1, recall="none"),
+        made("e", RETAINED, 0.3, norm="gru"),
+        baseline(RETAINED, 0.2),
+    ]
+    assert cells(members, "with recall, learning rate 1e-3") == ["outer 65.0% of 2, gru 30.0% of 1", "–", "–"]
 
 
 def test_both_radii_are_compared_on_the_same_models():
@@ -96,6 +122,7 @@ def test_both_radii_are_compared_on_the_same_models():
     assert "12 models" in sheet.caption
     assert sheet.rows[0][1].startswith("0.50")
     assert sheet.rows[1][1].startswith("1.00")
+    assert sheet.rows[2][1].startswith("0.50")
 
 
 @pytest.mark.parametrize("make", [claims, radius_areas])
