@@ -15,7 +15,11 @@ CHOICES: dict[str, Choice] = {
     "recall": lambda member: member.recall,
     "normalization": lambda member: member.norm,
     "learning rate": lambda member: f"{member.learning_rate:g}",
+    "recall and learning rate": lambda member: f"{member.recall}, {member.learning_rate:g}",
 }
+
+FEW = 3
+"""Pairs that tie are named if there are no more than this."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,7 @@ class Counts:
         retain: number of models that solve it and retain their accuracy until the last iteration.
         extrapolate: number of these that also solve the hardest split.
         at_least: lower end of the 95% Wilson interval of the fraction that retains. It is low where models are few.
+        at_most: upper end.
         hard: mean hard accuracy at the last iteration, where a failed model counts as 0.
     """
 
@@ -38,6 +43,7 @@ class Counts:
     retain: int
     extrapolate: int
     at_least: float
+    at_most: float
     hard: float
 
 
@@ -49,38 +55,43 @@ class Recommendation:
         task: the task.
         by_choice: counts for the values of each choice, the largest ``at_least`` first.
         pairs: counts for each recall with each normalization, in the same order.
-        rates: counts for the learning rates of the first pair, in the same order.
     """
 
     task: str
     by_choice: dict[str, list[Counts]]
     pairs: list[Counts]
-    rates: list[Counts]
 
     @property
     def sentence(self) -> str:
-        """The recommended choice, with the counts behind it."""
+        """The pairs that come first, with the counts behind them, and how many others these counts do not exclude."""
         first = self.pairs[0]
         if not first.retain:
             models = sum(pair.models for pair in self.pairs)
             return f"{self.task}: none of {models} models solves the task and retains its accuracy."
-        rate = self.rates[0]
+        ties = [pair for pair in self.pairs if (pair.retain, pair.models) == (first.retain, first.models)]
+        others = [pair for pair in self.pairs if pair not in ties]
+        overlap = sum(pair.at_most >= first.at_least for pair in others)
+        names = (
+            ", ".join(pair.choice for pair in ties) if len(ties) <= FEW else f"{len(ties)} of {len(self.pairs)} pairs"
+        )
         return (
-            f"{self.task}: {first.choice}, with which {first.retain} of {first.models} models solve the task and retain "
-            f"their accuracy. At learning rate {rate.choice}, {rate.retain} of {rate.models} do, {rate.extrapolate} solve the "
-            f"hardest split too, and mean accuracy there is {100 * rate.hard:.0f}%."
+            f"{self.task}: {names} come{'s' if len(ties) == 1 else ''} first: {first.retain} of {first.models} models "
+            f"{'' if len(ties) == 1 else 'each '}solve the task and retain their accuracy. The 95% intervals of {overlap} of the "
+            f"{len(others)} other pairs overlap with this."
         )
 
 
 def _count(choice: str, results: Sequence[Result]) -> Counts:
     retain = sum(result.retains for result in results)
+    found = share(retain, len(results))
     return Counts(
         choice,
         len(results),
         sum(result.solves for result in results),
         retain,
         sum(result.outcome is Outcome.EXTRAPOLATES for result in results),
-        share(retain, len(results)).low or 0.0,
+        found.low or 0.0,
+        1.0 if found.high is None else found.high,
         mean(result.hard or 0.0 for result in results),
     )
 
@@ -102,13 +113,5 @@ def recommendations(members: Sequence[Member]) -> list[Recommendation]:
     found = []
     for task, own in grouped(zip(members, results_of(members), strict=True), lambda member: member.task).items():
         pairs = _counted(own, _pair)
-        best = [one for one in own if _pair(one[0]) == pairs[0].choice]
-        found.append(
-            Recommendation(
-                task,
-                {name: _counted(own, choice) for name, choice in CHOICES.items()},
-                pairs,
-                _counted(best, CHOICES["learning rate"]),
-            )
-        )
+        found.append(Recommendation(task, {name: _counted(own, choice) for name, choice in CHOICES.items()}, pairs))
     return found

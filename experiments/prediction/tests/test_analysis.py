@@ -364,8 +364,30 @@ def test_recommendations_count_models():
     assert best.at_least == pytest.approx(stats.binomtest(6, 6).proportion_ci(method="wilson").low)
     other = found.by_choice["normalization"][1]
     assert (other.choice, other.models, other.solve, other.retain, other.hard) == ("pre", 2, 1, 0, 0.0)
-    assert found.rates[0].choice == "0.001"
-    assert "6 of 6 models solve the task and retain their accuracy. At learning rate 0.001, 4 of 4 do" in found.sentence
+    assert best.at_most == pytest.approx(1)
+    rates = [(one.choice, one.models, one.extrapolate) for one in found.by_choice["recall and learning rate"]]
+    assert sorted(rates) == [("internal, 0.001", 5, 4), ("internal, 0.002", 3, 0)]
+    assert found.sentence == (
+        "prefix-sums: internal recall with outer normalization comes first: 6 of 6 models solve the task and retain their "
+        "accuracy. The 95% intervals of 1 of the 1 other pairs overlap with this."
+    )
+
+
+@pytest.mark.parametrize(
+    ("norms", "named"),
+    [
+        (("outer", "pre"), "internal recall with outer normalization, internal recall with pre normalization"),
+        (("outer", "pre", "peri", "gru"), "4 of 5 pairs"),
+    ],
+)
+def test_pairs_that_tie_come_first_together(norms, named):
+    members = [made(f"{norm}{seed}", RETAINED, 0.9, norm=norm, seed=seed) for norm in norms for seed in range(20)]
+    members += [made(f"c{seed}", DEGRADED, norm="sandwich", seed=seed) for seed in range(20)]
+    (found,) = recommendations(members)
+    assert found.sentence == (
+        f"prefix-sums: {named} come first: 20 of 20 models each solve the task and retain their accuracy. The 95% intervals "
+        "of 0 of the 1 other pairs overlap with this."
+    )
 
 
 def test_a_recommendation_without_a_model_that_retains_its_accuracy_says_so():
