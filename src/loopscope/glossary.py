@@ -14,7 +14,8 @@ MEANINGS: dict[str, str] = {
     "basin of attraction": "the starts from which a loop returns to the same fixed point",
     "borderline": "an axis whose deciding number lies between the value at which it holds and the value at which it "
     "fails",
-    "collapse": "the fall of accuracy below half of its best on the way, after further iterations",
+    "collapse": "the fall of accuracy below half of its best on the way, after further iterations; in "
+    "forecasts, below 90% of it",
     "common random numbers": "the same draw of the noise for two orbits, so that their difference is what the step makes of it",
     "confidence": "the softmax probability of a whole answer: the smallest, over tokens, of the largest probability",
     "coverage": "the fraction of answers that is accepted",

@@ -194,3 +194,12 @@ def test_strong_recall_does_not_make_pre_a_contraction():
     model = transformer("internal", "pre", gain=False)
     x = torch.randn(1, 3, 5, dtype=torch.float64)
     assert jacobian_norms(strengthened(model, 1e3), x).min() >= 1
+
+
+def test_under_strong_external_recall_the_jacobian_of_pre_is_that_of_the_recall_map():
+    model = transformer("external", "pre", gain=False)
+    x = torch.randn(1, 3, 5, dtype=torch.float64)
+    limit = torch.linalg.matrix_norm(model.recall.state.weight, 2).expand(1)
+    near, far = (jacobian_norms(strengthened(model, strength), x) for strength in (1e3, 1e4))
+    torch.testing.assert_close(near, limit.expand_as(near), rtol=0.05, atol=0)
+    torch.testing.assert_close(far, limit.expand_as(far), rtol=0.005, atol=0)
