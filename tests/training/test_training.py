@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import platform
 import subprocess
 import sys
 from collections import Counter
@@ -23,7 +24,7 @@ from loopscope.errors import LoopscopeError
 from loopscope.files import read_yaml_mapping
 from loopscope.models import build_model, load_model
 from loopscope.training.config import TrainingConfig
-from loopscope.training.precision import precision_here
+from loopscope.training.precision import _is_intel, precision_here
 from loopscope.training.run_folder import RunFolder, open_run
 from loopscope.training.samplers import SAMPLERS, IterationCounts
 from loopscope.training.schedules import SCHEDULES
@@ -336,6 +337,17 @@ def test_weights_that_are_not_finite_have_no_radius():
     with torch.no_grad():
         model.recall.state.weight[0, 0] = math.nan
     assert recall_figures(model) == {}
+
+
+@pytest.mark.parametrize(("vendor", "intel"), [("GenuineIntel", True), ("AuthenticAMD", False)])
+def test_the_maker_of_the_processor_is_read_from_what_the_system_reports(tmp_path, monkeypatch, vendor, intel):
+    file = tmp_path / "cpuinfo"
+    monkeypatch.setattr("loopscope.training.precision._PROCESSOR", file)
+    monkeypatch.setattr(platform, "processor", lambda: f"Family 6 Model 207, {vendor}")
+    assert _is_intel() is intel
+    file.write_text(f"processor\t: 0\nvendor_id\t: {vendor}\n")
+    monkeypatch.setattr(platform, "processor", lambda: "")
+    assert _is_intel() is intel
 
 
 @pytest.mark.parametrize(

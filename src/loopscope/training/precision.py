@@ -9,12 +9,12 @@ from typing import Literal
 import torch
 
 Precision = Literal["auto", "bf16", "float32"]
+_PROCESSOR = Path("/proc/cpuinfo")
 
 
 def _is_intel() -> bool:
     """Return whether the processor is made by Intel, as far as the system reports it."""
-    cpu = Path("/proc/cpuinfo")
-    return "GenuineIntel" in (cpu.read_text() if cpu.exists() else platform.processor())
+    return "GenuineIntel" in (_PROCESSOR.read_text() if _PROCESSOR.exists() else platform.processor())
 
 
 def multiplies_bf16() -> bool:
