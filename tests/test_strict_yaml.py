@@ -17,8 +17,14 @@ PLAIN = st.recursive(
 
 
 @given(PLAIN)
-def test_what_pyyaml_writes_is_read_back(value):
-    assert strict_yaml.load(yaml.safe_dump(value)) == value
+def test_what_is_written_is_read_back(value):
+    assert strict_yaml.load(strict_yaml.dump(value)) == value
+
+
+@pytest.mark.parametrize("text", ["0E0", "1e5", "0x1f", "0o17", "1:30", "1_000", "yes", "null", "1.5", "010"])
+def test_a_string_that_looks_like_something_else_stays_a_string(text):
+    assert strict_yaml.load(strict_yaml.dump({text: [text]})) == {text: [text]}
+    assert yaml.safe_load(strict_yaml.dump({text: [text]})) == {text: [text]}
 
 
 @pytest.mark.parametrize(

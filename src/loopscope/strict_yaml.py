@@ -24,22 +24,27 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+class _StrictDumper(yaml.SafeDumper):
+    """PyYAML's safe dumper, which also quotes strings that are numbers in YAML 1.2, such as 1e5."""
+
+
 _INT, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
 
 _StrictLoader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag not in (_INT, _FLOAT)]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_StrictLoader.add_implicit_resolver(
-    _INT, re.compile(r"^(?:[-+]?(?:0|[1-9][0-9]*)|0o[0-7]+|0x[0-9a-fA-F]+)$"), list("-+0123456789")
-)
-_StrictLoader.add_implicit_resolver(
-    _FLOAT,
-    re.compile(
-        r"^(?:[-+]?(?:(?:\.[0-9]+|[0-9]+\.[0-9]*)(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+)|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
-    ),
-    list("-+0123456789."),
-)
+for _kind in (_StrictLoader, _StrictDumper):
+    _kind.add_implicit_resolver(
+        _INT, re.compile(r"^(?:[-+]?(?:0|[1-9][0-9]*)|0o[0-7]+|0x[0-9a-fA-F]+)$"), list("-+0123456789")
+    )
+    _kind.add_implicit_resolver(
+        _FLOAT,
+        re.compile(
+            r"^(?:[-+]?(?:(?:\.[0-9]+|[0-9]+\.[0-9]*)(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+)|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
+        ),
+        list("-+0123456789."),
+    )
 
 
 def _check_depth(node: yaml.Node, above: tuple[yaml.Node, ...] = ()) -> None:
@@ -53,6 +58,23 @@ def _check_depth(node: yaml.Node, above: tuple[yaml.Node, ...] = ()) -> None:
     for part in parts:
         if not isinstance(part, yaml.ScalarNode):
             _check_depth(part, (*above, node))
+
+
+def dump(value: Any) -> str:
+    """Return a YAML document that ``load`` reads back as the same value.
+
+    Args:
+        value: None, booleans, numbers, strings, and lists and dictionaries of these.
+
+    Raises:
+        yaml.YAMLError: the value has another type.
+
+    Example:
+        >>> print(dump({"path": "1e5", "steps": 10}), end="")
+        path: '1e5'
+        steps: 10
+    """
+    return yaml.dump(value, Dumper=_StrictDumper, sort_keys=False)
 
 
 def load(text: str) -> Any:

@@ -418,13 +418,13 @@ def test_the_commands_read_a_population(tmp_path, capsys, monkeypatch):
     assert "What this does not show" in page
     tables = (tmp_path / "tables.md").read_text()
     for everything in (shown, page, tables):
-        assert "internal recall with outer normalization, with which 24 of 25 models" in everything
+        assert "internal recall with outer normalization comes first: 24 of 25 models" in everything
     assert "| geometry | 96 | 1.00 [1.00, 1.00] |" in tables
     assert f"| {ALL_AXES} | {EASY_ACCURACY} | {lead[3]} | 96 |" in tables
     assert "http" not in page.replace("http://www.w3.org", "")
     assert main(["choices", str(tmp_path)]) == 0
     shown = capsys.readouterr().out
-    assert "prefix-sums: internal recall with outer normalization, with which 24 of 25 models" in shown
+    assert "prefix-sums: internal recall with outer normalization comes first: 24 of 25 models" in shown
     assert set(shown.splitlines()) <= set(tables.splitlines())
 
 

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import yaml
-
+from loopscope import strict_yaml
 from loopscope.errors import LoopscopeError
 from loopscope.evaluation import AccuracyCurve
 from loopscope.files import (
@@ -221,5 +220,5 @@ def open_run(path: Path, settings: RunSettings, resume: bool) -> RunFolder:
     make_folder(path)
     drop_leftovers(run.config)
     decided = with_precision(settings, precision_here("auto"))
-    write_text(run.config, yaml.safe_dump(decided.to_dict(), sort_keys=False))
+    write_text(run.config, strict_yaml.dump(decided.to_dict()))
     return run
