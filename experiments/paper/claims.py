@@ -175,10 +175,23 @@ def radius_areas(members: Sequence[Member]) -> Sheet:
         -np.array([members[place].signal(signal) for place in kept], dtype=float)
         for signal in (STATE_RADIUS, POWER_ITERATION)
     )
+    tasks = np.array([members[place].task for place in kept])
+    parts = [np.ones(len(kept), dtype=bool), *(tasks == task for task in TASKS)]
     rows = [
-        ["W_state", interval(estimate_auc(state, retains, groups))],
-        ["the step's Jacobian, by power iteration", interval(estimate_auc(jacobian, retains, groups))],
-        ["the lead of the Jacobian", interval(estimate_lead(jacobian, state, retains, groups))],
+        ["W_state", *(interval(estimate_auc(state[part], retains[part], groups[part])) for part in parts)],
+        [
+            "the step's Jacobian, by power iteration",
+            *(interval(estimate_auc(jacobian[part], retains[part], groups[part])) for part in parts),
+        ],
+        [
+            "the lead of the Jacobian",
+            *(interval(estimate_lead(jacobian[part], state[part], retains[part], groups[part])) for part in parts),
+        ],
     ]
     caption = f"{len(kept)} models with recall that solve their task. A smaller radius should mean retained accuracy."
-    return Sheet("Radius and retained accuracy", ["spectral radius of", "area under the ROC curve"], rows, caption)
+    return Sheet(
+        "Radius and retained accuracy",
+        ["area under the ROC curve, of the radius of", "all tasks", *TASKS],
+        rows,
+        caption,
+    )

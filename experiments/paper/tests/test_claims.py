@@ -123,6 +123,8 @@ def test_both_radii_are_compared_on_the_same_models():
     assert sheet.rows[0][1].startswith("0.50")
     assert sheet.rows[1][1].startswith("1.00")
     assert sheet.rows[2][1].startswith("0.50")
+    assert [row[2] for row in sheet.rows] == [row[1] for row in sheet.rows]
+    assert {cell for row in sheet.rows for cell in row[3:]} == {"too few: 0 retain, 0 do not"}
 
 
 @pytest.mark.parametrize("make", [claims, radius_areas])
