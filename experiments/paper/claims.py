@@ -52,34 +52,34 @@ def _hard(ended: Sequence[Ended]) -> str:
     return f"{100 * mean(result.hard or 0.0 for _, result in ended):.1f}%" if ended else DASH
 
 
+def _with_recall(ended: Sequence[Ended], norm: str | None = None) -> list[Ended]:
+    return [one for recall in RECALLS[:2] for one in _of(ended, recall, norm)]
+
+
+def _measured(ended: Sequence[Ended], name: str, which: Callable[[float], bool]) -> str:
+    """Return of how many models a number of the examination is such, of those in which it was measured."""
+    numbers = [member.examination.get("numbers", {}).get(name) for member, _ in ended]
+    known = [number for number in numbers if number is not None]
+    return f"{sum(map(which, known))} of {len(known)}" if known else DASH
+
+
 def _moved(ended: Sequence[Ended]) -> str:
-    """Return in how many models the recalled input moves any fixed point, of those in which that was measured."""
-    known = [
-        moved
-        for member, _ in ended
-        if (moved := member.examination.get("numbers", {}).get("fraction moved")) is not None
-    ]
-    return f"{sum(moved > 0 for moved in known)} of {len(known)}" if known else DASH
+    """Return in how many models the recalled input moves any fixed point."""
+    return _measured(ended, "fraction moved", lambda moved: moved > 0)
 
 
 def _shared(ended: Sequence[Ended]) -> str:
-    """Return in how many models all inputs have the same fixed point, of those in which that was measured."""
-    known = [
-        shared
-        for member, _ in _of(ended, "none")
-        if (shared := member.examination.get("numbers", {}).get("fraction shared")) is not None
-    ]
-    return f"{sum(shared == 1 for shared in known)} of {len(known)}" if known else DASH
+    """Return in how many models without recall all inputs have the same fixed point."""
+    return _measured(_of(ended, "none"), "fraction shared", lambda shared: shared == 1)
 
 
 def _without_recall(ended: Sequence[Ended]) -> str:
-    none, internal, external = (_of(ended, recall) for recall in ("none", "internal", "external"))
-    return f"{_share(none, _extrapolates)} extrapolate, with recall {_share([*internal, *external], _extrapolates)}"
+    none = _share(_of(ended, "none"), _extrapolates)
+    return f"{none} extrapolate, with recall {_share(_with_recall(ended), _extrapolates)}"
 
 
 def _input_moves(ended: Sequence[Ended]) -> str:
-    none, internal, external = (_of(ended, recall) for recall in ("none", "internal", "external"))
-    return f"{_moved(none)}, with recall {_moved([*internal, *external])}"
+    return f"{_moved(_of(ended, 'none'))}, with recall {_moved(_with_recall(ended))}"
 
 
 def _outer_holds(*axes: str) -> Callable[[Sequence[Ended]], str]:
@@ -111,8 +111,8 @@ def _best_at_the_pilots_rate(ended: Sequence[Ended]) -> str:
     """Return the mean best hard accuracy of models with recall, by normalization, at the one rate of the pilot and here."""
     parts = []
     for norm in NORMS:
-        with_recall = [*_of(ended, "internal", norm), *_of(ended, "external", norm)]
-        at_rate = [member for member, _ in with_recall if isclose(member.learning_rate, PILOTS_RATE)]
+        members = [member for member, _ in _with_recall(ended, norm)]
+        at_rate = [member for member in members if isclose(member.learning_rate, PILOTS_RATE)]
         best = [member.hard.best for member in at_rate if member.hard]
         if best:
             parts.append(f"{norm} {100 * mean(best):.1f}% of {len(best)}")
@@ -121,7 +121,7 @@ def _best_at_the_pilots_rate(ended: Sequence[Ended]) -> str:
 
 def _seeds_apart(ended: Sequence[Ended]) -> str:
     """Return how many pairs of neighbouring seeds of a configuration end far apart, with and without recall."""
-    counts = _pairs_apart([*_of(ended, "internal"), *_of(ended, "external")]), _pairs_apart(_of(ended, "none"))
+    counts = _pairs_apart(_with_recall(ended)), _pairs_apart(_of(ended, "none"))
     return counts[0] if counts[1] == DASH else f"{counts[0]}, without recall {counts[1]}"
 
 
@@ -177,17 +177,17 @@ def radius_areas(members: Sequence[Member]) -> Sheet:
     )
     tasks = np.array([members[place].task for place in kept])
     parts = [np.ones(len(kept), dtype=bool), *(tasks == task for task in TASKS)]
-    rows = [
-        ["W_state", *(interval(estimate_auc(state[part], retains[part], groups[part])) for part in parts)],
-        [
-            "the step's Jacobian, by power iteration",
-            *(interval(estimate_auc(jacobian[part], retains[part], groups[part])) for part in parts),
-        ],
-        [
-            "the lead of the Jacobian",
-            *(interval(estimate_lead(jacobian[part], state[part], retains[part], groups[part])) for part in parts),
-        ],
-    ]
+    columns = []
+    for part in parts:
+        first, second, ends, own = state[part], jacobian[part], retains[part], groups[part]
+        areas = [
+            estimate_auc(first, ends, own),
+            estimate_auc(second, ends, own),
+            estimate_lead(second, first, ends, own),
+        ]
+        columns.append([interval(area) for area in areas])
+    names = ["W_state", "the step's Jacobian, by power iteration", "the lead of the Jacobian"]
+    rows = [list(row) for row in zip(names, *columns, strict=True)]
     caption = f"{len(kept)} models with recall that solve their task. A smaller radius should mean retained accuracy."
     return Sheet(
         "Radius and retained accuracy",

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 
 from experiments.paper.runs import LONG, Run
 from experiments.paper.tables import NORMS
+from experiments.prediction.analysis.breakdowns import recall_name
 from loopscope.reports.kit.charts import COLOURS, INK, SHADE, Panel, draw_panels, percent_axis, png, tidy
 from loopscope.reports.kit.styles import MARKS, RECALLS, Style, add_legend, line_handle, mark_handle, norm_dash
 
@@ -90,11 +91,7 @@ def _styles(runs: Sequence[Run]) -> list[Style]:
     """Return the legend: the recalls by colour, then the normalizations by dash and mark."""
     recalls, norms = ({run.choice[place] for run in runs} for place in (0, 1))
     return [
-        *(
-            Style(f"{'no' if recall == 'none' else recall} recall", COLOUR[recall], "", "o")
-            for recall in RECALLS
-            if recall in recalls
-        ),
+        *(Style(recall_name(recall), COLOUR[recall], "", "o") for recall in RECALLS if recall in recalls),
         *(Style(norm, INK, norm_dash(norm), MARK[norm]) for norm in NORMS if norm in norms),
     ]
 

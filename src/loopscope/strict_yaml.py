@@ -34,17 +34,13 @@ _StrictLoader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag not in (_INT, _FLOAT)]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-for _kind in (_StrictLoader, _StrictDumper):
-    _kind.add_implicit_resolver(
-        _INT, re.compile(r"^(?:[-+]?(?:0|[1-9][0-9]*)|0o[0-7]+|0x[0-9a-fA-F]+)$"), list("-+0123456789")
-    )
-    _kind.add_implicit_resolver(
-        _FLOAT,
-        re.compile(
-            r"^(?:[-+]?(?:(?:\.[0-9]+|[0-9]+\.[0-9]*)(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+)|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
-        ),
-        list("-+0123456789."),
-    )
+_WHOLE = re.compile(r"^(?:[-+]?(?:0|[1-9][0-9]*)|0o[0-7]+|0x[0-9a-fA-F]+)$")
+_REAL = re.compile(
+    r"^(?:[-+]?(?:(?:\.[0-9]+|[0-9]+\.[0-9]*)(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+)|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
+)
+for _either in (_StrictLoader, _StrictDumper):
+    _either.add_implicit_resolver(_INT, _WHOLE, list("-+0123456789"))
+    _either.add_implicit_resolver(_FLOAT, _REAL, list("-+0123456789."))
 
 
 def _check_depth(node: yaml.Node, above: tuple[yaml.Node, ...] = ()) -> None:

@@ -19,6 +19,11 @@ BASELINE = "fixed depth"
 """The name that takes the place of the recall for models that are not looped."""
 
 
+def recall_name(recall: str) -> str:
+    """Return the words for a recall, such as "internal recall" or "no recall"."""
+    return f"{'no' if recall == 'none' else recall} recall"
+
+
 def recall_and_norm(member: Member) -> str:
     """Return a model's recall and normalization."""
     return f"{member.recall}, {member.norm}"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean
 
-from experiments.prediction.analysis.breakdowns import Choice, Ended, grouped
+from experiments.prediction.analysis.breakdowns import Choice, Ended, grouped, recall_name
 from experiments.prediction.analysis.outcomes import Outcome, Result, results_of
 from experiments.prediction.analysis.statistics import share
 from experiments.prediction.population import Member
@@ -104,7 +104,7 @@ def _counted(ended: Sequence[Ended], choice: Choice) -> list[Counts]:
 
 
 def _pair(member: Member) -> str:
-    return f"{'no' if member.recall == 'none' else member.recall} recall with {member.norm} normalization"
+    return f"{recall_name(member.recall)} with {member.norm} normalization"
 
 
 def recommendations(members: Sequence[Member]) -> list[Recommendation]:

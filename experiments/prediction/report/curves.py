@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
+from experiments.prediction.analysis.breakdowns import recall_name
 from experiments.prediction.population import Member, ThinCurve
 from loopscope.reports.kit.charts import (
     SHADE,
@@ -152,7 +153,7 @@ def curve_panels(members: Sequence[Member], hardest: bool) -> list[Panel]:
                 thick(axes, drawn, group, order)
             levels(axes)
             percent_axis(axes, top)
-            title = f"{'no' if recall == 'none' else recall} recall, {len(own)} models"
+            title = f"{recall_name(recall)}, {len(own)} models"
             tidy(axes, "iterations", f"{'hardest' if hardest else 'easy'} problems right, %", title)
 
         return Panel(draw, WIDTH, HEIGHT)
