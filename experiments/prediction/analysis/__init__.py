@@ -18,6 +18,7 @@ from experiments.prediction.analysis.costs import Cost, costs
 from experiments.prediction.analysis.fluctuations import Fluctuation, fluctuations
 from experiments.prediction.analysis.forecasts import ForecastStudy, study_forecasts
 from experiments.prediction.analysis.judgement import Judgement, judge_claims
+from experiments.prediction.analysis.kinds import AgainstKind, against_kinds
 from experiments.prediction.analysis.outcomes import Outcome, Sample, counts_by_outcome, results_of
 from experiments.prediction.analysis.performance import (
     Forecasts,
@@ -37,10 +38,14 @@ from experiments.prediction.analysis.statistics import Bin
 from experiments.prediction.analysis.thresholds import ThresholdStudy, study_thresholds
 from experiments.prediction.analysis.verdicts import ALL_ITERATIONS, examinations, verdict_counts
 from experiments.prediction.population import Member
-from experiments.prediction.signals import AT_BUDGET, FORECAST_KEPT, STATE_RADIUS
+from experiments.prediction.signals import AT_BUDGET, FORECAST_KEPT, SAME_STEPS, STATE_RADIUS
 
 FEATURED = (ALL_AXES, f"{RESTARTS}{AT_BUDGET}", FORECAST_KEPT)
 """The predictors that represent the framework in figures and in the summary: all of it, its cheap part, and the forecast."""
+
+
+COMPARED = (ALL_AXES, ALL_RIVALS, FORECAST_KEPT, SAME_STEPS)
+"""The predictors that are compared with the rate of the same kind: the framework's and their rivals."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,7 @@ class Analysis:
         outcomes: number of looped models by task and outcome.
         breakdowns: outcomes and mean accuracies by task and design choice.
         performances: every predictor.
+        against_kinds: the predictors in ``COMPARED`` against the rate of the same kind.
         calibration: predicted against observed frequency, for each predictor in ``FEATURED``.
         source: the task on which rules for other tasks are fitted.
         transfers: every predictor on every other task.
@@ -100,6 +106,7 @@ class Analysis:
     outcomes: dict[str, dict[str, int]]
     breakdowns: dict[str, dict[str, list[Group]]]
     performances: list[Performance]
+    against_kinds: list[AgainstKind]
     calibration: dict[str, list[Bin]]
     source: str
     transfers: list[Transfer]
@@ -139,6 +146,7 @@ def analyse(members: Sequence[Member]) -> Analysis:
         outcomes=counts_by_outcome(zip((member.task for member in members), results, strict=True)),
         breakdowns=breakdowns(everything, all_results),
         performances=performances(sample, forecasts),
+        against_kinds=against_kinds(sample, forecasts.scores, COMPARED),
         calibration={name: calibration(sample, forecasts.probabilities[name]) for name in FEATURED},
         source=source,
         transfers=transferred,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from experiments.prediction.analysis.breakdowns import Ended, grouped
+from experiments.prediction.analysis.breakdowns import Ended, grouped, recall_name
 from experiments.prediction.analysis.outcomes import RETAINED, Outcome, Result, counts_by_outcome
 from experiments.prediction.analysis.predictors import BY_NAME
 from experiments.prediction.analysis.statistics import Share, known_median, share, share_of
@@ -89,6 +89,21 @@ class ForecastCounts:
 
 
 @dataclass(frozen=True)
+class AnswerCounts:
+    """How often each answer of the forecast came true, among some models.
+
+    Args:
+        group: the models: those of a task and a recall.
+        keeps: how many of those of which it says *keeps* retain their accuracy.
+        collapses: how many of those of which it says *collapses* degrade.
+    """
+
+    group: str
+    keeps: Share
+    collapses: Share
+
+
+@dataclass(frozen=True)
 class RunningOn:
     """How often a rule is right, on the same models as the forecast.
 
@@ -158,6 +173,7 @@ class ForecastStudy:
     Args:
         solving: number of models that solve their task.
         counts: how often forecasts decide and are right: on all models, by task and by study.
+        by_recall: how often each answer came true, by task and recall.
         rules: the forecast and its rivals on the same models: on all, and by task.
         wrong: the models of which the forecast was wrong.
         undecided: the models of which the forecast cannot tell.
@@ -167,6 +183,7 @@ class ForecastStudy:
 
     solving: int
     counts: list[ForecastCounts]
+    by_recall: list[AnswerCounts]
     rules: list[RunningOn]
     wrong: list[ForecastModel]
     undecided: list[ForecastModel]
@@ -200,9 +217,11 @@ def study_forecasts(members: Sequence[Member], results: Sequence[Result]) -> For
     known = _measured(solving)
     by_task = {ALL: known} | grouped(known, lambda member: member.task)
     by_study = grouped(known, lambda member: f"study {member.study}")
+    by_recall = grouped(known, lambda member: f"{member.task}, {recall_name(member.recall)}")
     return ForecastStudy(
         len(solving),
         [_counts(group, models) for group, models in {**by_task, **by_study}.items()],
+        [_by_answer(group, models) for group, models in by_recall.items()],
         [_running_on(name, group, models) for group, models in by_task.items() for name in RULES],
         [_listed(*one) for one in known if _came_true(keeps_of, *one) is False],
         [_listed(*one) for one in known if keeps_of(one[0]) is None],
@@ -224,6 +243,13 @@ def _came_true(rule: Callable[[Member], bool | None], member: Member, result: Re
 def _counts(group: str, models: Sequence[Ended]) -> ForecastCounts:
     came = [true for one in models if (true := _came_true(keeps_of, *one)) is not None]
     return ForecastCounts(group, len(models), share(len(came), len(models)), share_of(came))
+
+
+def _by_answer(group: str, models: Sequence[Ended]) -> AnswerCounts:
+    def came_true(keeps: bool) -> Share:
+        return share_of(bool(_came_true(keeps_of, *one)) for one in models if keeps_of(one[0]) is keeps)
+
+    return AnswerCounts(group, came_true(True), came_true(False))
 
 
 def _running_on(name: str, group: str, models: Sequence[Ended]) -> RunningOn:

@@ -30,6 +30,16 @@ def _counts(analysis: Analysis) -> Sheet:
     )
 
 
+def _by_recall(analysis: Analysis) -> Sheet:
+    rows = [[one.group, *map(share_of_total, (one.keeps, one.collapses))] for one in analysis.forecasts.by_recall]
+    return Sheet(
+        "Which answers of the forecast came true",
+        ["group", "keeps", "collapses"],
+        rows,
+        "Models that solve their task. Keeps came true if the model retains its accuracy, collapses if it degrades.",
+    )
+
+
 def _rules(analysis: Analysis) -> Sheet:
     rows = [
         [one.name, one.group, *map(share_of_total, (one.models, one.decided, one.undecided))]
@@ -136,6 +146,7 @@ def forecast_tables(analysis: Analysis) -> list[Sheet]:
     """Return the tables of forecasts, of costs, and of single measurements."""
     return [
         _counts(analysis),
+        _by_recall(analysis),
         _rules(analysis),
         _wrong(analysis),
         _undecided(analysis),

@@ -105,6 +105,20 @@ def _performances(analysis: Analysis) -> list[Sheet]:
     ]
 
 
+def _against_kinds(analysis: Analysis) -> Sheet:
+    rows = [
+        [one.name, *map(interval, (one.areas.ours, one.areas.theirs, one.areas.lead)), str(one.areas.lead.models)]
+        for one in analysis.against_kinds
+    ]
+    return Sheet(
+        "Against the rate of the same kind",
+        ["predictor", "area", "area of the rate", "lead", "models"],
+        rows,
+        "The rate at which models of the same task, recall and normalization retain their accuracy, among those of other "
+        "configurations that solve the task. It does not look at the model.",
+    )
+
+
 def _calibration(analysis: Analysis) -> Sheet:
     rows = [
         [
@@ -248,6 +262,7 @@ def analysis_tables(analysis: Analysis) -> list[Sheet]:
         *outcome_tables(analysis),
         *forecast_tables(analysis),
         *_performances(analysis),
+        _against_kinds(analysis),
         _calibration(analysis),
         *([_transfers(analysis)] if analysis.transfers else []),
         _collapse_times(analysis),

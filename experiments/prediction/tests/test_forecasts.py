@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from experiments.prediction.analysis.forecasts import (
@@ -70,6 +72,20 @@ def test_forecasts_are_counted_on_all_models_by_task_and_by_study():
         "study sudoku": (5, share(4, 5), share(3, 4)),
     }
     assert found.counts[0].group == ALL
+
+
+def test_answers_are_counted_by_task_and_recall():
+    """With another recall for the odd ones: a, c, e and g, i, k."""
+    members = [
+        replace(one, settings={**one.settings, "model": {"recall": "none", "norm": "outer"}}) if place % 2 == 0 else one
+        for place, one in enumerate(asked())
+    ]
+    assert {one.group: (one.keeps, one.collapses) for one in studied(members).by_recall} == {
+        "chess, no recall": (share(1, 2), share(0, 0)),
+        "chess, internal recall": (share(1, 1), share(1, 1)),
+        "sudoku, internal recall": (share(1, 1), share(1, 2)),
+        "sudoku, no recall": (share(0, 0), share(1, 1)),
+    }
 
 
 def test_running_on_is_counted_on_the_same_models():

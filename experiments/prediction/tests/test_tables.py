@@ -259,6 +259,7 @@ def test_every_table_is_complete(analysis):
     assert titles[:2] == ["The claims of the criterion", "Main results"]
     for title in (
         "Forecasts of models that solve their task",
+        "Which answers of the forecast came true",
         "Running on, on the same models",
         "Wrong forecasts",
         "Undecided models",
@@ -267,6 +268,7 @@ def test_every_table_is_complete(analysis):
         "Cost of a prediction, % of the time of running on",
         "Every measurement on its own",
         "Lead over the best rival",
+        "Against the rate of the same kind",
         "chess, model by model",
         "Models that retain their accuracy only at the last iteration",
         "prefix-sums: design choices that retained their accuracy",
