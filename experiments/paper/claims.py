@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from math import isclose
@@ -90,9 +91,20 @@ def _outer_holds(*axes: str) -> Callable[[Sequence[Ended]], str]:
     return cell
 
 
+def _all_but_recall(member: Member) -> str:
+    model = {name: value for name, value in member.settings["model"].items() if name != "recall"}
+    return json.dumps({**member.settings, "model": model}, sort_keys=True)
+
+
+def _paired(groups: Sequence[Sequence[Ended]]) -> list[list[Ended]]:
+    """Return the models of each group whose settings, all but the recall, some model of every group has."""
+    common = set.intersection(*({_all_but_recall(member) for member, _ in group} for group in groups))
+    return [[one for one in group if _all_but_recall(one[0]) in common] for group in groups]
+
+
 def _internal_and_external(norm: str) -> Callable[[Sequence[Ended]], str]:
     def cell(ended: Sequence[Ended]) -> str:
-        groups = [_of(ended, recall, norm) for recall in RECALLS[:2]]
+        groups = _paired([_of(ended, recall, norm) for recall in RECALLS[:2]])
         if not all(groups):
             return DASH
         parts = [f"{_hard(group)} ({_share(group, _extrapolates)})" for group in groups]
@@ -140,7 +152,9 @@ CLAIMS: dict[str, Callable[[Sequence[Ended]], str]] = {
     "recall with outer normalization: reachability and geometry hold": _outer_holds(REACHABILITY, GEOMETRY),
     "recall with outer normalization: all three axes hold": _outer_holds(*AXES),
     **{
-        f"internal and external recall with {norm}: mean hard accuracy (extrapolate)": _internal_and_external(norm)
+        f"internal and external recall with {norm}, else equal: mean hard accuracy (extrapolate)": _internal_and_external(
+            norm
+        )
         for norm in NORMS
     },
     "with recall, learning rate 1e-3: mean best hard accuracy, and models": _best_at_the_pilots_rate,

@@ -92,7 +92,7 @@ def _keeping(runs: Sequence[Run]) -> Iterator[Judged]:
             found = ", ".join(f"{100 * share:.0f}%" for share in shares)
             agrees = YES if min(shares) >= HOLDS else NO
             yield Judged(f"{recall} recall with outer keeps 90% of its best easy accuracy", f"{found} kept", agrees)
-    said = [(KEEPING[run.verdict], kept(run) >= HOLDS) for run in runs if run.verdict in KEEPING]
+    said = [(KEEPING[run.judged], kept(run) >= HOLDS) for run in runs if run.judged in KEEPING]
     if said:
         right = sum(says == did for says, did in said)
         found = f"{right} of {len(said)} runs with such a verdict"

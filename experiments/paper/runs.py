@@ -14,6 +14,8 @@ from loopscope.files import append_line, numbered_lines
 from loopscope.loop import Loop
 from loopscope.models.recall import matrix_radius, recall_weights
 from loopscope.reports.study.table import at_fixed_points, median_radius
+from loopscope.stability import THRESHOLDS, Verdict
+from loopscope.stability.verdict import Status
 from loopscope.studies import Record, StudyFolder
 from loopscope.subjects import evaluation_splits, trained
 from loopscope.training.settings import RunSettings
@@ -63,7 +65,7 @@ class Run:
         bands: accuracy by difficulty, by split; empty for a split without difficulties.
         norm_ratio: median norm of the last iterate over that of the first, on ``FOLLOWED`` of the hardest problems.
         cosine: median cosine of the last two iterates, on the same problems.
-        verdict: the examination's verdict.
+        verdict: the examination's verdict, by the thresholds of its day (see ``judged``).
         arrived: fraction of the examined orbits that arrive at a fixed point.
         radius: median spectral radius of the Jacobian at the last state.
         at_fixed_point: whether all of these states had arrived.
@@ -112,6 +114,18 @@ class Run:
     def trained_iterations(self) -> int:
         """The largest number of iterations in training."""
         return int(self.settings["training"]["max_iterations"])
+
+    @property
+    def judged(self) -> str | None:
+        """The verdict by the thresholds in use.
+
+        Some rows are older: a fraction of orbits that arrive counted as too small below 0.9. If by the thresholds in use it is
+        borderline, the verdict is undecided.
+        """
+        failed = self.verdict in (Verdict.UNSTABLE.value, Verdict.UNSETTLED.value)
+        if failed and THRESHOLDS["fraction arrived"].status(self.arrived) is Status.BORDERLINE:
+            return Verdict.UNDECIDED.value
+        return self.verdict
 
 
 def _at_points(curve: Sequence[float]) -> dict[str, float]:

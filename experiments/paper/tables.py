@@ -155,7 +155,7 @@ def radii(study: str, runs: Sequence[Run]) -> Sheet:
                 ", ".join(number(run.recall_ratio) for run in group),
                 jacobian,
                 ", ".join(percent(run.arrived) for run in group),
-                ", ".join(run.verdict or DASH for run in group),
+                ", ".join(run.judged or DASH for run in group),
             ]
         )
     caption = (

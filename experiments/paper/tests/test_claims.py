@@ -67,10 +67,26 @@ def test_recall_and_outer_normalization_are_counted_by_task():
     assert cells(members, "recall with outer normalization: all")[0] == "internal 1 of 2, external 0 of 1"
     assert (
         cells(members, "internal and external recall with outer")[0]
-        == "internal 50.0% (1 of 2), external 60.0% (1 of 1)"
+        == "internal 90.0% (1 of 1), external 60.0% (1 of 1)"
     )
     assert cells(members, "internal and external recall with outer")[2] == "–"
     assert cells(members, "looped and")[0] == "internal 50.0%, external 60.0%, fixed depth 30.0%"
+
+
+def test_recalls_are_compared_between_models_that_are_else_equal():
+    members = [
+        made("a", RETAINED, 0.9),
+        made("b", RETAINED, 0.7, seed=1),
+        made("c", RETAINED, 0.1, iterations=4),
+        made("d", RETAINED, 0.6, recall="external"),
+        made("e", DEGRADED, 0.4, recall="external", seed=1),
+        made("f", RETAINED, 0.2, recall="external", rate=2e-3),
+        made("g", RETAINED, 0.2, recall="external", norm="gru"),
+        made("h", RETAINED, 0.2, norm="gru", seed=1),
+    ]
+    found = "internal 80.0% (2 of 2), external 50.0% (1 of 2)"
+    assert cells(members, "internal and external recall with outer, else equal")[0] == found
+    assert cells(members, "internal and external recall with gru, else equal")[0] == "–"
 
 
 def test_seeds_far_apart_are_counted_within_their_configuration():

@@ -57,3 +57,20 @@ def test_every_verdict_that_says_something_must_come_true():
     assert agrees(runs, "internal recall with outer keeps") == ["95%, 50% kept", "no"]
     assert agrees(runs, "stable runs") == ["2 of 3 runs with such a verdict", "no"]
     assert agrees(runs[:1], "stable runs") == ["1 of 1 runs with such a verdict", "yes"]
+
+
+@pytest.mark.parametrize(
+    ("verdict", "arrived", "judged"),
+    [
+        ("unstable", 0.0, "unstable"),
+        ("unstable", 0.5, "unstable"),
+        ("unstable", 0.55, "undecided"),
+        ("never settles but keeps its answer", 0.64, "undecided"),
+        ("never settles but keeps its answer", 0.48, "never settles but keeps its answer"),
+        ("path-dependent", 0.92, "path-dependent"),
+        ("undecided", 0.6, "undecided"),
+        (None, None, None),
+    ],
+)
+def test_an_older_verdict_is_judged_by_the_thresholds_in_use(verdict, arrived, judged):
+    assert replace(run("internal", "outer", 0, verdict=verdict), arrived=arrived).judged == judged
