@@ -79,6 +79,7 @@ def _comparisons(runs: Sequence[Run]) -> Iterator[Judged]:
             ("external", "outer"),
             SUBSTANTIAL,
         ),
+        ("external recall solves more than internal recall, pre", ("external", "pre"), ("internal", "pre"), MIN_GAP),
     ]
     for statement, better, worse, least in pairs:
         if gaps := _gaps(_by_seed(runs, *better), _by_seed(runs, *worse)):

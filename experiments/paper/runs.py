@@ -14,8 +14,7 @@ from loopscope.files import append_line, numbered_lines
 from loopscope.loop import Loop
 from loopscope.models.recall import matrix_radius, recall_weights
 from loopscope.reports.study.table import at_fixed_points, median_radius
-from loopscope.stability import THRESHOLDS, Verdict
-from loopscope.stability.verdict import Status
+from loopscope.stability import Verdict
 from loopscope.studies import Record, StudyFolder
 from loopscope.subjects import evaluation_splits, trained
 from loopscope.training.settings import RunSettings
@@ -72,6 +71,7 @@ class Run:
         state_radius: spectral radius of W_state after training; None without recall.
         recall_ratio: ||W_state|| / ||W_input||; None without recall.
         training: pairs of a training step and the spectral radius of W_state there.
+        fraction_arrived: fraction arrived that the verdict rests on, which leaves out undecided orbits; None if the row is older.
     """
 
     study: str
@@ -93,6 +93,7 @@ class Run:
     state_radius: float | None
     recall_ratio: float | None
     training: list[tuple[int, float]]
+    fraction_arrived: float | None = None
 
     @property
     def choice(self) -> tuple[str, str]:
@@ -117,15 +118,13 @@ class Run:
 
     @property
     def judged(self) -> str | None:
-        """The verdict by the thresholds in use.
+        """The verdict by the thresholds in use; None if the row does not tell.
 
-        Some rows are older: a fraction of orbits that arrive counted as too small below 0.9. If by the thresholds in use it is
-        borderline, the verdict is undecided.
+        Rows without ``fraction_arrived`` were judged by a stricter threshold for it, 0.9 instead of 0.5. Where some orbits arrive and
+        they were said not to, the verdict may be another today.
         """
         failed = self.verdict in (Verdict.UNSTABLE.value, Verdict.UNSETTLED.value)
-        if failed and THRESHOLDS["fraction arrived"].status(self.arrived) is Status.BORDERLINE:
-            return Verdict.UNDECIDED.value
-        return self.verdict
+        return None if self.fraction_arrived is None and failed and self.arrived != 0 else self.verdict
 
 
 def _at_points(curve: Sequence[float]) -> dict[str, float]:
@@ -189,6 +188,7 @@ def run_of(folder: StudyFolder, record: Record) -> Run:
         state_radius=None if weights is None else matrix_radius(weights[0]),
         recall_ratio=None if weights is None else float(weights[0].norm() / weights[1].norm()),
         training=_thinned([row for _, row in numbered_lines(place.metrics)]),
+        fraction_arrived=None if exam is None else exam.axes[0].numbers["fraction arrived"],
     )
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from experiments.paper.judgement import judgement
+import numpy as np
+
+from experiments.paper.judgement import hard, judgement
 from experiments.paper.runs import FOLLOWED, LONG, Run, by_study
+from experiments.prediction.analysis.statistics import spearman
 from loopscope.reports.kit.formats import DASH, number, percent
 from loopscope.reports.kit.sheet import Sheet
 from loopscope.reports.kit.styles import RECALLS
@@ -165,6 +168,26 @@ def radii(study: str, runs: Sequence[Run]) -> Sheet:
     return Sheet(f"{study}: radii and verdicts", columns, rows, caption)
 
 
+def correlations(study: str, runs: Sequence[Run]) -> Sheet | None:
+    """Return the rank correlation of each radius with hard accuracy over the runs with recall; None for fewer than three."""
+    tested = [run for run in runs if len(run.accuracy) > 1]
+    known = [run for run in tested if run.state_radius is not None and run.radius is not None]
+    if len(known) < 3:
+        return None
+    right = np.array([hard(run) for run in known])
+    radii_of = {
+        "radius of W_state": [run.state_radius for run in known],
+        "radius of the Jacobian": [run.radius for run in known],
+    }
+    rows = [[name, str(len(known)), number(spearman(np.array(values), right))] for name, values in radii_of.items()]
+    return Sheet(
+        f"{study}: radii and hard accuracy",
+        ["radius", "runs", "rank correlation with hard accuracy"],
+        rows,
+        "Runs with recall. Hard accuracy: at iteration 500, the mean over the splits that were not trained on.",
+    )
+
+
 def cost(study: str, runs: Sequence[Run]) -> Sheet:
     """Return the time of each stage and the machines, per run."""
     rows = [
@@ -181,10 +204,10 @@ def cost(study: str, runs: Sequence[Run]) -> Sheet:
 
 def tables(runs: Sequence[Run]) -> list[Sheet]:
     """Return every table, study by study."""
-    found = []
+    found: list[Sheet | None] = []
     for study, group in by_study(runs).items():
         points = (str(group[0].trained_iterations), LONG)
         difficult = [by_difficulty(study, group, point) for point in points]
         found += [comparison(study, group), *difficult]
-        found += [make(study, group) for make in (logged, radii, cost, judgement)]
+        found += [make(study, group) for make in (logged, radii, correlations, cost, judgement)]
     return [sheet for sheet in found if sheet is not None]

@@ -45,6 +45,8 @@ def test_five_points_are_enough_against_no_recall_and_pre():
     assert agrees(runs, "internal recall solves more than no recall, outer") == ["+6.0 points", "yes"]
     assert agrees(runs, "internal recall solves more with outer") == ["-2.0 points", "cannot tell"]
     assert not [row for row in judgement("made-up", runs).rows if "external" in row[0]]
+    runs.append(run("external", "pre", 0, hard=(0.58, 0.58)))
+    assert agrees(runs, "external recall solves more than internal recall, pre") == ["+6.0 points", "yes"]
 
 
 def test_every_verdict_that_says_something_must_come_true():
@@ -60,17 +62,18 @@ def test_every_verdict_that_says_something_must_come_true():
 
 
 @pytest.mark.parametrize(
-    ("verdict", "arrived", "judged"),
+    ("verdict", "arrived", "fraction", "judged"),
     [
-        ("unstable", 0.0, "unstable"),
-        ("unstable", 0.5, "unstable"),
-        ("unstable", 0.55, "undecided"),
-        ("never settles but keeps its answer", 0.64, "undecided"),
-        ("never settles but keeps its answer", 0.48, "never settles but keeps its answer"),
-        ("path-dependent", 0.92, "path-dependent"),
-        ("undecided", 0.6, "undecided"),
-        (None, None, None),
+        ("unstable", 0.0, None, "unstable"),
+        ("unstable", 0.55, None, None),
+        ("never settles but keeps its answer", 0.48, None, None),
+        ("never settles but keeps its answer", 0.48, 0.5, "never settles but keeps its answer"),
+        ("unstable", 0.34, 0.4, "unstable"),
+        ("path-dependent", 0.92, None, "path-dependent"),
+        ("undecided", 0.6, None, "undecided"),
+        (None, None, None, None),
     ],
 )
-def test_an_older_verdict_is_judged_by_the_thresholds_in_use(verdict, arrived, judged):
-    assert replace(run("internal", "outer", 0, verdict=verdict), arrived=arrived).judged == judged
+def test_an_older_verdict_counts_where_the_thresholds_in_use_would_give_it_too(verdict, arrived, fraction, judged):
+    row = replace(run("internal", "outer", 0, verdict=verdict), arrived=arrived, fraction_arrived=fraction)
+    assert row.judged == judged

@@ -15,7 +15,7 @@ from experiments.paper.__main__ import main
 from experiments.paper.figures import accuracy_figure, radius_figure
 from experiments.paper.iterates import LastIterates, last_iterates
 from experiments.paper.runs import Band, Run, collect, read_runs
-from experiments.paper.tables import by_choice, by_difficulty, comparison, logged, radii
+from experiments.paper.tables import by_choice, by_difficulty, comparison, correlations, logged, radii
 from loopscope.errors import LoopscopeError
 from loopscope.files import append_line
 from loopscope.loop import FunctionLoop
@@ -116,6 +116,7 @@ def made_up(recall: str, norm: str, seed: int, last: float, rate: float = 1e-3) 
         state_radius=None if recall == "none" else 0.8,
         recall_ratio=None if recall == "none" else 1.5,
         training=[] if recall == "none" else [(1, 0.5), (2, 0.8)],
+        fraction_arrived=1.0,
     )
 
 
@@ -140,6 +141,24 @@ def test_each_seed_stands_in_the_tables_in_order():
         "stable, stable",
     ]
     assert weights.rows[1][1] == "–"
+
+
+def test_radii_are_ranked_against_hard_accuracy_over_the_runs_with_recall():
+    """Hard accuracy falls with the radius of W_state; by that of the Jacobian, the ranks 3, 1, 2 meet 1, 2, 3: -1/2."""
+    found = [(0.9, 0.5, 0.1), (0.8, 0.1, 0.2), (0.7, 0.2, 0.3)]
+    runs = [
+        replace(
+            made_up("internal", "outer", seed, 0.0),
+            accuracy={"easy": {"500": 1.0}, "hard": {"500": right}},
+            state_radius=state,
+            radius=jacobian,
+        )
+        for seed, (state, jacobian, right) in enumerate(found)
+    ]
+    without = replace(made_up("none", "outer", 0, 1.0), accuracy=runs[0].accuracy)
+    assert [row[1:] for row in correlations("made-up", [*runs, without]).rows] == [["3", "-1.00"], ["3", "-0.50"]]
+    assert correlations("made-up", [*runs[:2], without]) is None
+    assert correlations("made-up", RUNS * 2) is None
 
 
 def test_learning_rates_are_groups_of_their_own():
