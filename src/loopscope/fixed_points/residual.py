@@ -76,6 +76,8 @@ def relative_residual(
     info = torch.finfo(point.dtype)
     # Above this norm, the squares of a change do not vanish unless it is mere rounding.
     resolved = (scale > math.sqrt(point.shape[1] * info.tiny / info.eps) / info.eps) & scale.isfinite()
+    # A change may be twice as large as both norms, and overflow alone.
+    resolved &= found.isfinite()
     if bool(resolved.all()):
         return found
     largest = [torch.linalg.vector_norm(part, ord=torch.inf, dim=1, keepdim=True) for part in (point, value)]
