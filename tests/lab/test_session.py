@@ -269,7 +269,7 @@ def test_a_hundred_clicks_leave_memory_flat():
     clicks(2)
     few = living()
     clicks(24)
-    assert living() == few
+    assert living() <= few  # Fewer, if something of an earlier test was collected meanwhile.
 
 
 def test_sessions_are_few_and_the_one_that_was_used_longest_ago_goes():
