@@ -74,10 +74,9 @@ def relative_residual(
     """
     found, scale = _ratio(point, value, smallest)
     info = torch.finfo(point.dtype)
-    # Above this norm, the squares of a change do not vanish unless it is mere rounding.
-    resolved = (scale > math.sqrt(point.shape[1] * info.tiny / info.eps) / info.eps) & scale.isfinite()
-    # A change may be twice as large as both norms, and overflow alone.
-    resolved &= found.isfinite()
+    # Above this norm, the squares of a change do not vanish unless it is mere rounding. Those of a change may overflow alone, because
+    # it may be twice as large as the states.
+    resolved = (scale > math.sqrt(point.shape[1] * info.tiny / info.eps) / info.eps) & found.isfinite()
     if bool(resolved.all()):
         return found
     largest = [torch.linalg.vector_norm(part, ord=torch.inf, dim=1, keepdim=True) for part in (point, value)]
