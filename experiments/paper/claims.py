@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from math import isclose
@@ -91,15 +90,14 @@ def _outer_holds(*axes: str) -> Callable[[Sequence[Ended]], str]:
     return cell
 
 
-def _all_but_recall(member: Member) -> str:
-    model = {name: value for name, value in member.settings["model"].items() if name != "recall"}
-    return json.dumps({**member.settings, "model": model}, sort_keys=True)
-
-
 def _paired(groups: Sequence[Sequence[Ended]]) -> list[list[Ended]]:
     """Return the models of each group whose settings, all but the recall, some model of every group has."""
-    common = set.intersection(*({_all_but_recall(member) for member, _ in group} for group in groups))
-    return [[one for one in group if _all_but_recall(one[0]) in common] for group in groups]
+    settings = [[member.settings_but("model", "recall") for member, _ in group] for group in groups]
+    common = set.intersection(*map(set, settings))
+    return [
+        [one for one, own in zip(group, named, strict=True) if own in common]
+        for group, named in zip(groups, settings, strict=True)
+    ]
 
 
 def _internal_and_external(norm: str) -> Callable[[Sequence[Ended]], str]:
@@ -152,10 +150,8 @@ CLAIMS: dict[str, Callable[[Sequence[Ended]], str]] = {
     "recall with outer normalization: reachability and geometry hold": _outer_holds(REACHABILITY, GEOMETRY),
     "recall with outer normalization: all three axes hold": _outer_holds(*AXES),
     **{
-        f"internal and external recall with {norm}, else equal: mean hard accuracy (extrapolate)": _internal_and_external(
-            norm
-        )
-        for norm in NORMS
+        f"internal and external recall with {norm}, else equal: mean hard accuracy (extrapolate)": count
+        for norm, count in zip(NORMS, map(_internal_and_external, NORMS), strict=True)
     },
     "with recall, learning rate 1e-3: mean best hard accuracy, and models": _best_at_the_pilots_rate,
     "looped and fixed depth: mean hard accuracy": _fixed_depth,

@@ -149,8 +149,12 @@ class Member:
     @property
     def configuration(self) -> str:
         """All settings but the seed, as one text. Models of one configuration differ in their seed alone."""
-        training = {name: value for name, value in self.settings["training"].items() if name != "seed"}
-        return json.dumps({**self.settings, "training": training}, sort_keys=True)
+        return self.settings_but("training", "seed")
+
+    def settings_but(self, section: str, name: str) -> str:
+        """Return all settings but one of a section, as one text."""
+        others = {key: value for key, value in self.settings[section].items() if key != name}
+        return json.dumps({**self.settings, section: others}, sort_keys=True)
 
 
 def kept_iterations(last: int) -> list[int]:

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from experiments.prediction.analysis.breakdowns import recall_and_norm
 from experiments.prediction.analysis.outcomes import Sample
 from experiments.prediction.analysis.performance import HeadToHead, head_to_head
+from experiments.prediction.analysis.statistics import numbered
 
 KIND = "rate of the same kind"
 """Name of the score of ``rates_of_kinds``."""
@@ -38,11 +40,10 @@ def rates_of_kinds(sample: Sample) -> Float[np.ndarray, "models"]:
     Models that solve their task count. With r of n that retain, the rate is (r + 1) / (n + 2), Laplace's rule of succession, so
     it is 1/2 if there is none.
     """
-    kinds = [(member.task, member.recall, member.norm) for member in sample.members]
+    kinds = numbered([f"{member.task}, {recall_and_norm(member)}" for member in sample.members])
     rates = []
     for kind, configuration in zip(kinds, sample.configurations, strict=True):
-        same = np.array([other == kind for other in kinds])
-        others = same & sample.solves & (sample.configurations != configuration)
+        others = (kinds == kind) & sample.solves & (sample.configurations != configuration)
         rates.append((sample.retains[others].sum() + 1) / (others.sum() + 2))
     return np.array(rates)
 
