@@ -1,5 +1,7 @@
 """The loop protocol: wrapping functions, trees, and the check for randomness."""
 
+import math
+
 import numpy
 import pytest
 import torch
@@ -12,6 +14,7 @@ from loopscope.errors import LoopscopeError, nearest
 from loopscope.loop import FunctionLoop, Loop, first_state, is_time_dependent, iterate, mask_of, readout
 from loopscope.trees import (
     batch_size,
+    binary_scale,
     flatten,
     floating_leaves,
     has_clock,
@@ -204,6 +207,14 @@ def test_scaled_norms_are_bit_for_bit_those_of_ordinary_numbers():
     expected = torch.tensor([0.0, torch.inf, torch.nan, 1e-45, 2**0.5 * 2e38])
     torch.testing.assert_close(scaled_norm(odd), expected, equal_nan=True)
     assert scaled_norm(torch.zeros(3, 0)).tolist() == [0, 0, 0]
+
+
+@given(st.floats(width=32), st.sampled_from([torch.float32, torch.float64]))
+def test_a_scale_is_the_power_of_two_below_the_largest_number(number, dtype):
+    scale = binary_scale(torch.tensor([[number, 0.0]], dtype=dtype)).item()
+    least = torch.finfo(dtype).smallest_normal
+    known = number != 0 and math.isfinite(number)
+    assert scale == (max(2.0 ** (math.frexp(number)[1] - 1), least) if known else 1)
 
 
 def test_masks_are_put_aside_and_come_back():

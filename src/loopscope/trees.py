@@ -289,18 +289,30 @@ def binary_scale(vectors: Tensor, dim: int = 1) -> Tensor:
     Division by it is exact and leaves numbers whose squares neither overflow nor vanish. It is 1 if the largest value is
     zero or not finite.
     """
+    largest = _largest(vectors, dim)
+    return _power_below(largest).where((largest > 0) & largest.isfinite(), 1)
+
+
+def _largest(vectors: Tensor, dim: int) -> Tensor:
+    """Return the largest absolute value along ``dim``, which is kept with size one; zero if there are no numbers."""
     if not vectors.shape[dim]:
-        return vectors.new_ones(
+        return vectors.new_zeros(
             [1 if place == dim % vectors.ndim else size for place, size in enumerate(vectors.shape)]
         )
-    largest = vectors.detach().abs().amax(dim, keepdim=True)
-    known = (largest > 0) & largest.isfinite()
-    # Division by a subnormal scale would lose digits.
-    exponent = (torch.frexp(largest.where(known, 1))[1] - 1).clamp_min(-_LEAST_EXPONENT[largest.dtype])
-    return torch.where(known, torch.ldexp(torch.ones_like(largest), exponent), 1)
+    return vectors.detach().abs().amax(dim, keepdim=True)
 
 
-_LEAST_EXPONENT = {torch.float32: 126, torch.float64: 1022}
+# For each type: integers of the same size, the bits of the exponent, and those of the least and the largest power of two.
+_EXPONENTS = {
+    torch.float32: (torch.int32, 0xFF << 23, 1 << 23, 0xFE << 23),
+    torch.float64: (torch.int64, 0x7FF << 52, 1 << 52, 0x7FE << 52),
+}
+
+
+def _power_below(largest: Tensor) -> Tensor:
+    """Return the power of two at or just below numbers that are not negative, as far as it is a normal number."""
+    integers, exponent, least, most = _EXPONENTS[largest.dtype]
+    return largest.view(integers).bitwise_and(exponent).clamp(least, most).view(largest.dtype)
 
 
 def scaled_norm(vectors: Tensor, dim: int = 1, keepdim: bool = False) -> Tensor:
@@ -309,7 +321,7 @@ def scaled_norm(vectors: Tensor, dim: int = 1, keepdim: bool = False) -> Tensor:
     >>> scaled_norm(torch.tensor([[3e30, 4e30], [3e-30, 4e-30]]))
     tensor([5.0000e+30, 5.0000e-30])
     """
-    scale = binary_scale(vectors, dim)
+    scale = _power_below(_largest(vectors, dim))
     length = scale * torch.linalg.vector_norm(vectors / scale, dim=dim, keepdim=True)
     return length if keepdim else length.squeeze(dim)
 
@@ -329,7 +341,7 @@ def token_norms(state: Tree, mask: Tensor | None = None) -> Float[Tensor, "batch
         return torch.cat([scaled_norm(part, -1) for part in tokens], dim=1)
     largest = [torch.linalg.vector_norm(part, ord=torch.inf, dim=-1, keepdim=True) for part in tokens]
     # All parts share one scale, that of their largest number: a zero part alone would have scale 1.
-    scale = binary_scale(torch.cat(largest, dim=-1), -1)
+    scale = _power_below(torch.cat(largest, dim=-1).amax(-1, keepdim=True))
     squares = torch.stack([(part / scale).square().sum(-1) for part in tokens]).sum(0)
     return squares.sqrt() * scale.squeeze(-1)
 
