@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cache
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
@@ -171,11 +172,18 @@ def settings_from(values: Mapping[str, Any]) -> RunSettings:
     task = values.pop("task", None)
     if not isinstance(task, str):
         raise LoopscopeError("the settings name no task: give one, such as task: prefix-sums")
-    parser = new_parser()
-    add_sections(parser, task)
+    parser = _parser(task)
     check_keys(task, dotted(values))
     with one_line_errors():
         return complete(task, parser.instantiate(parse_mapping(parser, values)))
+
+
+@cache
+def _parser(task: str) -> ArgumentParser:
+    """Return the parser of a task's settings, which takes longer to make than to use: a study has hundreds of runs."""
+    parser = new_parser()
+    add_sections(parser, task)
+    return parser
 
 
 def with_setting(values: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
