@@ -16,15 +16,18 @@ from unittest import mock
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as pytree
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
-ANY_DEVICE = {Tensor.copy_, Tensor.data.__set__, torch._has_compatible_shallow_copy_type}
+# An attribute of a class gives another function each time it is looked up, all of them equal.
+DEVICE, IS_CUDA, SET_DATA = Tensor.device.__get__, Tensor.is_cuda.__get__, Tensor.data.__set__
+ANY_DEVICE = {Tensor.copy_, SET_DATA, torch._has_compatible_shallow_copy_type}
 """What may be done with tensors of two devices."""
 JOINS = {torch.cat, torch.stack}
 """What takes no tensor of another device, be it without dimensions."""
 INDEXED = {Tensor.__getitem__, Tensor.__setitem__}
 """What may take indices and values of another device (see ``_check_index``)."""
+MOVES = {Tensor.to, Tensor.cpu, Tensor.cuda}
+READS = {Tensor.numpy, Tensor.__array__}
 _Generator = torch.Generator
 _new_parameter = torch.nn.Parameter.__new__
 
@@ -65,7 +68,14 @@ def _is_gpu(device: Any) -> bool:
 
 
 def _tensors(tree: Any) -> list[Tensor]:
-    return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
+    """Return the tensors of nested lists, tuples and mappings. Every operation is asked for them, so this is plain."""
+    if isinstance(tree, Tensor):
+        return [tree]
+    if isinstance(tree, dict):
+        tree = tree.values()
+    elif not isinstance(tree, list | tuple):
+        return []
+    return [tensor for part in tree for tensor in _tensors(part)]
 
 
 class PretendedGpu(TorchFunctionMode):
@@ -93,21 +103,21 @@ class PretendedGpu(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
-        if func == Tensor.device.__get__:
+        if func == DEVICE:
             return place(args[0])
-        if func == Tensor.is_cuda.__get__:
-            return place(args[0]) == GPU
-        if func in (Tensor.to, Tensor.cpu, Tensor.cuda):
+        if func == IS_CUDA:
+            return place(args[0]) is GPU
+        if func in MOVES:
             return self._moved(func, args, kwargs)
         if func is Tensor.contiguous:
             self.laid_out.append(tuple(args[0].shape))
             return args[0]  # as it is: sums over another order in memory are rounded otherwise
         if func is Tensor.__iter__:
             return iter(self.__torch_function__(Tensor.unbind, types, args))
-        if func in (Tensor.numpy, Tensor.__array__) and place(args[0]) == GPU:
+        if func in READS and place(args[0]) is GPU:
             raise MixedDevices("NumPy cannot read a tensor of the GPU: bring it to the CPU first")
         where = self._where(func, args, kwargs)
-        if func is torch.linalg.lstsq and where == GPU:
+        if func is torch.linalg.lstsq and where is GPU:
             raise MixedDevices("a GPU solves least squares of full rank alone: bring the matrices to the CPU")
         if "device" in kwargs:
             wanted = kwargs.pop("device")
@@ -117,11 +127,11 @@ class PretendedGpu(TorchFunctionMode):
         if generator is not None and generator.device.type != where.type:
             raise MixedDevices(f"{func.__name__} on {where} draws from a generator of {generator.device}")
         result = func(*args, **kwargs)
-        if func == Tensor.data.__set__:
-            args[0].pretends = place(args[1]) == GPU
+        if func == SET_DATA:
+            args[0].pretends = place(args[1]) is GPU
         elif func not in ANY_DEVICE:
             for tensor in _tensors(result):
-                tensor.pretends = where == GPU
+                tensor.pretends = where is GPU
         return result
 
     def _where(self, func: Any, args: Any, kwargs: Any) -> torch.device:
@@ -129,15 +139,13 @@ class PretendedGpu(TorchFunctionMode):
             _check_index(func.__name__, *args)
             return place(args[0])
         tensors = _tensors((args, kwargs))
-        places = {place(tensor) for tensor in tensors}
-        if len(places) == 2:
-            small = [tensor for tensor in tensors if place(tensor) == CPU and tensor.ndim == 0]
-            mixed = func in JOINS or len(small) < sum(place(tensor) == CPU for tensor in tensors)
-            if mixed and func not in ANY_DEVICE:
-                shapes = ", ".join(f"{tuple(tensor.shape)} on {place(tensor)}" for tensor in tensors)
-                raise MixedDevices(f"{getattr(func, '__name__', func)} of tensors of two devices: {shapes}")
-            return GPU
-        return places.pop() if places else CPU
+        others = [tensor for tensor in tensors if place(tensor) is CPU]
+        if len(others) == len(tensors):
+            return CPU
+        if others and func not in ANY_DEVICE and (func in JOINS or any(tensor.ndim for tensor in others)):
+            shapes = ", ".join(f"{tuple(tensor.shape)} on {place(tensor)}" for tensor in tensors)
+            raise MixedDevices(f"{getattr(func, '__name__', func)} of tensors of two devices: {shapes}")
+        return GPU
 
     def _moved(self, func: Any, args: Any, kwargs: Any) -> Tensor:
         tensor, *rest = args
@@ -156,13 +164,13 @@ class PretendedGpu(TorchFunctionMode):
         if after != before and moved is tensor:
             moved = tensor.clone()
         if moved is not tensor:
-            moved.pretends = after == GPU
+            moved.pretends = after is GPU
         return moved
 
 
 def _check_index(name: str, whole: Tensor, index: Any, value: Any = None) -> None:
     indices = [part for part in _tensors(index) if part.ndim]
-    if place(whole) == CPU and any(place(part) == GPU for part in indices):
+    if place(whole) is CPU and any(place(part) is GPU for part in indices):
         raise MixedDevices(f"{name}: a tensor of the CPU is indexed by one of the GPU")
     if isinstance(value, Tensor) and value.ndim and place(value) != place(whole) and _tensors(index):
         raise MixedDevices(
