@@ -1,4 +1,4 @@
-"""Shape strings in the package's signatures are checked at run time in every test, at the first calls of each function."""
+"""Shape strings in the package's signatures are checked at run time in every test, once for all arguments of the same shapes."""
 
 import inspect
 from collections import defaultdict
@@ -14,19 +14,22 @@ from hypothesis import settings
 settings.register_profile("loopscope", deadline=None)
 settings.load_profile("loopscope")
 
-MOST_CHECKS = 20
-"""A test checks this many calls of a function. A loop calls the same functions again and again, with the same shapes."""
-
 _jaxtyped = jaxtyping.jaxtyped
-_calls: defaultdict[tuple[str, str], list[int]] = defaultdict(lambda: [0])
-"""The number of calls of each function in this test, in a list of its own, which its decorated form holds."""
+_seen: defaultdict[tuple[str, str], set] = defaultdict(set)
+"""The shapes with which this test called each function, in a set of its own, which its decorated form holds."""
+
+
+def _shapes(arguments):
+    """Return the shapes and types of tensors, and the types of other arguments."""
+    return tuple([(one.shape, one.dtype) if isinstance(one, torch.Tensor) else type(one) for one in arguments])
 
 
 def _checked(function=None, *, typechecker):
-    """Decorate a function as jaxtyping does, but check its first calls alone: a check takes longer than a small step.
+    """Decorate a function as jaxtyping does, but check its first call with arguments of the same shapes alone.
 
-    The checks are compiled at the first call that is checked. A function within another is made anew by each call of that one,
-    so it shares its count, by its name, with those made before it.
+    A loop calls the same functions again and again, and a check takes longer than a small step. The checks are compiled at the
+    first call that is checked. A function within another is made anew by each call of that one, so it shares what was seen, by
+    its name, with those made before it.
     """
     if function is None:
         return partial(_checked, typechecker=typechecker)
@@ -36,19 +39,17 @@ def _checked(function=None, *, typechecker):
         return function
     if not inspect.isfunction(function):
         return _jaxtyped(function, typechecker=typechecker)
-    calls = _calls[function.__module__, function.__qualname__]
-    if calls[0] >= MOST_CHECKS:
-        return function
+    seen = _seen[function.__module__, function.__qualname__]
     checked = None
 
     @wraps(function)
     def call(*arguments, **named):
         __tracebackhide__ = True
-        if torch.compiler.is_compiling() or calls[0] >= MOST_CHECKS:
+        if torch.compiler.is_compiling() or (shapes := _shapes((*arguments, *named.values()))) in seen:
             return function(*arguments, **named)
         nonlocal checked
         checked = checked or _jaxtyped(function, typechecker=typechecker)
-        calls[0] += 1
+        seen.add(shapes)
         return checked(*arguments, **named)
 
     return call
@@ -61,10 +62,10 @@ torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
-def count_checks():
-    """Let every test check the first calls of each function."""
-    for calls in _calls.values():
-        calls[0] = 0
+def forget_shapes():
+    """Let every test check each function."""
+    for seen in _seen.values():
+        seen.clear()
 
 
 @pytest.fixture
