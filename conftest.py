@@ -69,6 +69,16 @@ def forget_shapes():
 
 
 @pytest.fixture
+def undrawn(monkeypatch):
+    """Draw empty figures: drawing a page takes longer than what most of its tests are about."""
+
+    def savefig(figure, file, *, format, **options):
+        file.write("<svg></svg>" if format == "svg" else b"")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", savefig)
+
+
+@pytest.fixture
 def unchecked():
     """Switch these checks off, as they are for users: to see what the package itself refuses."""
     jaxtyping.config.update("jaxtyping_disable", True)

@@ -81,6 +81,7 @@ def test_evaluate_writes_what_it_shows(run, capsys):
     assert "iterations is 0" in refused(capsys, ["evaluate", run, "--iterations", "0"])
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_evaluation_and_examination_agree(damaged):
     """They reach accuracy by different roads: over a split in batches, and along orbits."""
     assert main(["evaluate", str(damaged), "--iterations", "12", "--examples", "10"]) == 0
@@ -92,6 +93,7 @@ def test_evaluation_and_examination_agree(damaged):
     assert examined["settings"]["accuracy"] == evaluated["last"]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_examine_and_compare(run, damaged, tmp_path, capsys):
     options = ["--examination.effort", "quick", "--examination.iterations", "30", "--examination.examples", "6"]
     assert main(["examine", str(damaged), *options]) == 0
@@ -111,6 +113,7 @@ def test_examine_and_compare(run, damaged, tmp_path, capsys):
         assert page.read_text().count(f"<h1>{title}</h1>") == 1
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_an_examination_of_more_is_not_overwritten(run, tmp_path, capsys):
     def examined(*options):
         capsys.readouterr()

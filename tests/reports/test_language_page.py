@@ -72,6 +72,7 @@ def test_long_texts_are_cut_and_said_to_be():
     assert "The first 64 of 100 tokens." in page
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_what_was_not_measured_is_said(exam, tmp_path):
     lacking = replace(
         exam,
@@ -86,6 +87,7 @@ def test_what_was_not_measured_is_said(exam, tmp_path):
     assert "this examination was stored before" in page_of(older, tmp_path).lower()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_page_of_another_loop_asks_nothing(tmp_path):
     loop = ls.FunctionLoop(lambda x: x, torch.zeros_like, lambda z, e: z / 2 + e, lambda z: z)
     page = page_of(ls.examine(loop, torch.eye(4), effort="quick", iterations=60), tmp_path)

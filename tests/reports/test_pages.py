@@ -176,6 +176,7 @@ def saved(exam: Examination, folder: Path) -> str:
 
 
 @pytest.mark.parametrize("verdict", Verdict)
+@pytest.mark.usefixtures("undrawn")
 def test_what_holds_is_green_only_below_a_green_verdict(verdict, tmp_path):
     page = saved(replace(examples.full(), verdict=verdict), tmp_path)
     card = card_of(page, "Geometry")
@@ -185,6 +186,7 @@ def test_what_holds_is_green_only_below_a_green_verdict(verdict, tmp_path):
         assert f"holds, but {examples.full().axes[decides].name} decides" in card
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_number_that_holds_on_an_axis_that_fails_is_not_green(tmp_path):
     exam = examples.partial()
     failing = replace(exam.axes[0], numbers={**exam.axes[0].numbers, "fraction of answers that stand": 1.0})
@@ -196,6 +198,7 @@ def test_a_number_that_holds_on_an_axis_that_fails_is_not_green(tmp_path):
     assert "chip holds" not in directions
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_thresholds_and_their_origin_stand_once_on_a_page(tmp_path):
     page = saved(examples.partial(), tmp_path)
     for axis in ("Reachability", "Input-dependence", "Geometry"):

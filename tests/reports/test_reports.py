@@ -114,9 +114,10 @@ def test_the_page_of_a_study_stands_alone(study):
     assert "prefers-color-scheme: dark" in page.source
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_without_plotly_the_page_of_a_study_says_how_to_get_its_figure(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "plotly", None)
-    plan = examples.plan(tmp_path)
+    plan = examples.plan(tmp_path, SMALL)
     page = Page(write_report(plan, StudyFolder(tmp_path / "study"), examples.records(plan)))
     check_self_contained(page)
     assert "plotly.js v" not in page.source
@@ -406,6 +407,7 @@ def test_an_examination_without_priors_is_not_called_provisional(tmp_path):
     assert "script" not in page.tags
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_directions_have_axes_of_their_own(tmp_path):
     page = Page(examples.partial().save(tmp_path / "exam.html"))
     assert page.source.count("<h3>Reachability</h3>") == 2

@@ -851,6 +851,7 @@ def test_the_terminal_report_fits_one_screen(loop, verdict):
     assert lines[0].startswith(verdict)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_report_names_the_models_behind_a_fitted_threshold(monkeypatch, tmp_path):
     exam = quick(CONTRACTION)
     arrived = replace(THRESHOLDS["fraction arrived"], origin=f"half of {TESTED_ON}")

@@ -35,7 +35,7 @@ def study(tmp_path_factory):
 
 
 @pytest.fixture
-def undrawn(monkeypatch):
+def unreported(monkeypatch):
     """Draw no report where it is not the subject: that takes longer than the runs."""
     monkeypatch.setattr("loopscope.reports.study.page.write_report", lambda *given: None)
 
@@ -76,7 +76,7 @@ def test_the_report_is_one_page_without_the_network(study):
     assert (folder / "runs" / GOOD / "report.html").exists()
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("unreported")
 def test_what_is_done_is_not_done_again(study, capsys, monkeypatch):
     plan, folder, _ = study
     monkeypatch.setenv("COLUMNS", "160")
@@ -109,7 +109,7 @@ def test_the_commands_find_what_the_study_found(study, tmp_path, name, capsys):
     assert {**again, "seconds": None} == {**examination, "seconds": None}
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("unreported")
 def test_a_cut_last_line_costs_no_more_than_its_run(study, tmp_path, capsys):
     """The run whose line was cut is recorded again, from what its folder holds; what failed before stays as it is."""
     plan, folder, _ = study
@@ -122,7 +122,7 @@ def test_a_cut_last_line_costs_no_more_than_its_run(study, tmp_path, capsys):
     assert copy.ledger.records() == StudyFolder(folder).ledger.records()
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("unreported")
 def test_what_failed_is_done_again_when_asked(study, tmp_path, capsys):
     plan, folder, _ = study
     copy = StudyFolder(shutil.copytree(folder, tmp_path / "copy"))
@@ -214,7 +214,7 @@ def test_blocked_folders_fail_their_runs_and_the_others_go_on(tmp_path, capsys):
         assert name in report
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("unreported")
 def test_a_damaged_file_fails_its_run_until_it_is_removed(study, tmp_path, capsys):
     _, folder, _ = study
     grid = {"model.norm": ["outer"], "training.learning_rate": [1e-3]}
@@ -247,7 +247,7 @@ def test_a_study_of_other_settings_is_refused(study, tmp_path, capsys):
     assert "with other settings" in capsys.readouterr().err
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("unreported")
 def test_a_study_that_examines_otherwise_is_refused(study, tmp_path, capsys):
     """What has been examined would stay as it is, and stand beside what is examined otherwise."""
     _, folder, _ = study
@@ -297,7 +297,7 @@ def test_a_damaged_note_of_what_was_measured_is_one_line(study, tmp_path, capsys
     assert f"{copy.measured} is damaged (it is [1], expected a mapping): remove it and run again" in line
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("unreported")
 def test_options_may_change_as_long_as_no_model_was_examined(tmp_path):
     diverging = {"grid": {"training.learning_rate": [1e30]}, "also": []}
     plan = written(tmp_path / "tiny.yaml", **diverging)
@@ -306,7 +306,7 @@ def test_options_may_change_as_long_as_no_model_was_examined(tmp_path):
     assert main(["study", str(other), "--out", str(tmp_path / "out"), "--retry-failed"]) == 1
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("unreported")
 def test_a_killed_study_goes_on_and_finds_the_same(study, tmp_path):
     """SIGKILL in the middle of training; the number of workers differs too."""
     _, folder, _ = study
@@ -325,7 +325,7 @@ def test_a_killed_study_goes_on_and_finds_the_same(study, tmp_path):
     assert outcomes(out) == {name: outcomes(folder)[name] for name in (GOOD, DEEP)}
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("unreported")
 def test_a_time_limit_stops_cleanly_and_the_same_command_goes_on(tmp_path, capsys):
     plan = written(tmp_path / "tiny.yaml", grid={"model.norm": ["outer"]}, also=[])
     command = ["study", str(plan), "--out", str(tmp_path / "out")]
