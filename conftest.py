@@ -79,6 +79,14 @@ def undrawn(monkeypatch):
 
 
 @pytest.fixture
+def here(monkeypatch):
+    """Do the runs of studies in this process."""
+    from small_studies import Here
+
+    monkeypatch.setattr("loopscope.studies.runner.ThisMachine", Here)
+
+
+@pytest.fixture
 def unchecked():
     """Switch these checks off, as they are for users: to see what the package itself refuses."""
     jaxtyping.config.update("jaxtyping_disable", True)

@@ -1,8 +1,18 @@
-"""A small study, and what it found."""
+"""A small study, machines that do it in this process, and what it found."""
+
+import io
+import json
+import signal
+import warnings
+from contextlib import redirect_stdout
+from importlib import import_module
+from types import SimpleNamespace
 
 import yaml
 
 from loopscope.studies import StudyFolder
+from loopscope.studies.processes import News
+from loopscope.studies.worker import usual_stages, work_through
 
 TINY = {
     "name": "tiny",
@@ -31,3 +41,21 @@ def outcomes(folder):
         examination.pop("seconds", None)
         found[name] = (record.status, record.evaluation, examination)
     return found
+
+
+class Here:
+    """Machines that do a run at once, in this process: what a worker process does takes less time than its start."""
+
+    def room(self, threads):
+        return None
+
+    def start(self, job):
+        stages = getattr(import_module(job.module), "stages", usual_stages)
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        with redirect_stdout(io.StringIO()) as printed, warnings.catch_warnings():
+            status = work_through(job.arguments, stages)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        last = json.loads(printed.getvalue().splitlines()[-1]) if printed.getvalue() else {}
+        news = News("ended", status, error=last.get("error"))
+        return SimpleNamespace(poll=lambda: news, ask_to_stop=lambda: None, kill=lambda: None)

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 from commands import refusal
-from small_studies import TINY, outcomes, written
+from small_studies import TINY, Here, outcomes, written
 
 from loopscope.errors import LoopscopeError
 from loopscope.studies import StudyFolder, cluster, read_plan, run_study
@@ -65,7 +65,7 @@ def reference(tmp_path_factory):
     """What the study finds without Ray."""
     folder = tmp_path_factory.mktemp("reference")
     plan = read_plan(written(folder / "tiny.yaml", **PLAN))
-    run_study(plan, StudyFolder(folder / "out"), workers=2)
+    run_study(plan, StudyFolder(folder / "out"), machines=Here())
     return outcomes(folder / "out")
 
 

@@ -12,7 +12,7 @@ import time
 import pytest
 from commands import read_lines, refusal
 from small_runs import tiny
-from small_studies import TINY, outcomes, written
+from small_studies import TINY, Here, outcomes, written
 
 from loopscope.cli import main
 from loopscope.errors import RESUMABLE, LoopscopeError
@@ -30,7 +30,9 @@ GOOD, DEEP = "outer-learning-rate0.001", "fixed-depth-none-blocks2"
 def study(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
     plan = written(folder / "tiny.yaml")
-    status = main(["study", str(plan), "--out", str(folder / "out"), "--workers", "2"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("loopscope.studies.runner.ThisMachine", Here)
+        status = main(["study", str(plan), "--out", str(folder / "out"), "--workers", "2"])
     return plan, folder / "out", status
 
 
@@ -109,7 +111,7 @@ def test_the_commands_find_what_the_study_found(study, tmp_path, name, capsys):
     assert {**again, "seconds": None} == {**examination, "seconds": None}
 
 
-@pytest.mark.usefixtures("unreported")
+@pytest.mark.usefixtures("here", "unreported")
 def test_a_cut_last_line_costs_no_more_than_its_run(study, tmp_path, capsys):
     """The run whose line was cut is recorded again, from what its folder holds; what failed before stays as it is."""
     plan, folder, _ = study
@@ -122,7 +124,7 @@ def test_a_cut_last_line_costs_no_more_than_its_run(study, tmp_path, capsys):
     assert copy.ledger.records() == StudyFolder(folder).ledger.records()
 
 
-@pytest.mark.usefixtures("unreported")
+@pytest.mark.usefixtures("here", "unreported")
 def test_what_failed_is_done_again_when_asked(study, tmp_path, capsys):
     plan, folder, _ = study
     copy = StudyFolder(shutil.copytree(folder, tmp_path / "copy"))
@@ -198,6 +200,7 @@ BLOCKED = {
 """Runs with the file that is where they should be, what it holds, and what is said of it."""
 
 
+@pytest.mark.usefixtures("here")
 def test_blocked_folders_fail_their_runs_and_the_others_go_on(tmp_path, capsys):
     plan, folder = written(tmp_path / "tiny.yaml", grid={"model.norm": [*BLOCKED]}), StudyFolder(tmp_path / "out")
     blocked = {name: folder.path / "runs" / name / place for name, (place, _, _) in BLOCKED.items()}
@@ -214,7 +217,7 @@ def test_blocked_folders_fail_their_runs_and_the_others_go_on(tmp_path, capsys):
         assert name in report
 
 
-@pytest.mark.usefixtures("unreported")
+@pytest.mark.usefixtures("here", "unreported")
 def test_a_damaged_file_fails_its_run_until_it_is_removed(study, tmp_path, capsys):
     _, folder, _ = study
     grid = {"model.norm": ["outer"], "training.learning_rate": [1e-3]}
@@ -247,7 +250,7 @@ def test_a_study_of_other_settings_is_refused(study, tmp_path, capsys):
     assert "with other settings" in capsys.readouterr().err
 
 
-@pytest.mark.usefixtures("unreported")
+@pytest.mark.usefixtures("here", "unreported")
 def test_a_study_that_examines_otherwise_is_refused(study, tmp_path, capsys):
     """What has been examined would stay as it is, and stand beside what is examined otherwise."""
     _, folder, _ = study
@@ -297,7 +300,7 @@ def test_a_damaged_note_of_what_was_measured_is_one_line(study, tmp_path, capsys
     assert f"{copy.measured} is damaged (it is [1], expected a mapping): remove it and run again" in line
 
 
-@pytest.mark.usefixtures("unreported")
+@pytest.mark.usefixtures("here", "unreported")
 def test_options_may_change_as_long_as_no_model_was_examined(tmp_path):
     diverging = {"grid": {"training.learning_rate": [1e30]}, "also": []}
     plan = written(tmp_path / "tiny.yaml", **diverging)
@@ -308,7 +311,7 @@ def test_options_may_change_as_long_as_no_model_was_examined(tmp_path):
 
 @pytest.mark.usefixtures("unreported")
 def test_a_killed_study_goes_on_and_finds_the_same(study, tmp_path):
-    """SIGKILL in the middle of training; the number of workers differs too."""
+    """SIGKILL in the middle of training; the number of workers differs too, and they are processes of their own."""
     _, folder, _ = study
     grid = {"model.norm": ["outer"], "training.learning_rate": [1e-3]}
     plan, out = written(tmp_path / "tiny.yaml", grid=grid), tmp_path / "out"

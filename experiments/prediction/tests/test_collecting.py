@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from small_studies import Here
 
 from experiments.prediction.__main__ import main
 from experiments.prediction.measurements import Measurements
@@ -72,7 +73,9 @@ def written(path, **changes):
 def study(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
     plan = written(folder / "tiny.yaml")
-    assert main(["run", str(plan), "--out", str(folder / "out")]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("loopscope.studies.runner.ThisMachine", Here)
+        assert main(["run", str(plan), "--out", str(folder / "out")]) == 0
     return plan, StudyFolder(folder / "out")
 
 
@@ -152,6 +155,7 @@ def test_a_damaged_measurement_is_named_with_what_to_do(tmp_path, name, content,
         read()
 
 
+@pytest.mark.usefixtures("here")
 def test_too_few_problems_are_refused_before_training(tmp_path):
     """With fewer examples the same study continues, as the message advises."""
     grid = {"model.recall": ["internal"]}

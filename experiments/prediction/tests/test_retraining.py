@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 import yaml
+from small_studies import Here
 
 from experiments.prediction.__main__ import main
 from experiments.prediction.population import LEDGER, collect, member, read_population, write_population
@@ -53,7 +54,7 @@ def trained(tmp_path_factory):
     source = folder / "tiny.yaml"
     source.write_text(yaml.safe_dump(TINY))
     study = StudyFolder(folder / "tiny")
-    run_study(replace(read_plan(source), examination=None), study)
+    run_study(replace(read_plan(source), examination=None), study, machines=Here())
     collect(study, folder / "population" / LEDGER)
     out = folder / "again"
     status = main(["retrain", str(folder / "population"), "--runs", "3", "--workers", "2", "--out", str(out)])
