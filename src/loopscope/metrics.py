@@ -48,11 +48,15 @@ def interval(
         seed: seed of the sampling.
     """
     groups = [np.flatnonzero(cells == cell) for cell in np.unique(cells)]
+    # A row for each cell, filled up with -1: rows are taken faster than arrays of several sizes are joined.
+    rows = np.full((len(groups), max(map(len, groups), default=0)), -1)
+    for row, members in zip(rows, groups, strict=True):
+        row[: len(members)] = members
     generator = np.random.default_rng(seed)
     found = []
     for _ in range(samples):
-        chosen = generator.integers(len(groups), size=len(groups))
-        found.append(statistic(np.concatenate([groups[place] for place in chosen])))
+        chosen = rows[generator.integers(len(rows), size=len(rows))].ravel()
+        found.append(statistic(chosen[chosen >= 0]))
     known = np.array([value for value in found if np.isfinite(value)])
     if 2 * len(known) < samples:
         return None, None

@@ -96,10 +96,20 @@ def counts_of(retains: Bool[np.ndarray, "models"]) -> str:
 
 
 def spearman(first: Float[np.ndarray, "models"], second: Float[np.ndarray, "models"]) -> float:
-    """Return Spearman's rank correlation; NaN if one of the two does not vary."""
+    """Return Spearman's rank correlation; NaN if one of the two does not vary.
+
+    An interval needs a thousand of them, and SciPy's takes three times as long, because it finds a probability too.
+    """
     if np.ptp(first) == 0 or np.ptp(second) == 0:
         return float("nan")
-    return float(stats.spearmanr(first, second).statistic)
+    one, other = (ranks - ranks.mean() for ranks in map(_ranks, (first, second)))
+    return float(one @ other / np.sqrt((one @ one) * (other @ other)))
+
+
+def _ranks(values: Float[np.ndarray, "models"]) -> Float[np.ndarray, "models"]:
+    """Return ranks. Equal values share the mean of theirs."""
+    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(count) - (count - 1) / 2)[place]
 
 
 def known_median(values: Iterable[float | None]) -> float | None:

@@ -172,6 +172,10 @@ def test_rank_correlation_is_known_and_undefined_without_variation():
     assert spearman(first, np.exp(first)) == pytest.approx(1)
     assert spearman(first, np.array([4.0, 3.0, 1.0, 2.0])) == pytest.approx(-0.8)
     assert np.isnan(spearman(first, np.ones(4)))
+    generator = np.random.default_rng(0)
+    tied, other = generator.integers(0, 8, 100).astype(float), generator.normal(size=100)
+    other[:50] = tied[:50]
+    assert spearman(tied, other) == pytest.approx(stats.spearmanr(tied, other).statistic, abs=1e-14)
 
 
 def test_the_interval_of_a_mean_over_single_models_is_the_normal_one():
