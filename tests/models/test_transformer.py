@@ -203,13 +203,10 @@ def test_a_model_trains_after_it_was_evaluated(mode):
 
 
 COMPILED = """
-from functools import partial
-
 import torch
 from loopscope.models import LoopedTransformer, LoopedTransformerConfig
 
 torch.manual_seed(0)
-torch.compile = partial(torch.compile, backend="aot_eager")
 model = LoopedTransformer(
     LoopedTransformerConfig(width=16, heads=2, inputs=3, outputs=4, grid=(0,), attention="local", kernel_size=5)
 )
@@ -228,8 +225,7 @@ for eager, compiled in zip(*results, strict=True):
 
 
 def test_a_compiled_step_computes_the_same_values_and_gradients():
-    # In its own process, because the compiler cannot trace the checks of shapes that tests switch on. Its graphs are run as they
-    # are, in seconds; what the usual backend makes of them is trained and compared in test_training_curve.py.
+    # In its own process, because the compiler cannot trace the checks of shapes that tests switch on.
     subprocess.run([sys.executable, "-c", COMPILED], check=True, timeout=200)
 
 
