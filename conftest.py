@@ -79,11 +79,12 @@ def undrawn(monkeypatch):
 
 
 @pytest.fixture
-def here(monkeypatch):
+def here():
     """Do the runs of studies in this process."""
-    from small_studies import Here
+    from small_studies import runs_here
 
-    monkeypatch.setattr("loopscope.studies.runner.ThisMachine", Here)
+    with runs_here():
+        yield
 
 
 @pytest.fixture

@@ -284,7 +284,7 @@ def unflatten(vectors: Float[Tensor, "batch n"], like: Tree) -> Tree:
 
 
 def binary_scale(vectors: Tensor, dim: int = 1) -> Tensor:
-    """Return the power of two at or just below the largest absolute value along ``dim``, which is kept with size one.
+    """Return the power of two at or just below the largest absolute value along ``dim``, which has size one in the result.
 
     Division by it is exact and leaves numbers whose squares neither overflow nor vanish. It is 1 if the largest value is
     zero or not finite.
@@ -294,7 +294,7 @@ def binary_scale(vectors: Tensor, dim: int = 1) -> Tensor:
 
 
 def _largest(vectors: Tensor, dim: int) -> Tensor:
-    """Return the largest absolute value along ``dim``, which is kept with size one; zero if there are no numbers."""
+    """Return the largest absolute value along ``dim``, which has size one in the result. Without numbers, it is zero."""
     if not vectors.shape[dim]:
         return vectors.new_zeros(
             [1 if place == dim % vectors.ndim else size for place, size in enumerate(vectors.shape)]

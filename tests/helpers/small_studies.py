@@ -4,9 +4,10 @@ import io
 import json
 import signal
 import warnings
-from contextlib import redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
 from types import SimpleNamespace
+from unittest import mock
 
 import yaml
 
@@ -59,3 +60,10 @@ class Here:
         last = json.loads(printed.getvalue().splitlines()[-1]) if printed.getvalue() else {}
         news = News("ended", status, error=last.get("error"))
         return SimpleNamespace(poll=lambda: news, ask_to_stop=lambda: None, kill=lambda: None)
+
+
+@contextmanager
+def runs_here():
+    """Let studies on this machine do their runs in this process."""
+    with mock.patch("loopscope.studies.runner.ThisMachine", Here):
+        yield

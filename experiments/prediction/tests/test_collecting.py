@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from small_studies import Here
+from small_studies import runs_here
 
 from experiments.prediction.__main__ import main
 from experiments.prediction.measurements import Measurements
@@ -73,8 +73,7 @@ def written(path, **changes):
 def study(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
     plan = written(folder / "tiny.yaml")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("loopscope.studies.runner.ThisMachine", Here)
+    with runs_here():
         assert main(["run", str(plan), "--out", str(folder / "out")]) == 0
     return plan, StudyFolder(folder / "out")
 
