@@ -23,6 +23,8 @@ from loopscope.training.run_folder import RunFolder, open_run
 from loopscope.training.settings import RunSettings, add_sections, check_keys, complete, current_settings
 
 if TYPE_CHECKING:
+    from accelerate.state import PartialState
+
     from loopscope.loop import Loop
     from loopscope.training.watch.record import WatchRecord
     from loopscope.training.watch.watch import Watch
@@ -125,10 +127,7 @@ def watched(settings: RunSettings, run: RunFolder, action: str, every: int | Non
 
 def run(options: Namespace) -> int:
     """Train a run to its end, or until a signal stops it; return the exit status."""
-    from loopscope.reports.terminal import train_progress
-    from loopscope.reports.training.page import write_training_page
-    from loopscope.training.trainer import main_process_first, train
-    from loopscope.training.watch.of_run import watched_until_now
+    from loopscope.training.processes import joined_processes
 
     given = options[options.task]
     if given.watch_every is not None:
@@ -138,8 +137,19 @@ def run(options: Namespace) -> int:
                 f"--watch-every {given.watch_every} was given without --watch: add --watch or leave it out"
             )
     settings = complete(options.task, given)
-    out = Path(given.out)
-    with main_process_first() as is_main:
+    with joined_processes() as state:
+        return _train(settings, given, state)
+
+
+def _train(settings: RunSettings, given: Namespace, state: PartialState) -> int:
+    """Train the run as one of the processes that ``state`` counts; return the exit status."""
+    from loopscope.reports.terminal import train_progress
+    from loopscope.reports.training.page import write_training_page
+    from loopscope.training.trainer import train
+    from loopscope.training.watch.of_run import watched_until_now
+
+    out, is_main = Path(given.out), state.is_main_process
+    with state.main_process_first():
         absent = not RunFolder(out).config.is_file()
         if absent:
             settings.data.training_split()  # refuses unavailable data before the folder is made

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, PartialState
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
 from jaxtyping import Int
 from torch import Tensor, nn
@@ -33,6 +32,7 @@ from loopscope.training.checkpoints import Progress, keep_only, latest_checkpoin
 from loopscope.training.config import TrainingConfig
 from loopscope.training.objectives import LAST_ITERATIONS, AtFixedPoint, Unrolled
 from loopscope.training.precision import precision_here
+from loopscope.training.processes import on_cpu
 from loopscope.training.regularized import Regularized
 from loopscope.training.rows import keep_rows_until
 from loopscope.training.run_folder import RunFolder
@@ -111,17 +111,11 @@ def draw_counts(config: TrainingConfig, step: int) -> IterationCounts:
     return SAMPLERS[config.sampler](config.max_iterations, generator_for(config.seed, COUNTS, step))
 
 
-def _on_cpu() -> bool:
-    # Without this, Accelerate does not connect processes on machines without a GPU: each would train alone, into the same
-    # folder. Accelerators other than CUDA lack the double precision that objectives and other commands need.
-    return not torch.cuda.is_available()
-
-
 def _accelerator(settings: RunSettings) -> Accelerator:
     # Accelerate keeps one precision per process; a second run in the same process may want another.
     AcceleratorState._reset_state()
     return Accelerator(
-        cpu=_on_cpu(),
+        cpu=on_cpu(),
         mixed_precision="bf16" if precision_here(settings.training.precision) == "bf16" else "no",
         # Without recall, iterations without gradient cut the embedding off from the loss, so it has no gradient.
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=settings.model.recall == "none")],
@@ -300,11 +294,3 @@ def train(
         model.save_pretrained(run.model)
     accelerator.wait_for_everyone()
     return TrainingOutcome(config.steps, None)
-
-
-@contextmanager
-def main_process_first() -> Iterator[bool]:
-    """Run the block in the main process before the others. Yield whether this is the main process."""
-    state = PartialState(cpu=_on_cpu())
-    with state.main_process_first():
-        yield state.is_main_process

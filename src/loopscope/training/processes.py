@@ -1,0 +1,45 @@
+"""The processes that train one model together: how they meet and how they part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+
+import torch
+from accelerate.state import PartialState
+
+
+def on_cpu() -> bool:
+    """Return whether training runs on the CPU: wherever CUDA finds no GPU.
+
+    Accelerate has to be told. Otherwise it does not connect processes on machines without a GPU: each would train alone, into
+    the same folder. Accelerators other than CUDA lack the double precision that objectives and other commands need.
+    """
+    return not torch.cuda.is_available()
+
+
+@contextmanager
+def joined_processes() -> Iterator[PartialState]:
+    """Connect with the processes that were started together with this one, if any, and part from them at the end.
+
+    A process that ends while it is still connected may be aborted although its work is done: threads of PyTorch's process
+    group hold tensors, and free them when Python is no longer there.
+
+    Yields:
+        The state of this process: its index, and how many there are.
+
+    Example:
+        >>> with joined_processes() as state:
+        ...     state.num_processes, state.is_main_process
+        (1, True)
+    """
+    if torch.distributed.is_available():
+        # The defaults of its functions are the process group of the moment at which it is imported. If that is after the
+        # processes have met, as it is when DistributedDataParallel first imports it, the group's threads never end.
+        import_module("torch.distributed.nn.functional")
+    state = PartialState(cpu=on_cpu())
+    try:
+        yield state
+    finally:
+        state.destroy_process_group()
