@@ -73,6 +73,14 @@ def _shared(ended: Sequence[Ended]) -> str:
     return _measured(_of(ended, "none"), "fraction shared", lambda shared: shared == 1)
 
 
+def _chosen_by_the_start(ended: Sequence[Ended]) -> str:
+    """Return in how many models without recall the start chooses among fixed points, and how many of these extrapolate."""
+    numbers = [(one, one[0].examination.get("numbers", {}).get("fraction shared")) for one in _of(ended, "none")]
+    chosen = [one for one, shared in numbers if shared is not None and shared < 1]
+    known = sum(shared is not None for _, shared in numbers)
+    return f"{len(chosen)} of {known} ({sum(map(_extrapolates, chosen))})" if known else DASH
+
+
 def _without_recall(ended: Sequence[Ended]) -> str:
     none = _share(_of(ended, "none"), _extrapolates)
     return f"{none} extrapolate, with recall {_share(_with_recall(ended), _extrapolates)}"
@@ -125,7 +133,7 @@ def _best_at_the_pilots_rate(ended: Sequence[Ended]) -> str:
         at_rate = [member for member in members if isclose(member.learning_rate, PILOTS_RATE)]
         best = [member.hard.best for member in at_rate if member.hard]
         if best:
-            parts.append(f"{norm} {100 * mean(best):.1f}% of {len(best)}")
+            parts.append(f"{norm} {100 * mean(best):.1f}% ({len(best)})")
     return ", ".join(parts) or DASH
 
 
@@ -146,14 +154,15 @@ CLAIMS: dict[str, Callable[[Sequence[Ended]], str]] = {
     "without recall: models that extrapolate": _without_recall,
     "without recall: models in which another recalled input moves a fixed point": _input_moves,
     "without recall: models in which all inputs share one fixed point": _shared,
+    "without recall: models in which the start chooses among fixed points (of these, extrapolate)": _chosen_by_the_start,
     "recall with outer normalization: reachability holds": _outer_holds(REACHABILITY),
     "recall with outer normalization: reachability and geometry hold": _outer_holds(REACHABILITY, GEOMETRY),
     "recall with outer normalization: all three axes hold": _outer_holds(*AXES),
     **{
-        f"internal and external recall with {norm}, else equal: mean hard accuracy (extrapolate)": count
+        f"internal and external recall with {norm}, other settings equal: mean hard accuracy (models that extrapolate)": count
         for norm, count in zip(NORMS, map(_internal_and_external, NORMS), strict=True)
     },
-    "with recall, learning rate 1e-3: mean best hard accuracy, and models": _best_at_the_pilots_rate,
+    "with recall, learning rate 1e-3: mean best hard accuracy (models)": _best_at_the_pilots_rate,
     "looped and fixed depth: mean hard accuracy": _fixed_depth,
     f"seeds: pairs whose hard accuracies end more than {100 * FAR_APART:.0f} points apart": _seeds_apart,
 }

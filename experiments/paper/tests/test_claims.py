@@ -73,7 +73,7 @@ def test_recall_and_outer_normalization_are_counted_by_task():
     assert cells(members, "looped and")[0] == "internal 50.0%, external 60.0%, fixed depth 30.0%"
 
 
-def test_recalls_are_compared_between_models_that_are_else_equal():
+def test_recalls_are_compared_between_models_whose_other_settings_are_equal():
     members = [
         made("a", RETAINED, 0.9),
         made("b", RETAINED, 0.7, seed=1),
@@ -85,8 +85,8 @@ def test_recalls_are_compared_between_models_that_are_else_equal():
         made("h", RETAINED, 0.2, norm="gru", seed=1),
     ]
     found = "internal 80.0% (2 of 2), external 50.0% (1 of 2)"
-    assert cells(members, "internal and external recall with outer, else equal")[0] == found
-    assert cells(members, "internal and external recall with gru, else equal")[0] == "–"
+    assert cells(members, "internal and external recall with outer, other settings equal")[0] == found
+    assert cells(members, "internal and external recall with gru, other settings equal")[0] == "–"
 
 
 def test_seeds_far_apart_are_counted_within_their_configuration():
@@ -102,15 +102,20 @@ def test_seeds_far_apart_are_counted_within_their_configuration():
     assert cells(members, "seeds") == ["1 of 2, without recall 1 of 1", "–", "–"]
 
 
-def test_inputs_that_share_one_fixed_point_are_counted_without_recall_alone():
+def test_fixed_points_shared_and_chosen_by_the_start_are_counted_without_recall_alone():
     shared, chosen = ({"numbers": {**SLOW["numbers"], "fraction shared": part}} for part in (1.0, 0.75))
     members = [
         examined(made("a", RETAINED, 0.9, recall="none"), shared),
         examined(made("b", RETAINED, 0.9, recall="none"), chosen),
-        made("c", RETAINED, 0.9, recall="none"),
-        examined(made("d", RETAINED, 0.9), shared),
+        examined(made("c", DEGRADED, 0.1, recall="none"), chosen),
+        made("d", RETAINED, 0.9, recall="none"),
+        examined(made("e", RETAINED, 0.9), shared),
+        examined(made("f", RETAINED, 0.9), chosen),
     ]
-    assert cells(members, "without recall: models in which all")[0] == "1 of 2"
+    assert cells(members, "without recall: models in which all")[0] == "1 of 3"
+    assert cells(members, "without recall: models in which the start chooses") == ["2 of 3 (1)", "–", "–"]
+    shared_alone = cells(members[:1], "without recall: models in which the start chooses")
+    assert shared_alone[0] == "0 of 1 (0)"
 
 
 def test_the_pilots_rate_alone_is_compared_with_the_pilot():
@@ -122,7 +127,7 @@ def test_the_pilots_rate_alone_is_compared_with_the_pilot():
         made("e", RETAINED, 0.3, norm="gru"),
         baseline(RETAINED, 0.2),
     ]
-    assert cells(members, "with recall, learning rate 1e-3") == ["outer 65.0% of 2, gru 30.0% of 1", "–", "–"]
+    assert cells(members, "with recall, learning rate 1e-3") == ["outer 65.0% (2), gru 30.0% (1)", "–", "–"]
 
 
 def test_both_radii_are_compared_on_the_same_models():

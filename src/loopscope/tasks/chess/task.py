@@ -180,7 +180,7 @@ class Chess:
     def loss(self, logits: Float[Tensor, "batch 64 1"], answers: Int[Tensor, "batch columns"]) -> Float[Tensor, ""]:
         """Return the mean cross-entropy of a softmax over squares, in nats per board. The target is 1/2 on both squares.
 
-        The paper does not specify the form of its cross-entropy. This one is our choice: it compares squares with each
+        The form of the paper's cross-entropy is not known. This one is our choice: it compares squares with each
         other, like the rule of the two highest scores. Its minimum is ln 2.
         """
         moves = Answers.unpack(answers)
