@@ -1,6 +1,6 @@
 """Shape strings in the package's signatures are checked at run time in every test, once for all arguments of the same shapes.
 
-Functions whose signatures have no shapes are left to mypy: a check at every call takes a quarter of some tests' time.
+Functions whose signatures have no shapes are left to mypy, because checking a call takes longer than most of their calls.
 """
 
 import builtins

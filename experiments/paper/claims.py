@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from math import isclose
 from statistics import mean
+from typing import Any
 
 import numpy as np
 
@@ -34,8 +35,8 @@ def _of(ended: Iterable[Ended], recall: str | None = None, norm: str | None = No
     return [one for one in ended if one[0].looped and recall in (None, one[0].recall) and norm in (None, one[0].norm)]
 
 
-def _share(ended: Sequence[Ended], which: Callable[[Ended], bool]) -> str:
-    return f"{sum(map(which, ended))} of {len(ended)}" if ended else DASH
+def _share(counted: Sequence[Any], which: Callable[[Any], bool]) -> str:
+    return f"{sum(map(which, counted))} of {len(counted)}" if counted else DASH
 
 
 def _extrapolates(one: Ended) -> bool:
@@ -56,11 +57,15 @@ def _with_recall(ended: Sequence[Ended], norm: str | None = None) -> list[Ended]
     return [one for recall in RECALLS[:2] for one in _of(ended, recall, norm)]
 
 
+def _numbers(ended: Sequence[Ended], name: str) -> list[tuple[Ended, float]]:
+    """Return the models in which a number of the examination was measured, each with that number."""
+    numbers = [(one, one[0].examination.get("numbers", {}).get(name)) for one in ended]
+    return [(one, number) for one, number in numbers if number is not None]
+
+
 def _measured(ended: Sequence[Ended], name: str, which: Callable[[float], bool]) -> str:
     """Return of how many models a number of the examination is such, of those in which it was measured."""
-    numbers = [member.examination.get("numbers", {}).get(name) for member, _ in ended]
-    known = [number for number in numbers if number is not None]
-    return f"{sum(map(which, known))} of {len(known)}" if known else DASH
+    return _share(_numbers(ended, name), lambda known: which(known[1]))
 
 
 def _moved(ended: Sequence[Ended]) -> str:
@@ -75,10 +80,9 @@ def _shared(ended: Sequence[Ended]) -> str:
 
 def _chosen_by_the_start(ended: Sequence[Ended]) -> str:
     """Return in how many models without recall the start chooses among fixed points, and how many of these extrapolate."""
-    numbers = [(one, one[0].examination.get("numbers", {}).get("fraction shared")) for one in _of(ended, "none")]
-    chosen = [one for one, shared in numbers if shared is not None and shared < 1]
-    known = sum(shared is not None for _, shared in numbers)
-    return f"{len(chosen)} of {known} ({sum(map(_extrapolates, chosen))})" if known else DASH
+    known = _numbers(_of(ended, "none"), "fraction shared")
+    chosen = [one for one, shared in known if shared < 1]
+    return f"{len(chosen)} of {len(known)} ({sum(map(_extrapolates, chosen))})" if known else DASH
 
 
 def _without_recall(ended: Sequence[Ended]) -> str:

@@ -23,8 +23,8 @@ def on_cpu() -> bool:
 def joined_processes() -> Iterator[PartialState]:
     """Connect with the processes that were started together with this one, if any, and part from them at the end.
 
-    A process that ends while it is still connected may be aborted although its work is done: threads of PyTorch's process
-    group hold tensors, and free them when Python is no longer there.
+    A process that ends while it is still connected may be aborted although its work is done: PyTorch's process group has
+    threads that may still release tensors after the Python interpreter has shut down.
 
     Yields:
         The state of this process: its index, and how many there are.
@@ -35,8 +35,8 @@ def joined_processes() -> Iterator[PartialState]:
         (1, True)
     """
     if torch.distributed.is_available():
-        # The defaults of its functions are the process group of the moment at which it is imported. If that is after the
-        # processes have met, as it is when DistributedDataParallel first imports it, the group's threads never end.
+        # Functions of this module have the current process group as a default argument. DistributedDataParallel would import
+        # it after the processes have connected; these defaults would then keep the group, and its threads, alive.
         import_module("torch.distributed.nn.functional")
     state = PartialState(cpu=on_cpu())
     try:
